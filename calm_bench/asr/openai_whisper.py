@@ -1,0 +1,63 @@
+"""OpenAI's own implementation of Whisper, under the same policy."""
+
+import importlib.util
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from calm_bench.asr.base import POLICY, Recognizer, join_pieces
+from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.seeds import file_hash
+from calm_bench.types import TimedWord, Wave
+
+__all__ = ["OpenAiRecognizer"]
+
+
+class OpenAiRecognizer(Recognizer):
+    """Whisper by the openai-whisper package, in float32 and with its own windows."""
+
+    def __init__(self, weights: str = "tiny.en", *, device: str = "cpu") -> None:
+        """Name one of OpenAI's models, whose hash its package checks, or a checkpoint's path."""
+        if importlib.util.find_spec("whisper") is None:
+            raise MissingExtraError("openai-whisper", "whisper", "openai-whisper")
+        self.weights = weights
+        self.device = device
+
+    @cached_property
+    def recipe(self) -> Mapping[str, Any]:
+        """Engine, weights and policy; reading it loads no model."""
+        path = Path(self.weights)
+        return {
+            "engine": f"openai-whisper {version('openai-whisper')}",
+            "weights": file_hash(path) if path.is_file() else self.weights,
+            "compute": f"float32 on {self.device}",
+            "word_times": "cross-attention",
+            **POLICY,
+        }
+
+    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
+        """The words in 16 kHz audio [S] and the probability that nobody speaks."""
+        result = self._model.transcribe(
+            wave,
+            language="en",
+            temperature=0.0,  # a single temperature: no fallback
+            no_speech_threshold=None,  # flagged instead of dropped
+            condition_on_previous_text=False,
+            word_timestamps=True,
+            fp16=False,
+        )
+        segments = result["segments"]
+        pieces = [piece for segment in segments for piece in segment["words"]]
+        no_speech = max((segment["no_speech_prob"] for segment in segments), default=1.0)
+        return join_pieces(pieces, 0.0), no_speech
+
+    @cached_property
+    def _model(self) -> Any:
+        import whisper
+
+        try:
+            return whisper.load_model(self.weights, device=self.device)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"cannot load openai-whisper:{self.weights}: {error}") from error

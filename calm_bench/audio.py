@@ -1,0 +1,158 @@
+"""Sound files in and out, resampling and the identity of audio: the one place that touches them.
+
+Inside the program audio is mono float32 in [-1, 1]. On disk it is 16-bit FLAC, and `audio_hash`
+looks at those 16 bits, so a clip has one identity in memory and after a round trip through a file.
+A wave that `read_audio` returns is finite and not empty; the rest of the program relies on it.
+"""
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calm_bench.errors import BenchError, InputError
+from calm_bench.seeds import content_hash
+from calm_bench.types import Wave
+
+__all__ = [
+    "RESAMPLER",
+    "AudioInfo",
+    "audio_hash",
+    "probe_audio",
+    "read_audio",
+    "resample",
+    "write_flac",
+]
+
+RESAMPLER = "soxr-VHQ"
+"""What `resample` uses; metrics whose values depend on it name it in their recipe."""
+
+# libsndfile reads int16 as x / 32768; the same factor out makes a round trip exact.
+_FULL_SCALE = 32768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioInfo:
+    """What a sound file's header says, before anything is decoded."""
+
+    sample_rate: int
+    channels: int
+    seconds: float
+
+
+def probe_audio(path: Path) -> AudioInfo:
+    """The rate, channels and length that a sound file declares.
+
+    Raises:
+        InputError: If the file is missing or no sound file.
+    """
+    import soundfile
+
+    _require_file(path)
+    try:
+        info = soundfile.info(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
+    return AudioInfo(
+        sample_rate=info.samplerate, channels=info.channels, seconds=info.frames / info.samplerate
+    )
+
+
+def read_audio(path: Path, sample_rate: int | None = None) -> tuple[Wave, int]:
+    """The mean of a file's channels [S] and its rate, resampled if a rate is asked for.
+
+    Raises:
+        InputError: If the file is missing, damaged, cut short or empty, or holds NaN or infinity.
+    """
+    import soundfile
+
+    _require_file(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            declared, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)  # [S, channels]
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
+    if len(samples) == 0:
+        raise InputError(f"{path} holds no audio")
+    # An mp3 without a length tag declares an estimate; every other format counts its samples.
+    if len(samples) < declared and file.format != "MP3":
+        raise InputError(f"{path} is cut short: {len(samples)} of {declared} samples decode")
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path} holds NaN or infinite samples")
+    wave = samples.mean(axis=1, dtype=np.float32)
+    if sample_rate is None:
+        return wave, rate
+    return resample(wave, rate, sample_rate), sample_rate
+
+
+def write_flac(path: Path, wave: Wave, sample_rate: int) -> int:
+    """Write [S] as 16-bit FLAC, all or nothing, and return how many samples had to be clipped.
+
+    Nothing is scaled: loudness is part of what is measured.
+
+    Raises:
+        InputError: If a sample is not finite.
+        BenchError: If the file cannot be written (no permission, disk full).
+    """
+    import soundfile
+
+    clipped = int(np.count_nonzero(np.abs(wave) > 1.0))
+    encoded = io.BytesIO()
+    soundfile.write(encoded, _to_int16(wave), sample_rate, format="FLAC", subtype="PCM_16")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(encoded.getbuffer())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    return clipped
+
+
+def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
+    """The same sound at another rate, by soxr at its best; the wave itself if the rates agree."""
+    if from_rate == to_rate:
+        return wave
+    import soxr
+
+    out: Wave = soxr.resample(wave, from_rate, to_rate, quality="VHQ").astype(
+        np.float32, copy=False
+    )
+    return out
+
+
+def audio_hash(wave: Wave, sample_rate: int) -> str:
+    """The content hash of a wave as a 16-bit file would hold it, and of its rate.
+
+    Raises:
+        InputError: If a sample is not finite.
+    """
+    return content_hash(_to_int16(wave).astype("<i2").tobytes(), sample_rate)
+
+
+def _to_int16(wave: Wave) -> NDArray[np.int16]:
+    """Samples rounded to 16 bits; what lies outside of [-1, 1] is clipped."""
+    if not np.isfinite(wave).all():
+        raise InputError("audio with NaN or infinite samples cannot be stored")
+    scaled = np.rint(wave.astype(np.float64) * _FULL_SCALE)
+    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+def _require_file(path: Path) -> None:
+    """Say plainly that a path is missing, a folder or empty, before a decoder says it its way."""
+    if not path.is_file():
+        raise InputError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+
+
+def _one_line(error: Exception) -> str:
+    """An error's text without the path that the decoder repeats."""
+    return str(error).rsplit(": ", 1)[-1].strip()

@@ -1,0 +1,299 @@
+"""The command line: what a user types, and errors as one line with an exit code.
+
+Exit codes: 0 done · 2 usage or input error · 3 unfit machine · 4 some clips could not be made.
+Nothing heavy is imported here; every command imports what it needs when it runs.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from calm_bench import __version__, options
+from calm_bench.cli_data import data
+from calm_bench.cli_train import train
+from calm_bench.errors import BenchError, InputError
+
+if TYPE_CHECKING:
+    from calm_bench.plan import Overrides
+    from calm_bench.summary import Outcome
+
+__all__ = ["app", "main"]
+
+FAILED_TRIALS = 4
+UNFIT = 3
+INTERRUPTED = 130
+
+
+class BenchGroup(TyperGroup):
+    """The commands; an error that the user can mend is one red line on standard error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            _say(f"error: {error}", style="bold red")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            _say("stopped; the same command goes on from here", style="bold")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=BenchGroup,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    help="Are continuous audio language models better and faster than token-based ones?\n\n"
+    "[cyan]calm-bench run speech --temps 0.8 1.0[/cyan] lets CALM and an RQ-Transformer "
+    "continue the same spoken prompts, times them and prints the table.",
+)
+app.add_typer(data, name="data")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"calm-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def setup(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more while working.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Set up logging, which goes to standard error."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
+
+
+RUN_EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]calm-bench run speech --temps 0.8 1.0[/cyan]  both systems at two temperatures
+
+[cyan]calm-bench run speech --prompts 8 --systems calm[/cyan]  a quick look at one system
+
+[cyan]calm-bench run speech --prompt-audio mine/*.wav[/cyan]  your own voice continued
+
+[cyan]calm-bench run speech --dry-run[/cyan]  what would be done
+
+The same command again goes on where it stopped; a finished one prints its table at once.
+"""
+
+
+@app.command(cls=options.ListCommand, epilog=RUN_EXAMPLES)
+def run(
+    benchmark: options.Benchmark,
+    temps: options.Temps = None,
+    text_temp: options.TextTemp = None,
+    systems: options.Systems = None,
+    prompts: options.Prompts = None,
+    prompt_audio: options.PromptAudio = None,
+    seeds: options.Seeds = 1,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    fresh: options.Fresh = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Generate, time, score and report: every system continues the same prompts.
+
+    Writes results/runs/<id>/: clips, records, results.json, tables, plots and a listening page.
+    """
+    from calm_bench.plan import Overrides
+
+    overrides = Overrides(
+        temperatures=tuple(temps or ()),
+        text_temperature=text_temp,
+        systems=tuple(systems or ()),
+        n_prompts=prompts,
+        prompt_audio=tuple(prompt_audio or ()),
+        n_seeds=seeds,
+    )
+    if dry_run:
+        _dry_run(benchmark, overrides, out, as_json)
+        return
+    _run(benchmark, overrides, out, device=device, fresh=fresh, as_json=as_json)
+
+
+def _run(
+    benchmark: str,
+    overrides: "Overrides",
+    out: Path | None,
+    *,
+    device: str,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Print the plan, do it, show what came of it."""
+    from calm_bench import run as runs
+    from calm_bench.plan import expand, plan_lines
+
+    plan = expand(benchmark, overrides)
+    _say("\n".join([*plan_lines(plan), f"writes {runs.run_folder(plan, out)}"]))
+    command = ["calm-bench", *sys.argv[1:]]
+    _show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
+
+
+def _dry_run(benchmark: str, overrides: "Overrides", out: Path | None, as_json: bool) -> None:
+    """Print the plan after checking what it needs."""
+    from calm_bench.plan import check_prompts, expand, plan_lines
+    from calm_bench.run import run_folder
+
+    plan = expand(benchmark, overrides)
+    check_prompts(plan)
+    folder = run_folder(plan, out)
+    if as_json:
+        typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
+        return
+    typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
+
+
+SCORE_EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]calm-bench score my_clips --reference originals[/cyan]  FAD, KAD, DNSMOS, loudness of a folder
+
+[cyan]calm-bench score my_clips --reference originals --metrics fad kad[/cyan]  these two alone
+
+[cyan]calm-bench score speech-1a2b3c4d[/cyan]  a finished run, after an extra was installed
+"""
+
+
+@app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)
+def score(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|DIR", help="A run's id or folder, or any folder of sound files."
+        ),
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference", metavar="DIR", help="Folder of real recordings to measure against."
+        ),
+    ] = None,
+    metrics: options.Metrics = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option("--embedding", metavar="NAME", help="Embedding of FAD and KAD."),
+    ] = None,
+    out: options.Out = None,
+    as_json: options.Json = False,
+) -> None:
+    """Score a finished run again, or two plain folders of audio.
+
+    Folders are compared by every metric that needs no text; files of the same name in both are
+    taken for versions of one recording.
+    """
+    from calm_bench.run import find_run, is_run, score_run
+
+    if not is_run(target) and Path(target).is_dir():
+        from calm_bench.folders import score_folders
+
+        found = score_folders(
+            Path(target), reference, metrics=metrics or (), embedding=embedding, out=out
+        )
+        _show(found, as_json)
+        return
+    folder = find_run(target)
+    if reference or metrics or embedding or out:
+        raise InputError(
+            "--reference, --metrics, --embedding and --out are for folders of audio; "
+            f"{folder} is a run, which has its own"
+        )
+    _show(score_run(folder), as_json)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or folder.")],
+    as_json: options.Json = False,
+) -> None:
+    """Rebuild a run's tables, plots and listening page from its records, and print the table."""
+    from calm_bench.run import find_run, read_run
+
+    _show(read_run(find_run(run_id)), as_json)
+
+
+app.command(cls=options.ListCommand)(train)
+
+
+@app.command("list")
+def list_names(as_json: options.Json = False) -> None:
+    """Everything that has a name: benchmarks, systems, models, metrics, embeddings, codecs."""
+    from calm_bench.doctor import listing
+
+    found = listing()
+    if as_json:
+        typer.echo(json.dumps({k: {e.name: e.summary for e in v} for k, v in found.items()}))
+        return
+    for kind, entries in found.items():
+        typer.echo(kind)
+        for entry in entries:
+            typer.echo(f"  {entry.name:<22} {entry.summary}")
+
+
+@app.command()
+def doctor(as_json: options.Json = False) -> None:
+    """Check packages, extras, weights, device and disk; say what to do about what is missing."""
+    from calm_bench.doctor import collect, healthy
+
+    checks = collect()
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False))
+    else:
+        for check in checks:
+            typer.echo(f"{check.status:<8} {check.name:<26} {check.detail}")
+            if check.status != "ok" and check.remedy:
+                typer.echo(f"{'':<8} {'':<26} → {check.remedy}")
+    if not healthy(checks):
+        raise typer.Exit(UNFIT)
+
+
+def _show(outcome: "Outcome", as_json: bool) -> None:
+    """Build the report, print it, and exit with 4 if clips are missing."""
+    from rich.console import Console
+
+    from calm_bench.report.build import build_report, print_table
+
+    build_report(outcome.folder)
+    if as_json:
+        found = {"folder": str(outcome.folder), **outcome.results.model_dump(mode="json")}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        print_table(outcome.results, Console())
+        typer.echo(f"listen: {outcome.folder / 'page' / 'index.html'}")
+        typer.echo(f"tables: {outcome.folder / 'tables'}")
+    if outcome.n_failed:
+        _say(f"{outcome.n_failed} clips could not be made; trials.jsonl says why", style="bold red")
+        raise typer.Exit(FAILED_TRIALS)
+
+
+def _say(text: str, style: str = "") -> None:
+    """A message on standard error, its lines not wrapped."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

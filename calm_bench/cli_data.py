@@ -1,0 +1,114 @@
+"""`calm-bench data`: corpora to train on, and the prompts that are cut from them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from calm_bench import options
+
+if TYPE_CHECKING:
+    from calm_bench.data.corpus import CorpusCard
+
+__all__ = ["data"]
+
+data = typer.Typer(
+    no_args_is_help=True,
+    help="Corpora to train on: the spoken stories of the tiny models, or recordings of yours.",
+)
+
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Threads or processes.", show_default="one per core"),
+]
+Corpus = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The corpus folder.", show_default="user's home"),
+]
+
+
+@data.command()
+def speech(
+    out: Corpus = None,
+    train: Annotated[int, typer.Option("--train", min=1, help="Stories to train on.")] = 512,
+    validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
+    test: Annotated[
+        int, typer.Option("--test", min=1, help="Stories whose texts are in no other split.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of words and voice.")] = 0,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write stories and have Piper speak them, with exact word times. Needs the extra `data`."""
+    from calm_bench.data.speech import Speech, make_speech, speech_dir
+
+    counts = Speech(train=train, validation=validation, test=test, seed=seed)
+    _show(make_speech(out, counts, jobs=jobs), out or speech_dir(), as_json)
+
+
+@data.command()
+def folder(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|MANIFEST", help="Your recordings.", exists=True)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder.")],
+    layout: Annotated[
+        str,
+        typer.Option("--layout", metavar="auto|files|librispeech|ljspeech|manifest"),
+    ] = "auto",
+    min_seconds: Annotated[
+        float, typer.Option("--min-seconds", min=0.0, help="Skip shorter recordings.")
+    ] = 1.0,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(
+            "--transcribe",
+            metavar="RECOGNISER",
+            help="Fill missing texts and word times in, with `faster-whisper` for one.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the usable recordings of a folder, LJSpeech, LibriSpeech or a JSONL manifest.
+
+    What is unreadable, silent, too short or there twice is skipped, counted and listed with its
+    reason in corpus.json. Your files stay where they are.
+    """
+    from calm_bench.data.folder import FolderOptions, make_folder
+
+    chosen = FolderOptions(layout=layout, min_seconds=min_seconds, transcribe=transcribe)
+    _show(make_folder(source, out, chosen, jobs=jobs), out, as_json)
+
+
+@data.command()
+def prompts(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The prompts folder of a benchmark.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="What the list is called.")] = "speech",
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 32,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Length of a clip.")] = 12.0,
+    sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
+) -> None:
+    """Cut prompts with their real continuations from a corpus's test split."""
+    from calm_bench.data.prompts import write_prompts
+
+    index = write_prompts(corpus, out, name=name, n=n, seconds=seconds, sample_rate=sample_rate)
+    typer.echo(f"wrote {index}")
+
+
+def _show(card: "CorpusCard", folder: Path, as_json: bool) -> None:
+    """What a corpus holds and what was left out."""
+    if as_json:
+        typer.echo(card.model_dump_json())
+        return
+    for name, count in card.counts.items():
+        typer.echo(f"{name:<20} {count:g}")
+    for skipped in card.skipped[:20]:
+        typer.echo(f"skipped {skipped.audio}: {skipped.reason}")
+    if len(card.skipped) > 20:
+        typer.echo(f"… and {len(card.skipped) - 20} more, all in {folder / 'corpus.json'}")
+    typer.echo(f"corpus: {folder}")

@@ -1,0 +1,1 @@
+"""One causal autoencoder trunk, two bottlenecks: Gaussian VAE and residual vector quantiser."""

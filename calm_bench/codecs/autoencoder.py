@@ -1,0 +1,56 @@
+"""What VAE and RVQ codecs share: the trunk, framing, and streaming decoding.
+
+B batch, S samples, T frames, C latent channels.
+"""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calm_bench.codecs.base import Codec
+from calm_bench.codecs.trunk import Decoder, Encoder, TrunkConfig
+from calm_bench.nn.causal import Stream
+
+__all__ = ["Autoencoder"]
+
+
+class Autoencoder(Codec):
+    """Encoder, bottleneck and decoder; subclasses say what a frame is."""
+
+    def __init__(self, trunk: TrunkConfig, latent_in: int, latent_out: int) -> None:
+        """`latent_in` channels leave the encoder, `latent_out` enter the decoder."""
+        super().__init__()
+        self.sample_rate = trunk.sample_rate
+        self.hop_length = trunk.hop_length
+        self.encoder = Encoder(trunk)
+        self.to_latent = nn.Linear(trunk.encoder_dims[-1], latent_in)
+        self.from_latent = nn.Linear(latent_out, trunk.decoder_dims[-1])
+        self.decoder = Decoder(trunk)
+
+    def pad(self, wave: Tensor) -> Tensor:
+        """Append zeros up to a whole number of frames."""
+        return F.pad(wave, (0, -wave.shape[-1] % self.hop_length))
+
+    @abstractmethod
+    def dequantise(self, frames: Tensor) -> Tensor:
+        """Frames of a clip to the vectors [B, T, C] that the decoder takes."""
+
+    def decode_latents(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
+        """Vectors [B, T, C] as they left the bottleneck to audio [B, T * hop_length]."""
+        wave: Tensor = self.decoder(self.from_latent(latents), stream)
+        return wave
+
+    def decode(self, frames: Tensor) -> Tensor:
+        """All frames of a clip to audio [B, T * hop_length]."""
+        return self.decode_latents(self.dequantise(frames))
+
+    def start_decoding(self, batch_size: int) -> Stream:
+        """An empty stream: the clip begins after silence."""
+        return {}
+
+    def decode_step(self, frame: Tensor, state: Stream) -> Tensor:
+        """One frame, [B, C] or [B, K], to audio [B, hop_length]."""
+        return self.decode_latents(
+            self.dequantise(frame[..., None, :] if self.continuous else frame[..., None]), state
+        )

@@ -1,0 +1,53 @@
+"""What a codec is: waveform to frames and back, whole or one frame at a time.
+
+B batch, S samples, T frames, C latent channels, K codebooks.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from calm_bench.config import StrictModel
+
+__all__ = ["Codec"]
+
+
+class Codec(nn.Module, ABC):
+    """A causal codec between mono audio [B, S] and frames: latents [B, T, C] or codes [B, K, T].
+
+    `encode` and `decode` work on whole clips; `decode_step` gives the same audio frame by frame.
+    The waveform of T frames has exactly T * hop_length samples; `encode` pads the last frame with
+    zeros.
+    """
+
+    Architecture: ClassVar[type[StrictModel]]
+    continuous: ClassVar[bool]
+    sample_rate: int
+    hop_length: int
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    @abstractmethod
+    def bits_per_second(self) -> float | None:
+        """Bit rate of the code stream; None for continuous latents, which have none."""
+
+    @abstractmethod
+    def encode(self, wave: Tensor) -> Tensor:
+        """Audio [B, S] to normalised latents [B, T, C] or codes [B, K, T], T = ceil(S / hop)."""
+
+    @abstractmethod
+    def decode(self, frames: Tensor) -> Tensor:
+        """All frames of a clip to audio [B, T * hop_length]."""
+
+    @abstractmethod
+    def start_decoding(self, batch_size: int) -> Any:
+        """The state with which `decode_step` begins a clip."""
+
+    @abstractmethod
+    def decode_step(self, frame: Tensor, state: Any) -> Tensor:
+        """One frame, [B, C] or [B, K], to its audio [B, hop_length]; updates `state` in place."""

@@ -1,0 +1,113 @@
+"""Model folders to modules: configuration checked, weights verified against their sha256."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from calm_bench import registry
+from calm_bench.codecs.base import Codec
+from calm_bench.config import ModelConfig, StrictModel, load_model_config, parse
+from calm_bench.errors import InputError, WeightsError
+from calm_bench.seeds import content_hash, file_hash
+
+__all__ = ["ModelCard", "attach_card", "build_module", "codec_key", "fill_weights", "load_codec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a loaded model is: name, configuration, hash of its weights, and its size."""
+
+    name: str
+    config: ModelConfig
+    weights_sha256: str | None
+    n_parameters: int
+
+
+def build_module(cls: type[Any], config: ModelConfig, where: str, **parts: Any) -> Any:
+    """Build a registered class from a model's `architecture`, its random weights drawn from `seed`.
+
+    Raises:
+        InputError: If the architecture has wrong or unknown fields.
+    """
+    architecture: type[StrictModel] = cls.Architecture
+    shape = parse(architecture, config.architecture, f"{where}: architecture")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return cls(shape, **parts)
+
+
+def fill_weights(
+    module: nn.Module, config: ModelConfig, folder: Path, apart: str | None = None
+) -> str | None:
+    """Load the weights a config names, as float32, and return their sha256; None if it names none.
+
+    Parameters whose names begin with `apart` are another model's (a system's codec) and stay.
+
+    Raises:
+        WeightsError: If the file is missing, has another hash, or does not fit the architecture.
+    """
+    if config.weights is None:
+        return None
+    path = folder / config.weights.file
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} is missing: check the checkout, or run `calm-bench train {folder.name}`"
+        )
+    found = file_hash(path)
+    if found != config.weights.sha256:
+        raise WeightsError(
+            f"{path} has sha256 {found[:12]}, but config.yaml names {config.weights.sha256[:12]}: "
+            "the file is damaged or belongs to another version"
+        )
+    try:
+        state = load_file(path)
+        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        if apart is not None:
+            own = module.state_dict()
+            state |= {key: value for key, value in own.items() if key.startswith(apart)}
+        module.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path} does not fit the architecture of config.yaml: {line}"
+        ) from error
+    return found
+
+
+def attach_card(module: Any, name: str, config: ModelConfig, sha256: str | None) -> None:
+    """Give a loaded module its card."""
+    size = sum(p.numel() for key, p in module.named_parameters() if not key.startswith("codec."))
+    module.card = ModelCard(name=name, config=config, weights_sha256=sha256, n_parameters=size)
+
+
+def load_codec(name: str, device: str = "cpu") -> Codec:
+    """Load a codec by model name or folder, ready for inference.
+
+    Raises:
+        UnknownNameError: If there is no such model.
+        InputError: If the model is not a codec.
+        WeightsError: If its weights cannot be used.
+    """
+    config, folder = load_model_config(name)
+    if config.kind != "codec":
+        raise InputError(f"{name} is a {config.kind}, not a codec")
+    codec: Codec = build_module(
+        registry.load("codec", config.type), config, str(folder / "config.yaml")
+    )
+    sha256 = fill_weights(codec, config, folder)
+    attach_card(codec, folder.name, config, sha256)
+    codec.requires_grad_(False)
+    return codec.to(device).eval()
+
+
+def codec_key(codec: Any) -> str:
+    """What frames of this codec are filed under: a hash of architecture and weights."""
+    card: ModelCard = codec.card
+    return content_hash(
+        card.config.type, card.config.architecture, card.weights_sha256, card.config.seed
+    )

@@ -1,0 +1,135 @@
+"""The RVQ codec: each frame is K codes, each level quantising what the levels before it left over.
+
+B batch, S samples, T frames, K codebooks, V codebook size, E code dimension. After SoundStream
+(Zeghidour et al. 2021): codebooks follow their assigned vectors by exponential averages, codes that
+nobody uses are revived from the current batch, and training drops the last levels at random.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calm_bench.codecs.autoencoder import Autoencoder
+from calm_bench.codecs.trunk import TrunkConfig
+from calm_bench.config import StrictModel
+
+__all__ = ["ResidualQuantiser", "RvqCodec", "RvqConfig"]
+
+
+class RvqConfig(StrictModel):
+    """The trunk and the quantiser's shape."""
+
+    trunk: TrunkConfig
+    n_codebooks: int
+    codebook_size: int
+    code_dim: int
+    decay: float = 0.99
+    revive_below: float = 0.1
+
+
+class ResidualQuantiser(nn.Module):
+    """K codebooks of V vectors [K, V, E] applied one after another to the residual."""
+
+    codebooks: Tensor
+    usage: Tensor
+    sums: Tensor
+
+    def __init__(self, config: RvqConfig) -> None:
+        """Codebooks start as small noise and take their places from the first batches."""
+        super().__init__()
+        K, V, E = config.n_codebooks, config.codebook_size, config.code_dim
+        self.decay, self.revive_below = config.decay, config.revive_below
+        start = torch.randn(K, V, E) * 0.5 ** torch.arange(K)[:, None, None]
+        self.register_buffer("codebooks", start)
+        self.register_buffer("usage", torch.zeros(K, V))
+        self.register_buffer("sums", start.clone())
+
+    def nearest(self, x: Tensor, level: int) -> Tensor:
+        """Index [N] of the code of one level nearest to each x [N, E]."""
+        book = self.codebooks[level]
+        return (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """Codes [B, K, T] of x [B, T, E]."""
+        B, T, E = x.shape
+        residual, codes = x.reshape(-1, E), []
+        for level in range(len(self.codebooks)):
+            index = self.nearest(residual, level)
+            residual = residual - self.codebooks[level][index]
+            codes.append(index.view(B, T))
+        return torch.stack(codes, dim=1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """The sum of the chosen code vectors [B, T, E] of codes [B, K', T], K' <= K."""
+        K = codes.shape[1]
+        levels = torch.arange(K, device=codes.device)[:, None]
+        return self.codebooks[levels, codes].sum(1)
+
+    def learn(self, x: Tensor, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Quantise x [B, T, E] and move the codebooks towards it.
+
+        Args:
+            x: What to quantise.
+            levels: How many levels each clip [B] keeps (quantiser dropout).
+            generator: Draws the vectors that revive unused codes.
+
+        Returns:
+            The quantised vectors with straight-through gradient, and the commitment loss.
+        """
+        B, T, E = x.shape
+        flat = x.detach().reshape(-1, E).float()
+        total, residual = torch.zeros_like(flat), flat
+        kept = levels.repeat_interleave(T)
+        for level in range(len(self.codebooks)):
+            index = self.nearest(residual, level)
+            chosen = self.codebooks[level][index]
+            self.follow(residual, index, level, generator)
+            total = total + chosen * (kept > level)[:, None]
+            residual = residual - chosen
+        quantised = total.view(B, T, E)
+        commitment = F.mse_loss(x, quantised)
+        return x + (quantised - x).detach(), commitment
+
+    @torch.no_grad()
+    def follow(self, x: Tensor, index: Tensor, level: int, generator: torch.Generator) -> None:
+        """Move one level's codes to the running mean of what they were chosen for."""
+        V = self.codebooks.shape[1]
+        counts = torch.bincount(index, minlength=V).to(x.dtype)
+        sums = torch.zeros_like(self.sums[level]).index_add_(0, index, x)
+        self.usage[level].mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.sums[level].mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        seat = len(x) / V  # an average share of the vectors
+        dead = self.usage[level] < self.revive_below * seat
+        picks = torch.randint(len(x), (V,), generator=generator, device=x.device)
+        self.usage[level] = torch.where(dead, seat, self.usage[level])
+        self.sums[level] = torch.where(dead[:, None], x[picks] * seat, self.sums[level])
+        self.codebooks[level] = self.sums[level] / self.usage[level][:, None].clamp_min(1e-6)
+
+
+class RvqCodec(Autoencoder):
+    """Audio to codes [B, K, T] and back."""
+
+    Architecture: ClassVar[type[StrictModel]] = RvqConfig
+    continuous: ClassVar[bool] = False
+
+    def __init__(self, config: RvqConfig) -> None:
+        """Build the trunk around the quantiser."""
+        super().__init__(config.trunk, config.code_dim, config.code_dim)
+        self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
+        self.quantiser = ResidualQuantiser(config)
+
+    @property
+    def bits_per_second(self) -> float:
+        """Codebooks times bits per code times frames per second."""
+        return self.n_codebooks * math.log2(self.codebook_size) * self.frame_rate
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """Audio [B, S] to codes [B, K, T]."""
+        return self.quantiser.quantise(self.to_latent(self.encoder(self.pad(wave))))
+
+    def dequantise(self, frames: Tensor) -> Tensor:
+        """Codes [B, K, T] to the sum of their vectors [B, T, E]."""
+        return self.quantiser.lookup(frames)

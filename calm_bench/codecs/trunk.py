@@ -1,0 +1,159 @@
+"""One causal, streamable autoencoder trunk: waveform to bottleneck vectors and back.
+
+B batch, S samples, T frames, D width.
+
+The encoder goes from a front end through stages of falling rate to a Transformer at the frame rate;
+the decoder mirrors it. Two front ends: `mel`, log-mel frames in and inverse STFT out, cheap enough
+for two CPU cores; `waveform`, strided convolutions on samples, the SEANet shape of the paper
+(section 2.1 of our facts; Mimi). Stages are listed from fast to slow, as the encoder meets them.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calm_bench.codecs.spectral import InverseStft, LogMel
+from calm_bench.config import StrictModel
+from calm_bench.nn.causal import CausalConv, ConvNextBlock, SeanetBlock, Stream, Upsample
+from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
+
+__all__ = ["Decoder", "Encoder", "TrunkConfig"]
+
+
+class TrunkConfig(StrictModel):
+    """Shape of the trunk.
+
+    Attributes:
+        hop: Samples per front-end frame: 1 for `waveform`, the STFT hop for `mel`.
+        ratios: Down-sampling between neighbouring stages; hop * prod(ratios) samples make a frame.
+        encoder_dims: Widths of the stages, one more than there are ratios; likewise decoder_dims.
+        encoder_blocks: Residual blocks per stage; likewise decoder_blocks.
+    """
+
+    sample_rate: int
+    front_end: Literal["mel", "waveform"]
+    hop: int = 1
+    n_fft: int = 1024
+    n_mels: int = 80
+    ratios: tuple[int, ...]
+    encoder_dims: tuple[int, ...]
+    encoder_blocks: tuple[int, ...]
+    decoder_dims: tuple[int, ...]
+    decoder_blocks: tuple[int, ...]
+    expansion: float = 3.0
+    kernel: int = Field(default=7, ge=1)
+    transformer: TransformerConfig | None = None
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        product = self.hop
+        for ratio in self.ratios:
+            product *= ratio
+        return product
+
+
+def _stage(config: TrunkConfig, dim: int, blocks: int) -> nn.ModuleList:
+    if config.front_end == "mel":
+        return nn.ModuleList(
+            [ConvNextBlock(dim, config.expansion, config.kernel) for _ in range(blocks)]
+        )
+    return nn.ModuleList([SeanetBlock(dim) for _ in range(blocks)])
+
+
+class Bottleneck(nn.Module):
+    """The Transformer at the frame rate, with a cache of its context when streamed."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """A context is needed: a stream must not grow with the clip."""
+        super().__init__()
+        self.transformer = Transformer(config)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        context = self.transformer.config.context
+        if stream is None or context is None:
+            return self.transformer(x)  # type: ignore[no-any-return]
+        cache = stream.get(self)
+        if cache is None:
+            capacity = 2 * context + x.shape[1]
+            cache = stream[self] = KvCache(self.transformer.config, x.shape[0], capacity, x)
+        assert isinstance(cache, KvCache)
+        cache.make_room(x.shape[1], context)
+        return self.transformer(x, cache)  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """Audio [B, S] to bottleneck vectors [B, T, D] of the last encoder width."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        """Build front end, stages and Transformer."""
+        super().__init__()
+        dims = config.encoder_dims
+        self.config = config
+        self.mel: LogMel | None = None
+        if config.front_end == "mel":
+            self.mel = LogMel(config.sample_rate, config.n_fft, config.hop, config.n_mels)
+            self.stem = CausalConv(config.n_mels, dims[0], 3)
+        else:
+            self.stem = CausalConv(1, dims[0], config.kernel)
+        self.stages = nn.ModuleList(
+            [_stage(config, d, n) for d, n in zip(dims, config.encoder_blocks, strict=True)]
+        )
+        kernels = [r if config.front_end == "mel" else 2 * r for r in config.ratios]
+        self.downs = nn.ModuleList(
+            [CausalConv(dims[i], dims[i + 1], k, config.ratios[i]) for i, k in enumerate(kernels)]
+        )
+        self.bottleneck = None if config.transformer is None else Bottleneck(config.transformer)
+        self.norm = nn.LayerNorm(dims[-1])
+
+    def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
+        """Encode whole frames: S must be a multiple of the hop length."""
+        x = wave[..., None] if self.mel is None else self.mel(wave, stream)
+        x = self.stem(x, stream)
+        for i, stage in enumerate(self.stages):
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, stream)
+            if i < len(self.downs):
+                x = self.downs[i](x if self.mel is not None else F.elu(x), stream)
+        if self.bottleneck is not None:
+            x = self.bottleneck(x, stream)
+        y: Tensor = self.norm(x)
+        return y
+
+
+class Decoder(nn.Module):
+    """Bottleneck vectors [B, T, D] of the last decoder width to audio [B, S]."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        """Build Transformer, stages and back end."""
+        super().__init__()
+        dims = config.decoder_dims
+        self.bottleneck = None if config.transformer is None else Bottleneck(config.transformer)
+        self.stages = nn.ModuleList(
+            [_stage(config, d, n) for d, n in zip(dims, config.decoder_blocks, strict=True)]
+        )
+        self.ups = nn.ModuleList(
+            [Upsample(dims[i + 1], dims[i], ratio) for i, ratio in enumerate(config.ratios)]
+        )
+        self.spectral = config.front_end == "mel"
+        self.norm = nn.LayerNorm(dims[0]) if self.spectral else nn.Identity()
+        self.head: nn.Module = (
+            InverseStft(dims[0], config.n_fft, config.hop)
+            if self.spectral
+            else CausalConv(dims[0], 1, config.kernel)
+        )
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Decode whole frames."""
+        if self.bottleneck is not None:
+            x = self.bottleneck(x, stream)
+        for i in reversed(range(len(self.stages))):
+            for block in self.stages[i]:  # type: ignore[attr-defined]
+                x = block(x, stream)
+            if i > 0:
+                x = self.ups[i - 1](x if self.spectral else F.elu(x), stream)
+        wave: Tensor = self.head(self.norm(x) if self.spectral else F.elu(x), stream)
+        return wave if self.spectral else wave.squeeze(-1)

@@ -1,0 +1,1 @@
+"""Corpora: stories and their speech, folders of yours, and the shards that training reads."""

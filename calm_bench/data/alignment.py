@@ -1,0 +1,72 @@
+"""Times for the words of a known text, taken from what a recogniser heard at which moment."""
+
+from collections.abc import Sequence
+
+from calm_bench.metrics.text import align, tokens_of
+from calm_bench.types import TimedWord
+
+__all__ = ["align_text"]
+
+MATCHED_SHARE = 0.5
+"""Fewer recognised words than this, and the text is not what is said: no times are given."""
+
+SECONDS_PER_LETTER = 0.1
+"""The slowest that words before the first or after the last recognised one are taken to be."""
+
+
+def align_text(
+    text: str, heard: Sequence[TimedWord], seconds: float
+) -> tuple[TimedWord, ...] | None:
+    """The words of `text`, timed; None if too few of them were heard.
+
+    A word that was recognised takes the recognised times. Words between two of those share the gap
+    in proportion to their letters, which keeps onsets in order and errs by a word at the most.
+    """
+    words = text.split()
+    untimed = [TimedWord(word=word, start=0.0, end=0.0) for word in words]
+    meant, said = tokens_of(untimed), tokens_of(heard)
+    anchors: dict[int, TimedWord] = {}
+    equal = 0
+    for step in align([token.text for token in meant], [token.text for token in said]):
+        if step.kind == "equal":
+            equal += 1
+            anchors.setdefault(meant[step.reference].word, heard[said[step.heard].word])
+    if not meant or equal < MATCHED_SHARE * len(meant):
+        return None
+    return _fill(words, anchors, seconds)
+
+
+def _fill(
+    words: Sequence[str], anchors: dict[int, TimedWord], seconds: float
+) -> tuple[TimedWord, ...]:
+    timed: list[TimedWord] = []
+    index, clock = 0, 0.0
+    while index < len(words):
+        if index in anchors:
+            anchor = anchors[index]
+            start = max(clock, anchor.start)
+            clock = max(start, anchor.end)
+            timed.append(TimedWord(word=words[index], start=start, end=clock))
+            index += 1
+            continue
+        stop = next((k for k in range(index, len(words)) if k in anchors), len(words))
+        longest = SECONDS_PER_LETTER * sum(map(len, words[index:stop]))
+        if stop == len(words):
+            limit = min(max(clock, seconds), clock + longest)
+        else:
+            limit = max(clock, anchors[stop].start)
+        start = max(clock, limit - longest) if index == 0 else clock
+        timed += _spread(words[index:stop], start, limit)
+        index, clock = stop, limit
+    return tuple(timed)
+
+
+def _spread(words: Sequence[str], start: float, end: float) -> list[TimedWord]:
+    """Words laid end to end over a gap, each as long as its share of the letters."""
+    letters = sum(map(len, words))
+    timed, clock = [], start
+    for word in words:
+        stop = clock + (end - start) * len(word) / letters
+        timed.append(TimedWord(word=word, start=clock, end=stop))
+        clock = stop
+    return timed

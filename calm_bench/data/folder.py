@@ -1,0 +1,160 @@
+"""A corpus of the user's own: any folder or manifest of recordings, checked, split and listed.
+
+The audio stays where it is; the corpus folder holds the manifest, what was found out on the way,
+and later the shards. Every answer is journalled, so a killed command goes on where it stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.audio import read_audio
+from calm_bench.data.alignment import align_text
+from calm_bench.data.corpus import CorpusCard, Item, Split, write_corpus
+from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
+from calm_bench.data.layouts import Candidate, find_recordings
+from calm_bench.errors import InputError
+from calm_bench.files import disk_errors, locked
+from calm_bench.parallel import counted
+from calm_bench.seeds import content_hash
+from calm_bench.types import TimedWord, Transcript
+
+__all__ = ["FolderOptions", "make_folder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderOptions:
+    """How a folder is read.
+
+    Attributes:
+        layout: auto, files, librispeech, ljspeech or manifest.
+        min_seconds: Shorter recordings are skipped.
+        silence_dbfs: Recordings that are never louder are skipped.
+        validation: Share of recordings for validation, where the source gives no split.
+        test: Share for test.
+        transcribe: A recogniser (`faster-whisper`) for missing texts and word times; None to leave
+            them unknown.
+    """
+
+    layout: str = "auto"
+    min_seconds: float = 1.0
+    silence_dbfs: float = -60.0
+    validation: float = 0.05
+    test: float = 0.1
+    transcribe: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+            raise InputError(
+                "the shares for validation and test must be at least 0 and leave some for training"
+            )
+
+
+def make_folder(
+    source: Path, out: Path, options: FolderOptions | None = None, *, jobs: int | None = None
+) -> CorpusCard:
+    """List the usable recordings of `source` in a corpus at `out` and return its corpus.json.
+
+    Raises:
+        InputError: If the source cannot be read as what it is, or nothing in it can be used.
+        BenchError: If another process is working on the corpus.
+    """
+    options = options or FolderOptions()
+    candidates = find_recordings(source.expanduser().resolve(), options.layout)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock"):
+        facts = list(inspect(candidates, Journal(out / "inspected.jsonl"), jobs))
+        kept, skipped = keep_usable(
+            candidates, facts, min_seconds=options.min_seconds, silence_dbfs=options.silence_dbfs
+        )
+        if not kept:
+            first = f"{skipped[0].audio}: {skipped[0].reason}"
+            raise InputError(
+                f"none of the {len(skipped)} recordings in {source} is usable; {first}"
+            )
+        items = [_item(candidate, found, options) for candidate, found in kept]
+        checks: dict[str, Any] = {}
+        if options.transcribe is not None:
+            hashes = [found.audio_hash for _, found in kept]
+            items, checks["text"] = _transcribe(items, hashes, out, options.transcribe)
+        settings = {"source": str(source), **asdict(options)}
+        return write_corpus(
+            out, items, kind="folder", settings=settings, skipped=skipped, checks=checks
+        )
+
+
+def _split(candidate: Candidate, found: Facts, options: FolderOptions) -> Split:
+    """The given split, or one by a hash of the speaker or the audio, whatever it is called."""
+    if candidate.split is not None:
+        return candidate.split
+    drawn = int(content_hash("split", candidate.group or found.audio_hash), 16) / 16**16
+    if drawn < options.test:
+        return "test"
+    return "validation" if drawn < options.test + options.validation else "train"
+
+
+def _item(candidate: Candidate, found: Facts, options: FolderOptions) -> Item:
+    text, words = candidate.text, candidate.words
+    if text is None and words is not None:
+        text = " ".join(word for word, _, _ in words)
+    return Item(
+        id=candidate.id,
+        split=_split(candidate, found, options),
+        audio=str(candidate.path.resolve()),
+        sample_rate=found.sample_rate,
+        channels=found.channels,
+        seconds=found.seconds,
+        sha256=found.sha256,
+        text=text,
+        words=words,
+    )
+
+
+def _transcribe(
+    items: Sequence[Item], hashes: Sequence[str], out: Path, name: str
+) -> tuple[list[Item], dict[str, Any]]:
+    """Items with a heard text where none was given and times where none were known."""
+    recognizer = load_recognizer(name)
+    journal = Journal(out / "heard.jsonl")
+    recipe = content_hash(dict(recognizer.recipe))
+    keys = {item.id: f"{sha} {recipe}" for item, sha in zip(items, hashes, strict=True)}
+    wanted = [item for item in items if item.words is None]
+    unheard = [item for item in wanted if journal.get(keys[item.id]) is None]
+    done = len(wanted) - len(unheard)
+    for item, transcript in counted(_hear(unheard, recognizer), len(wanted), "transcribing", done):
+        journal.put(keys[item.id], asdict(transcript))
+    counts = {"transcribed": 0, "aligned": 0, "not_aligned": 0, "nothing_heard": 0}
+    result = []
+    for item in items:
+        known = item
+        if item.words is None:
+            known, outcome = _with_words(item, journal.get(keys[item.id]))
+            counts[outcome] += 1
+        result.append(known)
+    return result, {"recogniser": dict(recognizer.recipe), **counts}
+
+
+def _hear(items: Sequence[Item], recognizer: Recognizer) -> Iterator[tuple[Item, Transcript]]:
+    waves = (read_audio(Path(item.audio)) for item in items)
+    return zip(items, recognizer.transcribe_all(waves), strict=True)
+
+
+def _with_words(item: Item, heard: Any) -> tuple[Item, str]:
+    """An item with its words and what became of it."""
+    words = tuple(TimedWord(**word) for word in heard["words"])
+    if item.text is None:
+        if not words:
+            return item, "nothing_heard"
+        known = {"text": heard["text"], "text_source": "transcribed"}
+        return item.model_copy(update={**known, "words": _triples(words)}), "transcribed"
+    timed = align_text(item.text, words, item.seconds)
+    if timed is None:
+        return item, "not_aligned"
+    return item.model_copy(update={"words": _triples(timed)}), "aligned"
+
+
+def _triples(words: Sequence[TimedWord]) -> tuple[tuple[str, float, float], ...]:
+    return tuple((word.word, round(word.start, 4), round(word.end, 4)) for word in words)

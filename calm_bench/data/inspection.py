@@ -1,0 +1,149 @@
+"""What is found when a recording is listened to, and the reasons for which it is left out."""
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calm_bench.audio import audio_hash, probe_audio, read_audio
+from calm_bench.config import StrictModel
+from calm_bench.data.corpus import Skipped
+from calm_bench.data.layouts import Candidate
+from calm_bench.errors import InputError
+from calm_bench.files import append_lines, committed_lines
+from calm_bench.parallel import counted, ordered_map
+from calm_bench.seeds import file_hash
+
+__all__ = ["Facts", "Journal", "inspect", "keep_usable"]
+
+
+class Facts(StrictModel):
+    """What a sound file holds; `error` says why it cannot be read, and then the rest is empty.
+
+    `audio_hash` is that of the decoded mono audio, so the same recording has one hash as FLAC and
+    as WAV. `level_dbfs` is the loudest 0.1 s, None for digital silence.
+    """
+
+    sample_rate: int = 0
+    channels: int = 0
+    seconds: float = 0.0
+    sha256: str = ""
+    audio_hash: str = ""
+    level_dbfs: float | None = None
+    error: str | None = None
+
+
+class Journal:
+    """Answers that were dear to get, one JSON line each, so that a killed command keeps them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier start has written; a torn last line is dropped."""
+        self.path = path
+        self._lock = threading.Lock()
+        records = [json.loads(line) for line in committed_lines(path)]
+        self._known: dict[str, Any] = {record["key"]: record["value"] for record in records}
+
+    def get(self, key: str) -> Any | None:
+        """The answer under a key, None if there is none."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep an answer."""
+        line = json.dumps({"key": key, "value": value}, ensure_ascii=False)
+        with self._lock:
+            append_lines(self.path, f"{line}\n".encode())
+            self._known[key] = value
+
+
+def _look(path: Path) -> Facts:
+    """Decode a whole file: a header may promise what the rest does not keep."""
+    try:
+        info = probe_audio(path)
+        wave, rate = read_audio(path)
+    except InputError as error:
+        return Facts(error=str(error))
+    size = max(1, rate // 10)
+    blocks = np.pad(wave.astype(np.float64), (0, -wave.size % size)).reshape(-1, size)
+    power = float(np.square(blocks).mean(axis=1).max())
+    return Facts(
+        sample_rate=rate,
+        channels=info.channels,
+        seconds=round(wave.size / rate, 4),
+        sha256=file_hash(path),
+        audio_hash=audio_hash(wave, rate),
+        level_dbfs=round(10 * math.log10(power), 2) if power > 0 else None,
+    )
+
+
+def _stamp(path: Path) -> str:
+    """What tells that a file is still the one that was inspected."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path} missing"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def inspect(
+    candidates: Sequence[Candidate], journal: Journal, jobs: int | None = None
+) -> Iterator[Facts]:
+    """The facts of every candidate in order, from the journal if the file has not changed."""
+
+    def facts(candidate: Candidate) -> Facts:
+        key = _stamp(candidate.path)
+        known = journal.get(key)
+        if known is not None:
+            return Facts.model_validate(known)
+        found = _look(candidate.path)
+        journal.put(key, found.model_dump())
+        return found
+
+    results = ordered_map(facts, candidates, jobs)
+    return counted(results, len(candidates), "inspecting recordings")
+
+
+def keep_usable(
+    candidates: Sequence[Candidate],
+    facts: Sequence[Facts],
+    *,
+    min_seconds: float,
+    silence_dbfs: float,
+) -> tuple[list[tuple[Candidate, Facts]], list[Skipped]]:
+    """The recordings that can be used and those that cannot, each with its reason.
+
+    Of recordings with the same audio the first in the list is kept.
+    """
+    rules: tuple[Callable[[Facts], str | None], ...] = (
+        lambda found: found.error,
+        lambda found: _too_short(found, min_seconds),
+        lambda found: _silent(found, silence_dbfs),
+    )
+    kept: dict[str, tuple[Candidate, Facts]] = {}
+    skipped = []
+    for candidate, found in zip(candidates, facts, strict=True):
+        reason = next((reason for rule in rules if (reason := rule(found))), None)
+        if reason is None and found.audio_hash in kept:
+            reason = f"duplicate: the same audio as {kept[found.audio_hash][0].path}"
+        if reason is None:
+            kept[found.audio_hash] = (candidate, found)
+        else:
+            skipped.append(Skipped(audio=str(candidate.path), reason=reason))
+    return list(kept.values()), skipped
+
+
+def _too_short(found: Facts, min_seconds: float) -> str | None:
+    if found.seconds >= min_seconds:
+        return None
+    return f"too short: {found.seconds:.2f} s, less than {min_seconds:g} s"
+
+
+def _silent(found: Facts, silence_dbfs: float) -> str | None:
+    if found.level_dbfs is None:
+        return "silent: every sample is zero"
+    if found.level_dbfs < silence_dbfs:
+        return f"silent: never louder than {found.level_dbfs:.0f} dBFS"
+    return None

@@ -1,0 +1,247 @@
+"""Prompts of a benchmark: cut from a corpus once, and checked each time they are read back."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from calm_bench import paths
+from calm_bench.audio import read_audio, write_flac
+from calm_bench.config import BenchmarkSpec, PromptSpec, parse
+from calm_bench.data.corpus import Item, read_manifest
+from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.files import replace
+from calm_bench.parallel import counted, ordered_map
+from calm_bench.seeds import file_hash
+from calm_bench.types import TimedWord, Wave
+
+if TYPE_CHECKING:
+    from calm_bench.asr import Recognizer
+
+__all__ = [
+    "NEEDS_WHOLE_CLIP",
+    "LoadedPrompt",
+    "load_prompt",
+    "load_prompts",
+    "prompt_samples",
+    "read_prompt_specs",
+    "transcribe_prompt",
+    "write_prompts",
+]
+
+NEEDS_WHOLE_CLIP = frozenset({"reference", "vae_round_trip", "rvq_round_trip"})
+"""Reference rows that play the real continuation, so the prompts must go on that far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedPrompt:
+    """A prompt and, if the clip goes on, the real continuation after it.
+
+    Attributes:
+        wave: The whole clip [S], cut to the benchmark's length.
+        words: Timed words of the whole clip. Where `text_source` is transcribed, of the prompt
+            alone: the reference rows of such a prompt have no known text to be scored against.
+    """
+
+    id: str
+    wave: Wave
+    sample_rate: int
+    sha256: str
+    words: tuple[TimedWord, ...] | None
+    text_source: Literal["given", "transcribed", "none"]
+
+    def words_before(self, seconds: float) -> tuple[TimedWord, ...]:
+        """The words that begin in the first `seconds`: the text a system is given."""
+        return tuple(word for word in self.words or () if word.start < seconds)
+
+
+def prompt_samples(prompt_seconds: float, sample_rate: int, hop_length: int) -> int:
+    """Samples of a prompt, rounded up to whole frames: 3 s at 12.5 Hz are 38 frames or 3.04 s."""
+    # The product is rounded first, so that 0.08 s at 16 kHz is one frame and not two.
+    return math.ceil(round(prompt_seconds * sample_rate / hop_length, 6)) * hop_length
+
+
+def write_prompts(
+    corpus: Path,
+    out_dir: Path,
+    *,
+    name: str = "speech",
+    n: int = 32,
+    seconds: float = 12.0,
+    sample_rate: int = 16000,
+) -> Path:
+    """Cut the first `seconds` of the first `n` test recordings that are long enough.
+
+    Writes `<out_dir>/<name>/<id>.flac` and `<out_dir>/<name>.jsonl`, whose path is returned. It
+    names audio relative to the parent of `out_dir`, the benchmarks folder.
+
+    Raises:
+        InputError: If the corpus has too few test recordings of this length.
+    """
+    items = [i for i in read_manifest(corpus) if i.split == "test" and i.seconds >= seconds]
+    if len(items) < n:
+        raise InputError(
+            f"{corpus} has {len(items)} test recordings of at least {seconds:g} s, not {n}"
+        )
+
+    def cut(item: Item) -> PromptSpec:
+        wave, _ = read_audio(corpus / item.audio, sample_rate)
+        path = out_dir / name / f"{item.id}.flac"
+        write_flac(path, wave[: round(seconds * sample_rate)], sample_rate)
+        return PromptSpec(
+            id=item.id,
+            audio=f"{out_dir.name}/{name}/{path.name}",
+            sha256=file_hash(path),
+            # A transcribed text is no ground truth: the run transcribes the prompt and says so.
+            words=_cut_words(item.words, seconds) if item.text_source == "given" else None,
+        )
+
+    specs = counted(ordered_map(cut, items[:n]), n, "cutting prompts")
+    index = out_dir / f"{name}.jsonl"
+    replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
+    return index
+
+
+def _cut_words(
+    words: Sequence[tuple[str, float, float]] | None, seconds: float
+) -> tuple[tuple[str, float, float], ...] | None:
+    """The words that begin within the clip; the last may end with it in mid-word."""
+    if words is None:
+        return None
+    return tuple((word, start, min(end, seconds)) for word, start, end in words if start < seconds)
+
+
+def read_prompt_specs(path: Path) -> list[PromptSpec]:
+    """The prompts that a JSON-lines file lists.
+
+    Raises:
+        InputError: If it is missing or empty, a line is no prompt, or two have the same id.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from error
+    specs: dict[str, PromptSpec] = {}
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: a prompt is an object with id, audio and sha256")
+        spec = parse(PromptSpec, record, where)
+        if spec.id in specs:
+            raise InputError(f"{where}: the id {spec.id!r} is taken by an earlier line")
+        specs[spec.id] = spec
+    if not specs:
+        raise InputError(f"{path} lists no prompts")
+    return list(specs.values())
+
+
+def load_prompts(
+    spec: BenchmarkSpec,
+    *,
+    n: int | None = None,
+    ids: Sequence[str] | None = None,
+    sample_rate: int | None = None,
+    root: Path | None = None,
+) -> list[LoadedPrompt]:
+    """The prompts of a benchmark in the order of its list, each checked against its sha256.
+
+    Args:
+        spec: The benchmark; its `prompts` names the list, relative to `root`.
+        n: How many from the head of the list; None for the benchmark's default or all.
+        ids: These prompts instead, by id.
+        sample_rate: The rate to resample to; None keeps each file's.
+        root: The folder that paths are relative to; None for the benchmarks folder.
+
+    Raises:
+        InputError: If a file is missing, changed, damaged, not finite or too short.
+        UnknownNameError: If there is no prompt with one of the ids.
+    """
+    root = root or paths.benchmarks_dir()
+    chosen = _choose(read_prompt_specs(paths.inside(root, spec.prompts)), spec, n, ids)
+    return [load_prompt(prompt, spec, root, sample_rate) for prompt in chosen]
+
+
+def _choose(
+    prompts: list[PromptSpec], spec: BenchmarkSpec, n: int | None, ids: Sequence[str] | None
+) -> list[PromptSpec]:
+    if ids is not None:
+        by_id = {prompt.id: prompt for prompt in prompts}
+        for wanted in ids:
+            if wanted not in by_id:
+                raise UnknownNameError("prompt", wanted, by_id)
+        return [by_id[wanted] for wanted in ids]
+    n = n if n is not None else spec.default_prompts
+    if n is None:
+        return prompts
+    if not 1 <= n <= len(prompts):
+        raise InputError(f"{n} prompts asked for; {spec.prompts} has {len(prompts)}")
+    return prompts[:n]
+
+
+def load_prompt(
+    prompt: PromptSpec, spec: BenchmarkSpec, root: Path, sample_rate: int | None = None
+) -> LoadedPrompt:
+    """One prompt, checked as `load_prompts` checks each of its own.
+
+    Raises:
+        InputError: If its file is missing, changed, damaged, not finite, silent or too short.
+    """
+    path = paths.inside(root, prompt.audio)
+    if not path.is_file():
+        raise InputError(f"prompt {prompt.id}: {path} does not exist")
+    found = file_hash(path)
+    if found != prompt.sha256:
+        raise InputError(
+            f"prompt {prompt.id}: {path} has sha256 {found[:12]}…, not {prompt.sha256[:12]}…: "
+            "it was changed or is damaged"
+        )
+    wave, rate = read_audio(path, sample_rate)
+    whole = bool(NEEDS_WHOLE_CLIP.intersection(spec.references))
+    needed = spec.seconds if whole else spec.prompt_seconds
+    if len(wave) < round(needed * rate):
+        part = "prompt and reference continuation" if whole else "prompt"
+        raise InputError(
+            f"prompt {prompt.id}: {path} lasts {len(wave) / rate:.2f} s, "
+            f"too short for the {part} of {needed:g} s"
+        )
+    if not wave[: round(spec.prompt_seconds * rate)].any():
+        raise InputError(f"prompt {prompt.id}: {path} is silent")
+    words = _timed(prompt)
+    return LoadedPrompt(
+        id=prompt.id,
+        wave=wave[: round(spec.seconds * rate)],
+        sample_rate=rate,
+        sha256=prompt.sha256,
+        words=words,
+        text_source="none" if words is None else "given",
+    )
+
+
+def _timed(prompt: PromptSpec) -> tuple[TimedWord, ...] | None:
+    if prompt.words is None:
+        return None
+    for word, start, end in prompt.words:
+        if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
+            raise InputError(f"prompt {prompt.id}: {word!r} is timed from {start} to {end} s")
+    return tuple(TimedWord(word=w, start=start, end=end) for w, start, end in prompt.words)
+
+
+def transcribe_prompt(
+    prompt: LoadedPrompt, recognizer: "Recognizer", prompt_seconds: float
+) -> LoadedPrompt:
+    """The same prompt with recognised words, if its text was not given; only the prompt is heard.
+
+    The continuation is left out, so that no reference is scored against its own transcript.
+    """
+    if prompt.text_source != "none":
+        return prompt
+    head = prompt.wave[: round(prompt_seconds * prompt.sample_rate)]
+    heard = recognizer.transcribe(head, prompt.sample_rate)
+    return dataclasses.replace(prompt, words=heard.words, text_source="transcribed")

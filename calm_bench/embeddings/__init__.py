@@ -1,0 +1,1 @@
+"""Audio to vectors for the set metrics: one file each."""

@@ -1,0 +1,31 @@
+"""What an embedding is: audio to vectors whose distribution a set metric compares."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calm_bench.types import Wave
+
+__all__ = ["Embedding"]
+
+
+class Embedding(ABC):
+    """Audio at a declared rate to vectors [N, E]; the caller resamples and refuses short clips."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    sample_rate: ClassVar[int]
+    dim: ClassVar[int]
+    min_seconds: ClassVar[float]
+
+    @property
+    @abstractmethod
+    def recipe(self) -> Mapping[str, Any]:
+        """Weights hash, window, hop, normalisation: all that changes the vectors."""
+
+    @abstractmethod
+    def embed(self, waves: Sequence[Wave]) -> list[NDArray[np.float32]]:
+        """Each wave [S] at `sample_rate` to its vectors [N, E], float32."""

@@ -1,0 +1,62 @@
+"""The errors a user can cause; the command line prints each as one line and exits with its code."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BenchError",
+    "InputError",
+    "MachineError",
+    "MissingExtraError",
+    "UnknownNameError",
+    "WeightsError",
+    "near_names",
+]
+
+
+class BenchError(Exception):
+    """Something the user can mend: what is wrong, where, and what to do about it."""
+
+    exit_code = 2
+
+
+class InputError(BenchError):
+    """A file, option or configuration that cannot be used as it is."""
+
+
+class WeightsError(BenchError):
+    """Weights that are missing, damaged or not the ones the model's config names."""
+
+
+class MachineError(BenchError):
+    """A machine that cannot give a trustworthy answer (too noisy, no such device)."""
+
+    exit_code = 3
+
+
+class MissingExtraError(BenchError):
+    """A feature whose optional packages are not installed."""
+
+    def __init__(self, feature: str, extra: str, package: str) -> None:
+        """Name the feature, the extra that brings it and the package that was not found."""
+        super().__init__(
+            f"{feature} needs the package {package}, which is not installed: "
+            f'pip install -c constraints.txt "calm-bench[{extra}]"'
+        )
+        self.extra = extra
+
+
+class UnknownNameError(BenchError):
+    """A name that nothing is registered under, with the nearest ones that are."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Say which kind of thing was asked for and which names come near."""
+        known = sorted(known)
+        near = near_names(name, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names that look like the one given, the nearest first."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)

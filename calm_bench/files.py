@@ -1,0 +1,144 @@
+"""Durable files: a kill at any moment leaves the state before a write or the state after it."""
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from calm_bench.errors import BenchError, InputError
+
+__all__ = ["append_lines", "committed_lines", "disk_errors", "locked", "replace"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into one line: full, not writable, not a folder.
+
+    Raises:
+        InputError: What could not be written and what to do about it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise InputError(
+                f"the disk is full: cannot write {path}; what was done so far is safe, "
+                "make room and repeat the command"
+            ) from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; choose another folder with --out"
+        ) from error
+
+
+def append_lines(path: Path, data: bytes) -> None:
+    """Append whole lines and sync, first cutting off a line that an earlier kill tore.
+
+    Raises:
+        InputError: If the disk is full or not writable; nothing half-written stays.
+    """
+    with disk_errors(path):
+        path.touch()
+        with path.open("r+b", buffering=0) as file:
+            start = _committed_size(file)
+            file.truncate(start)
+            file.seek(start)
+            try:
+                _write_all(file, data)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
+
+
+def committed_lines(path: Path) -> list[bytes]:
+    """The lines of a file without a last one that lacks its newline; none if there is no file."""
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace a file: write beside it, sync, then rename over it.
+
+    Raises:
+        InputError: If the disk is full or not writable; the old file stays.
+    """
+    with disk_errors(path):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                _write_all(file, data)
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system drops the lock with the process, however it dies.
+
+    Raises:
+        BenchError: If another process holds it.
+        InputError: If the lock file cannot be made.
+    """
+    with disk_errors(path):
+        path.touch()
+        file = path.open("r+b", buffering=0)
+    with file:
+        if not _try_lock(file):
+            owner = file.read(32).decode(errors="replace").strip()
+            raise BenchError(
+                f"another process{f' (pid {owner})' if owner else ''} is working on "
+                f"{path.parent}; wait for it or choose another folder with --out"
+            )
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        yield
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """Take the lock unless someone has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(1 << 20)  # beyond the pid, which the other process wants to read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(0)
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN}:
+            return False
+        raise
+    return True
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """Write every byte: an unbuffered write may stop short when the disk is nearly full."""
+    written = 0
+    while written < len(data):
+        written += file.write(data[written:])
+
+
+def _committed_size(file: BinaryIO) -> int:
+    """The size of a file up to and with its last newline."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - (1 << 16))
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

@@ -1,0 +1,160 @@
+"""Scores of any two folders of audio: set metrics, and the clip metrics that need no text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from calm_bench import paths, registry
+from calm_bench.audio import audio_hash, read_audio
+from calm_bench.environment import describe_environment
+from calm_bench.errors import InputError
+from calm_bench.progress import stage
+from calm_bench.scoring import Scorer
+from calm_bench.seeds import content_hash
+from calm_bench.shelf import ClipEntry, ClipShelf
+from calm_bench.store import Cell, Manifest, RunStore, TrialCount
+from calm_bench.summary import Facts, Outcome, summarise_run
+
+__all__ = ["score_folders"]
+
+SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The readable clips of a folder, and what is wrong with the others."""
+
+    path: Path
+    entries: list[ClipEntry]
+    failures: list[str]
+
+    @property
+    def names(self) -> set[str]:
+        """What pairs a clip with one of the same name in another folder."""
+        return {entry.prompt_id for entry in self.entries}
+
+    @property
+    def count(self) -> TrialCount:
+        """How many clips were read and how many could not be."""
+        return TrialCount(ok=len(self.entries), failed=len(self.failures))
+
+
+def score_folders(
+    folder: Path,
+    reference: Path | None,
+    *,
+    metrics: Sequence[str] = (),
+    embedding: str | None = None,
+    out: Path | None = None,
+) -> Outcome:
+    """Score the audio below a folder, against that below another one if there is one.
+
+    Files of the same name in both folders are taken for versions of one recording, which round-trip
+    metrics compare. Files that cannot be read are counted and named, never skipped in silence.
+
+    Raises:
+        InputError: If a folder holds no readable audio.
+        UnknownNameError: If there is no such metric or embedding.
+    """
+    names = list(metrics) or _metrics_without_text()
+    for name in names:
+        registry.target("metric", name)
+    if embedding is not None:
+        registry.target("embedding", embedding)
+    sides = {"reference": read_folder(reference)} if reference is not None else {}
+    sides["clips"] = read_folder(folder)
+    cells = _cells(sides)
+    identity = [[entry.identity for entry in side.entries] for side in sides.values()]
+    manifest = _manifest(content_hash(identity, names, embedding), [cell.label for cell in cells])
+    store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
+    with store.lock():
+        manifest = store.begin(manifest)
+        shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
+        scores = Scorer(cells, shelf, store, embedding=embedding).score(names, [])
+        facts = Facts(
+            run_id=manifest.run_id,
+            benchmark=manifest.benchmark,
+            version=manifest.version,
+            cells=cells,
+            trials={cell_id: side.count for cell_id, side in sides.items()},
+            notes=[failure for side in sides.values() for failure in side.failures],
+        )
+        results = summarise_run(facts, shelf, scores, [])
+        store.write_results(results)
+        status = "partial" if facts.notes else "finished"
+        store.write_manifest(manifest.model_copy(update={"status": status}))
+    return Outcome(folder=store.root, results=results)
+
+
+def _cells(sides: Mapping[str, Folder]) -> list[Cell]:
+    """The reference's row, if there is one, and the row of what is scored."""
+    ours, theirs = sides["clips"], sides.get("reference")
+    paired = theirs is not None and bool(ours.names & theirs.names)
+    kind: Literal["round_trip", "system"] = "round_trip" if paired else "system"
+    cells = [Cell(cell_id="clips", label=str(ours.path), kind=kind)]
+    if theirs is not None:
+        cells.insert(0, Cell(cell_id="reference", label=str(theirs.path), kind="reference"))
+    return cells
+
+
+def read_folder(folder: Path) -> Folder:
+    """Every sound file below a folder, by name.
+
+    Raises:
+        InputError: If it is no folder, or none of its files can be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    entries, failures = [], []
+    with stage(f"reading {folder.name}", len(files)) as advance:
+        for path in files:
+            try:
+                entries.append(_entry(folder, path))
+            except InputError as error:
+                failures.append(str(error))
+            advance(1)
+    if not entries:
+        reason = f": {failures[0]}" if failures else f" (looked for {', '.join(sorted(SUFFIXES))})"
+        raise InputError(f"{folder} holds no readable audio{reason}")
+    return Folder(path=folder, entries=entries, failures=failures)
+
+
+def _entry(folder: Path, path: Path) -> ClipEntry:
+    wave, rate = read_audio(path)
+    clip_id = audio_hash(wave, rate)
+    name = path.relative_to(folder).with_suffix("").as_posix()
+    return ClipEntry(
+        trial_id=content_hash(name, clip_id),
+        clip_id=clip_id,
+        prompt_id=name,
+        seed_index=0,
+        path=path,
+        prompt_seconds=0.0,
+        words=None,
+    )
+
+
+def _metrics_without_text() -> list[str]:
+    """The registered metrics that look at audio alone."""
+
+    def of_audio() -> Iterator[str]:
+        for name in registry.names("metric"):
+            if not {"text", "transcript"} & registry.load("metric", name).needs:
+                yield name
+
+    return list(of_audio())
+
+
+def _manifest(plan_hash: str, folders: list[str]) -> Manifest:
+    return Manifest(
+        run_id=f"score-{plan_hash[:8]}",
+        benchmark="score",
+        version=1,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        plan_hash=plan_hash,
+        options={"folders": folders},
+        environment=describe_environment("cpu"),
+    )

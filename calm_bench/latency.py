@@ -1,0 +1,281 @@
+"""How long a frame takes, stage by stage, at batch 1, by the same methods that made the clips.
+
+Timed: `backbone` is backbone_step and push (text stream included), `head` is head_step, `codec` is
+the streaming decoder's decode_step, `total` the whole frame on the same clock; first audio runs
+from the prompt in hand to the first frame's samples (encoding and prefill included). Excluded:
+loading, the recogniser, writing files, and the prompt's own audio, which a product would not play
+again.
+
+Every system runs once per round, in random order, and so does the baseline a second time (A/A):
+what the machine does over minutes then meets all systems alike, and the A/A ratio shows what is
+left of it. Ratios are medians over rounds of a round's ratio, so they say what a user of either
+system would see on this machine. They say nothing of another machine, batch size or a compiled
+model.
+"""
+
+import gc
+import random
+import time
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Protocol
+
+from calm_bench.config import LatencySpec
+from calm_bench.environment import device_name
+from calm_bench.progress import stage
+from calm_bench.records import Stage
+from calm_bench.seeds import derive_seed
+from calm_bench.store import LatencyRecord, RunStore
+from calm_bench.types import SamplingParams
+
+if TYPE_CHECKING:
+    from calm_bench.systems.base import Prompt, System
+
+__all__ = [
+    "Arm",
+    "ArmTimes",
+    "Clock",
+    "CudaClock",
+    "HostClock",
+    "clock_for",
+    "device_name",
+    "measure",
+    "time_arm",
+    "warm_up",
+]
+
+WARM_UP_NS = 30_000_000_000
+WARM_UP_TIMES = 4
+WARM_UP_AGREEMENT = 0.02
+
+
+class Clock(Protocol):
+    """Marks on a time line, and nanoseconds between two of them."""
+
+    def mark(self) -> Any:
+        """Now, in this clock's own terms."""
+
+    def wait(self) -> None:
+        """Return when everything asked for so far has been done."""
+
+    def between(self, start: Any, end: Any) -> int:
+        """Nanoseconds from one mark to another; to be asked after `wait`."""
+
+
+class HostClock:
+    """The processor's monotonic clock."""
+
+    def mark(self) -> int:
+        """Now."""
+        return time.perf_counter_ns()
+
+    def wait(self) -> None:
+        """Nothing: what the processor was asked for is done when the call returns."""
+
+    def between(self, start: int, end: int) -> int:
+        """Nanoseconds from one mark to another."""
+        return end - start
+
+
+class CudaClock:
+    """Events in the GPU's stream: marks cost the host almost nothing and do not stop the GPU."""
+
+    def mark(self) -> Any:
+        """An event that the GPU reaches when all before it is done."""
+        import torch
+
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def wait(self) -> None:
+        """Return when the GPU is idle."""
+        import torch
+
+        torch.cuda.synchronize()
+
+    def between(self, start: Any, end: Any) -> int:
+        """Nanoseconds from one event to another."""
+        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
+        return nanoseconds
+
+
+def clock_for(device: str) -> Clock:
+    """CUDA events on a GPU, the host's clock elsewhere."""
+    return CudaClock() if device.startswith("cuda") else HostClock()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What is timed once per round: a system continuing a prompt, under the id of its row."""
+
+    cell_id: str
+    system: "System"
+    sampling: SamplingParams
+    prompt: "Prompt"
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmTimes:
+    """Nanoseconds of one generation: per stage one number per frame, and to the first audio."""
+
+    stage_ns: dict[Stage, tuple[int, ...]]
+    first_audio_ns: int
+    peak_bytes: int | None
+
+
+def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
+    """The rounds in which an arm, (cell id, is control), has not been timed.
+
+    A round that was cut short is measured again as a whole, so that its arms share one state of the
+    machine.
+    """
+    found: dict[int, set[tuple[str, bool]]] = {}
+    for record in store.read(LatencyRecord):
+        found.setdefault(record.round, set()).add((record.cell_id, record.control))
+    return [number for number in range(spec.rounds) if not wanted <= found.get(number, set())]
+
+
+def measure(
+    arms: Sequence[Arm],
+    spec: LatencySpec,
+    store: RunStore,
+    rounds: Sequence[int],
+    *,
+    seed: int,
+    clock: Clock,
+) -> None:
+    """Time every arm once in each of these rounds, in an order drawn from the seed."""
+    with stage("latency, warming up", len(arms)) as advance:
+        for arm in arms:
+            if not arm.control:
+                warm_up(arm, spec, clock)
+            advance(1)
+    with stage("latency, rounds", spec.rounds, spec.rounds - len(rounds)) as advance:
+        for number in rounds:
+            order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
+            times = [time_arm(arm, spec.frames, clock) for arm in order]
+            store.append(*(_record(number, i, order[i], times[i]) for i in range(len(order))))
+            advance(1)
+
+
+def warm_up(arm: Arm, spec: LatencySpec, clock: Clock) -> int:
+    """Generate until three medians in a row agree within 2 %.
+
+    A machine that does not settle is given up on after four times the benchmark's `warmup`, or
+    after half a minute; its restlessness shows in the intervals and in the A/A ratio.
+
+    Returns:
+        How many generations it took; at least the benchmark's `warmup`.
+    """
+    medians: list[float] = []
+    spent = 0
+    while len(medians) < spec.warmup or (
+        spent < WARM_UP_NS and len(medians) < WARM_UP_TIMES * spec.warmup
+    ):
+        times = time_arm(arm, spec.frames, clock)
+        medians.append(median(times.stage_ns["total"]))
+        spent += times.first_audio_ns + sum(times.stage_ns["total"])
+        last = medians[-3:]
+        steady = len(last) == 3 and max(last) <= (1 + WARM_UP_AGREEMENT) * min(last)
+        if steady and len(medians) >= spec.warmup:
+            break
+    return len(medians)
+
+
+def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
+    """One generation at batch 1, marked around every stage; marks are read when it is over."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    system = arm.system
+    with _quiet(), torch.inference_mode():
+        memory = _PeakMemory(system)
+        clock.wait()
+        begin = clock.mark()
+        state = system.start([arm.prompt], arm.sampling, [generator], n_frames)
+        decoder = system.start_decoding(1)
+        marks = []
+        for _ in range(n_frames):
+            start = clock.mark()
+            z = system.backbone_step(state)
+            after_backbone = clock.mark()
+            frame = system.head_step(state, z)
+            after_head = clock.mark()
+            system.push(state, frame)
+            after_push = clock.mark()
+            system.decode_step(frame, decoder)
+            marks.append((start, after_backbone, after_head, after_push, clock.mark()))
+        clock.wait()
+    between = clock.between
+    return ArmTimes(
+        stage_ns={
+            "backbone": tuple(between(a, b) + between(c, d) for a, b, c, d, _ in marks),
+            "head": tuple(between(b, c) for _, b, c, _, _ in marks),
+            "codec": tuple(between(d, e) for *_, d, e in marks),
+            "total": tuple(between(a, e) for a, *_, e in marks),
+        },
+        first_audio_ns=between(begin, marks[0][-1]),
+        peak_bytes=memory.bytes(),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _PeakMemory:
+    """The most GPU memory an arm held at once, its weights included and other systems' left out.
+
+    On a processor all systems share one process and nobody keeps such a count: None.
+    """
+
+    def __init__(self, system: "System") -> None:
+        import torch
+
+        self._known = next(system.parameters()).is_cuda
+        if self._known:
+            held = [*system.parameters(), *system.buffers()]
+            self._weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+
+    def bytes(self) -> int | None:
+        import torch
+
+        if not self._known:
+            return None
+        peak: int = torch.cuda.max_memory_allocated() - self._before + self._weights
+        return peak
+
+
+def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord:
+    import torch
+
+    parameter = next(arm.system.parameters())
+    codec = arm.system.codec
+    return LatencyRecord(
+        round=number,
+        cell_id=arm.cell_id,
+        order=order,
+        control=arm.control,
+        stage_ns=times.stage_ns,
+        first_audio_ns=times.first_audio_ns,
+        frame_ns=round(codec.hop_length / codec.sample_rate * 1e9),
+        device=device_name(str(parameter.device)),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        peak_bytes=times.peak_bytes,
+    )

@@ -1,0 +1,1 @@
+"""The numbers: one file each, all behind `Metric`."""

@@ -1,0 +1,72 @@
+"""How often the recogniser's text is suspect: the flags that must be read beside WER and PPX.
+
+Whisper loops over noise and invents text over silence, and both lower perplexity. A row with many
+flagged clips has text scores of the recogniser's making, not of the system's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from calm_bench.asr import FLAGS
+from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.text import missing_text
+from calm_bench.types import Clip, Column, MetricResult
+
+__all__ = ["AsrHealth"]
+
+
+def _share(field: str, label: str) -> Column:
+    return Column(
+        name=field,
+        label=label,
+        unit="%",
+        higher_is_better=False,
+        aggregate="mean",
+        fields=(field,),
+        scale=100.0,
+    )
+
+
+class AsrHealth(Metric):
+    """Share of clips whose transcript set off an alarm, any and each, and of empty ones."""
+
+    name = "asr_health"
+    scope = "clip"
+    needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
+    columns = (
+        _share("flagged", "flagged transcripts"),
+        _share("empty", "empty transcripts"),
+        *(_share(f"flag_{flag}", f"flag: {flag.replace('_', ' ')}") for flag in FLAGS),
+    )
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The alarms' thresholds."""
+        return {
+            "compression_above": 2.4,
+            "no_speech_above": 0.6,
+            "words_per_second_above": 5,
+            "loop": "three times in a row, four words in all",
+            "silent_below_dbfs": -60,
+        }
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        """One and zero per alarm and clip; clips without a transcript are noted."""
+        values: dict[str, Mapping[str, float | None]] = {}
+        notes: dict[str, str] = {}
+        for clip in clips:
+            if clip.transcript is None:
+                values[clip.clip_id] = {}
+                notes[clip.clip_id] = missing_text(clip) or ""
+                continue
+            flags = clip.transcript.flags
+            values[clip.clip_id] = {
+                "flagged": float(bool(flags)),
+                "empty": float(not clip.transcript.words),
+                **{f"flag_{flag}": float(flag in flags) for flag in FLAGS},
+            }
+        counts = {
+            "n_flagged": sum(value.get("flagged") or 0.0 for value in values.values()),
+            "n_empty": sum(value.get("empty") or 0.0 for value in values.values()),
+        }
+        return MetricResult(clips=values, notes=notes, counts=counts)

@@ -1,0 +1,192 @@
+"""Fréchet audio distance: how far the distribution of a row's sound is from the reference's.
+
+Two numbers. `fad` is the plain distance, which small sets inflate: compare rows with equal clip
+counts only, and never a small run with a published value. `fad_inf` extrapolates the distance to
+infinitely many clips; it may come out slightly negative where the truth is near zero.
+
+Intervals are jackknifed over prompts, evaluated and reference clips together. The interval of
+`fad_inf` has the width of that of `fad`, because removing the bias leaves the first-order influence
+of each clip as it is; in simulations of 32 to 200 clips it covered the truth 89 to 98 times in 100.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calm_bench.embeddings.base import Embedding
+from calm_bench.embeddings.clips import VectorCache
+from calm_bench.metrics.embedded import (
+    DEFAULT_EMBEDDING,
+    EmbeddingMetric,
+    VectorSet,
+    student_interval,
+)
+from calm_bench.metrics.frechet import (
+    Groups,
+    Limit,
+    deal_groups,
+    extrapolate,
+    frechet_distance,
+    subset_sizes,
+)
+from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.types import Clip, Column, Estimate, MetricResult
+
+__all__ = ["FadMetric"]
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+
+_MIN_CLIPS = 16
+_WARN_CLIPS = 500
+_SEED = derive_seed("fad")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """One set's distance from the reference: on all groups, without each, and in the limit."""
+
+    value: float
+    deleted: Floats  # [G]
+    limit: Limit | str  # or why there is none
+
+
+class FadMetric(EmbeddingMetric):
+    """Fréchet distance of the continuations' embeddings from the reference's, and its limit."""
+
+    name: ClassVar[str] = "fad"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column(name="fad", label="FAD", unit="", higher_is_better=False, aggregate="set"),
+        Column(name="fad_inf", label="FAD∞", unit="", higher_is_better=False, aggregate="set"),
+    )
+
+    def __init__(
+        self, embedding: str | Embedding = DEFAULT_EMBEDDING, cache: VectorCache | None = None
+    ) -> None:
+        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
+        super().__init__(embedding, cache)
+        self._measured: dict[str, _Measured] = {}
+        self._said_few = False
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The embedding's recipe and how distance, limit and interval are computed."""
+        return {
+            "metric": "fad",
+            "version": 1,
+            "distance": "float64 symmetric eigenvalues, covariances over N - 1",
+            "limit": "line in 1/n, prompts without replacement on both sides",
+            "interval": "jackknife over at most 32 groups of prompts",
+            **self.embedding_recipe,
+        }
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        ours, theirs = self.vectors_of(clips), self.vectors_of(reference)
+        refused = self._refusal(ours, theirs)
+        if refused:
+            return self.result(_missing(refused, ours.n_clips), ours, theirs)
+        self._warn(ours, theirs)
+        groups = deal_groups([ours.by_prompt, theirs.by_prompt], _SEED)
+        found = self._measure(ours, theirs, groups)
+        fad = student_interval(found.value, found.deleted, ours.n_clips)
+        if fad.low is not None:
+            fad = replace(fad, low=max(fad.low, 0.0))
+        counts = {"n_groups": float(len(groups))}
+        if isinstance(found.limit, str):
+            fad_inf = Estimate(value=None, n=ours.n_clips, reason=found.limit)
+        else:
+            fad_inf = student_interval(found.limit.value, found.deleted, ours.n_clips)
+            counts["fad_inf_r_squared"] = found.limit.r_squared
+            counts["fad_inf_smallest"] = found.limit.smallest * ours.n_clips // len(groups)
+        return self.result({"fad": fad, "fad_inf": fad_inf}, ours, theirs, **counts)
+
+    def difference(
+        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
+    ) -> Mapping[str, Estimate]:
+        """Both columns over the prompts both rows have: `clips` minus `baseline`."""
+        shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
+        ours, base, theirs = (
+            self.vectors_of([c for c in clips if c.pair_key in shared]),
+            self.vectors_of([c for c in baseline if c.pair_key in shared]),
+            self.vectors_of(reference),
+        )
+        refused = self._refusal(ours, theirs) or self._refusal(base, theirs)
+        if refused:
+            return _missing(refused, ours.n_clips)
+        groups = deal_groups([ours.by_prompt, base.by_prompt, theirs.by_prompt], _SEED)
+        a, b = self._measure(ours, theirs, groups), self._measure(base, theirs, groups)
+        deleted = a.deleted - b.deleted
+        fad = student_interval(a.value - b.value, deleted, ours.n_clips)
+        if isinstance(a.limit, str) or isinstance(b.limit, str):
+            reason = a.limit if isinstance(a.limit, str) else str(b.limit)
+            return {"fad": fad, "fad_inf": Estimate(value=None, n=ours.n_clips, reason=reason)}
+        gap = a.limit.value - b.limit.value
+        return {"fad": fad, "fad_inf": student_interval(gap, deleted, ours.n_clips)}
+
+    def _measure(self, ours: VectorSet, theirs: VectorSet, groups: list[list[str]]) -> _Measured:
+        """The distances of one set from the reference; each pair of sets is measured once."""
+        key = content_hash(ours.clip_ids, theirs.clip_ids, groups)
+        if key not in self._measured:
+            a = Groups.of_prompts(ours.by_prompt, groups)
+            b = Groups.of_prompts(theirs.by_prompt, groups)
+
+            def distance(chosen: Floats) -> float:
+                return frechet_distance(a.gaussian(chosen), b.gaussian(chosen))
+
+            G = len(groups)
+            self._measured[key] = _Measured(
+                value=distance(np.ones(G)),
+                deleted=np.array([distance(1.0 - one) for one in np.eye(G)])
+                if G > 1
+                else np.ones(0),
+                limit=self._limit(distance, ours, theirs, G),
+            )
+        return self._measured[key]
+
+    def _limit(
+        self, distance: Callable[[Floats], float], ours: VectorSet, theirs: VectorSet, G: int
+    ) -> Limit | str:
+        """The distance at infinitely many clips, or why it cannot be told."""
+        if G < _MIN_CLIPS:
+            return f"needs {_MIN_CLIPS} prompts on both sides, there are {G}"
+        dim = self.embedder.embedding.dim
+        sizes = subset_sizes(G, min(ours.n_clips, theirs.n_clips), dim)
+        fewest = min(ours.n_vectors, theirs.n_vectors) * sizes[0] // G
+        if fewest <= dim:
+            return f"needs sub-samples of more than {dim} vectors, the smallest has about {fewest}"
+        return extrapolate(distance, G, sizes, _SEED)
+
+    def _refusal(self, ours: VectorSet, theirs: VectorSet) -> str | None:
+        """Why these sets give no distance worth printing."""
+        dim = self.embedder.embedding.dim
+        for side, name in ((ours, "the row"), (theirs, "the reference")):
+            if side.n_clips < _MIN_CLIPS:
+                return f"needs {_MIN_CLIPS} clips, {name} has {side.n_clips}"
+            if side.n_vectors <= dim:
+                return (
+                    f"needs more than {dim} vectors for {dim} dimensions, "
+                    f"{name} has {side.n_vectors}"
+                )
+        return None
+
+    def _warn(self, ours: VectorSet, theirs: VectorSet) -> None:
+        """Say once that the sets are small."""
+        fewest = min(ours.n_clips, theirs.n_clips)
+        if fewest < _WARN_CLIPS and not self._said_few:
+            self._said_few = True
+            logger.warning(
+                "FAD of %d clips is inflated by its small sample: compare it within this run only, "
+                "not with published values (%d clips and more)",
+                fewest,
+                _WARN_CLIPS,
+            )
+
+
+def _missing(reason: str, n: int) -> dict[str, Estimate]:
+    """Neither column, and why."""
+    return dict.fromkeys(("fad", "fad_inf"), Estimate(value=None, n=n, reason=reason))

@@ -1,0 +1,235 @@
+"""How much of a recording survives a codec: the round-trip rows against what went in.
+
+Every value compares two waves sample by sample or frame by frame, so it means something for round
+trips alone: a model's own continuation is another recording, however good. The continuation is
+compared, at the reference's rate, over the length both have.
+
+SI-SDR and PESQ punish a codec that invents plausible detail (any codec with an adversarial or a
+generative decoder does); STOI and the log-mel distance care less about phase. Read them together
+with the WER of the same row.
+"""
+
+import importlib
+import importlib.metadata
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calm_bench.audio import RESAMPLER, resample
+from calm_bench.errors import MissingExtraError
+from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.spectra import mel_power
+from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
+
+__all__ = [
+    "BITS_PER_SECOND",
+    "FidelityMetric",
+    "PesqMetric",
+    "StoiMetric",
+    "bit_rate",
+    "log_mel_distance",
+    "si_sdr",
+]
+
+Floats = NDArray[np.float64]
+
+_RESOLUTIONS = ((256, 20), (512, 40), (1024, 80), (2048, 80))  # window in samples, mel bands
+_FLOOR = 1e-8
+_PESQ_RATE = 16_000
+
+BITS_PER_SECOND = Column(
+    name="bits_per_second", label="bit/s", unit="bit/s", higher_is_better=None, aggregate="set"
+)
+"""The rate of a codec's code stream: a property of the codec, which no clip can tell."""
+
+
+def bit_rate(bits_per_second: float | None) -> Estimate:
+    """The `bits_per_second` cell of a codec's row."""
+    if bits_per_second is None:
+        return Estimate(value=None, reason="continuous latents have no bit rate")
+    return Estimate(value=bits_per_second)
+
+
+class _RoundTripMetric(Metric):
+    """A clip metric of a wave against the reference of the same prompt."""
+
+    scope: ClassVar[Literal["clip", "set"]] = "clip"
+    needs: ClassVar[frozenset[Need]] = frozenset({"paired_reference"})
+
+    @abstractmethod
+    def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
+        """Each field's value, or why it has none, of two waves of equal length."""
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        originals = {clip.pair_key: clip for clip in reference}
+        names = [name for column in self.columns for name in column.fields]
+        values: dict[str, dict[str, float | None]] = {}
+        notes: dict[str, str] = {}
+        for clip in clips:
+            found = self._compare(clip, originals.get(clip.pair_key))
+            values[clip.clip_id] = {
+                name: None if isinstance(found[name], str) else float(found[name]) for name in names
+            }
+            reasons = {value for value in found.values() if isinstance(value, str)}
+            if reasons:
+                notes[clip.clip_id] = "; ".join(sorted(reasons))
+        return MetricResult(clips=values, notes=notes, counts={"n_undefined": len(notes)})
+
+    def _compare(self, clip: Clip, original: Clip | None) -> Mapping[str, float | str]:
+        names = [name for column in self.columns for name in column.fields]
+        if original is None:
+            return dict.fromkeys(names, "no reference of the same prompt")
+        rate = original.sample_rate
+        wave = resample(clip.continuation, clip.sample_rate, rate)
+        length = min(len(wave), len(original.continuation))
+        if length == 0 or not np.any(original.continuation[:length]):
+            return dict.fromkeys(names, "the reference is silent or empty")
+        return self.compare(wave[:length], original.continuation[:length], rate)
+
+
+def _column(name: str, label: str, unit: str, higher_is_better: bool) -> Column:
+    return Column(
+        name=name,
+        label=label,
+        unit=unit,
+        higher_is_better=higher_is_better,
+        aggregate="mean",
+        fields=(name,),
+    )
+
+
+class FidelityMetric(_RoundTripMetric):
+    """SI-SDR and multi-resolution log-mel distance of a round trip."""
+
+    name: ClassVar[str] = "fidelity"
+    columns: ClassVar[tuple[Column, ...]] = (
+        _column("si_sdr", "SI-SDR", "dB", True),
+        _column("mel_distance", "Mel distance", "dB", False),
+    )
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Windows, bands and the variant of SI-SDR."""
+        return {
+            "metric": "fidelity",
+            "version": 1,
+            "scope": "continuation",
+            "resampler": RESAMPLER,
+            "si_sdr": "zero mean",
+            "mel_distance": f"mean |dB| over windows and bands {_RESOLUTIONS}",
+        }
+
+    def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
+        return {
+            "si_sdr": si_sdr(wave, original),
+            "mel_distance": log_mel_distance(wave, original, sample_rate),
+        }
+
+
+class StoiMetric(_RoundTripMetric):
+    """Short-time objective intelligibility of a round trip, 0 to 1, by pystoi."""
+
+    name: ClassVar[str] = "stoi"
+    columns: ClassVar[tuple[Column, ...]] = (_column("stoi", "STOI", "", True),)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The variant of STOI and the version of the package."""
+        return {
+            "metric": "stoi",
+            "version": 1,
+            "scope": "continuation",
+            "extended": False,
+            "pystoi": _version("STOI", "offline", "pystoi"),
+        }
+
+    def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
+        pystoi = _optional("STOI", "offline", "pystoi")
+        # pystoi warns and answers 1e-5 where less than 0.4 s of the reference is not silent.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            try:
+                value = pystoi.stoi(original, wave, sample_rate, extended=False)
+            except RuntimeWarning:
+                return {"stoi": "less than 0.4 s of speech for STOI"}
+        return {"stoi": float(value)}
+
+
+class PesqMetric(_RoundTripMetric):
+    """Wide-band PESQ of a round trip (mean opinion score, 1 to 4.6), by the package pesq."""
+
+    name: ClassVar[str] = "pesq"
+    columns: ClassVar[tuple[Column, ...]] = (_column("pesq", "PESQ", "MOS", True),)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Mode, rate and the version of the package."""
+        return {
+            "metric": "pesq",
+            "version": 1,
+            "scope": "continuation",
+            "mode": "wb",
+            "pesq": _version("PESQ", "pesq", "pesq"),
+            "sample_rate": _PESQ_RATE,
+            "resampler": RESAMPLER,
+        }
+
+    def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
+        pesq = _optional("PESQ", "pesq", "pesq")
+        ours, theirs = (resample(w, sample_rate, _PESQ_RATE) for w in (wave, original))
+        try:
+            return {"pesq": float(pesq.pesq(_PESQ_RATE, theirs, ours, "wb"))}
+        except pesq.PesqError as error:
+            return {"pesq": f"PESQ finds no speech to compare ({type(error).__name__})"}
+
+
+def si_sdr(wave: Wave, original: Wave) -> float | str:
+    """Scale-invariant signal-to-distortion ratio in dB, or why it is not finite."""
+    target = original.astype(np.float64) - original.mean(dtype=np.float64)
+    estimate = wave.astype(np.float64) - wave.mean(dtype=np.float64)
+    energy = float(target @ target)
+    if energy == 0.0 or not np.any(estimate):
+        return "SI-SDR of silence is not defined"
+    projection = (float(estimate @ target) / energy) * target
+    signal = float(projection @ projection)
+    distortion = float(np.sum((estimate - projection) ** 2))
+    if distortion <= 1e-14 * signal:
+        return "SI-SDR of a perfect copy has no bound"
+    if signal == 0.0:
+        return "SI-SDR of an orthogonal wave has no bound"
+    return 10.0 * math.log10(signal / distortion)
+
+
+def log_mel_distance(wave: Wave, original: Wave, sample_rate: int) -> float:
+    """Mean absolute difference of log mel spectra in dB, averaged over four window lengths."""
+    distances = []
+    for n_fft, n_mels in _RESOLUTIONS:
+        ours, theirs = (
+            10.0 * np.log10(np.maximum(mel_power(w, sample_rate, n_fft, n_mels), _FLOOR))
+            for w in (wave, original)
+        )
+        distances.append(np.abs(ours - theirs).mean())
+    return float(np.mean(distances))
+
+
+def _version(feature: str, extra: str, package: str) -> str:
+    """The installed version of an optional package, which its values depend on."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingExtraError(feature, extra, package) from error
+
+
+def _optional(feature: str, extra: str, package: str) -> Any:
+    """An optional package, or the error that says which extra brings it."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingExtraError(feature, extra, package) from error

@@ -1,0 +1,166 @@
+"""How loud a continuation is, how much of it is silence, and how far a clip's spectrum wanders.
+
+None of these is a quality score. They catch what quality scores average away: a model that fades
+out, that fills its time with silence, or whose timbre drifts off from the prompt's.
+
+* Loudness after ITU-R BS.1770-4: K-weighted, gated, so pauses do not count; LUFS.
+* Silence share: 20 ms frames below -50 dBFS.
+* Spectral drift: root mean square difference, over 40 mel bands, between the mean spectra (dB) of
+  the clip's first and last quarter, prompt included. Level counts: fading out is drift. Real speech
+  is not at zero; the reference row says where it is.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calm_bench.metrics.base import Metric
+from calm_bench.metrics.spectra import mel_power
+from calm_bench.types import Clip, Column, MetricResult, Wave
+
+__all__ = [
+    "LoudnessMetric",
+    "integrated_loudness",
+    "k_weighting",
+    "silence_share",
+    "spectral_drift",
+]
+
+Floats = NDArray[np.float64]
+
+_SILENT_DB = -50.0
+_FRAME_SECONDS = 0.02
+_BLOCK_SECONDS = 0.4
+_FLOOR = 1e-8  # power of a mel band that counts as nothing, -80 dBFS
+_N_MELS = 40
+
+
+class LoudnessMetric(Metric):
+    """Loudness and silence of the continuation, spectral drift of the whole clip."""
+
+    name: ClassVar[str] = "loudness"
+    scope: ClassVar[Literal["clip", "set"]] = "clip"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column(
+            name="loudness",
+            label="Loudness",
+            unit="LUFS",
+            higher_is_better=None,
+            aggregate="mean",
+            fields=("loudness",),
+        ),
+        Column(
+            name="silence_share",
+            label="Silence",
+            unit="%",
+            higher_is_better=None,
+            aggregate="mean",
+            fields=("silence_share",),
+            scale=100.0,
+        ),
+        Column(
+            name="spectral_drift",
+            label="Drift",
+            unit="dB",
+            higher_is_better=False,
+            aggregate="mean",
+            fields=("spectral_drift",),
+        ),
+    )
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Thresholds, windows and the standard behind each value."""
+        return {
+            "metric": "loudness",
+            "version": 1,
+            "loudness": "ITU-R BS.1770-4, integrated, mono, continuation",
+            "silence": f"{_FRAME_SECONDS:g} s frames below {_SILENT_DB:g} dBFS, continuation",
+            "drift": f"first and last quarter of the clip, {_N_MELS} mel bands",
+        }
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        values: dict[str, dict[str, float | None]] = {}
+        notes: dict[str, str] = {}
+        for clip in clips:
+            wave, rate = clip.continuation, clip.sample_rate
+            found = {
+                "loudness": integrated_loudness(wave, rate),
+                "silence_share": silence_share(wave, rate),
+                "spectral_drift": spectral_drift(clip.wave, rate),
+            }
+            values[clip.clip_id] = found
+            missing = [name for name, value in found.items() if value is None]
+            if missing:
+                notes[clip.clip_id] = f"too short or silent for {', '.join(missing)}"
+        return MetricResult(clips=values, notes=notes)
+
+
+def integrated_loudness(wave: Wave, sample_rate: int) -> float | None:
+    """The gated loudness in LUFS; None below 0.4 s or if no block is louder than -70 LUFS."""
+    from scipy.signal import lfilter
+
+    block = round(_BLOCK_SECONDS * sample_rate)
+    if len(wave) < block:
+        return None
+    weighted = wave.astype(np.float64)
+    for numerator, denominator in k_weighting(sample_rate):
+        weighted = lfilter(numerator, denominator, weighted)
+    blocks = np.lib.stride_tricks.sliding_window_view(weighted**2, block)[:: block // 4]
+    power = blocks.mean(axis=1)
+    power = power[power > _power(-70.0)]
+    if power.size:
+        power = power[power > power.mean() / 10.0]
+    return -0.691 + 10.0 * math.log10(power.mean()) if power.size else None
+
+
+def k_weighting(sample_rate: int) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """The standard's two filters at any rate: (numerator, denominator) of the shelf and high-pass.
+
+    BS.1770 tabulates them at 48 kHz only; these are the analogue filters behind the table.
+    """
+    k, q = math.tan(math.pi * 1681.974450955533 / sample_rate), 0.7071752369554196
+    gain = 10.0 ** (3.999843853973347 / 20.0)
+    bend = gain**0.4996667741545416
+    norm = 1.0 + k / q + k * k
+    shelf = np.array([gain + bend * k / q + k * k, 2 * (k * k - gain), gain - bend * k / q + k * k])
+    shelf_poles = np.array([norm, 2 * (k * k - 1.0), 1.0 - k / q + k * k])
+    k, q = math.tan(math.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
+    pass_norm = 1.0 + k / q + k * k
+    pass_poles = np.array([pass_norm, 2 * (k * k - 1.0), 1.0 - k / q + k * k])
+    return (
+        (shelf / norm, shelf_poles / norm),
+        (np.array([1.0, -2.0, 1.0]), pass_poles / pass_norm),
+    )
+
+
+def silence_share(wave: Wave, sample_rate: int) -> float | None:
+    """The share of 20 ms frames below -50 dBFS, 0 to 1; None below one frame."""
+    frame = round(_FRAME_SECONDS * sample_rate)
+    n_frames = len(wave) // frame
+    if n_frames == 0:
+        return None
+    frames = wave[: n_frames * frame].reshape(n_frames, frame).astype(np.float64)
+    power = np.mean(frames**2, axis=1)
+    return float(np.mean(power < 10.0 ** (_SILENT_DB / 10.0)))
+
+
+def spectral_drift(wave: Wave, sample_rate: int) -> float | None:
+    """How far the last quarter's mean spectrum is from the first's, in dB; None for silence."""
+    n_fft = 2 ** round(math.log2(0.032 * sample_rate))
+    quarter = len(wave) // 4
+    if quarter < n_fft or not np.any(wave):
+        return None
+    first, last = (
+        10.0 * np.log10(np.maximum(mel_power(part, sample_rate, n_fft, _N_MELS).mean(0), _FLOOR))
+        for part in (wave[:quarter], wave[-quarter:])
+    )
+    return float(np.sqrt(np.mean((last - first) ** 2)))
+
+
+def _power(lufs: float) -> float:
+    """The mean square that a loudness stands for."""
+    return float(10.0 ** ((lufs + 0.691) / 10.0))

@@ -1,0 +1,45 @@
+"""Short-time spectra on the mel scale, in numpy: what loudness, drift and fidelity look at."""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calm_bench.types import Wave
+
+__all__ = ["mel_filters", "mel_power"]
+
+Floats = NDArray[np.float64]
+
+
+@cache
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Floats:
+    """Triangles of unit height, evenly spaced in mel between 0 and half the rate, [M, n_fft/2 + 1].
+
+    A filter narrower than a bin of the transform would be empty; it takes its nearest bin instead.
+    """
+    bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
+    top = 2595.0 * np.log10(1.0 + sample_rate / 2 / 700.0)
+    edges = 700.0 * (10.0 ** (np.linspace(0.0, top, n_mels + 2) / 2595.0) - 1.0)
+    low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    filters = np.clip(
+        np.minimum((bins - low) / (mid - low), (high - bins) / (high - mid)), 0.0, 1.0
+    )
+    for row in np.flatnonzero(filters.sum(axis=1) == 0.0):
+        filters[row, np.abs(bins - mid[row]).argmin()] = 1.0
+    return filters
+
+
+def mel_power(wave: Wave, sample_rate: int, n_fft: int, n_mels: int) -> Floats:
+    """Power in mel bands of Hann frames every quarter of a window, [frames, M].
+
+    The bands of a frame add up to its mean square, but for what lies outside of the first and last
+    peak. A wave shorter than a window is padded with zeros to one; the end is cut to whole hops.
+    """
+    padded = np.pad(wave.astype(np.float64), (0, max(0, n_fft - len(wave))))
+    window = np.hanning(n_fft + 1)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[:: n_fft // 4]
+    spectrum = np.abs(np.fft.rfft(frames * window)) ** 2
+    spectrum *= 2.0 / (n_fft * np.sum(window**2))  # one-sided; sums to the mean square of a frame
+    power: Floats = spectrum @ mel_filters(sample_rate, n_fft, n_mels).T
+    return power

@@ -1,0 +1,140 @@
+"""Word error rate of what was heard against what was meant.
+
+For a system the reference is its own inner monologue: does it say what it thinks? For reference
+audio and codec round trips it is the real text, which shows what the recogniser and the codec add.
+The number cannot tell a mumbling system from a recogniser that errs; read it beside those rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.text import (
+    Token,
+    Window,
+    align,
+    missing_text,
+    text_recipe,
+    tokens_of,
+    window_of,
+)
+from calm_bench.types import Clip, Column, MetricResult, TimedWord
+
+__all__ = ["WordErrorRate", "count_errors"]
+
+_KINDS = {"substitute": "substitutions", "delete": "deletions", "insert": "insertions"}
+
+
+def _rate(name: str, label: str, numerator: str, denominator: str = "wer_words") -> Column:
+    return Column(
+        name=name,
+        label=label,
+        unit="%",
+        higher_is_better=False,
+        aggregate="ratio",
+        fields=(numerator, denominator),
+        scale=100.0,
+    )
+
+
+def _mean(name: str, label: str, field: str) -> Column:
+    return Column(
+        name=name,
+        label=label,
+        unit="%",
+        higher_is_better=False,
+        aggregate="mean",
+        fields=(field,),
+        scale=100.0,
+    )
+
+
+class WordErrorRate(Metric):
+    """Errors per word that was meant, over all words (micro) and as the mean of clips (macro).
+
+    An insertion counts between scored words, and at the edges if it is heard inside the window. An
+    empty transcript leaves every word deleted: it is scored, and counted in `n_empty`.
+    """
+
+    name = "wer"
+    scope = "clip"
+    needs: ClassVar[frozenset[Need]] = frozenset({"text", "transcript"})
+    columns = (
+        _rate("wer", "WER", "wer_errors"),
+        _mean("wer_macro", "WER, mean of clips", "wer_clip"),
+        _mean("wer_over_50", "clips with WER > 50 %", "wer_over_50"),
+        _rate("wer_substitutions", "substitutions", "wer_substitutions"),
+        _rate("wer_deletions", "deletions", "wer_deletions"),
+        _rate("wer_insertions", "insertions", "wer_insertions"),
+        _rate("wer_raw", "WER, as written", "wer_raw_errors", "wer_raw_words"),
+    )
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Normaliser and window; the recogniser's own recipe stands beside it."""
+        return text_recipe() | {"alignment": "jiwer, whole clip"}
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        """Count the errors of each clip; clips without a text or a transcript are noted."""
+        values: dict[str, Mapping[str, float | None]] = {}
+        notes: dict[str, str] = {}
+        n_empty = 0
+        for clip in clips:
+            reason = missing_text(clip, needs_words=True)
+            values[clip.clip_id] = {} if reason else _score_clip(clip)
+            if reason:
+                notes[clip.clip_id] = reason
+            elif values[clip.clip_id]["wer_clip"] is None:
+                notes[clip.clip_id] = "no word was meant to be said after the prompt"
+            n_empty += clip.transcript is not None and not clip.transcript.words
+        return MetricResult(clips=values, notes=notes, counts={"n_empty": n_empty})
+
+
+def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window) -> dict[str, int]:
+    """Words that were meant inside the window, and the substitutions, deletions and insertions."""
+    steps = align([token.text for token in meant], [token.text for token in heard])
+    scored = [
+        index
+        for index, step in enumerate(steps)
+        if step.kind != "insert" and meant[step.reference].start in window
+    ]
+    counts = {"words": len(scored), "substitutions": 0, "deletions": 0, "insertions": 0}
+    for index in scored:
+        if steps[index].kind != "equal":
+            counts[_KINDS[steps[index].kind]] += 1
+    first, last = (scored[0], scored[-1]) if scored else (len(steps), -1)
+    counts["insertions"] = sum(
+        first < index < last or heard[step.heard].start in window
+        for index, step in enumerate(steps)
+        if step.kind == "insert"
+    )
+    return counts
+
+
+def _score_clip(clip: Clip) -> Mapping[str, float | None]:
+    """The per-clip fields, with and without normalisation."""
+    words, transcript = clip.words or (), clip.transcript
+    heard = transcript.words if transcript else ()
+    counts = count_errors(tokens_of(words), tokens_of(heard), window_of(clip))
+    raw = count_errors(_as_written(words), _as_written(heard), window_of(clip))
+    errors = sum(counts.values()) - counts["words"]
+    rate = errors / counts["words"] if counts["words"] else None
+    return {
+        "wer_errors": errors,
+        "wer_words": counts["words"],
+        "wer_substitutions": counts["substitutions"],
+        "wer_deletions": counts["deletions"],
+        "wer_insertions": counts["insertions"],
+        "wer_clip": rate,
+        "wer_over_50": None if rate is None else float(rate > 0.5),
+        "wer_raw_errors": sum(raw.values()) - raw["words"],
+        "wer_raw_words": raw["words"],
+    }
+
+
+def _as_written(words: Sequence[TimedWord]) -> list[Token]:
+    return [
+        Token(text, word.start, index)
+        for index, word in enumerate(words)
+        for text in word.word.split()
+    ]

@@ -1,0 +1,1 @@
+"""Pure torch: transformer, AdaLN MLP, consistency objective, depth transformer; no audio."""

@@ -1,0 +1,106 @@
+"""Causal building blocks that run whole or streamed with the same code.
+
+B batch, T frames, D width. Tensors are [B, T, D]: linears need no transposes.
+
+Every module looks back a fixed number of frames. `history` supplies them: zeros at the start of a
+clip, or what the `Stream` kept of the previous chunk. So a clip and its chunks take the same path,
+and whole and streamed outputs differ by rounding only.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["CausalConv", "ConvNextBlock", "SeanetBlock", "Stream", "Upsample", "history"]
+
+Stream = dict[Hashable, Any]
+"""What a streaming pass remembers, by module (or any key a module chooses)."""
+
+
+def history(key: Hashable, x: Tensor, frames: int, stream: Stream | None) -> Tensor:
+    """Put the `frames` previous frames in front of x [B, T, ...] and remember its last ones."""
+    if frames == 0:
+        return x
+    past = None if stream is None else stream.get(key)
+    if past is None:
+        past = x.new_zeros(x.shape[0], frames, *x.shape[2:])
+    x = torch.cat([past, x], dim=1)  # [B, frames + T, ...]
+    if stream is not None:
+        stream[key] = x[:, -frames:]
+    return x
+
+
+class CausalConv(nn.Module):
+    """A convolution over time that sees no future: [B, T, D] to [B, T / stride, D']."""
+
+    def __init__(self, dim_in: int, dim_out: int, kernel: int, stride: int = 1) -> None:
+        """Kernel and stride in frames; the kernel must not be shorter than the stride."""
+        super().__init__()
+        self.stride = stride
+        self.lookback = kernel - stride
+        self.conv = nn.Conv1d(dim_in, dim_out, kernel, stride=stride)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Convolve; T must be a multiple of the stride."""
+        x = history(self, x, self.lookback, stream)
+        y: Tensor = self.conv(x.transpose(1, 2))
+        return y.transpose(1, 2)
+
+
+class Upsample(nn.Module):
+    """A causal transposed convolution of kernel 2 * ratio: one matrix product, one addition."""
+
+    def __init__(self, dim_in: int, dim_out: int, ratio: int) -> None:
+        """Each input frame writes 2 * ratio output frames, the second half onto its successor's."""
+        super().__init__()
+        self.ratio = ratio
+        self.linear = nn.Linear(dim_in, 2 * ratio * dim_out)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """[B, T, D] to [B, T * ratio, D']."""
+        B, T, _ = x.shape
+        now, later = self.linear(x).view(B, T, 2, -1).unbind(2)  # [B, T, ratio * D'] each
+        tail = history(self, later, 1, stream)[:, :-1]
+        out: Tensor = (now + tail).reshape(B, T * self.ratio, -1)
+        return out
+
+
+class ConvNextBlock(nn.Module):
+    """Depthwise causal convolution, norm, two linears, scaled residual (Liu et al. 2022)."""
+
+    def __init__(self, dim: int, expansion: float = 3.0, kernel: int = 7) -> None:
+        """`expansion` is the hidden width of the linears over `dim`."""
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.kernel = kernel
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, hidden)
+        self.down = nn.Linear(hidden, dim)
+        self.scale = nn.Parameter(torch.full((dim,), 0.1))
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        h = history(self, x, self.kernel - 1, stream)
+        h = self.depthwise(h.transpose(1, 2)).transpose(1, 2)
+        out: Tensor = x + self.scale * self.down(F.gelu(self.up(self.norm(h))))
+        return out
+
+
+class SeanetBlock(nn.Module):
+    """Mimi's residual unit: ELU, convolution to half the width, ELU, pointwise convolution."""
+
+    def __init__(self, dim: int, expansion: float = 0.5, kernel: int = 3) -> None:
+        """`expansion` is the hidden width over `dim` (SEANet's compress 2 is 0.5)."""
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.conv = CausalConv(dim, hidden, kernel)
+        self.pointwise = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        out: Tensor = x + self.pointwise(F.elu(self.conv(F.elu(x), stream)))
+        return out

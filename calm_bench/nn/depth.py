@@ -1,0 +1,196 @@
+"""The depth transformer of the RQ-Transformer: the K codes of one frame, one after another.
+
+N frames, K codebooks, V codebook size, D backbone width, W depth width, H heads. Mechanics are
+Moshi's ("depformer"; Defossez et al. 2024, Lee et al. 2022): position k sees its own projection of
+the backbone's context plus the embedding of the code before it (the text token at k = 0);
+attention, MLP, input and output differ per codebook, or are shared between codebooks by a schedule;
+no positions, no final norm.
+
+In training all K positions run as one batched matrix product per weight; sampling is a loop over K
+because each code needs the one before it, on a preallocated key-value cache.
+"""
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calm_bench.config import StrictModel
+
+__all__ = ["DepthConfig", "DepthTransformer"]
+
+
+class DepthConfig(StrictModel):
+    """Shape of the depth transformer; `schedule` maps each codebook to one of the weight sets."""
+
+    dim: int
+    layers: int
+    heads: int
+    mlp_dim: int
+    schedule: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _sets_are_dense(self) -> "DepthConfig":
+        if set(self.schedule) != set(range(max(self.schedule) + 1)):
+            raise ValueError("the schedule must use every weight set from 0 up")
+        return self
+
+    @property
+    def n_sets(self) -> int:
+        """How many sets of layer weights there are."""
+        return max(self.schedule) + 1
+
+
+class SetLinear(nn.Module):
+    """One matrix per set, without bias: rows of set s are multiplied by matrix s."""
+
+    def __init__(self, sets: int, dim_in: int, dim_out: int, gain: float = 1.0) -> None:
+        """Weights [sets, out, in], drawn N(0, gain^2 / in)."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(sets, dim_out, dim_in) * gain * dim_in**-0.5)
+
+    def forward(self, x: Tensor, sets: Tensor) -> Tensor:
+        """Map x [K, N, in] with one set per k: [K, N, out]."""
+        return torch.bmm(x, self.weight[sets].transpose(1, 2))
+
+    def one(self, x: Tensor, index: int) -> Tensor:
+        """Map x [N, in] through one set: [N, out]."""
+        return F.linear(x, self.weight[index])
+
+
+class DepthLayer(nn.Module):
+    """Causal attention over the codebooks and a gated MLP, with weights per set."""
+
+    def __init__(self, config: DepthConfig) -> None:
+        """Residual outputs start scaled down by depth."""
+        super().__init__()
+        W, S = config.dim, config.n_sets
+        gain = (2 * config.layers) ** -0.5
+        self.heads = config.heads
+        self.norm_attention = nn.RMSNorm(W, eps=1e-6)
+        self.norm_mlp = nn.RMSNorm(W, eps=1e-6)
+        self.qkv = SetLinear(S, W, 3 * W)
+        self.out = SetLinear(S, W, W, gain)
+        self.up = SetLinear(S, W, 2 * config.mlp_dim)
+        self.down = SetLinear(S, config.mlp_dim, W, gain)
+
+    def forward(self, x: Tensor, sets: Tensor) -> Tensor:
+        """All positions at once: x [K, N, W]."""
+        K, N, W = x.shape
+        qkv = self.qkv(self.norm_attention(x), sets).view(K, N, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 1, 3, 0, 4)  # [N, H, K, W / H]
+        # K is small: plain products beat the fused kernels, which are made for long sequences.
+        scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5  # [N, H, K, K]
+        future = torch.ones(K, K, dtype=torch.bool, device=x.device).triu(1)
+        y = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
+        x = x + self.out(y.permute(2, 0, 1, 3).reshape(K, N, W), sets)
+        gate, h = self.up(self.norm_mlp(x), sets).chunk(2, dim=-1)
+        out: Tensor = x + self.down(F.silu(gate) * h, sets)
+        return out
+
+    def step(self, x: Tensor, position: int, index: int, cache: Tensor) -> Tensor:
+        """One position of one set: x [N, W]; cache [2, N, H, K, W / H] is written at `position`."""
+        N, W = x.shape
+        q, k, v = (
+            self.qkv.one(self.norm_attention(x), index).view(N, 3, self.heads, 1, -1).unbind(1)
+        )
+        cache[0, :, :, position], cache[1, :, :, position] = k[:, :, 0], v[:, :, 0]
+        keys, values = cache[:, :, :, : position + 1]
+        y = F.scaled_dot_product_attention(q, keys, values)
+        x = x + self.out.one(y.reshape(N, W), index)
+        gate, h = self.up.one(self.norm_mlp(x), index).chunk(2, dim=-1)
+        return x + self.down.one(F.silu(gate) * h, index)
+
+
+class DepthTransformer(nn.Module):
+    """Codes of a frame from its context, with teacher forcing or by sampling."""
+
+    def __init__(
+        self, config: DepthConfig, context: int, codebook_size: int, text_size: int | None
+    ) -> None:
+        """Build for contexts of width `context`; `text_size` is None without a text stream."""
+        super().__init__()
+        self.config = config
+        K, W, V = len(config.schedule), config.dim, codebook_size
+        self.inputs = nn.Parameter(torch.randn(K, W, context) * context**-0.5)
+        self.text = None if text_size is None else nn.Embedding(text_size, W)
+        self.tables = nn.Parameter(torch.randn(K, V + 1, W) * 0.3)
+        self.layers = nn.ModuleList([DepthLayer(config) for _ in range(config.layers)])
+        self.outputs = nn.Parameter(torch.randn(K, V, W) * W**-0.5)
+        self.register_buffer("schedule", torch.tensor(config.schedule), persistent=False)
+        if self.text is not None:
+            nn.init.normal_(self.text.weight, std=0.3)
+
+    def forward(self, z: Tensor, codes: Tensor, text: Tensor | None) -> Tensor:
+        """Logits [N, K, V] of every code given the ones before it.
+
+        Args:
+            z: Contexts [N, D].
+            codes: True codes [N, K].
+            text: Text tokens [N] of the step, if there is a text stream.
+        """
+        N, K = codes.shape
+        assert len(self.config.schedule) == K
+        x = torch.einsum("nd,kwd->knw", z, self.inputs)
+        levels = torch.arange(K - 1, device=codes.device)[:, None]
+        previous = self.tables[levels, codes[:, :-1].T]  # [K - 1, N, W]
+        first = (
+            x.new_zeros(1, N, x.shape[2])
+            if self.text is None or text is None
+            else self.text(text)[None]
+        )
+        x = x + torch.cat([first.to(x.dtype), previous.to(x.dtype)])
+        for layer in self.layers:
+            x = layer(x, self.schedule)
+        return torch.bmm(x, self.outputs.transpose(1, 2)).transpose(0, 1)
+
+    def new_cache(self, batch_size: int, like: Tensor) -> Tensor:
+        """A cache for `sample`, to be used again for every frame: [L, 2, N, H, K, W / H]."""
+        config = self.config
+        K, H = len(config.schedule), config.heads
+        return like.new_zeros(config.layers, 2, batch_size, H, K, config.dim // H)
+
+    def sample(
+        self, z: Tensor, text: Tensor | None, draws: Tensor, cache: Tensor, choose: "Chooser"
+    ) -> Tensor:
+        """Draw the codes [N, K] of one frame.
+
+        Args:
+            z: Contexts [N, D].
+            text: Text tokens [N] or None.
+            draws: Uniform numbers [N, K], one per code.
+            cache: From `new_cache`.
+            choose: Logits [N, V] and uniform numbers [N] to codes [N].
+        """
+        x_all = torch.einsum("nd,kwd->knw", z, self.inputs)
+        codes: list[Tensor] = []
+        for k, index in enumerate(self.config.schedule):
+            x = x_all[k]
+            if k > 0:
+                x = x + self.tables[k - 1][codes[-1]]
+            elif self.text is not None and text is not None:
+                x = x + self.text(text)
+            for layer, layer_cache in zip(self.layers, cache, strict=True):
+                x = layer.step(x, k, index, layer_cache)  # type: ignore[operator]
+            codes.append(choose(F.linear(x, self.outputs[k]), draws[:, k]))
+        return torch.stack(codes, dim=1)
+
+
+class Chooser:
+    """Softmax temperature and top-k, then inverse transform sampling; argmax at temperature 0."""
+
+    def __init__(self, temperature: float, top_k: int = 0) -> None:
+        """`top_k` 0 keeps all."""
+        self.temperature, self.top_k = temperature, top_k
+
+    def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """Tokens [N] for logits [N, V] and uniform numbers [N] in [0, 1)."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        probabilities = (logits.float() / self.temperature).softmax(-1)
+        if 0 < self.top_k < logits.shape[-1]:
+            floor = probabilities.topk(self.top_k, dim=-1).values[:, -1:]
+            probabilities = probabilities * (probabilities >= floor)
+        edges = probabilities.cumsum(-1)
+        token = torch.searchsorted(edges, draws[:, None] * edges[:, -1:], right=True)
+        return token.squeeze(-1).clamp_max(logits.shape[-1] - 1)

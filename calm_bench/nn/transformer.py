@@ -1,0 +1,207 @@
+"""A causal pre-norm Transformer with rotary positions and a preallocated key-value cache.
+
+B batch, T new frames, P frames so far, D width, H heads, Dh width of a head. The same class is the
+backbone at every scale, the codecs' bottleneck and, with one set of weights per codebook, the model
+for the depth transformer to be compared with.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calm_bench.config import StrictModel
+
+__all__ = ["KvCache", "RotaryTable", "Transformer", "TransformerConfig"]
+
+
+class TransformerConfig(StrictModel):
+    """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated."""
+
+    dim: int
+    layers: int
+    heads: int
+    mlp_dim: int
+    gated: bool = False
+    norm: Literal["rms", "layer"] = "rms"
+    rope_base: float = 10_000.0
+    context: int | None = None
+    layer_scale: float | None = None
+
+
+class RotaryTable(nn.Module):
+    """Cosines and sines of rotary positions (Su et al. 2021), computed once, grown when needed."""
+
+    table: Tensor
+
+    def __init__(self, head_dim: int, base: float) -> None:
+        """`head_dim` must be even: halves are rotated against each other."""
+        super().__init__()
+        self.head_dim, self.base = head_dim, base
+        self.register_buffer("table", torch.empty(0, 2, head_dim // 2), persistent=False)
+
+    def rows(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine rows [length, Dh / 2] of the positions from `start`."""
+        table = self.table
+        if table.shape[0] < start + length or table.device != like.device:
+            size = max(256, 2 * (start + length))
+            steps = torch.arange(self.head_dim // 2, device=like.device, dtype=torch.float64)
+            angle = torch.arange(size, device=like.device, dtype=torch.float64)[:, None] * (
+                self.base ** (-2 * steps / self.head_dim)
+            )
+            self.table = table = torch.stack([angle.cos(), angle.sin()], dim=1).float()
+        cos, sin = table[start : start + length].to(like.dtype).unbind(1)
+        return cos, sin
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x [B, H, T, Dh] by its positions' angles."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class KvCache:
+    """Keys and values of all layers in one preallocated buffer, [2, L, B, H, P_max, Dh].
+
+    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, batch_size: int, capacity: int, like: Tensor
+    ) -> None:
+        """Allocate for `capacity` positions on the device and in the dtype of `like`."""
+        head_dim = config.dim // config.heads
+        shape = (2, config.layers, batch_size, config.heads, capacity, head_dim)
+        self.buffer = like.new_zeros(shape)
+        self.length = 0  # positions the buffer holds
+        self.position = 0  # positions seen since the clip began
+        self.key_mask: Tensor | None = None
+
+    def make_room(self, frames: int, context: int) -> None:
+        """Forget what lies outside the context if `frames` more positions would not fit."""
+        if self.length + frames > self.buffer.shape[4]:
+            keep = min(self.length, context - 1)
+            self.buffer[:, :, :, :, :keep] = self.buffer[
+                :, :, :, :, self.length - keep : self.length
+            ].clone()
+            self.length = keep
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values [B, H, T, Dh] of a layer; return all so far."""
+        end = self.length + k.shape[2]
+        self.buffer[0, layer, :, :, self.length : end] = k
+        self.buffer[1, layer, :, :, self.length : end] = v
+        return self.buffer[0, layer, :, :, :end], self.buffer[1, layer, :, :, :end]
+
+
+def attention_mask(
+    queries: int, keys: int, context: int | None, key_mask: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Who may look at whom: [T, P] or [B, 1, T, P], True where allowed.
+
+    None for a single query that may look everywhere, and for a whole clip that is plainly causal,
+    where the faster kernels need no mask.
+
+    The last query stands at the last key. A padded position may always look at itself, so that no
+    row of the softmax is empty.
+    """
+    if key_mask is None and queries in (1, keys) and (context is None or keys <= context):
+        return None
+    at = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None]
+    allowed = key <= at
+    if context is not None:
+        allowed = allowed & (key > at - context)
+    if key_mask is None:
+        return allowed
+    return (allowed & key_mask[:, None, None, :keys]) | (key == at)
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each behind a norm and added to its input."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Build from the shape; no biases, as in Helium and MusicGen."""
+        super().__init__()
+        dim, hidden = config.dim, config.mlp_dim
+        norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+        eps = 1e-6 if config.norm == "rms" else 1e-5
+        self.heads, self.gated = config.heads, config.gated
+        self.norm_attention = norm(dim, eps=eps)
+        self.norm_mlp = norm(dim, eps=eps)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.up = nn.Linear(dim, (2 if config.gated else 1) * hidden, bias=False)
+        self.down = nn.Linear(hidden, dim, bias=False)
+        self.scales: nn.ParameterList | None = None
+        if config.layer_scale is not None:
+            start = torch.full((dim,), config.layer_scale)
+            self.scales = nn.ParameterList([start.clone(), start.clone()])
+
+    def attend(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: tuple[KvCache, int] | None,
+    ) -> Tensor:
+        """Self-attention of x [B, T, D] over itself and what the cache holds."""
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, T, Dh]
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache[0].extend(cache[1], k, v)
+        causal = mask is None and T > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        y = self.out(y.transpose(1, 2).reshape(B, T, D))
+        out: Tensor = y if self.scales is None else y * self.scales[0]
+        return out
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The MLP: GELU, or SiLU-gated halves."""
+        h = self.up(x)
+        if self.gated:
+            gate, h = h.chunk(2, dim=-1)
+            h = F.silu(gate) * h
+        else:
+            h = F.gelu(h)
+        y: Tensor = self.down(h)
+        return y if self.scales is None else y * self.scales[1]
+
+
+class Transformer(nn.Module):
+    """Causal Transformer [B, T, D] to [B, T, D], final norm included."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Build the layers; weights are drawn N(0, 0.02) and residual outputs scaled by depth."""
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList([Layer(config) for _ in range(config.layers)])
+        norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+        self.norm = norm(config.dim, eps=1e-6 if config.norm == "rms" else 1e-5)
+        self.rotary = RotaryTable(config.dim // config.heads, config.rope_base)
+        for layer in self.layers:
+            for name in ("qkv", "out", "up", "down"):
+                std = config.dim**-0.5
+                if name in ("out", "down"):
+                    std = (config.dim * 2 * config.layers) ** -0.5
+                nn.init.normal_(getattr(layer, name).weight, std=std)
+
+    def forward(self, x: Tensor, cache: KvCache | None = None) -> Tensor:
+        """Run x [B, T, D] after what the cache holds, and advance the cache by T."""
+        T = x.shape[1]
+        held = 0 if cache is None else cache.length
+        key_mask = None if cache is None else cache.key_mask
+        rotary = self.rotary.rows(0 if cache is None else cache.position, T, x)
+        mask = attention_mask(T, held + T, self.config.context, key_mask, x.device)
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            place = None if cache is None else (cache, index)
+            x = x + layer.attend(layer.norm_attention(x), rotary, mask, place)
+            x = x + layer.feed(layer.norm_mlp(x))
+        if cache is not None:
+            cache.length += T
+            cache.position += T
+        y: Tensor = self.norm(x)
+        return y

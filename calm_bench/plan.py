@@ -1,0 +1,270 @@
+"""What a run will do, decided before anything is done: rows, trials, and the batches they run in.
+
+A plan is a pure function of the benchmark, the options and the models' configurations. Its hash is
+the run's name, so the same command finds its run again, and its batches never depend on what is
+left to do, so a resumed run makes the same clips.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from calm_bench import paths, registry
+from calm_bench.audio import probe_audio
+from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark
+from calm_bench.data.prompts import NEEDS_WHOLE_CLIP, load_prompt, read_prompt_specs
+from calm_bench.errors import InputError
+from calm_bench.rows import Models, cells_of, choose_systems, identity_of
+from calm_bench.seeds import content_hash, derive_seed, file_hash
+from calm_bench.store import Cell
+
+__all__ = ["Batch", "Overrides", "Plan", "Trial", "check_prompts", "expand", "plan_lines"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the command line changes of a benchmark; empty or None leaves the benchmark's own.
+
+    Attributes:
+        text_temperature: None lets the text stream follow the audio's temperature.
+        prompt_audio: The user's own recordings, in place of the benchmark's prompts.
+    """
+
+    temperatures: tuple[float, ...] = ()
+    text_temperature: float | None = None
+    systems: tuple[str, ...] = ()
+    n_prompts: int | None = None
+    prompt_audio: tuple[Path, ...] = ()
+    n_seeds: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One clip to be made: a row, a prompt and a draw."""
+
+    trial_id: str
+    cell_id: str
+    prompt: PromptSpec
+    seed_index: int
+    seed: int
+
+    @property
+    def clip(self) -> str:
+        """Where the audio goes, relative to the run folder."""
+        return f"clips/{self.cell_id}/{self.prompt.id}.{self.seed_index}.flac"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Trials of one row that are generated together, always the same ones."""
+
+    cell: Cell
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a run will do.
+
+    Attributes:
+        spec: The benchmark with the options applied.
+        root: The folder that the prompts' audio paths are relative to.
+        weights: By model, the sha256 of its weights; None for random ones.
+        notes: What the options changed that the user may not expect.
+    """
+
+    spec: BenchmarkSpec
+    root: Path
+    prompts: tuple[PromptSpec, ...]
+    cells: tuple[Cell, ...]
+    batches: tuple[Batch, ...]
+    weights: Mapping[str, str | None]
+    plan_hash: str
+    n_seeds: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: the benchmark and a short hash of the plan."""
+        return f"{self.spec.name}-{self.plan_hash[:8]}"
+
+    @property
+    def n_trials(self) -> int:
+        """How many clips the run makes."""
+        return sum(len(batch.trials) for batch in self.batches)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        return {
+            "run_id": self.run_id,
+            "benchmark": self.spec.name,
+            "version": self.spec.version,
+            "cells": [cell.model_dump() for cell in self.cells],
+            "prompts": [prompt.id for prompt in self.prompts],
+            "seeds": self.n_seeds,
+            "n_trials": self.n_trials,
+            "n_batches": len(self.batches),
+            "metrics": list(self.spec.metrics),
+            "notes": list(self.notes),
+        }
+
+
+def expand(benchmark: str, overrides: Overrides) -> Plan:
+    """Turn a benchmark and the options into rows, trials and batches.
+
+    Raises:
+        UnknownNameError: For a benchmark, system, metric or reference row that does not exist.
+        InputError: If a file or the number of prompts cannot be used.
+        WeightsError: If a model's weights file is missing.
+    """
+    spec, notes = _apply(load_benchmark(benchmark), overrides)
+    for name in spec.metrics:
+        registry.target("metric", name)
+    root, prompts = _prompts(benchmark, spec, overrides)
+    models = Models()
+    cells = tuple(cells_of(spec, overrides.text_temperature, models))
+    # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
+    plan_hash = content_hash(
+        [spec.name, spec.version, spec.prompt_seconds, spec.seconds, spec.batch_size],
+        [identity_of(cell, models) for cell in cells],
+        [[prompt.id, prompt.sha256] for prompt in prompts],
+        overrides.n_seeds,
+        spec.latency.model_dump() if spec.latency else None,
+    )
+    return Plan(
+        spec=spec,
+        root=root,
+        prompts=prompts,
+        cells=cells,
+        batches=tuple(_batches(spec, cells, prompts, overrides.n_seeds, models)),
+        weights=models.weights,
+        plan_hash=plan_hash,
+        n_seeds=overrides.n_seeds,
+        notes=(*notes, *_random_weights(models.weights)),
+    )
+
+
+def check_prompts(plan: Plan) -> None:
+    """Read every prompt once.
+
+    Raises:
+        InputError: If one is missing, changed, damaged, silent or too short.
+    """
+    for prompt in plan.prompts:
+        load_prompt(prompt, plan.spec, plan.root)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan in words, to be printed before anything is done."""
+    spec, n = plan.spec, len(plan.prompts)
+    seeds = f" × {plan.n_seeds} seeds" if plan.n_seeds > 1 else ""
+    lines = [
+        f"{spec.name} (version {spec.version}): {spec.description}",
+        f"{len(plan.cells)} rows × {n} prompts{seeds} = {plan.n_trials} clips "
+        f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
+    ]
+    lines += [f"  {_cell_line(cell)}" for cell in plan.cells]
+    if spec.metrics:
+        lines.append(f"metrics: {', '.join(spec.metrics)}")
+    if spec.latency:
+        lines.append(f"latency: {spec.latency.rounds} rounds of {spec.latency.frames} frames")
+    return lines + [f"note: {note}" for note in plan.notes]
+
+
+def _cell_line(cell: Cell) -> str:
+    if cell.kind != "system":
+        return cell.label
+    text = "" if cell.text_temperature == cell.temperature else f", text {cell.text_temperature:g}"
+    mark = " (baseline)" if cell.baseline else ""
+    return f"{cell.label}, temp {cell.temperature:g}{text}{mark}: {cell.model}"
+
+
+def _apply(spec: BenchmarkSpec, overrides: Overrides) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """The benchmark as the options change it, and notes on what follows from them."""
+    update: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    if overrides.temperatures:
+        update["temperatures"] = tuple(dict.fromkeys(overrides.temperatures))
+    if overrides.systems:
+        update["systems"] = choose_systems(spec, overrides.systems)
+        if not any(row.baseline for row in update["systems"]):
+            notes += ("no baseline among these systems: nothing is compared with it",)
+    lengths = [probe_audio(path).seconds for path in overrides.prompt_audio]
+    if lengths and min(lengths) < spec.seconds:
+        kept = tuple(row for row in spec.references if row not in NEEDS_WHOLE_CLIP)
+        update["references"] = kept
+        left_out = ", ".join(row for row in spec.references if row not in kept)
+        notes += (
+            f"a recording lasts {min(lengths):.2f} s, clips {spec.seconds:g} s: without a real "
+            f"continuation there is no {left_out}",
+        )
+    return spec.model_copy(update=update), notes
+
+
+def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
+    names = sorted(name for name, sha256 in weights.items() if sha256 is None)
+    if names:
+        yield (
+            f"random weights in {', '.join(names)}: what is measured of them says something of "
+            "speed and nothing of quality"
+        )
+
+
+def _prompts(
+    benchmark: str, spec: BenchmarkSpec, overrides: Overrides
+) -> tuple[Path, tuple[PromptSpec, ...]]:
+    """The chosen prompts and the folder their audio is relative to."""
+    is_file = benchmark.endswith((".yaml", ".yml"))
+    root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
+    if overrides.prompt_audio:
+        root = Path(root.anchor)
+        prompts = [_own_prompt(path.resolve()) for path in dict.fromkeys(overrides.prompt_audio)]
+    else:
+        prompts = read_prompt_specs(paths.inside(root, spec.prompts))
+    n = overrides.n_prompts or (spec.default_prompts if not overrides.prompt_audio else None)
+    if n is not None and n > len(prompts):
+        raise InputError(f"{spec.name} has {len(prompts)} prompts, not the {n} asked for")
+    return root, tuple(prompts[:n])
+
+
+def _own_prompt(path: Path) -> PromptSpec:
+    """A recording of the user's, named by its file and its content."""
+    digest = file_hash(path)
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem)[:40]
+    return PromptSpec(id=f"{stem}-{digest[:6]}", audio=str(path), sha256=digest)
+
+
+def _batches(
+    spec: BenchmarkSpec,
+    cells: Sequence[Cell],
+    prompts: Sequence[PromptSpec],
+    n_seeds: int,
+    models: Models,
+) -> Iterator[Batch]:
+    """Every row's trials, cut into batches in the order of the prompts."""
+    for cell in cells:
+        identity = [*identity_of(cell, models), spec.prompt_seconds, spec.seconds]
+        trials = [
+            _trial(spec, cell, identity, prompt, index)
+            for prompt in prompts
+            for index in range(n_seeds)
+        ]
+        for first in count(0, spec.batch_size):
+            if first >= len(trials):
+                break
+            yield Batch(cell=cell, trials=tuple(trials[first : first + spec.batch_size]))
+
+
+def _trial(
+    spec: BenchmarkSpec, cell: Cell, identity: list[Any], prompt: PromptSpec, index: int
+) -> Trial:
+    seed = derive_seed(spec.name, spec.version, prompt.id, index)
+    return Trial(
+        trial_id=content_hash(cell.cell_id, identity, [prompt.id, prompt.sha256], index, seed),
+        cell_id=cell.cell_id,
+        prompt=prompt,
+        seed_index=index,
+        seed=seed,
+    )

@@ -1,0 +1,98 @@
+"""Names of systems, codecs, metrics and embeddings, each loaded only when asked for.
+
+A built-in is one line here; another package adds its own through the entry point groups
+`calm_bench.systems`, `calm_bench.codecs`, `calm_bench.metrics` and `calm_bench.embeddings`. Built-
+in names win.
+"""
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from calm_bench.errors import BenchError, UnknownNameError
+
+__all__ = ["CODECS", "EMBEDDINGS", "METRICS", "SYSTEMS", "Kind", "load", "names", "target"]
+
+Kind = Literal["system", "codec", "metric", "embedding"]
+
+SYSTEMS = {
+    "calm": "calm_bench.systems.calm:CalmSystem",
+    "rq": "calm_bench.systems.rq:RqSystem",
+}
+CODECS = {
+    "vae": "calm_bench.codecs.vae:VaeCodec",
+    "rvq": "calm_bench.codecs.rvq:RvqCodec",
+}
+METRICS = {
+    "asr_health": "calm_bench.metrics.asr_health:AsrHealth",
+    "dnsmos": "calm_bench.metrics.dnsmos:DnsmosMetric",
+    "fad": "calm_bench.metrics.fad:FadMetric",
+    "fidelity": "calm_bench.metrics.fidelity:FidelityMetric",
+    "kad": "calm_bench.metrics.kad:KadMetric",
+    "loudness": "calm_bench.metrics.loudness:LoudnessMetric",
+    "perplexity": "calm_bench.metrics.perplexity:Perplexity",
+    "perplexity_mistral": "calm_bench.metrics.perplexity:MistralPerplexity",
+    "pesq": "calm_bench.metrics.fidelity:PesqMetric",
+    "stoi": "calm_bench.metrics.fidelity:StoiMetric",
+    "vert": "calm_bench.metrics.vert:Vert",
+    "wer": "calm_bench.metrics.wer:WordErrorRate",
+}
+EMBEDDINGS = {
+    "clap": "calm_bench.embeddings.frechet_package:ClapEmbedding",
+    "clap-music": "calm_bench.embeddings.frechet_package:ClapMusicEmbedding",
+    "encodec": "calm_bench.embeddings.frechet_package:EncodecEmbedding",
+    "pann": "calm_bench.embeddings.frechet_package:PannEmbedding",
+    "vggish": "calm_bench.embeddings.frechet_package:VggishEmbedding",
+    "whisper": "calm_bench.embeddings.whisper:WhisperEmbedding",
+}
+
+_BUILT_IN: dict[Kind, dict[str, str]] = {
+    "system": SYSTEMS,
+    "codec": CODECS,
+    "metric": METRICS,
+    "embedding": EMBEDDINGS,
+}
+
+
+@cache
+def _targets(kind: Kind) -> dict[str, str]:
+    """Every name of one kind and the `module:attribute` behind it."""
+    found = {point.name: point.value for point in entry_points(group=f"calm_bench.{kind}s")}
+    return found | _BUILT_IN[kind]
+
+
+def names(kind: Kind) -> list[str]:
+    """All registered names of one kind, sorted."""
+    return sorted(_targets(kind))
+
+
+def target(kind: Kind, name: str) -> str:
+    """The `module:attribute` behind a name, without importing it.
+
+    Raises:
+        UnknownNameError: If nothing is registered under the name; the message has near names.
+    """
+    targets = _targets(kind)
+    if name not in targets:
+        raise UnknownNameError(kind, name, targets)
+    return targets[name]
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Import and return the class registered under `name`.
+
+    Raises:
+        UnknownNameError: If nothing is registered under the name; the message has near names.
+        BenchError: If a plug-in names a module or attribute that does not exist.
+    """
+    path = target(kind, name)
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if name in _BUILT_IN[kind]:
+            raise
+        raise BenchError(
+            f"the plug-in {kind} {name!r} ({path}) cannot be loaded: {error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Tables, plots and the listening page, rebuilt from a run's records; never imports torch."""

@@ -1,0 +1,92 @@
+"""Numbers as text: decimals by column, intervals as ± or [low, high], and the words of a cell."""
+
+from collections.abc import Iterable
+
+from calm_bench.store import Cell, ColumnInfo, Difference, ResultRow
+
+__all__ = [
+    "TEMPERATURE_KINDS",
+    "TIMES",
+    "cell_name",
+    "decimals_of",
+    "heading",
+    "interval_text",
+    "plain_number",
+    "signed",
+    "temperature_text",
+    "value_text",
+]
+
+TEMPERATURE_KINDS = {
+    "noise_variance": "noise variance",
+    "softmax_divisor": "softmax divisor",
+    "none": "",
+}
+TIMES = "×"
+
+
+def decimals_of(column: ColumnInfo, values: Iterable[float | None]) -> int:
+    """How many decimals a column shows: its own choice, else by the largest of its values."""
+    if column.decimals is not None:
+        return column.decimals
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return next((d for d, limit in enumerate((1000.0, 10.0, 1.0)) if largest >= limit), 3)
+
+
+def plain_number(value: float, decimals: int) -> str:
+    """A number with fixed decimals, a true minus sign and never a minus zero."""
+    text = f"{value:.{decimals}f}"
+    if not any(c in text for c in "123456789"):
+        text = text.removeprefix("-")
+    return text.replace("-", "−")
+
+
+def signed(value: float, decimals: int) -> str:
+    """A difference: always with its sign, unless it rounds to zero."""
+    text = plain_number(value, decimals)
+    return text if text.startswith("−") or not any(c in text for c in "123456789") else f"+{text}"
+
+
+def interval_text(row: ResultRow | Difference, decimals: int, *, sign: bool = False) -> str:
+    """What follows a value: " ± 1.2" if both sides round to one width, else " [low, high]"."""
+    if row.value is None or row.low is None or row.high is None:
+        return ""
+    below = plain_number(row.value - row.low, decimals)
+    above = plain_number(row.high - row.value, decimals)
+    if below == above:
+        return f" ± {above}"
+    show = signed if sign else plain_number
+    return f" [{show(row.low, decimals)}, {show(row.high, decimals)}]"
+
+
+def value_text(row: ResultRow, column: ColumnInfo, decimals: int) -> str:
+    """A value with its interval, as the table shows it; a dash where there is none."""
+    if row.value is None:
+        return "—"
+    times = TIMES if column.unit == TIMES else ""
+    return times + plain_number(row.value, decimals) + interval_text(row, decimals)
+
+
+def heading(column: ColumnInfo) -> str:
+    """A column's label with its unit and an arrow towards better."""
+    arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
+    unit = f" ({column.unit})" if column.unit not in ("", TIMES) else ""
+    times = f" {TIMES}" if column.unit == TIMES and not column.label.endswith(TIMES) else ""
+    return f"{column.label}{unit}{times}{arrow}"
+
+
+def temperature_text(value: float | None) -> str:
+    """A temperature as one writes it (0.8, 1.0); nothing where there is none."""
+    return "" if value is None else str(float(value))
+
+
+def cell_name(cell: Cell, *, several_steps: bool = False) -> str:
+    """A row's name where it must stand alone: label, temperature and, where they vary, steps."""
+    parts = [cell.label]
+    if several_steps and cell.head_steps is not None:
+        parts.append(f"{cell.head_steps} step{'s' if cell.head_steps != 1 else ''}")
+    if cell.temperature is not None:
+        parts.append(f"temp {temperature_text(cell.temperature)}")
+    if cell.text_temperature not in (None, cell.temperature):
+        parts.append(f"text {temperature_text(cell.text_temperature)}")
+    return ", ".join(parts)

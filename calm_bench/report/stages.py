@@ -1,0 +1,56 @@
+"""Where the time of a frame goes: backbone, head and codec of each timed row, from raw times."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from calm_bench.report.columns import steps_vary
+from calm_bench.report.numbers import cell_name
+from calm_bench.store import Cell, LatencyRecord
+
+__all__ = ["StageTimes", "stage_times"]
+
+_PARTS = ("backbone", "head", "codec")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Milliseconds per frame by stage; "other" is what the total holds beyond the three stages."""
+
+    name: str
+    ms: Mapping[str, float]
+
+
+def stage_times(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> list[StageTimes]:
+    """Per timed row and mode, the median over its rounds of each stage's mean time per frame."""
+    arms: dict[tuple[str, str], list[LatencyRecord]] = defaultdict(list)
+    for record in records:
+        if not record.control:
+            arms[record.cell_id, record.mode].append(record)
+    several_modes = len({mode for _, mode in arms}) > 1
+    several_steps = steps_vary(cells)
+    times = []
+    for cell in cells:
+        for mode in ("eager", "captured"):
+            if rounds := arms.get((cell.cell_id, mode)):
+                name = cell_name(cell, several_steps=several_steps)
+                name += f" ({mode})" if several_modes else ""
+                times.append(StageTimes(name=name, ms=_per_frame(rounds)))
+    return times
+
+
+def _per_frame(rounds: Sequence[LatencyRecord]) -> dict[str, float]:
+    means: dict[str, list[float]] = defaultdict(list)
+    for record in rounds:
+        per_stage: dict[str, float] = {
+            stage: sum(values) / len(values) / 1e6
+            for stage, values in record.stage_ns.items()
+            if values
+        }
+        total = per_stage.pop("total", None)
+        if total is not None:
+            per_stage["other"] = max(0.0, total - sum(per_stage.values()))
+        for stage, value in per_stage.items():
+            means[stage].append(value)
+    return {stage: median(means[stage]) for stage in (*_PARTS, "other") if stage in means}

@@ -1,0 +1,138 @@
+"""The tables of a report as rows of text, ready for any format; no number is made here.
+
+A value that does not exist is "—" with a footnote that says why.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from calm_bench.report.columns import Shown, shown_columns, steps_vary
+from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, temperature_text, value_text
+from calm_bench.store import Cell, Results
+
+__all__ = ["NO_REASON", "Table", "Text", "counts_table", "main_table"]
+
+INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
+NO_REASON = "no reason was recorded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """One field of a table: its text and the footnotes it refers to, counted from 0."""
+
+    text: str
+    footnotes: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Table:
+    """Headings, rows and footnotes.
+
+    Attributes:
+        left: By column, whether it is text (left-aligned) and no number.
+        keys: How many leading columns say what a row is; a table cut to fit repeats them.
+        groups: Indices of the rows before which a rule is drawn.
+        footnotes: What fields refer to.
+        notes: What is said of the whole table.
+    """
+
+    title: str
+    keys: int = 1
+    headings: list[Text] = field(default_factory=list)
+    left: list[bool] = field(default_factory=list)
+    rows: list[list[Text]] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add_column(self, text: str, *, left: bool = False, footnote: str | None = None) -> None:
+        """Head the next column."""
+        self.headings.append(self.text(text, footnote))
+        self.left.append(left)
+
+    def text(self, text: str, footnote: str | None = None) -> Text:
+        """A field with a footnote; the same words are one footnote."""
+        if footnote is None:
+            return Text(text=text)
+        if footnote not in self.footnotes:
+            self.footnotes.append(footnote)
+        return Text(text=text, footnotes=(self.footnotes.index(footnote),))
+
+
+def main_table(results: Results, *, everything: bool = False) -> Table:
+    """The benchmark's table: one row per system and temperature, one column per number.
+
+    With `everything`, not only the columns that the benchmark shows.
+    """
+    table = Table(title=f"{results.benchmark} (version {results.benchmark_version})")
+    cells, settings = results.cells, _settings(results.cells)
+    columns = shown_columns(results, everything=everything)
+    table.add_column("System", left=True)
+    table.keys += "temp" in settings
+    for name in settings:
+        table.add_column(name, left=name == "temp is")
+    for shown in columns:
+        table.add_column(shown.heading, footnote=shown.note)
+    table.add_column("n")
+    for index, cell in enumerate(cells):
+        if index and (cell.kind == "system") != (cells[index - 1].kind == "system"):
+            table.groups.append(index)
+        row = [Text(text=cell.label + (" (baseline)" if cell.baseline else ""))]
+        row += [Text(text=texts[index]) for texts in settings.values()]
+        row += [_value(table, results, cell, shown) for shown in columns]
+        table.rows.append([*row, Text(text=_clips(results, cell))])
+    if any(row.low is not None for shown in columns for row in shown.rows.values()):
+        table.notes.append(INTERVALS)
+    table.notes.extend(results.notes)
+    return table
+
+
+def counts_table(results: Results) -> Table:
+    """What the metrics counted in each row: empty transcripts, flags, vectors."""
+    table = Table(title="Counts")
+    names = sorted({name for counts in results.counts.values() for name in counts})
+    table.add_column("System", left=True)
+    for name in names:
+        table.add_column(name)
+    for cell in results.cells if names else ():
+        counts = results.counts.get(cell.cell_id, {})
+        texts = [f"{counts[name]:g}" if name in counts else "" for name in names]
+        table.rows.append([Text(text=text) for text in (cell_name(cell), *texts)])
+    return table
+
+
+def _settings(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """The columns that say how a row was drawn, without those that are empty for every row."""
+    columns = {
+        "temp": [temperature_text(cell.temperature) for cell in cells],
+        "temp is": [TEMPERATURE_KINDS[cell.temperature_kind] for cell in cells],
+        "text temp": [temperature_text(cell.text_temperature) for cell in cells],
+    }
+    if steps_vary(cells):
+        columns["head steps"] = [str(cell.head_steps or "") for cell in cells]
+    return {name: texts for name, texts in columns.items() if any(texts)}
+
+
+def _clips(results: Results, cell: Cell) -> str:
+    """How many clips the row has, of how many that were tried if some failed."""
+    count = results.trials.get(cell.cell_id)
+    if count is None:
+        return ""
+    return f"{count.ok}/{count.ok + count.failed}" if count.failed else str(count.ok)
+
+
+def _value(table: Table, results: Results, cell: Cell, shown: Shown) -> Text:
+    row = shown.rows.get(cell.cell_id)
+    if shown.is_speed and cell.kind != "system" and (row is None or row.value is None):
+        return Text(text="")  # a recording has no head to be timed: nothing is missing
+    if row is None:
+        found = [r for r in results.rows if r.metric == shown.column.name]
+        elsewhere = any(r.cell_id == cell.cell_id for r in found)
+        reason = "this row was made by another recipe" if elsewhere else "not measured in this run"
+        return table.text("—", reason)
+    if row.value is None:
+        return table.text("—", row.reason or NO_REASON)
+    count = results.trials.get(cell.cell_id)
+    partial = not shown.is_speed and count is not None and row.n not in (0, count.ok)
+    text = value_text(row, shown.column, shown.decimals)
+    return table.text(text, f"n = {row.n}" if partial else None)

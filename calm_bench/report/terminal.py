@@ -1,0 +1,116 @@
+"""Tables on the terminal: one that is too wide is cut between columns, never inside a number."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from calm_bench.report.differences import difference_tables
+from calm_bench.report.formats import footnote_mark, marks, one_line
+from calm_bench.report.tables import Table, Text, main_table
+from calm_bench.store import Results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+__all__ = ["print_table"]
+
+_COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
+_NOTE_WIDTH = 100
+_KEY_WIDTH = 24  # of names in a table that has to be cut
+
+
+def print_table(results: Results, console: "Console") -> None:
+    """Print the benchmark's table and what temperature and system change.
+
+    A pipe or file has no width to fit: it gets each table in one piece.
+    """
+    for table in (main_table(results), *difference_tables(results)):
+        _print(table, console, console.width if console.is_terminal else None)
+
+
+def _print(table: Table, console: "Console", width: int | None) -> None:
+    from rich.padding import Padding
+    from rich.text import Text as Rich
+
+    console.print(Rich(table.title, style="bold"))
+    blocks = _blocks(table, width)
+    for columns in blocks:
+        grid = _grid(table, columns, _KEY_WIDTH if len(blocks) > 1 else None)
+        if width is None:
+            _print_unwrapped(grid, console, sum(_width(table, c) for c in columns) + _TABLE)
+        else:
+            console.print(grid)
+    below = [f"{footnote_mark(i)}  {text}" for i, text in enumerate(table.footnotes)]
+    for text in (*below, *table.notes):
+        note = Padding(Rich(one_line(text), style="dim"), (0, 0, 0, 2), expand=False)
+        console.print(note, width=min(_NOTE_WIDTH, width or _NOTE_WIDTH))
+    console.print()
+
+
+def _print_unwrapped(grid: "Grid", console: "Console", width: int) -> None:
+    """Print wider than the console thinks it is: it takes 80 columns where there is no terminal."""
+    from rich.console import Console
+    from rich.text import Text as Rich
+
+    wide = Console(file=io.StringIO(), width=width, color_system=None)
+    with wide.capture() as captured:
+        wide.print(grid)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    console.print(Rich("\n".join(lines)), soft_wrap=True)
+
+
+def _plain(text: Text) -> str:
+    return one_line(text.text) + (f" {marks(text)}" if text.footnotes else "")
+
+
+def _width(table: Table, column: int, limit: int | None = None) -> int:
+    from rich.cells import cell_len
+
+    fields = [table.headings[column], *(row[column] for row in table.rows)]
+    widest = max(cell_len(_plain(text)) for text in fields)
+    return _COLUMN + (widest if limit is None else min(widest, limit))
+
+
+def _blocks(table: Table, width: int | None) -> list[list[int]]:
+    """The columns of each block: the keys, then as many others as fit, at least one."""
+    everything = list(range(len(table.headings)))
+    keys, others = everything[: table.keys], everything[table.keys :]
+    widths = [_width(table, column) for column in everything]
+    if width is None or _TABLE + sum(widths) <= width or not others:
+        return [everything]
+    start = _TABLE + sum(_width(table, column, _KEY_WIDTH) for column in keys)
+    blocks: list[list[int]] = []
+    room = 0
+    for column in others:
+        if not blocks or widths[column] > room:
+            blocks.append(list(keys))
+            room = width - start
+        blocks[-1].append(column)
+        room -= widths[column]
+    return blocks
+
+
+def _grid(table: Table, columns: Sequence[int], key_width: int | None) -> "Grid":
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text as Rich
+
+    def shown(text: Text) -> Rich:
+        out = Rich(one_line(text.text))
+        return out.append(f" {marks(text)}", style="dim") if text.footnotes else out
+
+    grid = Grid(box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(
+            shown(table.headings[column]),
+            justify="left" if table.left[column] else "right",
+            no_wrap=column >= table.keys,  # only names may wrap
+            overflow="fold",
+            max_width=key_width if column < table.keys else None,
+        )
+    for index, row in enumerate(table.rows):
+        if index in table.groups:
+            grid.add_section()
+        grid.add_row(*(shown(row[column]) for column in columns))
+    return grid

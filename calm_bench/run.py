@@ -1,0 +1,172 @@
+"""One benchmark: clips, times, scores and results of a plan; and the way back into its run.
+
+The same command finds the same folder and goes on: finished batches, rounds and scores are kept, so
+a kill costs the batch in flight and nothing else.
+"""
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from calm_bench import paths, registry
+from calm_bench.config import BenchmarkSpec, load_model_config, parse
+from calm_bench.environment import describe_environment, resolve_device
+from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.generation import generate
+from calm_bench.plan import Plan
+from calm_bench.rows import compared_rows
+from calm_bench.scoring import Scorer
+from calm_bench.shelf import ClipShelf, entries_of
+from calm_bench.store import Cell, Manifest, RunStore
+from calm_bench.summary import Facts, Outcome, summarise_run
+from calm_bench.timing import time_systems
+
+__all__ = ["find_run", "is_run", "read_run", "run", "run_folder", "score_run"]
+
+
+def run_folder(plan: Plan, out: Path | None) -> Path:
+    """Where a plan's run is written."""
+    return paths.runs_dir() / plan.run_id if out is None else out
+
+
+def is_run(name: str) -> bool:
+    """Whether a path or an id below results/runs is the folder of a run."""
+    return any((folder / "manifest.json").is_file() for folder in _places(name))
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run, by path or by its id below results/runs.
+
+    Raises:
+        UnknownNameError: If there is no such run.
+    """
+    for folder in _places(name):
+        if (folder / "manifest.json").is_file():
+            return folder
+    known = [path.parent.name for path in paths.runs_dir().glob("*/manifest.json")]
+    raise UnknownNameError("run", name, known)
+
+
+def _places(name: str) -> tuple[Path, Path]:
+    return Path(name), paths.runs_dir() / name
+
+
+def read_run(folder: Path) -> Outcome:
+    """What a finished run found.
+
+    Raises:
+        InputError: If the run is not finished, or its results do not fit this version.
+    """
+    return Outcome(folder=folder, results=RunStore(folder).read_results())
+
+
+def run(
+    plan: Plan,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    command: Sequence[str] = (),
+) -> Outcome:
+    """Do what a plan says, or what is left of it.
+
+    Raises:
+        BenchError: If something the user can mend stands in the way.
+    """
+    folder = run_folder(plan, out)
+    _refuse_foreign(folder)
+    device = resolve_device(device)
+    cells = [_with_kind(cell) for cell in plan.cells]
+    store = RunStore(folder)
+    with store.lock():
+        if fresh:
+            _clear(folder)
+        wanted = _manifest(plan, cells, device, command)
+        # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
+        manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
+        generate(plan, store, device)
+        time_systems(plan, store, device)
+        return _finish(plan.spec, manifest, cells, store)
+
+
+def score_run(folder: Path) -> Outcome:
+    """Score a run's clips again, with the metrics that can run now.
+
+    Raises:
+        InputError: If the folder's manifest is not that of a benchmark.
+    """
+    store = RunStore(folder)
+    manifest, where = store.read_manifest(), str(folder / "manifest.json")
+    if "spec" not in manifest.options:
+        raise InputError(f"{folder} holds scores of plain folders: repeat the command that made it")
+    with store.lock():
+        spec = parse(BenchmarkSpec, manifest.options["spec"], where)
+        cells = [parse(Cell, cell, where) for cell in manifest.options["cells"]]
+        return _finish(spec, manifest, cells, store)
+
+
+def _finish(
+    spec: BenchmarkSpec, manifest: Manifest, cells: Sequence[Cell], store: RunStore
+) -> Outcome:
+    """Scores and results of the clips that are there."""
+    shelf = ClipShelf(entries_of(cells, store))
+    pairs = compared_rows(cells)
+    scorer = Scorer(cells, shelf, store, asr=spec.asr, embedding=spec.embedding)
+    scores = scorer.score(spec.metrics, pairs)
+    facts = Facts.of_run(spec, manifest, cells, store)
+    results = summarise_run(facts, shelf, scores, pairs)
+    store.write_results(results)
+    outcome = Outcome(folder=store.root, results=results)
+    status = "partial" if outcome.n_failed else "finished"
+    store.write_manifest(manifest.model_copy(update={"status": status}))
+    return outcome
+
+
+def _with_kind(cell: Cell) -> Cell:
+    """A row with what its temperature means, which only the system's class knows."""
+    if cell.kind != "system":
+        return cell
+    cls = registry.load("system", load_model_config(str(cell.model))[0].type)
+    return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
+
+
+def _manifest(plan: Plan, cells: Sequence[Cell], device: str, command: Sequence[str]) -> Manifest:
+    return Manifest(
+        run_id=plan.run_id,
+        benchmark=plan.spec.name,
+        version=plan.spec.version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tuple(command),
+        plan_hash=plan.plan_hash,
+        options={
+            "spec": plan.spec.model_dump(mode="json"),
+            "cells": [cell.model_dump(mode="json") for cell in cells],
+            "prompts": [prompt.id for prompt in plan.prompts],
+            "seeds": plan.n_seeds,
+            "notes": list(plan.notes),
+        },
+        environment=describe_environment(device),
+        weights=dict(plan.weights),
+    )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Write into a run's folder or an empty one, never among someone's files.
+
+    Raises:
+        InputError: If the folder holds something else.
+    """
+    if not folder.is_dir() or (folder / "manifest.json").is_file():
+        return
+    if any(path.name != ".lock" for path in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run: choose another --out")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what earlier starts of a run have written; the lock is held and stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name in {"clips", "tables", "plots", "page"}:
+            shutil.rmtree(path)
+        elif path.suffix in {".json", ".jsonl"}:
+            path.unlink()

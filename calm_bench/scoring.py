@@ -1,0 +1,268 @@
+"""Scores of a run's clips: each metric over each row, and what rows differ by.
+
+A score depends on the clips, the recipe and the metrics' code, and is kept under the hash of all
+three: the same clips are scored once per machine, whatever run they stand in. Audio is read and
+recognised only where that hash is new. A metric that cannot run, or not in this row, leaves its
+reason where the number would be.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from calm_bench import registry
+from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.cache import ArrayCache, ContentCache
+from calm_bench.errors import BenchError
+from calm_bench.hearing import recipe_id_of, transcribe
+from calm_bench.metrics.base import Metric
+from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
+from calm_bench.progress import stage
+from calm_bench.seeds import content_hash, file_hash
+from calm_bench.shelf import ClipShelf
+from calm_bench.store import Cell, CellScore, RunStore, ScoreRecord
+from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript
+
+__all__ = ["MetricScores", "Scorer"]
+
+Pair = tuple[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class MetricScores:
+    """All that one metric said of a run.
+
+    Attributes:
+        results: By row, what it found.
+        reasons: By row, why it found nothing.
+        differences: By (row, other row), what its set columns differ by.
+    """
+
+    metric: str
+    columns: tuple[Column, ...]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_id: str | None = None
+    results: dict[str, MetricResult] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    differences: dict[Pair, Mapping[str, Estimate]] = field(default_factory=dict)
+
+
+class Scorer:
+    """Runs metrics over the rows of a run or over plain folders of audio."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        shelf: ClipShelf,
+        store: RunStore,
+        *,
+        asr: str | None = None,
+        embedding: str | None = None,
+    ) -> None:
+        """Score these rows, whose clips are on the shelf; records go to the store."""
+        self.cells = cells
+        self.shelf = shelf
+        self.store = store
+        self.asr = asr
+        self.embedding = embedding
+        self._cache = ContentCache("scores")
+
+    def score(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[MetricScores]:
+        """Every metric over every row.
+
+        Args:
+            names: Registered metrics.
+            pairs: Rows whose set columns are compared.
+        """
+        metrics = [(registry.load("metric", name), name) for name in names]
+        if any("transcript" in cls.needs for cls, _ in metrics):
+            self._hear()
+        with stage("scoring", len(names) * len(self.cells)) as advance:
+            scores = [self._score_metric(cls, pairs, advance) for cls, _ in metrics]
+        self._record(scores)
+        return scores
+
+    def _score_metric(
+        self, cls: type[Metric], pairs: Sequence[Pair], advance: Callable[[int], None]
+    ) -> MetricScores:
+        found = MetricScores(metric=cls.name, columns=cls.columns)
+        try:
+            metric = self._build(cls)
+            found.recipe = dict(metric.recipe)
+            if "transcript" in metric.needs:
+                found.recipe["asr"] = dict(self._recognizer.recipe)
+            if "reference" in metric.needs and self._reference is not None:
+                ids = sorted(entry.clip_id for entry in self.shelf.entries(self._reference))
+                found.recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(ids)}
+        except BenchError as error:
+            found.reasons = {cell.cell_id: str(error) for cell in self.cells}
+            advance(len(self.cells))
+            return found
+        found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
+        for cell in self.cells:
+            reason = self._unfit(metric, cell)
+            if reason is None:
+                try:
+                    found.results[cell.cell_id] = self._result(metric, found.recipe, cell.cell_id)
+                except BenchError as error:
+                    reason = str(error)
+            if reason is not None:
+                found.reasons[cell.cell_id] = reason
+            advance(1)
+        if any(column.aggregate == "set" for column in metric.columns):
+            self._compare(metric, found, pairs)
+        return found
+
+    def _build(self, cls: type[Metric]) -> Metric:
+        if issubclass(cls, EmbeddingMetric):
+            return cls(self.embedding or DEFAULT_EMBEDDING, ArrayCache("vectors"))
+        return cls()
+
+    def _unfit(self, metric: Metric, cell: Cell) -> str | None:
+        """Why a metric says nothing of a row, whatever its clips."""
+        if not self.shelf.entries(cell.cell_id):
+            return "there is no clip to score"
+        if not {"reference", "paired_reference"} & metric.needs:
+            return None
+        if cell.kind == "reference":
+            return "this row is the reference"
+        if "paired_reference" in metric.needs and cell.kind == "system":
+            return "only a codec's round trip can be compared with its original"
+        if "paired_reference" in metric.needs and cell.kind == "silence":
+            return "silence is no version of the original"
+        if self._reference is None:
+            return "there are no reference clips"
+        return None
+
+    @cached_property
+    def _reference(self) -> str | None:
+        """The reference row, if it has clips."""
+        ids = (cell.cell_id for cell in self.cells if cell.kind == "reference")
+        return next((name for name in ids if self.shelf.entries(name)), None)
+
+    def _result(self, metric: Metric, recipe: Mapping[str, Any], cell_id: str) -> MetricResult:
+        """What the metric finds in a row, from the cache if it found it before."""
+        rows = [cell_id, *self._reference_row(metric)]
+        key = self._key("score", metric, recipe, rows)
+        kept = self._cache.read(key)
+        if kept is not None:
+            return _result_from_json(kept)
+        (clips,) = self._clips(metric, [cell_id])
+        result = metric.score(clips, self._reference_clips(metric))
+        self._cache.write(key, asdict(result))
+        return result
+
+    def _compare(self, metric: Metric, found: MetricScores, pairs: Sequence[Pair]) -> None:
+        """The differences of the set columns between rows that both have results."""
+        for pair in pairs:
+            if not all(name in found.results for name in pair):
+                continue
+            rows = [*pair, *self._reference_row(metric)]
+            key = self._key("difference", metric, found.recipe, rows)
+            kept = self._cache.read(key)
+            if kept is not None:
+                found.differences[pair] = {k: Estimate(**v) for k, v in kept.items()}
+                continue
+            clips, base = self._clips(metric, pair)
+            try:
+                estimates = metric.difference(clips, base, self._reference_clips(metric))
+            except BenchError as error:
+                lost = Estimate(value=None, reason=str(error))
+                names = [c.name for c in metric.columns if c.aggregate == "set"]
+                found.differences[pair] = dict.fromkeys(names, lost)
+                continue
+            self._cache.write(key, {name: asdict(value) for name, value in estimates.items()})
+            found.differences[pair] = estimates
+
+    def _reference_row(self, metric: Metric) -> list[str]:
+        wants = bool({"reference", "paired_reference"} & metric.needs)
+        return [self._reference] if wants and self._reference is not None else []
+
+    def _reference_clips(self, metric: Metric) -> list[Clip]:
+        return [clip for row in self._clips(metric, self._reference_row(metric)) for clip in row]
+
+    def _clips(self, metric: Metric, rows: Sequence[str]) -> list[list[Clip]]:
+        transcripts = self._transcripts(metric)
+        return [self.shelf.clips(row, transcripts) for row in rows]
+
+    def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
+        return self._transcripts_by_id if "transcript" in metric.needs else {}
+
+    def _key(
+        self, kind: str, metric: Metric, recipe: Mapping[str, Any], rows: Sequence[str]
+    ) -> str:
+        transcripts = self._transcripts(metric)
+        clips = [
+            [[*entry.identity, _heard_identity(transcripts.get(entry.clip_id))] for entry in found]
+            for found in (self.shelf.entries(row) for row in rows)
+        ]
+        return content_hash(kind, metric.name, dict(recipe), _code(type(metric)), clips, length=40)
+
+    @cached_property
+    def _recognizer(self) -> Recognizer:
+        return load_recognizer(self.asr)
+
+    @cached_property
+    def _transcripts_by_id(self) -> Mapping[str, Transcript]:
+        """What is heard in every clip."""
+        entries = [e for cell in self.cells for e in self.shelf.entries(cell.cell_id)]
+        return transcribe(entries, self._recognizer, self.store)
+
+    def _hear(self) -> int:
+        """Transcribe, under a bar of its own; without a recogniser nothing is heard."""
+        try:
+            dict(self._recognizer.recipe)
+        except BenchError:
+            return 0  # the metrics that need it meet the same error and give it as their reason
+        return len(self._transcripts_by_id)
+
+    def _record(self, scores: Sequence[MetricScores]) -> None:
+        """Write what is new to the run's records."""
+        known = {record.key: record for record in self.store.read(ScoreRecord)}
+        known_cells = {record.key: record for record in self.store.read(CellScore)}
+        for score in scores:
+            clip_records, cell_records = self._records(score)
+            self.store.append(*(r for r in clip_records if known.get(r.key) != r))
+            self.store.append(*(r for r in cell_records if known_cells.get(r.key) != r))
+
+    def _records(self, score: MetricScores) -> tuple[list[ScoreRecord], list[CellScore]]:
+        clips, cells = [], []
+        for cell_id, result in score.results.items():
+            about = {"metric": score.metric, "recipe_id": str(score.recipe_id), "cell_id": cell_id}
+            estimates, counts = dict(result.estimates), dict(result.counts)
+            cells.append(CellScore(**about, estimates=estimates, counts=counts))
+            clips += [
+                ScoreRecord(
+                    **about,
+                    trial_id=entry.trial_id,
+                    clip_id=entry.clip_id,
+                    values=dict(result.clips.get(entry.clip_id, {})),
+                    note=result.notes.get(entry.clip_id),
+                )
+                for entry in self.shelf.entries(cell_id)
+            ]
+        return clips, cells
+
+
+def _heard_identity(transcript: Transcript | None) -> Any:
+    return None if transcript is None else asdict(transcript)
+
+
+def _result_from_json(data: Mapping[str, Any]) -> MetricResult:
+    estimates = {name: Estimate(**value) for name, value in data["estimates"].items()}
+    return MetricResult(**{**data, "estimates": estimates})
+
+
+@cache
+def _code(cls: type[Metric]) -> str:
+    """A hash of the code that a score comes from: the metric's own file and the packages' files."""
+    package = Path(__file__).parent
+    sources = [*package.glob("*.py")]
+    sources += [
+        p for name in ("metrics", "embeddings", "asr") for p in (package / name).glob("*.py")
+    ]
+    own = inspect.getsourcefile(cls)
+    return content_hash([file_hash(path) for path in sorted({*sources, Path(own or __file__)})])

@@ -1,0 +1,34 @@
+"""Seeds and content hashes: draws and identities come from what was asked, not from when."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["content_hash", "derive_seed", "file_hash"]
+
+
+def content_hash(*parts: Any, length: int = 16) -> str:
+    """A short sha256 of JSON-like parts (or raw bytes), equal for equal content on any machine."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True, ensure_ascii=False, default=str).encode()
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:length]
+
+
+def file_hash(path: Path) -> str:
+    """The full sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed from what is drawn.
+
+    A trial's seed is derived from benchmark, version, prompt and seed index, and not from system or
+    temperature: sweeps use common random numbers, and adding a system changes nobody's clips.
+    """
+    return int(content_hash(*parts), 16) >> 1

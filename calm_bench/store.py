@@ -1,0 +1,207 @@
+"""A run's folder: typed records as JSON lines; a kill at any moment loses at most one append.
+
+    manifest.json      what was asked, on which machine, with which weights
+    trials.jsonl       one line per clip that was tried
+    latency.jsonl      one per timed arm
+    transcripts.jsonl  what was heard in each clip
+    scores.jsonl       one per clip and metric
+    cell_scores.jsonl  one per cell and set metric
+    results.json       the tidy rows of the report
+    clips/ tables/ plots/ page/
+
+A record counts once its newline is on disk; a later record with the same key replaces an earlier
+one, so a half-done batch can simply be run again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from calm_bench import files, paths
+from calm_bench.errors import InputError
+from calm_bench.files import disk_errors
+from calm_bench.records import (
+    Cell,
+    CellScore,
+    LatencyRecord,
+    Manifest,
+    Record,
+    ScoreRecord,
+    TranscriptRecord,
+    TrialRecord,
+)
+from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
+
+__all__ = [
+    "Cell",
+    "CellScore",
+    "ColumnInfo",
+    "Difference",
+    "LatencyRecord",
+    "Manifest",
+    "Record",
+    "ResultRow",
+    "Results",
+    "RunStore",
+    "ScoreRecord",
+    "TranscriptRecord",
+    "TrialCount",
+    "TrialRecord",
+]
+
+R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=BaseModel)
+
+
+class RunStore:
+    """Reads and writes the records of one run folder; creating one touches nothing on disk.
+
+    One process writes at a time: take `lock` first. Reading needs no lock.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Work on the run folder `root`, which need not exist yet."""
+        self.root = root
+
+    def path(self, name: str) -> Path:
+        """A path inside of the run folder, ready to be written: its parent is made.
+
+        Raises:
+            InputError: If `name` leads out of the run folder or the folder cannot be made.
+        """
+        path = paths.inside(self.root, name)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder for writing; the lock dies with the process, however it dies.
+
+        Raises:
+            BenchError: If another process holds it.
+        """
+        with files.locked(self.path(".lock")):
+            yield
+
+    def begin(self, manifest: Manifest) -> Manifest:
+        """Write the manifest of a new run, or check that an existing run may go on.
+
+        Returns:
+            The manifest on disk: of an existing run the one it began with, set to running again.
+
+        Raises:
+            InputError: If the folder holds another plan, or the same plan made by another device
+                type, torch version or other weights, whose clips must not be mixed with these.
+        """
+        if (self.root / "manifest.json").exists():
+            known = self.read_manifest()
+            if changes := _changes(known, manifest):
+                raise InputError(
+                    f"{self.root} cannot go on: {'; '.join(changes)}. Clips of both would be "
+                    "mixed: start a new run with --out, or remove the folder"
+                )
+            manifest = known.model_copy(update={"status": "running"})
+        self.write_manifest(manifest)
+        return manifest
+
+    def append(self, *records: Record) -> None:
+        """Add records to the files of their kinds; they are on disk when this returns.
+
+        Raises:
+            InputError: If the disk is full or not writable; nothing half-written stays.
+        """
+        lines: dict[str, list[str]] = {}
+        for record in records:
+            lines.setdefault(record.file, []).append(record.model_dump_json() + "\n")
+        for name, texts in lines.items():
+            files.append_lines(self.path(name), "".join(texts).encode())
+
+    def read(self, kind: type[R]) -> list[R]:
+        """All records of one kind in the order they were first written, the latest of each key.
+
+        A last line without its newline was being written when the process died: it is left out.
+
+        Raises:
+            InputError: If any other line is not a valid record; the message has its number.
+        """
+        path = self.root / kind.file
+        latest: dict[tuple[object, ...], R] = {}
+        for number, line in enumerate(files.committed_lines(path), start=1):
+            record = _load(kind, line, f"{path}:{number}")
+            latest[record.key] = record
+        return list(latest.values())
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace manifest.json."""
+        self.write_json("manifest.json", manifest)
+
+    def read_manifest(self) -> Manifest:
+        """The run's manifest.
+
+        Raises:
+            InputError: If the folder is no run folder.
+        """
+        return self._read_json(Manifest, "manifest.json")
+
+    def write_results(self, results: Results) -> None:
+        """Replace results.json."""
+        self.write_json("results.json", results)
+
+    def read_results(self) -> Results:
+        """The run's tidy rows.
+
+        Raises:
+            InputError: If the run has none yet, or they do not fit this version of calm-bench.
+        """
+        return self._read_json(Results, "results.json")
+
+    def write_json(self, name: str, model: BaseModel) -> None:
+        """Replace a file by a record as indented JSON."""
+        self.write_text(name, model.model_dump_json(indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the run folder; a reader sees the old text or the new, never a part."""
+        files.replace(self.path(name), text.encode())
+
+    def _read_json(self, model: type[M], name: str) -> M:
+        path = self.root / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{self.root} has no {name}: it is not the folder of a finished run; "
+                "`calm-bench run` writes these to results/runs/"
+            ) from error
+        return _load(model, data, str(path))
+
+
+def _load(model: type[M], data: bytes, where: str) -> M:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {field + ': ' if field else ''}{message}") from error
+
+
+def _changes(known: Manifest, wanted: Manifest) -> list[str]:
+    """What keeps a run from going on, in words; empty if nothing does."""
+    before, now = (f"{m.benchmark} version {m.version}" for m in (known, wanted))
+    changes = []
+    if before != now:
+        changes.append(f"it holds {before}, not {now}")
+    elif known.plan_hash != wanted.plan_hash:
+        changes.append("it was planned with other options")
+    for name in ("device", "torch"):
+        before, now = known.environment[name], wanted.environment[name]
+        if before != now:
+            changes.append(f"it was made with {name} {before}, this is {name} {now}")
+    for model in sorted(known.weights.keys() & wanted.weights.keys()):
+        if known.weights[model] != wanted.weights[model]:
+            changes.append(f"the weights of {model} have changed")
+    return changes

@@ -1,0 +1,211 @@
+"""results.json from a run's records and scores: every number with interval, n, recipe or reason."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from calm_bench.config import BenchmarkSpec
+from calm_bench.metrics.fidelity import BITS_PER_SECOND
+from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
+from calm_bench.scoring import MetricScores
+from calm_bench.seeds import derive_seed
+from calm_bench.shelf import ClipShelf
+from calm_bench.speedups import SPEED_COLUMNS, result_row, speed_rows
+from calm_bench.stats import ClipValues, compare, n_needed, summarise
+from calm_bench.store import Cell, CellScore, LatencyRecord, Manifest, RunStore, TrialRecord
+from calm_bench.types import Column, Estimate
+
+__all__ = ["Facts", "Outcome", "summarise_run"]
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a run is and what came of its trials.
+
+    Attributes:
+        table: Columns of the printed table, in order; empty for all.
+        trials: Clips that were made and that failed, by row.
+        codecs: What is known of the codecs of round-trip rows besides their clips.
+        notes: What must be said of the clips.
+    """
+
+    run_id: str
+    benchmark: str
+    version: int
+    cells: Sequence[Cell]
+    table: tuple[str, ...] = ()
+    trials: Mapping[str, TrialCount]
+    latency: Sequence[LatencyRecord] = ()
+    codecs: Sequence[CellScore] = ()
+    notes: Sequence[str] = ()
+
+    @classmethod
+    def of_run(
+        cls, spec: BenchmarkSpec, manifest: Manifest, cells: Sequence[Cell], store: RunStore
+    ) -> Self:
+        """The facts of a benchmark's run, from its records."""
+        trials = store.read(TrialRecord)
+        return cls(
+            run_id=manifest.run_id,
+            benchmark=spec.name,
+            version=spec.version,
+            cells=cells,
+            table=spec.table,
+            trials={cell.cell_id: _count(cell, trials) for cell in cells},
+            latency=store.read(LatencyRecord),
+            codecs=[score for score in store.read(CellScore) if score.metric == "codec"],
+            notes=(*manifest.options.get("notes", ()), *_trial_notes(trials)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Where a run lies and what it found."""
+
+    folder: Path
+    results: Results
+
+    @property
+    def n_failed(self) -> int:
+        """Clips that could not be made."""
+        return sum(count.failed for count in self.results.trials.values())
+
+
+def summarise_run(
+    facts: Facts, shelf: ClipShelf, scores: Sequence[MetricScores], pairs: Sequence[Pair]
+) -> Results:
+    """The tidy rows of a run: speed, scores, and the differences between the rows of each pair."""
+    cells = facts.cells
+    speed = speed_rows(cells, facts.latency)
+    rows = list(speed.rows)
+    rows += _codec_rows(cells, facts.codecs)
+    differences: list[Difference] = []
+    recipes = dict(speed.recipes)
+    for score in scores:
+        numbers = _Numbers(score, shelf)
+        rows += [numbers.row(cell, column) for cell in cells for column in score.columns]
+        differences += numbers.differences(pairs)
+        if score.recipe_id is not None:
+            recipes[score.recipe_id] = {"metric": score.metric, **score.recipe}
+    columns = [*(SPEED_COLUMNS if facts.latency else ())]
+    columns += [ColumnInfo.of(BITS_PER_SECOND, "codec")] if facts.codecs else []
+    columns += [ColumnInfo.of(column, score.metric) for score in scores for column in score.columns]
+    return Results(
+        run_id=facts.run_id,
+        benchmark=facts.benchmark,
+        benchmark_version=facts.version,
+        cells=tuple(cells),
+        columns=tuple(columns),
+        table=facts.table,
+        recipes=recipes,
+        rows=tuple(rows),
+        differences=tuple(differences),
+        trials=dict(facts.trials),
+        counts={cell.cell_id: _counts(cell, scores) for cell in cells},
+        notes=(*speed.notes, *facts.notes),
+    )
+
+
+class _Numbers:
+    """Estimates of one metric's columns."""
+
+    def __init__(self, score: MetricScores, shelf: ClipShelf) -> None:
+        self.score = score
+        self.shelf = shelf
+
+    def row(self, cell: Cell, column: Column) -> ResultRow:
+        """One number of the table."""
+        found = self._estimate(cell.cell_id, column)
+        return result_row(cell, column.name, column.unit, found, self.score.recipe_id)
+
+    def differences(self, pairs: Sequence[Pair]) -> list[Difference]:
+        """Every column's paired difference between rows that the metric has something to say of."""
+        known = self.score.results
+        both = [pair for pair in pairs if pair[0] in known and pair[1] in known]
+        return [self._difference(pair, column) for pair in both for column in self.score.columns]
+
+    def _difference(self, pair: Pair, column: Column) -> Difference:
+        found = self._gap(pair, column)
+        return Difference(
+            cell_id=pair[0],
+            baseline_cell_id=pair[1],
+            metric=column.name,
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            n=found.n,
+            recipe_id=self.score.recipe_id,
+            n_needed=n_needed(found),
+            reason=found.reason,
+        )
+
+    def _estimate(self, cell_id: str, column: Column) -> Estimate:
+        reason = self.score.reasons.get(cell_id)
+        if reason is not None:
+            return Estimate(value=None, reason=reason)
+        if column.aggregate == "set":
+            missing = Estimate(value=None, reason="the metric gave no value")
+            return self.score.results[cell_id].estimates.get(column.name, missing)
+        seed = derive_seed("interval", cell_id, column.name)
+        return self._explained(cell_id, summarise(column, self._values(cell_id), seed))
+
+    def _explained(self, cell_id: str, found: Estimate) -> Estimate:
+        """A missing value with the clips' own reason where they all agree."""
+        notes = set(self.score.results[cell_id].notes.values())
+        if found.value is not None or len(notes) != 1:
+            return found
+        return Estimate(value=None, n=found.n, reason=notes.pop())
+
+    def _gap(self, pair: Pair, column: Column) -> Estimate:
+        if column.aggregate == "set":
+            missing = Estimate(value=None, reason="this metric gives no paired difference")
+            return self.score.differences.get(pair, {}).get(column.name, missing)
+        # One seed for all pairs and columns: the same prompts are drawn for each of them.
+        return compare(column, self._values(pair[0]), self._values(pair[1]), derive_seed("paired"))
+
+    def _values(self, cell_id: str) -> ClipValues:
+        """The clips' fields by what pairs them across rows."""
+        clips = self.score.results[cell_id].clips
+        return {
+            f"{entry.prompt_id}/{entry.seed_index}": clips.get(entry.clip_id, {})
+            for entry in self.shelf.entries(cell_id)
+        }
+
+
+def _codec_rows(cells: Sequence[Cell], codecs: Sequence[CellScore]) -> Iterator[ResultRow]:
+    """The bit rates of the round-trip rows."""
+    by_id = {cell.cell_id: cell for cell in cells}
+    name, unit = BITS_PER_SECOND.name, BITS_PER_SECOND.unit
+    for score in codecs:
+        if score.cell_id in by_id:
+            yield result_row(by_id[score.cell_id], name, unit, score.estimates[name], None)
+
+
+def _count(cell: Cell, trials: Sequence[TrialRecord]) -> TrialCount:
+    states = [trial.status for trial in trials if trial.cell_id == cell.cell_id]
+    return TrialCount(ok=states.count("ok"), failed=states.count("failed"))
+
+
+def _counts(cell: Cell, scores: Sequence[MetricScores]) -> dict[str, float]:
+    return {
+        f"{score.metric}.{name}": value
+        for score in scores
+        if cell.cell_id in score.results
+        for name, value in score.results[cell.cell_id].counts.items()
+    }
+
+
+def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
+    """What must be said of the clips themselves."""
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if failed:
+        yield (
+            f"{len(failed)} of {len(trials)} clips could not be made; the first, "
+            f"{failed[0].cell_id} {failed[0].prompt_id}: {failed[0].error}"
+        )
+    heard = {t.prompt_id for t in trials if t.prompt_text_source == "transcribed"}
+    if heard:
+        yield f"the text of {len(heard)} prompts was recognised, not given"

@@ -1,0 +1,114 @@
+"""What a system is: backbone, head and codec, driven frame by frame by the methods that are timed.
+
+B batch, T frames, D model width, C latent channels, K codebooks, S samples.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from calm_bench.codecs.base import Codec
+from calm_bench.config import StrictModel
+from calm_bench.types import SamplingParams, TemperatureKind, TimedWord
+
+__all__ = ["Generation", "Prompt", "System"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a clip starts with: audio [S] at the codec's rate and the words that begin in it."""
+
+    wave: Tensor
+    words: tuple[TimedWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a system made of a batch of prompts, prompt frames included.
+
+    Attributes:
+        frames: Latents [B, T, C] or codes [B, K, T], right-aligned: row b ends at T.
+        wave: Audio [B, T * hop_length], decoded whole.
+        prompt_frames: Frames of each row that were given.
+        words: Each row's prompt words and inner monologue, timed; None for systems without
+            a text stream.
+    """
+
+    frames: Tensor
+    wave: Tensor
+    prompt_frames: tuple[int, ...]
+    words: tuple[tuple[TimedWord, ...], ...] | None
+
+
+class System(nn.Module, ABC):
+    """Backbone + head + codec + weights: the thing that is compared.
+
+    One frame is `backbone_step`, `head_step`, `push`, in this order, on a state that `start` made;
+    `decode_step` streams its audio. Generation for quality and for latency runs these same methods.
+    All randomness is drawn in `start` from one generator per row, so a row never depends on its
+    batch.
+    """
+
+    Architecture: ClassVar[type[StrictModel]]
+    temperature_kind: ClassVar[TemperatureKind]
+    codec: Codec
+
+    @abstractmethod
+    def nfe(self, sampling: SamplingParams) -> int:
+        """Head evaluations per frame: head steps for CALM, codebooks for the RQ-Transformer."""
+
+    @abstractmethod
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        generators: Sequence[torch.Generator],
+        n_frames: int,
+    ) -> Any:
+        """Encode and prefill the prompts and draw all noise of `n_frames` new frames per row.
+
+        Returns:
+            The state the step methods work on, with everything preallocated.
+        """
+
+    @abstractmethod
+    def backbone_step(self, state: Any) -> Tensor:
+        """Advance the backbone (and the text stream) by one frame: context vectors [B, D]."""
+
+    @abstractmethod
+    def head_step(self, state: Any, z: Tensor) -> Tensor:
+        """Draw the next frame from its context [B, D]: latents [B, C] or codes [B, K]."""
+
+    @abstractmethod
+    def push(self, state: Any, frame: Tensor) -> None:
+        """Append the frame to the sequence, so that the next backbone step sees it."""
+
+    @abstractmethod
+    def finish(self, state: Any) -> Generation:
+        """Decode the clips whole and read off the inner monologue."""
+
+    def start_decoding(self, batch_size: int) -> Any:
+        """The codec's state for streaming decoding."""
+        return self.codec.start_decoding(batch_size)
+
+    def decode_step(self, frame: Tensor, decoder_state: Any) -> Tensor:
+        """Audio [B, hop_length] of one frame, streamed."""
+        return self.codec.decode_step(frame, decoder_state)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        generators: Sequence[torch.Generator],
+        n_frames: int,
+    ) -> Generation:
+        """Continue each prompt by `n_frames` frames."""
+        state = self.start(prompts, sampling, generators, n_frames)
+        for _ in range(n_frames):
+            self.push(state, self.head_step(state, self.backbone_step(state)))
+        return self.finish(state)

@@ -1,0 +1,43 @@
+"""Model folders to systems ready to generate."""
+
+from pathlib import Path
+from typing import Any
+
+from calm_bench import registry
+from calm_bench.codecs.base import Codec
+from calm_bench.codecs.loading import attach_card, build_module, fill_weights, load_codec
+from calm_bench.config import ModelConfig, load_model_config
+from calm_bench.errors import InputError
+from calm_bench.systems.base import System
+
+__all__ = ["build_system", "load_system"]
+
+
+def build_system(config: ModelConfig, folder: Path, codec: Codec) -> Any:
+    """A system of the registered class with random weights, around its codec.
+
+    Raises:
+        InputError: If the architecture has wrong or unknown fields.
+    """
+    cls = registry.load("system", config.type)
+    return build_module(cls, config, str(folder / "config.yaml"), codec=codec, folder=folder)
+
+
+def load_system(name: str, device: str = "cpu") -> System:
+    """Load a system with its codec by model name or folder, ready for inference.
+
+    Raises:
+        UnknownNameError: If there is no such model.
+        InputError: If the model is not a system, or names no codec.
+        WeightsError: If its weights or its codec's cannot be used.
+    """
+    config, folder = load_model_config(name)
+    if config.kind != "system":
+        raise InputError(f"{name} is a {config.kind}, not a system")
+    if config.codec is None:
+        raise InputError(f"{folder / 'config.yaml'}: codec: a system must name its codec")
+    system: System = build_system(config, folder, load_codec(config.codec))
+    sha256 = fill_weights(system, config, folder, apart="codec.")
+    attach_card(system, folder.name, config, sha256)
+    system.requires_grad_(False)
+    return system.to(device).eval()

@@ -1,0 +1,76 @@
+"""The RQ-Transformer baseline: K codes per frame, drawn one after another by a depth transformer.
+
+B batch, T frames, D width, K codebooks, V codebook size. Moshi's mechanics (Defossez et al. 2024):
+K passes of the depth transformer per frame, the first fed with the frame's text token. The paper's
+text describes K - 1 passes, but only this form has its 701M parameters.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from calm_bench.codecs.base import Codec
+from calm_bench.config import StrictModel
+from calm_bench.nn.depth import Chooser, DepthConfig, DepthTransformer
+from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.systems.state import StreamState, TextConfig
+from calm_bench.systems.streaming import StreamingSystem
+from calm_bench.types import SamplingParams, TemperatureKind
+
+__all__ = ["RqConfig", "RqSystem"]
+
+
+class RqConfig(StrictModel):
+    """Backbone, depth transformer and text stream; codebooks must be the codec's."""
+
+    backbone: TransformerConfig
+    depth: DepthConfig
+    text: TextConfig | None = None
+    codebook_size: int
+
+
+class RqSystem(StreamingSystem):
+    """Codes of a residual quantiser; temperature divides the logits."""
+
+    Architecture: ClassVar[type[StrictModel]] = RqConfig
+    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
+
+    def __init__(self, config: RqConfig, codec: Codec, folder: Path | None = None) -> None:
+        """Build backbone and depth transformer around an RVQ codec."""
+        super().__init__(config.backbone, config.text, codec, folder)
+        D, K, V = config.backbone.dim, len(config.depth.schedule), config.codebook_size
+        self.n_codebooks, self.codebook_size = K, V
+        self.code_tables = nn.Parameter(torch.randn(K, V + 1, D) * 0.3 * K**-0.5)
+        text_size = None if config.text is None else config.text.vocab_size + 1
+        self.depth = DepthTransformer(config.depth, D, V, text_size)
+
+    def nfe(self, sampling: SamplingParams) -> int:
+        """One evaluation per codebook."""
+        return self.n_codebooks
+
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """The sum of K embeddings: codes [B, T, K] to [B, T, D]."""
+        K = frames.shape[-1]
+        return self.code_tables[torch.arange(K, device=frames.device), frames].sum(2)
+
+    def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
+        """Uniform numbers [n_frames, K]."""
+        return torch.rand(n_frames, self.n_codebooks, generator=generator, device=generator.device)
+
+    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+        """Codes [B, K] of one frame."""
+        if state.scratch is None:
+            state.scratch = self.depth.new_cache(z.shape[0], z)
+        text = None if state.text is None else state.text[:, state.step - 1]
+        choose = Chooser(state.sampling.temperature, state.sampling.top_k)
+        return self.depth.sample(z, text, draws, state.scratch, choose)
+
+    def frame_shape(self) -> int:
+        """K."""
+        return self.n_codebooks
+
+    def frame_dtype(self) -> torch.dtype:
+        """Codes are integers."""
+        return torch.long

@@ -1,0 +1,58 @@
+"""What a generating system keeps between steps, and the shape of its text stream.
+
+B batch, T frames, C latent channels, K codebooks.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from calm_bench.config import StrictModel
+from calm_bench.nn.depth import Chooser
+from calm_bench.nn.transformer import KvCache
+from calm_bench.types import SamplingParams
+
+__all__ = ["FREE", "TEXT_TOP_K", "StreamState", "TextConfig"]
+
+TEXT_TOP_K = 25  # Moshi's default for the text stream
+FREE = -1  # a text frame that the prompt does not decide
+
+
+class TextConfig(StrictModel):
+    """The inner monologue: size of its vocabulary, frames it leads by, and its tokenizer file."""
+
+    vocab_size: int
+    lead: int = 2
+    tokenizer: str | None = None
+
+
+@dataclass
+class StreamState:
+    """A batch of clips being generated; buffers hold prompt and continuation, right-aligned.
+
+    Attributes:
+        frames: Latents [B, T, C] or codes [B, T, K], filled up to the frame last pushed.
+        given_text: Tokens the prompt decides [B, T + lead], FREE elsewhere; None without text.
+        text: Tokens [B, T + lead], filled up to the step just taken.
+        step: The stream step that comes next.
+        lacking: How many frames each row was padded by on the left.
+        audio_draws: All randomness of the head, [B, new frames, ...].
+    """
+
+    cache: KvCache
+    frames: Tensor
+    text: Tensor | None
+    given_text: Tensor | None
+    text_draws: Tensor | None
+    audio_draws: Tensor
+    sampling: SamplingParams
+    choose_text: Chooser
+    lacking: list[int]
+    prompt_frames: list[int]
+    step: int = 0
+    scratch: Tensor | None = None
+
+    @property
+    def prompt_end(self) -> int:
+        """Buffer index of the first new frame."""
+        return max(self.prompt_frames)

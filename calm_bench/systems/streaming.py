@@ -1,0 +1,272 @@
+"""What CALM and the RQ-Transformer share: text and audio streams through one causal backbone.
+
+B batch, T frames, D width, C latent channels, K codebooks. Both systems are this class plus a head.
+
+Streams: step i reads text y[i-1] and audio x[i-1-lead], and predicts y[i] and
+x[i-lead]. So text leads audio by `lead` frames, and T frames take T + lead steps. Before its first
+frame a stream reads its learned BOS. Without a text stream lead is 0.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from calm_bench.codecs.base import Codec
+from calm_bench.nn.depth import Chooser
+from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
+from calm_bench.systems.base import Generation, Prompt, System
+from calm_bench.systems.state import FREE, TEXT_TOP_K, StreamState, TextConfig
+from calm_bench.systems.text import TextStream
+from calm_bench.types import SamplingParams, TimedWord
+
+__all__ = ["StreamingSystem"]
+
+
+class StreamingSystem(System):
+    """Backbone with text and audio streams; subclasses embed frames and draw them from contexts."""
+
+    def __init__(
+        self,
+        backbone: TransformerConfig,
+        text: TextConfig | None,
+        codec: Codec,
+        folder: Path | None,
+    ) -> None:
+        """Build the backbone and, if configured, the text stream.
+
+        The tokenizer file lies in the model's `folder`; None builds the shapes without it.
+        """
+        super().__init__()
+        self.codec = codec
+        self.backbone = Transformer(backbone)
+        self.lead = 0 if text is None else text.lead
+        self.audio_start = nn.Parameter(torch.randn(backbone.dim) * 0.02)
+        self.text_stream: TextStream | None = None
+        self.text_size: int | None = None
+        if text is not None:
+            D, size = backbone.dim, text.vocab_size
+            self.text_size = size
+            self.text_table = nn.Embedding(size + 1, D)  # the last row is BOS
+            self.text_head = nn.Linear(D, size, bias=False)
+            nn.init.normal_(self.text_table.weight, std=0.3)
+            nn.init.normal_(self.text_head.weight, std=D**-0.5)
+            if folder is not None:
+                path = None if text.tokenizer is None else folder / text.tokenizer
+                self.text_stream = TextStream.load(path, codec.frame_rate)
+
+    # -- what a head adds ----------------------------------------------------------------------
+
+    @abstractmethod
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """Frames [B, T, C] or [B, T, K] to backbone inputs [B, T, D]."""
+
+    @abstractmethod
+    def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
+        """All random numbers of one clip's head, [n_frames, ...]."""
+
+    @abstractmethod
+    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+        """The next frame [B, C] or [B, K] from contexts [B, D] and this frame's draws."""
+
+    # -- training ------------------------------------------------------------------------------
+
+    def contexts(self, frames: Tensor, text: Tensor | None) -> Tensor:
+        """Contexts of every step with true streams as input: [B, T + lead, D].
+
+        Args:
+            frames: Latents [B, T, C] or codes [B, T, K].
+            text: Tokens [B, T + lead].
+        """
+        B, T = frames.shape[:2]
+        start = self.audio_start.expand(B, self.lead + 1, -1)
+        x = torch.cat([start.to(frames.device), self.embed_frames(frames[:, : T - 1])], dim=1)
+        if text is not None:
+            bos = text.new_full((B, 1), self.text_bos)
+            x = x + self.text_table(torch.cat([bos, text[:, :-1]], dim=1))
+        z: Tensor = self.backbone(x)
+        return z
+
+    @property
+    def text_bos(self) -> int:
+        """The text table's row that a stream begins with."""
+        assert self.text_size is not None
+        return self.text_size
+
+    # -- generation ----------------------------------------------------------------------------
+
+    def _encode_prompts(
+        self, prompts: Sequence[Prompt], device: torch.device
+    ) -> tuple[list[int], list[Tensor]]:
+        hop = self.codec.hop_length
+        counts = [-(-len(prompt.wave) // hop) for prompt in prompts]
+        waves = torch.zeros(len(prompts), max(counts) * hop, device=device)
+        for row, prompt in enumerate(prompts):
+            waves[row, : len(prompt.wave)] = prompt.wave.to(device)
+        if max(counts) == 0:
+            return counts, []
+        frames = self.codec.encode(waves)
+        frames = frames if self.codec.continuous else frames.transpose(1, 2)  # [B, T, C | K]
+        return counts, [frames[row, :count] for row, count in enumerate(counts)]
+
+    def _given_text(self, prompts: Sequence[Prompt], counts: list[int], steps: int) -> Tensor:
+        assert self.text_stream is not None
+        given = torch.full((len(prompts), steps), FREE)
+        longest = max(counts)
+        for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+            end = count / self.codec.frame_rate
+            words = [word for word in prompt.words if word.start < end - 1e-6]
+            room = steps - (longest - count)
+            tokens = torch.from_numpy(self.text_stream.encode(words, room))
+            written = tokens.nonzero()
+            known = max(count, int(written[-1]) + 1 if len(written) else 0)
+            given[row, longest - count : longest - count + known] = tokens[:known]
+        return given
+
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        generators: Sequence[torch.Generator],
+        n_frames: int,
+    ) -> StreamState:
+        """Encode the prompts, fill the cache with them, and take the text-only steps."""
+        device = self.audio_start.device
+        counts, encoded = self._encode_prompts(prompts, device)
+        B, P = len(prompts), max(counts)
+        steps = P + n_frames + self.lead
+        shape = (B, P + n_frames, self.frame_shape())
+        frames = torch.zeros(shape, device=device, dtype=self.frame_dtype())
+        for row, known in enumerate(encoded):
+            frames[row, P - counts[row] : P] = known
+        given = None
+        if self.text_size is not None:
+            given = self._given_text(prompts, counts, steps).to(device)
+        text_draws = self._text_draws(n_frames, generators)
+        draws = torch.stack([self.draw(n_frames, sampling, g) for g in generators])
+        lacking = [P - count for count in counts]
+        state = StreamState(
+            cache=self._new_cache(lacking, steps),
+            frames=frames,
+            text=None if given is None else given.clamp_min(0),
+            given_text=given,
+            text_draws=None if text_draws is None else text_draws.to(device),
+            audio_draws=draws.to(device),
+            sampling=sampling,
+            choose_text=Chooser(sampling.text_temperature, TEXT_TOP_K if sampling.top_k else 0),
+            lacking=lacking,
+            prompt_frames=counts,
+        )
+        if P > 0:
+            self.backbone(self._inputs(state, 0, P), state.cache)
+            state.step = P
+        for _ in range(self.lead):
+            self._advance(state)
+        return state
+
+    def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
+        """Uniform numbers [B, n_frames + lead]: one per step that no prompt decides."""
+        if self.text_size is None:
+            return None
+        size = n_frames + self.lead
+        return torch.stack([torch.rand(size, generator=g, device=g.device) for g in generators])
+
+    def _new_cache(self, lacking: list[int], steps: int) -> KvCache:
+        """An empty cache that hides the padding of ragged rows."""
+        cache = KvCache(self.backbone.config, len(lacking), steps, self.audio_start)
+        if any(lacking):
+            device = self.audio_start.device
+            index = torch.arange(steps, device=device)
+            cache.key_mask = index >= torch.tensor(lacking, device=device)[:, None]
+        return cache
+
+    def _inputs(self, state: StreamState, first: int, last: int) -> Tensor:
+        """Backbone inputs of steps first..last-1: [B, last - first, D]."""
+        B = state.frames.shape[0]
+        device = state.frames.device
+        steps = torch.arange(first, last, device=device)
+        local = steps - torch.tensor(state.lacking, device=device)[:, None]  # [B, N]
+        at = steps - 1 - self.lead
+        x = self.embed_frames(state.frames[:, at.clamp_min(0)])
+        x = torch.where((local <= self.lead)[..., None], self.audio_start.to(x.dtype), x)
+        if state.text is not None:
+            tokens = state.text[:, (steps - 1).clamp_min(0)]
+            tokens = torch.where(local <= 0, self.text_bos, tokens)
+            x = x + self.text_table(tokens)
+        assert x.shape[:2] == (B, last - first)
+        return x
+
+    def _advance(self, state: StreamState) -> Tensor:
+        """One step of the backbone and the text stream: contexts [B, D]."""
+        i = state.step
+        if not any(state.lacking) and i > self.lead:
+            # The common case, without index arithmetic: no row is padded, no BOS is due.
+            x = self.embed_frames(state.frames[:, i - 1 - self.lead : i - self.lead])
+            if state.text is not None:
+                x = x + self.text_table(state.text[:, i - 1 : i])
+        else:
+            x = self._inputs(state, i, i + 1)
+        z: Tensor = self.backbone(x, state.cache)[:, 0]
+        if state.text is not None:
+            assert state.given_text is not None
+            assert state.text_draws is not None
+            draws = state.text_draws[:, i - state.prompt_end]
+            drawn = state.choose_text(self.text_head(z), draws)
+            given = state.given_text[:, i]
+            state.text[:, i] = torch.where(given == FREE, drawn, given)
+        state.step = i + 1
+        return z
+
+    def backbone_step(self, state: StreamState) -> Tensor:
+        """Advance backbone and text stream by one frame: contexts [B, D]."""
+        return self._advance(state)
+
+    def head_step(self, state: StreamState, z: Tensor) -> Tensor:
+        """Draw the next frame: [B, C] or [B, K]."""
+        done = state.step - 1 - self.lead - state.prompt_end
+        return self.head(state, z, state.audio_draws[:, done])
+
+    def push(self, state: StreamState, frame: Tensor) -> None:
+        """Append the frame."""
+        state.frames[:, state.step - 1 - self.lead] = frame
+
+    def finish(self, state: StreamState) -> Generation:
+        """Decode whole; rows padded on the left are decoded from their own first frame."""
+        frames = state.frames[:, : max(0, state.step - self.lead)]
+        rolled = self._roll(frames, [-lack for lack in state.lacking])
+        wave = self.codec.decode(rolled if self.codec.continuous else rolled.transpose(1, 2))
+        hop = self.codec.hop_length
+        wave = self._roll(wave, [lack * hop for lack in state.lacking])
+        return Generation(
+            frames=frames if self.codec.continuous else frames.transpose(1, 2),
+            wave=wave,
+            prompt_frames=tuple(state.prompt_frames),
+            words=self._monologue(state, frames.shape[1]),
+        )
+
+    def _monologue(
+        self, state: StreamState, frames: int
+    ) -> tuple[tuple[TimedWord, ...], ...] | None:
+        if state.text is None or self.text_stream is None:
+            return None
+        rows = [
+            tokens[lack:frames].tolist()
+            for tokens, lack in zip(state.text, state.lacking, strict=True)
+        ]
+        return tuple(self.text_stream.decode(row) for row in rows)
+
+    @staticmethod
+    def _roll(x: Tensor, shifts: list[int]) -> Tensor:
+        if not any(shifts):
+            return x
+        return torch.stack([row.roll(shift, 0) for row, shift in zip(x, shifts, strict=True)])
+
+    @abstractmethod
+    def frame_shape(self) -> int:
+        """Numbers per frame: C or K."""
+
+    @abstractmethod
+    def frame_dtype(self) -> torch.dtype:
+        """Type of a frame's numbers."""

@@ -1,0 +1,110 @@
+"""The inner monologue: words to a token per frame and back (paper section 4.3; Moshi's padding).
+
+T frames. A word's tokens stand at the frames from its onset on, EPAD one frame before the word, PAD
+everywhere else. The text stream leads the audio by `lead` frames; that shift belongs to the system,
+here frame i of text goes with frame i of audio.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from calm_bench.errors import WeightsError
+from calm_bench.types import TimedWord
+
+__all__ = ["EPAD", "PAD", "TextStream", "train_tokenizer"]
+
+PAD, EPAD = 0, 1
+SPECIALS = ["<pad>", "<epad>"]
+SPACE = "\u0120"  # how byte-level BPE writes the space before a word
+
+
+def _bare() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
+    """A byte-level BPE of at most `size` tokens, PAD and EPAD first, that encodes every text."""
+    tokenizer = _bare()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((" " + text for text in texts), trainer)
+    return tokenizer
+
+
+class TextStream:
+    """Encodes timed words to frames of tokens and reads them back."""
+
+    def __init__(self, tokenizer: Tokenizer, frame_rate: float) -> None:
+        """`frame_rate` in frames per second."""
+        self.tokenizer, self.frame_rate = tokenizer, frame_rate
+        self._starts_word = [
+            str(tokenizer.id_to_token(i)).startswith(SPACE)
+            for i in range(tokenizer.get_vocab_size())
+        ]
+
+    @classmethod
+    def load(cls, path: Path | None, frame_rate: float) -> "TextStream":
+        """The stream of a tokenizer file; bytes without merges if there is no file.
+
+        Raises:
+            WeightsError: If the file is missing or no tokenizer.
+        """
+        if path is None:
+            return cls(train_tokenizer([], len(SPECIALS) + 256), frame_rate)
+        try:
+            return cls(Tokenizer.from_file(str(path)), frame_rate)
+        except Exception as error:  # the tokenizers package raises bare Exception
+            raise WeightsError(f"{path} is not a usable tokenizer: {error}") from error
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, PAD and EPAD included."""
+        return int(self.tokenizer.get_vocab_size())
+
+    def encode(self, words: Sequence[TimedWord], frames: int) -> NDArray[np.int64]:
+        """Tokens [T] of the words' frames; -1 is never used: what holds no word is PAD.
+
+        A word that begins before the one before it is written out waits for its turn; tokens beyond
+        the last frame are cut.
+        """
+        stream = np.full(frames, PAD, np.int64)
+        free = 0
+        for word in words:
+            at = max(free, math.floor(word.start * self.frame_rate + 1e-6))
+            tokens = self.tokenizer.encode(" " + word.word.strip()).ids
+            if at - 1 >= free and at - 1 < frames:
+                stream[at - 1] = EPAD
+            piece = tokens[: max(0, frames - at)]
+            stream[at : at + len(piece)] = piece
+            free = at + len(tokens)
+        return stream
+
+    def decode(self, stream: Sequence[int]) -> tuple[TimedWord, ...]:
+        """Words of a token stream [T]; a word ends where the next begins or the stream ends."""
+        pieces: list[tuple[int, list[int]]] = []
+        for frame, token in enumerate(stream):
+            if token in (PAD, EPAD) or token >= self.size:  # untrained models draw what no text has
+                continue
+            if not pieces or self._starts_word[token]:
+                pieces.append((frame, []))
+            pieces[-1][1].append(int(token))
+        ends = [frame for frame, _ in pieces[1:]] + [len(stream)]
+        words = []
+        for (frame, tokens), end in zip(pieces, ends, strict=True):
+            text = self.tokenizer.decode(tokens).strip()
+            if text:
+                times = {"start": frame / self.frame_rate, "end": end / self.frame_rate}
+                words.append(TimedWord(word=text, **times))
+        return tuple(words)

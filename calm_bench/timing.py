@@ -1,0 +1,62 @@
+"""The latency stage of a run: which systems are timed, and on which prompt."""
+
+from collections.abc import Sequence
+
+from calm_bench.data.prompts import load_prompt
+from calm_bench.framing import Grid, system_prompt
+from calm_bench.latency import Arm, clock_for, measure, missing_rounds
+from calm_bench.plan import Plan
+from calm_bench.rows import sampling_of
+from calm_bench.seeds import derive_seed
+from calm_bench.speedups import arm_key
+from calm_bench.store import Cell, RunStore
+
+__all__ = ["time_systems"]
+
+
+def time_systems(plan: Plan, store: RunStore, device: str) -> None:
+    """Time every system of a plan, and the baseline twice, in the rounds that are still missing."""
+    if plan.spec.latency is None:
+        return
+    timed = _timed_cells(plan.cells)
+    wanted = {(cell.cell_id, is_control) for cell, is_control in timed}
+    missing = missing_rounds(wanted, plan.spec.latency, store)
+    if not missing:
+        return
+    seed = derive_seed("latency", plan.plan_hash)
+    arms = _arms(plan, timed, device)
+    measure(arms, plan.spec.latency, store, missing, seed=seed, clock=clock_for(device))
+
+
+def _timed_cells(cells: Sequence[Cell]) -> list[tuple[Cell, bool]]:
+    """The first row of each system, and the baseline (or else the first) once more as control."""
+    first: dict[object, Cell] = {}
+    for cell in cells:
+        if cell.kind == "system":
+            first.setdefault(arm_key(cell), cell)
+    rows = list(first.values())
+    control = next((cell for cell in rows if cell.baseline), rows[0] if rows else None)
+    return [(cell, False) for cell in rows] + ([(control, True)] if control else [])
+
+
+def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[Arm]:
+    """The systems loaded, side by side, each with the first prompt on its own frames."""
+    from calm_bench.systems.loading import load_system
+
+    spec = plan.spec
+    systems = {name: load_system(name, device) for name in {str(c.model) for c, _ in timed}}
+    arms = []
+    for cell, is_control in timed:
+        system = systems[str(cell.model)]
+        grid = Grid.of(system.codec)
+        prompt = load_prompt(plan.prompts[0], spec, plan.root, grid.sample_rate)
+        arms.append(
+            Arm(
+                cell_id=cell.cell_id,
+                system=system,
+                sampling=sampling_of(cell),
+                prompt=system_prompt(prompt, grid, spec.prompt_seconds, device),
+                control=is_control,
+            )
+        )
+    return arms

@@ -1,0 +1,1 @@
+"""One training loop, one file per objective."""

@@ -1,0 +1,69 @@
+"""The card of a trained model: what it is, how it came about, what it can and cannot do."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calm_bench.config import ModelConfig
+from calm_bench.training.loop import Trainer
+
+__all__ = ["write_card"]
+
+TEMPLATE = """# {name}
+
+{description}
+
+| | |
+|---|---|
+| kind | {kind}, `{type}` |
+| parameters | {parameters:,} |
+| steps | {step:,} of {steps:,}, batch {batch} |
+| optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
+| time | {hours:.2f} h on {device}, torch {torch} |
+| data | {data} |
+| licence | MIT; trained on speech made by this project |
+
+Last validation: {validation}.
+
+Rebuild: `calm-bench data {corpus} && calm-bench train {name}`
+"""
+
+
+def _device(fabric: Any) -> str:
+    if fabric.device.type == "cuda":
+        return torch.cuda.get_device_name(fabric.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any) -> str:
+    """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
+    recipe = trainer.config
+    validation = trainer.last_validation()
+    text = TEMPLATE.format(
+        name=folder.name,
+        description=config.description,
+        kind=config.kind,
+        type=config.type,
+        parameters=sum(
+            p.numel()
+            for key, p in trainer.objective.module.named_parameters()
+            if not key.startswith("codec.")
+        ),
+        step=trainer.progress.step,
+        steps=recipe.steps,
+        batch=recipe.batch_size * recipe.accumulate * fabric.world_size,
+        rate=recipe.learning_rate,
+        betas=recipe.betas,
+        decay=recipe.weight_decay,
+        ema=recipe.ema,
+        hours=trainer.progress.seconds / 3600,
+        device=_device(fabric),
+        torch=torch.__version__,
+        data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
+        validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
+        corpus=recipe.corpus,
+    )
+    notes = folder / "notes.md"
+    return text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")

@@ -1,0 +1,287 @@
+"""One training loop for codecs and systems, on Lightning Fabric: resumable and exact.
+
+A run lives in <home>/training/<name>/: state.pt (replaced atomically every few minutes), log.jsonl,
+samples/. What it makes goes to models/<name>/: weights.safetensors, and sha256 and facts into
+config.yaml and card.md.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from calm_bench.seeds import content_hash
+from calm_bench.training.objective import Objective
+from calm_bench.training.recipe import TrainingConfig, TrainingError
+
+__all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where a run stands: steps done and seconds computed, over all starts."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class Means:
+    """Running means of what steps log, until they are taken."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, logs: Mapping[str, float]) -> None:
+        """Count one step."""
+        self.count += 1
+        for key, value in logs.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {key: value / self.count for key, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay, vectors (norms, biases, scales) do not."""
+    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+class LossModule(nn.Module):
+    """The loss as a module's forward: the call that DDP synchronises and Fabric autocasts."""
+
+    def __init__(self, objective: Objective) -> None:
+        """Hold the objective's module, so that its parameters are this module's."""
+        super().__init__()
+        self.module = objective.module
+        self.objective = objective
+
+    def forward(self, batch: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
+        """The objective's loss and logs."""
+        return self.objective.loss(batch, step)
+
+
+class Trainer:
+    """Takes an objective through its steps."""
+
+    def __init__(
+        self, objective: Objective, config: TrainingConfig, folder: Path, fabric: Fabric
+    ) -> None:
+        """Set up optimiser and averages; nothing is loaded or written yet.
+
+        Args:
+            objective: What to train, on the CPU; it is moved to Fabric's device.
+            config: The recipe.
+            folder: Where state, log and samples go.
+            fabric: Launched Fabric: device, precision, strategy.
+        """
+        self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
+        groups = parameter_groups(objective.module, config.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8)
+        self.forward, self.optimizer = fabric.setup(LossModule(objective), optimizer)
+        self.adversary_optimizer: Any = None
+        if objective.adversary is not None:
+            objective.adversary.to(fabric.device)
+            self.adversary_optimizer = torch.optim.AdamW(
+                objective.adversary.parameters(), lr=config.learning_rate, betas=(0.5, 0.9)
+            )
+        self.average = {k: v.detach().clone() for k, v in objective.module.state_dict().items()}
+        self.progress = Progress()
+        self.identity = content_hash(
+            config.model_dump(mode="json", exclude={"checkpoint_minutes", "log_every"})
+        )
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def state_path(self) -> Path:
+        """The file that a resumed run starts from."""
+        return self.folder / "state.pt"
+
+    def save(self) -> None:
+        """Write the state beside the old one and swap them: a kill leaves either one whole."""
+        if not self.fabric.is_global_zero:
+            return
+        state: dict[str, Any] = {
+            "identity": self.identity,
+            "step": self.progress.step,
+            "seconds": self.progress.seconds,
+            "module": self.objective.module.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.objective.adversary is not None:
+            state["adversary"] = self.objective.adversary.state_dict()
+            state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
+        temporary = self.state_path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.state_path)
+
+    def resume(self) -> bool:
+        """Load the last state if there is one; the log is cut back to it.
+
+        Raises:
+            TrainingError: If the state belongs to another recipe.
+        """
+        if not self.state_path.is_file():
+            return False
+        state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)
+        if state["identity"] != self.identity:
+            raise TrainingError(
+                f"{self.state_path} belongs to another training recipe than config.yaml's: "
+                "train under another name, or remove the folder to start over"
+            )
+        self.objective.module.load_state_dict(state["module"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.objective.adversary is not None:
+            self.objective.adversary.load_state_dict(state["adversary"])
+            self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
+        self.progress = Progress(step=state["step"], seconds=state["seconds"])
+        self._cut_log(state["step"])
+        return True
+
+    def _cut_log(self, step: int) -> None:
+        path = self.folder / "log.jsonl"
+        if path.is_file() and self.fabric.is_global_zero:
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            path.write_text("".join(line + "\n" for line in kept))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the module for a while."""
+        module = self.objective.module
+        current = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        module.load_state_dict(self.average)
+        module.eval()
+        try:
+            yield
+        finally:
+            module.load_state_dict(current)
+            module.train()
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _move(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: value.to(self.fabric.device) for key, value in batch.items()}
+
+    def _check(self, value: Tensor, step: int, what: str) -> float:
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise TrainingError(
+                f"the {what} of step {step} is {number} (batch {step} of seed {self.config.seed}); "
+                f"the last good state is in {self.state_path}"
+            )
+        return number
+
+    def step(self) -> dict[str, float]:
+        """Take one optimiser step and return its logs."""
+        step, config = self.progress.step, self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        means = Means()
+        for part in range(config.accumulate):
+            index = (step * config.accumulate + part) * self.fabric.world_size
+            index += self.fabric.global_rank
+            batch = self._move(self.objective.batch(index, config.batch_size))
+            last = part == config.accumulate - 1
+            with self.fabric.no_backward_sync(self.forward, enabled=not last):
+                loss, logs = self.forward(batch, index)
+                logs = {"loss": self._check(loss, index, "loss"), **logs}
+                self.fabric.backward(loss / config.accumulate)
+            means.add(logs)
+        norm = nn.utils.clip_grad_norm_(self.objective.module.parameters(), config.clip)
+        gradient = self._check(norm, step, "gradient norm")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._step_adversary(batch, index)
+        self._follow_average(step)
+        self.progress.step += 1
+        return {**means.take(), "gradient": gradient}
+
+    def _step_adversary(self, batch: Mapping[str, Tensor], step: int) -> None:
+        loss = self.objective.second_loss(batch, step)
+        if loss is None:
+            return
+        self._check(loss, step, "adversary's loss")
+        self.adversary_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.adversary_optimizer.step()
+
+    @torch.no_grad()
+    def _follow_average(self, step: int) -> None:
+        # Early averages forget fast, so that the random start does not linger.
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        for key, value in self.objective.module.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one JSON line to the run's log."""
+        if self.fabric.is_global_zero:
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.progress.step, **record}) + "\n")
+
+    def validate(self) -> dict[str, float]:
+        """Held-out numbers and samples of the averaged weights, logged."""
+        with self.averaged(), torch.no_grad():
+            numbers = self.objective.validate()
+            if self.fabric.is_global_zero:
+                self.objective.sample(self.folder / "samples", self.progress.step)
+        self.log({"validation": numbers})
+        return numbers
+
+    def train(self, *, until: int | None = None) -> Iterator[dict[str, float]]:
+        """Take the remaining steps, yielding the mean logs of each stretch of `log_every`.
+
+        Args:
+            until: Stop before this step; the schedule stays that of the whole run.
+        """
+        stop = min(self.config.steps, until or self.config.steps)
+        saved, means = time.monotonic(), Means()
+        while self.progress.step < stop:
+            begun = time.monotonic()
+            means.add(self.step())
+            self.progress.seconds += time.monotonic() - begun
+            step = self.progress.step
+            if step % self.config.log_every == 0 or step == stop:
+                logs = means.take()
+                self.log({"seconds": round(self.progress.seconds, 1), **logs})
+                yield logs
+            if step % self.config.validate_every == 0 or step == self.config.steps:
+                self.validate()
+            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop:
+                self.save()
+                saved = time.monotonic()
+        if self.progress.step < self.config.steps:
+            logger.info("stopped at step %s of %s", stop, self.config.steps)
+
+    def last_validation(self) -> dict[str, float]:
+        """The numbers of the last validation in the log; empty if there was none."""
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        records = [json.loads(line) for line in lines if '"validation"' in line]
+        return dict(records[-1]["validation"]) if records else {}

@@ -1,0 +1,117 @@
+"""`calm-bench train NAME`: from a model folder's recipe to its weights."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calm_bench import paths
+from calm_bench.config import load_model_config
+from calm_bench.errors import InputError
+from calm_bench.training.build import build_objective, training_config, write_model
+from calm_bench.training.card import write_card
+from calm_bench.training.loop import Trainer
+from calm_bench.training.recipe import TrainingConfig
+
+__all__ = ["TrainOptions", "train_model"]
+
+logger = logging.getLogger(__name__)
+
+STRATEGIES = ("auto", "ddp")
+
+Report = Callable[[int, int, Mapping[str, float]], None]
+"""Called with steps done, steps in all, and the mean logs of the last stretch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How to run, apart from the recipe in the model's config.yaml."""
+
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    accelerator: str = "auto"
+    threads: int | None = None
+    until: int | None = None
+    fresh: bool = False
+    export: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Any:
+    import torch
+    from lightning_fabric import Fabric
+
+    if options.strategy not in STRATEGIES:
+        raise InputError(
+            f"--strategy {options.strategy}: sharded weights are not supported, choose one of "
+            f"{', '.join(STRATEGIES)}"
+        )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=recipe.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def train_model(name: str, options: TrainOptions, report: Report | None = None) -> Path | None:
+    """Train a model, or go on where its last run stopped; write its folder when steps are done.
+
+    Args:
+        name: The model's name or folder; its config.yaml holds the recipe.
+        options: Devices, threads and limits; `export` writes the model although steps are left.
+        report: Called after every stretch of steps, for a progress bar.
+
+    Returns:
+        The model's folder if its weights were written, None if the run stopped before its
+        last step.
+
+    Raises:
+        InputError: If the recipe or the corpus cannot be used.
+        TrainingError: If a loss is not a number or the saved state belongs to another recipe.
+    """
+    config, folder = load_model_config(name)
+    recipe = training_config(config, str(folder / "config.yaml"), options.overrides)
+    fabric = _fabric(recipe, options)
+    with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
+        objective = build_objective(config, recipe, str(folder / "config.yaml"))
+    work = paths.home() / "training" / folder.name
+    work.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(objective, recipe, work, fabric)
+    if options.fresh:
+        trainer.state_path.unlink(missing_ok=True)
+        (work / "log.jsonl").unlink(missing_ok=True)
+    if trainer.resume():
+        logger.info("resuming %s at step %s of %s", name, trainer.progress.step, recipe.steps)
+    for logs in trainer.train(until=options.until):
+        if report is not None and fabric.is_global_zero:
+            report(trainer.progress.step, recipe.steps, logs)
+    done = trainer.progress.step >= recipe.steps
+    if not (done or options.export) or not fabric.is_global_zero:
+        return None
+    with trainer.averaged():  # which puts the other weights back in place: copy before it does
+        weights = {key: value.clone() for key, value in objective.export().items()}
+    card = write_card(folder, config, trainer, fabric)
+    write_model(folder, config, weights, card)
+    return folder
+
+
+def read_log(name: str) -> list[dict[str, Any]]:
+    """Every line of a training run's log.
+
+    Raises:
+        InputError: If the model was never trained here.
+    """
+    path = paths.home() / "training" / name / "log.jsonl"
+    if not path.is_file():
+        raise InputError(f"{name} was not trained here: {path} does not exist")
+    return [json.loads(line) for line in path.read_text().splitlines()]

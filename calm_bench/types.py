@@ -1,0 +1,149 @@
+"""The records that cross module boundaries. No torch here: plan, store and report read them too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Aggregate",
+    "Clip",
+    "Column",
+    "Estimate",
+    "MetricResult",
+    "SamplingParams",
+    "TemperatureKind",
+    "TimedWord",
+    "Transcript",
+    "Wave",
+]
+
+Wave = NDArray[np.float32]
+"""Mono samples in [-1, 1], shape [S]."""
+
+TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]
+"""What a temperature means: CALM scales the variance of its noise, token models divide logits."""
+
+Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "set"]
+"""How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); set:
+the metric's own estimate, because no sum over clips gives it (FAD, VERT)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How a system draws: both temperatures, head evaluations per frame, and top-k (0 = off)."""
+
+    temperature: float
+    text_temperature: float
+    head_steps: int = 1
+    top_k: int = 250
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedWord:
+    """A word with its start and end in seconds from the clip's start."""
+
+    word: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """What a speech recogniser heard in a whole clip, prompt included, with its health flags.
+
+    Attributes:
+        flags: Names of the alarms that rang: compression, no_speech, fast, loop, silent.
+    """
+
+    text: str
+    words: tuple[TimedWord, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """One stretch of audio and what is known about it: all that a metric may look at.
+
+    Attributes:
+        clip_id: Content hash of the audio.
+        prompt_id: The prompt it continues; clips of different cells pair by it.
+        seed_index: Which draw for the prompt; clips pair by (prompt_id, seed_index).
+        wave: Whole clip, prompt included, mono [S].
+        prompt_seconds: Length of the prompt at the head of `wave`; metrics score what follows.
+        words: What was meant to be said in the whole clip, timed: the real text for references and
+            round trips, prompt text and inner monologue for a system. None when nothing is known.
+        transcript: What the recogniser heard; None when no metric asked for it.
+    """
+
+    clip_id: str
+    prompt_id: str
+    seed_index: int
+    wave: Wave
+    sample_rate: int
+    prompt_seconds: float = 0.0
+    words: tuple[TimedWord, ...] | None = None
+    transcript: Transcript | None = None
+
+    @property
+    def continuation(self) -> Wave:
+        """The samples after the prompt, [S']."""
+        return self.wave[round(self.prompt_seconds * self.sample_rate) :]
+
+    @property
+    def pair_key(self) -> str:
+        """What clips of two cells have in common when they answer the same prompt and seed."""
+        return f"{self.prompt_id}/{self.seed_index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One number a metric yields: its unit, its direction and how clips aggregate to it.
+
+    Attributes:
+        fields: Names of the per-clip values it is made of: one for mean and exp_mean, numerator and
+            denominator for the ratios, none for set.
+        higher_is_better: None where neither direction is better (loudness).
+    """
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool | None
+    aggregate: Aggregate
+    fields: tuple[str, ...] = ()
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A value with its 95 % interval and the clips behind it; None with a reason."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricResult:
+    """What a metric found in one cell.
+
+    Attributes:
+        clips: By clip id, the per-clip fields; a field is None where it is undefined for that clip.
+        notes: By clip id, why fields are None (empty transcript, too short, ...).
+        estimates: By column name, for `set` columns only.
+        counts: What stands beside the numbers: n_empty, n_flagged, n_vectors, ...
+    """
+
+    clips: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+    def values(self, name: str, clip_ids: Sequence[str]) -> list[float | None]:
+        """One per-clip field in the order of `clip_ids`."""
+        return [self.clips.get(clip_id, {}).get(name) for clip_id in clip_ids]

@@ -1,0 +1,201 @@
+"""Codecs: causal, streamable, and honest about what they store."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from calm_bench import registry
+from calm_bench.codecs.autoencoder import Autoencoder
+from calm_bench.codecs.loading import build_module, load_codec
+from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
+from calm_bench.codecs.spectral import InverseStft, LogMel, mel_filterbank
+from calm_bench.config import ModelConfig
+from calm_bench.errors import InputError, WeightsError
+
+WAVEFORM = {
+    "sample_rate": 1600,
+    "front_end": "waveform",
+    "ratios": [4, 4, 8],
+    "kernel": 7,
+    "encoder_dims": [8, 8, 16, 16],
+    "encoder_blocks": [1, 1, 1, 0],
+    "decoder_dims": [8, 8, 16, 16],
+    "decoder_blocks": [1, 1, 1, 0],
+    "transformer": {
+        "dim": 16,
+        "layers": 2,
+        "heads": 2,
+        "mlp_dim": 32,
+        "context": 4,
+        "layer_scale": 0.5,
+    },
+}
+
+
+def waveform_codec(kind: str) -> Autoencoder:
+    frame = {
+        "vae": {"latent_channels": 4},
+        "rvq": {"n_codebooks": 3, "codebook_size": 8, "code_dim": 4},
+    }
+    config = ModelConfig(
+        kind="codec", type=kind, description="", architecture={"trunk": WAVEFORM, **frame[kind]}
+    )
+    codec = build_module(registry.load("codec", kind), config, "test")
+    assert isinstance(codec, Autoencoder)
+    return codec.eval()
+
+
+CODECS = {
+    "vae, mel": lambda: load_codec("vae-debug"),
+    "rvq, mel": lambda: load_codec("rvq-debug"),
+    "vae, waveform and transformer": lambda: waveform_codec("vae"),
+    "rvq, waveform and transformer": lambda: waveform_codec("rvq"),
+}
+
+
+def noise(samples: int, rows: int = 2) -> torch.Tensor:
+    return torch.randn(rows, samples, generator=torch.Generator().manual_seed(0)) * 0.1
+
+
+@pytest.mark.parametrize("name", CODECS)
+@torch.inference_mode()
+def test_streamed_decoding_equals_whole_decoding(name: str) -> None:
+    codec = CODECS[name]()
+    frames = codec.encode(noise(128 * 14))
+    whole = codec.decode(frames)
+    by_frame = frames.unbind(1) if codec.continuous else frames.unbind(2)
+    state = codec.start_decoding(2)
+    streamed = torch.cat([codec.decode_step(frame, state) for frame in by_frame], dim=1)
+    assert whole.shape == (2, 128 * 14)
+    torch.testing.assert_close(streamed, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@torch.inference_mode()
+def test_no_frame_depends_on_later_audio(name: str) -> None:
+    codec = CODECS[name]()
+    wave = noise(128 * 8)
+    changed = wave.clone()
+    changed[:, 128 * 5 :] = noise(128 * 3) * 3
+    axis = 1 if codec.continuous else 2
+    first, second = codec.encode(wave).narrow(axis, 0, 5), codec.encode(changed).narrow(axis, 0, 5)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@torch.inference_mode()
+def test_audio_is_padded_to_whole_frames(name: str) -> None:
+    codec = CODECS[name]()
+    frames = codec.encode(noise(128 * 3 + 1))
+    assert frames.shape[1 if codec.continuous else 2] == 4
+    assert codec.decode(frames).shape[1] == 4 * codec.hop_length
+
+
+def test_mel_filters_cover_the_band_and_peak_at_most_at_one() -> None:
+    bank = mel_filterbank(20, 512, 16000)
+    assert bank.shape == (20, 257)
+    assert bank.min() == 0
+    assert bank.max() <= 1
+    assert (bank[:, 1:-1].sum(0) > 0).all()
+
+
+def test_inverse_stft_adds_windows_up_to_one() -> None:
+    # A constant spectrum line must come out as a steady wave: no gaps between frames.
+    head = InverseStft(4, 64, 16)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.bias.fill_(-20.0)
+        head.linear.bias[0] = np.log(64.0)  # magnitude 64 at 0 Hz: the constant 1
+        head.linear.bias[33:] = 0.0
+    wave = head(torch.zeros(1, 20, 4))[0]
+    torch.testing.assert_close(wave[64:], torch.ones_like(wave[64:]), atol=1e-4, rtol=0)
+
+
+def test_log_mel_hears_only_its_own_past() -> None:
+    mel = LogMel(1600, 64, 32, 8)
+    wave = noise(320, 1)
+    later = wave.clone()
+    later[:, 96:] = 0.5
+    torch.testing.assert_close(mel(wave)[:, :3], mel(later)[:, :3])
+
+
+def quantiser(decay: float = 0.9) -> ResidualQuantiser:
+    trunk = {**WAVEFORM, "transformer": None}
+    config = RvqConfig.model_validate(
+        {"trunk": trunk, "n_codebooks": 4, "codebook_size": 16, "code_dim": 3, "decay": decay}
+    )
+    torch.manual_seed(0)
+    return ResidualQuantiser(config)
+
+
+def test_quantiser_learns_its_data_and_every_level_helps() -> None:
+    rvq, generator = quantiser(), torch.Generator().manual_seed(0)
+    for _ in range(150):
+        rvq.learn(torch.randn(8, 32, 3, generator=generator), torch.full((8,), 4), generator)
+    x = torch.randn(16, 32, 3, generator=generator)
+    codes = rvq.quantise(x)
+    errors = [(rvq.lookup(codes[:, :k]) - x).square().mean().item() for k in range(1, 5)]
+    assert all(later < 0.7 * earlier for earlier, later in itertools.pairwise(errors))
+    assert errors[-1] < 0.05
+    assert all(len(codes[:, k].unique()) > 12 for k in range(4)), "codes are in use"
+
+
+def test_quantiser_passes_the_gradient_straight_through() -> None:
+    rvq = quantiser()
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    out, _ = rvq.learn(x, torch.tensor([4, 2]), torch.Generator().manual_seed(0))
+    out.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.ones_like(x))
+
+
+def test_dropped_levels_do_not_contribute() -> None:
+    rvq, generator = quantiser(decay=1.0), torch.Generator().manual_seed(0)
+    rvq.usage.fill_(1e6)
+    rvq.sums.copy_(rvq.codebooks * 1e6)
+    x = torch.randn(2, 5, 3)
+    out, _ = rvq.learn(x, torch.tensor([4, 1]), generator)
+    codes = rvq.quantise(x)
+    torch.testing.assert_close(out[0], rvq.lookup(codes)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[1], rvq.lookup(codes[:, :1])[1], atol=1e-5, rtol=0)
+
+
+def test_bit_rate_is_levels_times_bits_times_rate() -> None:
+    assert load_codec("rvq-debug").bits_per_second == pytest.approx(3 * 4 * 12.5)
+    assert load_codec("vae-debug").bits_per_second is None
+
+
+def test_a_system_is_not_a_codec() -> None:
+    with pytest.raises(InputError, match="not a codec"):
+        load_codec("calm-debug")
+
+
+def test_wrong_missing_and_unfitting_weights_are_told_apart(tmp_path: object) -> None:
+    from pathlib import Path
+
+    import yaml
+    from safetensors.torch import save_file
+
+    from calm_bench.config import load_model_config
+    from calm_bench.seeds import file_hash
+
+    folder = Path(str(tmp_path)) / "mine"
+    folder.mkdir()
+    config, _ = load_model_config("vae-debug")
+    data = config.model_dump(mode="json", exclude_none=True)
+
+    def write(sha: str) -> None:
+        data["weights"] = {"file": "weights.safetensors", "sha256": sha}
+        (folder / "config.yaml").write_text(yaml.safe_dump(data))
+
+    write("0" * 64)
+    with pytest.raises(WeightsError, match=r"is missing.*calm-bench train"):
+        load_codec(str(folder))
+    save_file({"x": torch.zeros(1)}, folder / "weights.safetensors")
+    with pytest.raises(WeightsError, match="has sha256"):
+        load_codec(str(folder))
+    write(file_hash(folder / "weights.safetensors"))
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_codec(str(folder))

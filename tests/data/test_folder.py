@@ -1,0 +1,301 @@
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from calm_bench.data import folder as module
+from calm_bench.data import inspection
+from calm_bench.data.corpus import Item, read_card, read_manifest
+from calm_bench.data.folder import FolderOptions, make_folder
+from calm_bench.data.shards import prepare
+from calm_bench.errors import BenchError, InputError, UnknownNameError
+from calm_bench.files import locked
+from calm_bench.types import TimedWord, Transcript
+
+
+def sound(path: Path, seconds: float = 1.2, *, seed: int | None = None, **form: Any) -> Path:
+    """A file of noise that is its own, unless the seed says otherwise."""
+    rate, channels = form.pop("rate", 8000), form.pop("channels", 1)
+    rng = np.random.default_rng(sum(map(ord, path.stem)) if seed is None else seed)
+    wave = 0.1 * rng.standard_normal((round(seconds * rate), channels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, rate, **form)
+    return path
+
+
+def by_id(out: Path) -> dict[str, Item]:
+    return {item.id: item for item in read_manifest(out)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "corpus"
+
+
+def test_any_rate_channel_count_and_format_is_taken(source: Path, out: Path) -> None:
+    sound(source / "a.wav", rate=44100, channels=2)
+    sound(source / "deep" / "b.flac", rate=8000)
+    sound(source / "c.ogg", rate=22050, channels=3)
+    sound(source / ".hidden" / "d.wav")
+    (source / "notes.txt").write_text("no sound")
+    make_folder(source, out, FolderOptions(validation=0, test=0))
+    items = by_id(out)
+    assert sorted(items) == ["a", "c", "deep-b"]
+    assert {i: (x.sample_rate, x.channels) for i, x in items.items()} == {
+        "a": (44100, 2),
+        "c": (22050, 3),
+        "deep-b": (8000, 1),
+    }
+    shards = prepare(out, 16000)
+    assert [r.samples for r in shards.items] == [pytest.approx(1.2 * 16000, abs=2)] * 3
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(source: Path, out: Path) -> None:
+    samples, rate = soundfile.read(sound(source / "good.wav"), dtype="int16")
+    soundfile.write(source / "good_copy.flac", samples, rate)
+    sound(source / "brief.wav", 0.3)
+    (source / "broken.wav").write_bytes(b"RIFF....WAVEnot really")
+    (source / "empty.wav").touch()
+    (source / "phone.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
+    soundfile.write(source / "zero.wav", np.zeros(16000), 8000)
+    soundfile.write(source / "faint.wav", np.full(16000, 1e-4), 8000, subtype="FLOAT")
+    soundfile.write(source / "nan.wav", np.full(16000, np.nan), 8000, subtype="FLOAT")
+    whole = sound(source / "torn.flac", 3.0).read_bytes()
+    (source / "torn.flac").write_bytes(whole[: len(whole) // 2])
+    card = make_folder(source, out)
+    reasons = {Path(skipped.audio).name: skipped.reason for skipped in card.skipped}
+    for name, reason in {
+        "good_copy.flac": "duplicate: the same audio as",
+        "brief.wav": "too short: 0.30 s, less than 1 s",
+        "broken.wav": "not a readable sound file",
+        "empty.wav": "empty (0 bytes)",
+        "phone.m4a": "not a readable sound file",
+        "zero.wav": "silent: every sample is zero",
+        "faint.wav": "silent: never louder than -80 dBFS",
+        "nan.wav": "NaN",
+        "torn.flac": "torn.flac",
+    }.items():
+        assert reason in reasons.pop(name)
+    assert not reasons
+    assert card.counts["skipped"] == 9
+    assert list(by_id(out)) == ["good"]
+    assert read_card(out) == card
+
+
+def test_ljspeech_brings_its_normalised_text(source: Path, out: Path) -> None:
+    sound(source / "wavs" / "LJ1.wav")
+    sound(source / "wavs" / "LJ2.wav")
+    lines = ['LJ1|Dr. "Who|Doctor "Who', "LJ2|only one", "LJ3|gone|gone"]
+    (source / "metadata.csv").write_text("\n".join(lines))
+    card = make_folder(source, out)
+    assert {i: x.text for i, x in by_id(out).items()} == {"LJ1": 'Doctor "Who', "LJ2": "only one"}
+    assert "LJ3.wav does not exist" in card.skipped[0].reason
+
+
+def test_librispeech_keeps_its_splits_and_speakers_together(source: Path, out: Path) -> None:
+    for subset, speaker in (("train-clean-100", 19), ("dev-clean", 84), ("test-other", 7)):
+        chapter = source / subset / str(speaker) / "5"
+        names = [f"{speaker}-5-{k:04d}" for k in range(2)]
+        for name in names:
+            sound(chapter / f"{name}.flac")
+        text = "".join(f"{name} HELLO THERE\n" for name in names)
+        (chapter / f"{speaker}-5.trans.txt").write_text(text)
+    make_folder(source, out)
+    assert {(i[: i.index("-")], x.split, x.text) for i, x in by_id(out).items()} == {
+        ("19", "train", "HELLO THERE"),
+        ("84", "validation", "HELLO THERE"),
+        ("7", "test", "HELLO THERE"),
+    }
+
+
+def test_one_subset_of_librispeech_is_split_by_its_own_name(source: Path, out: Path) -> None:
+    chapter = source / "dev-clean" / "1" / "2"
+    sound(chapter / "1-2-0000.flac")
+    (chapter / "1-2.trans.txt").write_text("1-2-0000 HI\n")
+    make_folder(source / "dev-clean", out)
+    assert read_manifest(out)[0].split == "validation"
+
+
+def test_a_manifest_gives_text_words_and_splits(source: Path, out: Path) -> None:
+    sound(source / "a.wav")
+    sound(source / "b.wav")
+    lines = [
+        {"audio": "a.wav", "words": [["hi", 0.1, 0.2], ["you", 0.3, 0.5]], "split": "test"},
+        {"audio": str(source / "b.wav"), "id": "second one", "text": "B"},
+    ]
+    path = source / "list.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    make_folder(path, out)
+    items = by_id(out)
+    assert items["a"].text == "hi you"
+    assert items["a"].words == (("hi", 0.1, 0.2), ("you", 0.3, 0.5))
+    assert items["a"].split == "test"
+    assert items["second-one"].text == "B"
+
+
+def test_a_corpus_is_a_source_too(source: Path, out: Path, tmp_path: Path) -> None:
+    sound(source / "a.wav")
+    make_folder(source, out)
+    make_folder(out, tmp_path / "again")
+    assert read_manifest(tmp_path / "again") == read_manifest(out)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"audio": "a.wav", "txt": "x"}', r"list\.jsonl:1: txt: unknown field; did you mean text"),
+        ('{"audio": "a.wav", "words": [["a", 2, 1]]}', "timed from 2.0 to 1.0"),
+        ('{"audio": "a.wav", "split": "dev"}', "split"),
+        ("{", r"list\.jsonl:1: not JSON"),
+        ("3", "not an object"),
+        ("", "lists no recordings"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_by_its_line(
+    source: Path, out: Path, line: str, message: str
+) -> None:
+    source.mkdir()
+    (source / "list.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=message):
+        make_folder(source / "list.jsonl", out)
+
+
+def test_sources_that_hold_nothing_are_refused(source: Path, out: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        make_folder(source, out)
+    (source / "empty").mkdir(parents=True)
+    with pytest.raises(InputError, match="lists no recordings"):
+        make_folder(source / "empty", out)
+    sound(source / "a.wav", 0.2)
+    with pytest.raises(InputError, match=r"none of the 1 recordings .* too short"):
+        make_folder(source, out)
+    with pytest.raises(UnknownNameError, match="did you mean librispeech"):
+        make_folder(source, out, FolderOptions(layout="libri-speech"))
+    (source / "metadata.csv").write_text("no bars here\n")
+    with pytest.raises(InputError, match=r"metadata\.csv:1"):
+        make_folder(source, out)
+    (source / "metadata.csv").write_bytes(b"a|\xff\xfe|b\n")
+    with pytest.raises(InputError, match="not UTF-8"):
+        make_folder(source, out)
+    with pytest.raises(InputError, match="shares"):
+        FolderOptions(test=0.7, validation=0.3)
+
+
+def test_the_split_depends_on_the_audio_and_not_on_its_name(source: Path, out: Path) -> None:
+    for index in range(40):
+        sound(source / f"{index}.wav", 1.0, seed=index)
+    make_folder(source, out, FolderOptions(test=0.3, validation=0.2))
+    first = {item.sha256: item.split for item in read_manifest(out)}
+    assert set(first.values()) == {"train", "validation", "test"}
+    for path in sorted(source.iterdir()):
+        path.rename(source / f"renamed-{path.name}")
+    make_folder(source, out, FolderOptions(test=0.3, validation=0.2))
+    assert {item.sha256: item.split for item in read_manifest(out)} == first
+
+
+def test_folders_named_like_splits_are_splits(source: Path, out: Path) -> None:
+    for name in ("train", "valid", "test_b", "more"):
+        sound(source / name / f"{name}.wav")
+    make_folder(source, out, FolderOptions(test=0, validation=0))
+    assert {i: x.split for i, x in by_id(out).items()} == {
+        "train-train": "train",
+        "valid-valid": "validation",
+        "test_b-test_b": "test",
+        "more-more": "train",
+    }
+
+
+def test_equal_names_get_different_ids(source: Path, out: Path) -> None:
+    for name in ("a b.wav", "a-b.wav", "a-b.flac"):
+        sound(source / name, seed=sum(map(ord, name)))
+    make_folder(source, out)
+    assert len(by_id(out)) == 3
+
+
+def test_files_are_inspected_once(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    look = inspection._look
+    monkeypatch.setattr(inspection, "_look", lambda path: looks.append(path.name) or look(path))
+    sound(source / "a.wav")
+    sound(source / "b.wav")
+    make_folder(source, out)
+    journal = out / "inspected.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])  # killed in mid-line
+    looks.clear()
+    sound(source / "c.wav")
+    make_folder(source, out)
+    assert len(looks) == 2
+    assert "c.wav" in looks
+
+
+def test_one_command_at_a_time(source: Path, out: Path) -> None:
+    sound(source / "a.wav")
+    out.mkdir()
+    with locked(out / ".lock"), pytest.raises(BenchError, match="another process"):
+        make_folder(source, out)
+
+
+class Listener:
+    """A recogniser with a fixed answer per number of samples."""
+
+    recipe: dict[str, str] = {"engine": "listener"}  # noqa: RUF012
+
+    def __init__(self, answers: dict[int, str]) -> None:
+        self.answers, self.heard = answers, 0
+
+    def transcribe_all(self, clips: Iterable[Any]) -> Iterator[Transcript]:
+        for wave, _ in clips:
+            self.heard += 1
+            text = self.answers[wave.size]
+            words = [
+                TimedWord(word=word, start=k / 10, end=k / 10 + 0.1)
+                for k, word in enumerate(text.split())
+            ]
+            yield Transcript(text=text, words=tuple(words))
+
+
+def test_missing_texts_and_times_are_transcribed_once(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        {"audio": "a.wav"},
+        {"audio": "b.wav", "text": "Big dogs bark."},
+        {"audio": "c.wav", "text": "Nothing of that was said."},
+        {"audio": "d.wav", "words": [["known", 0.0, 0.2]]},
+        {"audio": "e.wav"},
+    ]
+    for index, line in enumerate(lines):
+        sound(source / str(line["audio"]), 1.0 + index / 10)
+    path = source / "list.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answers = {8000: "hello there", 8800: "big dogs bark", 9600: "la la la", 11200: ""}
+    listener = Listener(answers)
+    monkeypatch.setattr(module, "load_recognizer", lambda name: listener)
+    options = FolderOptions(transcribe="faster-whisper")
+    for _ in range(2):
+        card = make_folder(path, out, options)
+        items = by_id(out)
+        assert (items["a"].text, items["a"].text_source) == ("hello there", "transcribed")
+        assert items["a"].words == (("hello", 0.0, 0.1), ("there", 0.1, 0.2))
+        assert (items["b"].text, items["b"].text_source) == ("Big dogs bark.", "given")
+        assert items["b"].words == (("Big", 0.0, 0.1), ("dogs", 0.1, 0.2), ("bark.", 0.2, 0.3))
+        assert items["c"].words is None
+        assert items["d"].words == (("known", 0.0, 0.2),)
+        assert items["e"].text is None
+        assert card.checks["text"] == {
+            "recogniser": {"engine": "listener"},
+            "transcribed": 1,
+            "aligned": 1,
+            "not_aligned": 1,
+            "nothing_heard": 1,
+        }
+    assert listener.heard == 4

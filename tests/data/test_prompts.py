@@ -1,0 +1,224 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from calm_bench.audio import read_audio, write_flac
+from calm_bench.config import BenchmarkSpec
+from calm_bench.data.corpus import Item, write_corpus
+from calm_bench.data.prompts import (
+    load_prompts,
+    prompt_samples,
+    transcribe_prompt,
+    write_prompts,
+)
+from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.seeds import file_hash
+from calm_bench.types import TimedWord, Transcript
+
+RATE = 8000
+SPEC = BenchmarkSpec(
+    name="speech",
+    version=1,
+    description="",
+    systems=(),
+    prompt_seconds=0.5,
+    seconds=2.0,
+    prompts="prompts/speech.jsonl",
+)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (0.1 * rng.standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> Path:
+    """A benchmarks folder whose three prompts were cut from a corpus of four test recordings."""
+    corpus = tmp_path / "corpus"
+    items = []
+    for index, seconds in enumerate([3.0, 1.0, 2.5, 2.0, 3.0]):
+        path = corpus / f"r{index}.flac"
+        write_flac(path, noise(seconds, index), RATE)
+        given = {"text": "x", "words": (("one", 0.0, 0.4), ("two", 1.9, 2.4), ("three", 2.4, 2.5))}
+        items.append(
+            Item(
+                id=f"r{index}",
+                split="train" if index == 4 else "test",
+                audio=path.name,
+                sample_rate=RATE,
+                channels=1,
+                seconds=seconds,
+                sha256=file_hash(path),
+                text_source="transcribed" if index == 3 else "given",
+                **given,
+            )
+        )
+    write_corpus(corpus, items, kind="folder", settings={})
+    root = tmp_path / "benchmarks"
+    write_prompts(corpus, root / "prompts", n=3, seconds=2.0, sample_rate=RATE)
+    return root
+
+
+def edit(root: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    path = root / SPEC.prompts
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    change(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def overwrite(root: Path, wave: np.ndarray, *, subtype: str = "PCM_16") -> None:
+    """Put other audio under the first prompt and tell its hash."""
+    path = root / "prompts" / "speech" / "r0.wav"
+    soundfile.write(path, wave, RATE, subtype=subtype)
+    new = {"audio": "prompts/speech/r0.wav", "sha256": file_hash(path)}
+    edit(root, lambda lines: lines[0].update(new))
+
+
+def test_prompts_are_the_heads_of_the_test_recordings_long_enough(benchmarks: Path) -> None:
+    prompts = load_prompts(SPEC, root=benchmarks)
+    assert [prompt.id for prompt in prompts] == ["r0", "r2", "r3"]
+    source, _ = read_audio(benchmarks.parent / "corpus" / "r2.flac")
+    np.testing.assert_array_equal(prompts[1].wave, source[: 2 * RATE])
+    assert prompts[1].words == (
+        TimedWord(word="one", start=0.0, end=0.4),
+        TimedWord(word="two", start=1.9, end=2.0),
+    )
+    assert [word.word for word in prompts[1].words_before(0.5)] == ["one"]
+    assert prompts[1].text_source == "given"
+
+
+def test_a_transcribed_text_is_not_passed_on_as_ground_truth(benchmarks: Path) -> None:
+    prompt = load_prompts(SPEC, root=benchmarks)[2]
+    assert prompt.words is None
+    assert prompt.text_source == "none"
+
+
+def test_too_few_recordings_are_refused(benchmarks: Path) -> None:
+    with pytest.raises(InputError, match="3 test recordings of at least 2 s, not 9"):
+        write_prompts(
+            benchmarks.parent / "corpus", benchmarks / "prompts", n=9, seconds=2.0, sample_rate=RATE
+        )
+
+
+def test_some_prompts_may_be_chosen(benchmarks: Path) -> None:
+    assert [p.id for p in load_prompts(SPEC, n=2, root=benchmarks)] == ["r0", "r2"]
+    assert [p.id for p in load_prompts(SPEC, ids=["r3", "r0"], root=benchmarks)] == ["r3", "r0"]
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        load_prompts(SPEC, ids=["r33"], root=benchmarks)
+    for n in (0, 4):
+        with pytest.raises(InputError, match=f"{n} prompts asked for"):
+            load_prompts(SPEC, n=n, root=benchmarks)
+
+
+def test_prompts_are_resampled_on_demand(benchmarks: Path) -> None:
+    prompt = load_prompts(SPEC, n=1, sample_rate=16000, root=benchmarks)[0]
+    assert prompt.sample_rate == 16000
+    assert prompt.wave.shape == (32000,)
+
+
+def test_a_changed_file_is_refused(benchmarks: Path) -> None:
+    write_flac(benchmarks / "prompts/speech/r0.flac", noise(2.0, 9), RATE)
+    with pytest.raises(InputError, match="sha256"):
+        load_prompts(SPEC, root=benchmarks)
+
+
+def test_a_missing_file_is_named(benchmarks: Path) -> None:
+    (benchmarks / "prompts/speech/r0.flac").unlink()
+    with pytest.raises(InputError, match=r"prompt r0: .*r0\.flac does not exist"):
+        load_prompts(SPEC, root=benchmarks)
+
+
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [
+        (np.zeros(0), "no audio"),
+        (np.full(2 * RATE, np.nan), "NaN"),
+        (np.zeros(2 * RATE), "silent"),
+        (noise(1.9), "too short for the prompt and reference continuation of 2 s"),
+    ],
+)
+def test_unusable_audio_is_refused(benchmarks: Path, wave: np.ndarray, message: str) -> None:
+    overwrite(benchmarks, wave, subtype="FLOAT")
+    with pytest.raises(InputError, match=message):
+        load_prompts(SPEC, root=benchmarks)
+
+
+def test_without_a_reference_row_the_prompt_alone_is_enough(benchmarks: Path) -> None:
+    overwrite(benchmarks, noise(0.6))
+    spec = SPEC.model_copy(update={"references": ("silence",)})
+    assert load_prompts(spec, n=1, root=benchmarks)[0].wave.size == round(0.6 * RATE)
+    overwrite(benchmarks, noise(0.4))
+    with pytest.raises(InputError, match=r"lasts 0\.40 s, too short for the prompt of"):
+        load_prompts(spec, n=1, root=benchmarks)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[0].update(sha265="x"), "did you mean sha256"),
+        (lambda lines: lines[1].update(id="r0"), r"speech\.jsonl:2: the id 'r0' is taken"),
+        (lambda lines: lines[0].update(audio="../../secret.flac"), "outside"),
+        (lambda lines: lines[0].update(words=[["a", 2.0, 1.0]]), "timed from 2.0 to 1.0"),
+        (lambda lines: lines.clear(), "no prompts"),
+    ],
+)
+def test_a_list_that_is_wrong_is_refused(
+    benchmarks: Path, change: Callable[[list[dict[str, Any]]], None], message: str
+) -> None:
+    edit(benchmarks, change)
+    with pytest.raises(InputError, match=message):
+        load_prompts(SPEC, root=benchmarks)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]"])
+def test_a_line_that_is_no_prompt_is_refused(benchmarks: Path, line: str) -> None:
+    (benchmarks / SPEC.prompts).write_text(line + "\n")
+    with pytest.raises(InputError, match=r"speech\.jsonl:1"):
+        load_prompts(SPEC, root=benchmarks)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "hop", "frames"),
+    [(3.0, 16000, 1280, 38), (3.0, 24000, 1920, 38), (0.08, 16000, 1280, 1), (0.1, 10, 1, 1)],
+)
+def test_a_prompt_is_rounded_up_to_whole_frames(
+    seconds: float, rate: int, hop: int, frames: int
+) -> None:
+    assert prompt_samples(seconds, rate, hop) == frames * hop
+    assert frames == math.ceil(round(seconds * rate / hop, 9))
+
+
+def test_only_the_prompt_of_unknown_text_is_transcribed(benchmarks: Path) -> None:
+    heard: list[int] = []
+    word = TimedWord(word="hello", start=0.1, end=0.3)
+
+    def transcribe(wave: np.ndarray, sample_rate: int) -> Transcript:
+        heard.append(wave.size)
+        return Transcript(text="hello", words=(word,))
+
+    recognizer: Any = SimpleNamespace(transcribe=transcribe)
+    given, _, unknown = load_prompts(SPEC, root=benchmarks)
+    assert transcribe_prompt(given, recognizer, 0.5) is given
+    prompt = transcribe_prompt(unknown, recognizer, 0.5)
+    assert heard == [RATE // 2]
+    assert prompt.words == (word,)
+    assert prompt.text_source == "transcribed"
+
+
+def test_the_shipped_prompts_are_whole() -> None:
+    spec = SPEC.model_copy(update={"prompt_seconds": 3.0, "seconds": 12.0})
+    prompts = load_prompts(spec)
+    assert len(prompts) == 32
+    for prompt in prompts:
+        assert prompt.sample_rate == 16000
+        assert prompt.wave.size == 192000
+        assert prompt.words is not None
+        assert 5 <= len(prompt.words_before(3.04)) < len(prompt.words)

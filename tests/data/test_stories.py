@@ -1,0 +1,43 @@
+import re
+
+import pytest
+
+from calm_bench.data.speech import Speech
+from calm_bench.data.stories import vocabulary, write_stories
+from calm_bench.data.story_shapes import SHAPES, WORDS
+
+
+def test_the_default_stories_are_those_that_the_shipped_models_were_trained_on() -> None:
+    assert Speech().settings()["text_hash"] == "9894d84550179572"
+
+
+def test_the_seed_decides_every_word() -> None:
+    assert write_stories((5, 1, 1)) == write_stories((5, 1, 1))
+    assert write_stories((5, 1, 1)) != write_stories((5, 1, 1), seed=1)
+
+
+def test_splits_have_their_sizes_and_no_text_twice() -> None:
+    stories = write_stories((60, 10, 20))
+    counts = [sum(s.split == split for s in stories) for split in ("train", "validation", "test")]
+    assert counts == [60, 10, 20]
+    assert len({story.text for story in stories}) == len({s.story_id for s in stories}) == 90
+
+
+def test_the_vocabulary_is_large_enough_and_holds_every_word_told() -> None:
+    known = vocabulary()
+    assert len(known) >= 300
+    for story in write_stories((200, 0, 0)):
+        assert set(re.findall(r"[a-z']+", story.text.lower())) <= known
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_the_cast_recurs_and_no_slot_is_left_open(shape: str) -> None:
+    names = {name.split("/")[0] for name in WORDS["names"]}
+    told = [story for story in write_stories((200, 0, 0)) if story.shape == shape]
+    assert told
+    for story in told:
+        assert "{" not in story.text
+        assert all(sentence[0].isupper() for sentence in story.sentences)
+        mentions = [word for word in re.findall(r"\w+", story.text) if word in names]
+        assert 1 <= len(set(mentions)) <= 2
+        assert len(mentions) >= 2

@@ -1,0 +1,101 @@
+"""Clips to vectors: continuation only, resampled, cached by content, too short ones named."""
+
+import numpy as np
+import pytest
+
+from calm_bench.embeddings.base import Embedding
+from calm_bench.embeddings.clips import ClipEmbedder, MemoryCache, shared_cache
+from calm_bench.types import Clip
+
+
+class Means(Embedding):
+    """Mean and length of a wave."""
+
+    name, version, sample_rate, dim, min_seconds = "means", "1", 1000, 2, 0.5
+
+    def __init__(self, window="none"):
+        self.window = window
+        self.waves = []
+
+    @property
+    def recipe(self):
+        return {"window": self.window}
+
+    def embed(self, waves):
+        self.waves += waves
+        return [np.array([[wave.mean(), len(wave)]], np.float32) for wave in waves]
+
+
+def clip_of(value, *, clip_id, seconds=2.0, rate=1000, prompt_seconds=1.0):
+    wave = np.full(round(seconds * rate), value, np.float32)
+    wave[: round(prompt_seconds * rate)] = -1.0
+    return Clip(
+        clip_id=clip_id,
+        prompt_id=clip_id,
+        seed_index=0,
+        wave=wave,
+        sample_rate=rate,
+        prompt_seconds=prompt_seconds,
+    )
+
+
+def test_the_continuation_is_embedded_at_the_embeddings_rate():
+    embedder = ClipEmbedder(Means(), MemoryCache())
+    found = embedder.embed([clip_of(0.5, clip_id="a"), clip_of(0.5, clip_id="b", rate=2000)])
+    assert found.vectors["a"].tolist() == [[0.5, 1000.0]]
+    mean, length = found.vectors["b"][0]
+    assert length == 1000.0
+    assert mean == pytest.approx(0.5, abs=0.02)
+
+
+def test_too_short_clips_are_named_and_not_embedded():
+    embedding = Means()
+    short = clip_of(0.5, clip_id="short", seconds=1.4)
+    found = ClipEmbedder(embedding, MemoryCache()).embed([short, clip_of(0.1, clip_id="ok")])
+    assert set(found.vectors) == {"ok"}
+    assert "0.40 s after the prompt, means needs 0.5 s" in found.notes["short"]
+    assert len(embedding.waves) == 1
+
+
+def test_vectors_are_found_by_audio_prompt_length_and_recipe():
+    cache, embedding = MemoryCache(), Means()
+    embedder = ClipEmbedder(embedding, cache)
+    clips = [clip_of(0.1, clip_id="a"), clip_of(0.2, clip_id="b"), clip_of(0.1, clip_id="a")]
+    embedder.embed(clips)
+    embedder.embed(clips)
+    assert len(embedding.waves) == 2
+    embedder.embed([clip_of(0.1, clip_id="a", prompt_seconds=0.5)])
+    assert len(embedding.waves) == 3
+    other = Means(window="hann")
+    ClipEmbedder(other, cache).embed(clips)
+    assert len(other.waves) == 2
+
+
+def test_more_clips_than_a_batch_keep_their_vectors():
+    clips = [clip_of(i / 100, clip_id=f"c{i}") for i in range(40)]
+    found = ClipEmbedder(Means(), MemoryCache()).embed(clips)
+    assert [round(float(found.vectors[f"c{i}"][0, 0]) * 100) for i in range(40)] == list(range(40))
+
+
+def test_an_embedding_that_breaks_its_promise_is_an_error():
+    class Wide(Means):
+        dim = 3
+
+    with pytest.raises(ValueError, match="3 wide"):
+        ClipEmbedder(Wide(), MemoryCache()).embed([clip_of(0.1, clip_id="a")])
+
+
+def test_the_memory_cache_forgets_what_was_used_longest_ago():
+    cache = MemoryCache(max_bytes=3 * 8)
+    for name in "abc":
+        cache.write(name, np.zeros((1, 2), np.float32))
+    cache.read("a")
+    cache.write("d", np.zeros((1, 2), np.float32))
+    assert cache.read("b") is None
+    assert all(cache.read(name) is not None for name in "acd")
+    cache.write("huge", np.zeros((100, 2), np.float32))
+    assert cache.read("huge") is not None
+
+
+def test_metrics_without_a_cache_of_their_own_share_one():
+    assert ClipEmbedder(Means()).store is ClipEmbedder(Means()).store is shared_cache()

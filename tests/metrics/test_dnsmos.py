@@ -1,0 +1,105 @@
+"""DNSMOS: the reference code's polynomials, the window rule, a file found without imports."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+from calm_bench.errors import MissingExtraError
+from calm_bench.metrics.dnsmos import DnsmosMetric
+from calm_bench.types import Clip
+
+WINDOW = 144_160
+
+
+def clip_of(wave, *, rate=16_000, prompt_seconds=0.0, clip_id="a"):
+    return Clip(
+        clip_id=clip_id,
+        prompt_id="p",
+        seed_index=0,
+        wave=np.asarray(wave, dtype=np.float32),
+        sample_rate=rate,
+        prompt_seconds=prompt_seconds,
+    )
+
+
+class FakeSession:
+    """Answers (1, 2, 3) plus the mean of each window, and remembers what it was fed."""
+
+    def __init__(self):
+        self.fed = []
+
+    def run(self, outputs, inputs):
+        windows = inputs["input_1"]
+        self.fed.append(windows)
+        return [windows.mean(axis=1, keepdims=True) + np.array([[1.0, 2.0, 3.0]], np.float32)]
+
+
+@pytest.fixture
+def metric():
+    found = DnsmosMetric()
+    found.__dict__["_session"] = FakeSession()
+    return found
+
+
+def test_the_polynomials_are_those_of_the_reference_code(metric):
+    found = metric.score([clip_of(np.zeros(WINDOW))], []).clips["a"]
+    assert found["dnsmos_sig"] == pytest.approx(
+        np.poly1d([-0.08397278, 1.22083953, 0.0052439])(1.0)
+    )
+    assert found["dnsmos_bak"] == pytest.approx(
+        np.poly1d([-0.13166888, 1.60915514, -0.39604546])(2.0)
+    )
+    assert found["dnsmos"] == pytest.approx(np.poly1d([-0.06766283, 1.11546468, 0.04602535])(3.0))
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "n_windows"),
+    [(16_000, 1), (143_360, 1), (WINDOW, 1), (200_000, 1), (27 * 16_000, 3)],
+)
+def test_windows_fit_the_continuation_and_are_padded_at_the_end(metric, n_samples, n_windows):
+    wave = np.linspace(0.1, 0.9, n_samples).astype(np.float32)
+    prompt = np.full(3 * 16_000, -1.0, np.float32)
+    metric.score([clip_of(np.concatenate([prompt, wave]), prompt_seconds=3.0)], [])
+    fed = metric._session.fed[0]
+    assert fed.shape == (n_windows, WINDOW)
+    expected = np.zeros(n_windows * WINDOW, np.float32)
+    expected[: min(n_samples, len(expected))] = wave[: len(expected)]
+    assert np.array_equal(fed.reshape(-1), expected)
+
+
+def test_other_rates_are_resampled_and_loud_samples_clipped(metric):
+    metric.score([clip_of(np.full(48_000, 3.0), rate=24_000)], [])
+    fed = metric._session.fed[0]
+    assert fed.max() == 1.0
+    assert np.count_nonzero(fed) == pytest.approx(32_000, abs=2)
+
+
+def test_what_is_too_short_is_noted_not_scored(metric):
+    found = metric.score([clip_of(np.zeros(1280), clip_id="short"), clip_of(np.zeros(WINDOW))], [])
+    assert found.clips["short"] == {"dnsmos": None, "dnsmos_sig": None, "dnsmos_bak": None}
+    assert "too short" in found.notes["short"]
+    assert found.counts["n_too_short"] == 1
+    assert len(metric._session.fed) == 1
+
+
+def test_a_missing_package_names_its_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"speechmos.*calm-bench\[offline\]"):
+        DnsmosMetric().score([clip_of(np.zeros(WINDOW))], [])
+
+
+def test_the_real_network_hears_noise_and_speechmos_is_not_imported():
+    if importlib.util.find_spec("speechmos") is None:
+        pytest.skip("speechmos is not installed")
+    metric, rng = DnsmosMetric(), np.random.default_rng(0)
+    noise = (0.1 * rng.standard_normal(WINDOW)).astype(np.float32)
+    found = metric.score([clip_of(noise)], []).clips["a"]
+    # speechmos' own DNSMOS class gives these for the same window.
+    assert found["dnsmos"] == pytest.approx(1.1142, abs=2e-3)
+    assert found["dnsmos_sig"] == pytest.approx(1.1770, abs=2e-3)
+    assert found["dnsmos_bak"] == pytest.approx(1.0944, abs=2e-3)
+    assert len(metric.recipe["model_sha256"]) == 64
+    assert "speechmos" not in sys.modules
+    assert "librosa" not in sys.modules

@@ -1,0 +1,128 @@
+"""Perplexity: golden values of every aggregation, scopes, and what is not scored."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from calm_bench import stats
+from calm_bench.metrics.lm import LanguageModel, TextScore
+from calm_bench.metrics.perplexity import (
+    SHORT_WORDS,
+    MistralPerplexity,
+    Perplexity,
+    _weighted_medians,
+)
+
+
+class Listed(LanguageModel):
+    """Gives the texts it knows by their first word a score, and writes down what it was asked."""
+
+    recipe = MappingProxyType({"model": "listed"})
+
+    def __init__(self, scores: dict[str, tuple[float, int, int]] | None = None) -> None:
+        self.scores = scores or {}
+        self.asked: list[tuple[list[str], list[str]]] = []
+
+    def score(self, words: Sequence[str], context: Sequence[str] = ()) -> TextScore | None:
+        self.asked.append((list(words), list(context)))
+        if not words:
+            return None
+        total, n_tokens, n_characters = self.scores.get(
+            words[0], (-2.0 * len(words), len(words), 9)
+        )
+        return TextScore(
+            log_likelihood=total, n_tokens=n_tokens, n_characters=n_characters, n_unknown=1
+        )
+
+
+GOLDEN = {"a": (-10.0, 5, 20), "b": (-40.0, 10, 45), "c": (-3.0, 3, 12)}
+
+
+def golden_cell(spoken, shift: float = 1.0) -> tuple[Perplexity, list]:
+    lm = Listed({word: (shift * total, n, chars) for word, (total, n, chars) in GOLDEN.items()})
+    return Perplexity(lm), [spoken("p q", f"p q {word}", name=word) for word in GOLDEN]
+
+
+def test_golden_values_of_every_aggregation(spoken) -> None:
+    metric, clips = golden_cell(spoken)
+    result = metric.score(clips, [])
+    pairs = {clip.pair_key: result.clips[clip.clip_id] for clip in clips}
+    values = {
+        column.name: stats.summarise(column, pairs, 0).value
+        for column in metric.columns
+        if column.aggregate != "set"
+    }
+    assert values["ppx_corpus"] == pytest.approx(19.000104, abs=1e-6)
+    assert values["ppx_geo"] == pytest.approx(10.312259, abs=1e-6)
+    assert values["ppx_arith"] == pytest.approx(21.568496, abs=1e-6)
+    assert values["bits_per_character"] == pytest.approx(0.993024, abs=1e-6)
+    assert values["oov_rate"] == pytest.approx(100 * 3 / 18)
+    assert result.estimates["ppx_median"].value == pytest.approx(7.389056, abs=1e-6)
+    assert result.counts == {"n_empty": 0, "n_short": 3}
+
+
+def test_weighted_medians_are_medians_of_what_was_drawn() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=9)
+    weights = rng.multinomial(9, np.full(9, 1 / 9), size=50).astype(float)
+    expected = [np.median(np.repeat(values, row.astype(int))) for row in weights]
+    np.testing.assert_allclose(_weighted_medians(values, weights), expected)
+
+
+def test_the_median_differs_by_pairs(spoken) -> None:
+    metric, clips = golden_cell(spoken)
+    same = metric.difference(clips, clips, [])["ppx_median"]
+    assert (same.value, same.low, same.high, same.n) == (0.0, 0.0, 0.0, 3)
+    other = [spoken("p q", "p q b", name=name) for name in GOLDEN]
+    lower = metric.difference(clips, [*other, spoken("p q", "p q", name="d")], [])["ppx_median"]
+    assert lower.value == pytest.approx(np.exp(2) - np.exp(4))
+    assert lower.n == 3
+    assert metric.difference(clips, [], [])["ppx_median"].reason
+
+
+@pytest.mark.parametrize(
+    ("scope", "words", "context"),
+    [
+        ("continuation", ["was", "a"], ["once", "there"]),
+        ("full", ["once", "there", "was", "a"], []),
+        ("unconditional", ["was", "a"], []),
+    ],
+)
+def test_scopes(spoken, scope, words: list[str], context: list[str]) -> None:
+    lm = Listed()
+    metric = Perplexity(lm, ppx_scope=scope)
+    # The prompt's text is the real one, whatever was heard in it.
+    metric.score([spoken("once there was a", "ones their was a")], [])
+    assert lm.asked[0] == (words, context)
+    assert metric.recipe["ppx_scope"] == scope
+
+
+def test_the_short_variant_stops_after_thirty_words(spoken) -> None:
+    lm = Listed()
+    heard = " ".join(f"w{i}" for i in range(40))
+    result = Perplexity(lm).score([spoken(None, heard, prompt_words=0)], [])
+    assert [len(words) for words, _ in lm.asked] == [40, SHORT_WORDS]
+    assert result.counts["n_short"] == 0
+
+
+def test_an_empty_transcript_is_counted_and_not_scored(spoken) -> None:
+    clips = [
+        spoken("once there was", "once there", name="a"),
+        spoken("once there was", "", name="b"),
+        spoken("once there was", None, name="c"),
+    ]
+    result = Perplexity(Listed()).score(clips, [])
+    assert result.counts["n_empty"] == 2
+    assert result.notes["id-a"] == result.notes["id-b"] == "nothing was heard after the prompt"
+    assert result.notes["id-c"] == "no transcript"
+    assert not any(result.clips.values())
+    assert result.estimates["ppx_median"].value is None
+
+
+def test_the_paper_s_model_has_columns_of_its_own() -> None:
+    ours = {column.name for column in Perplexity.columns}
+    paper = {column.name for column in MistralPerplexity.columns}
+    assert paper == {f"mistral_{name}" for name in ours - {"oov_rate"}}
+    assert MistralPerplexity().lm.name == "mistralai/Mistral-7B-v0.1"

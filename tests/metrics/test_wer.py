@@ -1,0 +1,115 @@
+"""Word error rate: what counts, what an edge forgives, and agreement with jiwer on whole texts."""
+
+import random
+
+import jiwer
+import pytest
+
+from calm_bench import stats
+from calm_bench.metrics.text import normalise
+from calm_bench.metrics.wer import WordErrorRate
+
+METRIC = WordErrorRate()
+
+
+def fields(clip):
+    return METRIC.score([clip], []).clips[clip.clip_id]
+
+
+def counts(clip):
+    found = fields(clip)
+    kinds = ("words", "substitutions", "deletions", "insertions")
+    return tuple(found[f"wer_{kind}"] for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("heard", "expected"),
+    [
+        ("once there was a small dog", (4, 0, 0, 0)),
+        ("Once, there was a SMALL dog.", (4, 0, 0, 0)),
+        ("ones their was a small dog", (4, 0, 0, 0)),  # errors in the prompt are not scored
+        ("once there was a tall dog", (4, 1, 0, 0)),
+        ("once there was small dog", (4, 0, 1, 0)),
+        ("once there was a very small dog", (4, 0, 0, 1)),
+        ("", (4, 0, 4, 0)),
+    ],
+)
+def test_errors_after_the_prompt(spoken, heard: str, expected: tuple[int, ...]) -> None:
+    assert counts(spoken("once there was a small dog", heard)) == expected
+
+
+def test_a_word_cut_by_the_end_is_nobodys_error(spoken) -> None:
+    meant = "once there was a small dog"
+    # The clip ends 0.2 s into "dog"; the recogniser makes two words of what is left of it.
+    cut = spoken(
+        meant, "once there was a small do g", seconds=2.7, heard_at=[0, 0.5, 1, 1.5, 2, 2.4, 2.6]
+    )
+    assert counts(cut) == (3, 0, 0, 0)
+
+
+def test_insertions_at_the_edges_count_where_they_are_heard(spoken) -> None:
+    meant = "once there was a dog"
+    onsets = [0.0, 0.5, 1.0, 1.5, 2.0]
+    early = spoken(
+        meant, "once there oh was a dog", heard_at=[0.0, 0.5, 0.8, *onsets[2:]], seconds=6
+    )
+    inside = spoken(
+        meant, "once there oh was a dog", heard_at=[0.0, 0.5, 1.0, *onsets[2:]], seconds=6
+    )
+    after = spoken(meant, "once there was a dog bye", heard_at=[*onsets, 5.4], seconds=6)
+    too_late = spoken(meant, "once there was a dog bye", heard_at=[*onsets, 5.6], seconds=6)
+    assert [counts(c)[3] for c in (early, inside, after, too_late)] == [0, 1, 1, 0]
+
+
+def test_speech_without_a_monologue_is_all_insertions(spoken) -> None:
+    clip = spoken("once there", "once there was a dog")
+    assert counts(clip) == (0, 0, 0, 3)
+    result = METRIC.score([clip], [])
+    assert result.clips[clip.clip_id]["wer_clip"] is None
+    assert "no word was meant" in result.notes[clip.clip_id]
+
+
+def test_what_cannot_be_scored_is_noted(spoken) -> None:
+    clips = [
+        spoken(None, "once there was", name="a"),
+        spoken("once there was", None, name="b"),
+        spoken("once there was", "", name="c"),
+    ]
+    result = METRIC.score(clips, [])
+    assert result.notes.keys() == {"id-a", "id-b"}
+    assert result.clips["id-a"] == {}
+    assert result.clips["id-c"]["wer_clip"] == 1.0
+    assert result.counts["n_empty"] == 1
+
+
+def test_micro_and_macro_differ(spoken) -> None:
+    # One long clip without an error and one short clip that is all wrong: 0.2 and 0.5.
+    long, short = "p q a b c d e f g h", "p q x y"
+    clips = [spoken(long, long, name="a"), spoken(short, "p q u v", name="b")]
+    result = METRIC.score(clips, [])
+    pairs = {clip.pair_key: result.clips[clip.clip_id] for clip in clips}
+    values = {c.name: stats.summarise(c, pairs, 0).value for c in METRIC.columns}
+    assert values["wer"] == pytest.approx(20.0)
+    assert values["wer_macro"] == pytest.approx(50.0)
+    assert values["wer_over_50"] == pytest.approx(50.0)
+    assert values["wer_substitutions"] == pytest.approx(20.0)
+    assert values["wer_raw"] == pytest.approx(20.0)
+
+
+def test_normalising_forgives_what_the_raw_rate_counts(spoken) -> None:
+    found = fields(spoken("p q she had three grey cats", "p q She had 3 gray cats."))
+    assert found["wer_errors"] == 0
+    assert found["wer_raw_errors"] == 4
+
+
+def test_whole_texts_agree_with_jiwer(spoken) -> None:
+    rng = random.Random(0)
+    for index in range(20):
+        meant = [rng.choice("abcdefgh") * 2 for _ in range(20)]
+        heard = [w for w in meant if rng.random() > 0.15]
+        heard = [rng.choice("xyz") * 2 if rng.random() < 0.15 else w for w in heard]
+        clip = spoken(" ".join(meant), " ".join(heard), prompt_words=0, seconds=60)
+        expected = jiwer.wer(
+            " ".join(normalise(" ".join(meant))), " ".join(normalise(" ".join(heard)))
+        )
+        assert fields(clip)["wer_clip"] == pytest.approx(expected), index

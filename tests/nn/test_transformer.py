@@ -1,0 +1,59 @@
+"""The backbone: cache, context window, padding and causality."""
+
+import pytest
+import torch
+
+from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
+
+SHAPE = TransformerConfig(dim=16, layers=3, heads=2, mlp_dim=32)
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_steps_with_cache_equal_the_whole(norm: str, gated: bool) -> None:
+    torch.manual_seed(0)
+    config = SHAPE.model_copy(update={"norm": norm, "gated": gated})
+    model, x = Transformer(config), torch.randn(2, 9, 16)
+    cache = KvCache(config, 2, 9, x)
+    parts = [model(x[:, :4], cache)] + [model(x[:, i : i + 1], cache) for i in range(4, 9)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(x), atol=1e-5, rtol=0)
+
+
+def test_no_position_sees_the_future() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(SHAPE), torch.randn(1, 8, 16, requires_grad=True)
+    model(x)[0, 4].sum().backward()
+    assert x.grad is not None
+    reached = x.grad[0].abs().sum(-1) > 0
+    assert reached.tolist() == [True] * 5 + [False] * 3
+
+
+def test_stacked_windows_reach_layers_times_context_back() -> None:
+    # 4 layers with a window of 10 see 37 positions in all.
+    torch.manual_seed(0)
+    config = SHAPE.model_copy(update={"layers": 4, "context": 10})
+    model, x = Transformer(config), torch.randn(1, 60, 16, requires_grad=True)
+    model(x)[0, 59].sum().backward()
+    assert x.grad is not None
+    assert int((x.grad[0].abs().sum(-1) > 0).sum()) == 37
+
+
+def test_streaming_with_a_window_needs_no_more_than_its_buffer() -> None:
+    torch.manual_seed(0)
+    config = SHAPE.model_copy(update={"context": 5})
+    model, x = Transformer(config), torch.randn(1, 40, 16)
+    cache = KvCache(config, 1, 12, x)
+    parts = []
+    for i in range(0, 40, 2):
+        cache.make_room(2, 5)
+        parts.append(model(x[:, i : i + 2], cache))
+    torch.testing.assert_close(torch.cat(parts, 1), model(x), atol=1e-5, rtol=0)
+
+
+def test_left_padding_changes_nothing_for_the_row() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(SHAPE), torch.randn(1, 6, 16)
+    padded = torch.cat([torch.randn(1, 3, 16), x], 1)
+    cache = KvCache(SHAPE, 1, 9, x)
+    cache.key_mask = torch.arange(9)[None] >= 3
+    torch.testing.assert_close(model(padded, cache)[:, 3:], model(x), atol=1e-5, rtol=0)

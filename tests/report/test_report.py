@@ -1,0 +1,274 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from calm_bench.audio import read_audio
+from calm_bench.errors import InputError
+from calm_bench.report import page
+from calm_bench.report.build import build_report
+from calm_bench.report.clips import ClipLookup, Word, mark_differences
+from calm_bench.report.columns import shown_columns
+from calm_bench.report.plots import render_plots
+from calm_bench.report.stages import stage_times
+from calm_bench.store import (
+    LatencyRecord,
+    Results,
+    RunStore,
+    ScoreRecord,
+    TranscriptRecord,
+    TrialRecord,
+)
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def built(run_store: RunStore) -> RunStore:
+    build_report(run_store.root)
+    return run_store
+
+
+@pytest.fixture(scope="module")
+def html(built: RunStore) -> str:
+    return (built.root / "page/index.html").read_text()
+
+
+@pytest.fixture
+def copy(tmp_path: Path, run_store: RunStore) -> RunStore:
+    """The records of the run in a folder of their own, without its audio."""
+    store = RunStore(tmp_path / "run")
+    store.write_manifest(run_store.read_manifest())
+    store.write_results(run_store.read_results())
+    for kind in (TrialRecord, TranscriptRecord, ScoreRecord):
+        store.append(*run_store.read(kind))
+    return store
+
+
+def reports(root: Path) -> dict[str, bytes]:
+    folders = (root / name for name in ("tables", "plots", "page"))
+    found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
+    before = reports(built.root)
+    assert {
+        "tables/speech.md",
+        "tables/speech.csv",
+        "tables/speech.tex",
+        "plots/quality_vs_temperature.png",
+        "plots/quality_vs_temperature.svg",
+        "plots/time_per_frame.svg",
+        "plots/wer_vs_ppx.svg",
+        "page/index.html",
+        "page/prompts/000.flac",
+    } <= before.keys()
+    build_report(built.root)
+    assert reports(built.root) == before
+
+
+def test_tables_come_with_differences_counts_and_recipes(built: RunStore) -> None:
+    text = (built.root / "tables/speech.md").read_text()
+    titles = [line for line in text.splitlines() if line.startswith("### ")]
+    assert titles == [
+        "### speech (version 1)",
+        "### What temperature changes",
+        "### Against the baseline",
+        "### Counts",
+        "### Recipes",
+    ]
+    recipes = json.loads(text.split("```json")[1].split("```")[0])
+    assert recipes["wer-recipe"] == {"metric": "wer", "version": 1}
+
+
+def test_plots_carry_no_date_and_survive_hostile_labels(results: Results) -> None:
+    cells = tuple(c.model_copy(update={"label": c.label + " $x_{"}) for c in results.cells)
+    plots = render_plots(results.model_copy(update={"cells": cells}), [])
+    assert set(plots) == {
+        f"{n}.{k}" for n in ("quality_vs_temperature", "wer_vs_ppx") for k in ("png", "svg")
+    }
+    svg = plots["wer_vs_ppx.svg"].decode()
+    assert "<dc:date>" not in svg
+
+
+def test_without_values_there_are_no_plots(results: Results) -> None:
+    assert render_plots(results.model_copy(update={"rows": ()}), []) == {}
+
+
+def test_stage_times_are_medians_of_means_and_sum_to_the_total(run_store: RunStore) -> None:
+    results = run_store.read_results()
+    records = run_store.read(LatencyRecord)
+    control = records[0].model_copy(update={"control": True, "stage_ns": {"head": (10**12,)}})
+    rq, calm = stage_times(results.cells, [*records, control])
+    assert calm.name == "CALM 1 step, temp 0.8"
+    assert calm.ms == pytest.approx({"backbone": 9.2, "head": 0.4, "codec": 3.0, "other": 0.05})
+    assert sum(rq.ms.values()) == pytest.approx(9.2 + 5 + 3 + 0.05)
+
+
+def test_captured_and_eager_times_are_two_bars(run_store: RunStore) -> None:
+    records = run_store.read(LatencyRecord)
+    captured = [r.model_copy(update={"mode": "captured"}) for r in records]
+    names = [t.name for t in stage_times(run_store.read_results().cells, [*records, *captured])]
+    assert names[2:] == ["CALM 1 step, temp 0.8 (eager)", "CALM 1 step, temp 0.8 (captured)"]
+
+
+def test_every_source_exists_and_is_relative(built: RunStore, html: str) -> None:
+    elements = Elements(html)
+    sources = [a["src"] or "" for a in elements.all("audio") + elements.all("img")]
+    assert len(sources) == 3 + 3 * 7 - 1 + 3
+    for source in sources:
+        assert "://" not in source
+        assert not source.startswith("/")
+        assert (built.root / "page" / unquote(source)).is_file()
+
+
+def test_the_page_loads_nothing_before_it_is_asked(html: str) -> None:
+    elements = Elements(html)
+    assert all(a["preload"] == "none" for a in elements.all("audio"))
+    assert elements.all("link") == []
+    assert all("src" not in a for a in elements.all("script"))
+    assert "http" not in html
+
+
+def test_nothing_written_by_others_becomes_markup(html: str) -> None:
+    elements = Elements(html)
+    assert elements.all("i") == elements.all("b") == []
+    assert "RQ 8 & <i>codebooks</i>" in elements.text
+    assert "odd <&\"' id" in elements.text
+    assert "failed: RuntimeError: <out of memory>" in elements.text
+
+
+def test_columns_are_systems_then_references_headed_by_their_scores(html: str) -> None:
+    head = html[html.index("<thead>") : html.index("</thead>")]
+    names = re.findall(r'<th scope="col">(.*?)<small>(.*?)</small>', head)
+    assert [name for name, _ in names][2:] == [
+        "CALM 1 step",
+        "CALM 1 step",
+        "Reference",
+        "VAE round trip",
+        "Silence",
+    ]
+    assert names[0][1] == "temp 0.8 · softmax divisor · baseline"
+    assert names[2][1] == "temp 0.8 · noise variance"
+    assert "16.1 [15.1, 18.0]" in head
+    assert 'title="every transcript is empty"' in head
+
+
+def test_wrong_words_are_marked_and_scores_stand_below(html: str) -> None:
+    assert '<span class="differs">frog</span>' in html
+    assert '<span class="differs">dog</span>' in html  # among the words that were meant
+    assert '<span class="differs">time</span>' not in html
+    assert '<span class="given">Once</span>' in html
+    assert "<dt>WER (%)</dt> <dd>28.6</dd>" in html  # 2 errors in 4 + 3 words
+    assert "text transcribed, not given" in html
+
+
+def test_the_prompt_is_cut_where_the_continuation_starts(built: RunStore) -> None:
+    wave, rate = read_audio(built.root / "page/prompts/001.flac")
+    clip, _ = read_audio(built.root / "clips/reference/1 #1.flac")
+    assert len(wave) == round(1.04 * rate)
+    assert (wave == clip[: len(wave)]).all()
+
+
+def test_a_long_run_shows_its_first_rows_and_says_so(
+    copy: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "MAX_ROWS", 2)
+    page.write_page(copy, copy.read_results(), [], [])
+    text = (copy.root / "page/index.html").read_text()
+    assert "The first 2 of 3 rows" in text
+    assert ">cat<" not in text
+
+
+def test_alignment_marks_least_edits_outside_of_the_prompt() -> None:
+    def at(*words: str) -> list[tuple[str, float, float]]:
+        return [(word, float(i), i + 0.5) for i, word in enumerate(words)]
+
+    meant, heard = mark_differences(
+        at("One", "two", "Three,", "four", "five", "seven"),
+        at("won", "two", "three", "–", "five", "seven", "six"),
+        1.0,
+    )
+    assert heard == [
+        Word(text="won", given=True),
+        Word(text="two"),
+        Word(text="three"),
+        Word(text="–"),
+        Word(text="five"),
+        Word(text="seven"),
+        Word(text="six", differs=True),
+    ]
+    assert [word.text for word in meant if word.differs] == ["four"]
+
+
+def test_nothing_is_marked_where_nothing_was_meant() -> None:
+    assert mark_differences(None, [("la", 1.0, 1.2)], 0.0) == ([], [Word(text="la")])
+    assert mark_differences([("la", 1.0, 1.2)], [], 0.0) == ([Word(text="la", differs=True)], [])
+
+
+def test_lookup_finds_what_belongs_to_a_clip(run_store: RunStore) -> None:
+    lookup = ClipLookup(run_store)
+    assert lookup.pairs() == [("dog", 0), ("odd <&\"' id", 0), ("cat", 0)]
+    trial = lookup.trial("silence", "dog", 0)
+    assert trial is not None
+    transcript = lookup.transcript(trial)
+    assert transcript is not None
+    assert transcript.flags == ("silent",)
+    columns = {s.column.name: s for s in shown_columns(run_store.read_results())}
+    assert lookup.score(trial, columns["ppx_geo"]) == (None, "empty transcript")
+    assert lookup.score(trial, columns["vert"]) == (None, None)
+    assert lookup.trial("silence", "dog", 1) is None
+
+
+def test_a_run_that_was_cut_short_still_has_a_page(copy: RunStore) -> None:
+    copy.write_manifest(copy.read_manifest().model_copy(update={"status": "partial"}))
+    trials = copy.read(TrialRecord)
+    (copy.root / "trials.jsonl").unlink()
+    copy.append(*trials[:4])
+    page.write_page(copy, copy.read_results(), [], [])
+    text = Elements((copy.root / "page/index.html").read_text()).text
+    assert "partial" in text
+    assert "not generated yet" in text
+    assert "the file clips/reference/0 #1.flac is missing" in text
+    assert "no clip holds it" in text
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no results\.json"):
+        build_report(tmp_path)
+
+
+def test_a_clip_outside_of_the_run_is_refused(copy: RunStore, run_store: RunStore) -> None:
+    (copy.root / "clips").symlink_to(run_store.root / "clips")
+    with pytest.raises(InputError, match="points outside"):
+        page.write_page(copy, copy.read_results(), [], [])
+
+
+def test_a_report_needs_neither_torch_nor_scipy() -> None:
+    heavy = ("torch", "scipy", "matplotlib", "pandas", "jinja2", "jiwer")
+    code = f"import sys, calm_bench.report.build; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

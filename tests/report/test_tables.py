@@ -1,0 +1,279 @@
+import csv
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from calm_bench.report.columns import shown_columns
+from calm_bench.report.differences import difference_tables
+from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdown
+from calm_bench.report.numbers import (
+    cell_name,
+    decimals_of,
+    heading,
+    interval_text,
+    plain_number,
+    signed,
+)
+from calm_bench.report.tables import Table, Text, counts_table, main_table
+from calm_bench.report.terminal import print_table
+from calm_bench.store import ColumnInfo, ResultRow, Results
+
+
+def texts(table: Table) -> list[list[str]]:
+    return [[text.text for text in row] for row in table.rows]
+
+
+def named(table: Table, row: int) -> dict[str, Text]:
+    headings = (text.text for text in table.headings)
+    return dict(zip(headings, table.rows[row], strict=True))
+
+
+def printed(results: Results, width: int | None) -> str:
+    out = io.StringIO()
+    terminal = width is not None
+    console = Console(file=out, width=width, force_terminal=terminal, color_system=None)
+    print_table(results, console)
+    return out.getvalue()
+
+
+def row(**changes: object) -> ResultRow:
+    fields = {"cell_id": "c", "system": "s", "metric": "m", "value": 10.0, "n": 3}
+    return ResultRow.model_validate(fields | changes)
+
+
+def test_the_table_says_all_that_the_speech_benchmark_promises(results: Results) -> None:
+    table = main_table(results)
+    assert [text.text for text in table.headings] == [
+        "System",
+        "temp",
+        "temp is",
+        "text temp",
+        "overall × ↑",
+        "head × ↑",
+        "time in head (%) ↓",
+        "PPX ↓",
+        "VERT ↓",
+        "WER (%) ↓",
+        "DNSMOS ↑",
+        "n",
+    ]
+    calm = {name: text.text for name, text in named(table, 6).items()}
+    assert calm["temp"] == "1.0"
+    assert calm["temp is"] == "noise variance"
+    assert calm["head × ↑"] == "×12.2 ± 0.7"
+    assert calm["WER (%) ↓"] == "24.7 [23.2, 27.7]"
+    assert calm["n"] == "2/3"
+    assert table.groups == [3]
+
+
+def test_a_missing_value_is_a_dash_with_its_reason(results: Results) -> None:
+    table = main_table(results)
+    field = named(table, 2)["PPX ↓"]
+    assert field.text == "—"
+    assert [table.footnotes[i] for i in field.footnotes] == ["every transcript is empty"]
+    assert table.footnotes.count("every transcript is empty") == 1
+
+
+def test_references_are_not_timed_and_miss_nothing(results: Results) -> None:
+    assert named(main_table(results), 0)["overall × ↑"] == Text(text="")
+
+
+def test_an_n_that_is_not_the_rows_is_said(results: Results) -> None:
+    rows = tuple(
+        r.model_copy(update={"n": 1}) if (r.cell_id, r.metric) == ("rq-t1", "wer") else r
+        for r in results.rows
+    )
+    table = main_table(results.model_copy(update={"rows": rows}))
+    field = named(table, 4)["WER (%) ↓"]
+    assert [table.footnotes[i] for i in field.footnotes] == ["n = 1"]
+
+
+def test_a_row_that_was_never_measured_says_so(results: Results) -> None:
+    rows = tuple(r for r in results.rows if (r.cell_id, r.metric) != ("calm-t1", "vert"))
+    table = main_table(results.model_copy(update={"rows": rows}))
+    field = named(table, 6)["VERT ↓"]
+    assert (field.text, table.footnotes[field.footnotes[0]]) == ("—", "not measured in this run")
+
+
+def test_recipes_never_share_a_column(results: Results) -> None:
+    rows = tuple(
+        r.model_copy(update={"recipe_id": "other"})
+        if (r.cell_id, r.metric) == ("calm-t1", "wer")
+        else r
+        for r in results.rows
+    )
+    recipes = results.recipes | {"other": {"metric": "wer", "asr": "small.en", "version": 1}}
+    table = main_table(results.model_copy(update={"rows": rows, "recipes": recipes}))
+    found = [i for i, text in enumerate(table.headings) if text.text == "WER (%) ↓"]
+    assert len(found) == 2
+    columns = [[line[i] for line in table.rows] for i in found]
+    for a, b in zip(*columns, strict=True):
+        assert "—" in (a.text, b.text)
+        assert a.text != b.text
+    notes = [table.footnotes[table.headings[i].footnotes[0]] for i in found]
+    assert notes[0].startswith("recipe with asr None")
+    assert notes[1].startswith("recipe with asr small.en")
+
+
+def test_a_metric_that_never_ran_needs_no_column_of_its_own(results: Results) -> None:
+    names = [shown.column.name for shown in shown_columns(results)]
+    assert names.count("ppx_geo") == 1  # the silence row has neither value nor recipe
+
+
+def test_without_temperatures_there_are_no_temperature_columns(results: Results) -> None:
+    table = main_table(results.model_copy(update={"cells": results.cells[:3]}))
+    assert [text.text for text in table.headings][:2] == ["System", "overall × ↑"]
+
+
+def test_head_steps_stand_apart_where_they_vary(results: Results) -> None:
+    changed = results.cells[-1].model_copy(update={"head_steps": 4})
+    cells = (*results.cells[:-1], changed)
+    table = main_table(results.model_copy(update={"cells": cells}))
+    assert named(table, 6)["head steps"].text == "4"
+    assert cell_name(changed, several_steps=True) == "CALM 1 step, 4 steps, temp 1.0"
+
+
+def test_differences_say_what_it_would_take(results: Results) -> None:
+    sweep, baseline = difference_tables(results)
+    assert sweep.title == "What temperature changes"
+    label = "RQ 8 & <i>codebooks</i>"
+    assert texts(sweep) == [
+        [label, "0.8 → 1.0", "PPX ↓", "+64.3 [+21.0, +110.9]", "3", "—"],
+        ["CALM 1 step", "0.8 → 1.0", "WER (%) ↓", "+8.6 ± 10.0", "2", "9"],
+    ]
+    assert texts(baseline)[0] == [
+        "CALM 1 step",
+        label,
+        "0.8",
+        "WER (%) ↓",
+        "−2.7 [−6.0, −0.1]",
+        "3",
+        "—",
+    ]
+    assert baseline.footnotes == ["fewer than 2 shared prompts"]
+    assert baseline.rows[1][4].footnotes == (0,)
+
+
+def test_counts_stand_beside_the_numbers(results: Results) -> None:
+    table = counts_table(results)
+    assert [text.text for text in table.headings] == ["System", "perplexity.n_empty"]
+    assert texts(table)[2] == ["Silence", "3"]
+    assert counts_table(results.model_copy(update={"counts": {}})).rows == []
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (10.0, 8.0, 12.0, " ± 2.0"),
+        (10.0, 8.02, 12.0, " ± 2.0"),
+        (10.0, 8.0, 12.1, " [8.0, 12.1]"),
+        (10.0, None, None, ""),
+        (-0.01, -1.0, 2.0, " [−1.0, 2.0]"),
+    ],
+)
+def test_intervals(value: float, low: float | None, high: float | None, expected: str) -> None:
+    assert interval_text(row(value=value, low=low, high=high), 1) == expected
+
+
+def test_numbers_have_true_signs_and_no_minus_zero() -> None:
+    assert plain_number(-0.04, 1) == "0.0"
+    assert plain_number(-0.06, 1) == "−0.1"
+    assert [signed(v, 1) for v in (1.0, -1.0, 0.01, -0.01)] == ["+1.0", "−1.0", "0.0", "0.0"]
+
+
+def test_a_column_chooses_its_decimals_and_its_arrow() -> None:
+    column = ColumnInfo(name="m", label="M", unit="ms", higher_is_better=None)
+    assert [decimals_of(column, [v, None]) for v in (0.5, 5, 50, 5000)] == [3, 2, 1, 0]
+    assert decimals_of(column.model_copy(update={"decimals": 4}), [5]) == 4
+    assert heading(column) == "M (ms)"
+
+
+def test_clip_values_follow_the_columns_aggregate() -> None:
+    def column(aggregate: str, *fields: str) -> ColumnInfo:
+        data = {"name": "m", "label": "M", "aggregate": aggregate, "fields": fields, "scale": 100}
+        return ColumnInfo.model_validate(data)
+
+    values = {"a": 3.0, "b": 4.0, "zero": 0.0, "none": None, "huge": 1e6}
+    assert column("mean", "a").clip_value(values) == 300.0
+    assert column("ratio", "a", "b").clip_value(values) == 75.0
+    assert column("exp_ratio", "zero", "b").clip_value(values) == 100.0
+    for nothing in (("mean", "none"), ("ratio", "a", "zero"), ("set",), ("exp_mean", "huge")):
+        assert column(*nothing).clip_value(values) is None
+
+
+def test_markdown_is_a_table_that_nothing_can_break_out_of(results: Results) -> None:
+    cell = results.cells[0].model_copy(update={"label": "a|b *c* `d`\n[e](http://f) &lt;"})
+    text = to_markdown(main_table(results.model_copy(update={"cells": (cell, *results.cells[1:])})))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    pipes = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
+    assert pipes == [13] * 9
+    assert r"a\|b \*c\* \`d\` \[e\](http://f) &amp;lt;" in lines[2]
+    assert r"RQ 8 &amp; \<i\>codebooks\</i\> (baseline)" in text
+    assert "— <sup>a</sup>" in text
+    assert "\n<sup>a</sup> every transcript is empty\n" in text
+
+
+def test_latex_escapes_every_special_character() -> None:
+    table = Table(title=r"50% & #1 $x$ a_b {c} ~ ^ \ <d>")
+    table.add_column("head × ↑", left=True)
+    table.rows.append([Text(text="[x] −1 ± 2 —")])
+    text = to_latex(table, "a b_c")
+    assert (
+        r"\caption{50\% \& \#1 \$x\$ a\_b \{c\} \textasciitilde{} \textasciicircum{} "
+        r"\textbackslash{} \textless{}d\textgreater{}}"
+    ) in text
+    assert r"head $\times$ $\uparrow$ \\" in text
+    assert r"{}[x] $-$1 $\pm$ 2 --- \\" in text
+    assert r"\label{tab:a-b-c}" in text
+
+
+def test_latex_has_one_field_per_column(results: Results) -> None:
+    text = to_latex(main_table(results), "speech")
+    body = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert [len(re.findall(r"(?<!\\)&", line)) for line in body] == [11] * 8
+    assert text.isascii()
+
+
+def test_csv_holds_plain_numbers_of_every_column(results: Results) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(results))))
+    assert len(rows) == 7
+    calm = rows[5]
+    assert float(calm["wer"]) == 16.1
+    assert float(calm["wer_high"]) == pytest.approx(16.1 * 1.12)
+    assert calm["wer_recipe_id"] == "wer-recipe"
+    assert (rows[6]["n_ok"], rows[6]["n_tried"]) == ("2", "3")
+    assert (rows[2]["ppx_geo"], rows[2]["ppx_geo_reason"]) == ("", "every transcript is empty")
+    assert "rtf" in calm  # not shown in the table, but part of the run
+
+
+def test_footnotes_are_lettered() -> None:
+    assert [footnote_mark(i) for i in (0, 25, 26, 27, 52, 701, 702)] == [
+        "a",
+        "z",
+        "aa",
+        "ab",
+        "ba",
+        "zz",
+        "aaa",
+    ]
+
+
+def test_a_pipe_gets_the_table_in_one_piece(results: Results) -> None:
+    lines = printed(results, None).splitlines()
+    calm = next(line for line in lines if "CALM 1 step" in line)
+    assert "noise variance" in calm
+    assert calm.endswith("3")
+    assert "RQ 8 & <i>codebooks</i> (baseline)" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_cuts_between_columns_and_loses_no_number(
+    results: Results, width: int
+) -> None:
+    text = printed(results, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for number in ("×12.3 ± 0.7", "82.9 ± 5.0", "16.1 [15.1, 18.0]", "2.84 ± 0.17", "2/3"):
+        assert number in text
+    assert "…" not in text

@@ -1,0 +1,143 @@
+"""Text and audio streams: generation step by step is the training pass, one frame at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from calm_bench.systems.base import Prompt
+from calm_bench.systems.loading import load_system
+from calm_bench.systems.streaming import StreamingSystem
+from calm_bench.types import SamplingParams, TimedWord
+
+NAMES = ["calm-debug", "rq-debug"]
+SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
+
+
+def load(name: str) -> StreamingSystem:
+    system = load_system(name)
+    assert isinstance(system, StreamingSystem)
+    return system
+
+
+def prompt(seed: int, frames: float) -> Prompt:
+    wave = torch.randn(int(frames * 128), generator=torch.Generator().manual_seed(seed)) * 0.1
+    return Prompt(wave=wave, words=(TimedWord(word="Hi", start=0.0, end=0.1),))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_generation_sees_what_training_sees(name: str) -> None:
+    system = load(name)
+    state = system.start([prompt(0, 4)], SAMPLING, [generator(0)], 9)
+    contexts = []
+    for _ in range(9):
+        z = system.backbone_step(state)
+        contexts.append(z)
+        system.push(state, system.head_step(state, z))
+    assert state.text is not None
+    whole = system.contexts(state.frames, state.text)  # [B, T + lead, D]
+    stepped = torch.stack(contexts, 1)
+    torch.testing.assert_close(stepped, whole[:, system.lead + 4 :], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_rq_codes_are_the_training_logits_best() -> None:
+    system = load("rq-debug")
+    greedy = SamplingParams(temperature=0.0, text_temperature=0.0)
+    state = system.start([prompt(0, 4)], greedy, [generator(0)], 6)
+    for _ in range(6):
+        system.push(state, system.head_step(state, system.backbone_step(state)))
+    assert state.text is not None
+    z = system.contexts(state.frames, state.text)[0, system.lead + 4 :]
+    logits = system.depth(z, state.frames[0, 4:], state.text[0, system.lead + 4 :])  # type: ignore[operator]
+    assert torch.equal(logits.argmax(-1), state.frames[0, 4:])
+    text = system.text_head(system.contexts(state.frames, state.text)[0, 4:])
+    assert torch.equal(text.argmax(-1), state.text[0, 4:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_ragged_batch_gives_each_row_what_it_gets_alone(name: str) -> None:
+    system = load(name)
+    prompts = [prompt(0, 6), prompt(1, 1.5), prompt(2, 3)]
+    together = system.generate(prompts, SAMPLING, [generator(s) for s in range(3)], 7)
+    assert together.words is not None
+    for row, one in enumerate(prompts):
+        alone = system.generate([one], SAMPLING, [generator(row)], 7)
+        assert alone.words is not None
+        assert together.words[row] == alone.words[0]
+        assert together.prompt_frames[row] == alone.prompt_frames[0]
+        tail = together.wave[row, -alone.wave.shape[1] :]
+        torch.testing.assert_close(tail, alone.wave[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompt_words_are_kept_and_timed(name: str) -> None:
+    system = load(name)
+    made = system.generate([prompt(0, 5)], SAMPLING, [generator(3)], 4)
+    assert made.words is not None
+    assert made.words[0][0].word.startswith("Hi")
+    assert made.words[0][0].start == 0.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_temperature_zero_ignores_the_seed(name: str) -> None:
+    system = load(name)
+    frozen = SamplingParams(temperature=0.0, text_temperature=0.0)
+    waves = [system.generate([prompt(0, 3)], frozen, [generator(s)], 5).wave for s in (1, 2)]
+    assert torch.equal(*waves)
+    assert waves[0][:, -640:].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streamed_audio_is_the_whole_decode(name: str) -> None:
+    system = load(name)
+    made = system.generate([prompt(0, 3)], SAMPLING, [generator(0)], 5)
+    decoder = system.start_decoding(1)
+    frames = made.frames if system.codec.continuous else made.frames.transpose(1, 2)
+    with torch.inference_mode():
+        steps = [system.decode_step(frames[:, i], decoder) for i in range(frames.shape[1])]
+    torch.testing.assert_close(torch.cat(steps, 1), made.wave, atol=1e-4, rtol=0)
+
+
+def test_text_stream_reads_back_what_it_wrote() -> None:
+    stream = load("calm-debug").text_stream
+    assert stream is not None
+    words = [
+        TimedWord(word="Anna", start=0.4, end=0.7),
+        TimedWord(word="had", start=1.6, end=1.8),
+        TimedWord(word="three.", start=1.68, end=2.2),  # begins before "had" is written out
+    ]
+    tokens = stream.encode(words, 40)
+    read = stream.decode(tokens.tolist())
+    assert [word.word for word in read] == ["Anna", "had", "three."]
+    assert read[0].start == pytest.approx(0.4)
+    assert read[1].start == pytest.approx(1.6)
+    assert read[2].start > read[1].start
+    assert tokens[4] == 1
+    assert np.count_nonzero(tokens == 1) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("calm-speech-paper", 2_172_728_320 + 10_150_432),
+        ("rq-speech-paper", 2_214_609_920 + 701_387_776),
+    ],
+)
+def test_paper_systems_have_the_papers_size(name: str, count: int) -> None:
+    from calm_bench import registry
+    from calm_bench.config import load_model_config
+
+    config, _ = load_model_config(name)
+    codec_config, _ = load_model_config(str(config.codec))
+    cls, codec_cls = registry.load("system", config.type), registry.load("codec", codec_config.type)
+    with torch.device("meta"):
+        codec = codec_cls(codec_cls.Architecture.model_validate(codec_config.architecture))
+        system = cls(cls.Architecture.model_validate(config.architecture), codec=codec, folder=None)
+    own = sum(p.numel() for key, p in system.named_parameters() if not key.startswith("codec."))
+    # Beyond the published count: the stream's BOS vector and the weight w(t) used in training.
+    assert 0 <= own - count < 5_000

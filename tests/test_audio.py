@@ -1,0 +1,137 @@
+"""Sound files: exact round trips, one line for each kind of bad file, and the resampler's band."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from calm_bench import audio
+from calm_bench.errors import BenchError, InputError
+
+RATE = 16_000
+
+
+@pytest.fixture
+def noise():
+    return (0.2 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
+
+
+def test_a_written_clip_keeps_its_identity(tmp_path, noise):
+    assert audio.write_flac(tmp_path / "deep" / "a.flac", noise, RATE) == 0
+    wave, rate = audio.read_audio(tmp_path / "deep" / "a.flac")
+    assert rate == RATE
+    assert wave.dtype == np.float32
+    assert np.abs(wave - noise).max() <= 0.5 / 32768 + 1e-9
+    assert audio.audio_hash(wave, rate) == audio.audio_hash(noise, RATE)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.flac"]
+
+
+def test_the_hash_depends_on_every_sample_and_on_the_rate(noise):
+    other = noise.copy()
+    other[100] += 1e-3
+    hashes = {audio.audio_hash(noise, RATE), audio.audio_hash(other, RATE)}
+    assert len(hashes | {audio.audio_hash(noise, 2 * RATE)}) == 3
+
+
+def test_too_loud_samples_are_clipped_and_counted_not_scaled(tmp_path):
+    wave = np.array([0.0, 0.5, 1.0, -1.0, 1.5, -3.0], dtype=np.float32)
+    assert audio.write_flac(tmp_path / "a.flac", wave, RATE) == 2
+    read, _ = audio.read_audio(tmp_path / "a.flac")
+    assert read.tolist() == pytest.approx([0.0, 0.5, 1.0, -1.0, 1.0, -1.0], abs=1 / 32768)
+
+
+def test_stereo_becomes_the_mean_of_its_channels(tmp_path, noise):
+    stereo = np.stack([noise, np.zeros_like(noise)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, RATE, subtype="FLOAT")
+    wave, _ = audio.read_audio(tmp_path / "a.wav")
+    assert np.allclose(wave, noise / 2, atol=1e-7)
+    info = audio.probe_audio(tmp_path / "a.wav")
+    assert (info.channels, info.sample_rate, info.seconds) == (2, RATE, 1.0)
+
+
+def test_resampling_passes_the_band_and_stops_what_would_fold():
+    seconds = np.arange(2 * 48_000) / 48_000
+    inside = np.sin(2 * np.pi * 0.45 * RATE * seconds).astype(np.float32)
+    above = np.sin(2 * np.pi * 0.6 * RATE * seconds).astype(np.float32)
+    middle = slice(RATE // 2, -RATE // 2)
+    passed, stopped = (audio.resample(wave, 48_000, RATE)[middle] for wave in (inside, above))
+    assert np.sqrt(2 * np.mean(passed**2)) == pytest.approx(1.0, abs=0.01)
+    assert np.sqrt(np.mean(stopped**2)) < 1e-4
+    assert len(audio.resample(inside, 48_000, RATE)) == 2 * RATE
+    assert audio.resample(inside, RATE, RATE) is inside
+
+
+def test_reading_at_another_rate(tmp_path, noise):
+    audio.write_flac(tmp_path / "a.flac", noise, RATE)
+    wave, rate = audio.read_audio(tmp_path / "a.flac", 24_000)
+    assert rate == 24_000
+    assert len(wave) == 24_000
+    assert wave.dtype == np.float32
+
+
+def bad_file(tmp_path, noise, kind):
+    path = tmp_path / "a.flac"
+    audio.write_flac(path, noise, RATE)
+    if kind == "missing":
+        path.unlink()
+    elif kind == "zero bytes":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_bytes(b"not a sound file" * 40)
+    elif kind == "cut":
+        path.write_bytes(path.read_bytes()[:9000])
+    elif kind == "no samples":
+        soundfile.write(path, noise[:0], RATE, format="WAV")
+    elif kind == "folder":
+        path = tmp_path
+    else:
+        noise = noise.copy()
+        noise[5] = float(kind)
+        soundfile.write(path, noise, RATE, format="WAV", subtype="FLOAT")
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "zero bytes", "text", "cut", "no samples", "folder", "nan", "inf"]
+)
+def test_bad_files_give_one_line_that_names_them(tmp_path, noise, kind):
+    path = bad_file(tmp_path, noise, kind)
+    with pytest.raises(InputError) as caught:
+        audio.read_audio(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_probing_what_is_no_sound_file(tmp_path, noise):
+    with pytest.raises(InputError, match="not a readable sound file"):
+        audio.probe_audio(bad_file(tmp_path, noise, "text"))
+
+
+def test_nan_is_neither_written_nor_hashed(tmp_path):
+    wave = np.array([0.0, np.nan], dtype=np.float32)
+    with pytest.raises(InputError, match="NaN"):
+        audio.write_flac(tmp_path / "a.flac", wave, RATE)
+    with pytest.raises(InputError, match="NaN"):
+        audio.audio_hash(wave, RATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, noise, monkeypatch):
+    path = tmp_path / "a.flac"
+    audio.write_flac(path, noise, RATE)
+    before = path.read_bytes()
+
+    def full_disk(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full_disk)
+    with pytest.raises(BenchError, match=r"cannot write .*a\.flac: No space left on device"):
+        audio.write_flac(path, noise / 2, RATE)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["a.flac"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, noise):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BenchError, match="cannot write"):
+        audio.write_flac(tmp_path / "file" / "a.flac", noise, RATE)

@@ -1,0 +1,385 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from typer.testing import CliRunner, Result
+
+from calm_bench import paths
+from calm_bench.cli import app
+from calm_bench.store import Results, RunStore, TrialRecord
+
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args), env=PLAIN, catch_exceptions=True)
+
+
+def refused(*args: str, code: int = 2) -> str:
+    """The one line that a command is refused with."""
+    result = call(*args)
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.output
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished smoke run."""
+    out = tmp_path_factory.mktemp("runs") / "smoke"
+    result = call("run", "smoke", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def quality(results: Results) -> list[object]:
+    """What does not depend on how fast the machine was."""
+    timed = {row.metric for row in results.rows if row.metric.endswith(("_ms", "_mb"))}
+    timed |= {"overall_speedup", "head_speedup", "head_share", "rtf", "aa_ratio"}
+    rows = [row for row in results.rows if row.metric not in timed]
+    return [*rows, *results.differences, *results.trials.items()]
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without their slowest part, which has tests of its own."""
+    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
+
+
+# -- help ----------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['calm-bench', '--help']\n"
+        "from calm_bench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'pandas', 'numpy', 'pydantic'}\n"
+        "found = sys.modules.keys() & heavy\n"
+        "sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "score", "report", "list", "doctor", "train", "data", "data speech"]
+)
+def test_every_command_explains_itself(command: str) -> None:
+    result = call(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize("command", ["run", "score"])
+def test_help_teaches_by_examples_that_parse(command: str) -> None:
+    text = call(command, "--help").output
+    examples = re.findall(rf"calm-bench {command} (.*?)  ", text)
+    assert len(examples) >= 3
+    assert all("--" in example or "speech" in example for example in examples)
+
+
+def test_version() -> None:
+    assert call("--version").stdout.startswith("calm-bench 0.")
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_everything_a_reader_needs(finished: Path) -> None:
+    for name in ("manifest.json", "trials.jsonl", "latency.jsonl", "scores.jsonl", "results.json"):
+        assert (finished / name).is_file(), name
+    for name in ("tables/smoke.md", "tables/smoke.csv", "tables/smoke.tex", "page/index.html"):
+        assert (finished / name).is_file(), name
+    assert any((finished / "plots").glob("*.svg"))
+    manifest = RunStore(finished).read_manifest()
+    assert manifest.status == "finished"
+    assert manifest.environment["device"] == "cpu"
+    assert manifest.weights == dict.fromkeys(("calm-debug", "rq-debug", "rvq-debug", "vae-debug"))
+
+
+def test_the_same_command_again_makes_nothing_and_says_the_same(finished: Path) -> None:
+    before = (finished / "results.json").read_bytes()
+    records = {p.name: p.stat().st_mtime_ns for p in finished.glob("*.jsonl")}
+    result = call("run", "smoke", "--out", str(finished), "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found.pop("folder") == str(finished)
+    assert (finished / "results.json").read_bytes() == before
+    assert Results.model_validate(found) == RunStore(finished).read_results()
+    assert {p.name: p.stat().st_mtime_ns for p in finished.glob("*.jsonl")} == records
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_plan_comes_first_and_the_table_last(tmp_path: Path) -> None:
+    options = ["--systems", "calm", "--temps", "0.5", "--prompts", "1"]
+    result = call("run", "smoke", *options, "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0
+    assert result.stderr.startswith("smoke (version 1)")
+    assert "5 rows × 1 prompts = 5 clips" in result.stderr
+    assert "CALM (debug)" in result.stdout
+    assert "noise variance" in result.stdout
+    assert str(tmp_path / "run" / "page" / "index.html") in result.stdout
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = call("run", "--temps", "0", "smoke", "--dry-run", "--out", str(out))
+    assert result.exit_code == 0
+    assert "temp 0" in result.stdout
+    assert not out.exists()
+    plan = json.loads(call("run", "smoke", "--dry-run", "--json").stdout)
+    assert plan["n_trials"] == 16
+    assert plan["folder"].endswith(plan["run_id"])
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_argmax_in_both_streams_ignores_the_seed(tmp_path: Path) -> None:
+    options = ["--temps", "0", "--systems", "rq", "--seeds", "2"]
+    assert call("run", "smoke", *options, "--out", str(tmp_path / "run")).exit_code == 0
+    clips: dict[tuple[str, str], set[str | None]] = {}
+    for record in RunStore(tmp_path / "run").read(TrialRecord):
+        clips.setdefault((record.cell_id, record.prompt_id), set()).add(record.clip_id)
+    assert all(len(found) == 1 for found in clips.values())
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_fresh_starts_over_and_gives_the_same(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    old = RunStore(out).read_manifest()
+    RunStore(out).write_manifest(old.model_copy(update={"created": "long ago"}))
+    assert call("run", "smoke", "--out", str(out), "--fresh").exit_code == 0
+    assert RunStore(out).read_manifest().created != "long ago"
+    assert quality(RunStore(out).read_results()) == quality(RunStore(finished).read_results())
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_failed_clips_are_counted_and_give_exit_code_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calm_bench.systems.calm import CalmSystem
+
+    def broken(self: CalmSystem, *args: object) -> None:
+        raise RuntimeError("the head fell off")
+
+    monkeypatch.setattr(CalmSystem, "finish", broken)
+    result = call("run", "smoke", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 4
+    assert "4 clips could not be made" in result.stderr
+    results = RunStore(tmp_path / "run").read_results()
+    assert results.trials["calm-debug-t1"].failed == 2
+    assert any("the head fell off" in note for note in results.notes)
+    assert RunStore(tmp_path / "run").read_manifest().status == "partial"
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_ones_own_voice_is_continued(tmp_path: Path) -> None:
+    voice = tmp_path / "me.wav"
+    rng = np.random.default_rng(0)
+    soundfile.write(voice, rng.normal(0, 0.1, (8000, 2)), 22050)
+    out = tmp_path / "run"
+    result = call("run", "--prompt-audio", str(voice), "smoke", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "no reference, vae_round_trip, rvq_round_trip" in result.stderr
+    records = RunStore(out).read(TrialRecord)
+    assert {record.prompt_text_source for record in records} == {"none"}
+    assert {record.cell_id for record in records} >= {"silence", "calm-debug-t1"}
+
+
+# -- a kill --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "from calm_bench.cli import main; main()"]
+    command += ["run", "smoke", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Once while clips are made, once while systems are timed, each time in the middle of a unit.
+    for name, lines in (("trials.jsonl", 5), ("latency.jsonl", 4)):
+        while process.poll() is None:
+            if (out / name).is_file() and (out / name).read_bytes().count(b"\n") >= lines:
+                break
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert process.wait(timeout=600) == 0
+    assert quality(RunStore(out).read_results()) == quality(RunStore(finished).read_results())
+    clips = {p.relative_to(out): p.read_bytes() for p in out.glob("clips/*/*.flac")}
+    assert clips == {
+        p.relative_to(finished): p.read_bytes() for p in finished.glob("clips/*/*.flac")
+    }
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("run smoek", "unknown benchmark 'smoek'; did you mean smoke?"),
+        ("run nowhere.yaml", "unknown benchmark 'nowhere.yaml'"),
+        ("run smoke --systems kalm-debug", "unknown system 'kalm-debug'; did you mean calm-debug"),
+        ("run smoke --temps nan", "a temperature must be a finite number of at least 0, not nan"),
+        ("run smoke --temps 0.8 inf", "finite number of at least 0, not inf"),
+        ("run smoke --temps -1", "finite number of at least 0, not -1.0"),
+        ("run smoke --temps=-inf", "finite number of at least 0, not -inf"),
+        ("run smoke --temps warm", "'warm' is no temperature"),
+        ("run smoke --temps", "--temps needs at least one value"),
+        ("run smoke --text-temp nan", "finite number of at least 0, not nan"),
+        ("run smoke --text-temp sane", "'sane' is no temperature"),
+        ("run smoke --prompts 3", "smoke has 2 prompts, not the 3 asked for"),
+        ("run smoke --prompt-audio lost.wav", "lost.wav does not exist"),
+        ("run smoke --device gpu", "unknown device 'gpu': use auto, cpu or cuda"),
+        ("report nowhere", "unknown run 'nowhere'"),
+        ("score nowhere", "unknown run 'nowhere'"),
+        ("train lost", "unknown model 'lost'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    args: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*args.split())
+
+
+@pytest.mark.parametrize("args", ["run smoke --seeds 0", "run smoke --prompts 0", "run"])
+def test_usage_errors_exit_with_2(args: str) -> None:
+    assert call(*args.split()).exit_code == 2
+
+
+def test_a_device_that_is_not_there_exits_with_3(tmp_path: Path) -> None:
+    line = refused("run", "smoke", "--device", "cuda:77", "--out", str(tmp_path), code=3)
+    assert "no device cuda:77" in line
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "has sha256"),
+        (lambda path: path.unlink(), "does not exist"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "has sha256"),
+    ],
+)
+def test_a_damaged_prompt_stops_the_run_before_it_begins(
+    tmp_path: Path, damage: object, message: str
+) -> None:
+    shutil.copytree(paths.benchmarks_dir() / "prompts", tmp_path / "prompts")
+    shutil.copy(paths.benchmarks_dir() / "smoke.yaml", tmp_path / "mine.yaml")
+    damage(tmp_path / "prompts" / "smoke" / "smoke-1.flac")  # type: ignore[operator]
+    line = refused("run", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run"))
+    assert message in line
+    assert "smoke-1" in line
+    assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0), "holds no audio"),
+        (np.full(8000, np.nan), "holds NaN or infinite samples"),
+        (np.zeros(8000), "is silent"),
+        (np.full(100, 0.1), "too short for the prompt of 0.24 s"),
+    ],
+)
+def test_recordings_that_are_no_prompts_are_refused(
+    tmp_path: Path, samples: np.ndarray, message: str
+) -> None:
+    path = tmp_path / "me.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    line = refused("run", "smoke", "--prompt-audio", str(path), "--out", str(tmp_path / "run"))
+    assert message in line
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are protected otherwise there")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refused("run", "smoke", "--out", str(tmp_path / "file" / "run"))
+    assert "cannot write" in refused("run", "smoke", "--out", "/proc/run")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from calm_bench import generation
+
+    real, calls = generation.write_flac, list[Path]()
+
+    def full(path: Path, *args: object) -> int:
+        calls.append(path)
+        if len(calls) > 5:
+            raise generation.BenchError(f"cannot write {path}: No space left on device")
+        return real(path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generation, "write_flac", full)
+    assert "No space left" in refused("run", "smoke", "--out", str(tmp_path / "run"))
+    assert len(RunStore(tmp_path / "run").read(TrialRecord)) == 4
+
+
+def test_someone_elses_folder_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    assert "is not empty and holds no run" in refused("run", "smoke", "--out", str(tmp_path))
+
+
+def test_another_plans_folder_is_not_mixed_with(finished: Path) -> None:
+    line = refused("run", "smoke", "--temps", "0.1", "--out", str(finished))
+    assert "cannot go on: it was planned with other options" in line
+
+
+def test_weights_of_another_hash_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "calm-wrong"
+    folder.mkdir(parents=True)
+    config = yaml.safe_load((paths.models_dirs()[-1] / "calm-debug" / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "weights": {"sha256": "0" * 64}}))
+    (folder / "weights.safetensors").write_bytes(b"not these")
+    monkeypatch.chdir(tmp_path)
+    line = refused("run", "smoke", "--systems", "calm-wrong", "--out", str(tmp_path / "run"))
+    assert "weights.safetensors has sha256" in line
+
+
+# -- the way back --------------------------------------------------------------------------------
+
+
+def test_a_report_is_rebuilt_from_the_records(finished: Path) -> None:
+    table = finished / "tables" / "smoke.md"
+    before = table.read_bytes()
+    shutil.rmtree(finished / "tables")
+    result = call("report", str(finished))
+    assert result.exit_code == 0
+    assert table.read_bytes() == before
+    found = json.loads(call("report", str(finished), "--json").stdout)
+    assert found["run_id"] == RunStore(finished).read_results().run_id
+
+
+def test_a_run_is_scored_again(finished: Path) -> None:
+    before = quality(RunStore(finished).read_results())
+    assert call("score", str(finished)).exit_code == 0
+    assert quality(RunStore(finished).read_results()) == before
+    assert "which has its own" in refused("score", str(finished), "--metrics", "fad")
+
+
+def test_everything_that_has_a_name_is_listed() -> None:
+    found = json.loads(call("list", "--json").stdout)
+    assert "smoke" in found["benchmarks"]
+    assert "calm-debug" in found["models"]
+    text = call("list").stdout
+    assert "calm-debug" in text
+    assert "loudness" in text

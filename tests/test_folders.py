@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from calm_bench.cli import app
+from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.folders import read_folder, score_folders
+from calm_bench.store import RunStore
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Originals, and the same with noise: a wav, a FLAC in a sub-folder at another rate."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, noise in ((ours, 0.05), (theirs, 0.0)):
+        (folder / "sub").mkdir(parents=True)
+        for name, rate in (("a.wav", 16000), ("sub/b.flac", 22050)):
+            rng = np.random.default_rng(7)
+            t = np.arange(rate) / rate
+            wave = 0.3 * np.sin(2 * np.pi * 220 * t) + noise * rng.normal(size=rate)
+            soundfile.write(folder / name, wave, rate)
+    return ours, theirs
+
+
+def test_two_folders_are_scored_and_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    ours, theirs = folders
+    out = tmp_path / "run"
+    found = score_folders(ours, theirs, metrics=["loudness", "fidelity"], out=out)
+    assert found.folder == out
+    assert RunStore(out).read_results() == found.results
+    rows = {(row.cell_id, row.metric): row for row in found.results.rows}
+    assert rows["clips", "si_sdr"].value is not None
+    assert rows["clips", "si_sdr"].n == 2
+    assert rows["reference", "si_sdr"].reason == "this row is the reference"
+    assert rows["reference", "loudness"].value is not None
+    assert {
+        c.cell_id: (t.ok, t.failed)
+        for c in found.results.cells
+        for t in [found.results.trials[c.cell_id]]
+    } == {
+        "reference": (2, 0),
+        "clips": (2, 0),
+    }
+
+
+def test_files_of_other_names_are_no_versions_of_each_other(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ours, theirs = folders
+    for path in [*ours.rglob("*.wav"), *ours.rglob("*.flac")]:
+        path.rename(path.with_stem(f"x{path.stem}"))
+    found = score_folders(ours, theirs, metrics=["fidelity"], out=tmp_path / "run")
+    row = next(row for row in found.results.rows if row.cell_id == "clips")
+    assert row.reason == "only a codec's round trip can be compared with its original"
+
+
+def test_without_a_reference_clip_metrics_remain(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = score_folders(folders[0], None, metrics=["loudness", "fad"], out=tmp_path / "run")
+    rows = {row.metric: row for row in found.results.rows}
+    assert rows["loudness"].value is not None
+    assert rows["fad"].reason == "there are no reference clips"
+
+
+def test_files_that_cannot_be_read_are_counted_and_named(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (folders[0] / "broken.wav").write_bytes(b"RIFF and then nothing")
+    (folders[0] / "notes.txt").write_text("no audio")
+    found = score_folders(folders[0], None, metrics=["loudness"], out=tmp_path / "run")
+    assert found.n_failed == 1
+    assert any("broken.wav" in note for note in found.results.notes)
+
+
+def test_folders_without_audio_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no readable audio"):
+        read_folder(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+def test_unknown_names_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown metric 'fda'; did you mean fad"):
+        score_folders(tmp_path, None, metrics=["fda"])
+    with pytest.raises(UnknownNameError, match="unknown embedding"):
+        score_folders(tmp_path, None, metrics=["fad"], embedding="vgish")
+
+
+def test_the_command_takes_metrics_before_the_folder(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    line = ["score", "--metrics", "loudness", "fidelity", str(folders[0])]
+    line += ["--reference", str(folders[1]), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, [*line, "--json"])
+    assert result.exit_code == 0, result.output
+    assert {row["metric"] for row in json.loads(result.stdout)["rows"]} >= {"loudness", "si_sdr"}
+    assert (tmp_path / "run" / "tables" / "score.md").is_file()
+    (folders[0] / "broken.wav").write_bytes(b"RIFF and then nothing")
+    result = CliRunner().invoke(app, [*line[:-1], str(tmp_path / "other")])
+    assert result.exit_code == 4

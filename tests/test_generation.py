@@ -1,0 +1,171 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from calm_bench.audio import audio_hash, read_audio
+from calm_bench.errors import InputError
+from calm_bench.framing import Grid
+from calm_bench.generation import generate, pending_batches
+from calm_bench.plan import Overrides, Plan, expand
+from calm_bench.store import CellScore, RunStore, TrialRecord
+from calm_bench.systems.base import System
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return expand("smoke", Overrides())
+
+
+def clips(store: RunStore) -> dict[str, str | None]:
+    return {record.trial_id: record.clip_id for record in store.read(TrialRecord)}
+
+
+@pytest.fixture(scope="module")
+def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    store = RunStore(tmp_path_factory.mktemp("made"))
+    generate(plan, store, "cpu")
+    return store
+
+
+def test_every_trial_has_a_clip_that_is_what_its_record_says(plan: Plan, made: RunStore) -> None:
+    records = made.read(TrialRecord)
+    assert len(records) == plan.n_trials
+    for record in records:
+        assert record.status == "ok"
+        wave, rate = read_audio(made.root / str(record.clip))
+        assert audio_hash(wave, rate) == record.clip_id
+        assert rate == record.sample_rate == 1600
+        assert len(wave) / rate == pytest.approx(0.96)
+        assert record.prompt_seconds == pytest.approx(0.24)
+
+
+def test_systems_carry_their_monologue_and_references_the_real_text(made: RunStore) -> None:
+    by_cell: dict[str, list[TrialRecord]] = {}
+    for record in made.read(TrialRecord):
+        by_cell.setdefault(record.cell_id, []).append(record)
+    for name in ("reference", "vae_round_trip", "silence"):
+        words = [[w for w, *_ in record.words or ()] for record in by_cell[name]]
+        assert words == [["one", "two"], ["three", "four"]]
+    heads = [(record.words or (("",),))[0][0] for record in by_cell["calm-debug-t0.8"]]
+    # Random weights babble on without a space.
+    assert [head[:3] for head in heads] == ["one", "thr"]
+
+
+def test_silence_is_the_prompt_and_then_nothing(made: RunStore) -> None:
+    record = next(r for r in made.read(TrialRecord) if r.cell_id == "silence")
+    wave, rate = read_audio(made.root / str(record.clip))
+    start = round(record.prompt_seconds * rate)
+    assert np.abs(wave[:start]).max() > 0.01
+    assert not wave[start:].any()
+
+
+def test_round_trip_rows_know_their_codecs_bit_rate(made: RunStore) -> None:
+    rates = {s.cell_id: s.estimates["bits_per_second"] for s in made.read(CellScore)}
+    assert rates["rvq_round_trip"].value == 12.5 * 3 * 4  # frames, codebooks, bits
+    assert rates["vae_round_trip"].value is None
+    assert rates["vae_round_trip"].reason == "continuous latents have no bit rate"
+
+
+def test_nothing_is_made_twice(plan: Plan, made: RunStore, monkeypatch: Any) -> None:
+    assert pending_batches(plan, made) == []
+    monkeypatch.setattr("calm_bench.generation._Studio", None)
+    generate(plan, made, "cpu")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 9])
+def test_a_killed_run_goes_on_to_the_same_clips(
+    plan: Plan, made: RunStore, tmp_path: Path, kept: int
+) -> None:
+    store = RunStore(tmp_path)
+    generate(plan, store, "cpu")
+    trials = tmp_path / TrialRecord.file
+    lines = trials.read_bytes().splitlines(keepends=True)
+    trials.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])  # the last one is torn
+    assert len(pending_batches(plan, store)) == len(plan.batches) - kept // 2
+    generate(plan, store, "cpu")
+    assert clips(store) == clips(made)
+
+
+def test_a_lost_clip_is_made_again(plan: Plan, made: RunStore, tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    generate(plan, store, "cpu")
+    path = tmp_path / str(store.read(TrialRecord)[-1].clip)
+    before = path.read_bytes()
+    path.unlink()
+    generate(plan, store, "cpu")
+    assert path.read_bytes() == before
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    real = System.generate
+
+    def generate(self: System, *args: Any) -> Any:
+        if type(self).__name__ != "CalmSystem":
+            return real(self, *args)
+        if error is not None:
+            raise error
+        found = real(self, *args)
+        with torch.inference_mode():
+            found.wave[1, -1] = float("nan")
+        return found
+
+    monkeypatch.setattr(System, "generate", generate)
+
+
+def test_a_failed_batch_is_recorded_and_the_others_go_on(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, RuntimeError("out of memory\nand more"))
+    store = RunStore(tmp_path)
+    generate(plan, store, "cpu")
+    failed = [record for record in store.read(TrialRecord) if record.status == "failed"]
+    assert {record.cell_id for record in failed} == {"calm-debug-t0.8", "calm-debug-t1"}
+    assert {record.error for record in failed} == {"RuntimeError: out of memory"}
+    assert len(store.read(TrialRecord)) == plan.n_trials
+    monkeypatch.undo()
+    generate(plan, store, "cpu")
+    assert {record.status for record in store.read(TrialRecord)} == {"ok"}
+
+
+def test_audio_that_is_not_finite_fails_alone(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, None)
+    store = RunStore(tmp_path)
+    generate(plan, store, "cpu")
+    failed = [record for record in store.read(TrialRecord) if record.status == "failed"]
+    assert {(r.cell_id, r.prompt_id) for r in failed} == {
+        ("calm-debug-t0.8", "smoke-1"),
+        ("calm-debug-t1", "smoke-1"),
+    }
+    assert {r.error for r in failed} == {"the audio holds NaN or infinite samples"}
+
+
+def test_what_the_user_can_mend_stops_the_run(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, InputError("no such tokenizer"))
+    with pytest.raises(InputError, match="no such tokenizer"):
+        generate(plan, RunStore(tmp_path), "cpu")
+
+
+def test_a_clip_depends_neither_on_other_rows_nor_on_the_global_seed(
+    made: RunStore, tmp_path: Path
+) -> None:
+    torch.manual_seed(123)
+    store = RunStore(tmp_path)
+    generate(expand("smoke", Overrides(systems=("calm",), temperatures=(0.8,))), store, "cpu")
+    known = clips(made)
+    found = {k: v for k, v in clips(store).items() if k in known}
+    assert len(found) == 10
+    assert all(known[trial_id] == clip_id for trial_id, clip_id in found.items())
+
+
+def test_three_seconds_at_twelve_and_a_half_hertz_are_38_frames() -> None:
+    grid = Grid(sample_rate=16000, hop_length=1280)
+    assert grid.frames(3.0) == 38
+    assert grid.samples(3.0) / 16000 == 3.04
+    assert grid.frames(12.0) == 150

@@ -1,0 +1,100 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calm_bench import framing
+from calm_bench.asr import Recognizer
+from calm_bench.audio import audio_hash, write_flac
+from calm_bench.config import BenchmarkSpec, PromptSpec
+from calm_bench.framing import PromptShelf
+from calm_bench.hearing import transcribe
+from calm_bench.seeds import file_hash
+from calm_bench.shelf import ClipEntry
+from calm_bench.store import RunStore, TranscriptRecord
+from calm_bench.types import TimedWord, Wave
+
+RATE = 16000
+
+
+class Ear(Recognizer):
+    """Hears how many seconds a clip lasts."""
+
+    def __init__(self) -> None:
+        self.heard: list[float] = []
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return {"engine": "ear"}
+
+    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
+        seconds = len(wave) / RATE
+        self.heard.append(seconds)
+        return [TimedWord(word=f"{seconds:.2f}", start=0.0, end=0.1)], 0.0
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
+
+
+def noise(path: Path, seconds: float) -> Wave:
+    rng = np.random.default_rng(round(100 * seconds))
+    wave: Wave = rng.normal(0, 0.1, round(RATE * seconds)).astype(np.float32)
+    write_flac(path, wave, RATE)
+    return wave
+
+
+def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
+    return ClipEntry(
+        trial_id=trial,
+        clip_id=audio_hash(noise(path, seconds), RATE),
+        prompt_id="p",
+        seed_index=0,
+        path=path,
+        prompt_seconds=0.1,
+        words=None,
+    )
+
+
+def test_each_clip_is_heard_once_by_any_run(tmp_path: Path) -> None:
+    entries = [entry(tmp_path / f"{i}.flac", s, str(i)) for i, s in enumerate((0.3, 0.4, 0.3))]
+    ear = Ear()
+    first = transcribe(entries, ear, RunStore(tmp_path / "one"))
+    assert {t.text for t in first.values()} == {"0.30", "0.40"}
+    assert sorted(ear.heard) == [0.3, 0.4]  # two of the three clips are the same sound
+    for name in ("one", "two"):
+        assert transcribe(entries, ear, RunStore(tmp_path / name)) == first
+        assert len(RunStore(tmp_path / name).read(TranscriptRecord)) == 2
+    assert len(ear.heard) == 2
+
+
+def test_a_prompt_without_text_is_heard_and_nothing_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear = Ear()
+    monkeypatch.setattr(framing, "load_recognizer", lambda spec: ear)
+    noise(tmp_path / "me.flac", 1.0)
+    prompt = PromptSpec(id="me", audio="me.flac", sha256=file_hash(tmp_path / "me.flac"))
+    spec = BenchmarkSpec(
+        name="mine",
+        version=1,
+        description="",
+        systems=(),
+        references=("reference",),
+        prompt_seconds=0.4,
+        seconds=1.0,
+        prompts="none.jsonl",
+        asr="ear",
+    )
+    shelf = PromptShelf(spec, tmp_path, RATE)
+    loaded = shelf.load(prompt)
+    assert loaded.text_source == "transcribed"
+    assert [word.word for word in loaded.words or ()] == ["0.40"]
+    assert len(loaded.wave) == RATE
+    shelf.check([prompt])
+    assert len(ear.heard) == 1
+    silent = PromptShelf(spec.model_copy(update={"asr": None}), tmp_path, RATE).load(prompt)
+    assert (silent.text_source, silent.words) == ("none", None)

@@ -1,0 +1,176 @@
+import gc
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from calm_bench.config import LatencySpec
+from calm_bench.latency import Arm, HostClock, clock_for, measure, missing_rounds, time_arm, warm_up
+from calm_bench.store import LatencyRecord, RunStore
+from calm_bench.types import SamplingParams
+
+SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
+
+
+class FakeClock:
+    """Time that passes only when a stage says so."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def mark(self) -> int:
+        return self.now
+
+    def wait(self) -> None:
+        pass
+
+    def between(self, start: int, end: int) -> int:
+        return end - start
+
+
+class FakeSystem(torch.nn.Module):
+    """A system whose stages take a known time on the fake clock."""
+
+    def __init__(self, clock: FakeClock, log: list[str], name: str, head: int = 30) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.codec = SimpleNamespace(hop_length=1280, sample_rate=16000)
+        self.clock, self.log, self.name, self.head = clock, log, name, head
+
+    def spend(self, what: str, time: int) -> None:
+        self.clock.now += time
+        self.log.append(what)
+
+    def start(self, prompts: Any, sampling: Any, generators: Any, n_frames: int) -> int:
+        assert not gc.isenabled()
+        assert torch.is_inference_mode_enabled()
+        assert len(prompts) == len(generators) == 1
+        self.spend(f"start {self.name}", 1000)
+        return n_frames
+
+    def start_decoding(self, batch_size: int) -> None:
+        assert batch_size == 1
+
+    def backbone_step(self, state: int) -> str:
+        self.spend("backbone", 100)
+        return "z"
+
+    def head_step(self, state: int, z: str) -> str:
+        assert z == "z"
+        self.spend("head", self.head)
+        return "frame"
+
+    def push(self, state: int, frame: str) -> None:
+        self.spend("push", 7)
+
+    def decode_step(self, frame: str, decoder: None) -> None:
+        assert frame == "frame"
+        self.spend("decode", 50)
+
+
+def arm(
+    clock: FakeClock, log: list[str], name: str, *, control: bool = False, head: int = 30
+) -> Arm:
+    system: Any = FakeSystem(clock, log, name, head)
+    prompt: Any = object()
+    return Arm(cell_id=name, system=system, sampling=SAMPLING, prompt=prompt, control=control)
+
+
+def test_each_stage_gets_its_own_time_and_push_belongs_to_the_backbone() -> None:
+    clock = FakeClock()
+    times = time_arm(arm(clock, [], "a"), 3, clock)
+    assert times.stage_ns == {
+        "backbone": (107, 107, 107),
+        "head": (30, 30, 30),
+        "codec": (50, 50, 50),
+        "total": (187, 187, 187),
+    }
+    assert times.first_audio_ns == 1000 + 187
+    assert times.peak_bytes is None
+    assert gc.isenabled()
+
+
+def test_stages_run_in_the_order_in_which_clips_are_made() -> None:
+    clock, log = FakeClock(), list[str]()
+    time_arm(arm(clock, log, "a"), 2, clock)
+    assert log == ["start a", *["backbone", "head", "push", "decode"] * 2]
+
+
+def test_garbage_collection_comes_back_after_an_error() -> None:
+    clock = FakeClock()
+    broken = arm(clock, [], "a")
+    broken.system.push = None  # type: ignore[method-assign,assignment]
+    with pytest.raises(TypeError):
+        time_arm(broken, 1, clock)
+    assert gc.isenabled()
+
+
+def test_warming_up_ends_when_three_medians_agree() -> None:
+    clock = FakeClock()
+    assert warm_up(arm(clock, [], "a"), LatencySpec(frames=4, warmup=1), clock) == 3
+    assert warm_up(arm(clock, [], "a"), LatencySpec(frames=4, warmup=5), clock) == 5
+
+
+def test_warming_up_gives_a_restless_machine_up() -> None:
+    clock = FakeClock()
+
+    class Restless(FakeSystem):
+        def head_step(self, state: int, z: str) -> str:
+            self.head += 100
+            return super().head_step(state, z)
+
+    system: Any = Restless(clock, [], "a")
+    prompt: Any = object()
+    restless = Arm(cell_id="a", system=system, sampling=SAMPLING, prompt=prompt)
+    assert warm_up(restless, LatencySpec(frames=4, warmup=3), clock) == 12
+
+
+SPEC = LatencySpec(frames=4, warmup=1, rounds=6)
+WANTED = {("a", False), ("b", False), ("a", True)}
+
+
+def measured(root: Path, rounds: list[int]) -> tuple[RunStore, list[str]]:
+    clock, log, store = FakeClock(), list[str](), RunStore(root)
+    arms = [arm(clock, log, "a"), arm(clock, log, "b"), arm(clock, log, "a", control=True)]
+    measure(arms, SPEC, store, rounds, seed=7, clock=clock)
+    return store, log
+
+
+def test_every_arm_runs_once_per_round_in_shuffled_order(tmp_path: Path) -> None:
+    store, _ = measured(tmp_path, list(range(6)))
+    records = store.read(LatencyRecord)
+    orders = []
+    for number in range(6):
+        arms = sorted((r for r in records if r.round == number), key=lambda r: r.order)
+        assert {(r.cell_id, r.control) for r in arms} == WANTED
+        assert [r.order for r in arms] == [0, 1, 2]
+        orders.append([(r.cell_id, r.control) for r in arms])
+    assert len({tuple(order) for order in orders}) > 1
+    assert all(r.frame_ns == 80_000_000 and r.dtype == "float32" for r in records)
+
+
+def test_only_missing_rounds_are_measured_again_in_the_same_order(tmp_path: Path) -> None:
+    whole, _ = measured(tmp_path / "whole", list(range(6)))
+    part, _ = measured(tmp_path / "part", [0, 1, 2])
+    assert missing_rounds(WANTED, SPEC, part) == [3, 4, 5]
+    records = part.root / LatencyRecord.file
+    lines = records.read_bytes().splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # killed in round 2
+    assert missing_rounds(WANTED, SPEC, part) == [2, 3, 4, 5]
+    measured(tmp_path / "part", [2, 3, 4, 5])
+    assert missing_rounds(WANTED, SPEC, part) == []
+
+    def orders(store: RunStore) -> set[tuple[int, int, str, bool]]:
+        return {(r.round, r.order, r.cell_id, r.control) for r in store.read(LatencyRecord)}
+
+    assert orders(part) == orders(whole)
+
+
+def test_the_clock_fits_the_device() -> None:
+    clock = clock_for("cpu")
+    assert isinstance(clock, HostClock)
+    start = clock.mark()
+    assert clock.between(start, clock.mark()) >= 0
+    assert type(clock_for("cuda:0")).__name__ == "CudaClock"

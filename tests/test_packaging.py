@@ -1,0 +1,94 @@
+"""What the project ships and what it asks for: the wheel, the extras, the pins."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calm_bench import config, doctor
+
+WEIGHTS_BUDGET = 80_000_000
+
+
+@pytest.fixture(scope="module")
+def project(checkout: Path) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((checkout / "pyproject.toml").read_text())
+    return table["project"]
+
+
+def name_of(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found is not None
+    return found[0].lower().replace("_", "-")
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+    return {name_of(line): line.partition("==")[2] for line in lines if line}
+
+
+def test_every_extra_has_its_line_in_doctor(project: dict[str, Any]) -> None:
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"dev", "test"}
+
+
+def test_every_requirement_is_pinned(project: dict[str, Any], checkout: Path) -> None:
+    extras = project["optional-dependencies"]
+    fad = pins(checkout / "constraints-fad.txt")
+    ours = pins(checkout / "constraints.txt")
+    core = [name_of(line) for line in project["dependencies"]]
+    rest = [name_of(line) for extra in extras if extra != "fad" for line in extras[extra]]
+    assert [name for name in core + rest if name not in ours] == []
+    assert [name for name in core + [name_of(r) for r in extras["fad"]] if name not in fad] == []
+
+
+def test_the_fad_extra_and_the_main_environment_exclude_each_other(
+    project: dict[str, Any], checkout: Path
+) -> None:
+    fad, ours = project["optional-dependencies"]["fad"], pins(checkout / "constraints.txt")
+    assert "torch==2.11.*" in fad
+    assert "torchaudio==2.11.*" in fad
+    assert not ours["torch"].startswith("2.11")
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def test_the_wheel_carries_models_and_benchmarks(wheel: zipfile.ZipFile, checkout: Path) -> None:
+    inside = set(wheel.namelist())
+    for folder in ("models", "benchmarks"):
+        files = [
+            path.relative_to(checkout).as_posix()
+            for path in (checkout / folder).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        ]
+        assert files
+        assert [f for f in files if f"calm_bench/_shipped/{f}" not in inside] == []
+
+
+def test_the_wheel_carries_nothing_else(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"calm_bench"}
+    assert "calm_bench/py.typed" in wheel.namelist()
+
+
+def test_shipped_weights_stay_small(checkout: Path) -> None:
+    sizes = [path.stat().st_size for path in (checkout / "models").glob("*/*.safetensors")]
+    assert sum(sizes) <= WEIGHTS_BUDGET
+
+
+@pytest.mark.parametrize("name", config.model_names())
+def test_every_model_folder_says_what_it_is(name: str) -> None:
+    spec, folder = config.load_model_config(name)
+    assert spec.description
+    if spec.weights is not None:
+        assert (folder / "card.md").is_file()

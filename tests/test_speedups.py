@@ -1,0 +1,194 @@
+import math
+
+import pytest
+
+from calm_bench.speedups import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
+from calm_bench.store import Cell, LatencyRecord, ResultRow
+
+
+def sums(backbone: float, head: float, codec: float = 0.0) -> Sums:
+    parts = [round(1e9 * value) for value in (backbone, head, codec)]
+    return Sums(
+        backbone=parts[0], head=parts[1], codec=parts[2], total=sum(parts), audio=1, frames=1
+    )
+
+
+# The paper's tables: share of the baseline's time in the sampler, sampler speed-up, overall.
+@pytest.mark.parametrize(
+    ("share", "head", "overall", "own_share"),
+    [
+        (0.267, 12.3, 1.325, 0.029),
+        (0.577, 19.3, 2.208, 0.066),
+        (0.577, 5.4, 1.887, 0.202),
+        (0.577, 0.211, 0.317, 0.866),
+    ],
+)
+def test_the_identity_reproduces_the_papers_rows(
+    share: float, head: float, overall: float, own_share: float
+) -> None:
+    baseline, own = sums(1 - share, share), sums(1 - share, share / head)
+    assert predicted_speedup(baseline, own) == pytest.approx(overall, abs=5e-4)
+    assert own.head / own.total == pytest.approx(own_share, abs=6e-4)
+
+
+def test_the_identity_allows_for_another_backbone() -> None:
+    # Four more layers on 48 turn the paper's x2.21 into x2.05.
+    baseline, own = sums(0.423, 0.577), sums(0.423 * 52 / 48, 0.577 / 19.3)
+    assert predicted_speedup(baseline, own) == pytest.approx(2.05, abs=5e-3)
+
+
+def test_the_identity_is_exact_for_sums_whatever_the_stages_took() -> None:
+    baseline, own = sums(0.3, 0.5, 0.2), sums(0.41, 0.04, 0.17)
+    assert predicted_speedup(baseline, own) == pytest.approx(baseline.total / own.total, rel=1e-9)
+
+
+def cell(name: str, temperature: float, *, baseline: bool = False) -> Cell:
+    return Cell(
+        cell_id=f"{name}-t{temperature:g}",
+        label=name,
+        kind="system",
+        model=name,
+        temperature=temperature,
+        text_temperature=temperature,
+        head_steps=1,
+        top_k=0,
+        baseline=baseline,
+    )
+
+
+CELLS = (
+    Cell(cell_id="reference", label="Reference", kind="reference"),
+    cell("rq", 0.8, baseline=True),
+    cell("rq", 1.0, baseline=True),
+    cell("calm", 0.8),
+    cell("calm", 1.0),
+)
+
+
+def record(
+    number: int,
+    cell_id: str,
+    stages: tuple[int, int, int],
+    *,
+    control: bool = False,
+    lost: int = 0,
+    peak: int | None = None,
+) -> LatencyRecord:
+    backbone, head, codec = stages
+    return LatencyRecord(
+        round=number,
+        cell_id=cell_id,
+        order=0,
+        control=control,
+        stage_ns={
+            "backbone": (backbone,) * 4,
+            "head": (head,) * 4,
+            "codec": (codec,) * 4,
+            "total": (sum(stages) + lost,) * 4,
+        },
+        first_audio_ns=2 * sum(stages),
+        frame_ns=80_000_000,
+        device="a processor",
+        dtype="float32",
+        threads=1,
+        peak_bytes=peak,
+    )
+
+
+def rounds(drift: float = 0.0, control: float = 1.0, lost: int = 0) -> list[LatencyRecord]:
+    found = []
+    for i in range(6):
+        f = 1e6 * (1 + drift * i)
+        found += [
+            record(i, "rq-t0.8", (int(3 * f), int(4 * f), int(f))),
+            record(
+                i,
+                "rq-t0.8",
+                (int(3 * f * control), int(4 * f * control), int(f * control)),
+                control=True,
+            ),
+            record(i, "calm-t0.8", (int(3 * f), int(0.5 * f), int(0.5 * f)), lost=lost),
+        ]
+    return found
+
+
+def by_cell(rows: tuple[ResultRow, ...], cell_id: str) -> dict[str, ResultRow]:
+    return {row.metric: row for row in rows if row.cell_id == cell_id}
+
+
+def test_every_speed_column_of_a_known_machine() -> None:
+    found = by_cell(speed_rows(CELLS, rounds()).rows, "calm-t0.8")
+    values = {name: row.value for name, row in found.items() if row.value is not None}
+    assert values == pytest.approx(
+        {
+            "overall_speedup": 2.0,
+            "head_speedup": 8.0,
+            "head_share": 12.5,
+            "rtf": 4 / 80,
+            "first_audio_ms": 8.0,
+            "frame_ms": 4.0,
+            "backbone_ms": 3.0,
+            "head_ms": 0.5,
+            "codec_ms": 0.5,
+            "frame_p50_ms": 4.0,
+            "frame_max_ms": 4.0,
+        }
+    )
+    assert found["peak_mb"].value is None
+    assert "GPUs only" in str(found["peak_mb"].reason)
+
+
+def test_a_system_is_timed_once_for_all_its_temperatures() -> None:
+    rows = speed_rows(CELLS, rounds()).rows
+    assert {row.cell_id for row in rows} == {c.cell_id for c in CELLS if c.kind == "system"}
+    for name in ("calm", "rq"):
+        first, second = by_cell(rows, f"{name}-t0.8"), by_cell(rows, f"{name}-t1")
+        assert {m: r.value for m, r in first.items()} == {m: r.value for m, r in second.items()}
+
+
+def test_ratios_are_taken_within_rounds_so_that_drift_cancels() -> None:
+    drifting = by_cell(speed_rows(CELLS, rounds(drift=0.5)).rows, "calm-t0.8")["overall_speedup"]
+    assert drifting.value == pytest.approx(2.0, rel=1e-6)
+    assert (drifting.low, drifting.high) == pytest.approx((2.0, 2.0), rel=1e-6)
+    assert drifting.n == 6
+
+
+def test_the_baseline_stands_at_one_and_shows_its_own_noise() -> None:
+    found = by_cell(speed_rows(CELLS, rounds(control=1.01)).rows, "rq-t0.8")
+    assert found["overall_speedup"].value == 1.0
+    assert found["aa_ratio"].value == pytest.approx(1.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(("control", "unfit"), [(1.0, False), (1.01, False), (1.05, True)])
+def test_a_machine_on_which_the_baseline_differs_from_itself_is_named(
+    control: float, unfit: bool
+) -> None:
+    notes = speed_rows(CELLS, rounds(control=control)).notes
+    assert any("differs from itself by +5.0 %" in note for note in notes) == unfit
+
+
+def test_time_that_belongs_to_no_stage_is_named() -> None:
+    assert not speed_rows(CELLS, rounds()).notes
+    notes = speed_rows(CELLS, rounds(lost=1_000_000)).notes
+    assert any("part of the time belongs to no stage" in note for note in notes)
+
+
+def test_without_a_baseline_there_is_no_ratio_but_a_reason() -> None:
+    only = [c for c in CELLS if c.label == "calm"]
+    found = by_cell(speed_rows(only, rounds()).rows, "calm-t0.8")
+    assert found["overall_speedup"].value is None
+    assert found["overall_speedup"].reason == "the baseline was not timed in this run"
+    assert found["frame_ms"].value == pytest.approx(4.0)
+
+
+def test_peak_memory_is_the_largest_of_all_rounds() -> None:
+    records = [record(i, "rq-t0.8", (1, 1, 1), peak=(i + 1) * 10**6) for i in range(3)]
+    assert by_cell(speed_rows(CELLS, records).rows, "rq-t0.8")["peak_mb"].value == 3.0
+
+
+def test_rows_name_columns_and_recipes_that_exist() -> None:
+    found = speed_rows(CELLS, rounds())
+    assert {row.metric for row in found.rows} == {column.name for column in SPEED_COLUMNS}
+    assert {row.recipe_id for row in found.rows} == set(found.recipes)
+    assert all(row.value is None or math.isfinite(row.value) for row in found.rows)
+    assert not speed_rows(CELLS, []).rows

@@ -1,0 +1,171 @@
+"""Intervals against closed forms, coverage by simulation, and an independent bootstrap."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from calm_bench import stats
+from calm_bench.types import Column, Estimate
+
+MEAN = Column(
+    name="x", label="x", unit="", higher_is_better=True, aggregate="mean", fields=("x",), scale=100
+)
+RATIO = Column(
+    name="r", label="r", unit="", higher_is_better=True, aggregate="ratio", fields=("a", "b")
+)
+GEOMETRIC = Column(
+    name="g", label="g", unit="", higher_is_better=False, aggregate="exp_mean", fields=("x",)
+)
+POOLED = Column(
+    name="p", label="p", unit="", higher_is_better=False, aggregate="exp_ratio", fields=("a", "b")
+)
+
+
+def clips(values, field="x"):
+    return {f"p{i:03d}/0": {field: value} for i, value in enumerate(values)}
+
+
+def pairs(a, b):
+    return {f"p{i}/0": {"a": x, "b": y} for i, (x, y) in enumerate(zip(a, b, strict=True))}
+
+
+def test_the_four_aggregates_are_their_formulas():
+    # Perplexity of three utterances: summed log-likelihoods −10, −40, −3 over 5, 10, 3 tokens.
+    losses, tokens = (10.0, 40.0, 3.0), (5.0, 10.0, 3.0)
+    assert stats.summarise(MEAN, clips((1.0, 2.0, 6.0)), 0).value == pytest.approx(300.0)
+    assert stats.summarise(RATIO, pairs(losses, tokens), 0).value == pytest.approx(53 / 18)
+    assert stats.summarise(POOLED, pairs(losses, tokens), 0).value == pytest.approx(19.000104)
+    rates = [loss / n for loss, n in zip(losses, tokens, strict=True)]
+    assert stats.summarise(GEOMETRIC, clips(rates), 0).value == pytest.approx(10.312259)
+
+
+def test_interval_agrees_with_scipys_bootstrap():
+    values = np.random.default_rng(1).gamma(2.0, size=80)
+    ours = stats.summarise(MEAN, clips(values.tolist()), 3)
+    theirs = scipy.stats.bootstrap(
+        (100 * values,), np.mean, method="percentile", n_resamples=4000, rng=0
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.06 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.06 * width)
+
+
+def test_paired_interval_covers_a_true_difference_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(100):
+        hardness = rng.normal(0.0, 5.0, size=32)
+        a, b = hardness + rng.normal(0.3, 1.0, size=32), hardness + rng.normal(0.0, 1.0, size=32)
+        found = stats.compare(MEAN, clips(a.tolist()), clips(b.tolist()), seed)
+        covered += found.low <= 30.0 <= found.high
+    assert covered / 100 >= 0.88
+
+
+def test_pairing_removes_what_prompts_have_in_common():
+    hardness = np.random.default_rng(0).normal(0.0, 50.0, size=40)
+    found = stats.compare(MEAN, clips((hardness + 1.0).tolist()), clips(hardness.tolist()), seed=0)
+    assert found.value == pytest.approx(100.0)
+    assert found.low == pytest.approx(100.0)
+    assert found.high == pytest.approx(100.0)
+
+
+def test_only_shared_prompts_are_compared_and_order_does_not_matter():
+    a = {"p1/0": {"x": 1.0}, "p2/0": {"x": 5.0}, "p3/0": {"x": None}, "p9/0": {"x": 100.0}}
+    b = {"p3/0": {"x": 9.0}, "p2/0": {"x": 2.0}, "p1/0": {"x": 0.0}}
+    found = stats.compare(MEAN, a, b, 0)
+    assert (found.value, found.n) == (pytest.approx(200.0), 2)
+    assert found == stats.compare(MEAN, dict(reversed(a.items())), b, 0)
+
+
+def test_clips_of_one_prompt_do_not_count_as_independent():
+    rng = np.random.default_rng(0)
+    prompts = rng.normal(size=20)
+    alone = {f"p{i}/0": {"x": x} for i, x in enumerate(prompts)}
+    repeated = {f"p{i}/{k}": {"x": x} for i, x in enumerate(prompts) for k in range(10)}
+    one, ten = stats.summarise(MEAN, alone, 5), stats.summarise(MEAN, repeated, 5)
+    assert ten.n == 10 * one.n
+    assert ten.high - ten.low == pytest.approx(one.high - one.low)
+
+
+def test_the_seed_decides_the_interval():
+    values = clips(np.random.default_rng(0).normal(size=30).tolist())
+    assert stats.summarise(MEAN, values, 1) == stats.summarise(MEAN, values, 1)
+    assert stats.summarise(MEAN, values, 1) != stats.summarise(MEAN, values, 2)
+
+
+def test_what_cannot_be_computed_is_none_with_a_reason():
+    empty = stats.summarise(MEAN, {"p1/0": {"x": None}, "p2/0": {}}, 0)
+    assert empty.value is None
+    assert "no clip" in empty.reason
+    nothing_shared = stats.compare(MEAN, {"a/0": {"x": 1.0}}, {"b/0": {"x": 1.0}}, 0)
+    assert nothing_shared.value is None
+    assert nothing_shared.reason
+    single = stats.summarise(MEAN, clips([2.0]), 0)
+    assert (single.value, single.low, single.n) == (200.0, None, 1)
+    assert single.reason
+    for bad in (pairs([1.0, 2.0], [0.0, 0.0]), pairs([math.nan, 1.0], [1.0, 1.0])):
+        undefined = stats.summarise(RATIO, bad, 0)
+        assert undefined.value is None
+        assert undefined.reason
+    overflow = stats.summarise(POOLED, pairs([1e6, 1e6], [1.0, 1.0]), 0)
+    assert overflow.value is None
+
+
+def test_zero_denominators_in_some_resamples_do_not_spoil_the_interval():
+    found = stats.summarise(RATIO, pairs([0.0, 1.0, 2.0], [0.0, 0.0, 4.0]), 0)
+    assert found.value == pytest.approx(0.75)
+    assert math.isfinite(found.low)
+    assert math.isfinite(found.high)
+
+
+def test_a_set_column_has_no_clip_values():
+    column = Column(name="fad", label="", unit="", higher_is_better=False, aggregate="set")
+    with pytest.raises(ValueError, match="metric estimates it"):
+        stats.summarise(column, {}, 0)
+
+
+def test_n_needed_shrinks_the_interval_to_the_edge_of_zero():
+    found = Estimate(value=1.0, low=-1.0, high=3.0, n=32)
+    assert stats.n_needed(found) == 128
+    assert stats.n_needed(Estimate(value=-1.0, low=-2.5, high=1.0, n=10)) == 40
+    assert stats.n_needed(Estimate(value=1.0, low=-1e-9, high=2.0, n=32)) == 33
+    assert stats.n_needed(Estimate(value=1.0, low=0.5, high=1.5, n=32)) is None
+    assert stats.n_needed(Estimate(value=0.0, low=-1.0, high=1.0, n=32)) is None
+    assert stats.n_needed(Estimate(value=None, reason="no clip")) is None
+    assert stats.n_needed(Estimate(value=1.0, n=1)) is None
+
+
+def test_median_ratio_of_pairs():
+    found = stats.ratio_interval([2.0, 6.0, 4.0], [1.0, 2.0, 2.0], seed=0)
+    assert found.value == pytest.approx(2.0)
+    assert found.low == pytest.approx(2.0)
+    assert found.high == pytest.approx(3.0)
+    # The ratio of the medians would be 2 too, but reversing one arm shows who is paired with whom.
+    assert stats.ratio_interval([6.0, 4.0, 2.0], [1.0, 2.0, 2.0], seed=0).value == pytest.approx(
+        2.0
+    )
+    assert stats.ratio_interval([1.0, 9.0, 9.0], [1.0, 1.0, 9.0], seed=0).value == pytest.approx(
+        1.0
+    )
+
+
+def test_ratio_interval_is_wider_at_a_higher_level_and_covers_under_drift():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for seed in range(80):
+        drift = np.linspace(0.0, 0.08, 20)
+        a = 1.3 * np.exp(drift + rng.normal(0, 0.02, 20))
+        b = np.exp(drift + rng.normal(0, 0.02, 20))
+        narrow = stats.ratio_interval(a.tolist(), b.tolist(), seed)
+        wide = stats.ratio_interval(a.tolist(), b.tolist(), seed, level=0.99)
+        assert wide.low <= narrow.low <= narrow.value <= narrow.high <= wide.high
+        covered += narrow.low <= 1.3 <= narrow.high
+    assert covered / 80 > 0.85
+
+
+def test_pairs_must_be_pairs():
+    with pytest.raises(ValueError, match="equal counts"):
+        stats.ratio_interval([1.0], [1.0, 2.0], 0)
+    assert stats.ratio_interval([], [], 0).value is None

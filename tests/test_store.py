@@ -1,0 +1,306 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from calm_bench import files
+from calm_bench.errors import BenchError, InputError
+from calm_bench.store import (
+    CellScore,
+    LatencyRecord,
+    Manifest,
+    ResultRow,
+    Results,
+    RunStore,
+    ScoreRecord,
+    TranscriptRecord,
+    TrialRecord,
+)
+from calm_bench.types import Estimate, TimedWord, Transcript
+
+
+def trial(number: int, **changes: object) -> TrialRecord:
+    fields: dict[str, object] = {
+        "trial_id": f"t{number}",
+        "cell_id": "calm@0.8",
+        "prompt_id": f"p{number}",
+        "seed_index": 0,
+        "seed": 7,
+        "status": "ok",
+        "clip": f"clips/calm@0.8/p{number}.flac",
+        "clip_id": f"c{number}",
+        "sample_rate": 16000,
+        "prompt_seconds": 3.04,
+        "prompt_text_source": "given",
+        "words": (("the", 0.1, 0.2), ("dog", 0.3, 0.6)),
+    }
+    return TrialRecord.model_validate(fields | changes)
+
+
+def manifest(**changes: object) -> Manifest:
+    fields: dict[str, object] = {
+        "run_id": "speech-1234",
+        "benchmark": "speech",
+        "version": 1,
+        "created": "2026-11-22T12:00:00Z",
+        "plan_hash": "abc",
+        "environment": {"device": "cpu", "torch": "2.13.0"},
+        "weights": {"calm-speech-tiny": "aa", "calm-debug": None},
+    }
+    return Manifest.model_validate(fields | changes)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "run")
+
+
+def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
+    latency = LatencyRecord(
+        round=0,
+        cell_id="c",
+        order=1,
+        stage_ns={"head": (5, 6), "total": (9, 9)},
+        device="cpu",
+        dtype="float32",
+        threads=2,
+    )
+    heard = Transcript(
+        text="the dog", words=(TimedWord(word="the", start=0.5, end=1.0),), flags=("loop",)
+    )
+    transcript = TranscriptRecord.of("c0", "asr1", heard)
+    score = ScoreRecord(
+        metric="wer",
+        recipe_id="r",
+        cell_id="c",
+        trial_id="t0",
+        clip_id="c0",
+        values={"errors": 1, "words": None},
+        note="no words",
+    )
+    cell_score = CellScore(
+        metric="fad",
+        recipe_id="r",
+        cell_id="c",
+        estimates={"fad": Estimate(value=None, reason="12 clips, 16 needed")},
+        counts={"n_vectors": 450},
+    )
+    records = [trial(0), latency, transcript, score, cell_score]
+    store.append(*records)
+    for record in records:
+        assert RunStore(store.root).read(type(record)) == [record]
+    assert store.read(TranscriptRecord)[0].transcript == heard
+
+
+def test_nothing_written_reads_as_nothing_and_touches_no_disk(store: RunStore) -> None:
+    assert store.read(TrialRecord) == []
+    assert not store.root.exists()
+
+
+def test_a_later_record_with_the_same_key_replaces_the_earlier(store: RunStore) -> None:
+    store.append(trial(0, seed=1), trial(1))
+    store.append(trial(0, seed=2))
+    assert [(t.trial_id, t.seed) for t in store.read(TrialRecord)] == [("t0", 2), ("t1", 7)]
+
+
+@pytest.mark.parametrize("torn", [b'{"trial_id": "t2", "cel', b"\0" * 200_000, b"{}"])
+def test_a_torn_last_line_is_left_out_and_then_overwritten(store: RunStore, torn: bytes) -> None:
+    store.append(trial(0), trial(1))
+    path = store.root / "trials.jsonl"
+    path.write_bytes(path.read_bytes() + torn)
+    assert [t.trial_id for t in store.read(TrialRecord)] == ["t0", "t1"]
+    store.append(trial(2))
+    assert [t.trial_id for t in store.read(TrialRecord)] == ["t0", "t1", "t2"]
+
+
+def test_a_damaged_line_in_the_middle_is_named(store: RunStore) -> None:
+    store.append(trial(0))
+    path = store.root / "trials.jsonl"
+    path.write_bytes(b'{"half": \n' + path.read_bytes())
+    with pytest.raises(InputError, match=r"trials\.jsonl:1: Invalid JSON"):
+        store.read(TrialRecord)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_store import trial
+from calm_bench.store import RunStore
+store = RunStore(Path({root!r}))
+with store.lock():
+    for batch in range(10**9):
+        store.append(*(trial(4 * batch + k, error="x" * 20_000) for k in range(4)))
+        sys.stdout.write(str(4 * batch + 4) + chr(10))
+        sys.stdout.flush()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_kill_loses_no_line_that_was_reported_written(store: RunStore) -> None:
+    code = WRITER.format(tests=str(Path(__file__).parent), root=str(store.root))
+    for _ in range(2):
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            reported = [int(process.stdout.readline()) for _ in range(3)]
+            process.send_signal(signal.SIGKILL)
+            reported += [int(line) for line in process.stdout]
+        numbers = [int(t.trial_id[1:]) for t in store.read(TrialRecord)]
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) >= reported[-1]
+    with store.lock():  # the kill gave it free
+        store.append(trial(10**6))
+    assert store.read(TrialRecord)[-1].trial_id == "t1000000"
+
+
+def test_two_writers_are_one_too_many(store: RunStore) -> None:
+    with (
+        store.lock(),
+        pytest.raises(BenchError, match=rf"another process \(pid {os.getpid()}\)"),
+        RunStore(store.root).lock(),
+    ):
+        pass
+    with store.lock():
+        pass
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """From now on the disk takes `after` more bytes, then says that it is full."""
+    left = after
+
+    def write_all(file: object, data: bytes) -> None:
+        nonlocal left
+        taken, left = data[:left], max(0, left - len(data))
+        file.write(taken)  # type: ignore[attr-defined]
+        if len(taken) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_write_all", write_all)
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append(trial(0))
+    store.write_manifest(manifest())
+    before = {p.name: p.read_bytes() for p in store.root.iterdir()}
+    fill_disk(monkeypatch, after=100)
+    with pytest.raises(InputError, match="the disk is full") as error:
+        store.append(trial(1))
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="the disk is full"):
+        store.write_manifest(manifest(status="finished"))
+    assert {p.name: p.read_bytes() for p in store.root.iterdir()} == before
+    monkeypatch.undo()
+    store.append(trial(1))
+    assert len(store.read(TrialRecord)) == 2
+
+
+def test_a_short_write_is_continued(store: RunStore) -> None:
+    class Slow:
+        data = b""
+
+        def write(self, data: bytes) -> int:
+            self.data += data[:3]
+            return min(3, len(data))
+
+    slow = Slow()
+    files._write_all(slow, b"a long line\n")  # type: ignore[arg-type]
+    assert slow.data == b"a long line\n"
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="choose another folder with --out"):
+        RunStore(tmp_path / "file" / "run").write_manifest(manifest())
+
+
+def test_a_run_goes_on_where_it_was(store: RunStore) -> None:
+    first = store.begin(manifest(created="then"))
+    store.write_manifest(first.model_copy(update={"status": "partial"}))
+    again = store.begin(manifest(created="now", command=("calm-bench", "run")))
+    assert (again.created, again.status) == ("then", "running")
+    assert store.read_manifest() == again
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"environment": {"device": "cuda", "torch": "2.13.0"}}, "device cpu, this is device cuda"),
+        ({"environment": {"device": "cpu", "torch": "2.11.0"}}, "torch 2.13.0, this is torch 2.11"),
+        ({"plan_hash": "xyz"}, "planned with other options"),
+        ({"version": 2}, "holds speech version 1, not speech version 2"),
+        ({"weights": {"calm-speech-tiny": "bb"}}, "weights of calm-speech-tiny have changed"),
+    ],
+)
+def test_a_run_is_not_mixed_with_another(
+    store: RunStore, change: dict[str, object], said: str
+) -> None:
+    store.begin(manifest())
+    with pytest.raises(InputError, match=said):
+        store.begin(manifest(**change))
+    assert store.read_manifest() == manifest()
+
+
+def test_other_parts_of_the_environment_may_change(store: RunStore) -> None:
+    store.begin(manifest())
+    store.begin(manifest(environment={"device": "cpu", "torch": "2.13.0", "threads": 8}))
+
+
+def test_a_manifest_must_name_device_and_torch() -> None:
+    with pytest.raises(ValidationError, match="environment lacks torch"):
+        manifest(environment={"device": "cpu"})
+
+
+def test_a_folder_that_is_no_run_says_so(store: RunStore) -> None:
+    with pytest.raises(InputError, match=r"has no results\.json"):
+        store.read_results()
+
+
+def test_results_of_another_schema_are_refused(store: RunStore) -> None:
+    results = Results(
+        run_id="r", benchmark="speech", benchmark_version=1, cells=(), columns=(), rows=()
+    )
+    store.write_results(results)
+    assert store.read_results() == results
+    path = store.root / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    with pytest.raises(InputError, match="schema_version"):
+        store.read_results()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "..\\x", "C:/x", ""])
+def test_records_never_point_outside(name: str) -> None:
+    with pytest.raises(ValidationError, match="not a path inside"):
+        trial(0, clip=name)
+
+
+def test_files_are_never_written_outside(store: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="points outside"):
+        store.write_text("../evil.txt", "x")
+    store.root.mkdir()
+    (store.root / "clips").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="points outside"):
+        store.path("clips/x.flac")
+
+
+def test_a_missing_value_needs_its_reason_and_a_number_must_be_finite() -> None:
+    common = {"cell_id": "c", "system": "CALM", "metric": "wer"}
+    with pytest.raises(ValidationError, match="needs its reason"):
+        ResultRow(**common, value=None)
+    with pytest.raises(ValidationError, match="finite number"):
+        ResultRow(**common, value=float("nan"), n=3)
+
+
+def test_a_trial_has_a_clip_or_an_error() -> None:
+    with pytest.raises(ValidationError, match="needs clip"):
+        trial(0, clip_id=None)
+    with pytest.raises(ValidationError, match="needs its error"):
+        trial(0, status="failed")

@@ -1,0 +1,298 @@
+"""The training loop on tiny corpora: it learns, resumes exactly, stops at what is no number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from calm_bench import paths
+from calm_bench.audio import write_flac
+from calm_bench.codecs.loading import load_codec
+from calm_bench.config import load_model_config
+from calm_bench.errors import InputError
+from calm_bench.seeds import file_hash
+from calm_bench.systems.loading import load_system
+from calm_bench.training.losses import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
+from calm_bench.training.recipe import TrainingConfig, TrainingError
+from calm_bench.training.train import TrainOptions, read_log, train_model
+
+RATE = 1600
+CPU = TrainOptions(accelerator="cpu", threads=1)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A corpus of tones with words, under a data home of its own."""
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    folder = paths.home() / "data" / "tones"
+    (folder / "audio").mkdir(parents=True)
+    lines = []
+    for index in range(6):
+        t = np.arange(RATE * 3) / RATE
+        wave = (0.3 * np.sin(2 * np.pi * (100 + 40 * index) * t)).astype(np.float32)
+        path = folder / "audio" / f"{index}.flac"
+        write_flac(path, wave, RATE)
+        words = [["low" if index < 3 else "high", 0.1, 0.4], ["tone", 0.5, 0.9]]
+        lines.append(
+            {
+                "id": f"t{index}",
+                "split": "train" if index < 5 else "validation",
+                "audio": f"audio/{index}.flac",
+                "sample_rate": RATE,
+                "channels": 1,
+                "seconds": 3.0,
+                "sha256": file_hash(path),
+                "text": " ".join(w for w, _, _ in words),
+                "words": words,
+            }
+        )
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def model(name: str, like: str, training: dict[str, Any], **changes: Any) -> str:
+    """A model folder ./models/<name> with another's architecture and a short recipe."""
+    config, _ = load_model_config(like)
+    data = config.model_dump(mode="json", exclude_none=True) | changes
+    recipe = {
+        "corpus": "tones",
+        "batch_size": 2,
+        "learning_rate": 3e-3,
+        "warmup": 2,
+        "precision": "32-true",
+        "log_every": 1,
+        "validate_every": 100,
+        "checkpoint_minutes": 0.0,
+    }
+    data["training"] = recipe | training
+    folder = Path("models") / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(data))
+    return name
+
+
+def losses(name: str) -> list[float]:
+    return [line["loss"] for line in read_log(name) if "loss" in line]
+
+
+KINDS = {
+    "vae": {"like": "vae-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
+    "rvq": {"like": "rvq-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
+    "calm": {"like": "calm-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
+    "rq": {"like": "rq-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(corpus: Path, kind: str) -> None:
+    whole, parts = model("whole", **KINDS[kind]), model("parts", **KINDS[kind])
+    written = train_model(whole, CPU)
+    assert written is not None
+    assert written.resolve() == Path("models/whole").resolve()
+    assert train_model(parts, TrainOptions(accelerator="cpu", threads=1, until=3)) is None
+    train_model(parts, CPU)
+    assert len(losses(whole)) == 8
+    assert losses(parts) == losses(whole)
+    assert file_hash(Path("models/parts/weights.safetensors")) == file_hash(
+        Path("models/whole/weights.safetensors")
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_trained_can_be_loaded(corpus: Path, kind: str) -> None:
+    name = model("mine", **KINDS[kind])
+    train_model(name, CPU)
+    loaded = load_codec(name) if kind in ("vae", "rvq") else load_system(name)
+    card = Path("models/mine/card.md").read_text()
+    assert loaded.card.weights_sha256 is not None
+    assert f"{loaded.card.n_parameters:,}" in card
+    assert "8 of 8" in card
+
+
+def test_the_averaged_weights_are_shipped_and_not_the_last(corpus: Path) -> None:
+    fast = {"steps": 8, "learning_rate": 0.05, "final_learning_rate": 0.05, "warmup": 0}
+    name = model("mine", "rvq-debug", {**fast, "objective": {"seconds": 0.64}})
+    train_model(name, CPU)
+    state = torch.load(paths.home() / "training" / name / "state.pt", weights_only=True)
+    key = "decoder.head.linear.weight"
+    shipped, average, last = load_codec(name).state_dict()[key], state["average"], state["module"]
+    assert (average[key] - last[key]).abs().max() > 0.02, "the two can be told apart"
+    torch.testing.assert_close(shipped, average[key], atol=1e-3, rtol=1e-3)
+
+
+def test_a_vae_ships_the_statistics_of_its_latents(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    train_model(name, CPU)
+    codec = load_codec(name)
+    t = torch.arange(RATE * 3) / RATE
+    latents = torch.cat(
+        [
+            codec.encode(0.3 * torch.sin(2 * torch.pi * (100 + 40 * i) * t)[None])[0]
+            for i in range(5)
+        ]
+    )
+    torch.testing.assert_close(latents.mean(0), torch.zeros(4), atol=0.1, rtol=0)
+    raw = latents.std(0) * codec.latent_std
+    expected = raw / raw.clamp_min(
+        0.5 * raw.median()
+    )  # one, or less for a channel that is hardly used
+    torch.testing.assert_close(latents.std(0), expected, atol=0.1, rtol=0)
+
+
+def test_a_codec_learns_to_reconstruct(corpus: Path) -> None:
+    name = model(
+        "mine",
+        "vae-debug",
+        {
+            "steps": 120,
+            "batch_size": 4,
+            "log_every": 20,
+            "learning_rate": 1e-2,
+            "objective": {"seconds": 0.64, "kl": 0.001},
+        },
+    )
+    train_model(name, CPU)
+    spectral = [line["spectral"] for line in read_log(name) if "spectral" in line]
+    assert spectral[-1] < 0.6 * spectral[0]
+
+
+def test_adversarial_training_runs_and_resumes(corpus: Path) -> None:
+    extra = {"seconds": 1.92, "adversarial": 1.0, "feature": 2.0, "discriminator_width": 4}
+    recipe = {"like": "vae-debug", "training": {"steps": 4, "objective": extra}}
+    whole, parts = model("whole", **recipe), model("parts", **recipe)
+    train_model(whole, CPU)
+    train_model(parts, TrainOptions(accelerator="cpu", threads=1, until=2))
+    train_model(parts, CPU)
+    assert losses(parts) == losses(whole)
+
+
+def test_killed_training_goes_on(corpus: Path) -> None:
+    name = model("mine", "vae-debug", {"steps": 400, "objective": {"seconds": 0.64}})
+    code = "from calm_bench.training.train import *\n"
+    code += f"train_model({name!r}, TrainOptions(accelerator='cpu', threads=1))"
+    process = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    state = paths.home() / "training" / name / "state.pt"
+    deadline = time.monotonic() + 60
+    while not state.is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = torch.load(state, weights_only=True)["step"]
+    assert 0 < reached < 400
+    train_model(name, TrainOptions(accelerator="cpu", threads=1, until=reached + 2))
+    steps = [line["step"] for line in read_log(name)]
+    assert steps == list(range(1, reached + 3))
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_batch(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = model("mine", **KINDS["vae"])
+    normal = SpectralLoss.forward
+    calls = iter(range(100))
+
+    def broken(self: SpectralLoss, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        value = normal(self, output, target)
+        return value * float("nan") if next(calls) == 3 else value
+
+    monkeypatch.setattr(SpectralLoss, "forward", broken)
+    with pytest.raises(TrainingError, match=r"loss of step 3 is nan \(batch 3 of seed 0\)"):
+        train_model(name, CPU)
+
+
+@pytest.mark.slow
+def test_two_ranks_take_different_crops_and_the_same_step(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    code = (
+        "import json, sys\n"
+        "from calm_bench.training.train import *\n"
+        "options = TrainOptions(accelerator='cpu', devices=2, strategy='ddp', threads=1)\n"
+        f"train_model({name!r}, options)\n"
+    )
+    Path("ddp.py").write_text(code)
+    subprocess.run([sys.executable, "ddp.py"], check=True, timeout=120)
+    assert len(losses(name)) == 8
+    assert load_codec(name).card.weights_sha256 is not None
+
+
+def test_sharded_weights_are_refused_in_one_line(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    with pytest.raises(InputError, match="choose one of auto, ddp"):
+        train_model(name, TrainOptions(accelerator="cpu", strategy="fsdp"))
+
+
+def test_state_of_another_recipe_is_refused(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    train_model(name, TrainOptions(accelerator="cpu", threads=1, until=1))
+    with pytest.raises(TrainingError, match="another training recipe"):
+        train_model(name, TrainOptions(accelerator="cpu", threads=1, overrides={"seed": 1}))
+
+
+def test_missing_corpus_and_recipe_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no training section"):
+        train_model("vae-debug", CPU)
+    with pytest.raises(InputError, match="calm-bench data tones"):
+        train_model(model("mine", **KINDS["vae"]), CPU)
+
+
+def test_distillation_pulls_latents_towards_the_teacher(corpus: Path) -> None:
+    with pytest.raises(InputError, match="teacher"):
+        train_model(
+            model("none", "vae-debug", {"steps": 2, "objective": {"distillation": 1.0}}), CPU
+        )
+    from calm_bench.training.distillation import Distillation
+
+    torch.manual_seed(0)
+    term = Distillation(lambda wave, rate: wave.unfold(1, 160, 160).abs()[..., :8], RATE, 4)
+    wave, latents = torch.rand(2, 1600), torch.randn(2, 5, 4)
+    loss = term(latents, wave)
+    assert 0 < loss.item() < 2
+    assert term.projection.out_features == 8
+
+
+def test_learning_rate_warms_up_and_falls_to_its_end() -> None:
+    config = TrainingConfig(
+        corpus="x", steps=100, batch_size=1, learning_rate=1.0, warmup=10, final_learning_rate=0.1
+    )
+    rates = [config.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == max(rates) == 1.0
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_spectral_loss_is_zero_for_equal_audio_and_grows_with_noise() -> None:
+    loss, wave = SpectralLoss(16000), torch.randn(1, 8000) * 0.1
+    assert loss(wave, wave).item() == 0
+    quiet, loud = (loss(wave + a * torch.randn_like(wave), wave).item() for a in (0.01, 0.1))
+    assert 0 < quiet < loud
+
+
+def test_judges_prefer_what_they_were_taught() -> None:
+    torch.manual_seed(0)
+    judges = MultiScaleDiscriminator(4, (256,))
+    real, fake = torch.sin(torch.arange(4000) * 0.3)[None], torch.randn(1, 4000) * 0.3
+    optimizer = torch.optim.Adam(judges.parameters(), lr=1e-2)
+    first = None
+    for _ in range(25):
+        loss = hinge_discriminator(judges(real), judges(fake))
+        first = first if first is not None else loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * first
