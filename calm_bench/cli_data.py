@@ -30,7 +30,7 @@ Corpus = Annotated[
 @data.command()
 def speech(
     out: Corpus = None,
-    train: Annotated[int, typer.Option("--train", min=1, help="Stories to train on.")] = 512,
+    train: Annotated[int, typer.Option("--train", min=1, help="Stories to train on.")] = 2048,
     validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
     test: Annotated[
         int, typer.Option("--test", min=1, help="Stories whose texts are in no other split.")

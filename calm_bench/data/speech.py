@@ -39,13 +39,13 @@ WORKER = Path(__file__).with_name("piper_worker.py")
 class Speech:
     """How many stories each split has, and the seed of their words and of the voice's noise."""
 
-    train: int = 512
+    train: int = 2048
     validation: int = 24
     test: int = 64
     seed: int = 0
 
     def stories(self) -> list[Story]:
-        """All stories in their order: train, validation, test."""
+        """All stories in the order in which they are spoken (see `write_stories`)."""
         return write_stories((self.train, self.validation, self.test), seed=self.seed)
 
     def settings(self) -> dict[str, Any]:
@@ -96,7 +96,14 @@ def make_speech(
 
 
 def _refuse_other_settings(out: Path, speech: Speech) -> None:
-    if (out / "corpus.json").is_file() and read_card(out).settings != speech.settings():
+    """Another voice or seed; other stories are found chunk by chunk, so that a corpus can grow."""
+
+    def fixed(settings: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in settings.items() if k not in ("stories", "text_hash")}
+
+    if (out / "corpus.json").is_file() and fixed(read_card(out).settings) != fixed(
+        speech.settings()
+    ):
         raise InputError(
             f"{out} holds speech made with other settings (see its corpus.json): "
             "choose another folder with --out"

@@ -16,6 +16,8 @@ from calm_bench.data.story_shapes import SHAPES, WORDS
 __all__ = ["Story", "tell_story", "vocabulary", "write_stories"]
 
 SPLITS = ("train", "validation", "test")
+FIRST_TRAIN = 512
+"""Training stories beyond these are drawn after the held-out ones, which more of them never move."""
 SLOTS = ("pet", "color", "size", "weather", "relative", "time", "wild", "material", "number")
 """Slots that are drawn alone, in this order; the others are drawn in pairs that differ."""
 
@@ -88,6 +90,9 @@ def tell_story(rng: random.Random) -> tuple[str, tuple[str, ...]]:
 def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:
     """Write the stories of all splits, every text unique across them.
 
+    They come in the order train, validation, test, and then what training stories there are beyond
+    the first 512: a larger corpus keeps the held-out stories and the prompts cut from them.
+
     Args:
         counts: How many stories for train, validation and test, in this order.
         seed: The only source of randomness; the same seed gives the same stories.
@@ -95,8 +100,11 @@ def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:
     rng = random.Random(f"calm-bench stories {seed}")
     stories: list[Story] = []
     seen: set[str] = set()
-    for split, count in zip(SPLITS, counts, strict=True):
-        for index in range(count):
+    train, *held_out = counts
+    first = [range(min(train, FIRST_TRAIN)), *map(range, held_out)]
+    blocks = [*zip(SPLITS, first, strict=True), ("train", range(FIRST_TRAIN, train))]
+    for split, indices in blocks:
+        for index in indices:
             shape, sentences = tell_story(rng)
             while " ".join(sentences) in seen:
                 shape, sentences = tell_story(rng)

@@ -11,7 +11,7 @@ because each code needs the one before it, on a preallocated key-value cache.
 """
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,13 +21,17 @@ __all__ = ["DepthConfig", "DepthTransformer"]
 
 
 class DepthConfig(StrictModel):
-    """Shape of the depth transformer; `schedule` maps each codebook to one of the weight sets."""
+    """Shape of the depth transformer; `schedule` maps each codebook to one of the weight sets.
+
+    `dropout` acts in training on the input and on what every residual branch adds.
+    """
 
     dim: int
     layers: int
     heads: int
     mlp_dim: int
     schedule: tuple[int, ...]
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
     def _sets_are_dense(self) -> "DepthConfig":
@@ -67,6 +71,7 @@ class DepthLayer(nn.Module):
         W, S = config.dim, config.n_sets
         gain = (2 * config.layers) ** -0.5
         self.heads = config.heads
+        self.dropout = nn.Dropout(config.dropout)
         self.norm_attention = nn.RMSNorm(W, eps=1e-6)
         self.norm_mlp = nn.RMSNorm(W, eps=1e-6)
         self.qkv = SetLinear(S, W, 3 * W)
@@ -83,9 +88,9 @@ class DepthLayer(nn.Module):
         scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5  # [N, H, K, K]
         future = torch.ones(K, K, dtype=torch.bool, device=x.device).triu(1)
         y = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
-        x = x + self.out(y.permute(2, 0, 1, 3).reshape(K, N, W), sets)
+        x = x + self.dropout(self.out(y.permute(2, 0, 1, 3).reshape(K, N, W), sets))
         gate, h = self.up(self.norm_mlp(x), sets).chunk(2, dim=-1)
-        out: Tensor = x + self.down(F.silu(gate) * h, sets)
+        out: Tensor = x + self.dropout(self.down(F.silu(gate) * h, sets))
         return out
 
     def step(self, x: Tensor, position: int, index: int, cache: Tensor) -> Tensor:
@@ -115,6 +120,7 @@ class DepthTransformer(nn.Module):
         self.inputs = nn.Parameter(torch.randn(K, W, context) * context**-0.5)
         self.text = None if text_size is None else nn.Embedding(text_size, W)
         self.tables = nn.Parameter(torch.randn(K, V + 1, W) * 0.3)
+        self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList([DepthLayer(config) for _ in range(config.layers)])
         self.outputs = nn.Parameter(torch.randn(K, V, W) * W**-0.5)
         self.register_buffer("schedule", torch.tensor(config.schedule), persistent=False)
@@ -139,7 +145,7 @@ class DepthTransformer(nn.Module):
             if self.text is None or text is None
             else self.text(text)[None]
         )
-        x = x + torch.cat([first.to(x.dtype), previous.to(x.dtype)])
+        x = self.dropout(x + torch.cat([first.to(x.dtype), previous.to(x.dtype)]))
         for layer in self.layers:
             x = layer(x, self.schedule)
         return torch.bmm(x, self.outputs.transpose(1, 2)).transpose(0, 1)

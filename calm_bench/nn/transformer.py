@@ -8,6 +8,7 @@ for the depth transformer to be compared with.
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,10 @@ __all__ = ["KvCache", "RotaryTable", "Transformer", "TransformerConfig"]
 
 
 class TransformerConfig(StrictModel):
-    """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated."""
+    """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated.
+
+    `dropout` acts in training on the input and on what every residual branch adds.
+    """
 
     dim: int
     layers: int
@@ -28,6 +32,7 @@ class TransformerConfig(StrictModel):
     rope_base: float = 10_000.0
     context: int | None = None
     layer_scale: float | None = None
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class RotaryTable(nn.Module):
@@ -180,6 +185,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.layers)])
         norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
         self.norm = norm(config.dim, eps=1e-6 if config.norm == "rms" else 1e-5)
+        self.dropout = nn.Dropout(config.dropout)
         self.rotary = RotaryTable(config.dim // config.heads, config.rope_base)
         for layer in self.layers:
             for name in ("qkv", "out", "up", "down"):
@@ -195,11 +201,12 @@ class Transformer(nn.Module):
         key_mask = None if cache is None else cache.key_mask
         rotary = self.rotary.rows(0 if cache is None else cache.position, T, x)
         mask = attention_mask(T, held + T, self.config.context, key_mask, x.device)
+        x = self.dropout(x)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             place = None if cache is None else (cache, index)
-            x = x + layer.attend(layer.norm_attention(x), rotary, mask, place)
-            x = x + layer.feed(layer.norm_mlp(x))
+            x = x + self.dropout(layer.attend(layer.norm_attention(x), rotary, mask, place))
+            x = x + self.dropout(layer.feed(layer.norm_mlp(x)))
         if cache is not None:
             cache.length += T
             cache.position += T

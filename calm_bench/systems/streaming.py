@@ -73,16 +73,20 @@ class StreamingSystem(System):
 
     # -- training ------------------------------------------------------------------------------
 
-    def contexts(self, frames: Tensor, text: Tensor | None) -> Tensor:
+    def contexts(self, frames: Tensor, text: Tensor | None, seen: Tensor | None = None) -> Tensor:
         """Contexts of every step with true streams as input: [B, T + lead, D].
 
         Args:
             frames: Latents [B, T, C] or codes [B, T, K].
             text: Tokens [B, T + lead].
+            seen: Which frames [B, T] later steps may read; the others enter as zeros. None: all.
         """
         B, T = frames.shape[:2]
         start = self.audio_start.expand(B, self.lead + 1, -1)
-        x = torch.cat([start.to(frames.device), self.embed_frames(frames[:, : T - 1])], dim=1)
+        past = self.embed_frames(frames[:, : T - 1])
+        if seen is not None:
+            past = past * seen[:, : T - 1, None]
+        x = torch.cat([start.to(frames.device), past], dim=1)
         if text is not None:
             bos = text.new_full((B, 1), self.text_bos)
             x = x + self.text_table(torch.cat([bos, text[:, :-1]], dim=1))

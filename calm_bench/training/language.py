@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,12 +46,16 @@ class LanguageTraining(StrictModel):
         from_start: Share of crops that begin where their recording begins, as every prompt does.
         text_weight: Weight of the text cross-entropy beside the head's loss.
         pad_weight: Weight of PAD targets within it (Moshi: one half).
+        hidden_frames: Mean share of past frames that a crop hides from the backbone (the share of a
+            crop is uniform up to twice that). What it cannot copy from its past it must take from
+            the text; Tacotron's pre-net dropout (Shen et al. 2018) serves the same end.
     """
 
     frames: int = 150
     from_start: float = 0.5
     text_weight: float = 1.0
     pad_weight: float = 0.5
+    hidden_frames: float = Field(default=0.0, ge=0.0, le=0.5)
     consistency: ConsistencyConfig = ConsistencyConfig()
 
 
@@ -115,7 +120,13 @@ class LanguageObjective(Objective):
         free = np.maximum(0, lengths[picks] - self.config.frames)
         starts = (rng.random(size) * (free + 1)).astype(int)
         starts[rng.random(size) < self.config.from_start] = 0
-        return self.train.crops(picks, starts, self.config.frames)
+        crops = self.train.crops(picks, starts, self.config.frames)
+        if self.config.hidden_frames:
+            rng = step_rng(self.recipe.seed, step, "hidden")
+            share = rng.uniform(0, 2 * self.config.hidden_frames, (size, 1))
+            seen = rng.random((size, self.config.frames)) >= share
+            crops["seen"] = torch.from_numpy(seen)
+        return crops
 
     def text_loss(self, z: Tensor, text: Tensor) -> Tensor:
         """Cross-entropy of the text stream, PAD weighing less."""
@@ -131,7 +142,7 @@ class LanguageObjective(Objective):
     def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Both losses of one batch."""
         text = batch.get("text")
-        z = self.system.contexts(batch["frames"], text)  # [B, T + lead, D]
+        z = self.system.contexts(batch["frames"], text, batch.get("seen"))  # [B, T + lead, D]
         loss, logs = self.head_loss(z[:, self.system.lead :][batch["mask"]], batch, step)
         if text is not None:
             text_loss = self.text_loss(z, text)

@@ -19,8 +19,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from calm_bench.seeds import content_hash
-from calm_bench.training.objective import Objective
+from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.training.objective import Objective, seeded
 from calm_bench.training.recipe import TrainingConfig, TrainingError
 
 __all__ = ["Trainer"]
@@ -207,7 +207,8 @@ class Trainer:
             batch = self._move(self.objective.batch(index, config.batch_size))
             last = part == config.accumulate - 1
             with self.fabric.no_backward_sync(self.forward, enabled=not last):
-                loss, logs = self.forward(batch, index)
+                with seeded(derive_seed("training", config.seed, index, "dropout")):
+                    loss, logs = self.forward(batch, index)
                 logs = {"loss": self._check(loss, index, "loss"), **logs}
                 self.fabric.backward(loss / config.accumulate)
             means.add(logs)
