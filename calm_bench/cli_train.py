@@ -22,7 +22,7 @@ def train(
     devices: Annotated[int, typer.Option("--devices", min=1, help="Devices on each node.")] = 1,
     num_nodes: Annotated[int, typer.Option("--num-nodes", min=1, help="Nodes.")] = 1,
     strategy: Annotated[
-        str, typer.Option("--strategy", metavar="auto|ddp", help="How devices share the work.")
+        str, typer.Option("--strategy", metavar="auto|ddp|fsdp", help="How devices share the work.")
     ] = "auto",
     device: options.Device = "auto",
     threads: Annotated[
@@ -50,7 +50,8 @@ def train(
 ) -> None:
     """Train a model by its recipe, and write its weights and card when the steps are done.
 
-    A killed training goes on where its last checkpoint stands when the command is repeated.
+    Ctrl-C stops it after the step in hand. Stopped or killed, it goes on from its last checkpoint
+    when the command is repeated.
     """
     from calm_bench.training.train import TrainOptions, train_model
 
@@ -70,7 +71,7 @@ def train(
     if folder is None:
         typer.echo(f"{name}: steps are left; the same command goes on")
     else:
-        typer.echo(f"{name}: written to {folder}")
+        typer.echo(f"{name}: written to {folder}\n\n{(folder / 'card.md').read_text()}")
 
 
 def _reporter(name: str, stack: ExitStack) -> Callable[[int, int, Mapping[str, float]], None]:

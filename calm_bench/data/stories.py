@@ -17,7 +17,7 @@ __all__ = ["Story", "tell_story", "vocabulary", "write_stories"]
 
 SPLITS = ("train", "validation", "test")
 FIRST_TRAIN = 512
-"""Training stories beyond these are drawn after the held-out ones, which more of them never move."""
+"""Training stories beyond these are drawn last: more of them never move the held-out ones."""
 SLOTS = ("pet", "color", "size", "weather", "relative", "time", "wild", "material", "number")
 """Slots that are drawn alone, in this order; the others are drawn in pairs that differ."""
 

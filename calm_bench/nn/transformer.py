@@ -133,6 +133,7 @@ class Layer(nn.Module):
         norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
         eps = 1e-6 if config.norm == "rms" else 1e-5
         self.heads, self.gated = config.heads, config.gated
+        self.dropout = nn.Dropout(config.dropout)
         self.norm_attention = norm(dim, eps=eps)
         self.norm_mlp = norm(dim, eps=eps)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -143,6 +144,18 @@ class Layer(nn.Module):
         if config.layer_scale is not None:
             start = torch.full((dim,), config.layer_scale)
             self.scales = nn.ParameterList([start.clone(), start.clone()])
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: tuple[KvCache, int] | None,
+    ) -> Tensor:
+        """Add both branches to x [B, T, D]."""
+        x = x + self.dropout(self.attend(self.norm_attention(x), rotary, mask, cache))
+        y: Tensor = x + self.dropout(self.feed(self.norm_mlp(x)))
+        return y
 
     def attend(
         self,
@@ -203,10 +216,7 @@ class Transformer(nn.Module):
         mask = attention_mask(T, held + T, self.config.context, key_mask, x.device)
         x = self.dropout(x)
         for index, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            place = None if cache is None else (cache, index)
-            x = x + self.dropout(layer.attend(layer.norm_attention(x), rotary, mask, place))
-            x = x + self.dropout(layer.feed(layer.norm_mlp(x)))
+            x = layer(x, rotary, mask, None if cache is None else (cache, index))
         if cache is not None:
             cache.length += T
             cache.position += T

@@ -21,7 +21,7 @@ TEMPLATE = """# {name}
 | parameters | {parameters:,} |
 | steps | {step:,} of {steps:,}, batch {batch} |
 | optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
-| time | {hours:.2f} h on {device}, torch {torch} |
+| cost | {flops:.2g} FLOPs in matrix products; {hours:.2f} h on {device}, torch {torch} |
 | data | {data} |
 | licence | MIT; trained on speech made by this project |
 
@@ -40,7 +40,7 @@ def _device(fabric: Any) -> str:
 def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any) -> str:
     """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
     recipe = trainer.config
-    validation = trainer.last_validation()
+    validation = trainer.log.last_validation()
     text = TEMPLATE.format(
         name=folder.name,
         description=config.description,
@@ -58,6 +58,7 @@ def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any)
         betas=recipe.betas,
         decay=recipe.weight_decay,
         ema=recipe.ema,
+        flops=trainer.progress.flops * trainer.progress.step,
         hours=trainer.progress.seconds / 3600,
         device=_device(fabric),
         torch=torch.__version__,

@@ -5,23 +5,33 @@ samples/. What it makes goes to models/<name>/: weights.safetensors, and sha256 
 config.yaml and card.md.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.training.log import Means, RunLog
 from calm_bench.training.objective import Objective, seeded
 from calm_bench.training.recipe import TrainingConfig, TrainingError
+from calm_bench.training.sharding import (
+    clip_gradients,
+    clone,
+    load_module,
+    load_optimizer,
+    unsharded,
+    whole,
+)
+from calm_bench.training.signals import StopSignals
 
 __all__ = ["Trainer"]
 
@@ -30,31 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Where a run stands: steps done and seconds computed, over all starts."""
+    """Where a run stands: steps done and seconds computed, over all starts; FLOPs of one step."""
 
     step: int = 0
     seconds: float = 0.0
-
-
-class Means:
-    """Running means of what steps log, until they are taken."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, logs: Mapping[str, float]) -> None:
-        """Count one step."""
-        self.count += 1
-        for key, value in logs.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {key: value / self.count for key, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
+    flops: int = 0
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -68,7 +58,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 class LossModule(nn.Module):
-    """The loss as a module's forward: the call that DDP synchronises and Fabric autocasts."""
+    """The loss as a module's forward: the call that ranks synchronise and Fabric autocasts."""
 
     def __init__(self, objective: Objective) -> None:
         """Hold the objective's module, so that its parameters are this module's."""
@@ -96,17 +86,19 @@ class Trainer:
             fabric: Launched Fabric: device, precision, strategy.
         """
         self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
+        self.forward = fabric.setup_module(LossModule(objective))  # shards parameters, if it shards
         groups = parameter_groups(objective.module, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8)
-        self.forward, self.optimizer = fabric.setup(LossModule(objective), optimizer)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.adversary_optimizer: Any = None
         if objective.adversary is not None:
             objective.adversary.to(fabric.device)
             self.adversary_optimizer = torch.optim.AdamW(
                 objective.adversary.parameters(), lr=config.learning_rate, betas=(0.5, 0.9)
             )
-        self.average = {k: v.detach().clone() for k, v in objective.module.state_dict().items()}
+        self.average = clone(objective.module.state_dict())
         self.progress = Progress()
+        self.log = RunLog(folder)
         self.identity = content_hash(
             config.model_dump(mode="json", exclude={"checkpoint_minutes", "log_every"})
         )
@@ -120,16 +112,15 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state beside the old one and swap them: a kill leaves either one whole."""
-        if not self.fabric.is_global_zero:
-            return
         state: dict[str, Any] = {
             "identity": self.identity,
-            "step": self.progress.step,
-            "seconds": self.progress.seconds,
-            "module": self.objective.module.state_dict(),
-            "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            **asdict(self.progress),
+            "module": whole(self.objective.module.state_dict()),
+            "average": whole(self.average),
+            "optimizer": whole(self.optimizer.state_dict()),
         }
+        if not self.fabric.is_global_zero:
+            return
         if self.objective.adversary is not None:
             state["adversary"] = self.objective.adversary.state_dict()
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
@@ -151,32 +142,30 @@ class Trainer:
                 f"{self.state_path} belongs to another training recipe than config.yaml's: "
                 "train under another name, or remove the folder to start over"
             )
-        self.objective.module.load_state_dict(state["module"])
-        self.average = state["average"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_module(self.objective.module, state["average"])
+        self.average = clone(self.objective.module.state_dict())
+        load_module(self.objective.module, state["module"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.objective.adversary is not None:
             self.objective.adversary.load_state_dict(state["adversary"])
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
-        self.progress = Progress(step=state["step"], seconds=state["seconds"])
-        self._cut_log(state["step"])
+        self.progress = Progress(
+            step=state["step"], seconds=state["seconds"], flops=state.get("flops", 0)
+        )
+        if self.fabric.is_global_zero:
+            self.log.cut(state["step"])
         return True
-
-    def _cut_log(self, step: int) -> None:
-        path = self.folder / "log.jsonl"
-        if path.is_file() and self.fabric.is_global_zero:
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights into the module for a while."""
         module = self.objective.module
-        current = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        current = clone(module.state_dict())
         module.load_state_dict(self.average)
         module.eval()
         try:
-            yield
+            with unsharded(self.forward):
+                yield
         finally:
             module.load_state_dict(current)
             module.train()
@@ -206,13 +195,14 @@ class Trainer:
             index += self.fabric.global_rank
             batch = self._move(self.objective.batch(index, config.batch_size))
             last = part == config.accumulate - 1
-            with self.fabric.no_backward_sync(self.forward, enabled=not last):
+            waiting = self.fabric.no_backward_sync(self.forward, enabled=not last)
+            with waiting, self._counting_flops():
                 with seeded(derive_seed("training", config.seed, index, "dropout")):
                     loss, logs = self.forward(batch, index)
                 logs = {"loss": self._check(loss, index, "loss"), **logs}
                 self.fabric.backward(loss / config.accumulate)
             means.add(logs)
-        norm = nn.utils.clip_grad_norm_(self.objective.module.parameters(), config.clip)
+        norm = clip_gradients(self.objective.module, config.clip)
         gradient = self._check(norm, step, "gradient norm")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -221,6 +211,17 @@ class Trainer:
         self.progress.step += 1
         return {**means.take(), "gradient": gradient}
 
+    @contextmanager
+    def _counting_flops(self) -> Iterator[None]:
+        """Count the matrix products of a run's first batch, forwards and backwards, all ranks."""
+        if self.progress.flops:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        batches = self.config.accumulate * self.fabric.world_size
+        self.progress.flops = counter.get_total_flops() * batches
+
     def _step_adversary(self, batch: Mapping[str, Tensor], step: int) -> None:
         loss = self.objective.second_loss(batch, step)
         if loss is None:
@@ -228,6 +229,11 @@ class Trainer:
         self._check(loss, step, "adversary's loss")
         self.adversary_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        assert self.objective.adversary is not None
+        for parameter in self.objective.adversary.parameters():
+            if parameter.grad is not None:
+                gradient: Any = self.fabric.all_reduce(parameter.grad)  # the mean over ranks
+                parameter.grad = gradient
         self.adversary_optimizer.step()
 
     @torch.no_grad()
@@ -236,15 +242,13 @@ class Trainer:
         decay = min(self.config.ema, (1 + step) / (10 + step))
         for key, value in self.objective.module.state_dict().items():
             if value.is_floating_point():
-                self.average[key].lerp_(value, 1 - decay)
+                self.average[key].mul_(decay).add_(value, alpha=1 - decay)
             else:
                 self.average[key].copy_(value)
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Append one JSON line to the run's log."""
+    def _log(self, record: Mapping[str, Any]) -> None:
         if self.fabric.is_global_zero:
-            with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.progress.step, **record}) + "\n")
+            self.log.add(self.progress.step, record)
 
     def validate(self) -> dict[str, float]:
         """Held-out numbers and samples of the averaged weights, logged."""
@@ -252,7 +256,7 @@ class Trainer:
             numbers = self.objective.validate()
             if self.fabric.is_global_zero:
                 self.objective.sample(self.folder / "samples", self.progress.step)
-        self.log({"validation": numbers})
+        self._log({"validation": numbers})
         return numbers
 
     def train(self, *, until: int | None = None) -> Iterator[dict[str, float]]:
@@ -262,27 +266,26 @@ class Trainer:
             until: Stop before this step; the schedule stays that of the whole run.
         """
         stop = min(self.config.steps, until or self.config.steps)
+        with StopSignals() as signals:
+            yield from self._train(stop, signals)
+        if self.progress.step < self.config.steps:
+            logger.info("stopped at step %s of %s", self.progress.step, self.config.steps)
+
+    def _train(self, stop: int, signals: StopSignals) -> Iterator[dict[str, float]]:
         saved, means = time.monotonic(), Means()
         while self.progress.step < stop:
             begun = time.monotonic()
             means.add(self.step())
             self.progress.seconds += time.monotonic() - begun
             step = self.progress.step
+            if signals.any_rank(self.fabric):
+                stop = step
             if step % self.config.log_every == 0 or step == stop:
                 logs = means.take()
-                self.log({"seconds": round(self.progress.seconds, 1), **logs})
+                self._log({"seconds": round(self.progress.seconds, 1), **logs})
                 yield logs
             if step % self.config.validate_every == 0 or step == self.config.steps:
                 self.validate()
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop:
                 self.save()
                 saved = time.monotonic()
-        if self.progress.step < self.config.steps:
-            logger.info("stopped at step %s of %s", stop, self.config.steps)
-
-    def last_validation(self) -> dict[str, float]:
-        """The numbers of the last validation in the log; empty if there was none."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        records = [json.loads(line) for line in lines if '"validation"' in line]
-        return dict(records[-1]["validation"]) if records else {}

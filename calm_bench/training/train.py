@@ -1,6 +1,5 @@
 """`calm-bench train NAME`: from a model folder's recipe to its weights."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,16 @@ from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
 from calm_bench.training.build import build_objective, training_config, write_model
 from calm_bench.training.card import write_card
+from calm_bench.training.log import RunLog
 from calm_bench.training.loop import Trainer
 from calm_bench.training.recipe import TrainingConfig
+from calm_bench.training.sharding import clone, sharded_strategy, whole
 
 __all__ = ["TrainOptions", "train_model"]
 
 logger = logging.getLogger(__name__)
 
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 """Called with steps done, steps in all, and the mean logs of the last stretch."""
@@ -45,18 +46,16 @@ def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Any:
     from lightning_fabric import Fabric
 
     if options.strategy not in STRATEGIES:
-        raise InputError(
-            f"--strategy {options.strategy}: sharded weights are not supported, choose one of "
-            f"{', '.join(STRATEGIES)}"
-        )
+        raise InputError(f"--strategy {options.strategy}: choose one of {', '.join(STRATEGIES)}")
     if options.threads:
         torch.set_num_threads(options.threads)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    ranks = options.devices * options.num_nodes
     fabric = Fabric(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.num_nodes,
-        strategy=options.strategy,
+        strategy=sharded_strategy(ranks) if options.strategy == "fsdp" else options.strategy,
         precision=recipe.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
@@ -82,6 +81,8 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     config, folder = load_model_config(name)
     recipe = training_config(config, str(folder / "config.yaml"), options.overrides)
     fabric = _fabric(recipe, options)
+    if options.strategy == "fsdp" and config.kind == "codec":
+        raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
     with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
         objective = build_objective(config, recipe, str(folder / "config.yaml"))
     work = paths.home() / "training" / folder.name
@@ -96,10 +97,12 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
         if report is not None and fabric.is_global_zero:
             report(trainer.progress.step, recipe.steps, logs)
     done = trainer.progress.step >= recipe.steps
-    if not (done or options.export) or not fabric.is_global_zero:
+    if not (done or options.export):
         return None
     with trainer.averaged():  # which puts the other weights back in place: copy before it does
-        weights = {key: value.clone() for key, value in objective.export().items()}
+        weights = whole(clone(objective.export()))
+    if not fabric.is_global_zero:
+        return None
     card = write_card(folder, config, trainer, fabric)
     write_model(folder, config, weights, card)
     return folder
@@ -111,7 +114,7 @@ def read_log(name: str) -> list[dict[str, Any]]:
     Raises:
         InputError: If the model was never trained here.
     """
-    path = paths.home() / "training" / name / "log.jsonl"
-    if not path.is_file():
-        raise InputError(f"{name} was not trained here: {path} does not exist")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    log = RunLog(paths.home() / "training" / name)
+    if not log.path.is_file():
+        raise InputError(f"{name} was not trained here: {log.path} does not exist")
+    return log.records()

@@ -23,6 +23,14 @@ def test_splits_have_their_sizes_and_no_text_twice() -> None:
     assert len({story.text for story in stories}) == len({s.story_id for s in stories}) == 90
 
 
+def test_more_training_stories_leave_the_others_as_they_are() -> None:
+    small, large = write_stories((512, 3, 4)), write_stories((520, 3, 4))
+    assert large[: len(small)] == small
+    assert [story.story_id for story in large[len(small) :]] == [
+        f"train-{index:05d}" for index in range(512, 520)
+    ]
+
+
 def test_the_vocabulary_is_large_enough_and_holds_every_word_told() -> None:
     known = vocabulary()
     assert len(known) >= 300

@@ -59,3 +59,13 @@ def test_chooser_draws_the_stated_softmax() -> None:
 def test_temperature_zero_ignores_the_draw() -> None:
     logits = torch.tensor([[0.1, 3.0, 2.9]])
     assert {Chooser(0.0)(logits, torch.tensor([u])).item() for u in (0.0, 0.5, 0.999)} == {1}
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    shape = SHAPE.model_copy(update={"dropout": 0.5})
+    depth = DepthTransformer(shape, context=8, codebook_size=11, text_size=None)
+    z, codes = torch.randn(2, 8), torch.randint(11, (2, 4))
+    assert not torch.equal(depth(z, codes, None), depth(z, codes, None))
+    depth.eval()
+    assert torch.equal(depth(z, codes, None), depth(z, codes, None))

@@ -57,3 +57,13 @@ def test_left_padding_changes_nothing_for_the_row() -> None:
     cache = KvCache(SHAPE, 1, 9, x)
     cache.key_mask = torch.arange(9)[None] >= 3
     torch.testing.assert_close(model(padded, cache)[:, 3:], model(x), atol=1e-5, rtol=0)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = Transformer(SHAPE.model_copy(update={"dropout": 0.5}))
+    plain = Transformer(SHAPE)
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(1, 6, 16)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), plain(x))

@@ -141,3 +141,21 @@ def test_paper_systems_have_the_papers_size(name: str, count: int) -> None:
     own = sum(p.numel() for key, p in system.named_parameters() if not key.startswith("codec."))
     # Beyond the published count: the stream's BOS vector and the weight w(t) used in training.
     assert 0 <= own - count < 5_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_a_hidden_frame_changes_what_comes_after_it_and_nothing_else(name: str) -> None:
+    system = load(name)
+    state = system.start([prompt(0, 8)], SAMPLING, [generator(0)], 1)
+    frames, text = state.frames[:, :8], state.text[:, : 8 + system.lead]  # type: ignore[index]
+    seen = torch.ones(1, 8, dtype=torch.bool)
+    full = system.contexts(frames, text)
+    assert torch.equal(system.contexts(frames, text, seen), full)
+    seen[0, 3] = False
+    other = frames.clone()
+    other[0, 3] = other[0, 4]
+    hidden = system.contexts(frames, text, seen)
+    assert torch.equal(hidden, system.contexts(other, text, seen)), "its content is not read"
+    changed = (hidden != full).any(-1)[0].tolist()
+    assert changed == [False] * (3 + system.lead + 1) + [True] * (8 - 3 - 1)

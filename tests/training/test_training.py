@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
 
 from calm_bench import paths
 from calm_bench.audio import write_flac
@@ -22,7 +23,9 @@ from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
+from calm_bench.training.loop import Trainer
 from calm_bench.training.losses import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
+from calm_bench.training.objective import Objective, StepLoss
 from calm_bench.training.recipe import TrainingConfig, TrainingError
 from calm_bench.training.train import TrainOptions, read_log, train_model
 
@@ -86,11 +89,27 @@ def losses(name: str) -> list[float]:
     return [line["loss"] for line in read_log(name) if "loss" in line]
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "vae": {"like": "vae-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
     "rvq": {"like": "rvq-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
     "calm": {"like": "calm-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
-    "rq": {"like": "rq-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
+    "rq": {
+        "like": "rq-debug",
+        "training": {"steps": 8, "objective": {"frames": 20, "hidden_frames": 0.3}},
+        "architecture": {
+            "backbone": {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 32, "dropout": 0.2},
+            "depth": {
+                "dim": 16,
+                "layers": 1,
+                "heads": 2,
+                "mlp_dim": 16,
+                "schedule": [0, 1, 1],
+                "dropout": 0.2,
+            },
+            "text": {"vocab_size": 258},
+            "codebook_size": 16,
+        },
+    },
 }
 
 
@@ -195,6 +214,24 @@ def test_killed_training_goes_on(corpus: Path) -> None:
     assert steps == list(range(1, reached + 3))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_training_after_its_step(corpus: Path, number: signal.Signals) -> None:
+    slow = {"steps": 400, "checkpoint_minutes": 60.0, "objective": {"seconds": 0.64}}
+    name = model("mine", "vae-debug", slow)
+    code = "from calm_bench.training.train import *\n"
+    code += f"train_model({name!r}, TrainOptions(accelerator='cpu', threads=1))"
+    process = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    work = paths.home() / "training" / name
+    deadline = time.monotonic() + 60
+    while not (work / "log.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 0
+    reached = torch.load(work / "state.pt", weights_only=True)["step"]
+    assert 0 < reached < 400
+    assert read_log(name)[-1]["step"] == reached
+
+
 def test_a_loss_that_is_not_a_number_stops_with_its_batch(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,9 +263,39 @@ def test_two_ranks_take_different_crops_and_the_same_step(corpus: Path) -> None:
     assert load_codec(name).card.weights_sha256 is not None
 
 
-def test_sharded_weights_are_refused_in_one_line(corpus: Path) -> None:
+RANKS = """
+import sys
+from calm_bench.training.train import TrainOptions, train_model
+name, strategy, until = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
+options = TrainOptions(accelerator="cpu", devices=2, strategy=strategy, threads=1, until=until)
+train_model(name, options)
+"""
+
+
+def train_on_two_ranks(name: str, strategy: str, until: int = 0) -> None:
+    Path("ranks.py").write_text(RANKS)
+    command = [sys.executable, "ranks.py", name, strategy, str(until)]
+    subprocess.run(command, check=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_sharded_training_takes_the_steps_of_replicated_training_and_resumes(corpus: Path) -> None:
+    recipe = KINDS["calm"] | {"training": {**KINDS["calm"]["training"], "validate_every": 4}}
+    replicated, sharded = model("replicated", **recipe), model("sharded", **recipe)
+    train_on_two_ranks(replicated, "ddp")
+    train_on_two_ranks(sharded, "fsdp", until=3)
+    train_on_two_ranks(sharded, "fsdp")
+    np.testing.assert_allclose(losses(sharded), losses(replicated), rtol=1e-4)
+    one, other = (load_system(name).state_dict() for name in (sharded, replicated))
+    for key in other:
+        torch.testing.assert_close(one[key], other[key], atol=2e-3, rtol=2e-3)
+
+
+def test_strategies_that_do_not_fit_are_refused_in_one_line(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
-    with pytest.raises(InputError, match="choose one of auto, ddp"):
+    with pytest.raises(InputError, match="choose one of auto, ddp, fsdp"):
+        train_model(name, TrainOptions(accelerator="cpu", strategy="zero"))
+    with pytest.raises(InputError, match="use ddp"):
         train_model(name, TrainOptions(accelerator="cpu", strategy="fsdp"))
 
 
@@ -274,6 +341,44 @@ def test_learning_rate_warms_up_and_falls_to_its_end() -> None:
     assert rates[9] == max(rates) == 1.0
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_flops_of_a_step_are_those_of_its_matrix_products(tmp_path: Path) -> None:
+    class Line(Objective):
+        def __init__(self) -> None:
+            self.module = torch.nn.Linear(4, 8, bias=False)
+
+        def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
+            return {"x": torch.ones(size, 4)}
+
+        def loss(self, batch: Mapping[str, torch.Tensor], step: int) -> StepLoss:
+            return StepLoss(self.module(batch["x"]).square().mean(), {})
+
+        def validate(self) -> dict[str, float]:
+            return {"loss": 0.0}
+
+        def export(self) -> dict[str, torch.Tensor]:
+            return {}
+
+    recipe = TrainingConfig(
+        corpus="none", steps=2, batch_size=5, learning_rate=0.1, accumulate=3, precision="32-true"
+    )
+    fabric = Fabric(accelerator="cpu", devices=1)
+    trainer = Trainer(Line(), recipe, tmp_path, fabric)
+    list(trainer.train())
+    products = 2  # forwards, and the weights' gradient: the input needs none
+    assert trainer.progress.flops == products * 3 * (2 * 5 * 4 * 8)
+
+
+def test_numbers_go_to_tensorboard_where_it_is_installed(corpus: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    name = model("mine", **KINDS["calm"])
+    train_model(name, CPU)
+    found = events.EventAccumulator(str(paths.home() / "training" / name / "tensorboard"))
+    found.Reload()
+    written = [point.value for point in found.Scalars("training/loss")]
+    np.testing.assert_allclose(written, losses(name), rtol=1e-6)
+    assert "validation/loss" in found.Tags()["scalars"]
 
 
 def test_spectral_loss_is_zero_for_equal_audio_and_grows_with_noise() -> None:
