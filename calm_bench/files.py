@@ -1,9 +1,11 @@
 """Durable files: a kill at any moment leaves the state before a write or the state after it."""
 
 import errno
+import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,10 @@ from typing import BinaryIO
 from calm_bench.errors import BenchError, InputError
 
 __all__ = ["append_lines", "committed_lines", "disk_errors", "locked", "replace"]
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -82,23 +88,34 @@ def replace(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock file; the system drops the lock with the process, however it dies.
 
+    Args:
+        path: The lock file.
+        wait: Whether to wait for the process that holds it, where its work is what is wanted.
+
     Raises:
-        BenchError: If another process holds it.
+        BenchError: If another process holds it and is not waited for.
         InputError: If the lock file cannot be made.
     """
     with disk_errors(path):
         path.touch()
         file = path.open("r+b", buffering=0)
     with file:
-        if not _try_lock(file):
+        told = False
+        while not _try_lock(file):
             owner = file.read(32).decode(errors="replace").strip()
-            raise BenchError(
-                f"another process{f' (pid {owner})' if owner else ''} is working on "
-                f"{path.parent}; wait for it or choose another folder with --out"
+            busy = (
+                f"another process{f' (pid {owner})' if owner else ''} is working on {path.parent}"
             )
+            if not wait:
+                raise BenchError(f"{busy}; wait for it or choose another folder with --out")
+            if not told:
+                logger.warning("%s: waiting for it", busy)
+            told = True
+            time.sleep(POLL_SECONDS)
+            file.seek(0)
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         yield

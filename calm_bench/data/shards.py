@@ -145,16 +145,16 @@ def prepare(
 ) -> Shards:
     """Resample every split of a corpus into memory-mapped files, once, and open one of them.
 
-    What is there already is not done again; a killed preparation goes on where it stopped.
+    What is there already is not done again; a killed preparation goes on where it stopped, and
+    another process's preparation is waited for.
 
     Raises:
         InputError: If the folder holds no corpus, or a file of it can no longer be read.
-        BenchError: If another process is preparing the same corpus.
     """
     every = read_manifest(corpus_dir)
     with disk_errors(corpus_dir):
         (corpus_dir / "shards").mkdir(exist_ok=True)
-    with locked(corpus_dir / "shards" / ".lock"):
+    with locked(corpus_dir / "shards" / ".lock", wait=True):
         for name in SPLITS:
             items = [item for item in every if item.split == name]
             if items:
@@ -209,14 +209,20 @@ def write_frames(shards: Shards, codec_key: str, encode: Encode) -> PackedArrays
 
     Raises:
         InputError: If a recording gives frames that its 16 bits cannot hold (NaN, overflow).
-        BenchError: If another process is encoding the same recordings.
     """
     path = frames_path(shards, codec_key)
     if is_packed(path):
         return open_packed(path)
+    with locked(path.with_name(f".{path.name}.lock"), wait=True):
+        if is_packed(path):  # by the process that was waited for
+            return open_packed(path)
+        return _encode_all(shards, path, encode)
+
+
+def _encode_all(shards: Shards, path: Path, encode: Encode) -> PackedArrays:
     first = encode(shards.read(0))
     dtype = np.int16 if np.issubdtype(first.dtype, np.integer) else np.float16
-    with locked(path.with_name(f".{path.name}.lock")), Packer(path, dtype) as packer:
+    with Packer(path, dtype) as packer:
         left = islice(range(len(shards)), len(packer), None)
         for index in counted(left, len(shards), f"encoding {shards.split}", done=len(packer)):
             frames = first if index == 0 else encode(shards.read(index))

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from calm_bench.data.shards import (
     prepare,
     write_frames,
 )
-from calm_bench.errors import BenchError, InputError
+from calm_bench.errors import InputError
 from calm_bench.files import locked
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
@@ -101,10 +102,17 @@ def test_a_damaged_manifest_is_refused_with_its_line(corpus: Path) -> None:
         read_manifest(corpus)
 
 
-def test_two_processes_do_not_prepare_the_same_corpus(corpus: Path) -> None:
+def test_a_process_that_prepares_the_same_corpus_is_waited_for(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (corpus / "shards").mkdir()
-    with locked(corpus / "shards" / ".lock"), pytest.raises(BenchError, match="another process"):
-        prepare(corpus, RATE)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(corpus / "shards" / ".lock"):
+            prepared = pool.submit(prepare, corpus, RATE)
+            with pytest.raises(TimeoutError):
+                prepared.result(timeout=1)
+            assert "waiting for it" in caplog.text
+        assert len(prepared.result(timeout=20)) == 2
 
 
 def test_the_card_counts_hours_and_skipped(corpus: Path) -> None:
