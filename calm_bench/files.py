@@ -88,11 +88,14 @@ def replace(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(
+    path: Path, instead: str = "choose another folder with --out", *, wait: bool = False
+) -> Iterator[None]:
     """Hold a lock file; the system drops the lock with the process, however it dies.
 
     Args:
         path: The lock file.
+        instead: What else the user can do, in the message.
         wait: Whether to wait for the process that holds it, where its work is what is wanted.
 
     Raises:
@@ -106,11 +109,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         told = False
         while not _try_lock(file):
             owner = file.read(32).decode(errors="replace").strip()
-            busy = (
-                f"another process{f' (pid {owner})' if owner else ''} is working on {path.parent}"
-            )
+            who = f"another process{f' (pid {owner})' if owner else ''}"
+            busy = f"{who} is working on {path.parent}"
             if not wait:
-                raise BenchError(f"{busy}; wait for it or choose another folder with --out")
+                raise BenchError(f"{busy}; wait for it or {instead}")
             if not told:
                 logger.warning("%s: waiting for it", busy)
             told = True

@@ -10,6 +10,7 @@ from calm_bench import paths, registry
 from calm_bench.audio import audio_hash, read_audio
 from calm_bench.environment import describe_environment
 from calm_bench.errors import InputError
+from calm_bench.instruments import Setting
 from calm_bench.progress import stage
 from calm_bench.scoring import Scorer
 from calm_bench.seeds import content_hash
@@ -72,7 +73,8 @@ def score_folders(
     with store.lock():
         manifest = store.begin(manifest)
         shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
-        scores = Scorer(cells, shelf, store, embedding=embedding).score(names, [])
+        setting = Setting(embeddings=(embedding,) if embedding else ())
+        scores = Scorer(cells, shelf, store, setting).score(names, [])
         facts = Facts(
             run_id=manifest.run_id,
             benchmark=manifest.benchmark,

@@ -18,6 +18,7 @@ from calm_bench.audio import audio_hash, write_flac
 from calm_bench.config import load_model_config
 from calm_bench.data.prompts import LoadedPrompt
 from calm_bench.errors import BenchError
+from calm_bench.floors import noise_like
 from calm_bench.framing import Grid, PromptShelf, system_prompt
 from calm_bench.metrics.fidelity import BITS_PER_SECOND, bit_rate
 from calm_bench.plan import Batch, Plan, Trial
@@ -147,7 +148,7 @@ class _Studio:
     def grid(self) -> Grid:
         """The frames of the reference rows: those of the first codec that the benchmark names."""
         spec = self.plan.spec
-        names = [*spec.codecs.values()]
+        names = [row.model for row in spec.codecs.values()]
         names += [load_model_config(row.model)[0].codec or "" for row in spec.systems]
         name = next((name for name in names if name), None)
         if name is None:
@@ -166,13 +167,22 @@ class _Studio:
             return self._continue(batch, prompts)
         if batch.cell.kind == "round_trip":
             return self._round_trip(batch, prompts)
-        return [self._reference(prompt, silent=batch.cell.kind == "silence") for prompt in prompts]
+        pairs = zip(prompts, batch.trials, strict=True)
+        return [self._reference(prompt, batch.cell, trial.seed) for prompt, trial in pairs]
 
-    def _reference(self, prompt: LoadedPrompt, *, silent: bool) -> Made:
-        """The recording itself, or its prompt with silence after it."""
-        wave, start = prompt.wave, self.grid.samples(self.plan.spec.prompt_seconds)
-        if silent:
-            wave = np.zeros(self.grid.samples(self.plan.spec.seconds), dtype=np.float32)
+    def _reference(self, prompt: LoadedPrompt, cell: Cell, seed: int) -> Made:
+        """The recording itself, or its prompt with silence or noise of its colour after it."""
+        start, end = (
+            self.grid.samples(s) for s in (self.plan.spec.prompt_seconds, self.plan.spec.seconds)
+        )
+        wave = prompt.wave
+        if cell.kind == "silence":
+            wave = np.zeros(end, dtype=np.float32)
+        elif cell.kind == "noise":
+            wave = np.zeros(end, dtype=np.float32)
+            rate = self.grid.sample_rate
+            wave[start:] = noise_like(prompt.wave[start:], end - start, rate, seed)
+        if cell.kind != "reference":
             wave[: len(prompt.wave[:start])] = prompt.wave[:start]
         return self._of_recording(prompt, wave, self.grid)
 
@@ -182,12 +192,15 @@ class _Studio:
 
         codec = self._codec(str(batch.cell.model))
         self.store.append(_bit_rate(batch.cell, codec))
+        levels = batch.cell.levels  # None keeps all, and latents have none
         grid = Grid.of(codec)
         made = []
         with torch.inference_mode():
             for prompt in prompts:
                 wave = torch.from_numpy(prompt.wave)[None].to(self.device)  # [1, S]
-                decoded = codec.decode(codec.encode(wave))[0, : len(prompt.wave)]
+                frames = codec.encode(wave)
+                frames = frames if levels is None else frames[:, :levels]  # [B, K, T]
+                decoded = codec.decode(frames)[0, : len(prompt.wave)]
                 made.append(self._of_recording(prompt, decoded.float().cpu().numpy(), grid))
         return made
 
@@ -202,6 +215,11 @@ class _Studio:
 
         system = self._system(str(batch.cell.model))
         grid, spec = Grid.of(system.codec), self.plan.spec
+        if grid.sample_rate != self.grid.sample_rate:
+            raise BenchError(
+                f"{batch.cell.model} has audio at {grid.sample_rate} Hz, the reference rows at "
+                f"{self.grid.sample_rate} Hz: they cannot share a benchmark"
+            )
         n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
         generators = [torch.Generator().manual_seed(trial.seed) for trial in batch.trials]
         given = [
@@ -239,10 +257,12 @@ class _Studio:
 
 def _bit_rate(cell: Cell, codec: "Codec") -> CellScore:
     """A codec's bits per second, which no clip can tell."""
-    name = BITS_PER_SECOND.name
+    name, bits = BITS_PER_SECOND.name, codec.bits_per_second
+    if cell.levels is not None and bits is not None:
+        bits *= cell.levels / load_model_config(str(cell.model))[0].architecture["n_codebooks"]
     return CellScore(
         metric="codec",
         recipe_id=content_hash(name, length=12),
         cell_id=cell.cell_id,
-        estimates={name: bit_rate(codec.bits_per_second)},
+        estimates={name: bit_rate(bits)},
     )

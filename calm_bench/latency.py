@@ -109,13 +109,19 @@ def clock_for(device: str) -> Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What is timed once per round: a system continuing a prompt, under the id of its row."""
+    """What is timed once per round: a system continuing a prompt, under the id of its row.
+
+    Attributes:
+        n_frames: How many frames, where not the benchmark's: a codec of a higher frame rate takes
+            more of them for the same stretch of audio.
+    """
 
     cell_id: str
     system: "System"
     sampling: SamplingParams
     prompt: "Prompt"
     control: bool = False
+    n_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +163,7 @@ def measure(
     with stage("latency, rounds", spec.rounds, spec.rounds - len(rounds)) as advance:
         for number in rounds:
             order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
-            times = [time_arm(arm, spec.frames, clock) for arm in order]
+            times = [time_arm(arm, arm.n_frames or spec.frames, clock) for arm in order]
             store.append(*(_record(number, i, order[i], times[i]) for i in range(len(order))))
             advance(1)
 
@@ -176,7 +182,7 @@ def warm_up(arm: Arm, spec: LatencySpec, clock: Clock) -> int:
     while len(medians) < spec.warmup or (
         spent < WARM_UP_NS and len(medians) < WARM_UP_TIMES * spec.warmup
     ):
-        times = time_arm(arm, spec.frames, clock)
+        times = time_arm(arm, arm.n_frames or spec.frames, clock)
         medians.append(median(times.stage_ns["total"]))
         spent += times.first_audio_ns + sum(times.stage_ns["total"])
         last = medians[-3:]

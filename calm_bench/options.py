@@ -72,11 +72,13 @@ def _are_numbers(word: str) -> bool:
 
 LISTS = {
     "--temps": ListOption(_are_numbers),
+    "--head-steps": ListOption(_are_numbers),
     "--systems": ListOption(lambda word: not _is_benchmark(word)),
     "--prompt-audio": ListOption(
         lambda word: Path(word).exists() or not _is_benchmark(word), commas=False
     ),
     "--metrics": ListOption(lambda word: not Path(word).is_dir()),
+    "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from calm_bench.errors import InputError
 
-__all__ = ["benchmarks_dir", "home", "inside", "models_dirs", "runs_dir"]
+__all__ = ["benchmarks_dir", "home", "inside", "is_packaged", "models_dirs", "runs_dir"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parent
@@ -35,6 +35,11 @@ def models_dirs() -> list[Path]:
 def benchmarks_dir() -> Path:
     """The folder that holds the benchmark specs and their prompts."""
     return _shipped("benchmarks")
+
+
+def is_packaged(folder: Path) -> bool:
+    """Whether a folder is what a wheel carries of the shipped ones, which is not all of it."""
+    return folder.resolve().is_relative_to(_PACKAGE / "_shipped")
 
 
 def runs_dir() -> Path:

@@ -12,32 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import paths, registry
-from calm_bench.audio import probe_audio
 from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark
-from calm_bench.data.prompts import NEEDS_WHOLE_CLIP, load_prompt, read_prompt_specs
+from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.rows import Models, cells_of, choose_systems, identity_of
+from calm_bench.overrides import Overrides, apply_overrides, fit_recordings
+from calm_bench.readiness import lacking, missing_models
+from calm_bench.rows import Models, cells_of, identity_of
 from calm_bench.seeds import content_hash, derive_seed, file_hash
 from calm_bench.store import Cell
 
 __all__ = ["Batch", "Overrides", "Plan", "Trial", "check_prompts", "expand", "plan_lines"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
-    """What the command line changes of a benchmark; empty or None leaves the benchmark's own.
-
-    Attributes:
-        text_temperature: None lets the text stream follow the audio's temperature.
-        prompt_audio: The user's own recordings, in place of the benchmark's prompts.
-    """
-
-    temperatures: tuple[float, ...] = ()
-    text_temperature: float | None = None
-    systems: tuple[str, ...] = ()
-    n_prompts: int | None = None
-    prompt_audio: tuple[Path, ...] = ()
-    n_seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,10 +103,17 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         InputError: If a file or the number of prompts cannot be used.
         WeightsError: If a model's weights file is missing.
     """
-    spec, notes = _apply(load_benchmark(benchmark), overrides)
+    spec, notes = apply_overrides(load_benchmark(benchmark), overrides)
     for name in spec.metrics:
         registry.target("metric", name)
-    root, prompts = _prompts(benchmark, spec, overrides)
+    for name in (*spec.embedding, *spec.embedding_if_usable):
+        registry.target("embedding", name)
+    if len(missing_models(spec)) > 1:  # one alone gets near names
+        raise InputError(f"{spec.name} cannot run here: it {lacking(spec)}")
+    root, prompts, prompt_notes = _prompts(benchmark, spec, overrides)
+    if overrides.seconds is not None:
+        spec, more = fit_recordings(spec, root, prompts)
+        notes += more
     models = Models()
     cells = tuple(cells_of(spec, overrides.text_temperature, models))
     # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
@@ -142,7 +133,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         weights=models.weights,
         plan_hash=plan_hash,
         n_seeds=overrides.n_seeds,
-        notes=(*notes, *_random_weights(models.weights)),
+        notes=(*notes, *prompt_notes, *_random_weights(models.weights)),
     )
 
 
@@ -165,7 +156,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{len(plan.cells)} rows × {n} prompts{seeds} = {plan.n_trials} clips "
         f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
     ]
-    lines += [f"  {_cell_line(cell)}" for cell in plan.cells]
+    swept = {row.label for row in spec.systems if len(row.head_steps) > 1}
+    lines += [f"  {_cell_line(cell, cell.label in swept)}" for cell in plan.cells]
     if spec.metrics:
         lines.append(f"metrics: {', '.join(spec.metrics)}")
     if spec.latency:
@@ -173,34 +165,13 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"note: {note}" for note in plan.notes]
 
 
-def _cell_line(cell: Cell) -> str:
+def _cell_line(cell: Cell, steps_shown: bool) -> str:
     if cell.kind != "system":
         return cell.label
     text = "" if cell.text_temperature == cell.temperature else f", text {cell.text_temperature:g}"
     mark = " (baseline)" if cell.baseline else ""
-    return f"{cell.label}, temp {cell.temperature:g}{text}{mark}: {cell.model}"
-
-
-def _apply(spec: BenchmarkSpec, overrides: Overrides) -> tuple[BenchmarkSpec, tuple[str, ...]]:
-    """The benchmark as the options change it, and notes on what follows from them."""
-    update: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
-    if overrides.temperatures:
-        update["temperatures"] = tuple(dict.fromkeys(overrides.temperatures))
-    if overrides.systems:
-        update["systems"] = choose_systems(spec, overrides.systems)
-        if not any(row.baseline for row in update["systems"]):
-            notes += ("no baseline among these systems: nothing is compared with it",)
-    lengths = [probe_audio(path).seconds for path in overrides.prompt_audio]
-    if lengths and min(lengths) < spec.seconds:
-        kept = tuple(row for row in spec.references if row not in NEEDS_WHOLE_CLIP)
-        update["references"] = kept
-        left_out = ", ".join(row for row in spec.references if row not in kept)
-        notes += (
-            f"a recording lasts {min(lengths):.2f} s, clips {spec.seconds:g} s: without a real "
-            f"continuation there is no {left_out}",
-        )
-    return spec.model_copy(update=update), notes
+    steps = f", {cell.head_steps} head steps" if steps_shown else ""
+    return f"{cell.label}, temp {cell.temperature:g}{text}{steps}{mark}: {cell.model}"
 
 
 def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
@@ -214,19 +185,32 @@ def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
 
 def _prompts(
     benchmark: str, spec: BenchmarkSpec, overrides: Overrides
-) -> tuple[Path, tuple[PromptSpec, ...]]:
-    """The chosen prompts and the folder their audio is relative to."""
+) -> tuple[Path, tuple[PromptSpec, ...], tuple[str, ...]]:
+    """The chosen prompts, the folder their audio is relative to, and what to know about them."""
+    if overrides.prompt_audio:
+        own = [_own_prompt(path.resolve()) for path in dict.fromkeys(overrides.prompt_audio)]
+        _check_count(spec.name, overrides.n_prompts, own, len(own))
+        return Path(Path.cwd().anchor), tuple(own[: overrides.n_prompts]), ()
     is_file = benchmark.endswith((".yaml", ".yml"))
     root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
-    if overrides.prompt_audio:
-        root = Path(root.anchor)
-        prompts = [_own_prompt(path.resolve()) for path in dict.fromkeys(overrides.prompt_audio)]
-    else:
-        prompts = read_prompt_specs(paths.inside(root, spec.prompts))
-    n = overrides.n_prompts or (spec.default_prompts if not overrides.prompt_audio else None)
-    if n is not None and n > len(prompts):
-        raise InputError(f"{spec.name} has {len(prompts)} prompts, not the {n} asked for")
-    return root, tuple(prompts[:n])
+    listed = read_prompt_specs(paths.inside(root, spec.prompts))
+    there = present_prompts(listed, root)
+    _check_count(spec.name, overrides.n_prompts, there, len(listed))
+    _check_count(spec.name, spec.default_prompts, listed, len(listed))
+    wanted = overrides.n_prompts or spec.default_prompts or len(listed)
+    notes = (f"{len(there)} of {wanted} prompts: {_WHEEL}",) if wanted > len(there) else ()
+    return root, tuple(there[:wanted]), notes
+
+
+_WHEEL = "an installed package carries the first of them, a checkout all"
+
+
+def _check_count(
+    name: str, asked: int | None, prompts: Sequence[PromptSpec], n_listed: int
+) -> None:
+    if asked is not None and asked > len(prompts):
+        more = f" ({n_listed} are listed: {_WHEEL})" if n_listed > len(prompts) else ""
+        raise InputError(f"{name} has {len(prompts)} prompts, not the {asked} asked for{more}")
 
 
 def _own_prompt(path: Path) -> PromptSpec:

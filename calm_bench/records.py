@@ -51,17 +51,24 @@ class Record(StrictModel):
 
 
 class Cell(StrictModel):
-    """One row of the table: a system at one temperature, or a reference row."""
+    """One row of the table: a system at one temperature, or a reference row.
+
+    Attributes:
+        training_step: After how many steps the weights were taken; None for the final ones.
+        levels: Codebooks that a round trip keeps; None for all.
+    """
 
     cell_id: str
     label: str
-    kind: Literal["system", "reference", "round_trip", "silence"]
+    kind: Literal["system", "reference", "round_trip", "silence", "noise"]
     model: str | None = None
     temperature: float | None = None
     temperature_kind: TemperatureKind = "none"
     text_temperature: float | None = None
     head_steps: int | None = None
     top_k: int | None = None
+    training_step: int | None = None
+    levels: int | None = None
     baseline: bool = False
 
 

@@ -12,14 +12,28 @@ from typing import Any, Literal
 
 from calm_bench.errors import BenchError, UnknownNameError
 
-__all__ = ["CODECS", "EMBEDDINGS", "METRICS", "SYSTEMS", "Kind", "load", "names", "target"]
+__all__ = [
+    "ANY_HEAD_STEPS",
+    "CODECS",
+    "EMBEDDINGS",
+    "METRICS",
+    "SYSTEMS",
+    "Kind",
+    "load",
+    "names",
+    "target",
+]
 
 Kind = Literal["system", "codec", "metric", "embedding"]
 
 SYSTEMS = {
     "calm": "calm_bench.systems.calm:CalmSystem",
+    "musicgen": "calm_bench.systems.musicgen:MusicGenSystem",
     "rq": "calm_bench.systems.rq:RqSystem",
 }
+ANY_HEAD_STEPS = frozenset({"calm"})
+"""Systems whose head takes any number of steps; a plan must know without importing them."""
+
 CODECS = {
     "vae": "calm_bench.codecs.vae:VaeCodec",
     "rvq": "calm_bench.codecs.rvq:RvqCodec",
@@ -27,7 +41,9 @@ CODECS = {
 METRICS = {
     "asr_health": "calm_bench.metrics.asr_health:AsrHealth",
     "dnsmos": "calm_bench.metrics.dnsmos:DnsmosMetric",
+    "drift": "calm_bench.metrics.drift:DriftMetric",
     "fad": "calm_bench.metrics.fad:FadMetric",
+    "fad_over_time": "calm_bench.metrics.fad_over_time:FadOverTime",
     "fidelity": "calm_bench.metrics.fidelity:FidelityMetric",
     "kad": "calm_bench.metrics.kad:KadMetric",
     "loudness": "calm_bench.metrics.loudness:LoudnessMetric",
@@ -42,6 +58,7 @@ EMBEDDINGS = {
     "clap": "calm_bench.embeddings.frechet_package:ClapEmbedding",
     "clap-music": "calm_bench.embeddings.frechet_package:ClapMusicEmbedding",
     "encodec": "calm_bench.embeddings.frechet_package:EncodecEmbedding",
+    "mel": "calm_bench.embeddings.mel:MelEmbedding",
     "pann": "calm_bench.embeddings.frechet_package:PannEmbedding",
     "vggish": "calm_bench.embeddings.frechet_package:VggishEmbedding",
     "whisper": "calm_bench.embeddings.whisper:WhisperEmbedding",

@@ -14,7 +14,7 @@ from calm_bench.config import StrictModel
 from calm_bench.records import Cell
 from calm_bench.types import Aggregate, Column, TemperatureKind
 
-__all__ = ["ColumnInfo", "Difference", "ResultRow", "Results", "TrialCount"]
+__all__ = ["ColumnInfo", "Difference", "Rated", "Ratings", "ResultRow", "Results", "TrialCount"]
 
 
 class _Number(StrictModel):
@@ -66,6 +66,7 @@ class ColumnInfo(StrictModel):
         decimals: None lets the size of the values decide.
         metric: The metric whose scores hold the clip values.
         aggregate, fields, scale: How clip values become the number; see `types.Column`.
+        span: Seconds after the prompt that the column is about; None for the whole continuation.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ColumnInfo(StrictModel):
     aggregate: Aggregate = "set"
     fields: tuple[str, ...] = ()
     scale: float = 1.0
+    span: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, column: Column, metric: str, decimals: int | None = None) -> Self:
@@ -128,3 +130,41 @@ class Results(StrictModel):
     trials: dict[str, TrialCount] = Field(default_factory=dict)
     counts: dict[str, dict[str, float]] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def joined(self, ratings: "Ratings") -> Self:
+        """These results with what listeners said of the same run."""
+        rated = list(ratings.questions.values())
+        names = {cell.cell_id for cell in self.cells}
+        rows = [row for part in rated for row in part.rows if row.cell_id in names]
+        columns = [column for part in rated for column in part.columns]
+        table = tuple(name for part in rated for name in part.table) if self.table else ()
+        changes = {
+            "columns": (*self.columns, *columns),
+            "rows": (*self.rows, *rows),
+            "table": (*self.table, *table),
+            "recipes": {**self.recipes, **{k: v for p in rated for k, v in p.recipes.items()}},
+            "notes": (*self.notes, *(note for part in rated for note in part.notes)),
+        }
+        return self.model_copy(update=changes)
+
+
+class Rated(StrictModel):
+    """What the votes on one question say: rows like those of the metrics.
+
+    Attributes:
+        table: The columns that the benchmark's table gains.
+    """
+
+    columns: tuple[ColumnInfo, ...]
+    table: tuple[str, ...]
+    recipes: dict[str, dict[str, Any]]
+    rows: tuple[ResultRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Ratings(StrictModel):
+    """ratings.json: what listeners said of a run, by question; made from votes by `elo`."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    questions: dict[str, Rated] = Field(default_factory=dict)

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from calm_bench import registry
 from calm_bench.config import (
-    REFERENCE_ROWS,
     BenchmarkSpec,
+    CodecRow,
     SystemRow,
     load_model_config,
     model_names,
+    training_step_of,
 )
 from calm_bench.errors import InputError, UnknownNameError, WeightsError
 from calm_bench.seeds import content_hash
@@ -23,9 +25,16 @@ __all__ = [
     "compared_rows",
     "identity_of",
     "sampling_of",
+    "with_head_steps",
 ]
 
 ROUND_TRIP = "_round_trip"
+FIXED_ROWS: dict[str, tuple[Literal["reference", "silence", "noise"], str]] = {
+    "reference": ("reference", "Reference"),
+    "silence": ("silence", "Silence"),
+    "noise": ("noise", "Noise, reference spectrum"),
+}
+"""Rows that no codec and no system makes: kind and label."""
 
 
 def sampling_of(cell: Cell) -> SamplingParams:
@@ -86,6 +95,25 @@ def choose_systems(spec: BenchmarkSpec, wanted: Sequence[str]) -> tuple[SystemRo
     return tuple(rows.values())
 
 
+def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple[SystemRow, ...]:
+    """The rows with these head steps where the head takes any number; one row for each model.
+
+    Raises:
+        InputError: If no system's head does.
+    """
+    rows: list[SystemRow] = []
+    swept: set[str] = set()
+    for row in systems:
+        if load_model_config(row.model)[0].type not in registry.ANY_HEAD_STEPS:
+            rows.append(row)
+        elif row.model not in swept:
+            swept.add(row.model)
+            rows.append(row.model_copy(update={"head_steps": tuple(dict.fromkeys(steps))}))
+    if not swept:
+        raise InputError("--head-steps: no system here has a head with a number of steps to choose")
+    return tuple(rows)
+
+
 def cells_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Cell]:
     """Reference rows first, then every system at every temperature."""
     yield from (_reference_cell(spec, name, models) for name in spec.references)
@@ -102,7 +130,8 @@ def cells_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models
 
 
 def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | None) -> Cell:
-    name = f"{Path(row.model).name}-t{temperature:g}"
+    base, step = training_step_of(row.model)
+    name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
     return Cell(
@@ -114,22 +143,44 @@ def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | N
         text_temperature=temperature if text is None else text,
         head_steps=steps,
         top_k=row.top_k,
+        training_step=step,
         baseline=row.baseline,
     )
 
 
 def _reference_cell(spec: BenchmarkSpec, name: str, models: Models) -> Cell:
-    if name not in REFERENCE_ROWS:
-        raise UnknownNameError("reference row", name, REFERENCE_ROWS)
-    if not name.endswith(ROUND_TRIP):
-        kind: Literal["reference", "silence"] = "silence" if name == "silence" else "reference"
-        return Cell(cell_id=name, label=name.capitalize(), kind=kind)
+    if (found := FIXED_ROWS.get(name)) is not None:
+        return Cell(cell_id=name, label=found[1], kind=found[0])
     codec = name.removesuffix(ROUND_TRIP)
+    if codec == name:
+        known = [*FIXED_ROWS, *(f"{codec}{ROUND_TRIP}" for codec in spec.codecs)]
+        raise UnknownNameError("reference row", name, known)
     if codec not in spec.codecs:
         raise InputError(f"{spec.name} has a row {name} but names no codec for {codec!r}")
-    models.identity(spec.codecs[codec], "codec")
-    label = f"{codec.upper()} round trip"
-    return Cell(cell_id=name, label=label, kind="round_trip", model=spec.codecs[codec])
+    row = spec.codecs[codec]
+    models.identity(row.model, "codec")
+    return Cell(
+        cell_id=name,
+        label=row.label or f"{codec.upper()} round trip",
+        kind="round_trip",
+        model=row.model,
+        levels=_levels(row),
+    )
+
+
+def _levels(row: CodecRow) -> int | None:
+    """How many codebooks a round trip keeps; None for all.
+
+    Raises:
+        InputError: If the codec has fewer, or none.
+    """
+    if row.levels is None:
+        return None
+    has = load_model_config(row.model)[0].architecture.get("n_codebooks")
+    if not isinstance(has, int) or has < row.levels:
+        count = f"has {has}" if isinstance(has, int) else "has no codebooks"
+        raise InputError(f"{row.model} {count}: its first {row.levels} cannot be taken")
+    return row.levels if row.levels < has else None
 
 
 def identity_of(cell: Cell, models: Models) -> list[Any]:
@@ -138,21 +189,23 @@ def identity_of(cell: Cell, models: Models) -> list[Any]:
         return [cell.kind]
     kind: Literal["system", "codec"] = "system" if cell.kind == "system" else "codec"
     drawn = [cell.temperature, cell.text_temperature, cell.head_steps, cell.top_k]
-    return [cell.kind, models.identity(cell.model, kind), *drawn]
+    levels = [] if cell.levels is None else [cell.levels]
+    return [cell.kind, models.identity(cell.model, kind), *drawn, *levels]
 
 
 def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     """Pairs of rows whose difference is shown, the second one being subtracted.
 
-    Every system against the baseline at the same temperatures, and every temperature of a system
-    against its first.
+    Every system against the baseline at the same temperatures (after the same training, and with
+    the same head steps if it has such a row), and every temperature of a system against its first.
     """
     systems = [cell for cell in cells if cell.kind == "system"]
     pairs = []
     for cell in systems:
-        for other in systems:
-            if _drawn(other) == _drawn(cell) and other.baseline and not cell.baseline:
-                pairs.append((cell.cell_id, other.cell_id))
+        alike = [o for o in systems if o.baseline and _drawn(o) == _drawn(cell)]
+        if alike and not cell.baseline:
+            other = next((o for o in alike if o.head_steps == cell.head_steps), alike[0])
+            pairs.append((cell.cell_id, other.cell_id))
     for cell in systems:
         first = next(other for other in systems if _made_by(other) == _made_by(cell))
         if first is not cell:
@@ -160,8 +213,8 @@ def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _drawn(cell: Cell) -> tuple[float | None, float | None]:
-    return cell.temperature, cell.text_temperature
+def _drawn(cell: Cell) -> tuple[float | int | None, ...]:
+    return cell.temperature, cell.text_temperature, cell.training_step
 
 
 def _made_by(cell: Cell) -> tuple[str | None, str, int | None, int | None]:

@@ -14,6 +14,7 @@ from calm_bench.config import BenchmarkSpec, load_model_config, parse
 from calm_bench.environment import describe_environment, resolve_device
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generation import generate
+from calm_bench.instruments import Setting
 from calm_bench.plan import Plan
 from calm_bench.rows import compared_rows
 from calm_bench.scoring import Scorer
@@ -112,12 +113,12 @@ def _finish(
     """Scores and results of the clips that are there."""
     shelf = ClipShelf(entries_of(cells, store))
     pairs = compared_rows(cells)
-    scorer = Scorer(cells, shelf, store, asr=spec.asr, embedding=spec.embedding)
+    scorer = Scorer(cells, shelf, store, Setting.of(spec))
     scores = scorer.score(spec.metrics, pairs)
-    facts = Facts.of_run(spec, manifest, cells, store)
+    facts = Facts.of_run(spec, manifest, cells, store, scorer.notes)
     results = summarise_run(facts, shelf, scores, pairs)
     store.write_results(results)
-    outcome = Outcome(folder=store.root, results=results)
+    outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes
     status = "partial" if outcome.n_failed else "finished"
     store.write_manifest(manifest.model_copy(update={"status": status}))
     return outcome

@@ -8,18 +8,17 @@ reason where the number would be.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from calm_bench import registry
 from calm_bench.asr import Recognizer, load_recognizer
-from calm_bench.cache import ArrayCache, ContentCache
+from calm_bench.cache import ContentCache
 from calm_bench.errors import BenchError
 from calm_bench.hearing import recipe_id_of, transcribe
+from calm_bench.instruments import Instrument, Setting, instruments_of, usable_embeddings
 from calm_bench.metrics.base import Metric
-from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.shelf import ClipShelf
@@ -36,6 +35,7 @@ class MetricScores:
     """All that one metric said of a run.
 
     Attributes:
+        embedding: What it looked through, where the run has more than one.
         results: By row, what it found.
         reasons: By row, why it found nothing.
         differences: By (row, other row), what its set columns differ by.
@@ -43,6 +43,7 @@ class MetricScores:
 
     metric: str
     columns: tuple[Column, ...]
+    embedding: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     recipe_id: str | None = None
     results: dict[str, MetricResult] = field(default_factory=dict)
@@ -58,16 +59,14 @@ class Scorer:
         cells: Sequence[Cell],
         shelf: ClipShelf,
         store: RunStore,
-        *,
-        asr: str | None = None,
-        embedding: str | None = None,
+        setting: Setting | None = None,
     ) -> None:
         """Score these rows, whose clips are on the shelf; records go to the store."""
         self.cells = cells
         self.shelf = shelf
         self.store = store
-        self.asr = asr
-        self.embedding = embedding
+        self.setting = setting or Setting()
+        self.notes: tuple[str, ...] = ()
         self._cache = ContentCache("scores")
 
     def score(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[MetricScores]:
@@ -77,28 +76,30 @@ class Scorer:
             names: Registered metrics.
             pairs: Rows whose set columns are compared.
         """
-        metrics = [(registry.load("metric", name), name) for name in names]
-        if any("transcript" in cls.needs for cls, _ in metrics):
+        embeddings, self.notes = usable_embeddings(self.setting)
+        found = [i for n in names for i in instruments_of(n, self.setting, embeddings)]
+        if any("transcript" in instrument.cls.needs for instrument in found):
             self._hear()
-        with stage("scoring", len(names) * len(self.cells)) as advance:
-            scores = [self._score_metric(cls, pairs, advance) for cls, _ in metrics]
+        with stage("scoring", len(found) * len(self.cells)) as advance:
+            scores = [self._score_metric(instrument, pairs, advance) for instrument in found]
         self._record(scores)
         return scores
 
     def _score_metric(
-        self, cls: type[Metric], pairs: Sequence[Pair], advance: Callable[[int], None]
+        self, instrument: Instrument, pairs: Sequence[Pair], advance: Callable[[int], None]
     ) -> MetricScores:
-        found = MetricScores(metric=cls.name, columns=cls.columns)
+        cls, metric, embedding = instrument.cls, instrument.metric, instrument.embedding
+        columns = cls.columns if metric is None else metric.own_columns
+        found = MetricScores(metric=cls.name, columns=columns, embedding=embedding)
         try:
-            metric = self._build(cls)
-            found.recipe = dict(metric.recipe)
-            if "transcript" in metric.needs:
-                found.recipe["asr"] = dict(self._recognizer.recipe)
-            if "reference" in metric.needs and self._reference is not None:
-                ids = sorted(entry.clip_id for entry in self.shelf.entries(self._reference))
-                found.recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(ids)}
+            if metric is None:
+                raise BenchError(instrument.reason)
+            found.recipe = self._recipe(metric)
         except BenchError as error:
             found.reasons = {cell.cell_id: str(error) for cell in self.cells}
+            if embedding is not None:  # keeps its column apart from that of another embedding
+                found.recipe = {"embedding": embedding}
+                found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
             advance(len(self.cells))
             return found
         found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
@@ -112,14 +113,19 @@ class Scorer:
             if reason is not None:
                 found.reasons[cell.cell_id] = reason
             advance(1)
-        if any(column.aggregate == "set" for column in metric.columns):
+        if any(column.aggregate == "set" for column in columns):
             self._compare(metric, found, pairs)
         return found
 
-    def _build(self, cls: type[Metric]) -> Metric:
-        if issubclass(cls, EmbeddingMetric):
-            return cls(self.embedding or DEFAULT_EMBEDDING, ArrayCache("vectors"))
-        return cls()
+    def _recipe(self, metric: Metric) -> dict[str, Any]:
+        """The metric's own, what its transcripts came from, and the set it compares with."""
+        recipe = dict(metric.recipe)
+        if "transcript" in metric.needs:
+            recipe["asr"] = dict(self._recognizer.recipe)
+        if "reference" in metric.needs and self._reference is not None:
+            ids = sorted(entry.clip_id for entry in self.shelf.entries(self._reference))
+            recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(ids)}
+        return recipe
 
     def _unfit(self, metric: Metric, cell: Cell) -> str | None:
         """Why a metric says nothing of a row, whatever its clips."""
@@ -131,8 +137,8 @@ class Scorer:
             return "this row is the reference"
         if "paired_reference" in metric.needs and cell.kind == "system":
             return "only a codec's round trip can be compared with its original"
-        if "paired_reference" in metric.needs and cell.kind == "silence":
-            return "silence is no version of the original"
+        if "paired_reference" in metric.needs and cell.kind in ("silence", "noise"):
+            return f"{cell.kind} is no version of the original"
         if self._reference is None:
             return "there are no reference clips"
         return None
@@ -171,7 +177,7 @@ class Scorer:
                 estimates = metric.difference(clips, base, self._reference_clips(metric))
             except BenchError as error:
                 lost = Estimate(value=None, reason=str(error))
-                names = [c.name for c in metric.columns if c.aggregate == "set"]
+                names = [c.name for c in metric.own_columns if c.aggregate == "set"]
                 found.differences[pair] = dict.fromkeys(names, lost)
                 continue
             self._cache.write(key, {name: asdict(value) for name, value in estimates.items()})
@@ -186,7 +192,9 @@ class Scorer:
 
     def _clips(self, metric: Metric, rows: Sequence[str]) -> list[list[Clip]]:
         transcripts = self._transcripts(metric)
-        return [self.shelf.clips(row, transcripts) for row in rows]
+        found = [self.shelf.clips(row, transcripts) for row in rows]
+        end = self.setting.end_for(metric)
+        return [[replace(c, end_seconds=end) for c in row] for row in found] if end else found
 
     def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
         return self._transcripts_by_id if "transcript" in metric.needs else {}
@@ -195,15 +203,16 @@ class Scorer:
         self, kind: str, metric: Metric, recipe: Mapping[str, Any], rows: Sequence[str]
     ) -> str:
         transcripts = self._transcripts(metric)
-        clips = [
+        clips: list[Any] = [
             [[*entry.identity, _heard_identity(transcripts.get(entry.clip_id))] for entry in found]
             for found in (self.shelf.entries(row) for row in rows)
         ]
+        clips += [end] if (end := self.setting.end_for(metric)) else []
         return content_hash(kind, metric.name, dict(recipe), _code(type(metric)), clips, length=40)
 
     @cached_property
     def _recognizer(self) -> Recognizer:
-        return load_recognizer(self.asr)
+        return load_recognizer(self.setting.asr)
 
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:

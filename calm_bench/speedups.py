@@ -1,8 +1,9 @@
 """From times per frame to what the table says of speed: ratios, shares, RTF, first audio, memory.
 
-Ratios to the baseline are medians over rounds of a round's ratio; shares, means and RTF are
-quotients of sums, which add up where medians do not. A system is timed once for all its
-temperatures, since a temperature changes no shape and no count of operations.
+Ratios to the baseline are medians over rounds of a round's ratio, each side for the same stretch of
+audio, so that systems of different frame rates compare; shares, means and RTF are quotients of
+sums, which add up where medians do not. A system is timed once for all its temperatures, since a
+temperature changes no shape and no count of operations.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,8 @@ SPEED_COLUMNS = (
     _column("backbone_ms", "backbone per frame", "ms"),
     _column("head_ms", "head per frame", "ms"),
     _column("codec_ms", "codec per frame", "ms"),
+    _column("second_ms", "per second of audio", "ms"),
+    _column("head_second_ms", "head per second of audio", "ms"),
     _column("frame_p50_ms", "frame, median", "ms"),
     _column("frame_max_ms", "frame, slowest", "ms"),
     _column("peak_mb", "peak memory", "MB"),
@@ -71,6 +74,10 @@ class Sums:
         names = ("backbone", "head", "codec", "total", "audio", "frames")
         return cls(**{name: sum(getattr(part, name) for part in parts) for name in names})
 
+    def per_audio(self, name: str) -> float:
+        """A stage's time for a stretch of audio; per frame where nobody wrote a frame's length."""
+        return float(getattr(self, name)) / (self.audio or self.frames)
+
 
 def predicted_speedup(baseline: Sums, own: Sums) -> float:
     """The overall speed-up that the stages' times imply: 1 / ((1 - p) b + p / s).
@@ -79,9 +86,10 @@ def predicted_speedup(baseline: Sums, own: Sums) -> float:
     it is far from the measured ratio of totals, time was booked on the wrong stage or on none.
     """
     p = baseline.head / baseline.total
-    s = baseline.head / own.head
-    b = (own.backbone + own.codec) / (baseline.backbone + baseline.codec)
-    return 1 / ((1 - p) * b + p / s)
+    rest, base_rest = (x.per_audio("backbone") + x.per_audio("codec") for x in (own, baseline))
+    b = rest / base_rest
+    p_over_s = own.per_audio("head") / baseline.per_audio("total")  # of no head, too, that is 0
+    return 1 / ((1 - p) * b + p_over_s)
 
 
 def arm_key(cell: Cell) -> tuple[str | None, int | None, int | None]:
@@ -110,6 +118,8 @@ def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed
         (control if record.control else own).append(record)
     base_key = next((arm_key(cell) for cell in cells if cell.baseline), None)
     baseline = timed.get(base_key, []) if base_key else []
+    # Arms of higher frame rates take more frames for the same audio, and are no other recipe.
+    frames = min((len(r.stage_ns["total"]) for group in timed.values() for r in group), default=0)
     rows: list[ResultRow] = []
     notes: list[str] = []
     recipes: dict[str, dict[str, Any]] = {}
@@ -117,7 +127,7 @@ def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed
         own = timed.get(arm_key(cell), []) if cell.kind == "system" else []
         if not own:
             continue
-        recipe = _recipe(own)
+        recipe = _recipe(own, frames)
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
         found = _estimates(own, baseline, control if own is baseline else [])
@@ -149,7 +159,7 @@ def result_row(
     )
 
 
-def _recipe(records: Sequence[LatencyRecord]) -> dict[str, Any]:
+def _recipe(records: Sequence[LatencyRecord], frames: int) -> dict[str, Any]:
     first = records[0]
     return {
         "metric": "latency",
@@ -159,7 +169,7 @@ def _recipe(records: Sequence[LatencyRecord]) -> dict[str, Any]:
         "threads": first.threads,
         "mode": first.mode,
         "rounds": len(records),
-        "frames": len(first.stage_ns["total"]),
+        "frames": frames,
         "total": "backbone + text stream + head + streaming decoder",
         "ratio": "median over rounds of the round's ratio; all systems once per round, shuffled",
     }
@@ -181,6 +191,8 @@ def _estimates(
         "backbone_ms": _quotient("backbone_ms", own, lambda s: (s.backbone, s.frames), 1e-6),
         "head_ms": _quotient("head_ms", own, lambda s: (s.head, s.frames), 1e-6),
         "codec_ms": _quotient("codec_ms", own, lambda s: (s.codec, s.frames), 1e-6),
+        "second_ms": _quotient("second_ms", own, lambda s: (s.total, s.audio), 1e3),
+        "head_second_ms": _quotient("head_second_ms", own, lambda s: (s.head, s.audio), 1e3),
         "frame_p50_ms": _typical([median(r.stage_ns["total"]) / 1e6 for r in own]),
         "frame_max_ms": Estimate(
             value=max(max(r.stage_ns["total"]) for r in own) / 1e6, n=len(own)
@@ -206,9 +218,9 @@ def _speedup(
 def _ratio(
     a: Sequence[LatencyRecord], b: Sequence[LatencyRecord], name: str, level: float = 0.95
 ) -> Estimate:
-    """The median over shared rounds of a's time over b's."""
-    of_a = {record.round: float(getattr(Sums.of(record), name)) for record in a}
-    of_b = {record.round: float(getattr(Sums.of(record), name)) for record in b}
+    """The median over shared rounds of a's time over b's, for the same stretch of audio."""
+    of_a = {record.round: Sums.of(record).per_audio(name) for record in a}
+    of_b = {record.round: Sums.of(record).per_audio(name) for record in b}
     rounds = sorted(of_a.keys() & of_b.keys())
     seed = derive_seed("latency", name)
     return ratio_interval([of_a[i] for i in rounds], [of_b[i] for i in rounds], seed, level)
@@ -255,7 +267,7 @@ def _doubts(
     if not baseline or own is baseline:
         return []
     a, b = (Sums.over(Sums.of(record) for record in records) for records in (baseline, own))
-    measured, predicted = a.total / b.total, predicted_speedup(a, b)
+    measured, predicted = a.per_audio("total") / b.per_audio("total"), predicted_speedup(a, b)
     if abs(measured / predicted - 1) <= SUMS_AGREE:
         return []
     return [

@@ -7,7 +7,8 @@
     scores.jsonl       one per clip and metric
     cell_scores.jsonl  one per cell and set metric
     results.json       the tidy rows of the report
-    clips/ tables/ plots/ page/
+    ratings.json       rows of the same kind made from votes; joins them when they are read
+    clips/ tables/ plots/ page/ votes/
 
 A record counts once its newline is on disk; a later record with the same key replaces an earlier
 one, so a half-done batch can simply be run again.
@@ -33,7 +34,7 @@ from calm_bench.records import (
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
+from calm_bench.results import ColumnInfo, Difference, Ratings, ResultRow, Results, TrialCount
 
 __all__ = [
     "Cell",
@@ -42,6 +43,7 @@ __all__ = [
     "Difference",
     "LatencyRecord",
     "Manifest",
+    "Ratings",
     "Record",
     "ResultRow",
     "Results",
@@ -152,12 +154,28 @@ class RunStore:
         self.write_json("results.json", results)
 
     def read_results(self) -> Results:
-        """The run's tidy rows.
+        """The run's tidy rows, with those made from votes if there are any.
 
         Raises:
             InputError: If the run has none yet, or they do not fit this version of calm-bench.
         """
-        return self._read_json(Results, "results.json")
+        results = self._read_json(Results, "results.json")
+        return results.joined(self.read_ratings(results.run_id))
+
+    def read_ratings(self, run_id: str) -> Ratings:
+        """What listeners said of the run so far.
+
+        Raises:
+            InputError: If ratings.json belongs to another run.
+        """
+        if not (self.root / "ratings.json").is_file():
+            return Ratings(run_id=run_id)
+        ratings = self._read_json(Ratings, "ratings.json")
+        if ratings.run_id != run_id:
+            raise InputError(
+                f"{self.root / 'ratings.json'} speaks of the run {ratings.run_id}, not of {run_id}"
+            )
+        return ratings
 
     def write_json(self, name: str, model: BaseModel) -> None:
         """Replace a file by a record as indented JSON."""

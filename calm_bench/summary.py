@@ -44,9 +44,14 @@ class Facts:
 
     @classmethod
     def of_run(
-        cls, spec: BenchmarkSpec, manifest: Manifest, cells: Sequence[Cell], store: RunStore
+        cls,
+        spec: BenchmarkSpec,
+        manifest: Manifest,
+        cells: Sequence[Cell],
+        store: RunStore,
+        notes: Sequence[str] = (),
     ) -> Self:
-        """The facts of a benchmark's run, from its records."""
+        """The facts of a benchmark's run, from its records; `notes` are the scorer's."""
         trials = store.read(TrialRecord)
         return cls(
             run_id=manifest.run_id,
@@ -57,7 +62,7 @@ class Facts:
             trials={cell.cell_id: _count(cell, trials) for cell in cells},
             latency=store.read(LatencyRecord),
             codecs=[score for score in store.read(CellScore) if score.metric == "codec"],
-            notes=(*manifest.options.get("notes", ()), *_trial_notes(trials)),
+            notes=(*manifest.options.get("notes", ()), *notes, *_trial_notes(trials)),
         )
 
 
@@ -92,7 +97,8 @@ def summarise_run(
             recipes[score.recipe_id] = {"metric": score.metric, **score.recipe}
     columns = [*(SPEED_COLUMNS if facts.latency else ())]
     columns += [ColumnInfo.of(BITS_PER_SECOND, "codec")] if facts.codecs else []
-    columns += [ColumnInfo.of(column, score.metric) for score in scores for column in score.columns]
+    found = [ColumnInfo.of(column, score.metric) for score in scores for column in score.columns]
+    columns += list({column.name: column for column in found}.values())
     return Results(
         run_id=facts.run_id,
         benchmark=facts.benchmark,
@@ -190,12 +196,13 @@ def _count(cell: Cell, trials: Sequence[TrialRecord]) -> TrialCount:
 
 
 def _counts(cell: Cell, scores: Sequence[MetricScores]) -> dict[str, float]:
-    return {
-        f"{score.metric}.{name}": value
-        for score in scores
-        if cell.cell_id in score.results
-        for name, value in score.results[cell.cell_id].counts.items()
-    }
+    found: dict[str, float] = {}
+    for score in scores:
+        through = f"[{score.embedding}]" if score.embedding else ""
+        if cell.cell_id in score.results:
+            counts = score.results[cell.cell_id].counts
+            found |= {f"{score.metric}{through}.{name}": value for name, value in counts.items()}
+    return found
 
 
 def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from calm_bench.config import LatencySpec
 from calm_bench.data.prompts import load_prompt
 from calm_bench.framing import Grid, system_prompt
 from calm_bench.latency import Arm, clock_for, measure, missing_rounds
@@ -43,8 +44,9 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
     """The systems loaded, side by side, each with the first prompt on its own frames."""
     from calm_bench.systems.loading import load_system
 
-    spec = plan.spec
+    spec, latency = plan.spec, plan.spec.latency or LatencySpec()
     systems = {name: load_system(name, device) for name in {str(c.model) for c, _ in timed}}
+    slowest = min(system.codec.frame_rate for system in systems.values())
     arms = []
     for cell, is_control in timed:
         system = systems[str(cell.model)]
@@ -56,6 +58,7 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
                 system=system,
                 sampling=sampling_of(cell),
                 prompt=system_prompt(prompt, grid, spec.prompt_seconds, device),
+                n_frames=round(latency.frames * system.codec.frame_rate / slowest),
                 control=is_control,
             )
         )

@@ -73,6 +73,7 @@ class Clip:
         seed_index: Which draw for the prompt; clips pair by (prompt_id, seed_index).
         wave: Whole clip, prompt included, mono [S].
         prompt_seconds: Length of the prompt at the head of `wave`; metrics score what follows.
+        end_seconds: Where that ends in `wave`; None for the clip's end.
         words: What was meant to be said in the whole clip, timed: the real text for references and
             round trips, prompt text and inner monologue for a system. None when nothing is known.
         transcript: What the recogniser heard; None when no metric asked for it.
@@ -84,13 +85,22 @@ class Clip:
     wave: Wave
     sample_rate: int
     prompt_seconds: float = 0.0
+    end_seconds: float | None = None
     words: tuple[TimedWord, ...] | None = None
     transcript: Transcript | None = None
 
     @property
     def continuation(self) -> Wave:
         """The samples after the prompt, [S']."""
-        return self.wave[round(self.prompt_seconds * self.sample_rate) :]
+        end = None if self.end_seconds is None else round(self.end_seconds * self.sample_rate)
+        return self.wave[round(self.prompt_seconds * self.sample_rate) : end]
+
+    @property
+    def span(self) -> tuple[float, ...]:
+        """Where in the clip `continuation` lies, in seconds."""
+        if self.end_seconds is None:
+            return (self.prompt_seconds,)
+        return self.prompt_seconds, self.end_seconds
 
     @property
     def pair_key(self) -> str:
@@ -106,6 +116,8 @@ class Column:
         fields: Names of the per-clip values it is made of: one for mean and exp_mean, numerator and
             denominator for the ratios, none for set.
         higher_is_better: None where neither direction is better (loudness).
+        span: The stretch of the continuation that it is about, in seconds after the prompt; None
+            for all of it. Columns over time share the part of their names before the `@`.
     """
 
     name: str
@@ -115,6 +127,7 @@ class Column:
     aggregate: Aggregate
     fields: tuple[str, ...] = ()
     scale: float = 1.0
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

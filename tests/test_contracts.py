@@ -28,23 +28,21 @@ from calm_bench.types import Clip, MetricResult, SamplingParams, TimedWord, Tran
 N_FRAMES = 5
 
 
-def debug_model(kind: str, type_name: str) -> str:
-    """The name of the debug model of a registered type."""
-    for name in model_names():
-        spec, _ = load_model_config(name)
-        if (spec.kind, spec.type, name.endswith("-debug")) == (kind, type_name, True):
-            return name
-    pytest.fail(f"the {kind} {type_name} has no debug model: add models/{type_name}-debug")
+def debug_models(kind: str) -> dict[str, str]:
+    """The debug models of a kind, and the registered type of each."""
+    debug = [name for name in model_names() if name.endswith("-debug")]
+    specs = {name: load_model_config(name)[0] for name in debug}
+    return {name: spec.type for name, spec in specs.items() if spec.kind == kind}
 
 
 @cache
 def system_of(name: str) -> System:
-    return load_system(debug_model("system", name))
+    return load_system(name)
 
 
 @cache
 def codec_of(name: str) -> Codec:
-    return load_codec(debug_model("codec", name))
+    return load_codec(name)
 
 
 def noise(n_samples: int, seed: int) -> torch.Tensor:
@@ -73,7 +71,15 @@ def row(system: System, generation: Generation, index: int) -> torch.Tensor:
     return frames[-T:] if system.codec.continuous else frames[:, -T:].transpose(0, 1)
 
 
-@pytest.mark.parametrize("name", registry.SYSTEMS)
+@pytest.mark.parametrize(
+    ("kind", "registered"), [("system", registry.SYSTEMS), ("codec", registry.CODECS)]
+)
+def test_every_registered_type_has_a_debug_model(kind: str, registered: dict[str, str]) -> None:
+    missing = set(registered) - set(debug_models(kind).values())
+    assert missing == set(), f"add models/NAME-debug for each {kind} named"
+
+
+@pytest.mark.parametrize("name", debug_models("system"))
 class TestSystem:
     def test_shapes(self, name: str) -> None:
         system = system_of(name)
@@ -142,10 +148,11 @@ class TestSystem:
         system = system_of(name)
         sampling = SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=2)
         assert system.nfe(sampling) >= 1
+        assert system.default_head_steps >= 1
         assert system.temperature_kind in ("noise_variance", "softmax_divisor", "none")
 
 
-@pytest.mark.parametrize("name", registry.CODECS)
+@pytest.mark.parametrize("name", debug_models("codec"))
 class TestCodec:
     def test_whole_clips(self, name: str) -> None:
         codec = codec_of(name)
@@ -332,7 +339,7 @@ def test_no_two_metrics_share_a_column() -> None:
 
 
 # The embeddings of `fad` have an environment of their own and tests that need it.
-@pytest.mark.parametrize("name", [n for n in registry.EMBEDDINGS if n == "whisper"])
+@pytest.mark.parametrize("name", ["mel", "whisper"])
 class TestEmbedding:
     def test_vectors_have_the_declared_shape_and_ignore_the_batch(self, name: str) -> None:
         embedding = registry.load("embedding", name)()

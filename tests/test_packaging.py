@@ -1,5 +1,6 @@
 """What the project ships and what it asks for: the wheel, the extras, the pins."""
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from calm_bench import config, doctor
 
 WEIGHTS_BUDGET = 80_000_000
+WHEEL_BUDGET = 95_000_000
+WHEEL_PROMPTS = 8
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +72,26 @@ def test_the_wheel_carries_models_and_benchmarks(wheel: zipfile.ZipFile, checkou
         files = [
             path.relative_to(checkout).as_posix()
             for path in (checkout / folder).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".flac"
         ]
         assert files
         assert [f for f in files if f"calm_bench/_shipped/{f}" not in inside] == []
+
+
+def test_the_wheel_carries_the_first_prompts_of_every_benchmark(
+    wheel: zipfile.ZipFile, checkout: Path
+) -> None:
+    inside = {name for name in wheel.namelist() if name.endswith(".flac")}
+    expected = set()
+    for listed in (checkout / "benchmarks" / "prompts").glob("*.jsonl"):
+        audio = [json.loads(line)["audio"] for line in listed.read_text().splitlines()]
+        expected |= {f"calm_bench/_shipped/benchmarks/{path}" for path in audio[:WHEEL_PROMPTS]}
+    assert inside == expected
+
+
+def test_the_wheel_stays_small(wheel: zipfile.ZipFile) -> None:
+    assert wheel.filename is not None
+    assert Path(wheel.filename).stat().st_size <= WHEEL_BUDGET
 
 
 def test_the_wheel_carries_nothing_else(wheel: zipfile.ZipFile) -> None:

@@ -166,7 +166,7 @@ def test_missing_weights_are_found_before_anything_runs(
     ("field", "value", "message"),
     [
         ("references", ["referense"], "unknown reference row 'referense'; did you mean reference"),
-        ("references", ["mimi_round_trip"], "unknown reference row"),
+        ("references", ["mimi_round_trip"], "names no codec for 'mimi'"),
         ("codecs", {}, "names no codec for 'vae'"),
         ("metrics", ["werr"], "unknown metric 'werr'; did you mean wer"),
         ("temperatures", [-1.0], "temperatures.0: a temperature must be a finite number"),
@@ -200,6 +200,32 @@ def test_ones_own_recordings_replace_the_prompts(tmp_path: Path) -> None:
     assert "silence" in cell_ids(both)
     assert any("no reference, vae_round_trip, rvq_round_trip" in note for note in both.notes)
     check_prompts(both)
+
+
+def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _copy_prompts(tmp_path)
+    path = tmp_path / "smoke.yaml"
+    shutil.copy(paths.benchmarks_dir() / "smoke.yaml", path)
+    (tmp_path / "prompts" / "smoke" / "smoke-1.flac").unlink()
+    with pytest.raises(InputError, match=r"smoke-1\.flac does not exist"):
+        check_prompts(expand(str(path), Overrides()))
+    monkeypatch.setattr(paths, "is_packaged", lambda folder: True)
+    found = expand(str(path), Overrides())
+    assert [prompt.id for prompt in found.prompts] == ["smoke-0"]
+    assert "note: 1 of 2 prompts: an installed package" in "\n".join(plan_lines(found))
+    with pytest.raises(InputError, match=r"has 1 prompts, not the 2 .*2 are listed"):
+        expand(str(path), Overrides(n_prompts=2))
+
+
+def test_a_prompt_lost_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    _copy_prompts(tmp_path)
+    path = tmp_path / "smoke.yaml"
+    shutil.copy(paths.benchmarks_dir() / "smoke.yaml", path)
+    (tmp_path / "prompts" / "smoke" / "smoke-0.flac").unlink()
+    with pytest.raises(InputError, match=r"smoke-0\.flac does not exist"):
+        check_prompts(expand(str(path), Overrides()))
 
 
 def _copy_prompts(folder: Path) -> None:

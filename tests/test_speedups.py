@@ -130,6 +130,8 @@ def test_every_speed_column_of_a_known_machine() -> None:
             "backbone_ms": 3.0,
             "head_ms": 0.5,
             "codec_ms": 0.5,
+            "second_ms": 50.0,
+            "head_second_ms": 6.25,
             "frame_p50_ms": 4.0,
             "frame_max_ms": 4.0,
         }
@@ -192,3 +194,23 @@ def test_rows_name_columns_and_recipes_that_exist() -> None:
     assert {row.recipe_id for row in found.rows} == set(found.recipes)
     assert all(row.value is None or math.isfinite(row.value) for row in found.rows)
     assert not speed_rows(CELLS, []).rows
+
+
+def test_systems_of_different_frame_rates_compare_over_the_same_audio() -> None:
+    fast = cell("musicgen", 0.8)
+    records = rounds()
+    for number in range(6):
+        found = record(number, fast.cell_id, (2_900_000, 100_000, 1_000_000))
+        twice = {stage: values * 2 for stage, values in found.stage_ns.items()}
+        records.append(found.model_copy(update={"frame_ns": 40_000_000, "stage_ns": twice}))
+    speed = speed_rows([*CELLS, fast], records)
+    rows = by_cell(speed.rows, fast.cell_id)
+    # Half as long a frame: two frames of 4 ms against one of 8 ms are no speed-up.
+    assert rows["overall_speedup"].value == pytest.approx(1.0)
+    assert rows["frame_ms"].value == pytest.approx(4.0)
+    assert rows["second_ms"].value == pytest.approx(100.0)
+    assert rows["rtf"].value == pytest.approx(0.1)
+    baseline = by_cell(speed.rows, "rq-t0.8")
+    assert baseline["second_ms"].value == pytest.approx(100.0)
+    assert len(speed.recipes) == 1  # and the table keeps them in one column
+    assert speed.notes == ()

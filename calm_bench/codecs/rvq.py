@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.config import StrictModel
+from calm_bench.errors import InputError
 
 __all__ = ["ResidualQuantiser", "RvqCodec", "RvqConfig"]
 
@@ -38,7 +39,7 @@ class ResidualQuantiser(nn.Module):
     sums: Tensor
 
     def __init__(self, config: RvqConfig) -> None:
-        """Codebooks start as small noise and take their places from the first batches."""
+        """Codebooks are noise until the first batch that is learnt puts them on its vectors."""
         super().__init__()
         K, V, E = config.n_codebooks, config.codebook_size, config.code_dim
         self.decay, self.revive_below = config.decay, config.revive_below
@@ -52,11 +53,11 @@ class ResidualQuantiser(nn.Module):
         book = self.codebooks[level]
         return (book.square().sum(-1) - 2 * x @ book.T).argmin(-1)
 
-    def quantise(self, x: Tensor) -> Tensor:
-        """Codes [B, K, T] of x [B, T, E]."""
+    def quantise(self, x: Tensor, levels: int | None = None) -> Tensor:
+        """Codes [B, K, T] of x [B, T, E]; of the first `levels` codebooks only, if given."""
         B, T, E = x.shape
         residual, codes = x.reshape(-1, E), []
-        for level in range(len(self.codebooks)):
+        for level in range(levels or len(self.codebooks)):
             index = self.nearest(residual, level)
             residual = residual - self.codebooks[level][index]
             codes.append(index.view(B, T))
@@ -83,30 +84,48 @@ class ResidualQuantiser(nn.Module):
         flat = x.detach().reshape(-1, E).float()
         total, residual = torch.zeros_like(flat), flat
         kept = levels.repeat_interleave(T)
+        residuals, codes = [], []
+        untouched = not bool(self.usage.any())
         for level in range(len(self.codebooks)):
+            if untouched:  # a level must start at the size of what the levels before it leave over
+                picks = torch.randint(
+                    len(flat), (self.codebooks.shape[1],), generator=generator, device=x.device
+                )
+                self.codebooks[level] = residual[picks]
             index = self.nearest(residual, level)
             chosen = self.codebooks[level][index]
-            self.follow(residual, index, level, generator)
+            residuals.append(residual)
+            codes.append(index)
             total = total + chosen * (kept > level)[:, None]
             residual = residual - chosen
+        self.follow(torch.stack(residuals), torch.stack(codes), generator)
         quantised = total.view(B, T, E)
         commitment = F.mse_loss(x, quantised)
         return x + (quantised - x).detach(), commitment
 
     @torch.no_grad()
-    def follow(self, x: Tensor, index: Tensor, level: int, generator: torch.Generator) -> None:
-        """Move one level's codes to the running mean of what they were chosen for."""
-        V = self.codebooks.shape[1]
-        counts = torch.bincount(index, minlength=V).to(x.dtype)
-        sums = torch.zeros_like(self.sums[level]).index_add_(0, index, x)
-        self.usage[level].mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        self.sums[level].mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        seat = len(x) / V  # an average share of the vectors
-        dead = self.usage[level] < self.revive_below * seat
-        picks = torch.randint(len(x), (V,), generator=generator, device=x.device)
-        self.usage[level] = torch.where(dead, seat, self.usage[level])
-        self.sums[level] = torch.where(dead[:, None], x[picks] * seat, self.sums[level])
-        self.codebooks[level] = self.sums[level] / self.usage[level][:, None].clamp_min(1e-6)
+    def follow(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> None:
+        """Move every code to the running mean of what it was chosen for; revive the dead ones.
+
+        Args:
+            x: What each level was given to quantise [K, N, E].
+            codes: What it chose [K, N].
+            generator: Draws the vectors that unused codes are put on.
+        """
+        K, V, E = self.codebooks.shape
+        N = x.shape[1]
+        counts = torch.zeros_like(self.usage).scatter_add_(1, codes, x.new_ones(K, N))
+        rows = codes + V * torch.arange(K, device=codes.device)[:, None]  # in all levels' codes
+        sums = x.new_zeros(K * V, E).index_add_(0, rows.flatten(), x.flatten(0, 1)).view(K, V, E)
+        self.usage.mul_(self.decay).add_(counts, alpha=1 - self.decay)
+        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        seat = N / V  # an average share of the vectors
+        dead = self.usage < self.revive_below * seat
+        picks = torch.randint(N, (K, V), generator=generator, device=x.device)
+        drawn = x[torch.arange(K, device=x.device)[:, None], picks]  # [K, V, E]
+        self.usage.masked_fill_(dead, seat)
+        self.sums.copy_(torch.where(dead[..., None], drawn * seat, self.sums))
+        self.codebooks.copy_(self.sums / self.usage[..., None].clamp_min(1e-6))
 
 
 class RvqCodec(Autoencoder):
@@ -121,6 +140,19 @@ class RvqCodec(Autoencoder):
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         self.quantiser = ResidualQuantiser(config)
 
+    def use_levels(self, levels: int) -> None:
+        """Work with the first `levels` codebooks only, from now on.
+
+        Each level quantises what the levels before it left over, so the first codes of a frame
+        are the same however many follow.
+
+        Raises:
+            InputError: If the codec has no such number of codebooks.
+        """
+        if not 1 <= levels <= len(self.quantiser.codebooks):
+            raise InputError(f"{levels} levels of a codec that has {len(self.quantiser.codebooks)}")
+        self.n_codebooks = levels
+
     @property
     def bits_per_second(self) -> float:
         """Codebooks times bits per code times frames per second."""
@@ -128,7 +160,9 @@ class RvqCodec(Autoencoder):
 
     def encode(self, wave: Tensor) -> Tensor:
         """Audio [B, S] to codes [B, K, T]."""
-        return self.quantiser.quantise(self.to_latent(self.encoder(self.pad(wave))))
+        return self.quantiser.quantise(
+            self.to_latent(self.encoder(self.pad(wave))), self.n_codebooks
+        )
 
     def dequantise(self, frames: Tensor) -> Tensor:
         """Codes [B, K, T] to the sum of their vectors [B, T, E]."""

@@ -1,1 +1,1 @@
-"""Corpora: stories and their speech, folders of yours, and the shards that training reads."""
+"""Corpora: stories and their speech, played music, folders of yours, and shards for training."""

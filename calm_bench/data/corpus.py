@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 Split = Literal["train", "validation", "test"]
+CorpusKind = Literal["speech", "music", "folder"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -32,7 +33,8 @@ class Item(StrictModel):
 
     `audio` is relative to the corpus folder, or absolute where the user's own file is left in its
     place. `sha256` is the file's; `words` are [word, start, end] in seconds, None where unknown.
-    `text_source` tells a text that came with the audio from one that a recogniser heard.
+    `text_source` tells a text that came with the audio from one that a recogniser heard. `work` is
+    the composition that is played, and `licence` says on which terms its score was had.
     """
 
     id: str
@@ -45,6 +47,8 @@ class Item(StrictModel):
     text: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
     text_source: Literal["given", "transcribed"] = "given"
+    work: str | None = None
+    licence: str | None = None
 
 
 class Skipped(StrictModel):
@@ -57,7 +61,7 @@ class Skipped(StrictModel):
 class CorpusCard(StrictModel):
     """corpus.json: how a corpus was made, what it holds, what was left out and what was checked."""
 
-    kind: Literal["speech", "folder"]
+    kind: CorpusKind
     settings: dict[str, Any]
     counts: dict[str, float]
     skipped: tuple[Skipped, ...] = ()
@@ -82,7 +86,7 @@ def write_corpus(
     folder: Path,
     items: Sequence[Item],
     *,
-    kind: Literal["speech", "folder"],
+    kind: CorpusKind,
     settings: Mapping[str, Any],
     skipped: Sequence[Skipped] = (),
     checks: Mapping[str, Any] | None = None,

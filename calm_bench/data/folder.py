@@ -110,6 +110,8 @@ def _item(candidate: Candidate, found: Facts, options: FolderOptions) -> Item:
         sha256=found.sha256,
         text=text,
         words=words,
+        work=candidate.work,
+        licence=candidate.licence,
     )
 
 

@@ -31,7 +31,8 @@ class Candidate:
 
     Attributes:
         split: Given by the source; None where the hash decides.
-        group: What must not be torn between splits, a speaker; None if every file is its own.
+        group: What must not be torn between splits, a speaker or a work; None if every file is its
+            own.
     """
 
     id: str
@@ -40,6 +41,8 @@ class Candidate:
     words: tuple[tuple[str, float, float], ...] | None = None
     split: Split | None = None
     group: str | None = None
+    work: str | None = None
+    licence: str | None = None
 
 
 class ManifestLine(StrictModel):
@@ -51,6 +54,8 @@ class ManifestLine(StrictModel):
     words: tuple[tuple[str, float, float], ...] | None = None
     split: Split | None = None
     speaker: str | None = None
+    work: str | None = None
+    licence: str | None = None
     sample_rate: int | None = Field(default=None, description="read from the file instead")
     channels: int | None = Field(default=None, description="read from the file instead")
     seconds: float | None = Field(default=None, description="read from the file instead")
@@ -160,7 +165,9 @@ def _manifest(source: Path) -> list[Candidate]:
                 text=line.text if given else None,
                 words=line.words if given else None,
                 split=line.split,
-                group=line.speaker,
+                group=line.speaker or line.work,
+                work=line.work,
+                licence=line.licence,
             )
         )
     return found

@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from calm_bench.asr import Recognizer
 
 __all__ = [
-    "NEEDS_WHOLE_CLIP",
     "LoadedPrompt",
     "load_prompt",
     "load_prompts",
+    "plays_recording",
+    "present_prompts",
     "prompt_samples",
     "read_prompt_specs",
     "transcribe_prompt",
     "write_prompts",
 ]
 
-NEEDS_WHOLE_CLIP = frozenset({"reference", "vae_round_trip", "rvq_round_trip"})
-"""Reference rows that play the real continuation, so the prompts must go on that far."""
+
+def plays_recording(row: str) -> bool:
+    """Whether a reference row is made of the real continuation, so that prompts must go on."""
+    return row in ("reference", "noise") or row.endswith("_round_trip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,19 @@ def read_prompt_specs(path: Path) -> list[PromptSpec]:
     return list(specs.values())
 
 
+def present_prompts(specs: Sequence[PromptSpec], root: Path) -> list[PromptSpec]:
+    """The head of a list whose audio a wheel carries: 8 of every list. Elsewhere the whole list.
+
+    Where more than a tail is missing, files were lost: then all are returned, and reading them
+    says which.
+    """
+    if not paths.is_packaged(root):
+        return list(specs)
+    there = [paths.inside(root, spec.audio).is_file() for spec in specs]
+    whole = there.index(False) if False in there else len(there)
+    return list(specs) if any(there[whole:]) or whole == 0 else list(specs[:whole])
+
+
 def load_prompts(
     spec: BenchmarkSpec,
     *,
@@ -203,8 +219,9 @@ def load_prompt(
             "it was changed or is damaged"
         )
     wave, rate = read_audio(path, sample_rate)
-    whole = bool(NEEDS_WHOLE_CLIP.intersection(spec.references))
-    needed = spec.seconds if whole else spec.prompt_seconds
+    whole = any(plays_recording(row) for row in spec.references)
+    seconds = spec.reference_seconds or spec.seconds
+    needed = seconds if whole else spec.prompt_seconds
     if len(wave) < round(needed * rate):
         part = "prompt and reference continuation" if whole else "prompt"
         raise InputError(
@@ -216,7 +233,7 @@ def load_prompt(
     words = _timed(prompt)
     return LoadedPrompt(
         id=prompt.id,
-        wave=wave[: round(spec.seconds * rate)],
+        wave=wave[: round(seconds * rate)],
         sample_rate=rate,
         sha256=prompt.sha256,
         words=words,

@@ -5,10 +5,6 @@ the same counts and seed give the same samples, on any number of cores and after
 """
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,11 +13,12 @@ from typing import Any, cast
 
 from calm_bench import paths
 from calm_bench.audio import read_audio
+from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import CorpusCard, Item, Split, read_card, write_corpus
 from calm_bench.data.speech_checks import check_overlap, check_times
 from calm_bench.data.stories import Story, write_stories
-from calm_bench.errors import BenchError, InputError, MissingExtraError
-from calm_bench.files import disk_errors, locked, replace
+from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.files import disk_errors, locked
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, file_hash
@@ -175,37 +172,14 @@ def speak_chunk(job: dict[str, Any], path: Path, heard: Callable[[], None]) -> N
     Raises:
         BenchError: If the worker fails; the message ends with its last line.
     """
-    spoken: list[str] = []
-    with tempfile.TemporaryFile("w+") as problems:
-        worker = subprocess.Popen(
-            [sys.executable, str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=problems,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            with worker.stdin as stdin:
-                stdin.write(json.dumps(job))
-            for line in worker.stdout:
-                spoken.append(line)
-                heard()
-        except BrokenPipeError:
-            pass  # the worker died before it read its job: its exit code and last words follow
-        except BaseException:
-            worker.kill()
-            raise
-        finally:
-            worker.stdout.close()
-            code = worker.wait()
-        problems.seek(0)
-        last = (problems.read().strip().splitlines() or ["no message"])[-1]
-    if code or len(spoken) != len(job["stories"]):
-        raise BenchError(f"Piper failed while speaking {path.stem} (exit code {code}): {last}")
-    replace(path, "".join(spoken).encode())
+    run_worker(
+        [str(WORKER)],
+        job,
+        path,
+        heard,
+        n_lines=len(job["stories"]),
+        doing="Piper failed while speaking",
+    )
 
 
 def read_chunk(out: Path, index: int, stories: Sequence[Story]) -> list[dict[str, Any]]:

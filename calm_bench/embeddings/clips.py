@@ -100,7 +100,7 @@ class ClipEmbedder:
     def embed(self, clips: Sequence[Clip]) -> EmbeddedClips:
         """Vectors [N, E] of each clip's continuation; none is computed twice."""
         recipe = content_hash(self.recipe)
-        keys = {c.clip_id: content_hash(c.clip_id, c.prompt_seconds, recipe) for c in clips}
+        keys = {c.clip_id: content_hash(c.clip_id, *c.span, recipe) for c in clips}
         notes = {clip.clip_id: note for clip in clips if (note := self._too_short(clip))}
         found: dict[str, Vectors] = {}
         missing: dict[str, Clip] = {}

@@ -51,10 +51,11 @@ class _PackageEmbedding(Embedding):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Package, model and the hash of its weights."""
+        weights = self._weights_hash  # first, because it says what to do without the package
         return {
             "package": f"{_PACKAGE} {importlib.metadata.version(_PACKAGE)}",
             "model": self.model,
-            "weights_sha256": self._weights_hash,
+            "weights_sha256": weights,
         }
 
     def embed(self, waves: Sequence[Wave]) -> list[NDArray[np.float32]]:

@@ -24,6 +24,13 @@ class Metric(ABC):
     scope: ClassVar[Literal["clip", "set"]]
     needs: ClassVar[frozenset[Need]] = frozenset()
     columns: ClassVar[tuple[Column, ...]]
+    goes_beyond_reference: ClassVar[bool] = False
+    """Whether it knows what to do where clips go on after the reference has ended."""
+
+    @property
+    def own_columns(self) -> tuple[Column, ...]:
+        """The columns of this instance, where their number depends on the clips' length."""
+        return self.columns
 
     @property
     @abstractmethod

@@ -37,6 +37,7 @@ class VectorSet:
 
     by_prompt: Mapping[str, Floats]
     clip_ids: tuple[str, ...]
+    spans: tuple[tuple[float, ...], ...]
     notes: Mapping[str, str]
 
     @property
@@ -86,6 +87,7 @@ class EmbeddingMetric(Metric):
         return VectorSet(
             by_prompt={prompt: np.concatenate(parts) for prompt, parts in rows.items()},
             clip_ids=tuple(sorted(clip.clip_id for clip in used)),
+            spans=tuple(sorted({clip.span for clip in used})),
             notes=embedded.notes,
         )
 

@@ -53,7 +53,7 @@ class _Measured:
 
     value: float
     deleted: Floats  # [G]
-    limit: Limit | str  # or why there is none
+    limit: Limit | str | None  # why there is none, or None where nobody asked
 
 
 class FadMetric(EmbeddingMetric):
@@ -66,12 +66,19 @@ class FadMetric(EmbeddingMetric):
     )
 
     def __init__(
-        self, embedding: str | Embedding = DEFAULT_EMBEDDING, cache: VectorCache | None = None
+        self,
+        embedding: str | Embedding = DEFAULT_EMBEDDING,
+        cache: VectorCache | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
-        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
+        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs.
+
+        `quiet` leaves the warning of small sets to another metric of the same run.
+        """
         super().__init__(embedding, cache)
         self._measured: dict[str, _Measured] = {}
-        self._said_few = False
+        self._said_few = quiet
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -97,7 +104,7 @@ class FadMetric(EmbeddingMetric):
         if fad.low is not None:
             fad = replace(fad, low=max(fad.low, 0.0))
         counts = {"n_groups": float(len(groups))}
-        if isinstance(found.limit, str):
+        if not isinstance(found.limit, Limit):
             fad_inf = Estimate(value=None, n=ours.n_clips, reason=found.limit)
         else:
             fad_inf = student_interval(found.limit.value, found.deleted, ours.n_clips)
@@ -122,15 +129,44 @@ class FadMetric(EmbeddingMetric):
         a, b = self._measure(ours, theirs, groups), self._measure(base, theirs, groups)
         deleted = a.deleted - b.deleted
         fad = student_interval(a.value - b.value, deleted, ours.n_clips)
-        if isinstance(a.limit, str) or isinstance(b.limit, str):
-            reason = a.limit if isinstance(a.limit, str) else str(b.limit)
+        if not (isinstance(a.limit, Limit) and isinstance(b.limit, Limit)):
+            reason = a.limit if isinstance(a.limit, str) else b.limit
+            assert isinstance(reason, str)
             return {"fad": fad, "fad_inf": Estimate(value=None, n=ours.n_clips, reason=reason)}
         gap = a.limit.value - b.limit.value
         return {"fad": fad, "fad_inf": student_interval(gap, deleted, ours.n_clips)}
 
-    def _measure(self, ours: VectorSet, theirs: VectorSet, groups: list[list[str]]) -> _Measured:
+    def distance(
+        self,
+        clips: Sequence[Clip],
+        reference: Sequence[Clip],
+        baseline: Sequence[Clip] | None = None,
+    ) -> Estimate:
+        """The plain distance with its interval, or by how much it exceeds that of a baseline."""
+        sides = [list(clips)]
+        if baseline is not None:
+            shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
+            sides = [[c for c in row if c.pair_key in shared] for row in (clips, baseline)]
+        rows = [self.vectors_of(side) for side in sides]
+        theirs = self.vectors_of(reference)
+        for row in rows:
+            if refused := self._refusal(row, theirs):
+                return Estimate(value=None, n=rows[0].n_clips, reason=refused)
+        groups = deal_groups([row.by_prompt for row in (*rows, theirs)], _SEED)
+        found = [self._measure(row, theirs, groups, limit=False) for row in rows]
+        if baseline is None:
+            fad = student_interval(found[0].value, found[0].deleted, rows[0].n_clips)
+            return fad if fad.low is None else replace(fad, low=max(fad.low, 0.0))
+        ours, base = found
+        gap, deleted = ours.value - base.value, ours.deleted - base.deleted
+        return student_interval(gap, deleted, rows[0].n_clips)
+
+    def _measure(
+        self, ours: VectorSet, theirs: VectorSet, groups: list[list[str]], *, limit: bool = True
+    ) -> _Measured:
         """The distances of one set from the reference; each pair of sets is measured once."""
-        key = content_hash(ours.clip_ids, theirs.clip_ids, groups)
+        sets = [[side.clip_ids, side.spans] for side in (ours, theirs)]
+        key = content_hash(sets, groups, limit)
         if key not in self._measured:
             a = Groups.of_prompts(ours.by_prompt, groups)
             b = Groups.of_prompts(theirs.by_prompt, groups)
@@ -144,7 +180,7 @@ class FadMetric(EmbeddingMetric):
                 deleted=np.array([distance(1.0 - one) for one in np.eye(G)])
                 if G > 1
                 else np.ones(0),
-                limit=self._limit(distance, ours, theirs, G),
+                limit=self._limit(distance, ours, theirs, G) if limit else None,
             )
         return self._measured[key]
 

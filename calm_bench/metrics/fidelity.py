@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from calm_bench.audio import RESAMPLER, resample
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.metrics.spectra import mel_power
+from calm_bench.spectra import mel_power
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
 
 __all__ = [

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.metrics.base import Metric
-from calm_bench.metrics.spectra import mel_power
+from calm_bench.spectra import mel_power
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
 __all__ = [

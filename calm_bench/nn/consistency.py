@@ -11,70 +11,31 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from calm_bench.config import StrictModel
+from calm_bench.nn.trigflow import TimeLaw, Velocity, noised
 
 __all__ = [
     "ConsistencyConfig",
     "ConsistencyTerms",
-    "TimeWeight",
     "consistency_target",
     "consistency_terms",
-    "draw_times",
     "sample_consistency",
     "uniform_times",
 ]
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""F of noisy latents [R, C] and times [R], contexts bound: [R, C]."""
 
-
-class ConsistencyConfig(StrictModel):
-    """What the paper leaves open.
+class ConsistencyConfig(TimeLaw):
+    """What the paper leaves open of consistency training, besides the law of t.
 
     Attributes:
-        time_mean: t = arctan(e^u), u ~ N(time_mean, time_std^2). The default is sCM's law at unit
-            variance, -1 + ln 2.
-        at_noise: Share of rows at exactly t = pi/2, where one-step sampling starts.
         warmup: Steps over which the part of the tangent beyond flow matching grows to full size.
         normalise_tangent: Divide the tangent by its RMS plus `tangent_constant`, per row.
-        multiplier: Copies of each frame with times and noise of their own (paper: 8).
     """
 
-    time_mean: float = -1.0 + math.log(2.0)
-    time_std: float = 1.4
-    at_noise: float = 0.03
     warmup: int = 1000
     normalise_tangent: bool = True
     tangent_constant: float = 0.1
-    multiplier: int = 8
-
-
-class TimeWeight(nn.Module):
-    """The adaptive weight w(t): a small MLP that starts at zero."""
-
-    def __init__(self, width: int = 32) -> None:
-        """Three ReLU layers."""
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        )
-        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Times [R] to log-weights [R]."""
-        y: Tensor = self.layers(t[:, None])
-        return y.squeeze(-1)
-
-
-def draw_times(rows: int, config: ConsistencyConfig, generator: torch.Generator) -> Tensor:
-    """Times [R] in (0, pi/2] on the generator's device."""
-    device = generator.device
-    u = torch.randn(rows, generator=generator, device=device) * config.time_std + config.time_mean
-    at_noise = torch.rand(rows, generator=generator, device=device) < config.at_noise
-    return torch.where(at_noise, math.pi / 2, u.exp().atan())
 
 
 def consistency_target(
@@ -135,8 +96,7 @@ def consistency_terms(
         config: Normalisation of the tangent.
         ramp: How far the tangent has warmed up, from 0 to 1.
     """
-    cos, sin = t.cos()[:, None], t.sin()[:, None]
-    x_t, v = cos * x + sin * noise, cos * noise - sin * x
+    x_t, v = noised(x, t, noise)
     held, g = consistency_target(velocity, x_t, t, v, config, ramp)
     w = weight(t)
     moving = velocity(x_t, t).float()

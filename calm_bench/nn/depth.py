@@ -24,6 +24,11 @@ class DepthConfig(StrictModel):
     """Shape of the depth transformer; `schedule` maps each codebook to one of the weight sets.
 
     `dropout` acts in training on the input and on what every residual branch adds.
+
+    Attributes:
+        shared_inputs: One projection of the context per weight set, not per codebook.
+        table_rank: Rank of each codebook's input and output tables; None: full. With many codebooks
+            of few entries the tables would outweigh everything else.
     """
 
     dim: int
@@ -31,6 +36,8 @@ class DepthConfig(StrictModel):
     heads: int
     mlp_dim: int
     schedule: tuple[int, ...]
+    shared_inputs: bool = False
+    table_rank: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
@@ -110,6 +117,8 @@ class DepthLayer(nn.Module):
 class DepthTransformer(nn.Module):
     """Codes of a frame from its context, with teacher forcing or by sampling."""
 
+    schedule: Tensor
+
     def __init__(
         self, config: DepthConfig, context: int, codebook_size: int, text_size: int | None
     ) -> None:
@@ -117,12 +126,19 @@ class DepthTransformer(nn.Module):
         super().__init__()
         self.config = config
         K, W, V = len(config.schedule), config.dim, codebook_size
-        self.inputs = nn.Parameter(torch.randn(K, W, context) * context**-0.5)
+        R = config.table_rank or W
+        inputs = config.n_sets if config.shared_inputs else K
+        self.inputs = nn.Parameter(torch.randn(inputs, W, context) * context**-0.5)
         self.text = None if text_size is None else nn.Embedding(text_size, W)
-        self.tables = nn.Parameter(torch.randn(K, V + 1, W) * 0.3)
+        self.tables = nn.Parameter(torch.randn(K, V + 1, R) * 0.3)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList([DepthLayer(config) for _ in range(config.layers)])
-        self.outputs = nn.Parameter(torch.randn(K, V, W) * W**-0.5)
+        self.outputs = nn.Parameter(torch.randn(K, V, R) * R**-0.5)
+        self.table_maps: nn.Parameter | None = None
+        self.output_maps: nn.Parameter | None = None
+        if config.table_rank is not None:
+            self.table_maps = nn.Parameter(torch.randn(K, R, W) * R**-0.5)
+            self.output_maps = nn.Parameter(torch.randn(K, W, R) * W**-0.5)
         self.register_buffer("schedule", torch.tensor(config.schedule), persistent=False)
         if self.text is not None:
             nn.init.normal_(self.text.weight, std=0.3)
@@ -138,8 +154,12 @@ class DepthTransformer(nn.Module):
         N, K = codes.shape
         assert len(self.config.schedule) == K
         x = torch.einsum("nd,kwd->knw", z, self.inputs)
+        if self.config.shared_inputs:
+            x = x[self.schedule]
         levels = torch.arange(K - 1, device=codes.device)[:, None]
-        previous = self.tables[levels, codes[:, :-1].T]  # [K - 1, N, W]
+        previous = self.tables[levels, codes[:, :-1].T]  # [K - 1, N, R]
+        if self.table_maps is not None:
+            previous = torch.bmm(previous, self.table_maps[:-1])
         first = (
             x.new_zeros(1, N, x.shape[2])
             if self.text is None or text is None
@@ -148,6 +168,8 @@ class DepthTransformer(nn.Module):
         x = self.dropout(x + torch.cat([first.to(x.dtype), previous.to(x.dtype)]))
         for layer in self.layers:
             x = layer(x, self.schedule)
+        if self.output_maps is not None:
+            x = torch.bmm(x, self.output_maps)
         return torch.bmm(x, self.outputs.transpose(1, 2)).transpose(0, 1)
 
     def new_cache(self, batch_size: int, like: Tensor) -> Tensor:
@@ -171,15 +193,22 @@ class DepthTransformer(nn.Module):
         x_all = torch.einsum("nd,kwd->knw", z, self.inputs)
         codes: list[Tensor] = []
         for k, index in enumerate(self.config.schedule):
-            x = x_all[k]
+            x = x_all[index if self.config.shared_inputs else k]
             if k > 0:
-                x = x + self.tables[k - 1][codes[-1]]
+                x = x + self._embed(codes[-1], k - 1)
             elif self.text is not None and text is not None:
                 x = x + self.text(text)
             for layer, layer_cache in zip(self.layers, cache, strict=True):
                 x = layer.step(x, k, index, layer_cache)  # type: ignore[operator]
+            if self.output_maps is not None:
+                x = x @ self.output_maps[k]
             codes.append(choose(F.linear(x, self.outputs[k]), draws[:, k]))
         return torch.stack(codes, dim=1)
+
+    def _embed(self, codes: Tensor, level: int) -> Tensor:
+        """Codes [N] of one codebook to [N, W]."""
+        rows = self.tables[level][codes]
+        return rows if self.table_maps is None else rows @ self.table_maps[level]
 
 
 class Chooser:

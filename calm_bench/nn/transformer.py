@@ -90,6 +90,10 @@ class KvCache:
             self.buffer[:, :, :, :, :keep] = self.buffer[
                 :, :, :, :, self.length - keep : self.length
             ].clone()
+            if self.key_mask is not None:
+                mask = torch.ones_like(self.key_mask)
+                mask[:, :keep] = self.key_mask[:, self.length - keep : self.length]
+                self.key_mask = mask
             self.length = keep
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

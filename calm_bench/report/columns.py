@@ -8,10 +8,12 @@ from typing import Any
 from calm_bench.report.numbers import decimals_of, heading
 from calm_bench.store import Cell, ColumnInfo, ResultRow, Results
 
-__all__ = ["SPEED_COLUMNS", "Shown", "shown_columns", "shown_recipes", "steps_vary"]
+__all__ = ["SPEED_COLUMNS", "Shown", "shown_columns", "shown_recipes", "steps_vary", "swept"]
 
 SPEED_COLUMNS = ("overall_speedup", "head_speedup", "head_share")
 """What stands before the quality columns, as in the paper's tables."""
+
+APART = "columns through different embeddings are not comparable with each other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,7 @@ class Shown:
 
     Attributes:
         note: What sets this recipe apart, where the column has more than one.
+        embedding: What it looks through, where that is what sets it apart.
     """
 
     column: ColumnInfo
@@ -27,16 +30,29 @@ class Shown:
     rows: Mapping[str, ResultRow]
     decimals: int
     note: str | None = None
+    embedding: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The column's name in words, and what it looks through."""
+        return self.column.label + (f", {self.embedding}" if self.embedding else "")
 
     @property
     def heading(self) -> str:
         """What the column is headed by."""
-        return heading(self.column)
+        return heading(self.column.model_copy(update={"label": self.label}))
+
+    @property
+    def key(self) -> str:
+        """A name that no other column of the run has: `wer`, `fad[mel]`, `wer@<recipe>`."""
+        if self.embedding:
+            return f"{self.column.name}[{self.embedding}]"
+        return self.column.name + (f"@{self.recipe_id}" if self.note else "")
 
     @property
     def is_speed(self) -> bool:
-        """Whether the column says how fast, not how good."""
-        return self.column.name in SPEED_COLUMNS
+        """Whether the column says how fast, not how good: no metric gave it."""
+        return self.column.metric is None
 
     def value(self, cell_id: str) -> float | None:
         """The number of one cell."""
@@ -47,10 +63,12 @@ class Shown:
 def shown_columns(results: Results, *, everything: bool = False) -> list[Shown]:
     """The columns of the table in order, each recipe of a column apart from the others.
 
-    With `everything`, the columns that the benchmark shows are followed by all the others.
+    With `everything`, the columns that the benchmark shows are followed by all the others. A
+    benchmark that names none shows all but those over time.
     """
     known = {column.name: column for column in results.columns}
-    wanted = (*results.table, *known) if everything or not results.table else results.table
+    whole = [column.name for column in results.columns if column.span is None]
+    wanted = (*results.table, *known) if everything else results.table or whole
     names = [name for name in SPEED_COLUMNS if name in known]
     names += [name for name in wanted if name in known and name not in names]
     return [shown for name in names for shown in _by_recipe(results, known[name])]
@@ -64,10 +82,15 @@ def shown_recipes(results: Results) -> dict[str, dict[str, Any]]:
 
 def steps_vary(cells: Iterable[Cell]) -> bool:
     """Whether some system stands in the table with more than one number of head steps."""
+    return bool(swept(cells))
+
+
+def swept(cells: Iterable[Cell]) -> set[str]:
+    """The labels of the systems that stand in the table with more than one number of head steps."""
     steps: dict[str, set[int | None]] = defaultdict(set)
     for cell in cells:
         steps[cell.label].add(cell.head_steps)
-    return any(len(found) > 1 for found in steps.values())
+    return {label for label, found in steps.items() if len(found) > 1}
 
 
 def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
@@ -77,10 +100,28 @@ def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
             recipes.setdefault(row.recipe_id, {})[row.cell_id] = row
     recipes = _spread_missing(recipes)
     decimals = decimals_of(column, (r.value for rows in recipes.values() for r in rows.values()))
-    notes = _recipe_notes([results.recipes.get(key or "", {}) for key in recipes])
+    found = [results.recipes.get(key or "", {}) for key in recipes]
+    through = [recipe.get("embedding") for recipe in found]
+    apart = len(found) > 1 and None not in through and len(set(through)) == len(found)
+    if apart:  # numbers of different kinds: each has decimals of its own
+        places = [
+            decimals_of(column, (r.value for r in rows.values())) for rows in recipes.values()
+        ]
+    else:
+        places = [decimals] * len(recipes)
+    notes = [APART] * len(found) if apart else _recipe_notes(found)
     return [
-        Shown(column=column, recipe_id=recipe_id, rows=rows, decimals=decimals, note=note)
-        for (recipe_id, rows), note in zip(recipes.items(), notes, strict=True)
+        Shown(
+            column=column,
+            recipe_id=recipe_id,
+            rows=rows,
+            decimals=digits,
+            note=note,
+            embedding=embedding if apart else None,
+        )
+        for (recipe_id, rows), digits, note, embedding in zip(
+            recipes.items(), places, notes, through, strict=True
+        )
     ]
 
 

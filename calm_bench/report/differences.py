@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from calm_bench.report.columns import Shown, shown_columns, steps_vary
-from calm_bench.report.numbers import interval_text, signed, temperature_text
+from calm_bench.report.columns import Shown, shown_columns, swept
+from calm_bench.report.numbers import interval_text, signed, steps_text, temperature_text
 from calm_bench.report.tables import NO_REASON, Table, Text
 from calm_bench.store import Cell, Difference, Results
 
@@ -19,11 +19,12 @@ Naming = Callable[[Cell, Cell], tuple[str, ...]]
 
 def difference_tables(results: Results) -> list[Table]:
     """What temperature changes within a system, and what a system changes against the baseline."""
-    several = steps_vary(results.cells)
+    several = swept(results.cells)
 
     def system(cell: Cell) -> str:
-        steps = f", {cell.head_steps} steps" if several and cell.head_steps else ""
-        return cell.label + steps
+        steps = f", {steps_text(cell)}" if cell.label in several else ""
+        trained = f", training step {cell.training_step}" if cell.training_step else ""
+        return cell.label + steps + trained
 
     def sweep(a: Cell, b: Cell) -> tuple[str, ...]:
         return system(a), f"{_temperatures(b)} → {_temperatures(a)}"

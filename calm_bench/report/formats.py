@@ -1,7 +1,5 @@
 """Tables as Markdown, as LaTeX (booktabs), and their numbers as CSV."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 
@@ -115,24 +113,28 @@ def _label(text: str) -> str:
 
 def to_csv(results: Results) -> str:
     """All numbers of the run, unrounded: per column value, low, high, n, reason and recipe."""
-    columns = shown_columns(results, everything=True)
-    parts = ("low", "high", "n", "reason", "recipe_id")
-    settings = ("temperature", "temperature_kind", "text_temperature", "head_steps")
-    headings = ["cell_id", "system", "kind", "baseline", *settings, "n_ok", "n_tried"]
-    for shown in columns:
-        name = shown.column.name
-        name += f"@{shown.recipe_id}" if shown.note else ""
-        headings += [name, *(f"{name}_{part}" for part in parts)]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(headings)
-    for cell in results.cells:
-        count = results.trials.get(cell.cell_id)
-        counts = [count.ok, count.ok + count.failed] if count else ["", ""]
-        row = [cell.cell_id, cell.label, cell.kind, cell.baseline]
-        row += [getattr(cell, name) for name in settings] + counts
-        for shown in columns:
-            found = shown.rows.get(cell.cell_id)
-            row += [getattr(found, part, None) for part in ("value", *parts)]
-        writer.writerow(row)
-    return out.getvalue()
+    from pandas import DataFrame
+
+    cells = results.cells
+    settings = ["temperature", "temperature_kind", "text_temperature", "head_steps"]
+    if any(cell.training_step is not None for cell in cells):
+        settings.append("training_step")
+    columns = {
+        "cell_id": [cell.cell_id for cell in cells],
+        "system": [cell.label for cell in cells],
+        **{
+            name: [getattr(cell, name) for cell in cells]
+            for name in ("kind", "baseline", *settings)
+        },
+    }
+    counts = [results.trials.get(cell.cell_id) for cell in cells]
+    columns["n_ok"] = [count and count.ok for count in counts]
+    columns["n_tried"] = [count and count.ok + count.failed for count in counts]
+    for shown in shown_columns(results, everything=True):
+        found = [shown.rows.get(cell.cell_id) for cell in cells]
+        columns[shown.key] = [getattr(row, "value", None) for row in found]
+        for part in ("low", "high", "n", "reason", "recipe_id"):
+            columns[f"{shown.key}_{part}"] = [getattr(row, part, None) for row in found]
+    # Objects, because a column of integers with a gap would turn into floats.
+    text: str = DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    return text

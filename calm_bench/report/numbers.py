@@ -13,6 +13,7 @@ __all__ = [
     "interval_text",
     "plain_number",
     "signed",
+    "steps_text",
     "temperature_text",
     "value_text",
 ]
@@ -80,11 +81,18 @@ def temperature_text(value: float | None) -> str:
     return "" if value is None else str(float(value))
 
 
+def steps_text(cell: Cell) -> str:
+    """A row's head steps in words."""
+    return f"{cell.head_steps} step{'s' if cell.head_steps != 1 else ''}"
+
+
 def cell_name(cell: Cell, *, several_steps: bool = False) -> str:
     """A row's name where it must stand alone: label, temperature and, where they vary, steps."""
     parts = [cell.label]
     if several_steps and cell.head_steps is not None:
-        parts.append(f"{cell.head_steps} step{'s' if cell.head_steps != 1 else ''}")
+        parts.append(steps_text(cell))
+    if cell.training_step is not None:
+        parts.append(f"training step {cell.training_step}")
     if cell.temperature is not None:
         parts.append(f"temp {temperature_text(cell.temperature)}")
     if cell.text_temperature not in (None, cell.temperature):

@@ -1,44 +1,46 @@
 """The listening page: a static HTML file beside the clips, with a column per row of the table.
 
 It needs no server and no network. All text is escaped by the template; paths are quoted and
-relative, so a run folder can be moved or published as it is.
+relative, so a run folder can be moved or published as it is. `write_page` makes the page of one
+run, inside of its folder; `write_site` makes one of several runs, a section each, with copies of
+what it plays.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files as resources
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from calm_bench import audio, paths
-from calm_bench.report.clips import ClipLookup, Word, mark_differences
-from calm_bench.report.columns import Shown, shown_columns, shown_recipes, steps_vary
+from calm_bench import files
+from calm_bench.report.clips import ClipLookup
+from calm_bench.report.columns import shown_columns, shown_recipes, steps_vary
 from calm_bench.report.formats import footnote_mark
-from calm_bench.report.numbers import (
-    TEMPERATURE_KINDS,
-    cell_name,
-    plain_number,
-    temperature_text,
-    value_text,
-)
+from calm_bench.report.numbers import TEMPERATURE_KINDS, temperature_text, value_text
+from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
-from calm_bench.store import Cell, Results, RunStore, TrialRecord
+from calm_bench.store import Cell, Manifest, Results, RunStore
 
-__all__ = ["MAX_ROWS", "write_page"]
+__all__ = ["MAX_ROWS", "Section", "write_page", "write_site"]
 
 MAX_ROWS = 100
-"""Rows of players on the page; more would make it too heavy to open."""
-
-_FOLDER = "page"
+"""Rows of players on the page of a run; more would make it too heavy to open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """A heading and a number under it, or why there is none."""
+class Section:
+    """One run on a page.
 
-    label: str
-    text: str
-    reason: str | None = None
+    Attributes:
+        tables: Shown below the players.
+        plots: Paths of images, relative to the run folder.
+    """
+
+    store: RunStore
+    results: Results
+    tables: Sequence[Table] = ()
+    plots: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,35 +52,33 @@ class PageColumn:
     scores: Sequence[Score]
     is_system: bool
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageClip:
-    """One player: its source and what stands under it; no source means `problem` says why."""
-
-    name: str
-    source: str | None = None
-    start: float = 0.0
-    heard: Sequence[Word] = ()
-    meant: Sequence[Word] = ()
-    scores: Sequence[Score] = ()
-    flags: Sequence[str] = ()
-    problem: str | None = None
+    @property
+    def option(self) -> str:
+        """What the column is called where rows are sorted by it."""
+        return f"{self.name}, {self.details.split(' · ')[0]}" if self.details else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageRow:
-    """A prompt with what every column made of it."""
+class PagePart:
+    """All that the template shows of one run."""
 
-    prompt_id: str
-    seed_index: int
-    prompt: PageClip
-    clips: Sequence[PageClip]
+    results: Results
+    manifest: Manifest
+    columns: Sequence[PageColumn]
+    metrics: Sequence[str]
+    rows: Sequence[PageRow]
+    n_pairs: int
+    several_seeds: bool
+    tables: Sequence[Table]
+    plots: Sequence[str]
+    recipes: str
+    environment: str
 
 
 def write_page(
     store: RunStore, results: Results, tables: Sequence[Table], plots: Sequence[str]
 ) -> None:
-    """Write page/index.html and the prompts it plays.
+    """Write page/index.html into a run's folder, with the prompts and pictures it shows.
 
     Args:
         store: The run; its clips are played from where they lie.
@@ -86,13 +86,35 @@ def write_page(
         tables: Shown below the players.
         plots: Paths of images, relative to the run folder.
     """
+    section = Section(store=store, results=results, tables=tables, plots=plots)
+    folder = PageFolder(store=store, root=store.path("page/index.html").parent)
+    _write(folder.root, [_part(section, folder, MAX_ROWS)])
+
+
+def write_site(sections: Sequence[Section], root: Path, max_rows: int = 8) -> None:
+    """Write a page of several runs that stands alone: `root` can be published as it is.
+
+    Args:
+        sections: The runs in the order of the page.
+        root: The folder of index.html and of all that it plays and shows.
+        max_rows: Rows of players a run; those whose clips are on disk come first.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    parts = []
+    for section in sections:
+        prefix = f"{section.results.run_id}/"
+        folder = PageFolder(store=section.store, root=root, prefix=prefix, alone=True)
+        parts.append(_part(section, folder, max_rows))
+    with files.disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    _write(root, parts)
+
+
+def _write(root: Path, parts: Sequence[PagePart]) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    lookup, manifest = ClipLookup(store), store.read_manifest()
-    # Systems first: that is what one came to hear.
-    cells = sorted(results.cells, key=lambda cell: cell.kind != "system")
-    pairs = lookup.pairs()
-    builder = _RowBuilder(store, lookup, results, cells)
     environment = Environment(
         loader=PackageLoader("calm_bench", "report"),
         autoescape=True,
@@ -101,19 +123,44 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters["mark"] = footnote_mark
+    ours = resources("calm_bench.report")
     text = environment.get_template("page.html.j2").render(
+        parts=parts,
+        style=(ours / "page.css").read_text(encoding="utf-8"),
+        script=(ours / "page.js").read_text(encoding="utf-8"),
+    )
+    files.replace(root / "index.html", text.encode())
+
+
+def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
+    store, results = section.store, section.results
+    lookup, manifest = ClipLookup(store), store.read_manifest()
+    # Systems first: that is what one came to hear.
+    cells = sorted(results.cells, key=lambda cell: cell.kind != "system")
+    builder = RowBuilder(folder, lookup, results, cells)
+    pairs = lookup.pairs()
+    if folder.alone:
+        pairs.sort(key=lambda pair: -_n_clips(builder, pair))
+    environment = manifest.model_dump(include={"environment", "weights", "options"})
+    return PagePart(
         results=results,
         manifest=manifest,
         columns=[_column(results, cell) for cell in cells],
-        rows=[builder.row(index, *pair) for index, pair in enumerate(pairs[:MAX_ROWS])],
+        metrics=[shown.heading.rstrip(" ↑↓") for shown in builder.metrics],
+        rows=[builder.row(index, *pair) for index, pair in enumerate(pairs[:max_rows])],
         n_pairs=len(pairs),
         several_seeds=len({seed for _, seed in pairs}) > 1,
-        tables=tables,
-        plots=plots,
+        tables=section.tables,
+        plots=[folder.link(plot) for plot in section.plots],
         recipes=_json(shown_recipes(results)),
-        environment=_json(manifest.model_dump(include={"environment", "weights", "options"})),
+        environment=_json(environment),
     )
-    store.write_text(f"{_FOLDER}/index.html", text)
+
+
+def _n_clips(builder: RowBuilder, pair: tuple[str, int]) -> int:
+    """For how many cells a prompt has a clip on disk."""
+    trials = (builder.lookup.trial(cell.cell_id, *pair) for cell in builder.cells)
+    return sum(trial is not None and builder.exists(trial) for trial in trials)
 
 
 def _json(data: Mapping[str, Any]) -> str:
@@ -140,76 +187,3 @@ def _column(results: Results, cell: Cell) -> PageColumn:
     name = f"{cell.label}, {cell.head_steps} steps" if steps else cell.label
     system = cell.kind == "system"
     return PageColumn(name=name, details=" · ".join(details), scores=scores, is_system=system)
-
-
-class _RowBuilder:
-    """Gathers the players of a row."""
-
-    def __init__(
-        self, store: RunStore, lookup: ClipLookup, results: Results, cells: Sequence[Cell]
-    ) -> None:
-        self.store, self.lookup, self.cells = store, lookup, cells
-        self.columns = [shown for shown in shown_columns(results) if not shown.is_speed]
-        several = steps_vary(results.cells)
-        self.names = {c.cell_id: cell_name(c, several_steps=several) for c in results.cells}
-
-    def row(self, index: int, prompt_id: str, seed_index: int) -> PageRow:
-        trials = [self.lookup.trial(cell.cell_id, prompt_id, seed_index) for cell in self.cells]
-        pairs = zip(self.cells, trials, strict=True)
-        return PageRow(
-            prompt_id=prompt_id,
-            seed_index=seed_index,
-            prompt=self._prompt(index, trials),
-            clips=[self._clip(self.names[cell.cell_id], trial) for cell, trial in pairs],
-        )
-
-    def _prompt(self, index: int, trials: Sequence[TrialRecord | None]) -> PageClip:
-        """The prompt alone, cut from the real recording or else from a clip that begins with it."""
-        order = sorted(self.cells, key=lambda cell: cell.kind != "reference")
-        by_cell = {trial.cell_id: trial for trial in trials if trial is not None}
-        for cell in order:
-            trial = by_cell.get(cell.cell_id)
-            if trial is None or cell.kind == "silence" or not self._exists(trial):
-                continue
-            end = trial.prompt_seconds
-            wave, rate = audio.read_audio(paths.inside(self.store.root, trial.clip or ""))
-            name = f"prompts/{index:03d}.flac"
-            path = self.store.path(f"{_FOLDER}/{name}")
-            audio.write_flac(path, wave[: round(end * rate)], rate)
-            words = [Word(text=word) for word, start, _ in trial.words or () if start < end]
-            flags = [] if cell.kind == "reference" else [f"as {cell.label} renders it"]
-            if trial.prompt_text_source == "transcribed":
-                flags.append("text transcribed, not given")
-            return PageClip(name="the prompt", source=name, heard=words, flags=flags)
-        return PageClip(name="the prompt", problem="no clip holds it")
-
-    def _exists(self, trial: TrialRecord) -> bool:
-        return trial.clip is not None and paths.inside(self.store.root, trial.clip).is_file()
-
-    def _clip(self, name: str, trial: TrialRecord | None) -> PageClip:
-        if trial is None:
-            return PageClip(name=name, problem="not generated yet")
-        if trial.status == "failed" or trial.clip is None:
-            return PageClip(name=name, problem=f"failed: {trial.error}")
-        if not self._exists(trial):
-            return PageClip(name=name, problem=f"the file {trial.clip} is missing")
-        transcript = self.lookup.transcript(trial)
-        heard_words = transcript.words if transcript else ()
-        meant, heard = mark_differences(trial.words, heard_words, trial.prompt_seconds)
-        return PageClip(
-            name=name,
-            source=f"../{quote(trial.clip)}",
-            start=trial.prompt_seconds,
-            heard=heard,
-            meant=meant if any(w.differs for w in (*meant, *heard)) else (),
-            scores=[score for shown in self.columns if (score := self._score(trial, shown))],
-            flags=transcript.flags if transcript else (),
-        )
-
-    def _score(self, trial: TrialRecord, shown: Shown) -> Score | None:
-        value, note = self.lookup.score(trial, shown)
-        unit = f" ({shown.column.unit})" if shown.column.unit else ""
-        label = shown.column.label + unit
-        if value is not None:
-            return Score(label=label, text=plain_number(value, shown.decimals))
-        return Score(label=label, text="—", reason=note) if note else None

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from calm_bench.report.columns import steps_vary
+from calm_bench.report.columns import swept
 from calm_bench.report.numbers import cell_name
 from calm_bench.store import Cell, LatencyRecord
 
@@ -16,35 +16,48 @@ _PARTS = ("backbone", "head", "codec")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Milliseconds per frame by stage; "other" is what the total holds beyond the three stages."""
+    """Milliseconds by stage; "other" is what the total holds beyond the three stages.
+
+    Attributes:
+        per: What they are for: a frame, or a second of audio where frames differ in length.
+    """
 
     name: str
     ms: Mapping[str, float]
+    per: str = "frame"
 
 
 def stage_times(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> list[StageTimes]:
-    """Per timed row and mode, the median over its rounds of each stage's mean time per frame."""
+    """Per timed row and mode, the median over its rounds of each stage's mean time.
+
+    It is the time of a frame, or of a second of audio where systems differ in frame rate.
+    """
     arms: dict[tuple[str, str], list[LatencyRecord]] = defaultdict(list)
     for record in records:
         if not record.control:
             arms[record.cell_id, record.mode].append(record)
     several_modes = len({mode for _, mode in arms}) > 1
-    several_steps = steps_vary(cells)
+    several_steps = swept(cells)
+    lengths = {record.frame_ns for rounds in arms.values() for record in rounds}
+    per_second = len(lengths) > 1 and None not in lengths
     times = []
     for cell in cells:
         for mode in ("eager", "captured"):
             if rounds := arms.get((cell.cell_id, mode)):
-                name = cell_name(cell, several_steps=several_steps)
+                name = cell_name(cell, several_steps=cell.label in several_steps)
                 name += f" ({mode})" if several_modes else ""
-                times.append(StageTimes(name=name, ms=_per_frame(rounds)))
+                ms = _means(rounds, per_second=per_second)
+                per = "second of audio" if per_second else "frame"
+                times.append(StageTimes(name=name, ms=ms, per=per))
     return times
 
 
-def _per_frame(rounds: Sequence[LatencyRecord]) -> dict[str, float]:
+def _means(rounds: Sequence[LatencyRecord], *, per_second: bool) -> dict[str, float]:
     means: dict[str, list[float]] = defaultdict(list)
     for record in rounds:
+        nanoseconds = 1e-3 * record.frame_ns if per_second and record.frame_ns else 1e6
         per_stage: dict[str, float] = {
-            stage: sum(values) / len(values) / 1e6
+            stage: sum(values) / len(values) / nanoseconds
             for stage, values in record.stage_ns.items()
             if values
         }

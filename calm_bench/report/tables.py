@@ -6,7 +6,7 @@ A value that does not exist is "—" with a footnote that says why.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from calm_bench.report.columns import Shown, shown_columns, steps_vary
+from calm_bench.report.columns import Shown, shown_columns, steps_vary, swept
 from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, temperature_text, value_text
 from calm_bench.store import Cell, Results
 
@@ -94,10 +94,12 @@ def counts_table(results: Results) -> Table:
     table.add_column("System", left=True)
     for name in names:
         table.add_column(name)
+    several = swept(results.cells)
     for cell in results.cells if names else ():
         counts = results.counts.get(cell.cell_id, {})
         texts = [f"{counts[name]:g}" if name in counts else "" for name in names]
-        table.rows.append([Text(text=text) for text in (cell_name(cell), *texts)])
+        name = cell_name(cell, several_steps=cell.label in several)
+        table.rows.append([Text(text=text) for text in (name, *texts)])
     return table
 
 
@@ -110,6 +112,7 @@ def _settings(cells: Sequence[Cell]) -> dict[str, list[str]]:
     }
     if steps_vary(cells):
         columns["head steps"] = [str(cell.head_steps or "") for cell in cells]
+    columns["training step"] = [str(cell.training_step or "") for cell in cells]
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as Grid
 
-__all__ = ["print_table"]
+__all__ = ["print_table", "print_tables"]
 
 _COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
 _NOTE_WIDTH = 100
@@ -25,7 +25,12 @@ def print_table(results: Results, console: "Console") -> None:
 
     A pipe or file has no width to fit: it gets each table in one piece.
     """
-    for table in (main_table(results), *difference_tables(results)):
+    print_tables([main_table(results), *difference_tables(results)], console)
+
+
+def print_tables(tables: Sequence[Table], console: "Console") -> None:
+    """Print tables, each cut between columns where the terminal is too narrow."""
+    for table in tables:
         _print(table, console, console.width if console.is_terminal else None)
 
 

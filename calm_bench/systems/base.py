@@ -61,6 +61,11 @@ class System(nn.Module, ABC):
     def nfe(self, sampling: SamplingParams) -> int:
         """Head evaluations per frame: head steps for CALM, codebooks for the RQ-Transformer."""
 
+    @property
+    def default_head_steps(self) -> int:
+        """Head steps where the caller has no opinion; systems whose head has none say 1."""
+        return 1
+
     @abstractmethod
     def start(
         self,

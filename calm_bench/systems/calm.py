@@ -1,34 +1,56 @@
-"""CALM: continuous latents, each frame drawn by a consistency head in one or a few steps.
+"""CALM: continuous latents, each frame drawn by an MLP head from noise in one or more steps.
 
-B batch, T frames, D width, C latent channels (paper sections 3 and 4; arXiv 2509.06926).
+B batch, T frames, D width, C latent channels, K window (paper sections 3 and 4; arXiv 2509.06926).
+For music the backbone is trained on noised latents and a short-context transformer adds what the
+last clean ones say (`nn/short_context.py`); for speech the paper found no gain in either.
 """
 
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
 from calm_bench.config import StrictModel
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp
-from calm_bench.nn.consistency import TimeWeight, sample_consistency, uniform_times
+from calm_bench.nn.consistency import sample_consistency, uniform_times
+from calm_bench.nn.short_context import ShortContext, ShortContextConfig
 from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.nn.trigflow import TimeWeight, rotation_times, sample_trigflow
 from calm_bench.systems.state import StreamState, TextConfig
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import SamplingParams, TemperatureKind
 
-__all__ = ["CalmConfig", "CalmSystem"]
+__all__ = ["CalmConfig", "CalmSystem", "Sampler"]
+
+Sampler = Literal["consistency", "trigflow"]
+
+DEFAULT_STEPS: dict[Sampler, int] = {"consistency": 1, "trigflow": 100}  # the paper's
 
 
 class CalmConfig(StrictModel):
-    """Backbone, head and text stream; `latent_channels` must be the codec's."""
+    """Backbone, head and streams; `latent_channels` must be the codec's.
+
+    Attributes:
+        sampler: What the head is trained for: consistency in one or a few steps, or following the
+            flow in many. One checkpoint serves any number of steps.
+        head_steps: Steps where the caller names none; None for the sampler's usual number.
+        grid_spread: The TrigFlow sampler's grid, see `rotation_times`; 1 is uniform.
+        noise_injection: Whether training noises what the backbone reads; generation never does.
+    """
 
     backbone: TransformerConfig
     head: AdaLnConfig
     text: TextConfig | None = None
     latent_channels: int
+    sampler: Sampler = "consistency"
+    head_steps: int | None = Field(default=None, ge=1)
+    grid_spread: float = Field(default=1.0, gt=0)
+    noise_injection: bool = False
+    short_context: ShortContextConfig | None = None
 
 
 class CalmSystem(StreamingSystem):
@@ -41,33 +63,76 @@ class CalmSystem(StreamingSystem):
         """Build backbone and head around a VAE codec."""
         super().__init__(config.backbone, config.text, codec, folder)
         C, D = config.latent_channels, config.backbone.dim
+        self.config = config
         self.latent_channels = C
         self.latent_input = nn.Linear(C, D, bias=False)
         self.mlp = AdaLnMlp(config.head, C, D)
         self.time_weight = TimeWeight()  # used in training only
+        self.short: ShortContext | None = None
+        if config.short_context is not None:
+            self.short = ShortContext(config.short_context, C, D)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """Head steps."""
         return sampling.head_steps
+
+    @property
+    def default_head_steps(self) -> int:
+        """The configuration's, or 1 for consistency and 100 for TrigFlow."""
+        return self.config.head_steps or DEFAULT_STEPS[self.config.sampler]
 
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Latents [B, T, C] to [B, T, D]."""
         y: Tensor = self.latent_input(frames)
         return y
 
+    def frame_contexts(self, z: Tensor, frames: Tensor) -> Tensor:
+        """Z = z_long + z_short [B, T, D]; `frames` [B, T, C] are clean, whatever z has read."""
+        z = super().frame_contexts(z, frames)
+        return z if self.short is None else z + self.short(frames)
+
+    def prefill(self, state: StreamState) -> None:
+        """Read the prompts, and the last of them into the short context's window."""
+        super().prefill(state)
+        if self.short is not None:
+            lacking = torch.tensor(state.lacking, device=self.device)
+            state.window = self.short.filled(state.frames[:, : state.prompt_end], lacking)
+
+    def backbone_step(self, state: StreamState) -> Tensor:
+        """Advance backbone, text stream and short context by one frame: contexts Z [B, D]."""
+        z = super().backbone_step(state)
+        if self.short is not None and state.window is not None:
+            z = z + self.short.read(state.window)
+        return z
+
+    def push(self, state: StreamState, frame: Tensor) -> None:
+        """Append the frame, and move the window on by it."""
+        super().push(state, frame)
+        if self.short is not None and state.window is not None:
+            self.short.shift(state.window, frame)
+
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
-        """Gaussian noise [n_frames, head steps, C] of standard deviation sqrt(temperature)."""
-        shape = (n_frames, sampling.head_steps, self.latent_channels)
+        """Gaussian noise [n_frames, noises, C] of standard deviation sqrt(temperature).
+
+        Consistency sampling takes one per head step, TrigFlow one in all.
+        """
+        noises = sampling.head_steps if self.config.sampler == "consistency" else 1
+        shape = (n_frames, noises, self.latent_channels)
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * math.sqrt(sampling.temperature)
 
     def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
-        """One latent [B, C] per row by consistency sampling on the default grid."""
+        """One latent [B, C] per row, in as many steps as the sampling asks for."""
         embedded = self.mlp.embed_context(z)
-        times = uniform_times(state.sampling.head_steps)
-        return sample_consistency(
-            lambda x, t: self.mlp.velocity(x, t, embedded), draws.transpose(0, 1), times
-        )
+        steps = state.sampling.head_steps
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            return self.mlp.velocity(x, t, embedded)
+
+        if self.config.sampler == "trigflow":
+            times = rotation_times(steps, self.config.grid_spread)
+            return sample_trigflow(velocity, draws[:, 0], times)
+        return sample_consistency(velocity, draws.transpose(0, 1), uniform_times(steps))
 
     def frame_shape(self) -> int:
         """C."""
@@ -75,4 +140,4 @@ class CalmSystem(StreamingSystem):
 
     def frame_dtype(self) -> torch.dtype:
         """That of the weights."""
-        return self.audio_start.dtype
+        return self.latent_input.weight.dtype

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
+from calm_bench.codecs.rvq import RvqCodec
 from calm_bench.config import StrictModel
+from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthConfig, DepthTransformer
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.state import StreamState, TextConfig
@@ -23,12 +26,35 @@ __all__ = ["RqConfig", "RqSystem"]
 
 
 class RqConfig(StrictModel):
-    """Backbone, depth transformer and text stream; codebooks must be the codec's."""
+    """Backbone, depth transformer and text stream.
+
+    Attributes:
+        codebook_size: Entries per codebook; must be the codec's.
+        levels: The system speaks, hears and decodes the codec's first levels only, as many as the
+            depth transformer's schedule has; None: all of them.
+        table_rank: Rank of the backbone's table of each codebook; None: full.
+    """
 
     backbone: TransformerConfig
     depth: DepthConfig
     text: TextConfig | None = None
     codebook_size: int
+    levels: int | None = Field(default=None, ge=1)
+    table_rank: int | None = Field(default=None, ge=1)
+
+
+def _fit(config: RqConfig, codec: Codec) -> None:
+    """Tell the codec how many levels to use, and check that the shapes agree."""
+    K, V = len(config.depth.schedule), config.codebook_size
+    if not isinstance(codec, RvqCodec):  # a codec of another package: its shapes are its own
+        return
+    if config.levels is not None:
+        codec.use_levels(config.levels)
+    if (codec.n_codebooks, codec.codebook_size) != (K, V):
+        raise InputError(
+            f"a depth schedule of {K} codebooks of {V} entries does not fit the codec, of which "
+            f"{codec.n_codebooks} levels of {codec.codebook_size} are used; `levels` takes fewer"
+        )
 
 
 class RqSystem(StreamingSystem):
@@ -38,11 +64,20 @@ class RqSystem(StreamingSystem):
     temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
 
     def __init__(self, config: RqConfig, codec: Codec, folder: Path | None = None) -> None:
-        """Build backbone and depth transformer around an RVQ codec."""
+        """Build backbone and depth transformer around an RVQ codec.
+
+        Raises:
+            InputError: If schedule, levels or codebook size do not fit each other and the codec.
+        """
         super().__init__(config.backbone, config.text, codec, folder)
         D, K, V = config.backbone.dim, len(config.depth.schedule), config.codebook_size
+        _fit(config, codec)
         self.n_codebooks, self.codebook_size = K, V
-        self.code_tables = nn.Parameter(torch.randn(K, V + 1, D) * 0.3 * K**-0.5)
+        R = config.table_rank
+        self.code_tables = nn.Parameter(torch.randn(K, V + 1, R or D) * 0.3 * K**-0.5)
+        self.code_maps: nn.Parameter | None = None
+        if R is not None:
+            self.code_maps = nn.Parameter(torch.randn(K, R, D) * R**-0.5)
         text_size = None if config.text is None else config.text.vocab_size + 1
         self.depth = DepthTransformer(config.depth, D, V, text_size)
 
@@ -53,7 +88,10 @@ class RqSystem(StreamingSystem):
     def embed_frames(self, frames: Tensor) -> Tensor:
         """The sum of K embeddings: codes [B, T, K] to [B, T, D]."""
         K = frames.shape[-1]
-        return self.code_tables[torch.arange(K, device=frames.device), frames].sum(2)
+        rows = self.code_tables[torch.arange(K, device=frames.device), frames]  # [B, T, K, R | D]
+        if self.code_maps is None:
+            return rows.sum(2)
+        return rows.flatten(2) @ self.code_maps.flatten(0, 1)
 
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
         """Uniform numbers [n_frames, K]."""

@@ -12,10 +12,9 @@ from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import KvCache
 from calm_bench.types import SamplingParams
 
-__all__ = ["FREE", "TEXT_TOP_K", "StreamState", "TextConfig"]
+__all__ = ["TEXT_TOP_K", "StreamState", "TextConfig"]
 
 TEXT_TOP_K = 25  # Moshi's default for the text stream
-FREE = -1  # a text frame that the prompt does not decide
 
 
 class TextConfig(StrictModel):
@@ -37,6 +36,10 @@ class StreamState:
         step: The stream step that comes next.
         lacking: How many frames each row was padded by on the left.
         audio_draws: All randomness of the head, [B, new frames, ...].
+        scratch: What a head keeps from frame to frame.
+        window: The short context's last inputs [B, K, W], if the system has one.
+        stream: Codes in the order of the steps [B, S, K], if codebooks are delayed; entries that
+            `free` [S, K] marks are drawn, the others known from the start.
     """
 
     cache: KvCache
@@ -51,6 +54,9 @@ class StreamState:
     prompt_frames: list[int]
     step: int = 0
     scratch: Tensor | None = None
+    window: Tensor | None = None
+    stream: Tensor | None = None
+    free: Tensor | None = None
 
     @property
     def prompt_end(self) -> int:

@@ -1,6 +1,6 @@
-"""What CALM and the RQ-Transformer share: text and audio streams through one causal backbone.
+"""What the systems share: text and audio streams through one causal backbone.
 
-B batch, T frames, D width, C latent channels, K codebooks. Both systems are this class plus a head.
+B batch, T frames, D width, C latent channels, K codebooks. A system is this class plus a head.
 
 Streams: step i reads text y[i-1] and audio x[i-1-lead], and predicts y[i] and
 x[i-lead]. So text leads audio by `lead` frames, and T frames take T + lead steps. Before its first
@@ -18,8 +18,8 @@ from calm_bench.codecs.base import Codec
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 from calm_bench.systems.base import Generation, Prompt, System
-from calm_bench.systems.state import FREE, TEXT_TOP_K, StreamState, TextConfig
-from calm_bench.systems.text import TextStream
+from calm_bench.systems.state import TEXT_TOP_K, StreamState, TextConfig
+from calm_bench.systems.text import FREE, TextStream
 from calm_bench.types import SamplingParams, TimedWord
 
 __all__ = ["StreamingSystem"]
@@ -74,7 +74,7 @@ class StreamingSystem(System):
     # -- training ------------------------------------------------------------------------------
 
     def contexts(self, frames: Tensor, text: Tensor | None, seen: Tensor | None = None) -> Tensor:
-        """Contexts of every step with true streams as input: [B, T + lead, D].
+        """What the backbone makes of true streams at every step: [B, T + lead, D].
 
         Args:
             frames: Latents [B, T, C] or codes [B, T, K].
@@ -92,6 +92,18 @@ class StreamingSystem(System):
             x = x + self.text_table(torch.cat([bos, text[:, :-1]], dim=1))
         z: Tensor = self.backbone(x)
         return z
+
+    def frame_contexts(self, z: Tensor, frames: Tensor) -> Tensor:
+        """What heads see of frames [B, T, ...] when `contexts` gave z [B, T + lead, D]: [B, T, D].
+
+        A subclass may add what it knows of the frames before each.
+        """
+        return z[:, self.lead :]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.backbone.parameters()).device
 
     @property
     def text_bos(self) -> int:
@@ -115,20 +127,6 @@ class StreamingSystem(System):
         frames = frames if self.codec.continuous else frames.transpose(1, 2)  # [B, T, C | K]
         return counts, [frames[row, :count] for row, count in enumerate(counts)]
 
-    def _given_text(self, prompts: Sequence[Prompt], counts: list[int], steps: int) -> Tensor:
-        assert self.text_stream is not None
-        given = torch.full((len(prompts), steps), FREE)
-        longest = max(counts)
-        for row, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
-            end = count / self.codec.frame_rate
-            words = [word for word in prompt.words if word.start < end - 1e-6]
-            room = steps - (longest - count)
-            tokens = torch.from_numpy(self.text_stream.encode(words, room))
-            written = tokens.nonzero()
-            known = max(count, int(written[-1]) + 1 if len(written) else 0)
-            given[row, longest - count : longest - count + known] = tokens[:known]
-        return given
-
     def start(
         self,
         prompts: Sequence[Prompt],
@@ -137,7 +135,7 @@ class StreamingSystem(System):
         n_frames: int,
     ) -> StreamState:
         """Encode the prompts, fill the cache with them, and take the text-only steps."""
-        device = self.audio_start.device
+        device = self.device
         counts, encoded = self._encode_prompts(prompts, device)
         B, P = len(prompts), max(counts)
         steps = P + n_frames + self.lead
@@ -147,12 +145,14 @@ class StreamingSystem(System):
             frames[row, P - counts[row] : P] = known
         given = None
         if self.text_size is not None:
-            given = self._given_text(prompts, counts, steps).to(device)
+            assert self.text_stream is not None
+            rows = [prompt.words for prompt in prompts]
+            given = torch.from_numpy(self.text_stream.given(rows, counts, steps)).to(device)
         text_draws = self._text_draws(n_frames, generators)
         draws = torch.stack([self.draw(n_frames, sampling, g) for g in generators])
         lacking = [P - count for count in counts]
         state = StreamState(
-            cache=self._new_cache(lacking, steps),
+            cache=self._new_cache(lacking, P, steps),
             frames=frames,
             text=None if given is None else given.clamp_min(0),
             given_text=given,
@@ -163,12 +163,21 @@ class StreamingSystem(System):
             lacking=lacking,
             prompt_frames=counts,
         )
+        self.prefill(state)
+        return state
+
+    def prefill(self, state: StreamState) -> None:
+        """Read the prompts into the cache and take the steps that lead the first new frame."""
+        P = state.prompt_end
         if P > 0:
-            self.backbone(self._inputs(state, 0, P), state.cache)
+            self.backbone(self.inputs(state, 0, P), state.cache)
             state.step = P
         for _ in range(self.lead):
-            self._advance(state)
-        return state
+            self.lead_step(state)
+
+    def lead_step(self, state: StreamState) -> None:
+        """One of the steps by which a stream leads the frames: text only."""
+        self._advance(state)
 
     def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
         """Uniform numbers [B, n_frames + lead]: one per step that no prompt decides."""
@@ -177,16 +186,19 @@ class StreamingSystem(System):
         size = n_frames + self.lead
         return torch.stack([torch.rand(size, generator=g, device=g.device) for g in generators])
 
-    def _new_cache(self, lacking: list[int], steps: int) -> KvCache:
+    def _new_cache(self, lacking: list[int], prompt: int, steps: int) -> KvCache:
         """An empty cache that hides the padding of ragged rows."""
-        cache = KvCache(self.backbone.config, len(lacking), steps, self.audio_start)
+        capacity, context = steps, self.backbone.config.context
+        if context is not None:  # what has left the window need not be kept
+            capacity = min(steps, max(prompt, context) + context)
+        like = next(self.backbone.parameters())
+        cache = KvCache(self.backbone.config, len(lacking), capacity, like)
         if any(lacking):
-            device = self.audio_start.device
-            index = torch.arange(steps, device=device)
-            cache.key_mask = index >= torch.tensor(lacking, device=device)[:, None]
+            index = torch.arange(capacity, device=like.device)
+            cache.key_mask = index >= torch.tensor(lacking, device=like.device)[:, None]
         return cache
 
-    def _inputs(self, state: StreamState, first: int, last: int) -> Tensor:
+    def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
         """Backbone inputs of steps first..last-1: [B, last - first, D]."""
         B = state.frames.shape[0]
         device = state.frames.device
@@ -205,13 +217,9 @@ class StreamingSystem(System):
     def _advance(self, state: StreamState) -> Tensor:
         """One step of the backbone and the text stream: contexts [B, D]."""
         i = state.step
-        if not any(state.lacking) and i > self.lead:
-            # The common case, without index arithmetic: no row is padded, no BOS is due.
-            x = self.embed_frames(state.frames[:, i - 1 - self.lead : i - self.lead])
-            if state.text is not None:
-                x = x + self.text_table(state.text[:, i - 1 : i])
-        else:
-            x = self._inputs(state, i, i + 1)
+        if self.backbone.config.context is not None:
+            state.cache.make_room(1, self.backbone.config.context)
+        x = self.step_input(state)
         z: Tensor = self.backbone(x, state.cache)[:, 0]
         if state.text is not None:
             assert state.given_text is not None
@@ -222,6 +230,17 @@ class StreamingSystem(System):
             state.text[:, i] = torch.where(given == FREE, drawn, given)
         state.step = i + 1
         return z
+
+    def step_input(self, state: StreamState) -> Tensor:
+        """What the backbone reads at the step that comes next: [B, 1, D]."""
+        i = state.step
+        if not any(state.lacking) and i > self.lead:
+            # The common case, without index arithmetic: no row is padded, no BOS is due.
+            x = self.embed_frames(state.frames[:, i - 1 - self.lead : i - self.lead])
+            if state.text is not None:
+                x = x + self.text_table(state.text[:, i - 1 : i])
+            return x
+        return self.inputs(state, i, i + 1)
 
     def backbone_step(self, state: StreamState) -> Tensor:
         """Advance backbone and text stream by one frame: contexts [B, D]."""
@@ -238,7 +257,7 @@ class StreamingSystem(System):
 
     def finish(self, state: StreamState) -> Generation:
         """Decode whole; rows padded on the left are decoded from their own first frame."""
-        frames = state.frames[:, : max(0, state.step - self.lead)]
+        frames = self.made(state)
         rolled = self._roll(frames, [-lack for lack in state.lacking])
         wave = self.codec.decode(rolled if self.codec.continuous else rolled.transpose(1, 2))
         hop = self.codec.hop_length
@@ -249,6 +268,10 @@ class StreamingSystem(System):
             prompt_frames=tuple(state.prompt_frames),
             words=self._monologue(state, frames.shape[1]),
         )
+
+    def made(self, state: StreamState) -> Tensor:
+        """The frames so far, prompt included: [B, T, C] or [B, T, K]."""
+        return state.frames[:, : max(0, state.step - self.lead)]
 
     def _monologue(
         self, state: StreamState, frames: int

@@ -16,9 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from calm_bench.errors import WeightsError
 from calm_bench.types import TimedWord
 
-__all__ = ["EPAD", "PAD", "TextStream", "train_tokenizer"]
+__all__ = ["EPAD", "FREE", "PAD", "TextStream", "train_tokenizer"]
 
 PAD, EPAD = 0, 1
+FREE = -1  # a text frame that the prompt does not decide
 SPECIALS = ["<pad>", "<epad>"]
 SPACE = "\u0120"  # how byte-level BPE writes the space before a word
 
@@ -90,6 +91,27 @@ class TextStream:
             stream[at : at + len(piece)] = piece
             free = at + len(tokens)
         return stream
+
+    def given(
+        self, rows: Sequence[Sequence[TimedWord]], counts: Sequence[int], steps: int
+    ) -> NDArray[np.int64]:
+        """What prompts decide of the text [B, steps], FREE elsewhere.
+
+        Args:
+            rows: Timed words of each prompt; those that begin in its audio are written out.
+            counts: Frames of each prompt; it ends at frame max(counts).
+            steps: Length of the stream.
+        """
+        given = np.full((len(rows), steps), FREE, np.int64)
+        longest = max(counts)
+        for row, (every, count) in enumerate(zip(rows, counts, strict=True)):
+            end = count / self.frame_rate
+            words = [word for word in every if word.start < end - 1e-6]
+            tokens = self.encode(words, steps - (longest - count))
+            written = tokens.nonzero()[0]
+            known = max(count, int(written[-1]) + 1 if len(written) else 0)
+            given[row, longest - count : longest - count + known] = tokens[:known]
+        return given
 
     def decode(self, stream: Sequence[int]) -> tuple[TimedWord, ...]:
         """Words of a token stream [T]; a word ends where the next begins or the stream ends."""

@@ -18,7 +18,7 @@ from calm_bench.seeds import file_hash
 from calm_bench.training.objective import Objective
 from calm_bench.training.recipe import TrainingConfig
 
-__all__ = ["build_objective", "corpus_dir", "training_config", "write_model"]
+__all__ = ["build_objective", "corpus_dir", "training_config", "write_model", "write_weights"]
 
 
 def training_config(
@@ -65,13 +65,24 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
         extra = parse(CodecTraining, recipe.objective, f"{where}: training.objective")
         train, validation = shards_of(corpus, codec.sample_rate)
         return CodecObjective(codec, extra, train, validation, recipe.seed)
-    from calm_bench.training.language import build_language_objective
+    from calm_bench.training.dispatch import build_language_objective
 
     return build_language_objective(config, recipe, where, corpus)
 
 
 def write_model(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], card: str) -> str:
-    """Write weights as safetensors, their sha256 into config.yaml, and the card.
+    """Write weights, config.yaml and the card.
+
+    Returns:
+        The sha256 of the weights.
+    """
+    sha256 = write_weights(folder, config, weights)
+    (folder / "card.md").write_text(card, encoding="utf-8")
+    return sha256
+
+
+def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+    """Write weights as safetensors, and their sha256 into config.yaml beside them.
 
     Matrices are stored as float16; vectors (norms, biases, latent statistics) are small and
     stay float32.
@@ -97,5 +108,4 @@ def write_model(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]
     data["weights"] = {"file": path.name, "sha256": sha256}
     text = yaml.safe_dump(data, sort_keys=False, width=100)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
-    (folder / "card.md").write_text(card, encoding="utf-8")
     return sha256

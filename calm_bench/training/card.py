@@ -23,12 +23,18 @@ TEMPLATE = """# {name}
 | optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
 | cost | {flops:.2g} FLOPs in matrix products; {hours:.2f} h on {device}, torch {torch} |
 | data | {data} |
-| licence | MIT; trained on speech made by this project |
+| licence | MIT; trained on {made_of} |
 
 Last validation: {validation}.
 
 Rebuild: `calm-bench data {corpus} && calm-bench train {name}`
 """
+
+
+MADE_OF = {
+    "speech": "speech made by this project",
+    "music": "scores rendered by this project, whose licences the corpus card names",
+}
 
 
 def _device(fabric: Any) -> str:
@@ -65,6 +71,7 @@ def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any)
         data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
         corpus=recipe.corpus,
+        made_of=MADE_OF.get(recipe.corpus, "a corpus whose own card names its licences"),
     )
     notes = folder / "notes.md"
     return text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")

@@ -1,4 +1,4 @@
-"""Training a codec: reconstruct speech through the bottleneck.
+"""Training a codec: reconstruct speech or music through the bottleneck.
 
 VAE and RVQ share trunk, data, batches and reconstruction losses; only the bottleneck's own term
 differs (paper section 4.1): KL to a unit Gaussian, summed over channels, or commitment.
@@ -39,7 +39,12 @@ STD_FLOOR = 0.5  # of the median channel's standard deviation
 
 
 class CodecTraining(StrictModel):
-    """Clip length and loss weights (the lambdas of the paper's L_VAE, which it does not give)."""
+    """Clip length and loss weights (the lambdas of the paper's L_VAE, which it does not give).
+
+    Attributes:
+        level_dropout: Share of clips of which an RVQ codec keeps only the first levels.
+        dropped_to: How many those keep, each number alike; empty: any.
+    """
 
     seconds: float = 1.28
     spectral: float = 1.0
@@ -47,6 +52,7 @@ class CodecTraining(StrictModel):
     kl: float = 0.01
     commitment: float = 0.25
     level_dropout: float = 0.25
+    dropped_to: tuple[int, ...] = ()
     adversarial: float = 0.0
     feature: float = 0.0
     adversarial_start: int = 0
@@ -56,7 +62,7 @@ class CodecTraining(StrictModel):
 
 
 class CodecObjective(Objective):
-    """Crops of speech through a VAE or RVQ codec."""
+    """Crops of recordings through a VAE or RVQ codec."""
 
     def __init__(
         self,
@@ -81,6 +87,11 @@ class CodecObjective(Objective):
                 self.distillation = Distillation(teacher, codec.sample_rate, channels)
             self.module = nn.ModuleDict({"codec": codec, "distillation": self.distillation})
         self.train, self.validation = train, validation
+        levels = getattr(codec, "n_codebooks", 0)
+        if any(not 1 <= n <= levels for n in config.dropped_to):
+            raise InputError(
+                f"training.objective.dropped_to: {list(config.dropped_to)} of {levels} levels"
+            )
         frames = round(config.seconds * codec.frame_rate)
         self.samples = frames * codec.hop_length
         self.spectral = SpectralLoss(codec.sample_rate)
@@ -154,7 +165,8 @@ class CodecObjective(Objective):
         ):
             vectors = codec.to_latent(codec.encoder(codec.pad(wave))).float()
         drop = torch.rand(B, generator=generator, device=wave.device) < self.config.level_dropout
-        fewer = torch.randint(1, K + 1, (B,), generator=generator, device=wave.device)
+        choices = torch.tensor(self.config.dropped_to or range(1, K + 1), device=wave.device)
+        fewer = choices[torch.randint(len(choices), (B,), generator=generator, device=wave.device)]
         levels = torch.where(drop, fewer, K)
         latents, commitment = codec.quantiser.learn(vectors, levels, generator)
         used = (codec.quantiser.usage > codec.quantiser.revive_below).float().mean()
@@ -171,16 +183,22 @@ class CodecObjective(Objective):
         return hinge_discriminator(*verdicts)
 
     def validate(self) -> dict[str, float]:
-        """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips."""
+        """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips.
+
+        An RVQ codec's first levels alone, if it is trained for that, are measured too.
+        """
         device = next(self.codec.parameters()).device
-        losses = []
+        spectral = self.spectral.to(device)
+        losses: dict[str, list[float]] = {}
         for index in range(min(8, len(self.validation))):
             wave = torch.from_numpy(self.validation.read(index, 0, 10 * self.codec.sample_rate))
             wave = self.codec.pad(wave[None]).to(device)
-            losses.append(
-                float(self.spectral.to(device)(self.codec.decode(self.codec.encode(wave)), wave))
-            )
-        return {"spectral": sum(losses) / len(losses)}
+            frames = self.codec.encode(wave)
+            tried = {"spectral": frames}
+            tried |= {f"spectral_{n}": frames[:, :n] for n in self.config.dropped_to}
+            for name, kept in tried.items():
+                losses.setdefault(name, []).append(float(spectral(self.codec.decode(kept), wave)))
+        return {name: sum(values) / len(values) for name, values in losses.items()}
 
     def sample(self, folder: Path, step: int) -> None:
         """Write the round trip of one held-out clip."""

@@ -8,7 +8,7 @@ config.yaml and card.md.
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ from calm_bench.training.signals import StopSignals
 __all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights
 
 
 @dataclass
@@ -99,11 +101,8 @@ class Trainer:
         self.average = clone(objective.module.state_dict())
         self.progress = Progress()
         self.log = RunLog(folder)
-        self.identity = content_hash(
-            config.model_dump(mode="json", exclude={"checkpoint_minutes", "log_every"})
-        )
-
-    # -- state ---------------------------------------------------------------------------------
+        self.keep: Callable[[int, Mapping[str, Tensor]], None] | None = None  # if `keep_every`
+        self.identity = content_hash(config.model_dump(mode="json", exclude=WITHOUT_EFFECT))
 
     @property
     def state_path(self) -> Path:
@@ -169,8 +168,6 @@ class Trainer:
         finally:
             module.load_state_dict(current)
             module.train()
-
-    # -- steps ---------------------------------------------------------------------------------
 
     def _move(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.to(self.fabric.device) for key, value in batch.items()}
@@ -259,6 +256,12 @@ class Trainer:
         self._log({"validation": numbers})
         return numbers
 
+    def exported(self) -> dict[str, Tensor]:
+        """The averaged weights to ship, whole on every rank."""
+        with self.averaged():  # which puts the other weights back in place: copy before it does
+            weights: dict[str, Tensor] = whole(clone(self.objective.export()))
+        return weights
+
     def train(self, *, until: int | None = None) -> Iterator[dict[str, float]]:
         """Take the remaining steps, yielding the mean logs of each stretch of `log_every`.
 
@@ -286,6 +289,8 @@ class Trainer:
                 yield logs
             if step % self.config.validate_every == 0 or step == self.config.steps:
                 self.validate()
+            if self.keep is not None and step % self.config.keep_every == 0:
+                self.keep(step, self.exported())
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop:
                 self.save()
                 saved = time.monotonic()

@@ -16,7 +16,12 @@ class TrainingError(BenchError):
 
 
 class TrainingConfig(StrictModel):
-    """How a model is trained; `objective` holds what only its objective knows."""
+    """How a model is trained; `objective` holds what only its objective knows.
+
+    Attributes:
+        keep_every: Keep the averaged weights of every so many steps, as models of their own below
+            the run's folder; 0 keeps none.
+    """
 
     corpus: str
     steps: int = Field(gt=0)
@@ -33,6 +38,7 @@ class TrainingConfig(StrictModel):
     checkpoint_minutes: float = 3.0
     log_every: int = 50
     validate_every: int = 1000
+    keep_every: int = Field(default=0, ge=0)
     seed: int = 0
     objective: dict[str, Any] = Field(default_factory=dict)
 

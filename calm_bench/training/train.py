@@ -11,10 +11,11 @@ from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
 from calm_bench.training.build import build_objective, training_config, write_model
 from calm_bench.training.card import write_card
+from calm_bench.training.kept import Keeper
 from calm_bench.training.log import RunLog
 from calm_bench.training.loop import Trainer
 from calm_bench.training.recipe import TrainingConfig
-from calm_bench.training.sharding import clone, sharded_strategy, whole
+from calm_bench.training.sharding import sharded_strategy
 
 __all__ = ["TrainOptions", "train_model"]
 
@@ -91,6 +92,8 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     if options.fresh:
         trainer.state_path.unlink(missing_ok=True)
         (work / "log.jsonl").unlink(missing_ok=True)
+    if recipe.keep_every:
+        trainer.keep = Keeper(work, config, folder, writes=fabric.is_global_zero)
     if trainer.resume():
         logger.info("resuming %s at step %s of %s", name, trainer.progress.step, recipe.steps)
     for logs in trainer.train(until=options.until):
@@ -99,8 +102,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     done = trainer.progress.step >= recipe.steps
     if not (done or options.export):
         return None
-    with trainer.averaged():  # which puts the other weights back in place: copy before it does
-        weights = whole(clone(objective.export()))
+    weights = trainer.exported()
     if not fabric.is_global_zero:
         return None
     card = write_card(folder, config, trainer, fabric)

@@ -142,6 +142,34 @@ def test_quantiser_learns_its_data_and_every_level_helps() -> None:
     assert all(len(codes[:, k].unique()) > 12 for k in range(4)), "codes are in use"
 
 
+def test_thirty_two_levels_all_come_alive() -> None:
+    trunk = {**WAVEFORM, "transformer": None}
+    config = RvqConfig.model_validate(
+        {"trunk": trunk, "n_codebooks": 32, "codebook_size": 16, "code_dim": 8}
+    )
+    torch.manual_seed(0)
+    rvq, generator = ResidualQuantiser(config), torch.Generator().manual_seed(0)
+
+    def learn(steps: int) -> None:
+        for _ in range(steps):
+            x = torch.randn(8, 32, 8, generator=generator)
+            rvq.learn(x, torch.full((8,), 32), generator)
+
+    learn(60)
+    rvq.codebooks[20, 8:] = 100.0  # codes that nothing is near
+    rvq.usage[20, 8:] = 0.0
+    learn(1)
+    assert rvq.codebooks[20].abs().max() < 1.0, "they are put where their data are"
+    learn(60)
+    x = torch.randn(16, 64, 8, generator=generator)
+    codes = rvq.quantise(x)
+    used = [len(codes[:, level].unique()) for level in range(32)]
+    assert min(used) >= 8, used
+    halves = [(rvq.lookup(codes[:, :k]) - x).square().mean().item() for k in (8, 16, 32)]
+    assert halves[2] < halves[1] < halves[0] < 0.3
+    assert torch.equal(rvq.quantise(x, 16), codes[:, :16])
+
+
 def test_quantiser_passes_the_gradient_straight_through() -> None:
     rvq = quantiser()
     x = torch.randn(2, 5, 3, requires_grad=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from calm_bench.audio import read_audio, write_flac
+from calm_bench import paths
+from calm_bench.audio import audio_hash, read_audio, write_flac
 from calm_bench.config import BenchmarkSpec
 from calm_bench.data.corpus import Item, write_corpus
 from calm_bench.data.prompts import (
@@ -222,3 +223,17 @@ def test_the_shipped_prompts_are_whole() -> None:
         assert prompt.wave.size == 192000
         assert prompt.words is not None
         assert 5 <= len(prompt.words_before(3.04)) < len(prompt.words)
+
+
+def test_the_shipped_music_prompts_are_whole_and_begin_with_music() -> None:
+    update = {"prompt_seconds": 3.0, "seconds": 12.0, "prompts": "prompts/music.jsonl"}
+    prompts = load_prompts(SPEC.model_copy(update=update))
+    assert len(prompts) == 64
+    assert len({audio_hash(prompt.wave, prompt.sample_rate) for prompt in prompts}) == 64
+    for prompt in prompts:
+        assert prompt.sample_rate == 16000
+        assert prompt.wave.size == 192000
+        assert prompt.words is None
+        assert np.abs(prompt.wave[:8000]).max() > 0.01
+    folder = paths.benchmarks_dir() / "prompts" / "music"
+    assert sum(path.stat().st_size for path in folder.glob("*.flac")) <= 16_000_000

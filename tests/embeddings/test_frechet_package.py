@@ -155,3 +155,8 @@ def test_the_recipe_hashes_the_weights(package, monkeypatch):
     other = frechet_package.ClapEmbedding()
     torch.nn.init.constant_(other._loaded.model.bias, 1.0)
     assert other.recipe["weights_sha256"] != recipe["weights_sha256"]
+
+
+def test_the_recipe_without_the_package_names_the_extra():
+    with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
+        dict(frechet_package.VggishEmbedding().recipe)

@@ -8,7 +8,7 @@ import pytest
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics import fidelity
 from calm_bench.metrics.fidelity import FidelityMetric, PesqMetric, StoiMetric
-from calm_bench.metrics.spectra import mel_filters, mel_power
+from calm_bench.spectra import mel_filters, mel_power
 from calm_bench.types import Clip
 
 RATE = 16_000

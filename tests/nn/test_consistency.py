@@ -11,10 +11,10 @@ from calm_bench.nn.consistency import (
     ConsistencyConfig,
     consistency_target,
     consistency_terms,
-    draw_times,
     sample_consistency,
     uniform_times,
 )
+from calm_bench.nn.trigflow import draw_times
 
 MU, S = 0.7, 0.5
 PLAIN = ConsistencyConfig(normalise_tangent=False)

@@ -186,6 +186,40 @@ def test_wrong_words_are_marked_and_scores_stand_below(html: str) -> None:
     assert "text transcribed, not given" in html
 
 
+def test_every_clip_has_its_outline_its_mark_and_a_spectrogram(built: RunStore, html: str) -> None:
+    elements = Elements(html)
+    marks = [a for a in elements.all("span") if a.get("class") == "end"]
+    assert len(marks) == 3 * 7 - 1
+    assert {a["style"] for a in marks} == {"left:52.00%"}  # 1.04 of 2 s
+    images = [a["data-image"] or "" for a in elements.all("button") if "data-image" in a]
+    assert len(images) == 3 * 7 - 1
+    for image in images:
+        assert (built.root / "page" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_can_be_sorted_by_what_is_known_of_single_clips(html: str) -> None:
+    elements = Elements(html)
+    assert "WER (%)" in html[html.index('class="by"') : html.index('class="of"')]
+    assert "VERT" not in html[html.index('class="by"') : html.index('class="of"')]
+    values = [(a["data-values"] or "").count(";") for a in elements.all("td") if "data-values" in a]
+    assert sorted(values) == [0] + [2] * 20  # the clip that failed has none
+
+
+def test_several_runs_make_a_page_that_stands_alone(built: RunStore, tmp_path: Path) -> None:
+    results = built.read_results()
+    section = page.Section(store=built, results=results, plots=["plots/wer_vs_ppx.svg"])
+    other = page.Section(store=built, results=results.model_copy(update={"run_id": "music-0"}))
+    page.write_site([section, other], tmp_path / "site", max_rows=1)
+    text = (tmp_path / "site/index.html").read_text()
+    elements = Elements(text)
+    sources = [a["src"] or "" for a in elements.all("audio") + elements.all("img")]
+    assert len(sources) == 2 * (1 + 7) + 1
+    for source in sources:
+        assert ".." not in source
+        assert (tmp_path / "site" / unquote(source)).is_file()
+    assert [a["href"] for a in elements.all("a")] == ["#run-1", "#run-2"]
+
+
 def test_the_prompt_is_cut_where_the_continuation_starts(built: RunStore) -> None:
     wave, rate = read_audio(built.root / "page/prompts/001.flac")
     clip, _ = read_audio(built.root / "clips/reference/1 #1.flac")

@@ -1,4 +1,4 @@
-"""Short-time spectra on the mel scale, in numpy: what loudness, drift and fidelity look at."""
+"""Short-time spectra, linear and on the mel scale, in numpy."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from calm_bench.types import Wave
 
-__all__ = ["mel_filters", "mel_power"]
+__all__ = ["mean_power", "mel_filters", "mel_power"]
 
 Floats = NDArray[np.float64]
 
@@ -36,10 +36,23 @@ def mel_power(wave: Wave, sample_rate: int, n_fft: int, n_mels: int) -> Floats:
     The bands of a frame add up to its mean square, but for what lies outside of the first and last
     peak. A wave shorter than a window is padded with zeros to one; the end is cut to whole hops.
     """
+    power: Floats = _spectra(wave, n_fft) @ mel_filters(sample_rate, n_fft, n_mels).T
+    return power
+
+
+def mean_power(wave: Wave, n_fft: int) -> Floats:
+    """The mean power spectrum of Hann frames every quarter of a window, [n_fft/2 + 1].
+
+    It adds up to the wave's mean square, as far as frames cover it.
+    """
+    power: Floats = _spectra(wave, n_fft).mean(axis=0)
+    return power
+
+
+def _spectra(wave: Wave, n_fft: int) -> Floats:
     padded = np.pad(wave.astype(np.float64), (0, max(0, n_fft - len(wave))))
     window = np.hanning(n_fft + 1)[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[:: n_fft // 4]
-    spectrum = np.abs(np.fft.rfft(frames * window)) ** 2
+    spectrum: Floats = np.abs(np.fft.rfft(frames * window)) ** 2
     spectrum *= 2.0 / (n_fft * np.sum(window**2))  # one-sided; sums to the mean square of a frame
-    power: Floats = spectrum @ mel_filters(sample_rate, n_fft, n_mels).T
-    return power
+    return spectrum

@@ -1,0 +1,277 @@
+"""The music corpus: real compositions from music21, played by a General MIDI soundfont.
+
+Each recording plays one work with instruments, key, tempo and touch of its own, drawn from the
+seed, its split and its place in the list. Which works are held out depends on neither the seed nor
+the number of recordings: a larger corpus starts with the smaller one's recordings.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from calm_bench import paths
+from calm_bench.data import music_worker
+from calm_bench.data.chunks import run_worker
+from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, read_card, write_corpus
+from calm_bench.data.music_checks import check_music
+from calm_bench.data.music_works import Work, list_hash, playlist
+from calm_bench.data.scores import package_dir
+from calm_bench.errors import InputError
+from calm_bench.files import disk_errors, locked
+from calm_bench.parallel import counted, ordered_map
+from calm_bench.progress import stage
+from calm_bench.seeds import content_hash, derive_seed, file_hash
+
+__all__ = ["Music", "Recording", "make_music", "music_dir", "soundfont_path"]
+
+CHUNK_RECORDINGS = 32
+PACKAGES = ("music21", "pretty_midi", "midirenderer")
+SOUNDFONT_LICENCE = (
+    "GNU General Public License 2 (TimGM6mb by Tim Brechbill, shipped by pretty_midi); "
+    "the soundfont itself is neither changed nor passed on"
+)
+WORKER = ("-m", "calm_bench.data.music_worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """One performance to be rendered; `key` changes with all that decides its samples."""
+
+    id: str
+    split: Split
+    work: Work
+    take: int
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Music:
+    """How many recordings each split has, the seed of the performances, and the sample rate."""
+
+    train: int = 600
+    validation: int = 24
+    test: int = 72
+    seed: int = 0
+    sample_rate: int = 16000
+
+    def recordings(self) -> list[Recording]:
+        """All recordings in the order test, validation, training.
+
+        Raises:
+            InputError: If there are fewer works to hold out than asked for.
+        """
+        asked: dict[Split, int] = {
+            "test": self.test,
+            "validation": self.validation,
+            "train": self.train,
+        }
+        found = {split: list(self._split(split, n)) for split, n in asked.items()}
+        for split, n in asked.items():
+            if len(found[split]) < n:
+                raise InputError(
+                    f"there are {len(found[split])} works for {split}, not the {n} asked for"
+                )
+        return [recording for split in asked for recording in found[split]]
+
+    def _split(self, split: Split, n: int) -> Iterator[Recording]:
+        for index, (work, take) in enumerate(islice(playlist(split), n)):
+            seed = derive_seed("music", self.seed, work.path, take)
+            yield Recording(
+                id=f"{split}-{index:05d}",
+                split=split,
+                work=work,
+                take=take,
+                seed=seed,
+                key=content_hash(work.path, seed, self.sample_rate),
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the audio, as corpus.json records it."""
+        counts = {"train": self.train, "validation": self.validation, "test": self.test}
+        soundfont = soundfont_path()
+        return {
+            "seed": self.seed,
+            "recordings": counts,
+            "sample_rate": self.sample_rate,
+            "works": list_hash(),
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "soundfont": {
+                "file": soundfont.name,
+                "sha256": file_hash(soundfont),
+                "licence": SOUNDFONT_LICENCE,
+            },
+            "loudness_lufs": music_worker.LOUDNESS_LUFS,
+            "peak": music_worker.PEAK,
+        }
+
+
+def music_dir() -> Path:
+    """Where the music corpus lies unless --out says otherwise."""
+    return paths.home() / "data" / "music"
+
+
+def soundfont_path() -> Path:
+    """The General MIDI soundfont that pretty_midi ships.
+
+    Raises:
+        MissingExtraError: If a package that reads or renders scores is not installed.
+    """
+    folders = {name: package_dir(name) for name in PACKAGES}
+    return folders["pretty_midi"] / "TimGM6mb.sf2"
+
+
+def make_music(
+    out: Path | None = None, music: Music | None = None, *, jobs: int | None = None
+) -> CorpusCard:
+    """Play the corpus into a folder and return what its corpus.json says.
+
+    Finished chunks are kept, so a killed command goes on where it stopped. Recordings that cannot
+    be used (too short, silent, clipped, the same audio twice) are listed with the reason.
+
+    Args:
+        out: The corpus folder; None for the one under the user's home.
+        music: Counts, seed and rate.
+        jobs: How many chunks are played at a time; None for one per core.
+
+    Raises:
+        MissingExtraError: If music21, pretty_midi or midirenderer is not installed.
+        InputError: If the folder holds other music, or more works are to be held out than exist.
+        BenchError: If a worker fails or another process is working on the folder.
+    """
+    out, music = out or music_dir(), music or Music()
+    recordings = music.recordings()
+    settings = music.settings()
+    with disk_errors(out):
+        for name in ("audio", "chunks", "scores"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock"):
+        _refuse_other_settings(out, settings)
+        lines = _play(out, recordings, music.sample_rate, jobs)
+        items, skipped = _list(out, recordings, lines, jobs)
+        checks = check_music(items, lines, out / "scores")
+        return write_corpus(
+            out, items, kind="music", settings=settings, skipped=skipped, checks=checks
+        )
+
+
+def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Another seed, rate or renderer; how many recordings there are may change."""
+    if not (out / "corpus.json").is_file():
+        return
+    known = {**read_card(out).settings, "recordings": settings["recordings"]}
+    if known != settings:
+        differing = sorted(k for k in {*known, *settings} if known.get(k) != settings.get(k))
+        raise InputError(
+            f"{out} holds music made with other settings ({', '.join(differing)}; see its "
+            "corpus.json): choose another folder with --out"
+        )
+
+
+def _chunks(recordings: Sequence[Recording]) -> dict[str, Sequence[Recording]]:
+    """By name, up to 32 recordings of one split; more of a split only adds to its last chunks."""
+    chunks: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        number = int(recording.id.rpartition("-")[2]) // CHUNK_RECORDINGS
+        chunks.setdefault(f"{recording.split}-{number:04d}", []).append(recording)
+    return dict(chunks)
+
+
+def _finished(path: Path, chunk: Sequence[Recording]) -> list[dict[str, Any]] | None:
+    """The lines of a chunk that was played as far as is asked for; None if it was not.
+
+    Raises:
+        InputError: If it is another chunk.
+    """
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    known = [(line["id"], line["key"]) for line in lines]
+    asked = [(recording.id, recording.key) for recording in chunk]
+    shared = min(len(known), len(asked))
+    if known[:shared] != asked[:shared]:
+        raise InputError(f"{path} holds other music than this: choose another folder with --out")
+    return lines[:shared] if len(known) >= len(asked) else None
+
+
+def _play(
+    out: Path, recordings: Sequence[Recording], sample_rate: int, jobs: int | None
+) -> dict[str, dict[str, Any]]:
+    """Play the chunks that are missing and return the lines of all, by recording."""
+    chunks = _chunks(recordings)
+    places = {name: out / "chunks" / f"{name}.jsonl" for name in chunks}
+    missing = [name for name in chunks if _finished(places[name], chunks[name]) is None]
+    if missing:
+        soundfont = soundfont_path()
+        done = len(recordings) - sum(len(chunks[name]) for name in missing)
+        with stage("playing music", len(recordings), done) as advance:
+
+            def play(name: str) -> None:
+                job = {
+                    "soundfont": str(soundfont),
+                    "folder": str(out / "audio"),
+                    "scores": str(out / "scores"),
+                    "sample_rate": sample_rate,
+                    "recordings": [
+                        {"id": r.id, "path": r.work.path, "seed": r.seed, "key": r.key}
+                        for r in chunks[name]
+                    ],
+                }
+                n_lines, doing = len(chunks[name]), "the player failed in chunk"
+                run_worker(
+                    WORKER, job, places[name], lambda: advance(1), n_lines=n_lines, doing=doing
+                )
+
+            for _ in ordered_map(play, missing, jobs):
+                pass
+    finished = [_finished(places[name], chunk) or [] for name, chunk in chunks.items()]
+    return {line["id"]: line for lines in finished for line in lines}
+
+
+def _list(
+    out: Path,
+    recordings: Sequence[Recording],
+    lines: dict[str, dict[str, Any]],
+    jobs: int | None,
+) -> tuple[list[Item], list[Skipped]]:
+    """The usable recordings, and what was left out with its reason."""
+
+    def hashed(recording: Recording) -> str | None:
+        line = lines[recording.id]
+        return None if "reason" in line else file_hash(out / "audio" / line["audio"])
+
+    hashes = ordered_map(hashed, recordings, jobs)
+    items: dict[str, Item] = {}
+    skipped = []
+    for recording, sha256 in zip(
+        recordings, counted(hashes, len(recordings), "listing recordings"), strict=True
+    ):
+        line, work = lines[recording.id], recording.work
+        name = f"{recording.id} ({work.path})"
+        if sha256 is None:
+            skipped.append(Skipped(audio=name, reason=line["reason"]))
+        elif sha256 in items:
+            reason = f"duplicate: the same audio as {items[sha256].id}"
+            skipped.append(Skipped(audio=name, reason=reason))
+        else:
+            items[sha256] = _item(recording, line, sha256)
+    return list(items.values()), skipped
+
+
+def _item(recording: Recording, line: dict[str, Any], sha256: str) -> Item:
+    composer, licence = recording.work.composer, recording.work.licence
+    return Item(
+        id=recording.id,
+        split=recording.split,
+        audio=f"audio/{line['audio']}",
+        sample_rate=line["sample_rate"],
+        channels=1,
+        seconds=line["seconds"],
+        sha256=sha256,
+        work=recording.work.path,
+        licence=f"{composer}: {licence}",
+    )

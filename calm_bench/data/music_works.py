@@ -1,0 +1,162 @@
+"""The works that may be played: whose they are, on which terms, and in which split each one is.
+
+`music_sources.yaml` says which scores of music21's corpus may be used. `music_works.tsv` lists them
+with the group that each belongs to: movements of one work, a cantata's chorales, and pieces that
+share a long phrase (the same hymn or tune under another number or name). A group is in one split,
+chosen by the hash of its name, so that neither more recordings nor another seed ever move a work.
+"""
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from calm_bench.config import StrictModel, parse, read_yaml
+from calm_bench.data.corpus import Split
+from calm_bench.errors import InputError
+from calm_bench.seeds import content_hash, file_hash
+
+__all__ = ["Sources", "Work", "list_hash", "load_sources", "load_works", "playlist", "split_of"]
+
+SOURCES = Path(__file__).with_name("music_sources.yaml")
+WORKS = Path(__file__).with_name("music_works.tsv")
+HELD_OUT = {"test": 0.12, "validation": 0.05}
+"""Shares of the groups."""
+
+
+class Source(StrictModel):
+    """Scores of one composer on one set of terms."""
+
+    composer: str
+    files: tuple[str, ...]
+    licence: str
+
+
+class Family(StrictModel):
+    """Music of one kind, and its share of the recordings beside the others' weights."""
+
+    weight: float
+    sources: tuple[Source, ...]
+
+
+class LeftOut(StrictModel):
+    """Scores that are not played, and why."""
+
+    files: tuple[str, ...]
+    reason: str
+
+
+class Sources(StrictModel):
+    """What music_sources.yaml says."""
+
+    families: dict[str, Family]
+    left_out: tuple[LeftOut, ...]
+
+    def refused(self, file: str) -> str | None:
+        """Why a score is not played; None if nothing speaks against it."""
+        for entry in self.left_out:
+            if _matches(file, entry.files):
+                return entry.reason
+        return None
+
+    def find(self, file: str) -> tuple[str, Source] | None:
+        """The family and the source of a score that may be played; None if it may not."""
+        if self.refused(file) is not None:
+            return None
+        for name, family in self.families.items():
+            for source in family.sources:
+                if _matches(file, source.files):
+                    return name, source
+        return None
+
+
+def _matches(file: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One piece, by its path in music21's corpus (with #n for a tune of a book).
+
+    Attributes:
+        group: What must stay together in one split.
+    """
+
+    path: str
+    group: str
+    family: str
+    composer: str
+    licence: str
+
+
+@cache
+def load_sources() -> Sources:
+    """What may be played and what may not."""
+    return parse(Sources, read_yaml(SOURCES), str(SOURCES))
+
+
+@cache
+def load_works() -> tuple[Work, ...]:
+    """Every work that may be played.
+
+    Raises:
+        InputError: If one is listed that may not be.
+    """
+    sources = load_sources()
+    works = []
+    for line in WORKS.read_text(encoding="utf-8").splitlines():
+        path, group = line.split("\t")
+        found = sources.find(path.partition("#")[0])
+        if found is None:
+            raise InputError(f"{WORKS.name} lists {path}, which {SOURCES.name} does not allow")
+        family, source = found
+        terms = {"composer": source.composer, "licence": source.licence}
+        works.append(Work(path=path, group=group, family=family, **terms))
+    return tuple(works)
+
+
+def list_hash() -> str:
+    """Changes with the works, their groups, the terms and the weights."""
+    return content_hash(file_hash(SOURCES), file_hash(WORKS))
+
+
+def split_of(group: str) -> Split:
+    """Where the works of a group are: some 12 % for test, 5 % for validation."""
+    drawn = int(content_hash("music split", group), 16) / 16**16
+    if drawn < HELD_OUT["test"]:
+        return "test"
+    return "validation" if drawn < sum(HELD_OUT.values()) else "train"
+
+
+def playlist(split: Split) -> Iterator[tuple[Work, int]]:
+    """What is played in a split, in order: works, and how often each was played before.
+
+    Families take turns by their weights, so any head of the list is a like mixture. Training goes
+    on for ever, each work played anew when its family is through; held-out splits play one work of
+    every group, once.
+    """
+    pools = _pools(split)
+    weights = {name: load_sources().families[name].weight for name in pools}
+    taken: Counter[str] = Counter()
+    while pools:
+        family = min(pools, key=lambda name: ((taken[name] + 1) / weights[name], name))
+        pool, place = pools[family], taken[family]
+        if split != "train" and place >= len(pool):
+            del pools[family]
+            continue
+        taken[family] += 1
+        yield pool[place % len(pool)], place // len(pool)
+
+
+def _pools(split: Split) -> dict[str, list[Work]]:
+    """By family, the works of a split in the order of a hash."""
+    pools: dict[str, list[Work]] = {}
+    groups: set[str] = set()
+    for work in sorted(load_works(), key=lambda work: content_hash("music order", work.path)):
+        if split_of(work.group) != split or (split != "train" and work.group in groups):
+            continue
+        groups.add(work.group)
+        pools.setdefault(work.family, []).append(work)
+    return pools

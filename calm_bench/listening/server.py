@@ -1,0 +1,174 @@
+"""The listening test's server: this machine alone, behind a token, and nothing but its own files.
+
+It binds 127.0.0.1. A page elsewhere on the web could still send a browser here, under a name of its
+own that resolves to this address; so the Host header must name this server, the token of the
+address must be right, and a POST from another origin is refused.
+"""
+
+import hmac
+import json
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any, cast
+
+from calm_bench.errors import InputError
+from calm_bench.listening.desk import Desk, Refused
+
+__all__ = ["ListeningServer"]
+
+logger = logging.getLogger(__name__)
+
+_PAGE = {
+    "": ("index.html", "text/html; charset=utf-8"),
+    "listen.css": ("listen.css", "text/css; charset=utf-8"),
+    "listen.js": ("listen.js", "text/javascript; charset=utf-8"),
+}
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_MAX_BODY = 4096
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class ListeningServer(ThreadingHTTPServer):
+    """Serves one listening test at `address` until it is stopped or killed."""
+
+    daemon_threads = True
+
+    def __init__(self, desk: Desk, port: int = 0) -> None:
+        """Take a port of 127.0.0.1, any free one for 0.
+
+        Raises:
+            InputError: If the port is taken.
+        """
+        self.desk, self.token = desk, secrets.token_urlsafe(16)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise InputError(
+                f"port {port} of this machine cannot be used: {error.strerror}; choose another "
+                "--port, or none for a free one"
+            ) from error
+        self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
+
+    @property
+    def address(self) -> str:
+        """What to open in a browser."""
+        return f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "calm-bench", ""
+    timeout = 60
+
+    @property
+    def test(self) -> ListeningServer:
+        return cast(ListeningServer, self.server)
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def _answer(self, method: Callable[[str], None]) -> None:
+        """Check who asks, then do it; whatever is refused is one line."""
+        try:
+            method(self._path())
+        except Refused as error:
+            # What was sent with a refused request may be unread: it must not pass for the next one.
+            self.close_connection = True
+            self._send_json(error.status, {"error": str(error)})
+        except InputError as error:
+            self.close_connection = True
+            self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the browser went away in the middle of a clip
+
+    def _path(self) -> str:
+        """The path below the token.
+
+        Raises:
+            Refused: If the request is not meant for this server, or does not know its token.
+        """
+        if self.headers.get("Host", "") not in self.test.hosts:
+            raise Refused(403, "this server answers to 127.0.0.1 and localhost alone")
+        origin = self.headers.get("Origin")
+        if origin is not None and origin.removeprefix("http://") not in self.test.hosts:
+            raise Refused(403, "requests of other pages are refused")
+        token, slash, rest = self.path.removeprefix("/").partition("/")
+        if not slash or not hmac.compare_digest(token.encode(), self.test.token.encode()):
+            raise Refused(404, "nothing is here: use the address that the terminal shows")
+        return rest
+
+    def _get(self, path: str) -> None:
+        if path in _PAGE:
+            name, kind = _PAGE[path]
+            data = (files("calm_bench.listening") / "page" / name).read_bytes()
+            self._send(HTTPStatus.OK, data, kind)
+            return
+        folder, _, word = path.partition("/")
+        if folder != "clip":
+            raise Refused(404, "there is no such page")
+        self._send_range(self.test.desk.clip(word).read_bytes())
+
+    def _post(self, path: str) -> None:
+        actions = {"question": self.test.desk.question, "vote": self.test.desk.vote}
+        if path not in actions:
+            raise Refused(404, "there is no such page")
+        self._send_json(HTTPStatus.OK, actions[path](self._body()))
+
+    def _body(self) -> bytes:
+        if self.headers.get_content_type() != "application/json":
+            raise Refused(415, "a request must be JSON")
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit() or int(length) > _MAX_BODY:
+            raise Refused(413, f"a request says its length, at most {_MAX_BODY} bytes")
+        return self.rfile.read(int(length))
+
+    def _send_range(self, data: bytes) -> None:
+        """A clip or the part of it that is asked for: browsers seek, and phones insist."""
+        found = _RANGE.fullmatch(self.headers.get("Range", ""))
+        if found is None or found.group(0) == "bytes=-":
+            self._send(HTTPStatus.OK, data, "audio/flac", {"Accept-Ranges": "bytes"})
+            return
+        first, last = found.groups()
+        start = int(first) if first else max(0, len(data) - int(last))
+        end = min(int(last), len(data) - 1) if first and last else len(data) - 1
+        if start > end:
+            self._send(416, b"", "audio/flac", {"Content-Range": f"bytes */{len(data)}"})
+            return
+        where = {"Content-Range": f"bytes {start}-{end}/{len(data)}", "Accept-Ranges": "bytes"}
+        self._send(HTTPStatus.PARTIAL_CONTENT, data[start : end + 1], "audio/flac", where)
+
+    def _send_json(self, status: int, data: dict[str, Any]) -> None:
+        self._send(status, json.dumps(data).encode(), "application/json")
+
+    def _send(
+        self, status: int, data: bytes, kind: str, headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        for name, value in (_HEADERS | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are of interest under --verbose alone, and without their token."""
+        logger.info("%s", (format % args).replace(self.test.token, "…"))

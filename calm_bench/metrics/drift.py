@@ -1,0 +1,163 @@
+"""Where a continuation goes in loudness and bandwidth, and how many fade out or blow up.
+
+"Diverges" and "fades away", as numbers per clip:
+
+* Loudness of a segment: ITU-R BS.1770-4, gated, over one segment (3 s, the short-term window of EBU
+  Tech 3341); nothing above the standard's absolute gate counts as that gate, -70 LUFS.
+* Bandwidth of a segment: the frequency below which 95 % of its power lies.
+* Drift: the clip's last whole segment against its first, in LU and in octaves, sign kept.
+* Fades out: the last segment is more than 10 LU quieter than the prompt. Ten LU less is about half
+  as loud to the ear, and beyond what a segment of steady music strays from its mean.
+* Blows up: the last segment is more than 10 LU louder than the prompt, or more than 1 % of its
+  samples stand at full scale. A clip with samples that are not finite is a failed trial already.
+
+Real music has both kinds of ending, too: the reference row says how often. Without a prompt the
+first segment takes its place.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from calm_bench.metrics.base import Metric
+from calm_bench.metrics.loudness import integrated_loudness
+from calm_bench.metrics.segments import Segments, cut
+from calm_bench.spectra import mean_power
+from calm_bench.types import Clip, Column, MetricResult, Wave
+
+__all__ = ["DriftMetric", "bandwidth", "clipped_share", "segment_loudness"]
+
+GATE_LUFS = -70.0
+FAR_LU = 10.0
+FULL_SCALE = 0.999
+CLIPPED_SHARE = 0.01
+ROLL_OFF = 0.95
+
+Fields = dict[str, float | None]
+
+
+def _mean(name: str, label: str, unit: str, better: bool | None = None) -> Column:
+    scale = 100.0 if unit == "%" else 1.0
+    return Column(
+        name=name,
+        label=label,
+        unit=unit,
+        higher_is_better=better,
+        aggregate="mean",
+        fields=(name,),
+        scale=scale,
+    )
+
+
+_WHOLE = (
+    _mean("fades_out", "Fades out", "%", better=False),
+    _mean("blows_up", "Blows up", "%", better=False),
+    _mean("loudness_drift", "Loudness drift", "LU"),
+    _mean("bandwidth_drift", "Bandwidth drift", "octaves"),
+)
+_LOUDNESS = _mean("segment_loudness", "Loudness", "LUFS")
+_BANDWIDTH = _mean("bandwidth", "Bandwidth", "Hz")
+
+
+class DriftMetric(Metric):
+    """Loudness and bandwidth from segment to segment; shares of clips that fade out or blow up."""
+
+    name: ClassVar[str] = "drift"
+    scope: ClassVar[Literal["clip", "set"]] = "clip"
+    columns: ClassVar[tuple[Column, ...]] = (
+        *_WHOLE,
+        *Segments().columns(_LOUDNESS),
+        *Segments().columns(_BANDWIDTH),
+    )
+
+    def __init__(self, segments: Segments | None = None) -> None:
+        """Look at these segments (three of 3 s)."""
+        self.segments = segments or Segments()
+
+    @property
+    def own_columns(self) -> tuple[Column, ...]:
+        """The columns of whole clips, and those of each segment."""
+        over_time = (self.segments.columns(column) for column in (_LOUDNESS, _BANDWIDTH))
+        return (*_WHOLE, *(column for columns in over_time for column in columns))
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Segments, thresholds and what they are relative to."""
+        return {
+            "metric": "drift",
+            "version": 1,
+            "segment_seconds": self.segments.seconds,
+            "loudness": f"ITU-R BS.1770-4 of a segment, at least {GATE_LUFS:g} LUFS",
+            "bandwidth": f"{ROLL_OFF:.0%} of the power lies below",
+            "drift": "last whole segment against the first",
+            "fades_out": f"last segment {FAR_LU:g} LU below the prompt",
+            "blows_up": f"{FAR_LU:g} LU above, or {CLIPPED_SHARE:.0%} of samples at full scale",
+        }
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        values = {clip.clip_id: self._fields(clip) for clip in clips}
+        notes = {}
+        for clip_id, fields in values.items():
+            missing = [name for name, value in fields.items() if value is None]
+            if missing:
+                notes[clip_id] = f"too short or silent for {', '.join(missing)}"
+        return MetricResult(clips=values, notes=notes)
+
+    def _fields(self, clip: Clip) -> Fields:
+        """Everything about one clip."""
+        fields: Fields = {column.name: None for column in self.own_columns}
+        waves: list[Wave] = []
+        for span in self.segments.spans:
+            for part in cut([clip], span):
+                waves.append(part.continuation)
+                name = self.segments.name(_LOUDNESS.name, span)
+                fields[name] = segment_loudness(waves[-1], clip.sample_rate)
+                name = self.segments.name(_BANDWIDTH.name, span)
+                fields[name] = bandwidth(waves[-1], clip.sample_rate)
+        if waves:
+            given = clip.wave[: round(clip.prompt_seconds * clip.sample_rate)]
+            fields |= _ends(given, waves, clip.sample_rate)
+        return fields
+
+
+def _ends(prompt: Wave, segments: Sequence[Wave], sample_rate: int) -> Fields:
+    """How a clip ends: by its prompt, its first segment and its last."""
+    levels = [segment_loudness(wave, sample_rate) for wave in (segments[0], segments[-1])]
+    first, last = levels
+    before = segment_loudness(prompt, sample_rate)
+    before = first if before is None else before
+    fields: Fields = {}
+    if first is not None and last is not None and before is not None:
+        fields["loudness_drift"] = last - first
+        fields["fades_out"] = float(last < before - FAR_LU)
+        louder = last > before + FAR_LU
+        fields["blows_up"] = float(louder or clipped_share(segments[-1]) > CLIPPED_SHARE)
+    widths = [bandwidth(wave, sample_rate) for wave in (segments[0], segments[-1])]
+    if widths[0] and widths[1]:
+        fields["bandwidth_drift"] = math.log2(widths[1] / widths[0])
+    return fields
+
+
+def segment_loudness(wave: Wave, sample_rate: int) -> float | None:
+    """Loudness in LUFS, at least -70; None for less than the 0.4 s that the standard needs."""
+    found = integrated_loudness(wave, sample_rate)
+    if found is None and len(wave) >= round(0.4 * sample_rate):
+        return GATE_LUFS
+    return found
+
+
+def bandwidth(wave: Wave, sample_rate: int) -> float | None:
+    """The frequency in Hz below which 95 % of the power lies; None for silence."""
+    power = mean_power(wave, 1024)  # [513]
+    total = power.sum()
+    if total <= 0.0:
+        return None
+    at = int(np.searchsorted(np.cumsum(power), ROLL_OFF * total))
+    return max(at, 1) * sample_rate / 1024
+
+
+def clipped_share(wave: Wave) -> float:
+    """The share of samples at full scale, 0 to 1."""
+    return float(np.mean(np.abs(wave) >= FULL_SCALE)) if len(wave) else 0.0

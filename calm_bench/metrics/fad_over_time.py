@@ -1,0 +1,91 @@
+"""FAD over time: where in a continuation a system leaves the real music.
+
+Each segment of the continuations is compared with the same segment of the reference clips. Errors
+that accumulate show as a distance that grows from segment to segment; a system that is merely of
+lower quality is far from the start. Every segment is embedded by itself, so that no vector knows
+what came before, and all have the same length, count and bias: compare them with one another, and
+not with the FAD of whole continuations, whose vectors are several times as many.
+
+Beyond the end of the reference clips (long generation) a segment is compared with their last one:
+real music does not drift on average.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from calm_bench.embeddings.base import Embedding
+from calm_bench.embeddings.clips import VectorCache
+from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
+from calm_bench.metrics.fad import FadMetric
+from calm_bench.metrics.segments import Segments, Span, cut
+from calm_bench.types import Clip, Column, Estimate, MetricResult
+
+__all__ = ["FadOverTime"]
+
+_FAD = Column(name="fad", label="FAD", unit="", higher_is_better=False, aggregate="set")
+
+
+class FadOverTime(EmbeddingMetric):
+    """FAD of successive segments of the continuations against the reference's segments."""
+
+    name: ClassVar[str] = "fad_over_time"
+    columns: ClassVar[tuple[Column, ...]] = Segments().columns(_FAD)
+    goes_beyond_reference: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        embedding: str | Embedding = DEFAULT_EMBEDDING,
+        cache: VectorCache | None = None,
+        segments: Segments | None = None,
+    ) -> None:
+        """Measure these segments (three of 3 s) with a registered embedding."""
+        super().__init__(embedding, cache)
+        self.segments = segments or Segments()
+        self._fad = FadMetric(embedding, cache, quiet=True)
+
+    @property
+    def own_columns(self) -> tuple[Column, ...]:
+        """A column for each segment."""
+        return self.segments.columns(_FAD)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """FAD's own recipe, and the segments."""
+        return {
+            **self._fad.recipe,
+            "metric": "fad_over_time",
+            "segment_seconds": self.segments.seconds,
+            "segments": "each embedded alone; past the reference's end against its last one",
+        }
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        estimates: dict[str, Estimate] = {}
+        beyond = 0
+        for span in self.segments.spans:
+            theirs, is_last = self._reference(reference, span)
+            beyond += is_last
+            name = self.segments.name(_FAD.name, span)
+            estimates[name] = self._fad.distance(cut(clips, span), theirs)
+        return MetricResult(
+            estimates=estimates, counts={"n_segments_beyond_reference": float(beyond)}
+        )
+
+    def difference(
+        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
+    ) -> Mapping[str, Estimate]:
+        """Each segment's FAD over the prompts both rows have: `clips` minus `baseline`."""
+        found = {}
+        for span in self.segments.spans:
+            theirs, _ = self._reference(reference, span)
+            name = self.segments.name(_FAD.name, span)
+            found[name] = self._fad.distance(cut(clips, span), theirs, cut(baseline, span))
+        return found
+
+    def _reference(self, reference: Sequence[Clip], span: Span) -> tuple[list[Clip], bool]:
+        """What a segment is compared with, and whether that is an earlier stretch."""
+        for index, candidate in enumerate(
+            other for other in reversed(self.segments.spans) if other <= span
+        ):
+            if found := cut(reference, candidate):
+                return found, index > 0
+        return [], False

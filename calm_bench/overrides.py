@@ -1,0 +1,127 @@
+"""What the command line changes of a benchmark, and what follows from it for the reader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calm_bench import paths
+from calm_bench.audio import probe_audio
+from calm_bench.config import AT_STEP, BenchmarkSpec, PromptSpec, SystemRow, kept_steps
+from calm_bench.data.prompts import plays_recording
+from calm_bench.errors import InputError
+from calm_bench.rows import choose_systems, with_head_steps
+
+__all__ = ["Overrides", "apply_overrides", "fit_recordings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the command line changes of a benchmark; empty or None leaves the benchmark's own.
+
+    Attributes:
+        text_temperature: None lets the text stream follow the audio's temperature.
+        head_steps: A row for each, of the systems whose head takes any number of steps.
+        seconds: Length of the clips, prompt included; may be longer than the recordings are.
+        prompt_audio: The user's own recordings, in place of the benchmark's prompts.
+        checkpoints: The weights kept in training in place of the final ones.
+    """
+
+    temperatures: tuple[float, ...] = ()
+    text_temperature: float | None = None
+    head_steps: tuple[int, ...] = ()
+    seconds: float | None = None
+    systems: tuple[str, ...] = ()
+    n_prompts: int | None = None
+    prompt_audio: tuple[Path, ...] = ()
+    n_seeds: int = 1
+    checkpoints: bool = False
+
+
+def apply_overrides(
+    spec: BenchmarkSpec, overrides: Overrides
+) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """The benchmark as the options change it, and notes on what follows from them.
+
+    Raises:
+        UnknownNameError: For a system that does not exist.
+        InputError: If an option does not fit the benchmark.
+    """
+    update: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    if overrides.temperatures:
+        update["temperatures"] = tuple(dict.fromkeys(overrides.temperatures))
+    if overrides.seconds is not None:
+        if overrides.seconds <= spec.prompt_seconds:
+            raise InputError(
+                f"clips of {overrides.seconds:g} s have no room after the prompt of "
+                f"{spec.prompt_seconds:g} s"
+            )
+        update["seconds"] = overrides.seconds
+    systems = spec.systems
+    if overrides.systems:
+        systems = update["systems"] = choose_systems(spec, overrides.systems)
+        if not any(row.baseline for row in systems):
+            notes += ("no baseline among these systems: nothing is compared with it",)
+    if overrides.head_steps:
+        systems = update["systems"] = with_head_steps(systems, overrides.head_steps)
+    spec = spec.model_copy(update=update)
+    if overrides.checkpoints:
+        spec, more = _at_checkpoints(spec)
+        notes += more
+    spec, more = _without_recordings(spec, overrides.prompt_audio)
+    return spec, notes + more
+
+
+def _at_checkpoints(spec: BenchmarkSpec) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """A row for each checkpoint that was kept of each system, against the reference alone."""
+
+    def at(row: SystemRow, step: int) -> SystemRow:
+        return row.model_copy(update={"model": f"{row.model}{AT_STEP}{step}"})
+
+    kept = {row.model: kept_steps(row.model) for row in spec.systems}
+    rows = tuple(at(row, step) for row in spec.systems for step in kept[row.model])
+    without = ", ".join(sorted(name for name, steps in kept.items() if not steps))
+    if not rows:
+        raise InputError(
+            f"no checkpoints were kept of {without}: "
+            "calm-bench train NAME --set keep_every=STEPS keeps them"
+        )
+    references = tuple(name for name in spec.references if name == "reference")
+    update = {"systems": rows, "references": references, "latency": None}
+    notes = ["weights kept in training in place of the final ones; nothing is timed"]
+    notes += [f"no checkpoints were kept of {without}"] if without else []
+    return spec.model_copy(update=update), tuple(notes)
+
+
+def _without_recordings(
+    spec: BenchmarkSpec, recordings: Sequence[Path]
+) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """Without the rows that play a recording on, where one of the user's is too short for that."""
+    lengths = [probe_audio(path).seconds for path in recordings]
+    if not lengths or min(lengths) >= spec.seconds:
+        return spec, ()
+    kept = tuple(row for row in spec.references if not plays_recording(row))
+    left_out = ", ".join(row for row in spec.references if row not in kept)
+    note = (
+        f"a recording lasts {min(lengths):.2f} s, clips {spec.seconds:g} s: without a real "
+        f"continuation there is no {left_out}"
+    )
+    return spec.model_copy(update={"references": kept}), (note,)
+
+
+def fit_recordings(
+    spec: BenchmarkSpec, root: Path, prompts: Sequence[PromptSpec]
+) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """The benchmark with `reference_seconds` where its recordings end before its clips do."""
+    lengths = [probe_audio(paths.inside(root, prompt.audio)).seconds for prompt in prompts]
+    shortest = min(lengths, default=spec.seconds)
+    played = any(plays_recording(row) for row in spec.references)
+    if not played or not spec.prompt_seconds < shortest < spec.seconds:
+        return spec, ()
+    note = (
+        f"the recordings last {shortest:g} s, the clips {spec.seconds:g} s: what is measured "
+        f"against the recordings looks at the first {shortest:g} s; FAD over time goes on "
+        "against their last stretch"
+    )
+    return spec.model_copy(update={"reference_seconds": shortest}), (note,)

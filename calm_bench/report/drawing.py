@@ -1,0 +1,196 @@
+"""What all plots share: the look of every system, axes, legends, captions, and files.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; every system also has its
+own marker and line, so that a print in grey can be read. The same records give the same bytes.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from calm_bench.report.columns import Shown, swept
+from calm_bench.report.numbers import cell_name, steps_text
+from calm_bench.store import Cell, Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "COLORS",
+    "GREY",
+    "GREY_LINES",
+    "GREY_MARKERS",
+    "MARKERS",
+    "STYLE",
+    "Look",
+    "add_caption",
+    "add_legend",
+    "encode",
+    "fit_scale",
+    "floors_of",
+    "logarithmic",
+    "looks_of",
+    "new_figure",
+    "references_of",
+    "row_name",
+    "spread_of",
+    "system_name",
+]
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#6b6b6b"
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "calm-bench",
+    "text.parse_math": False,  # a label may hold a dollar sign
+}
+OFF_SCALE = 2.0  # times the largest of the other rows
+WIDE_RANGE = 8.0  # largest over smallest value from which an axis is logarithmic
+_LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
+GREY_MARKERS = ("*", "x", "+", "1", "2", "3", "4")
+GREY_LINES = ("-", "--", "-.", ":", (0, (1, 3)))  # of the rows that are not systems, in their order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a system is drawn in every plot."""
+
+    color: str
+    marker: str
+    line: Any = "-"
+
+
+def encode(figure: "Figure") -> dict[str, bytes]:
+    """The figure as PNG and SVG without dates or versions in the files."""
+    files = {}
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, metadata=metadata, bbox_inches="tight")
+        files[kind] = out.getvalue()
+    return files
+
+
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple["Figure", list["Axes"]]:
+    """A figure with a grid of axes, row by row; size in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def system_name(cell: Cell, several_steps: bool) -> str:
+    """A line's name: a system, and its head steps where these vary."""
+    return cell.label + (f", {steps_text(cell)}" if several_steps else "")
+
+
+def looks_of(results: Results, *, by_label: bool = False) -> dict[str, Look]:
+    """A colour, a marker and a line for each system, in the order of the table.
+
+    With `by_label`, whatever their head steps.
+    """
+    several = set() if by_label else swept(results.cells)
+    systems = [cell for cell in results.cells if cell.kind == "system"]
+    names = dict.fromkeys(system_name(cell, cell.label in several) for cell in systems)
+    return {
+        name: Look(
+            color=COLORS[index % len(COLORS)],
+            # Each lap of colours starts at another marker, so that no two of 49 systems look alike.
+            marker=MARKERS[(index + index // len(COLORS)) % len(MARKERS)],
+            line=_LINES[index % len(_LINES)],
+        )
+        for index, name in enumerate(names)
+    }
+
+
+def references_of(results: Results) -> list[Cell]:
+    """The rows that are no systems."""
+    return [cell for cell in results.cells if cell.kind != "system"]
+
+
+def spread_of(shown: Shown, cell_id: str) -> tuple[float, list[list[float]] | None] | None:
+    """A value and its distances to the interval's ends, as errorbar wants them."""
+    row = shown.rows.get(cell_id)
+    if row is None or row.value is None:
+        return None
+    if row.low is None or row.high is None:
+        return row.value, None
+    return row.value, [[max(0.0, row.value - row.low)], [max(0.0, row.high - row.value)]]
+
+
+def add_legend(
+    figure: "Figure", axes: Sequence["Axes"], order: Sequence[str], columns: int
+) -> None:
+    """One legend for all axes, each name once and in the order of the table."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        found, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    names = [name for name in dict.fromkeys(order) if name in handles]
+    chosen = [handles[name] for name in names]
+    figure.legend(chosen, names, loc="outside upper left", ncols=columns)
+
+
+def add_caption(figure: "Figure", results: Results, drawn: set[str], note: str = "") -> None:
+    """What the bars are, of how many clips, and which rows are missing."""
+    missing = [c for c in results.cells if c.kind == "system" and c.cell_id not in drawn]
+    texts = [f"bars: 95 % intervals{_clips(results)}", *([note] if note else [])]
+    if missing:
+        texts.append(f"not drawn for want of a value: {'; '.join(map(cell_name, missing))}")
+    figure.supxlabel("\n".join(texts), fontsize=8, color=GREY)
+
+
+def _clips(results: Results) -> str:
+    """How many clips a row has, if all have the same."""
+    counts = {results.trials[c.cell_id].ok for c in results.cells if c.cell_id in results.trials}
+    return f" over {counts.pop()} clips" if len(counts) == 1 else ""
+
+
+def row_name(results: Results, cell: Cell) -> str:
+    """A row's name with what tells it from other rows: steps where swept, and temperature."""
+    several_steps = cell.label in swept(results.cells)
+    if len({c.temperature for c in results.cells if c.kind == "system"}) < 2:
+        return system_name(cell, several_steps)
+    return cell_name(cell, several_steps=several_steps)
+
+
+def floors_of(results: Results, shown: Shown) -> set[str]:
+    """Silence and noise where they lie far beyond all other rows."""
+    values = {cell.cell_id: shown.value(cell.cell_id) for cell in results.cells}
+    kinds = {cell.cell_id: cell.kind for cell in results.cells}
+    others = [abs(v) for k, v in values.items() if v and kinds[k] not in ("silence", "noise")]
+    largest = OFF_SCALE * max(others, default=0.0)
+    floors = {k for k, v in values.items() if kinds[k] in ("silence", "noise") and v is not None}
+    return {k for k in floors if others and abs(values[k] or 0.0) > largest}
+
+
+def fit_scale(axis: "Axes", which: str, values: Sequence[float]) -> None:
+    """A logarithmic axis where values are all positive and far apart."""
+    if values and min(values) > 0 and max(values) > WIDE_RANGE * min(values):
+        logarithmic(axis, which)
+
+
+def logarithmic(axis: "Axes", which: str) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axis, f"set_{which}scale")("log")
+    side: Any = getattr(axis, f"{which}axis")
+    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_formatter(NullFormatter())

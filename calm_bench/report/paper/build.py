@@ -1,0 +1,146 @@
+"""`calm-bench paper`: from stored runs to ledger, tables and figures; and whether they still hold.
+
+    ledger.md  ledger.csv  ledger.json     claim, published value, ours, interval, verdict
+    tables/NAME.md .csv .tex               the paper's tables, published and measured
+    figures/NAME.png .svg                  the paper's figures
+    README.md                              what is where, and what could not be drawn
+
+The same runs give the same bytes. Nothing here needs the clips, or torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from calm_bench import files
+from calm_bench.errors import InputError
+from calm_bench.files import disk_errors
+from calm_bench.report.formats import to_latex, to_markdown
+from calm_bench.report.paper.catalogue import FIGURES
+from calm_bench.report.paper.claims import load_claims
+from calm_bench.report.paper.figures import draw_figures
+from calm_bench.report.paper.layout import load_tables
+from calm_bench.report.paper.ledger import Ledger, build_ledger, changes
+from calm_bench.report.paper.ledger_text import ledger_csv, ledger_tables
+from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
+from calm_bench.report.paper.tables import paper_csv, paper_table
+
+__all__ = ["Paper", "build_paper", "verify_paper"]
+
+_HEAD = (
+    "Rebuilt by `calm-bench paper` from the stored runs {runs}; nothing here is written by hand. "
+    "How a verdict is reached: docs/claims.md.\n"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paper:
+    """What was rebuilt, and the figures that no stored run has the data of."""
+
+    folder: Path
+    ledger: Ledger
+    not_drawn: tuple[str, ...] = ()
+
+
+def build_paper(names: Sequence[str], folder: Path) -> Paper:
+    """Write ledger, tables and figures of these runs (by default all that are kept in ./results).
+
+    Raises:
+        InputError: If a run is missing or damaged, runs do not go together, or nothing can be
+            written.
+    """
+    runs = read_stored(find_stored(names))
+    ledger, texts = _texts(runs)
+    figures = draw_figures(runs)
+    data = {name: text.encode() for name, text in texts.items()}
+    for name, kinds in figures.items():
+        data |= {f"figures/{name}.{kind}": image for kind, image in (kinds or {}).items()}
+    missing = tuple(name for name, kinds in figures.items() if kinds is None)
+    data["README.md"] = _index(ledger, texts, missing).encode()
+    _write(folder, data)
+    return Paper(folder=folder, ledger=ledger, not_drawn=missing)
+
+
+def verify_paper(names: Sequence[str], folder: Path) -> list[str]:
+    """What the stored runs say otherwise than the ledger and tables in a folder; writes nothing.
+
+    Raises:
+        InputError: If the folder holds no ledger, or a run is missing or damaged.
+    """
+    path = folder / "ledger.json"
+    try:
+        committed = Ledger.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} does not exist: `calm-bench paper` writes it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}; write it anew") from error
+    ledger, texts = _texts(read_stored(find_stored(names)))
+    found = changes(committed, ledger)
+    if not found:
+        stale = [name for name, text in texts.items() if not _holds(folder / name, text)]
+        found = [f"{folder / name} is not what the stored runs give" for name in sorted(stale)]
+    return found
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
+    """The ledger, and every text file by name."""
+    ledger = build_ledger(load_claims(), runs)
+    names = ", ".join(run.name for run in runs)
+    tables = "\n".join(to_markdown(table) for table in ledger_tables(ledger))
+    texts = {
+        "ledger.md": f"# Claims ledger\n\n{_HEAD.format(runs=names)}\n{tables}",
+        "ledger.csv": ledger_csv(ledger),
+        "ledger.json": ledger.model_dump_json(indent=1) + "\n",
+    }
+    for spec in load_tables():
+        table = paper_table(spec, runs)
+        if table is not None:
+            texts[f"tables/{spec.name}.md"] = to_markdown(table)
+            texts[f"tables/{spec.name}.tex"] = to_latex(table, spec.name)
+            texts[f"tables/{spec.name}.csv"] = paper_csv(spec, runs)
+    return ledger, texts
+
+
+def _index(ledger: Ledger, texts: Mapping[str, str], missing: Sequence[str]) -> str:
+    """The folder's README: verdicts in one line, then every table and figure."""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in ledger.counts.items())
+    tables = {spec.name: spec for spec in load_tables()}
+    lines = ["# The paper, rebuilt", "", _HEAD.format(runs=", ".join(ledger.runs))]
+    lines += [f"Claims ([ledger.md](ledger.md)): {counts}.", "", "## Tables", ""]
+    for name, spec in tables.items():
+        if f"tables/{name}.md" in texts:
+            lines.append(f"* [{spec.title}](tables/{name}.md), {spec.source}")
+        else:
+            lines.append(f"* {spec.title}: not measured; `{spec.command}` measures it")
+    lines += ["", "## Figures", ""]
+    for figure in FIGURES:
+        if figure.name in missing:
+            lines.append(f"* {figure.title}: not measured; what measures it: {figure.command}")
+        else:
+            lines += [
+                f"* {figure.title}",
+                "",
+                f"  ![{figure.title}](figures/{figure.name}.png)",
+                "",
+            ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _write(folder: Path, data: Mapping[str, bytes]) -> None:
+    """Write all files, and remove what an earlier build wrote and this one does not."""
+    with disk_errors(folder):
+        for sub in ("", "tables", "figures"):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+        for path in (*folder.glob("tables/*.*"), *folder.glob("figures/*.*")):
+            if path.relative_to(folder).as_posix() not in data:
+                path.unlink()
+    for name, content in data.items():
+        files.replace(folder / name, content)

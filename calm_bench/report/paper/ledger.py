@@ -1,0 +1,235 @@
+"""The claims ledger: claim, published value, ours with its interval, verdict; none without one.
+
+A claim has a line for every run, scale and recipe that measures it, so that none can be picked, and
+one line that says what is missing where nothing does.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from calm_bench.config import StrictModel
+from calm_bench.report.numbers import plain_number, signed
+from calm_bench.report.paper.claims import Claim
+from calm_bench.report.paper.measure import Measured, Missing, measure
+from calm_bench.report.paper.names import SPEED_METRICS
+from calm_bench.report.paper.runs import Scale, StoredRun, instrument_of
+from calm_bench.report.paper.verdicts import VERDICTS, Verdict
+
+__all__ = ["Entry", "Ledger", "build_ledger", "changes", "fitting_decimals"]
+
+
+class Entry(StrictModel):
+    """One line of the ledger.
+
+    Attributes:
+        ours: What was measured, as text: the rows compared and their difference or ratio.
+        value, low, high: The effect, unrounded, with its 95 % interval.
+        n: Clips, or rounds of timing.
+        n_needed: Of an inconclusive claim, the n at which the interval would leave the null.
+        paired: Whether the run paired the rows; None where one row alone was judged.
+        by: What of the rows' recipe a reader must know: language model, embedding, device.
+        recipe_id: The recipe under which the run holds the rows.
+        note: Why the verdict is what it is, where it needs words.
+    """
+
+    claim: str
+    section: str
+    says: str
+    source: str
+    published: str
+    scale: Scale | Literal["none"]
+    run: str | None = None
+    ours: str | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    n_needed: int | None = None
+    paired: bool | None = None
+    by: str | None = None
+    recipe_id: str | None = None
+    verdict: Verdict
+    note: str | None = None
+    command: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What makes a line another one: claim, run, scale and recipe."""
+        return self.claim, self.run or "", self.scale, self.recipe_id or ""
+
+
+class Ledger(StrictModel):
+    """All lines, and what must be said of the runs behind them."""
+
+    schema_version: Literal[1] = 1
+    runs: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """Lines by verdict, in the order of the rule."""
+        found = Counter(entry.verdict for entry in self.entries)
+        return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
+    """Every claim with a verdict from every run that measures it.
+
+    Raises:
+        InputError: If a claim's rows are ambiguous in a run.
+    """
+    entries = [entry for claim in claims for entry in _entries(claim, runs)]
+    notes = []
+    for run in runs:
+        if run.manifest is None:
+            notes.append(
+                f"{run.name}: its manifest.json was not kept, so that weights and code are not on "
+                "record"
+            )
+        notes += [f"{run.name}: {note}" for note in run.results.notes]
+    return Ledger(runs=tuple(run.name for run in runs), entries=tuple(entries), notes=tuple(notes))
+
+
+def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
+    if claim.measure is None:
+        return [_missing(claim, claim.missing or "")]
+    found: list[Entry] = []
+    absent: list[Missing] = []
+    for run in runs:
+        for scale in run.scales:
+            results = measure(claim, run, scale)
+            if isinstance(results, Missing):
+                absent.append(results)
+            elif scale not in claim.scales:
+                wanted = " or ".join(claim.scales)
+                reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
+                absent.append(Missing(reason=reason, n_found=len(claim.expression.rows) + 1))
+            else:
+                found += [_entry(claim, run, scale, result) for result in results]
+    return found or [_missing(claim, _nearest(claim, absent))]
+
+
+def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
+    """The reason of the run that came nearest to measuring a claim."""
+    best = max(absent, key=lambda missing: missing.n_found, default=None)
+    if best is None or best.n_found == 0:
+        models = dict.fromkeys(row.model for row in claim.expression.rows)
+        metrics = dict.fromkeys(row.metric for row in claim.expression.rows)
+        return f"no stored run has {' and '.join(metrics)} of {', '.join(models)}"
+    return best.reason
+
+
+def _missing(claim: Claim, reason: str) -> Entry:
+    scale: Scale | Literal["none"] = claim.scales[0] if len(claim.scales) == 1 else "none"
+    return Entry(
+        **_words(claim), scale=scale, verdict="not measured", note=reason, command=claim.command
+    )
+
+
+def _words(claim: Claim) -> dict[str, Any]:
+    return {
+        "claim": claim.id,
+        "section": claim.section,
+        "says": claim.says,
+        "source": f"{claim.source.where}: {claim.source.row}",
+        "published": claim.published.text if claim.published else "–",
+    }
+
+
+def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entry:
+    effect = result.effect
+    return Entry(
+        **_words(claim),
+        scale=scale,
+        run=run.name,
+        ours=_ours(claim, result),
+        value=effect.value,
+        low=effect.low,
+        high=effect.high,
+        n=effect.n,
+        n_needed=result.needed,
+        paired=effect.paired,
+        by=_by(result),
+        recipe_id=result.rows[0].recipe_id,
+        verdict=result.verdict,
+        note=_note(claim, result),
+    )
+
+
+def _ours(claim: Claim, result: Measured) -> str:
+    """The rows and their effect in one line."""
+    effect, rows = result.effect, result.rows
+    function = claim.expression.function
+    if function == "value":
+        return _number(effect.value, rows[0].unit)
+    if function == "order":
+        return " → ".join(_number(row.value or 0.0, row.unit) for row in rows)
+    a, b = (_number(row.value or 0.0, row.unit) for row in rows[:2])
+    sign = "" if function == "ratio" else signed(effect.value, fitting_decimals(effect.value))
+    return f"{a} against {b}: {sign or f'×{effect.value:.2f}'}"
+
+
+def fitting_decimals(value: float) -> int:
+    """Enough decimals for three significant figures, at most four."""
+    size = abs(value)
+    return next((d for d, limit in enumerate((100.0, 10.0, 1.0, 0.1)) if size >= limit), 4)
+
+
+def _number(value: float, unit: str) -> str:
+    text = plain_number(value, fitting_decimals(value))
+    if unit == "×":
+        return f"×{text}"
+    return f"{text} {unit}".strip()
+
+
+def _by(result: Measured) -> str | None:
+    """By what the rows were measured, where numbers of another kind would differ."""
+    recipe = result.recipe
+    if result.rows[0].metric in SPEED_METRICS:
+        names = ("device", "dtype", "mode")
+        return ", ".join(str(recipe[name]) for name in names if name in recipe) or None
+    return instrument_of(recipe)
+
+
+def _note(claim: Claim, result: Measured) -> str | None:
+    """What a reader needs to understand the verdict."""
+    parts = []
+    unit = "rounds" if result.rows[0].metric in SPEED_METRICS else "clips"
+    if result.verdict == "inconclusive":
+        parts.append(
+            f"about {result.needed} {unit} would settle it, if the observed effect is the true one"
+            if result.needed
+            else "no n would settle it: the observed effect is nil"
+        )
+    if result.verdict == "direction only" and claim.number is not None:
+        parts.append(f"the published {_signed_or_factor(claim, claim.number)} is not reached")
+    if result.effect.paired is False:
+        parts.append("the run does not pair these rows: outer ends of both intervals")
+    return "; ".join(parts) or None
+
+
+def _signed_or_factor(claim: Claim, number: float) -> str:
+    """A published number as one writes it: ×12.3, or +0.70."""
+    if claim.is_factor:
+        return f"×{number:g}"
+    return signed(number, 2) if claim.null == 0 else plain_number(number, 2)
+
+
+def changes(committed: Ledger, now: Ledger) -> list[str]:
+    """What a recomputed ledger says otherwise than a committed one; empty if nothing."""
+    before = {entry.key: entry for entry in committed.entries}
+    after = {entry.key: entry for entry in now.entries}
+    found = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        name = key[0] + (f" ({key[1]}, {key[2]})" if key[1] else "")
+        if old is None or new is None:
+            state = "is not in the committed ledger" if old is None else "is no longer found"
+            found.append(f"{name}: {(new or old).verdict} {state}")  # type: ignore[union-attr]
+        elif old.verdict != new.verdict:
+            found.append(f"{name}: committed as {old.verdict}, the stored runs say {new.verdict}")
+        elif (old.value, old.low, old.high) != (new.value, new.low, new.high):
+            found.append(f"{name}: the committed numbers are not those of the stored runs")
+    return found

@@ -1,0 +1,145 @@
+"""How runs name what claims, tables and figures speak of: the one place that knows.
+
+What is asked for is looked up by its name; a few names stand for what a run stores under another:
+
+    fad_first, fad_last   FAD over time, of the first and the last segment of the continuations
+    fad_half_trained      FAD of the last checkpoint kept before half of the training
+    seconds_for_30s       thirty times the RTF
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calm_bench.results import ResultRow, Results
+from calm_bench.speedups import SPEED_COLUMNS
+from calm_bench.store import Cell
+
+__all__ = [
+    "METRICS",
+    "OF_THE_MODEL",
+    "RATIO_METRICS",
+    "SPEED_METRICS",
+    "UNFIT",
+    "ModelName",
+    "Point",
+    "cells_for",
+    "is_part",
+    "rows_for",
+    "segments",
+]
+
+SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_for_30s"}
+"""What random weights measure as well as trained ones."""
+
+OF_THE_MODEL = SPEED_METRICS | {"text_nll"}
+"""One number for all temperatures: a temperature changes neither shapes nor the text's loss."""
+
+RATIO_METRICS = frozenset({"overall_speedup", "head_speedup", "rtf"})
+"""Positive quantities whose effect is a factor: judged against 1 on the log scale."""
+
+UNFIT = "the baseline differs from itself"
+"""How a run's note begins that takes back its own speed columns."""
+
+METRICS = frozenset(
+    SPEED_METRICS
+    | {
+        "bandwidth_drift",
+        "bits_per_second",
+        "blows_up",
+        "dnsmos",
+        "elo_enjoyment",
+        "elo_meaningfulness",
+        "fad",
+        "fad_first",
+        "fad_half_trained",
+        "fad_last",
+        "fades_out",
+        "kad",
+        "loudness_drift",
+        "mos",
+        "pesq",
+        "ppx_geo",
+        "si_sdr",
+        "spectral_drift",
+        "stoi",
+        "text_nll",
+        "vert",
+        "wer",
+    }
+)
+"""What a claim may ask for."""
+
+_SEGMENT = re.compile(r"fad@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)s")
+_MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@(?P<step>\d+))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelName:
+    """The parts of a model's name: calm-music-tiny@2000 is calm-music, tiny, after 2,000 steps."""
+
+    base: str
+    scale: str | None
+    step: int | None
+
+    @classmethod
+    def of(cls, model: str) -> "ModelName":
+        """The parts of a name or of a folder's path."""
+        found = _MODEL.fullmatch(Path(model).name)
+        if found is None:
+            return cls(base=model, scale=None, step=None)
+        step = found["step"]
+        return cls(base=found["base"], scale=found["scale"], step=int(step) if step else None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A row with where it lies: a second of the clip."""
+
+    x: float
+    row: ResultRow
+
+
+def segments(rows: Iterable[ResultRow]) -> list[Point]:
+    """The FAD of successive segments, each at its middle in seconds, in order of time."""
+    found = []
+    for row in rows:
+        if (match := _SEGMENT.fullmatch(row.metric)) is not None:
+            found.append(Point(x=(float(match["start"]) + float(match["end"])) / 2, row=row))
+    return sorted(found, key=lambda point: point.x)
+
+
+def is_part(cell: Cell) -> bool:
+    """Whether a row is of part of a model: a checkpoint on the way, or a codec's first levels."""
+    on_the_way = cell.model is not None and ModelName.of(cell.model).step is not None
+    return on_the_way or getattr(cell, "levels", None) is not None
+
+
+def cells_for(metric: str, cells: Sequence[Cell]) -> list[Cell]:
+    """Those of a model's rows that a metric is about: the whole model, or a half-trained one."""
+    if metric != "fad_half_trained":
+        return [cell for cell in cells if not is_part(cell)]
+    steps = {ModelName.of(c.model).step or 0: c for c in cells if c.model is not None}
+    early = [step for step in steps if 0 < step <= max(steps) / 2]
+    return [steps[max(early)]] if early else []
+
+
+def rows_for(metric: str, results: Results, cell: Cell) -> list[ResultRow]:
+    """A cell's rows of a metric, by each recipe, under whatever name the run stores them."""
+    rows = [row for row in results.rows if row.cell_id == cell.cell_id]
+    if metric == "seconds_for_30s":
+        return [_thirty_seconds(row) for row in rows if row.metric == "rtf"]
+    if metric in ("fad_first", "fad_last"):
+        points = segments(rows)
+        at = {point.x for point in points}
+        wanted = min(at, default=0.0) if metric == "fad_first" else max(at, default=0.0)
+        return [point.row for point in points if point.x == wanted] if len(at) > 1 else []
+    stored = "fad" if metric == "fad_half_trained" else metric
+    return [row for row in rows if row.metric == stored]
+
+
+def _thirty_seconds(rtf: ResultRow) -> ResultRow:
+    ends = {name: getattr(rtf, name) for name in ("value", "low", "high")}
+    times = {name: None if x is None else 30 * x for name, x in ends.items()}
+    return rtf.model_copy(update={"metric": "seconds_for_30s", "unit": "s", **times})

@@ -1,0 +1,145 @@
+"""What the paper's figures are made of: panels of lines or bars, and how rows become them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from calm_bench.report.numbers import temperature_text
+from calm_bench.report.paper.names import is_part
+from calm_bench.report.paper.runs import StoredRun, instrument_of
+from calm_bench.results import ResultRow
+from calm_bench.store import Cell
+
+__all__ = [
+    "Dot",
+    "Line",
+    "Panel",
+    "by_recipe",
+    "caption_of",
+    "dot",
+    "heading_of",
+    "label_of",
+    "levels_of",
+    "lines_of",
+    "systems_of",
+]
+
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """A point with its 95 % intervals, and what is written beside it."""
+
+    x: float
+    y: float
+    note: str = ""
+    x_interval: Interval = None
+    y_interval: Interval = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """The points of one system, in order; `model` decides how it is drawn."""
+
+    label: str
+    model: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        levels: Horizontal lines: what stands beside the systems.
+        stages: Instead of lines, per row the milliseconds of each stage.
+        dodge: Whether lines stand a little beside each other, since their x are the same.
+        caption: What the numbers are of: n, instrument, run.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...] = ()
+    levels: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    log_x: bool = False
+    log_y: bool = False
+    dodge: bool = False
+    caption: str = ""
+
+
+def systems_of(run: StoredRun) -> list[Cell]:
+    """The rows of whole systems, in the order of the run."""
+    return [cell for cell in run.results.cells if cell.kind == "system" and not is_part(cell)]
+
+
+def label_of(cell: Cell, cells: Sequence[Cell], *, temp: bool = False) -> str:
+    """A system's name, with its head steps where they vary and its temperature if wanted."""
+    several = len({c.head_steps for c in cells if c.label == cell.label}) > 1
+    steps = f", {cell.head_steps} step{'s' * (cell.head_steps != 1)}" if several else ""
+    return cell.label + steps + (f", temp {temperature_text(cell.temperature)}" if temp else "")
+
+
+def by_recipe(run: StoredRun, metric: str) -> dict[str | None, dict[str, ResultRow]]:
+    """A metric's rows by recipe and cell, without those that have no value."""
+    found: dict[str | None, dict[str, ResultRow]] = {}
+    for row in run.results.rows:
+        if row.metric == metric and row.value is not None:
+            found.setdefault(row.recipe_id, {})[row.cell_id] = row
+    return found
+
+
+def heading_of(run: StoredRun, metric: str, recipe_id: str | None) -> str:
+    """A metric with its unit and the instrument behind it."""
+    column = next((c for c in run.results.columns if c.name == metric), None)
+    label = column.label if column else metric
+    unit = f" ({column.unit})" if column and column.unit not in ("", "×") else ""
+    arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better if column else None]
+    instrument = instrument_of(run.results.recipes.get(recipe_id or "", {}))
+    return f"{label}{unit}{arrow}" + (f", {instrument}" if instrument else "")
+
+
+def caption_of(run: StoredRun, rows: Sequence[ResultRow], more: str = "") -> str:
+    """Which run a panel shows, at which scale and from how many clips."""
+    ns = sorted({row.n for row in rows if row.n})
+    n = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}" if ns else "n not recorded"
+    scales = ", ".join(run.scales)
+    return f"{run.name} ({scales}): {n} clips{more}; bars are 95 % intervals"
+
+
+def dot(x: float, row: ResultRow, x_row: ResultRow | None = None, note: str = "") -> Dot:
+    """A row's value at x, which may come with an interval of its own."""
+    assert row.value is not None
+    ends = {"x_interval": _interval(x_row), "y_interval": _interval(row)}
+    return Dot(x=x, y=row.value, note=note, **ends)
+
+
+def _interval(row: ResultRow | None) -> Interval:
+    if row is None or row.low is None or row.high is None:
+        return None
+    return row.low, row.high
+
+
+def levels_of(
+    run: StoredRun, rows: Mapping[str, ResultRow], kinds: Sequence[str]
+) -> dict[str, float]:
+    """The values of the rows of these kinds, by label."""
+    cells = [c for c in run.results.cells if c.kind in kinds and c.cell_id in rows]
+    return {c.label: v for c in cells if (v := rows[c.cell_id].value) is not None}
+
+
+def lines_of(
+    cells: Sequence[Cell], rows: Mapping[str, ResultRow], at: Callable[[Cell], float | None]
+) -> tuple[Line, ...]:
+    """A line for each system that has values at two places or more."""
+    dots: dict[tuple[str, str], list[Dot]] = {}
+    for cell in cells:
+        x = at(cell)
+        if x is not None and cell.cell_id in rows:
+            dots.setdefault((cell.label, str(cell.model)), []).append(dot(x, rows[cell.cell_id]))
+    return tuple(
+        Line(label=label, model=model, dots=tuple(sorted(found, key=lambda dot: dot.x)))
+        for (label, model), found in dots.items()
+        if len(found) > 1
+    )

@@ -1,0 +1,181 @@
+"""The stored runs a ledger is made of, and whether they may stand in one ledger.
+
+A stored run is a folder with results.json, and manifest.json, which says by which weights and code
+its clips were made. Two runs that show one model must have made it with the same of both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.paths import runs_dir
+from calm_bench.report.paper.names import ModelName
+from calm_bench.store import Cell, LatencyRecord, Manifest, Results, RunStore
+
+__all__ = [
+    "SCALES",
+    "Scale",
+    "StoredRun",
+    "check_one_build",
+    "find_stored",
+    "instrument_of",
+    "read_stored",
+    "scale_of",
+]
+
+Scale = Literal["tiny", "paper", "released"]
+SCALES: tuple[Scale, ...] = ("tiny", "paper", "released")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """A finished run as it lies on disk; `manifest` is None where it was not kept."""
+
+    name: str
+    results: Results
+    manifest: Manifest | None
+    latency: tuple[LatencyRecord, ...] = ()
+
+    @property
+    def weights(self) -> dict[str, str | None]:
+        """The sha256 of each model's weights, None for random ones; empty without a manifest."""
+        return self.manifest.weights if self.manifest else {}
+
+    @property
+    def models(self) -> set[str]:
+        """The systems and codecs behind its rows."""
+        of_rows = {cell.model for cell in self.results.cells if cell.model is not None}
+        return of_rows | set(self.weights)
+
+    @property
+    def code(self) -> tuple[str, str]:
+        """Version and commit of the code that made the run."""
+        environment = self.manifest.environment if self.manifest else {}
+        return str(environment.get("calm_bench")), str(environment.get("commit"))
+
+    @property
+    def scales(self) -> list[Scale]:
+        """The scales of its models."""
+        found = {scale_of(cell) for cell in self.results.cells if cell.model is not None}
+        return [scale for scale in SCALES if scale in found]
+
+    def has_random_weights(self, model: str) -> bool:
+        """Whether the manifest says that a model was never trained."""
+        return model in self.weights and self.weights[model] is None
+
+
+def scale_of(cell: Cell) -> Scale | None:
+    """The scale of a row's model; None for rows without a model, which belong to every scale."""
+    if cell.model is None:
+        return None
+    scale = ModelName.of(cell.model).scale
+    if scale is None:
+        return "released"
+    return "paper" if scale == "paper" else "tiny"
+
+
+def instrument_of(recipe: Mapping[str, Any]) -> str | None:
+    """The language model or embedding behind a number; numbers of two of them do not compare."""
+    lm = recipe.get("lm")
+    if isinstance(lm, Mapping) and "model" in lm:
+        return str(lm["model"])
+    return str(recipe["embedding"]) if "embedding" in recipe else None
+
+
+def find_stored(names: Sequence[str]) -> list[Path]:
+    """Folders of runs by path or by id; without names, every run kept in ./results.
+
+    Raises:
+        UnknownNameError: If a name is no stored run.
+        InputError: If there are no names and nothing is kept.
+    """
+    kept = sorted(path.parent for path in runs_dir().parent.glob("*/results.json"))
+    if not names:
+        if kept:
+            return kept
+        raise InputError(
+            f"{runs_dir().parent} holds no stored run: name one, or make one with `calm-bench run`"
+        )
+    return [_find(name, kept) for name in names]
+
+
+def _find(name: str, kept: Sequence[Path]) -> Path:
+    for folder in (Path(name), runs_dir().parent / name, runs_dir() / name):
+        if (folder / "results.json").is_file():
+            return folder
+    ids = (path.parent.name for path in runs_dir().glob("*/results.json"))
+    raise UnknownNameError("stored run", name, [*(path.name for path in kept), *ids])
+
+
+def read_stored(folders: Sequence[Path]) -> list[StoredRun]:
+    """The runs in these folders, ordered by id, after checking that one ledger may hold them.
+
+    Raises:
+        InputError: If one cannot be read, is of debug models, or does not go with another.
+    """
+    runs = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    check_one_build(runs)
+    return sorted(runs, key=lambda run: run.name)
+
+
+def _read(folder: Path) -> StoredRun:
+    store = RunStore(folder)
+    results = store.read_results()
+    debug = sorted({c.model for c in results.cells if c.model and _is_debug(c.model)})
+    if debug:
+        raise InputError(
+            f"{folder} is of {debug[0]}, whose random weights are for tests: a ledger needs a run "
+            "of trained models or of the paper's shapes"
+        )
+    has_manifest = (folder / "manifest.json").is_file()
+    return StoredRun(
+        name=results.run_id,
+        results=results,
+        manifest=store.read_manifest() if has_manifest else None,
+        latency=tuple(store.read(LatencyRecord)),
+    )
+
+
+def _is_debug(model: str) -> bool:
+    return ModelName.of(model).scale == "debug"
+
+
+def check_one_build(runs: Sequence[StoredRun]) -> None:
+    """Refuse runs that made one model with different weights or code.
+
+    Raises:
+        InputError: Which two runs, which model, and what differs.
+    """
+    for a, b in combinations(runs, 2):
+        if a.name == b.name:
+            raise InputError(f"two folders hold the run {a.name}: name only one of them")
+        shared = sorted(a.models & b.models)
+        if shared and (problem := _difference(a, b, shared)):
+            raise InputError(
+                f"{a.name} and {b.name} cannot stand in one ledger: {problem}; repeat the older run"
+            )
+
+
+def _difference(a: StoredRun, b: StoredRun, shared: Sequence[str]) -> str | None:
+    """What keeps two runs of one model apart; None if nothing does."""
+    for run in (a, b):
+        if run.manifest is None:
+            return (
+                f"both show {shared[0]}, and {run.name} has no manifest.json to say by which "
+                "weights and code"
+            )
+    for model in shared:
+        before, after = a.weights.get(model, ""), b.weights.get(model, "")
+        if before != after:
+            return f"{model} has other weights in each ({_short(before)}, {_short(after)})"
+    for name, before, after in zip(("version", "commit"), a.code, b.code, strict=True):
+        if before != after:
+            return f"{shared[0]} was run by code of {name} {before} and of {name} {after}"
+    return None
+
+
+def _short(sha256: str | None) -> str:
+    return "random" if sha256 is None else sha256[:12] or "not recorded"

@@ -1,0 +1,171 @@
+"""Figures over time: along a clip, along training, and of the time a frame takes."""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from calm_bench.report.paper.names import ModelName, segments
+from calm_bench.report.paper.panels import (
+    Dot,
+    Line,
+    Panel,
+    by_recipe,
+    caption_of,
+    dot,
+    heading_of,
+    label_of,
+    systems_of,
+)
+from calm_bench.report.paper.runs import StoredRun, instrument_of
+from calm_bench.results import ResultRow
+from calm_bench.store import LatencyRecord
+
+__all__ = ["convergence", "fad_over_time", "latency_position", "latency_split"]
+
+STAGES = ("backbone", "head", "codec")
+ABLATED = (
+    "calm-music-none",
+    "calm-music-no-short",
+    "calm-music-no-noise",
+    "calm-music-no-multiplier",
+)
+_BIN = 10  # frames that share a point of the position plot
+
+
+def fad_over_time(run: StoredRun) -> Iterator[Panel]:
+    """FAD of successive segments of the ablated systems' continuations."""
+    cells = systems_of(run)
+    if not any(ModelName.of(str(cell.model)).base in ABLATED for cell in cells):
+        return
+    recipes: dict[str | None, dict[str, list[ResultRow]]] = {}
+    for row in run.results.rows:
+        if row.value is not None and segments([row]):
+            recipes.setdefault(row.recipe_id, {}).setdefault(row.cell_id, []).append(row)
+    for recipe_id, rows in recipes.items():
+        lines = []
+        for cell in cells:
+            points = segments(rows.get(cell.cell_id, []))
+            if len(points) > 1:
+                dots = tuple(dot(point.x, point.row) for point in points)
+                lines.append(Line(label=label_of(cell, cells), model=str(cell.model), dots=dots))
+        if lines:
+            used = [row for c in cells for row in rows.get(c.cell_id, [])]
+            instrument = instrument_of(run.results.recipes.get(recipe_id or "", {}))
+            yield Panel(
+                title=f"{run.results.benchmark}: FAD over time",
+                x_label="seconds after the prompt (middle of the segment)",
+                y_label="FAD of the segment ↓" + (f"\n{instrument}" if instrument else ""),
+                lines=tuple(lines),
+                log_y=True,
+                dodge=True,
+                caption=caption_of(run, used),
+            )
+
+
+def convergence(run: StoredRun) -> Iterator[Panel]:
+    """FAD of the checkpoints kept in training, with the head-batch multiplier and without."""
+    names = {"calm-music": "with the multiplier", "calm-music-no-multiplier": "without it"}
+    for recipe_id, rows in by_recipe(run, "fad").items():
+        dots: dict[str, list[Dot]] = {}
+        used = []
+        for cell in run.results.cells:
+            name = ModelName.of(cell.model or "")
+            if name.step is not None and name.base in names and cell.cell_id in rows:
+                used.append(rows[cell.cell_id])
+                dots.setdefault(name.base, []).append(dot(name.step, used[-1]))
+        lines = [
+            Line(label=names[m], model=m, dots=tuple(sorted(found, key=lambda dot: dot.x)))
+            for m, found in dots.items()
+            if len(found) > 1
+        ]
+        if len(lines) > 1:
+            yield Panel(
+                title=f"{run.results.benchmark}: convergence and the head-batch multiplier",
+                x_label="training step",
+                y_label=heading_of(run, "fad", recipe_id).replace(", ", "\n", 1),
+                lines=tuple(lines),
+                log_y=True,
+                dodge=True,
+                caption=caption_of(run, used),
+            )
+
+
+def latency_split(run: StoredRun) -> Iterator[Panel]:
+    """Milliseconds of a frame by stage, a bar per timed system; of a second where frames differ."""
+    cells = systems_of(run)
+    metrics = ("frame_ms", "rtf", *(f"{stage}_ms" for stage in STAGES))
+    times = {metric: next(iter(by_recipe(run, metric).values()), {}) for metric in metrics}
+    timed = [c for c in cells if all(c.cell_id in found for found in times.values())]
+    rows = {
+        c.cell_id: {metric: found[c.cell_id].value or 0.0 for metric, found in times.items()}
+        for c in timed
+    }
+    rates = [round(1000 * row["rtf"] / row["frame_ms"], 1) for row in rows.values()]
+    differ = len(set(rates)) > 1
+    bars: dict[str, dict[str, float]] = {}
+    for cell, rate in zip(timed, rates, strict=True):
+        row = rows[cell.cell_id]
+        parts = {stage: row[f"{stage}_ms"] for stage in STAGES}
+        parts["other"] = max(0.0, row["frame_ms"] - sum(parts.values()))
+        scaled = {stage: ms * (rate if differ else 1.0) for stage, ms in parts.items()}
+        bars.setdefault(label_of(cell, cells), scaled)
+    if bars:
+        what = "second of audio" if differ else "frame"
+        rounds = max(times["frame_ms"][cell.cell_id].n for cell in timed)
+        yield Panel(
+            title=f"{run.results.benchmark}: where the time of a {what} goes",
+            x_label=f"milliseconds per {what}, batch 1",
+            y_label="",
+            stages=bars,
+            caption=f"{run.name} ({', '.join(run.scales)}): means over {rounds} rounds"
+            f"{_device(run)}",
+        )
+
+
+def _device(run: StoredRun) -> str:
+    for recipe in run.results.recipes.values():
+        if recipe.get("metric") == "latency":
+            words = (str(recipe[name]) for name in ("device", "dtype", "mode") if name in recipe)
+            return "; " + ", ".join(words)
+    return ""
+
+
+def latency_position(run: StoredRun) -> Iterator[Panel]:
+    """Milliseconds per frame against how much has been generated: flat, or growing with it."""
+    cells = systems_of(run)
+    by_id = {cell.cell_id: cell for cell in cells}
+    arms: dict[str, list[LatencyRecord]] = {}
+    for record in run.latency:
+        if record.cell_id in by_id and not record.control and record.frame_ns:
+            arms.setdefault(record.cell_id, []).append(record)
+    lines = []
+    for cell_id, records in arms.items():
+        cell = by_id[cell_id]
+        lines.append(
+            Line(
+                label=label_of(cell, cells), model=str(cell.model), dots=tuple(_positions(records))
+            )
+        )
+    lines = [line for line in lines if len(line.dots) > 1]
+    if lines:
+        rounds = max(len(records) for records in arms.values())
+        yield Panel(
+            title=f"{run.results.benchmark}: time per frame against position",
+            x_label="seconds of audio generated",
+            y_label="milliseconds per frame",
+            lines=tuple(lines),
+            caption=f"{run.name} ({', '.join(run.scales)}): medians of {_BIN} frames over {rounds} "
+            f"rounds, bars hold the middle half{_device(run)}",
+        )
+
+
+def _positions(records: Sequence[LatencyRecord]) -> Iterator[Dot]:
+    n_frames = min(len(record.stage_ns["total"]) for record in records)
+    frame_seconds = (records[0].frame_ns or 0) / 1e9
+    for start in range(0, n_frames - _BIN + 1, _BIN):
+        times = sorted(t / 1e6 for r in records for t in r.stage_ns["total"][start : start + _BIN])
+        quarter = len(times) // 4
+        yield Dot(
+            x=(start + _BIN / 2) * frame_seconds,
+            y=median(times),
+            y_interval=(times[quarter], times[-1 - quarter]),
+        )

@@ -1,0 +1,219 @@
+"""What the listening page shows of each clip: its source, its picture, its words and its scores."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from calm_bench import audio, files, paths
+from calm_bench.report.clips import ClipLookup, Word, mark_differences
+from calm_bench.report.columns import Shown, shown_columns, steps_vary
+from calm_bench.report.numbers import cell_name, plain_number
+from calm_bench.report.sound import outline, spectrogram_png
+from calm_bench.store import Cell, Results, RunStore, TrialRecord
+from calm_bench.types import Wave
+
+__all__ = ["PageClip", "PageFolder", "PageRow", "Picture", "RowBuilder", "Score"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A heading and a number under it, or why there is none."""
+
+    label: str
+    text: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """What is drawn of a clip.
+
+    Attributes:
+        path: The outline, the `d` of an SVG path of 160 by 100.
+        seconds: Length of the clip.
+        spectrogram: Path of an image beside the page.
+    """
+
+    path: str
+    seconds: float
+    spectrogram: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageClip:
+    """One player: its source and what stands under it; no source means `problem` says why.
+
+    Attributes:
+        values: What rows are sorted by: a number for each of the row builder's metrics.
+    """
+
+    name: str
+    source: str | None = None
+    picture: Picture | None = None
+    start: float = 0.0
+    heard: Sequence[Word] = ()
+    meant: Sequence[Word] = ()
+    scores: Sequence[Score] = ()
+    values: Sequence[float | None] = ()
+    flags: Sequence[str] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRow:
+    """A prompt with what every column made of it."""
+
+    prompt_id: str
+    seed_index: int
+    prompt: PageClip
+    clips: Sequence[PageClip]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageFolder:
+    """Where the page of a run lies, and how it reaches the run's files.
+
+    Attributes:
+        root: The folder of index.html, inside of the run's folder or on its own.
+        prefix: What this run's files are below, where a page shows several runs.
+        alone: Whether what is shown must be copied, because the page does not lie in the run.
+    """
+
+    store: RunStore
+    root: Path
+    prefix: str = ""
+    alone: bool = False
+
+    def link(self, name: str) -> str:
+        """How the page refers to a file of the run, which is copied beside the page if need be.
+
+        Raises:
+            InputError: If the name leads out of the run folder, or the copy cannot be written.
+        """
+        source = paths.inside(self.store.root, name)
+        if not self.alone:
+            return f"../{quote(name)}"
+        target = self.path(name)
+        with files.disk_errors(target):
+            shutil.copyfile(source, target)
+        return quote(self.prefix + name)
+
+    def path(self, name: str) -> Path:
+        """Where a file of this run's page is written; its folder is made."""
+        path = paths.inside(self.root, self.prefix + name)
+        with files.disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def own(self, name: str) -> str:
+        """How the page refers to a file of its own."""
+        return quote(self.prefix + name)
+
+
+class RowBuilder:
+    """Gathers the players of a row.
+
+    Attributes:
+        metrics: The columns that say something of single clips; rows can be sorted by them.
+    """
+
+    def __init__(
+        self, folder: PageFolder, lookup: ClipLookup, results: Results, cells: Sequence[Cell]
+    ) -> None:
+        """Build rows of these cells, in this order."""
+        self.folder, self.store = folder, folder.store
+        self.lookup, self.cells = lookup, cells
+        shown = (column for column in shown_columns(results) if not column.is_speed)
+        self.metrics = [column for column in shown if column.column.aggregate != "set"]
+        several = steps_vary(results.cells)
+        self.names = {c.cell_id: cell_name(c, several_steps=several) for c in results.cells}
+
+    def row(self, index: int, prompt_id: str, seed_index: int) -> PageRow:
+        """What every cell made of one prompt."""
+        trials = [self.lookup.trial(cell.cell_id, prompt_id, seed_index) for cell in self.cells]
+        pairs = zip(self.cells, trials, strict=True)
+        return PageRow(
+            prompt_id=prompt_id,
+            seed_index=seed_index,
+            prompt=self._prompt(index, trials),
+            clips=[self._clip(self.names[cell.cell_id], trial) for cell, trial in pairs],
+        )
+
+    def _prompt(self, index: int, trials: Sequence[TrialRecord | None]) -> PageClip:
+        """The prompt alone, cut from the real recording or else from a clip that begins with it."""
+        order = sorted(self.cells, key=lambda cell: cell.kind != "reference")
+        by_cell = {trial.cell_id: trial for trial in trials if trial is not None}
+        for cell in order:
+            trial = by_cell.get(cell.cell_id)
+            if trial is None or cell.kind == "silence" or not self.exists(trial):
+                continue
+            end = trial.prompt_seconds
+            wave, rate = self._read(trial)
+            wave, name = wave[: round(end * rate)], f"prompts/{index:03d}.flac"
+            audio.write_flac(self.folder.path(name), wave, rate)
+            words = [Word(text=word) for word, start, _ in trial.words or () if start < end]
+            flags = [] if cell.kind == "reference" else [f"as {cell.label} renders it"]
+            if trial.prompt_text_source == "transcribed":
+                flags.append("text transcribed, not given")
+            return PageClip(
+                name="the prompt",
+                source=self.folder.own(name),
+                picture=_outlined(wave, rate),
+                heard=words,
+                flags=flags,
+            )
+        return PageClip(name="the prompt", problem="no clip holds it")
+
+    def exists(self, trial: TrialRecord) -> bool:
+        """Whether a trial's clip is there to be played."""
+        return trial.clip is not None and paths.inside(self.store.root, trial.clip).is_file()
+
+    def _read(self, trial: TrialRecord) -> tuple[Wave, int]:
+        return audio.read_audio(paths.inside(self.store.root, trial.clip or ""))
+
+    def _clip(self, name: str, trial: TrialRecord | None) -> PageClip:
+        if trial is None:
+            return PageClip(name=name, problem="not generated yet")
+        if trial.status == "failed" or trial.clip is None:
+            return PageClip(name=name, problem=f"failed: {trial.error}")
+        if not self.exists(trial):
+            return PageClip(name=name, problem=f"the file {trial.clip} is missing")
+        transcript = self.lookup.transcript(trial)
+        heard_words = transcript.words if transcript else ()
+        meant, heard = mark_differences(trial.words, heard_words, trial.prompt_seconds)
+        return PageClip(
+            name=name,
+            source=self.folder.link(trial.clip),
+            picture=self._picture(trial),
+            start=trial.prompt_seconds,
+            heard=heard,
+            meant=meant if any(w.differs for w in (*meant, *heard)) else (),
+            scores=[score for shown in self.metrics if (score := self._score(trial, shown))],
+            values=[self.lookup.score(trial, shown)[0] for shown in self.metrics],
+            flags=transcript.flags if transcript else (),
+        )
+
+    def _picture(self, trial: TrialRecord) -> Picture:
+        wave, rate = self._read(trial)
+        # Named by content: the same clip is drawn once, however often the report is built.
+        name = f"spectrograms/{trial.clip_id}.png"
+        path = self.folder.path(name)
+        if not path.is_file():
+            files.replace(path, spectrogram_png(wave, rate))
+        return Picture(
+            path=outline(wave), seconds=len(wave) / rate, spectrogram=self.folder.own(name)
+        )
+
+    def _score(self, trial: TrialRecord, shown: Shown) -> Score | None:
+        value, note = self.lookup.score(trial, shown)
+        unit = f" ({shown.column.unit})" if shown.column.unit else ""
+        label = shown.column.label + unit
+        if value is not None:
+            return Score(label=label, text=plain_number(value, shown.decimals))
+        return Score(label=label, text="—", reason=note) if note else None
+
+
+def _outlined(wave: Wave, rate: int) -> Picture:
+    return Picture(path=outline(wave), seconds=len(wave) / rate)

@@ -1,0 +1,168 @@
+"""MusicGen: all codebooks of a step in parallel, each one frame behind the one before.
+
+B batch, T frames, S steps, K codebooks, V codebook size, D width (Copet et al. 2023). The backbone
+reads the sum of K embeddings and K linear heads draw K codes at once, so there is no depth
+transformer; the price is a codec of twice the frame rate and the delay pattern (`nn/delay.py`).
+
+What that means for the five methods. A frame is one codec frame, 20 ms at 50 Hz, and costs one
+`backbone_step` and one `head_step`: a second of audio takes twice the steps of a system at 25 Hz,
+and times per frame compare only per second of audio. T frames take T + K - 1 steps. The first K - 1
+of them are taken in `start`, like the text steps of a system with an inner monologue, and count
+towards the first audio; from then on each step completes one frame, so audio streams frame by
+frame. The last K - 1 steps draw no more than what completes their frame: the places beyond the
+last frame hold SPECIAL, as in training.
+"""
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from calm_bench.codecs.base import Codec
+from calm_bench.config import StrictModel
+from calm_bench.errors import InputError
+from calm_bench.nn.delay import DelayPattern
+from calm_bench.nn.depth import Chooser
+from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.systems.state import StreamState
+from calm_bench.systems.streaming import StreamingSystem
+from calm_bench.types import SamplingParams, TemperatureKind
+
+__all__ = ["MusicGenConfig", "MusicGenSystem"]
+
+
+class MusicGenConfig(StrictModel):
+    """Backbone and delays, one per codebook; codebooks must be the codec's."""
+
+    backbone: TransformerConfig
+    delays: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2, 3)
+    codebook_size: int
+
+
+class MusicGenSystem(StreamingSystem):
+    """Delayed codes of a residual quantiser; temperature divides the logits."""
+
+    Architecture: ClassVar[type[StrictModel]] = MusicGenConfig
+    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
+
+    def __init__(self, config: MusicGenConfig, codec: Codec, folder: Path | None = None) -> None:
+        """Build backbone, tables and heads around an RVQ codec.
+
+        Raises:
+            InputError: If delays or codebook size are not for this codec.
+        """
+        super().__init__(config.backbone, None, codec, folder)
+        self.register_parameter("audio_start", None)  # streams begin with SPECIAL
+        K, V, D = len(config.delays), config.codebook_size, config.backbone.dim
+        shape = (getattr(codec, "n_codebooks", None), getattr(codec, "codebook_size", None))
+        if shape != (K, V):
+            raise InputError(
+                f"{K} delays and codebooks of {V} entries do not fit the codec, which has "
+                f"{shape[0]} codebooks of {shape[1]}"
+            )
+        self.pattern = DelayPattern(config.delays)
+        self.lead = self.pattern.extra
+        self.n_codebooks, self.special = K, V
+        self.code_tables = nn.Parameter(torch.randn(K, V + 1, D) * 0.3 * K**-0.5)
+        self.code_heads = nn.Parameter(torch.randn(K, V, D) * D**-0.5)
+
+    def nfe(self, sampling: SamplingParams) -> int:
+        """One: all codebooks are drawn at once."""
+        return 1
+
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """The sum of K embeddings: codes of steps [B, S, K] to [B, S, D]."""
+        K = frames.shape[-1]
+        return self.code_tables[torch.arange(K, device=frames.device), frames].sum(2)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Contexts [..., D] to logits [..., K, V]."""
+        return torch.einsum("...d,kvd->...kv", z, self.code_heads)
+
+    def contexts(self, frames: Tensor, text: Tensor | None, seen: Tensor | None = None) -> Tensor:
+        """What the backbone makes of true codes at every step: [B, S, D].
+
+        Args:
+            frames: Codes [B, T, K].
+            text: None: there is no text stream.
+            seen: Which frames [B, T] later steps may read; the codes of others enter as SPECIAL.
+        """
+        assert text is None
+        if seen is not None:
+            frames = torch.where(seen[..., None], frames, self.special)
+        stream = self.pattern.apply(frames, self.special)
+        x = self.embed_frames(self.pattern.inputs(stream, self.special))
+        z: Tensor = self.backbone(x)
+        return z
+
+    # -- generation ----------------------------------------------------------------------------
+
+    def prefill(self, state: StreamState) -> None:
+        """Lay the prompts out as a stream, read it, and take the steps before the first frame."""
+        P, n_frames = state.prompt_end, state.frames.shape[1]
+        place = torch.arange(n_frames, device=self.device)
+        lacking = torch.tensor(state.lacking, device=self.device)
+        given = (place >= lacking[:, None]) & (place < P)  # [B, T]
+        known = torch.where(given[..., None], state.frames, self.special)
+        state.stream = self.pattern.apply(known, self.special)
+        state.free = self.pattern.table(n_frames, self.device) >= P
+        super().prefill(state)
+
+    def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
+        """Backbone inputs of steps first..last-1: [B, last - first, D]."""
+        assert state.stream is not None
+        if first > 0:
+            return self.embed_frames(state.stream[:, first - 1 : last - 1])
+        return self.embed_frames(self.pattern.inputs(state.stream[:, :last], self.special))
+
+    def step_input(self, state: StreamState) -> Tensor:
+        """What the backbone reads at the step that comes next: [B, 1, D]."""
+        return self.inputs(state, state.step, state.step + 1)
+
+    def lead_step(self, state: StreamState) -> None:
+        """A step before the first new frame is whole: its codes are drawn all the same."""
+        self._draw_step(state, self._advance(state))
+
+    def _draw_step(self, state: StreamState, z: Tensor) -> None:
+        """Draw the codes of the step just taken into the stream, where they are free."""
+        assert state.stream is not None
+        assert state.free is not None
+        i = state.step - 1
+        codes = self.head(state, z, state.audio_draws[:, i - state.prompt_end])
+        state.stream[:, i] = torch.where(state.free[i], codes, state.stream[:, i])
+
+    def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
+        """Uniform numbers [n_frames + K - 1, K]: one per step and codebook."""
+        shape = (n_frames + self.lead, self.n_codebooks)
+        return torch.rand(shape, generator=generator, device=generator.device)
+
+    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+        """Codes [B, K] of one step; they belong to K different frames."""
+        B, K = draws.shape
+        choose = Chooser(state.sampling.temperature, state.sampling.top_k)
+        return choose(self.logits(z).flatten(0, 1), draws.flatten()).view(B, K)
+
+    def head_step(self, state: StreamState, z: Tensor) -> Tensor:
+        """Draw a step's codes; return the frame [B, K] that they complete."""
+        self._draw_step(state, z)
+        assert state.stream is not None
+        return self.pattern.frame(state.stream, state.step - 1 - self.lead)
+
+    def push(self, state: StreamState, frame: Tensor) -> None:
+        """Nothing: a step's codes enter the stream as they are drawn, most for later frames."""
+
+    def made(self, state: StreamState) -> Tensor:
+        """The whole frames so far [B, T, K]; zeros where a row is padded."""
+        assert state.stream is not None
+        codes = self.pattern.undo(state.stream[:, : state.step])
+        return codes.where(codes < self.special, 0)
+
+    def frame_shape(self) -> int:
+        """K."""
+        return self.n_codebooks
+
+    def frame_dtype(self) -> torch.dtype:
+        """Codes are integers."""
+        return torch.long

@@ -1,0 +1,118 @@
+"""A small finished run to listen to, with a prompt that one row failed at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calm_bench.audio import audio_hash, write_flac
+from calm_bench.listening.ballot import Session
+from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
+from calm_bench.listening.votes import Vote, VoteBook
+from calm_bench.store import Cell, Manifest, Results, RunStore, TrialRecord
+
+RATE = 16000
+PROMPTS = ("dog", "cat", "owl", "fox")
+SECRETS = ("reference", "vae_round_trip", "calm-t0.8", "rq-t0.8", "CALM", "RQ-Transformer")
+
+
+def make_cells() -> tuple[Cell, ...]:
+    return (
+        Cell(cell_id="reference", label="Reference", kind="reference"),
+        Cell(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
+        Cell(cell_id="rq-t0.8", label="RQ-Transformer", kind="system", temperature=0.8),
+        Cell(cell_id="calm-t0.8", label="CALM", kind="system", temperature=0.8),
+    )
+
+
+def make_run(root: Path, seconds: float = 0.5) -> RunStore:
+    store, cells = RunStore(root), make_cells()
+    store.begin(
+        Manifest(
+            run_id="speech-0123abcd",
+            benchmark="speech",
+            version=1,
+            created="2026-11-22T12:00:00+00:00",
+            plan_hash="0123abcd",
+            environment={"device": "cpu", "torch": "2.13.0"},
+        )
+    )
+    store.write_results(
+        Results(
+            run_id="speech-0123abcd",
+            benchmark="speech",
+            benchmark_version=1,
+            cells=cells,
+            columns=(),
+            rows=(),
+        )
+    )
+    rng = np.random.default_rng(0)
+    for cell in cells:
+        for prompt in PROMPTS:
+            wave = 0.05 * rng.standard_normal(round(seconds * RATE)).astype(np.float32)
+            failed = (cell.cell_id, prompt) == ("rq-t0.8", "owl")
+            clip = f"clips/{cell.cell_id}/{prompt}.flac"
+            if not failed:
+                write_flac(store.path(clip), wave, RATE)
+            store.append(
+                TrialRecord(
+                    trial_id=f"{cell.cell_id}/{prompt}",
+                    cell_id=cell.cell_id,
+                    prompt_id=prompt,
+                    seed_index=0,
+                    seed=0,
+                    status="failed" if failed else "ok",
+                    error="out of memory" if failed else None,
+                    clip=None if failed else clip,
+                    clip_id=None if failed else audio_hash(wave, RATE),
+                    sample_rate=RATE,
+                    prompt_seconds=0.1,
+                    prompt_text_source="given",
+                )
+            )
+    return store
+
+
+@pytest.fixture
+def run_store(tmp_path: Path) -> RunStore:
+    return make_run(tmp_path / "speech-0123abcd")
+
+
+@pytest.fixture
+def planned(run_store: RunStore) -> tuple[Session, ClipFiles]:
+    return plan_session(run_store, Wanted())
+
+
+def fill(book: VoteBook, raters: int, seed: int = 0) -> None:
+    """Votes of listeners who prefer the reference, then CALM, with some noise."""
+    rng, rank = np.random.default_rng(seed), {"reference": 2.0, "calm-t0.8": 0.5}
+    for number in range(raters):
+        name = f"listener {number}"
+        book.welcome(name)
+        while (asked := book.pending(name)) is not None:
+            liking = [rank.get(cell, 0.0) + rng.normal() for cell in asked.cells]
+            if book.session.paired:
+                gap = liking[0] - liking[1]
+                answer = "tie" if abs(gap) < 0.3 else "first" if gap > 0 else "second"
+            else:
+                answer = int(np.clip(round(3 + liking[0]), 1, 5))
+            prompt_id, seed_index = book.session.items[asked.item]
+            book.add(
+                Vote(
+                    rater=name,
+                    number=len(book.votes[name]),
+                    cells=asked.cells,
+                    prompt_id=prompt_id,
+                    seed_index=seed_index,
+                    answer=answer,
+                    heard=(1.0,) * len(asked.cells),
+                    seconds=5.0,
+                    at="2026-11-22T12:00:00+00:00",
+                )
+            )
+
+
+@pytest.fixture(name="fill")
+def fill_fixture() -> object:
+    return fill

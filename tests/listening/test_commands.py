@@ -1,0 +1,114 @@
+import json
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from calm_bench.cli import app
+from calm_bench.listening.sessions import Wanted, plan_session, vote_file
+from calm_bench.listening.votes import VoteBook
+from calm_bench.store import RunStore
+
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args), env=PLAIN)
+
+
+def refused(*args: str) -> str:
+    result = call(*args)
+    assert result.exit_code == 2, result.output
+    (line,) = [text for text in result.stderr.splitlines() if text.startswith("error: ")]
+    assert "Traceback" not in result.output
+    return line
+
+
+@pytest.fixture
+def voted(run_store: RunStore, fill: Callable[..., None]) -> RunStore:
+    for question in ("meaningfulness", "quality"):
+        wanted = Wanted(question=question, per_rater=9)  # type: ignore[arg-type]
+        path = vote_file(run_store.root, wanted.question)
+        path.parent.mkdir(exist_ok=True)
+        fill(VoteBook.open(path, plan_session(run_store, wanted)[0]), raters=4)
+    return run_store
+
+
+@pytest.mark.parametrize("command", ["listen", "elo", "report"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_elo_prints_the_table_and_joins_the_run(voted: RunStore) -> None:
+    result = call("elo", str(voted.root))
+    assert result.exit_code == 0, result.output
+    for text in (
+        "meaningfulness Elo, Gamma interval (paper) ↑",
+        "acoustic quality (MOS) ↑",
+        "36 votes of 4 listeners",
+        "held the truth in",
+        "Krippendorff's alpha",
+        f"joined the tables of {voted.root}",
+    ):
+        assert text in " ".join(result.stdout.split()), text
+    joined = {row.metric for row in voted.read_results().rows}
+    assert joined == {"elo_meaningfulness", "elo_meaningfulness_paper", "mos"}
+
+
+def test_elo_as_json(voted: RunStore, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere.jsonl"
+    moved.write_bytes(vote_file(voted.root, "quality").read_bytes())
+    result = call("elo", str(moved), "--json")
+    found = json.loads(result.stdout)
+    assert found["folder"] is None
+    assert [column["name"] for column in found["columns"]] == ["mos"]
+    assert not (voted.root / "ratings.json").exists()
+    assert call("elo", str(moved), "--run", str(voted.root)).exit_code == 0
+    assert [row.metric for row in voted.read_results().rows] == ["mos"] * 3
+
+
+def test_what_listeners_said_stands_in_the_runs_tables_and_page(
+    voted: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
+    addresses: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: addresses.append(url) or True)
+    call("elo", str(voted.root))
+    result = call("report", str(voted.root), "--open")
+    assert "meaningfulness Elo ↑" in result.stdout
+    assert "meaningfulness Elo ↑" in (voted.root / "tables/speech.md").read_text()
+    page = voted.root / "page/index.html"
+    assert "acoustic quality" in page.read_text()
+    assert addresses == [page.resolve().as_uri()]
+
+
+def test_what_cannot_be_counted_is_one_line(voted: RunStore, tmp_path: Path) -> None:
+    path = vote_file(voted.root, "meaningfulness")
+    assert "would count twice" in refused("elo", str(path), str(voted.root))
+    assert "unknown run 'speech-ffff'" in refused("elo", str(path), "--run", "speech-ffff")
+    path.write_bytes(path.read_bytes().replace(b'"first"', b'"tie"', 1))
+    assert "the checksum does not fit" in refused("elo", str(path))
+    assert "does not exist" in refused("elo", str(tmp_path / "no.jsonl"))
+    assert "unknown run 'speech-ffff'" in refused("elo", "speech-ffff")
+
+
+def test_a_test_that_cannot_begin_is_one_line(run_store: RunStore, tmp_path: Path) -> None:
+    run = str(run_store.root)
+    assert "unknown question 'beauty'" in refused("listen", run, "--question", "beauty")
+    assert "unknown row 'CLAM'; did you mean CALM" in refused("listen", run, "--rows", "CLAM")
+    assert "unknown run" in refused("listen", str(tmp_path / "none"))
+    (tmp_path / "x.jsonl").write_text("hello\n")
+    assert "not a line of a vote file" in refused(
+        "listen", run, "--votes", str(tmp_path / "x.jsonl"), "--no-open"
+    )
+
+
+def test_ratings_of_another_run_are_refused(voted: RunStore) -> None:
+    call("elo", str(voted.root))
+    path = voted.root / "ratings.json"
+    path.write_text(path.read_text().replace("speech-0123abcd", "speech-ffff"))
+    assert "speaks of the run speech-ffff" in refused("report", str(voted.root))

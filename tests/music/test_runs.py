@@ -1,0 +1,175 @@
+"""`run music` on its debug twin: rows, floors, two embeddings, positions, times, and memory."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calm_bench.audio import read_audio
+from calm_bench.metrics.loudness import integrated_loudness
+from calm_bench.overrides import Overrides
+from calm_bench.plan import expand
+from calm_bench.report.columns import shown_columns
+from calm_bench.report.curves import draw_against_time, draw_against_training, draw_by_row
+from calm_bench.report.formats import to_csv
+from calm_bench.report.stages import stage_times
+from calm_bench.report.tables import main_table
+from calm_bench.report.timeline import draw_over_time
+from calm_bench.spectra import mean_power
+from calm_bench.store import CellScore, LatencyRecord, ResultRow, RunStore, TrialRecord
+from calm_bench.summary import Outcome
+from calm_bench.timing import _arms, _timed_cells
+
+
+def rows_of(outcome: Outcome, metric: str) -> dict[str, ResultRow]:
+    return {row.cell_id: row for row in outcome.results.rows if row.metric == metric}
+
+
+def waves(store: RunStore, cell_id: str) -> list[np.ndarray]:
+    records = [r for r in store.read(TrialRecord) if r.cell_id == cell_id]
+    return [read_audio(store.root / str(r.clip))[0] for r in records]
+
+
+def test_rows_are_references_then_systems_at_each_step_count(outcome: Outcome) -> None:
+    assert [cell.cell_id for cell in outcome.results.cells] == [
+        "reference", "rvq3_round_trip", "rvq2_round_trip", "noise", "silence",
+        "rq-debug-t1", "calm-debug-t1-s4", "calm-debug-t1-s1",
+    ]  # fmt: skip
+    assert outcome.n_failed == 0
+
+
+def test_a_round_trip_of_fewer_levels_has_its_own_bit_rate_and_sound(store: RunStore) -> None:
+    rates = {s.cell_id: s.estimates for s in store.read(CellScore) if s.metric == "codec"}
+    assert rates["rvq3_round_trip"]["bits_per_second"].value == 12.5 * 3 * 4
+    assert rates["rvq2_round_trip"]["bits_per_second"].value == 12.5 * 2 * 4
+    all_levels, two = waves(store, "rvq3_round_trip")[0], waves(store, "rvq2_round_trip")[0]
+    assert all_levels.shape == two.shape
+    assert not np.array_equal(all_levels, two)
+
+
+def test_noise_keeps_prompt_spectrum_and_loudness_and_nothing_else(store: RunStore) -> None:
+    start = round(1.04 * 1600)
+    for real, noise in zip(waves(store, "reference"), waves(store, "noise"), strict=True):
+        assert len(real) == len(noise)
+        np.testing.assert_array_equal(real[:start], noise[:start])
+        a, b = real[start:], noise[start:]
+        assert integrated_loudness(b, 1600) == pytest.approx(integrated_loudness(a, 1600), abs=0.1)
+        ours, theirs = (mean_power(x, 256)[2:-2] for x in (b, a))
+        assert np.corrcoef(np.log(ours), np.log(theirs))[0, 1] > 0.9
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
+    draws = waves(store, "noise")
+    assert not np.array_equal(draws[0][start:], draws[1][start:])
+
+
+@pytest.mark.parametrize("metric", ["fad", "fad_inf", "kad"])
+def test_set_metrics_have_intervals_and_differences_to_the_baseline(
+    outcome: Outcome, metric: str
+) -> None:
+    rows = rows_of(outcome, metric)
+    assert rows["reference"].reason == "this row is the reference"
+    for cell_id, row in rows.items():
+        if cell_id != "reference":
+            assert None not in (row.value, row.low, row.high), row
+            assert row.n == 16
+    pairs = {
+        (d.cell_id, d.baseline_cell_id)
+        for d in outcome.results.differences
+        if d.metric == metric and d.value is not None
+    }
+    assert pairs == {(f"calm-debug-t1-s{n}", "rq-debug-t1") for n in (1, 4)}
+
+
+def test_silence_is_further_from_the_reference_than_its_round_trip(outcome: Outcome) -> None:
+    found = {cell: row.value for cell, row in rows_of(outcome, "fad").items()}
+    assert found["silence"] > found["noise"] > 0  # type: ignore[operator]
+
+
+def test_columns_over_time_carry_their_span_and_stay_out_of_the_table(outcome: Outcome) -> None:
+    spans = {c.name: c.span for c in outcome.results.columns if c.name.startswith("fad@")}
+    assert spans == {"fad@0-3s": (0.0, 3.0), "fad@3-6s": (3.0, 6.0)}
+    assert all(
+        row.value is not None
+        for n in spans
+        for c, row in rows_of(outcome, n).items()
+        if c != "reference"
+    )
+    headings = [text.text for text in main_table(outcome.results).headings]
+    assert not [text for text in headings if "0–3" in text]
+
+
+def test_silence_fades_out_and_the_reference_does_not(outcome: Outcome) -> None:
+    fades = {cell: row.value for cell, row in rows_of(outcome, "fades_out").items()}
+    assert (fades["silence"], fades["reference"], fades["noise"]) == (100.0, 0.0, 0.0)
+    assert set(rows_of(outcome, "segment_loudness@3-6s")) == set(fades)
+
+
+def test_rows_of_one_system_share_a_model_and_interleave(twin: Path, store: RunStore) -> None:
+    plan = expand(str(twin), Overrides())
+    arms = _arms(plan, _timed_cells(plan.cells), "cpu")
+    assert [arm.cell_id for arm in arms] == [
+        "rq-debug-t1", "calm-debug-t1-s4", "calm-debug-t1-s1", "rq-debug-t1",
+    ]  # fmt: skip
+    assert arms[1].system is arms[2].system
+    assert [arm.sampling.head_steps for arm in arms] == [3, 4, 1, 3]
+    records = store.read(LatencyRecord)
+    for number in range(5):
+        assert sorted(r.order for r in records if r.round == number) == [0, 1, 2, 3]
+
+
+def test_the_run_has_the_figures_of_its_one_temperature_and_two_step_counts(
+    outcome: Outcome, store: RunStore
+) -> None:
+    results = outcome.results
+    by_row, time = draw_by_row(results), draw_against_time(results)
+    assert by_row is not None
+    assert time is not None
+    assert [a.get_xlabel() for a in time.axes] == [
+        "head, ms per 80 ms of audio", "all stages, ms per 80 ms of audio",
+    ]  # fmt: skip
+    labels = [text.get_text() for text in by_row.axes[0].get_yticklabels()]
+    assert labels[-3:] == ["RQ", "CALM, 4 steps", "CALM, 1 step"]
+    over_time = draw_over_time(results)
+    assert over_time is not None
+    titles = [axis.get_title(loc="left") for axis in over_time.axes]
+    assert titles == ["FAD ↓", "Loudness (LUFS)", "Bandwidth (Hz)"]
+    assert draw_against_training(results) is None
+    times = stage_times(results.cells, store.read(LatencyRecord))
+    assert [(t.name, t.per) for t in times] == [
+        (name, "frame")
+        for name in ("RQ, temp 1.0", "CALM, 4 steps, temp 1.0", "CALM, 1 step, temp 1.0")
+    ]
+
+
+def test_tables_keep_every_number_and_show_the_benchmarks(outcome: Outcome) -> None:
+    table = main_table(outcome.results)
+    assert [text.text for text in table.headings] == [
+        "System", "temp", "temp is", "text temp", "head steps", "overall × ↑", "head × ↑",
+        "time in head (%)", "RTF ↓", "head per second of audio (ms) ↓", "FAD ↓", "KAD ↓", "n",
+    ]  # fmt: skip
+    found = list(csv.DictReader(io.StringIO(to_csv(outcome.results))))
+    assert len(found) == 8
+    fad = rows_of(outcome, "fad@3-6s")["noise"]
+    assert float(found[3]["fad@3-6s"]) == fad.value
+    assert (found[3]["fad@3-6s_n"], found[3]["head_steps"]) == ("16", "")
+
+
+def test_two_embeddings_are_two_columns_that_name_them(outcome: Outcome) -> None:
+    results = outcome.results
+    mel = next(key for key, recipe in results.recipes.items() if recipe.get("metric") == "fad")
+    other = {**results.recipes[mel], "embedding": "other"}
+    more = [
+        row.model_copy(update={"recipe_id": "other", "value": None if row.value is None else 1.0})
+        for row in results.rows
+        if row.metric == "fad"
+    ]
+    both = results.model_copy(
+        update={"rows": (*results.rows, *more), "recipes": {**results.recipes, "other": other}}
+    )
+    shown = [s for s in shown_columns(both) if s.column.name == "fad"]
+    assert [s.heading for s in shown] == ["FAD, mel ↓", "FAD, other ↓"]
+    assert [s.key for s in shown] == ["fad[mel]", "fad[other]"]
+    alone: Any = [s.heading for s in shown_columns(results) if s.column.name == "fad"]
+    assert alone == ["FAD ↓"]

@@ -1,0 +1,288 @@
+"""Stored runs with made-up numbers of the shape that real ones have."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from calm_bench.report.paper.runs import StoredRun
+from calm_bench.store import (
+    Cell,
+    ColumnInfo,
+    Difference,
+    LatencyRecord,
+    Manifest,
+    ResultRow,
+    Results,
+    RunStore,
+)
+
+Number = float | tuple[float, float, float] | None
+"""A value alone, or with its interval."""
+
+SPEED = ("overall_speedup", "head_speedup", "head_share", "rtf")
+SPEED += ("frame_ms", "backbone_ms", "head_ms", "codec_ms")
+LABELS = {"fad": "FAD", "ppx_geo": "PPX", "vert": "VERT", "wer": "WER", "mos": "MOS"}
+
+
+def system(
+    model: str, label: str, *, temp: float = 1.0, steps: int = 1, baseline: bool = False
+) -> Cell:
+    return Cell(
+        cell_id=f"{model}-t{temp:g}-s{steps}",
+        label=label,
+        kind="system",
+        model=model,
+        temperature=temp,
+        temperature_kind="noise_variance",
+        text_temperature=temp,
+        head_steps=steps,
+        baseline=baseline,
+    )
+
+
+def around(value: float, share: float = 0.06) -> tuple[float, float, float]:
+    return value, value * (1 - share), value * (1 + share)
+
+
+def recipe_of(metric: str, instrument: str | None = None) -> str:
+    if metric in SPEED:
+        return "speed-recipe"
+    return "-".join((*(["fad"] if metric.startswith("fad") else [metric]), instrument or "recipe"))
+
+
+def row_of(cell: Cell, metric: str, number: Number, *, instrument: str | None, n: int) -> ResultRow:
+    value, low, high = number if isinstance(number, tuple) else (number, None, None)
+    return ResultRow(
+        cell_id=cell.cell_id,
+        system=cell.label,
+        temperature=cell.temperature,
+        head_steps=cell.head_steps,
+        metric=metric,
+        value=value,
+        low=low,
+        high=high,
+        n=n if value is not None else 0,
+        unit={"head_share": "%", "wer": "%", "overall_speedup": "×"}.get(metric, ""),
+        recipe_id=recipe_of(metric, instrument),
+        reason=None if value is not None else "nobody measured it",
+    )
+
+
+def make_results(
+    name: str,
+    benchmark: str,
+    numbers: Iterable[tuple[Cell, Mapping[str, Number]]],
+    *,
+    differences: Iterable[tuple[Cell, Cell, str, tuple[float, float, float]]] = (),
+    instruments: Iterable[str | None] = (None,),
+    notes: tuple[str, ...] = (),
+) -> Results:
+    """Results of these numbers; metrics that look through an instrument come once for each."""
+    numbers, instruments = list(numbers), list(instruments)
+    rows, recipes = [], {}
+    for instrument in instruments:
+        for cell, values in numbers:
+            for metric, number in values.items():
+                embedded = metric.startswith("fad") and instrument is not None
+                if instrument != instruments[0] and not embedded:
+                    continue
+                by = instrument if embedded else None
+                n = 12 if metric in SPEED else 64
+                rows.append(row_of(cell, metric, number, instrument=by, n=n))
+                recipe = {"metric": metric} | ({"embedding": by} if by else {})
+                if metric in SPEED:
+                    recipe = {"metric": "latency", "device": "CPU", "dtype": "float32"}
+                recipes[recipe_of(metric, by)] = recipe
+    metrics = dict.fromkeys(row.metric for row in rows)
+    return Results(
+        run_id=name,
+        benchmark=benchmark,
+        benchmark_version=1,
+        cells=tuple(cell for cell, _ in numbers),
+        columns=tuple(
+            ColumnInfo(name=m, label=LABELS.get(m, m), higher_is_better=False) for m in metrics
+        ),
+        recipes=recipes,
+        rows=tuple(rows),
+        differences=tuple(
+            Difference(
+                cell_id=a.cell_id,
+                baseline_cell_id=b.cell_id,
+                metric=metric,
+                recipe_id=recipe_of(metric, instruments[0]),
+                value=value,
+                low=low,
+                high=high,
+                n=64,
+            )
+            for a, b, metric, (value, low, high) in differences
+        ),
+        notes=notes,
+    )
+
+
+def make_manifest(results: Results, **changes: Any) -> Manifest:
+    models = {cell.model: "0" * 64 for cell in results.cells if cell.model is not None}
+    weights = models | changes.pop("weights", {})
+    environment = {"device": "cpu", "torch": "2", "calm_bench": "0.1", "commit": "abc"}
+    return Manifest(
+        run_id=results.run_id,
+        benchmark=results.benchmark,
+        version=1,
+        created="2026-01-01T00:00:00+00:00",
+        plan_hash="0",
+        environment=environment | changes.pop("environment", {}),
+        weights=weights,
+    )
+
+
+def stored(results: Results, latency: tuple[LatencyRecord, ...] = (), **changes: Any) -> StoredRun:
+    return StoredRun(
+        name=results.run_id,
+        results=results,
+        manifest=make_manifest(results, **changes),
+        latency=latency,
+    )
+
+
+def speed_of(overall: float, head: float, ms: tuple[float, float, float]) -> dict[str, Number]:
+    total = sum(ms) + 0.1
+    return {
+        "overall_speedup": around(overall, 0.03) if overall != 1.0 else 1.0,
+        "head_speedup": around(head, 0.03) if head != 1.0 else 1.0,
+        "head_share": around(100 * ms[1] / total, 0.02),
+        "rtf": around(total / 40, 0.02),
+        "frame_ms": around(total, 0.02),
+        "backbone_ms": around(ms[0], 0.02),
+        "head_ms": around(ms[1], 0.02),
+        "codec_ms": around(ms[2], 0.02),
+    }
+
+
+REFERENCE = Cell(cell_id="reference", label="Reference", kind="reference")
+RQ32 = system("rq32-music-tiny", "RQ-Transformer 32 RVQ", steps=32, baseline=True)
+RQ16 = system("rq16-music-tiny", "RQ-Transformer 16 RVQ", steps=16)
+MUSICGEN = system("musicgen-music-tiny", "MusicGen, retrained")
+CALM = {n: system("calm-music-tiny", "CALM consistency", steps=n) for n in (1, 4, 10, 25, 50, 100)}
+TRIGFLOW = {n: system("trigflow-music-tiny", "CALM TrigFlow", steps=n) for n in CALM}
+
+
+def music_results() -> Results:
+    """A run of all music rows with a sweep of head steps, through two embeddings."""
+    numbers: list[tuple[Cell, dict[str, Number]]] = [
+        (REFERENCE, {"fad": None}),
+        (RQ32, {"fad": around(9.2)} | speed_of(1.0, 1.0, (2.0, 6.0, 1.5))),
+        (RQ16, {"fad": around(11.4)} | speed_of(1.5, 2.0, (2.0, 3.0, 1.5))),
+        (MUSICGEN, {"fad": around(14.6)} | speed_of(1.3, 4.0, (4.0, 0.4, 3.0))),
+    ]
+    curves = {4: (8.1, 5.9), 10: (6.3, 6.0), 25: (6.1, 7.4), 50: (5.7, 9.6), 100: (5.2, 12.8)}
+    for n, cell in CALM.items():
+        fad = curves[n][1] if n in curves else 6.9
+        head = 0.3 * n + 0.1
+        times = (2.2, head, 1.5)
+        numbers.append((cell, {"fad": around(fad)} | speed_of(9.6 / (3.8 + head), 6 / head, times)))
+    for n, cell in TRIGFLOW.items():
+        fad = curves[n][0] * (8 if n == 4 else 1) if n in curves else 180.0
+        head = 0.3 * n + 0.1
+        times = (2.2, head, 1.5)
+        numbers.append((cell, {"fad": around(fad)} | speed_of(9.6 / (3.8 + head), 6 / head, times)))
+    differences = [(CALM[4], RQ32, "fad", (-3.3, -4.1, -2.5))]
+    return make_results(
+        "music-1", "music", numbers, differences=differences, instruments=("mel", "whisper v1")
+    )
+
+
+ABLATED = {
+    "calm-music-no-multiplier-tiny": ("No head-batch multiplier", (6.1, 7.0, 7.6)),
+    "calm-music-no-noise-tiny": ("No noise injection", (5.6, 8.2, 12.5)),
+    "calm-music-no-short-tiny": ("No short context", (11.0, 19.0, 31.0)),
+    "calm-music-none-tiny": ("None of the three", (8.0, 29.0, 80.0)),
+}
+SEGMENTS = ("fad@0-3s", "fad@3-6s", "fad@6-9s")
+
+
+def ablation_results() -> Results:
+    """A run of the ablations with FAD over time and kept checkpoints."""
+    ours = CALM[4].model_copy(update={"label": "Ours", "baseline": True})
+    rows = {"calm-music-tiny": ("Ours", (5.2, 5.6, 6.0))} | ABLATED
+    numbers: list[tuple[Cell, dict[str, Number]]] = []
+    for model, (label, fads) in rows.items():
+        cell = ours if model == "calm-music-tiny" else system(model, label, steps=4)
+        over_time = {name: around(fad, 0.1) for name, fad in zip(SEGMENTS, fads, strict=True)}
+        fades = around(40.0 if "short" in model else 5.0, 0.3)
+        numbers.append((cell, {"fad": around(sum(fads) / 3), "fades_out": fades} | over_time))
+    for step, fads in {500: (21.0, 30.0), 1000: (12.0, 21.0), 2000: (8.0, 13.0)}.items():
+        for name, fad in zip(
+            ("calm-music-tiny", "calm-music-no-multiplier-tiny"), fads, strict=True
+        ):
+            label = "Ours" if name == "calm-music-tiny" else "No head-batch multiplier"
+            numbers.append((system(f"{name}@{step}", label, steps=4), {"fad": around(fad)}))
+    return make_results("ablations-1", "ablations", numbers, instruments=("mel",))
+
+
+def latency_records() -> tuple[LatencyRecord, ...]:
+    """Times that grow with position for one system and stay flat for the other."""
+    records = []
+    for round_ in range(5):
+        for cell, start, slope in ((RQ32, 9.5, 0.004), (CALM[4], 5.2, 0.004)):
+            wobble = 0.05 * ((round_ * 7) % 5)
+            total = tuple(int(1e6 * (start + slope * i + wobble)) for i in range(200))
+            records.append(
+                LatencyRecord(
+                    round=round_,
+                    cell_id=cell.cell_id,
+                    order=0,
+                    stage_ns={"total": total},
+                    frame_ns=40_000_000,
+                    device="CPU",
+                    dtype="float32",
+                    threads=1,
+                )
+            )
+    return tuple(records)
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """The makers of this file, for tests that need runs of their own."""
+    return SimpleNamespace(
+        ablations=ablation_results,
+        around=around,
+        calm=CALM,
+        manifest=make_manifest,
+        music=music_results,
+        results=make_results,
+        rq32=RQ32,
+        stored=stored,
+        system=system,
+        trigflow=TRIGFLOW,
+    )
+
+
+@pytest.fixture
+def music() -> StoredRun:
+    return stored(music_results(), latency_records())
+
+
+@pytest.fixture
+def ablations() -> StoredRun:
+    return stored(ablation_results())
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[StoredRun], Path]:
+    """Write a run's folder."""
+
+    def write(run: StoredRun, *, manifest: bool = True) -> Path:
+        store = RunStore(tmp_path / "results" / run.name)
+        store.write_results(run.results)
+        if manifest and run.manifest is not None:
+            store.write_manifest(run.manifest)
+        if run.latency:
+            store.append(*run.latency)
+        return store.root
+
+    return write

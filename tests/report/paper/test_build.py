@@ -1,0 +1,132 @@
+"""`calm-bench paper`: the same runs give the same files, and an altered verdict is caught."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from calm_bench.cli import app
+from calm_bench.errors import InputError
+from calm_bench.report.paper import build
+from calm_bench.report.paper.build import build_paper, verify_paper
+from calm_bench.report.paper.runs import StoredRun
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def checkout(
+    save: Save, music: StoredRun, ablations: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A folder with results/ of two runs, and no time spent on drawing."""
+    for run in (music, ablations):
+        folder = save(run)
+    drawn = {spec.name: None for spec in build.FIGURES} | {
+        "fad_over_time": {"png": b"picture", "svg": b"<svg/>"}
+    }
+    monkeypatch.setattr(build, "draw_figures", lambda runs: drawn)
+    monkeypatch.chdir(folder.parent.parent)
+    return folder.parent.parent
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_runs_give_the_same_files(checkout: Path) -> None:
+    build_paper([], checkout / "a")
+    build_paper(["ablations-1", "music-1"], checkout / "b")
+    found = contents(checkout / "a")
+    assert found == contents(checkout / "b")
+    assert {"ledger.md", "ledger.csv", "ledger.json", "README.md"} < set(found)
+    assert {f"tables/music.{kind}" for kind in ("md", "csv", "tex")} < set(found)
+    assert "figures/fad_over_time.png" in found
+
+
+def test_what_is_stale_goes_and_what_is_not_drawn_is_listed(checkout: Path) -> None:
+    out = checkout / "paper"
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "convergence.png").write_bytes(b"old")
+    paper = build_paper([], out)
+    assert not (out / "figures" / "convergence.png").exists()
+    assert "convergence" in paper.not_drawn
+    index = (out / "README.md").read_text(encoding="utf-8")
+    assert "Convergence with and without the head-batch multiplier: not measured" in index
+    assert "--set keep_every=N" in index
+
+
+def test_verify_accepts_what_was_built(checkout: Path) -> None:
+    build_paper([], checkout / "paper")
+    assert verify_paper([], checkout / "paper") == []
+
+
+def test_verify_catches_an_altered_verdict(checkout: Path) -> None:
+    build_paper([], checkout / "paper")
+    path = checkout / "paper" / "ledger.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    entry = next(e for e in data["entries"] if e["verdict"] == "inconclusive")
+    entry["verdict"] = "reproduced"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    (text,) = verify_paper([], checkout / "paper")
+    assert entry["claim"] in text
+    assert "committed as reproduced, the stored runs say inconclusive" in text
+
+
+@pytest.mark.parametrize("name", ["ledger.md", "ledger.csv", "tables/music.tex"])
+def test_verify_catches_an_altered_text(checkout: Path, name: str) -> None:
+    build_paper([], checkout / "paper")
+    path = checkout / "paper" / name
+    path.write_text(path.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
+    (text,) = verify_paper([], checkout / "paper")
+    assert name in text
+
+
+def test_verify_without_a_ledger_is_one_line(checkout: Path) -> None:
+    with pytest.raises(InputError, match="`calm-bench paper` writes it"):
+        verify_paper([], checkout / "nothing")
+
+
+def test_the_command_writes_prints_and_verifies(checkout: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(app, ["paper"])
+    assert done.exit_code == 0, done.output
+    assert "Claims by verdict" in done.output
+    assert "music-fad-consistency-4" in done.output
+    assert "not drawn: convergence" in done.output
+    assert runner.invoke(app, ["paper", "--verify"]).exit_code == 0
+    path = checkout / "results" / "paper" / "ledger.json"
+    path.write_text(path.read_text().replace('"inconclusive"', '"reproduced"'), encoding="utf-8")
+    done = runner.invoke(app, ["paper", "--verify"])
+    assert done.exit_code == 1
+    assert "committed as reproduced" in done.output
+
+
+def test_json_is_one_object(checkout: Path) -> None:
+    done = CliRunner().invoke(app, ["paper", "music-1", "--out", "mine", "--json"])
+    found = json.loads(done.stdout)
+    assert found["runs"] == ["music-1"]
+    assert {entry["verdict"] for entry in found["entries"]} >= {"reproduced", "not measured"}
+    assert (checkout / "mine" / "ledger.json").is_file()
+
+
+def test_other_weights_are_one_line_and_exit_2(checkout: Path) -> None:
+    path = checkout / "results" / "ablations-1" / "manifest.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["weights"]["calm-music-tiny"] = "f" * 64
+    path.write_text(json.dumps(data), encoding="utf-8")
+    done = CliRunner().invoke(app, ["paper"])
+    assert done.exit_code == 2
+    assert not (checkout / "results" / "paper").exists()
+
+
+def test_the_paper_never_reaches_torch() -> None:
+    code = "import sys, calm_bench.report.paper.build; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,112 @@
+"""The figures' numbers, and that a figure without data is not drawn."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from calm_bench.report.paper.catalogue import FIGURES
+from calm_bench.report.paper.figures import draw_figures
+from calm_bench.report.paper.quality_panels import head_steps, quality_speed, temperature_sweep
+from calm_bench.report.paper.runs import StoredRun
+from calm_bench.report.paper.time_panels import (
+    convergence,
+    fad_over_time,
+    latency_position,
+    latency_split,
+)
+
+
+def test_a_sweep_is_one_line_per_head_and_instrument(music: StoredRun) -> None:
+    panels = list(head_steps(music))
+    assert [panel.y_label for panel in panels] == ["FAD ↓\nmel", "FAD ↓\nwhisper v1"]
+    lines = {line.label: line.dots for line in panels[0].lines}
+    assert [dot.x for dot in lines["CALM consistency"]] == [1, 4, 10, 25, 50, 100]
+    assert lines["CALM TrigFlow"][-1].y == 5.2
+    assert panels[0].levels == {"RQ-Transformer 32 RVQ": 9.2}
+    assert "n = 64 clips" in panels[0].caption
+
+
+def test_two_step_numbers_are_no_sweep(make: SimpleNamespace) -> None:
+    cells = [make.calm[1], make.calm[4]]
+    numbers = [(cell, {"fad": make.around(5.0)}) for cell in cells]
+    assert list(head_steps(make.stored(make.results("m", "music", numbers)))) == []
+
+
+def test_quality_stands_against_the_measured_speed(music: StoredRun) -> None:
+    first = next(iter(quality_speed(music)))
+    lines = {line.label: line.dots for line in first.lines}
+    assert lines["RQ-Transformer 32 RVQ"][0].x == 1.0
+    assert lines["RQ-Transformer 32 RVQ"][0].x_interval is None
+    assert [dot.note for dot in lines["CALM consistency"]] == ["1", "4", "10", "25", "50", "100"]
+    assert "12 rounds" in first.caption
+
+
+def test_temperatures_are_swept_where_there_are_two(
+    make: SimpleNamespace, music: StoredRun
+) -> None:
+    assert list(temperature_sweep(music)) == []
+    cells = [make.system("calm-speech-tiny", "CALM", temp=t) for t in (1.0, 0.8)]
+    numbers = [(cell, {"wer": make.around(20.0 * (i + 1))}) for i, cell in enumerate(cells)]
+    (panel,) = temperature_sweep(make.stored(make.results("s", "speech", numbers)))
+    assert [(dot.x, dot.y) for dot in panel.lines[0].dots] == [(0.8, 40.0), (1.0, 20.0)]
+
+
+def test_segments_stand_at_their_middle(ablations: StoredRun) -> None:
+    (panel,) = fad_over_time(ablations)
+    lines = {line.label: line.dots for line in panel.lines}
+    assert len(lines) == 5
+    assert [(dot.x, dot.y) for dot in lines["None of the three"]] == [
+        (1.5, 8.0),
+        (4.5, 29.0),
+        (7.5, 80.0),
+    ]
+
+
+def test_checkpoints_stand_at_their_steps(ablations: StoredRun) -> None:
+    (panel,) = convergence(ablations)
+    lines = {line.label: line.dots for line in panel.lines}
+    assert [(dot.x, dot.y) for dot in lines["without it"]] == [(500, 30), (1000, 21), (2000, 13)]
+
+
+def test_what_the_stages_do_not_explain_is_other(music: StoredRun) -> None:
+    (panel,) = latency_split(music)
+    parts = panel.stages["RQ-Transformer 32 RVQ"]
+    assert parts["head"] == 6.0
+    assert parts["other"] == pytest.approx(0.1)
+    assert "per frame" in panel.x_label
+
+
+def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespace) -> None:
+    def times(rate: float) -> dict[str, tuple[float, float, float]]:
+        ms = {"frame_ms": 4.0, "backbone_ms": 2.0, "head_ms": 1.0, "codec_ms": 1.0}
+        return {k: make.around(v) for k, v in (ms | {"rtf": 4.0 * rate / 1000}).items()}
+
+    numbers = [(make.rq32, times(25.0)), (make.calm[1], times(50.0))]
+    (panel,) = latency_split(make.stored(make.results("m", "music", numbers)))
+    assert panel.stages["RQ-Transformer 32 RVQ"]["head"] == pytest.approx(25.0)
+    assert panel.stages["CALM consistency"]["head"] == pytest.approx(50.0)
+    assert "per second of audio" in panel.x_label
+
+
+def test_position_is_seconds_of_audio(music: StoredRun) -> None:
+    (panel,) = latency_position(music)
+    line = panel.lines[0]
+    assert len(line.dots) == 20
+    assert line.dots[0].x == pytest.approx(5 * 0.04)
+    low, high = line.dots[0].y_interval or (0.0, 0.0)
+    assert low <= line.dots[0].y <= high
+
+
+def test_figures_are_drawn_twice_alike_and_never_empty(
+    music: StoredRun, ablations: StoredRun
+) -> None:
+    drawn = draw_figures([ablations])
+    missing = {name for name, kinds in drawn.items() if kinds is None}
+    assert set(drawn) == {spec.name for spec in FIGURES}
+    assert missing == set(drawn) - {"fad_over_time", "convergence"}
+    assert drawn == draw_figures([ablations])
+    for kinds in drawn.values():
+        if kinds is not None:
+            assert set(kinds) == {"png", "svg"}
+            assert kinds["png"].startswith(b"\x89PNG")
+            assert b"<dc:date>" not in kinds["svg"]

@@ -1,0 +1,46 @@
+"""Which embeddings a benchmark's metrics look through, and which are left out with a word why."""
+
+import pytest
+
+from calm_bench import registry
+from calm_bench.errors import BenchError
+from calm_bench.instruments import Setting, instruments_of, usable_embeddings
+from calm_bench.metrics.embedded import EmbeddingMetric
+from calm_bench.metrics.segments import Segments
+
+
+class Blocked:
+    """An embedding whose weights are not here."""
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        raise BenchError("its weights are elsewhere")
+
+
+def test_an_optional_embedding_that_cannot_be_loaded_leaves_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = registry.load
+    monkeypatch.setattr(
+        registry, "load", lambda kind, name: Blocked if name == "vggish" else load(kind, name)
+    )
+    setting = Setting(embeddings=("mel",), optional=("vggish", "mel"))
+    chosen, notes = usable_embeddings(setting)
+    assert chosen == ("mel",)
+    assert notes == ("no columns with the embedding vggish: its weights are elsewhere",)
+
+
+def test_set_metrics_come_once_for_each_embedding_and_know_their_segments() -> None:
+    setting = Setting(segments=Segments(n=9))
+    both = ("mel", "whisper")
+    for name in ("fad", "kad", "fad_over_time"):
+        found = list(instruments_of(name, setting, both))
+        assert [instrument.embedding for instrument in found] == list(both)
+        assert all(isinstance(i.metric, EmbeddingMetric) for i in found)
+    (drift,) = instruments_of("drift", setting, both)
+    assert drift.metric is not None
+    assert sum(column.span is not None for column in drift.metric.own_columns) == 2 * 9
+    (alone,) = instruments_of("fad_over_time", setting, ("mel",))
+    assert alone.embedding is None  # one column needs no name
+    assert alone.metric is not None
+    assert len(alone.metric.own_columns) == 9

@@ -1,0 +1,199 @@
+"""Objectives of the music systems: what is noised, what is masked, what every system sees alike."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+
+from calm_bench import paths
+from calm_bench.audio import write_flac
+from calm_bench.codecs.loading import load_codec
+from calm_bench.config import load_model_config
+from calm_bench.errors import InputError
+from calm_bench.seeds import file_hash
+from calm_bench.systems.calm import CalmSystem
+from calm_bench.systems.loading import load_system
+from calm_bench.systems.musicgen import MusicGenSystem
+from calm_bench.training.build import build_objective
+from calm_bench.training.calm import CalmObjective, FlowObjective
+from calm_bench.training.codec import CodecObjective
+from calm_bench.training.kept import kept_models
+from calm_bench.training.language import LanguageObjective
+from calm_bench.training.recipe import TrainingConfig
+from calm_bench.training.tokens import MusicGenObjective, RqObjective
+from calm_bench.training.train import TrainOptions, train_model
+
+RATE = 1600
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tones of different lengths, without words, under a data home of its own."""
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    folder = paths.home() / "data" / "tones"
+    (folder / "audio").mkdir(parents=True)
+    lines = []
+    for index in range(5):
+        t = np.arange(RATE * (4 + index)) / RATE
+        wave = (0.3 * np.sin(2 * np.pi * (100 + 40 * index) * t)).astype(np.float32)
+        path = folder / "audio" / f"{index}.flac"
+        write_flac(path, wave, RATE)
+        lines.append(
+            {
+                "id": f"t{index}",
+                "split": "train" if index < 4 else "validation",
+                "audio": f"audio/{index}.flac",
+                "sample_rate": RATE,
+                "channels": 1,
+                "seconds": len(t) / RATE,
+                "sha256": file_hash(path),
+            }
+        )
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def objective(name: str, **extra: Any) -> LanguageObjective:
+    config, folder = load_model_config(name)
+    recipe = TrainingConfig(
+        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
+    )
+    built = build_objective(config, recipe, str(folder / "config.yaml"))
+    assert isinstance(built, LanguageObjective)
+    return built
+
+
+def test_every_system_has_its_objective_and_sees_the_same_seconds(corpus: Path) -> None:
+    kinds = {
+        "calm-music-debug": CalmObjective,
+        "trigflow-debug": FlowObjective,
+        "rq-levels-debug": RqObjective,
+        "musicgen-debug": MusicGenObjective,
+    }
+    masks = {}
+    for name, kind in kinds.items():
+        frames = 60 if name == "musicgen-debug" else 30
+        built = objective(name, frames=frames, from_start=0.0)
+        assert isinstance(built, kind)
+        crops = [built.batch(step, 3) for step in range(4)]
+        masks[name] = torch.cat([crop["mask"].sum(1) for crop in crops])
+        assert "text" not in crops[0]
+    assert torch.equal(masks["calm-music-debug"], masks["rq-levels-debug"])
+    assert torch.equal(masks["calm-music-debug"], masks["trigflow-debug"])
+    assert torch.equal(masks["calm-music-debug"] * 2, masks["musicgen-debug"])
+
+
+def test_a_system_of_first_levels_is_trained_on_them(corpus: Path) -> None:
+    built = objective("rq-levels-debug", frames=30)
+    codes = built.batch(0, 2)["frames"]
+    assert codes.shape == (2, 30, 2)
+    codec = load_codec("rvq-debug")  # all three levels
+    wave = torch.from_numpy(built.train.shards.read(0))[None]
+    known = codec.encode(wave)[0, :2].T
+    crop = built.train.crops(np.array([0]), np.array([0]), 30)["frames"][0]
+    assert torch.equal(crop, known[:30])
+
+
+@pytest.mark.parametrize("name", ["calm-music-debug", "trigflow-debug"])
+def test_noise_is_injected_in_training_and_nowhere_else(corpus: Path, name: str) -> None:
+    built = objective(name, frames=30)
+    frames = built.batch(0, 3)["frames"]
+    built.module.train()
+    read = built.read(frames, 5)
+    assert not torch.equal(read, frames)
+    assert torch.equal(read, built.read(frames, 5)), "a step's noise is the step's own"
+    assert not torch.equal(read, built.read(frames, 6))
+    built.module.eval()
+    assert torch.equal(built.read(frames, 5), frames)
+
+
+def test_the_short_context_and_the_head_read_clean_latents(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = objective("calm-music-debug", frames=30)
+    system = built.module
+    assert isinstance(system, CalmSystem)
+    assert system.short is not None
+    heard: dict[str, torch.Tensor] = {}
+    contexts, short = system.contexts, system.short.forward
+    monkeypatch.setattr(
+        system, "contexts", lambda x, *rest: (heard.update(long=x), contexts(x, *rest))[1]
+    )
+    monkeypatch.setattr(system.short, "forward", lambda x: (heard.update(short=x), short(x))[1])
+    system.train()
+    batch = built.batch(0, 3)
+    loss = built.loss(batch, 0).loss
+    assert torch.equal(heard["short"], batch["frames"])
+    assert not torch.equal(heard["long"], batch["frames"])
+    loss.backward()
+    assert all(p.grad is not None for p in system.short.parameters())
+
+
+def test_musicgens_loss_counts_every_real_code_once(corpus: Path) -> None:
+    built = objective("musicgen-debug", frames=40)
+    system = built.module
+    assert isinstance(system, MusicGenSystem)
+    batch = built.batch(0, 3)
+    batch["mask"][1, 25:] = False
+    loss, logs = built.loss(batch, 0)
+    z = system.contexts(batch["frames"], None)
+    logits = system.logits(z)  # [B, S, K, V]
+    per_level = []
+    for k, delay in enumerate(system.pattern.delays):
+        picked = logits[:, delay : delay + 40, k][batch["mask"]]
+        per_level.append(F.cross_entropy(picked, batch["frames"][..., k][batch["mask"]]))
+    torch.testing.assert_close(loss, torch.stack(per_level).mean())
+    assert logs["code_1"] == pytest.approx(per_level[0].item(), rel=1e-5)
+
+
+def test_kept_checkpoints_are_models(corpus: Path) -> None:
+    config, _ = load_model_config("calm-music-debug")
+    data = config.model_dump(mode="json", exclude_none=True)
+    recipe = {"steps": 5, "batch_size": 2, "learning_rate": 1e-2, "warmup": 1, "keep_every": 2}
+    data["training"] = {"corpus": "tones", "precision": "32-true", **recipe}
+    data["training"]["objective"] = {"frames": 20, "consistency": {"multiplier": 1}}
+    Path("models/mine").mkdir(parents=True)
+    Path("models/mine/config.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match="keep_every"):
+        kept_models("mine")
+    train_model("mine", TrainOptions(accelerator="cpu", threads=1))
+    kept = kept_models("mine")
+    assert [step for step, _ in kept] == [2, 4]
+    first, second = (load_system(str(folder)) for _, folder in kept)
+    assert first.card.weights_sha256 != second.card.weights_sha256
+    last = load_system("mine")
+    assert not torch.equal(second.mlp.input.weight, last.mlp.input.weight)  # type: ignore[union-attr]
+    weights = kept[0][1] / "weights.safetensors"
+    assert weights.stat().st_size < 2.5 * sum(p.numel() for p in last.parameters())
+
+
+def codec_objective(**extra: Any) -> CodecObjective:
+    config, _ = load_model_config("rvq4-debug")
+    recipe = TrainingConfig(
+        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
+    )
+    built = build_objective(config, recipe, "here")
+    assert isinstance(built, CodecObjective)
+    return built
+
+
+def test_level_dropout_keeps_the_levels_it_is_told_to(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = codec_objective(seconds=0.64, level_dropout=0.5, dropped_to=[2])
+    quantiser, seen = built.codec.quantiser, []  # type: ignore[union-attr]
+    learn = quantiser.learn  # type: ignore[union-attr]
+    monkeypatch.setattr(quantiser, "learn", lambda x, n, g: (seen.append(n), learn(x, n, g))[1])
+    for step in range(12):
+        built.loss(built.batch(step, 4), step)
+    assert sorted(set(torch.cat(seen).tolist())) == [2, 4]
+    with torch.no_grad():
+        assert set(built.validate()) == {"spectral", "spectral_2"}
+    with pytest.raises(InputError, match="of 4 levels"):
+        codec_objective(dropped_to=[5])
