@@ -21,7 +21,7 @@ TEMPLATE = """# {name}
 | parameters | {parameters:,} |
 | steps | {step:,} of {steps:,}, batch {batch} |
 | optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
-| cost | {flops:.2g} FLOPs in matrix products; {hours:.2f} h on {device}, torch {torch} |
+| cost | {flops}; {hours:.2f} h on {device}, torch {torch} |
 | data | {data} |
 | licence | MIT; trained on {made_of} |
 
@@ -35,6 +35,11 @@ MADE_OF = {
     "speech": "speech made by this project",
     "music": "scores rendered by this project, whose licences the corpus card names",
 }
+
+
+def _flops(count: int) -> str:
+    """What a run counted; one that was trained before runs counted them has none."""
+    return f"{count:.2g} FLOPs in matrix products" if count else "FLOPs not counted"
 
 
 def _device(fabric: Any) -> str:
@@ -64,7 +69,7 @@ def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any)
         betas=recipe.betas,
         decay=recipe.weight_decay,
         ema=recipe.ema,
-        flops=trainer.progress.flops * trainer.progress.step,
+        flops=_flops(trainer.progress.flops * trainer.progress.step),
         hours=trainer.progress.seconds / 3600,
         device=_device(fabric),
         torch=torch.__version__,

@@ -291,6 +291,8 @@ class Trainer:
                 self.validate()
             if self.keep is not None and step % self.config.keep_every == 0:
                 self.keep(step, self.exported())
-            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop:
+            due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop
+            # Sharded weights are gathered by all ranks at once: the first one's clock decides.
+            if self.fabric.broadcast(due):
                 self.save()
                 saved = time.monotonic()
