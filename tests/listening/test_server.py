@@ -1,5 +1,6 @@
 """The server, spoken to as browsers and strangers would."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -42,11 +43,11 @@ class Client:
         if body is not None:
             sent.setdefault("Content-Type", "application/json")
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path if path.startswith("/") else self.root + path, body, sent)
-        response = connection.getresponse()
-        out = response.status, dict(response.getheaders()), response.read()
-        connection.close()
-        return out
+        target = path if path.startswith("/") else self.root + path
+        with contextlib.closing(connection):  # also when the server dies on the way
+            connection.request(method, target, body, sent)
+            with connection.getresponse() as response:
+                return response.status, dict(response.getheaders()), response.read()
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
         status, _, data = self("POST", path, body, **headers)
