@@ -78,7 +78,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """The table as a LaTeX float, shrunk to the line if it is wider; needs booktabs and graphicx."""
+    """The table as a LaTeX float, shrunk to the line if wider; needs booktabs and graphicx."""
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in one_line(text))
