@@ -40,6 +40,8 @@ def prepare(system: System, *, precision: Precision = "fp32", mode: Mode = "eage
         return system
     for name in steps.replaces:
         setattr(system, name, getattr(steps, name))
+    with torch.no_grad():
+        system.codec.prepare()
     system.precision, system.mode, system.steps = precision, mode, steps
     return system
 
