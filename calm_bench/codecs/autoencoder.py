@@ -34,6 +34,12 @@ class Autoencoder(Codec):
         """Pack the decoder's weights for streaming; whole clips are decoded as before."""
         self.flat = FlatDecoder(self.from_latent, self.decoder)
 
+    def weight_bytes(self) -> int:
+        return 0 if self.flat is None else self.flat.nbytes
+
+    def kv_bytes(self, position: int) -> int:
+        return 0 if self.flat is None else self.flat.kv_bytes(position)
+
     def pad(self, wave: Tensor) -> Tensor:
         """Append zeros up to a whole number of frames."""
         return F.pad(wave, (0, -wave.shape[-1] % self.hop_length))

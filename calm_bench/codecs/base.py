@@ -62,3 +62,11 @@ class Codec(nn.Module, ABC):
 
     def prepare(self) -> None:
         """Make streaming decoding fast, in place; nothing where a codec has no faster way."""
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that `decode_step` reads; 0 where a codec was not prepared."""
+        return 0
+
+    def kv_bytes(self, position: int) -> int:
+        """Bytes of keys and values that it reads for one row after `position` frames."""
+        return 0

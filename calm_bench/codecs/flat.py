@@ -8,7 +8,7 @@ kernels and the Transformer's context. Always float32: fewer bits are heard in t
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,18 @@ from calm_bench.nn.transformer import KvCache
 
 __all__ = ["FlatDecoder"]
 
-Layer = Callable[[Tensor, Stream], Tensor]
+
+class Layer(Protocol):
+    """One stage of a decoder.
+
+    Attributes:
+        nbytes: Bytes of weights that a call reads.
+    """
+
+    nbytes: int
+
+    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
+        """Frames [B, T, D] to [B, T', D']; what the next call needs goes into the stream."""
 
 
 def rows(product: Product, x: Tensor) -> Tensor:
@@ -38,6 +49,7 @@ class FlatConv:
     def __init__(self, module: CausalConv) -> None:
         self.kernel, self.lookback = module.conv.kernel_size[0], module.lookback
         self.product = pack(module.conv.weight.flatten(1), module.conv.bias, "fp32")
+        self.nbytes = self.product.nbytes
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         x = history(self, x, self.lookback, stream)
@@ -50,13 +62,15 @@ class FlatConvNext:
     def __init__(self, module: ConvNextBlock) -> None:
         self.kernel, self.norm = module.kernel, module.norm
         self.taps = module.depthwise.weight[:, 0].t().contiguous()  # [kernel, D]
-        self.bias = module.depthwise.bias
+        assert module.depthwise.bias is not None
+        self.bias: Tensor = module.depthwise.bias
         root = 0.5**0.5  # GELU's constants, as in nn/flat.py
         self.up = pack(module.up.weight * root, module.up.bias * root, "fp32")
         scale = module.scale
         self.down = pack(
             module.down.weight * (scale * root)[:, None], module.down.bias * scale, "fp32"
         )
+        self.nbytes = self.up.nbytes + self.down.nbytes + 4 * (self.taps.numel() + len(scale))
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         B, T, D = x.shape
@@ -72,6 +86,7 @@ class FlatSeanet:
     def __init__(self, module: SeanetBlock) -> None:
         self.conv = FlatConv(module.conv)
         self.pointwise = pack(module.pointwise.weight, module.pointwise.bias, "fp32")
+        self.nbytes = self.conv.nbytes + self.pointwise.nbytes
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         B, T, D = x.shape
@@ -85,6 +100,7 @@ class FlatUpsample:
     def __init__(self, module: Upsample) -> None:
         self.ratio = module.ratio
         self.product = pack(module.linear.weight, module.linear.bias, "fp32")
+        self.nbytes = self.product.nbytes
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         B, T, _ = x.shape
@@ -99,6 +115,7 @@ class FlatInverseStft:
     def __init__(self, module: InverseStft) -> None:
         self.n_fft, self.hop, self.window = module.n_fft, module.hop, module.window
         self.product = pack(module.linear.weight, module.linear.bias, "fp32")
+        self.nbytes = self.product.nbytes
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         B, T, _ = x.shape
@@ -122,6 +139,7 @@ class FlatBottleneck:
 
     def __init__(self, module: Bottleneck) -> None:
         self.transformer = FlatTransformer(module.transformer, "fp32")
+        self.nbytes = self.transformer.weight_bytes()
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         config = self.transformer.config
@@ -134,6 +152,16 @@ class FlatBottleneck:
         return self.transformer(x, cache, every=True)
 
 
+class FlatAfter:
+    """A layer behind something pointwise."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor], layer: Layer) -> None:
+        self.first, self.layer, self.nbytes = first, layer, layer.nbytes
+
+    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
+        return self.layer(self.first(x), stream)
+
+
 class FlatDecoder:
     """The same function of the same weights as `from_latent` and a `Decoder`, streamed."""
 
@@ -143,15 +171,16 @@ class FlatDecoder:
         self.layers: list[Layer] = []
         if decoder.bottleneck is not None:
             self.layers.append(_flatten(decoder.bottleneck))
-        between = F.elu if not decoder.spectral else None
         for i in reversed(range(len(decoder.stages))):
             stage = decoder.stages[i]
             assert isinstance(stage, nn.ModuleList)
             self.layers += [_flatten(block) for block in stage]
             if i > 0:
-                self.layers.append(_after(between, _flatten(decoder.ups[i - 1])))
+                up = _flatten(decoder.ups[i - 1])
+                self.layers.append(up if decoder.spectral else FlatAfter(F.elu, up))
         last = decoder.norm if decoder.spectral else F.elu
-        self.layers.append(_after(last, _flatten(decoder.head)))
+        self.layers.append(FlatAfter(last, _flatten(decoder.head)))
+        self.nbytes = self.first.nbytes + sum(layer.nbytes for layer in self.layers)
 
     def __call__(self, latents: Tensor, stream: Stream) -> Tensor:
         """Vectors [B, T, C] to audio [B, T * hop_length]."""
@@ -159,6 +188,16 @@ class FlatDecoder:
         for layer in self.layers:
             x = layer(x, stream)
         return x.flatten(1)
+
+    def kv_bytes(self, position: int) -> int:
+        """Bytes of keys and values that one frame of one row reads at a position of its stream."""
+        total = 0
+        for layer in self.layers:
+            if isinstance(layer, FlatBottleneck):
+                config = layer.transformer.config
+                held = min(position + 1, config.context or 1)
+                total += 2 * config.layers * config.dim * held * 4
+        return total
 
 
 FLAT: dict[type[nn.Module], Callable[[Any], Layer]] = {
@@ -173,9 +212,3 @@ FLAT: dict[type[nn.Module], Callable[[Any], Layer]] = {
 
 def _flatten(module: nn.Module) -> Layer:
     return FLAT[type(module)](module)
-
-
-def _after(first: Callable[[Tensor], Tensor] | None, layer: Layer) -> Layer:
-    if first is None:
-        return layer
-    return lambda x, stream: layer(first(x), stream)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache, Layer, Transformer, attention_mask
 from calm_bench.types import Precision
 
@@ -71,13 +71,18 @@ class FlatLayer:
 class FlatTransformer:
     """The same function of the same weights as a `Transformer`, for inference only."""
 
-    def __init__(self, module: Transformer, precision: Precision) -> None:
-        """Pack the weights; the module is left as it is."""
+    def __init__(self, module: Transformer, precision: Precision, release: bool = False) -> None:
+        """Pack the weights; with `release` the module lets go of them."""
         self.config = module.config
         norm = module.norm
         device = norm.weight.device
         self.rms = RmsNorm(self.config.dim, 1e-6, device) if self.config.norm == "rms" else None
-        self.layers = [self._flatten(layer, precision) for layer in module.layers]  # type: ignore[arg-type]
+        self.layers = []
+        for layer in module.layers:
+            assert isinstance(layer, Layer)
+            self.layers.append(self._flatten(layer, precision))
+            if release:
+                discard(layer)
         self.norm = norm
         self.table = torch.empty(0, 1, 1)
         self.products = [p for x in self.layers for p in (x.qkv, x.out, x.up, x.down)]
