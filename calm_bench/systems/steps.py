@@ -15,20 +15,21 @@ tests hold it to: within 1e-4 at fp32.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calm_bench.nn.depth import Chooser
 from calm_bench.nn.flat import FlatTransformer
-from calm_bench.nn.flat_depth import FlatDepth, draw_tokens
+from calm_bench.nn.flat_depth import DepthCache, FlatDepth, draw_tokens
 from calm_bench.nn.flat_head import FlatHead, Path, consistency_path, rotation_path
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache
 from calm_bench.systems.state import StreamState
 from calm_bench.systems.text import FREE
-from calm_bench.types import Precision
+from calm_bench.types import Precision, SamplingParams
 
 if TYPE_CHECKING:
     from calm_bench.systems.calm import CalmSystem
@@ -61,12 +62,35 @@ class FlatSteps(ABC):
         """Backbone input [B, D] of a frame [B, C] or [B, K] and the text's embedding [B, D]."""
 
     @abstractmethod
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
-        """The next frame from contexts [B, D] and its draws."""
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: Any,
+    ) -> Tensor:
+        """The next frame from contexts [B, D].
+
+        Args:
+            sampling: Temperature, top-k, steps.
+            z: Contexts.
+            draws: This frame's random numbers.
+            text: What `head_text` gave.
+            scratch: What `new_scratch` gave.
+        """
 
     @abstractmethod
     def head_bytes(self, steps: int) -> int:
         """Bytes of weights that the head reads for one frame."""
+
+    def head_text(self, state: StreamState) -> Tensor | None:
+        """The text tokens [B] that the head sees, if it sees any."""
+        return None
+
+    def new_scratch(self, z: Tensor) -> Any:
+        """What the head keeps from frame to frame."""
+        return None
 
     def read(self, x: Tensor, cache: KvCache) -> None:
         """Take inputs [B, P, D] into the cache."""
@@ -74,26 +98,37 @@ class FlatSteps(ABC):
 
     def advance(self, state: StreamState) -> Tensor:
         """One step of the backbone and the text stream: contexts [B, D]."""
-        i = state.step
         z = self.backbone(self.step_input(state)[:, None], state.cache)
-        if self.text_head is not None and state.text is not None:
-            self._say(state, i, self.text_head(z))
+        return self.settle(state, z, self.tokens(state.choose_text, z, self.text_draws(state)))
+
+    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+        """The next frame from contexts [B, D] and its draws."""
+        if state.scratch is None:
+            state.scratch = self.new_scratch(z)
+        return self.draw_frame(state.sampling, z, draws, self.head_text(state), state.scratch)
+
+    def text_draws(self, state: StreamState) -> Tensor | None:
+        """The uniform numbers [B, 1] of the step that comes next."""
+        at = state.step - state.prompt_end
+        return None if state.text_draws is None else state.text_draws[:, at : at + 1]
+
+    def tokens(self, choose: Chooser, z: Tensor, draws: Tensor | None) -> Tensor | None:
+        """Text tokens [B] drawn from contexts [B, D]."""
+        if self.text_head is None or draws is None:
+            return None
+        return draw_tokens(self.text_head(z), draws, choose.temperature, choose.top_k)
+
+    def settle(self, state: StreamState, z: Tensor, tokens: Tensor | None) -> Tensor:
+        """Write the step's tokens down, except where the prompt decides them; go on to the next."""
+        i = state.step
+        if state.text is not None and tokens is not None:
+            if i < state.given_until:
+                assert state.given_text is not None
+                given = state.given_text[:, i]
+                tokens = torch.where(given == FREE, tokens, given)
+            state.text[:, i] = tokens
         state.step = i + 1
         return z
-
-    def _say(self, state: StreamState, i: int, logits: Tensor) -> None:
-        """Draw step i's tokens, except where the prompt decides them."""
-        assert state.text is not None
-        assert state.text_draws is not None
-        at = i - state.prompt_end
-        choose = state.choose_text
-        draws = state.text_draws[:, at : at + 1]
-        tokens = draw_tokens(logits, draws, choose.temperature, choose.top_k)
-        if i < state.given_until:
-            assert state.given_text is not None
-            given = state.given_text[:, i]
-            tokens = torch.where(given == FREE, tokens, given)
-        state.text[:, i] = tokens
 
     def step_input(self, state: StreamState) -> Tensor:
         """What the backbone reads at the step that comes next: [B, D]."""
@@ -149,9 +184,16 @@ class FlatCalm(FlatSteps):
         """The latent's projection on top of the text's embedding."""
         return self.latent_input(frame) if text is None else self.latent_input.onto(text, frame)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
         """One latent [B, C] per row."""
-        return self.mlp.sample(z, draws, self.path(state.sampling.head_steps))
+        return self.mlp.sample(z, draws, self.path(sampling.head_steps))
 
     def path(self, steps: int) -> Path:
         """The sampler's steps."""
@@ -215,12 +257,24 @@ class FlatRq(FlatCodes):
         super().__init__(system, precision, release)
         self.depth = FlatDepth(system.depth, precision, release)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+    def head_text(self, state: StreamState) -> Tensor | None:
+        """The frame's text tokens."""
+        return None if state.text is None else state.text[:, state.step - 1]
+
+    def new_scratch(self, z: Tensor) -> DepthCache:
+        """The depth transformer's cache."""
+        return self.depth.new_cache(len(z), z)
+
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: DepthCache,
+    ) -> Tensor:
         """Codes [B, K] of one frame."""
-        if state.scratch is None:
-            state.scratch = self.depth.new_cache(len(z), z)
-        text = None if state.text is None else state.text[:, state.step - 1]
-        return self.depth.sample(z, text, draws, state.scratch, chooser(state))
+        return self.depth.sample(z, text, draws, scratch, chooser(sampling))
 
     def head_bytes(self, steps: int) -> int:
         """Of the depth transformer."""
@@ -249,10 +303,17 @@ class FlatMusicGen(FlatCodes):
             return self.owner.inputs(state, 0, 1)[:, 0].float()
         return self.frame_input(state.stream[:, state.step - 1], None)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
         """Codes [B, K] of one step."""
         B, K = draws.shape
-        codes = chooser(state)(self.heads(z).view(B * K, -1), draws.reshape(-1, 1))
+        codes = chooser(sampling)(self.heads(z).view(B * K, -1), draws.reshape(-1, 1))
         return codes.view(B, K)
 
     def head_bytes(self, steps: int) -> int:
@@ -260,7 +321,6 @@ class FlatMusicGen(FlatCodes):
         return self.heads.nbytes
 
 
-def chooser(state: StreamState) -> Callable[[Tensor, Tensor], Tensor]:
-    """`draw_tokens` at the state's temperature and top-k."""
-    sampling = state.sampling
+def chooser(sampling: SamplingParams) -> Callable[[Tensor, Tensor], Tensor]:
+    """`draw_tokens` at the sampling's temperature and top-k."""
     return partial(draw_tokens, temperature=sampling.temperature, top_k=sampling.top_k)

@@ -197,12 +197,16 @@ class StreamingSystem(System):
         capacity, context = steps, self.backbone.config.context
         if context is not None:  # what has left the window need not be kept
             capacity = min(steps, max(prompt, context) + context)
-        like = next(self.backbone.parameters())
-        cache = KvCache(self.backbone.config, len(lacking), capacity, like)
+        cache = self.allocate(len(lacking), capacity)
         if any(lacking):
-            index = torch.arange(capacity, device=like.device)
-            cache.key_mask = index >= torch.tensor(lacking, device=like.device)[:, None]
+            index = torch.arange(cache.buffer.shape[4], device=self.device)
+            cache.key_mask = index >= torch.tensor(lacking, device=self.device)[:, None]
         return cache
+
+    def allocate(self, batch_size: int, capacity: int) -> KvCache:
+        """An empty cache of at least this capacity."""
+        like = next(self.backbone.parameters())
+        return KvCache(self.backbone.config, batch_size, capacity, like)
 
     def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
         """Backbone inputs of steps first..last-1: [B, last - first, D]."""
