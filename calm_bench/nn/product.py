@@ -51,8 +51,8 @@ class Dense(Product):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """`weight` [O, I], copied if it is wide."""
-        wide = weight.shape[0] > weight.shape[1]
+        """`weight` [O, I]; transposed for good where O is at least I."""
+        wide = weight.shape[0] >= weight.shape[1]
         self.weight = weight.t().contiguous() if wide and weight.is_cpu else weight.t()
         self.bias = bias
         self.narrow = weight.dtype != torch.float32
