@@ -5,7 +5,7 @@ backbone at every scale, the codecs' bottleneck and, with one set of weights per
 for the depth transformer to be compared with.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -44,7 +44,8 @@ class RotaryTable(nn.Module):
         """`head_dim` must be even: halves are rotated against each other."""
         super().__init__()
         self.head_dim, self.base = head_dim, base
-        self.register_buffer("table", torch.empty(0, 2, head_dim // 2), persistent=False)
+        empty = torch.empty(0, 2, head_dim // 2, device="cpu")
+        self.register_buffer("table", empty, persistent=False)
 
     def rows(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine rows [length, Dh / 2] of the positions from `start`."""
@@ -67,29 +68,35 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class KvCache:
-    """Keys and values of all layers in one preallocated buffer, [2, L, B, H, P_max, Dh].
+    """Keys and values of all layers in one preallocated buffer, [L, B, 2, H, P_max, Dh].
 
-    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was.
+    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was. `lane` is
+    what a captured step works on (`nn/capture.py`).
     """
 
     def __init__(
-        self, config: TransformerConfig, batch_size: int, capacity: int, like: Tensor
+        self,
+        config: TransformerConfig,
+        batch_size: int,
+        capacity: int,
+        like: Tensor,
+        buffer: Tensor | None = None,
     ) -> None:
-        """Allocate for `capacity` positions on the device and in the dtype of `like`."""
+        """Allocate for `capacity` positions like `like`, or take a buffer that is there."""
         head_dim = config.dim // config.heads
-        shape = (2, config.layers, batch_size, config.heads, capacity, head_dim)
-        self.buffer = like.new_zeros(shape)
+        shape = (config.layers, batch_size, 2, config.heads, capacity, head_dim)
+        self.buffer = like.new_zeros(shape) if buffer is None else buffer
         self.length = 0  # positions the buffer holds
         self.position = 0  # positions seen since the clip began
         self.key_mask: Tensor | None = None
+        self.lane: Any = None
 
     def make_room(self, frames: int, context: int) -> None:
         """Forget what lies outside the context if `frames` more positions would not fit."""
         if self.length + frames > self.buffer.shape[4]:
             keep = min(self.length, context - 1)
-            self.buffer[:, :, :, :, :keep] = self.buffer[
-                :, :, :, :, self.length - keep : self.length
-            ].clone()
+            last = self.buffer[..., self.length - keep : self.length, :].clone()
+            self.buffer[..., :keep, :] = last
             if self.key_mask is not None:
                 mask = torch.ones_like(self.key_mask)
                 mask[:, :keep] = self.key_mask[:, self.length - keep : self.length]
@@ -99,9 +106,9 @@ class KvCache:
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values [B, H, T, Dh] of a layer; return all so far."""
         end = self.length + k.shape[2]
-        self.buffer[0, layer, :, :, self.length : end] = k
-        self.buffer[1, layer, :, :, self.length : end] = v
-        return self.buffer[0, layer, :, :, :end], self.buffer[1, layer, :, :, :end]
+        self.buffer[layer, :, 0, :, self.length : end] = k
+        self.buffer[layer, :, 1, :, self.length : end] = v
+        return self.buffer[layer, :, 0, :, :end], self.buffer[layer, :, 1, :, :end]
 
 
 def attention_mask(

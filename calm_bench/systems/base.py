@@ -6,14 +6,17 @@ B batch, T frames, D model width, C latent channels, K codebooks, S samples.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
 from calm_bench.config import StrictModel
-from calm_bench.types import SamplingParams, TemperatureKind, TimedWord
+from calm_bench.types import Mode, Precision, SamplingParams, TemperatureKind, TimedWord
+
+if TYPE_CHECKING:
+    from calm_bench.systems.steps import FlatSteps
 
 __all__ = ["Generation", "Prompt", "System"]
 
@@ -55,7 +58,49 @@ class System(nn.Module, ABC):
 
     Architecture: ClassVar[type[StrictModel]]
     temperature_kind: ClassVar[TemperatureKind]
+    exact: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of parameters that stay float32: no flat step packs them."""
     codec: Codec
+    precision: Precision = "fp32"
+    mode: Mode = "plain"
+    steps: "FlatSteps | None" = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def flat(self, precision: Precision, release: bool) -> "FlatSteps | None":
+        """The flat step of this system's weights at a precision; None where there is none.
+
+        To be called by `systems.engine.prepare`. With `release` the modules let go of every matrix
+        as soon as it is packed.
+        """
+        return None
+
+    def weight_bytes(self, sampling: SamplingParams | None = None) -> dict[str, int]:
+        """Bytes of weights that one frame of one row reads, by stage, as they lie in memory.
+
+        Each weight counts once per evaluation, times evaluations per frame; of a table the rows
+        that are read. Empty for a system that was not prepared.
+
+        Args:
+            sampling: Says how many steps the head takes; None for the system's usual number.
+        """
+        steps = self.default_head_steps if sampling is None else sampling.head_steps
+        if self.steps is None:
+            return {}
+        return self.steps.weight_bytes(steps) | {"codec": self.codec.weight_bytes()}
+
+    def kv_bytes(self, position: int, batch_size: int = 1) -> dict[str, int]:
+        """Bytes of keys and values that one frame reads after `position` steps, by stage.
+
+        Empty for a system that was not prepared.
+        """
+        if self.steps is None:
+            return {}
+        codec = self.codec.kv_bytes(position) * batch_size
+        return self.steps.kv_bytes(position, batch_size) | {"codec": codec}
 
     @abstractmethod
     def nfe(self, sampling: SamplingParams) -> int:

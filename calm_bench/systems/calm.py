@@ -20,9 +20,10 @@ from calm_bench.nn.consistency import sample_consistency, uniform_times
 from calm_bench.nn.short_context import ShortContext, ShortContextConfig
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.nn.trigflow import TimeWeight, rotation_times, sample_trigflow
+from calm_bench.systems.heads import FlatCalm
 from calm_bench.systems.state import StreamState, TextConfig
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import SamplingParams, TemperatureKind
+from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
 __all__ = ["CalmConfig", "CalmSystem", "Sampler"]
 
@@ -58,6 +59,12 @@ class CalmSystem(StreamingSystem):
 
     Architecture: ClassVar[type[StrictModel]] = CalmConfig
     temperature_kind: ClassVar[TemperatureKind] = "noise_variance"
+    exact: ClassVar[tuple[str, ...]] = (
+        "latent_input.",
+        "mlp.time.",
+        "short.input.",
+        "time_weight.",
+    )
 
     def __init__(self, config: CalmConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone and head around a VAE codec."""
@@ -71,6 +78,9 @@ class CalmSystem(StreamingSystem):
         self.short: ShortContext | None = None
         if config.short_context is not None:
             self.short = ShortContext(config.short_context, C, D)
+
+    def flat(self, precision: Precision, release: bool) -> FlatCalm:
+        return FlatCalm(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """Head steps."""
@@ -101,9 +111,12 @@ class CalmSystem(StreamingSystem):
     def backbone_step(self, state: StreamState) -> Tensor:
         """Advance backbone, text stream and short context by one frame: contexts Z [B, D]."""
         z = super().backbone_step(state)
-        if self.short is not None and state.window is not None:
-            z = z + self.short.read(state.window)
-        return z
+        return z if state.window is None else z + self.read_window(state.window)
+
+    def read_window(self, window: Tensor) -> Tensor:
+        """The short context's part of Z, [B, D], from its window [B, K, W]."""
+        assert self.short is not None
+        return self.short.read(window)
 
     def push(self, state: StreamState, frame: Tensor) -> None:
         """Append the frame, and move the window on by it."""

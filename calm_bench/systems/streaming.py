@@ -101,11 +101,6 @@ class StreamingSystem(System):
         return z[:, self.lead :]
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.backbone.parameters()).device
-
-    @property
     def text_bos(self) -> int:
         """The text table's row that a stream begins with."""
         assert self.text_size is not None
@@ -134,7 +129,6 @@ class StreamingSystem(System):
         generators: Sequence[torch.Generator],
         n_frames: int,
     ) -> StreamState:
-        """Encode the prompts, fill the cache with them, and take the text-only steps."""
         device = self.device
         counts, encoded = self._encode_prompts(prompts, device)
         B, P = len(prompts), max(counts)
@@ -143,11 +137,12 @@ class StreamingSystem(System):
         frames = torch.zeros(shape, device=device, dtype=self.frame_dtype())
         for row, known in enumerate(encoded):
             frames[row, P - counts[row] : P] = known
-        given = None
+        given, given_until = None, 0
         if self.text_size is not None:
             assert self.text_stream is not None
-            rows = [prompt.words for prompt in prompts]
-            given = torch.from_numpy(self.text_stream.given(rows, counts, steps)).to(device)
+            tokens = self.text_stream.given([prompt.words for prompt in prompts], counts, steps)
+            given = torch.from_numpy(tokens).to(device)
+            given_until = int((tokens != FREE).any(0).nonzero()[0].max(initial=-1)) + 1
         text_draws = self._text_draws(n_frames, generators)
         draws = torch.stack([self.draw(n_frames, sampling, g) for g in generators])
         lacking = [P - count for count in counts]
@@ -162,6 +157,7 @@ class StreamingSystem(System):
             choose_text=Chooser(sampling.text_temperature, TEXT_TOP_K if sampling.top_k else 0),
             lacking=lacking,
             prompt_frames=counts,
+            given_until=given_until,
         )
         self.prefill(state)
         return state
@@ -170,14 +166,18 @@ class StreamingSystem(System):
         """Read the prompts into the cache and take the steps that lead the first new frame."""
         P = state.prompt_end
         if P > 0:
-            self.backbone(self.inputs(state, 0, P), state.cache)
+            self.read(self.inputs(state, 0, P), state.cache)
             state.step = P
         for _ in range(self.lead):
             self.lead_step(state)
 
+    def read(self, x: Tensor, cache: KvCache) -> None:
+        """Take inputs [B, P, D] into the cache."""
+        self.backbone(x, cache)
+
     def lead_step(self, state: StreamState) -> None:
         """One of the steps by which a stream leads the frames: text only."""
-        self._advance(state)
+        self.advance(state)
 
     def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
         """Uniform numbers [B, n_frames + lead]: one per step that no prompt decides."""
@@ -191,19 +191,21 @@ class StreamingSystem(System):
         capacity, context = steps, self.backbone.config.context
         if context is not None:  # what has left the window need not be kept
             capacity = min(steps, max(prompt, context) + context)
-        like = next(self.backbone.parameters())
-        cache = KvCache(self.backbone.config, len(lacking), capacity, like)
+        cache = self.allocate(len(lacking), capacity)
         if any(lacking):
-            index = torch.arange(capacity, device=like.device)
-            cache.key_mask = index >= torch.tensor(lacking, device=like.device)[:, None]
+            index = torch.arange(cache.buffer.shape[4], device=self.device)
+            cache.key_mask = index >= torch.tensor(lacking, device=self.device)[:, None]
         return cache
+
+    def allocate(self, batch_size: int, capacity: int) -> KvCache:
+        """An empty cache of at least this capacity."""
+        like = next(self.backbone.parameters())
+        return KvCache(self.backbone.config, batch_size, capacity, like)
 
     def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
         """Backbone inputs of steps first..last-1: [B, last - first, D]."""
-        B = state.frames.shape[0]
-        device = state.frames.device
-        steps = torch.arange(first, last, device=device)
-        local = steps - torch.tensor(state.lacking, device=device)[:, None]  # [B, N]
+        steps = torch.arange(first, last, device=self.device)
+        local = steps - torch.tensor(state.lacking, device=self.device)[:, None]  # [B, N]
         at = steps - 1 - self.lead
         x = self.embed_frames(state.frames[:, at.clamp_min(0)])
         x = torch.where((local <= self.lead)[..., None], self.audio_start.to(x.dtype), x)
@@ -211,10 +213,9 @@ class StreamingSystem(System):
             tokens = state.text[:, (steps - 1).clamp_min(0)]
             tokens = torch.where(local <= 0, self.text_bos, tokens)
             x = x + self.text_table(tokens)
-        assert x.shape[:2] == (B, last - first)
         return x
 
-    def _advance(self, state: StreamState) -> Tensor:
+    def advance(self, state: StreamState) -> Tensor:
         """One step of the backbone and the text stream: contexts [B, D]."""
         i = state.step
         if self.backbone.config.context is not None:
@@ -244,7 +245,7 @@ class StreamingSystem(System):
 
     def backbone_step(self, state: StreamState) -> Tensor:
         """Advance backbone and text stream by one frame: contexts [B, D]."""
-        return self._advance(state)
+        return self.advance(state)
 
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
         """Draw the next frame: [B, C] or [B, K]."""
