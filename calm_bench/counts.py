@@ -104,7 +104,7 @@ def count_frame(
     """
     with torch.inference_mode():
         tallies, calls = _tallied(system, sampling, prompt_frames), system.nfe(sampling)
-    known: dict[str, int] = getattr(system, "weight_bytes", dict)()
+    known: dict[str, int] = getattr(system, "weight_bytes", _unknown)(sampling)
     stages: dict[Stage, StageCounts] = {
         stage: StageCounts(
             calls=calls if stage == "head" else 1,
@@ -147,6 +147,10 @@ def _tallied(system: "System", sampling: SamplingParams, prompt_frames: int) -> 
         with tallies["codec"]:
             system.decode_step(frame, decoder)
     return tallies
+
+
+def _unknown(sampling: SamplingParams) -> dict[str, int]:
+    return {}
 
 
 def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:

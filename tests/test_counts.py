@@ -89,7 +89,7 @@ def test_the_total_is_the_stages(name: str) -> None:
 
 def test_a_system_that_packed_its_weights_says_what_it_reads() -> None:
     system = load_system("calm-debug")
-    system.weight_bytes = lambda: {"head": 7, "backbone": 11}  # type: ignore[operator,assignment]
+    system.weight_bytes = lambda sampling: {"head": 7, "backbone": 11}  # type: ignore[operator,assignment]
     sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
     counts = count_frame(system, sampling)
     assert (counts["head"].bytes_read, counts["backbone"].bytes_read) == (7, 11)
