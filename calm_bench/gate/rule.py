@@ -31,7 +31,6 @@ FLOOR_NS = 2_000_000
 """Blocks shorter than this are not gated: clocks and interrupts would decide."""
 
 CONTROL_LEVEL = 0.99
-CONTROL_OFF = 0.02
 
 Round = Mapping[str, Times]
 """One round: every arm's block."""
@@ -48,6 +47,7 @@ class Quantity:
         control: The same quotient made of two measurements of the reference; 1 on a fit machine.
         threshold: What the ratio must reach.
         slack: By how much a true ratio may lie under its reference; the control must see that.
+        control_off: How far the control may be from 1.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Quantity:
     control_below: tuple[Part, ...]
     threshold: float
     slack: float
+    control_off: float = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +152,7 @@ def _verdict(quantity: Quantity, ratio: Estimate, control: Estimate) -> tuple[Ve
     assert control.value is not None
     assert control.low is not None
     assert control.high is not None
-    if not control.low <= 1.0 <= control.high and abs(control.value - 1) > CONTROL_OFF:
+    if not control.low <= 1.0 <= control.high and abs(control.value - 1) > quantity.control_off:
         off = f"{100 * (control.value - 1):+.1f} %"
         return "unfit", f"the reference differs from itself by {off}"
     if ratio.low >= quantity.threshold:
