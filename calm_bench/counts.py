@@ -34,7 +34,8 @@ GATHERS = frozenset({"aten::embedding", "aten::index", "aten::index_select", "at
 """Operators that read only the rows they are asked for."""
 
 CPU_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
-"""torch's counter has formulas for the fused attention of GPUs only."""
+PACKED = frozenset({"mkldnn::_linear_pointwise", "quantized::linear_dynamic"})
+"""torch's counter knows no fused attention but that of GPUs, and no product on packed weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +47,14 @@ class StageCounts:
         operators: Operators dispatched, views included.
         flops: A multiplication and an addition are two.
         parameters: Distinct parameters read; for `total` all that the system has, codec included.
+            None where the system reads copies that it prepared from them.
         bytes_read: Of weights; a weight that is read twice counts twice, tables their rows read.
     """
 
     calls: int
     operators: int
     flops: int
-    parameters: int
+    parameters: int | None
     bytes_read: int
 
 
@@ -104,13 +106,13 @@ def count_frame(
     """
     with torch.inference_mode():
         tallies, calls = _tallied(system, sampling, prompt_frames), system.nfe(sampling)
-    known: dict[str, int] = getattr(system, "weight_bytes", _unknown)(sampling)
+    known = system.weight_bytes(sampling)
     stages: dict[Stage, StageCounts] = {
         stage: StageCounts(
             calls=calls if stage == "head" else 1,
             operators=tally.operators.total(),
             flops=tally.flops,
-            parameters=tally.parameters,
+            parameters=tally.parameters if system.mode == "plain" else None,
             bytes_read=known.get(stage, tally.bytes_read),
         )
         for stage, tally in tallies.items()
@@ -149,15 +151,13 @@ def _tallied(system: "System", sampling: SamplingParams, prompt_frames: int) -> 
     return tallies
 
 
-def _unknown(sampling: SamplingParams) -> dict[str, int]:
-    return {}
-
-
 def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
     """An operator's FLOPs; 0 for those that torch has no formula for, none of which multiply."""
     if name == CPU_ATTENTION:
         query, key, value = (tensor.shape for tensor in args[:3])
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+    if name in PACKED:
+        return 2 * int(out.numel()) * int(args[0].shape[-1])
     formula = flop_registry.get(func._overloadpacket)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 

@@ -33,8 +33,9 @@ Gates = Annotated[
     typer.Option(
         "--gates",
         metavar="NAME [NAME …]",
-        help="Only these: counts · head_speedup · and, with --against, calm_head, rq_head, "
-        "calm_overall, rq_overall; without it overall_speedup. `--gates counts` looks at no clock.",
+        help="Only these. `counts` looks at no clock. Ratios: head_speedup, overall_speedup, "
+        "calm_step, rq_step; with --against: calm_head, rq_head, calm_overall, rq_overall, "
+        "head_speedup.",
         show_default="all",
     ),
 ]

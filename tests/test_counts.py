@@ -4,15 +4,18 @@ import pytest
 import torch
 
 from calm_bench.counts import StageCounts, Tally, count_frame
+from calm_bench.nn.product import pack
 from calm_bench.records import Stage
 from calm_bench.systems.loading import load_system
-from calm_bench.types import SamplingParams
+from calm_bench.types import Mode, SamplingParams
 
 SYSTEMS = ["calm-debug", "calm-music-debug", "musicgen-debug", "rq-debug", "trigflow-debug"]
 
 
-def counted(name: str, steps: int | None = None) -> tuple[Any, dict[Stage, StageCounts]]:
-    system = load_system(name)
+def counted(
+    name: str, steps: int | None = None, mode: Mode = "plain"
+) -> tuple[Any, dict[Stage, StageCounts]]:
+    system = load_system(name, mode=mode)
     steps = steps or system.default_head_steps
     sampling = SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=steps)
     return system, count_frame(system, sampling)
@@ -31,6 +34,24 @@ def test_the_calm_head_multiplies_every_weight_twice_per_step_and_reads_it_once(
     assert head.flops == sum(2 * linear.weight.numel() for linear in linears)
     assert head.parameters == sum(p.numel() for p in system.mlp.parameters())
     assert head.bytes_read == 4 * head.parameters
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_prepared_frame_costs_no_more_than_the_plain_one(name: str) -> None:
+    plain, fast = counted(name)[1], counted(name, mode="eager")[1]
+    for stage in ("backbone", "head", "total"):
+        for count in ("operators", "flops", "bytes_read"):
+            assert getattr(fast[stage], count) <= getattr(plain[stage], count), (stage, count)
+    assert fast["head"].operators < plain["head"].operators
+    assert fast["head"].parameters is None
+    assert fast["total"].parameters == plain["total"].parameters
+
+
+def test_products_on_packed_weights_have_flops() -> None:
+    product = pack(torch.ones(1024, 512), None, "fp32")
+    with torch.inference_mode(), Tally(torch.nn.Module()) as tally:
+        product(torch.ones(3, 512))
+    assert tally.flops == 2 * 3 * 512 * 1024
 
 
 def test_more_head_steps_cost_more_in_the_head_alone() -> None:

@@ -1,21 +1,19 @@
 """Counts of every small system that is shipped, and how they differ from the stored ones."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calm_bench import paths
 from calm_bench.config import load_model_config
 from calm_bench.gate.baseline import Baseline, Lasting, Versioned, torch_key
 from calm_bench.progress import stage
 from calm_bench.records import Stage
-from calm_bench.types import SamplingParams
+from calm_bench.types import Mode, SamplingParams
 
 if TYPE_CHECKING:
     from calm_bench.counts import StageCounts
-    from calm_bench.systems.base import System
 
 __all__ = [
     "Change",
@@ -28,6 +26,7 @@ __all__ = [
 ]
 
 SCALES = ("-tiny", "-debug")
+MODES: tuple[Mode, Mode] = ("plain", "eager")
 
 Found = Mapping[str, Mapping[Stage, "StageCounts"]]
 """Counts by system and stage."""
@@ -73,29 +72,31 @@ def counted_systems() -> list[Path]:
 
 
 def count_systems(folders: list[Path]) -> dict[str, dict[Stage, "StageCounts"]]:
-    """The counts of each, with random weights: no count depends on their values."""
-    from calm_bench.counts import count_frame
+    """The counts of each as it is loaded by default; the parameters are those of the plain step.
 
+    A prepared system reads copies, of which nobody can say which parameters they were.
+    """
     found = {}
     with stage("counting", len(folders)) as advance:
         for folder in folders:
-            system = _weightless(folder)
-            sampling = SamplingParams(
-                temperature=1.0, text_temperature=1.0, head_steps=system.default_head_steps
-            )
-            found[folder.name] = count_frame(system, sampling)
+            plain, fast = (_counted(folder, mode) for mode in MODES)
+            found[folder.name] = {
+                name: replace(counts, parameters=plain[name].parameters)
+                for name, counts in fast.items()
+            }
             advance(1)
     return found
 
 
-def _weightless(folder: Path) -> "System":
-    """The system as `load_system` makes it, without a weights file."""
+def _counted(folder: Path, mode: Mode) -> dict[Stage, "StageCounts"]:
+    from calm_bench.counts import count_frame
     from calm_bench.systems.loading import load_system
 
-    options: dict[str, Any] = {}
-    if "random_weights" in inspect.signature(load_system).parameters:
-        options = {"random_weights": True}
-    return load_system(str(folder), **options)
+    system = load_system(str(folder), mode=mode)
+    sampling = SamplingParams(
+        temperature=1.0, text_temperature=1.0, head_steps=system.default_head_steps
+    )
+    return count_frame(system, sampling)
 
 
 def stored(found: Found, baseline: Baseline) -> Baseline:

@@ -108,13 +108,17 @@ def _table(
 def _counts_table(counted: Counted) -> Table:
     title = "Counts of one frame"
     changed = [(one, "regressed") for one in counted.grown]
-    changed += [(one, "fell") for one in counted.fallen]
-    if changed:
+    changed += [(one, "fell") for one in counted.fallen if one.stage == "total"]
+    if counted.grown or counted.fallen:
         headings = [("system", True), ("stage", True), ("count", True), ("stored", False)]
         headings += [("now", False), ("change", False), ("verdict", True)]
         rows = [[*_cells(one), verdict] for one, verdict in changed]
         table = _table(title, headings, rows)
-        table.notes.append(f"{counted.compared - len(rows)} other counts are as stored")
+        same = counted.compared - len(counted.grown) - len(counted.fallen)
+        table.notes.append(
+            f"{len(counted.grown)} counts grew, {len(counted.fallen)} fell (--json "
+            f"has them by stage), {same} are as stored"
+        )
     else:
         verdict = "pass" if counted.compared else "not gated"
         headings = [("compared", False), ("changed", False), ("verdict", True)]
@@ -136,7 +140,11 @@ def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
     rows = []
     for one in judged:
         row = [one.label, _number(one.ratio.value), _interval(one.ratio)]
-        row += [f"≥ {one.threshold:.2f}", _number(one.control.value), _number(one.wall.value)]
+        row += [
+            f"≥ {one.threshold:.2f}" if one.threshold else "—",
+            _number(one.control.value),
+            _number(one.wall.value),
+        ]
         rows.append([*row, str(one.ratio.n), one.verdict])
     table = _table(title, headings, rows)
     for texts, one in zip(table.rows, judged, strict=True):

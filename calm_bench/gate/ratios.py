@@ -40,9 +40,12 @@ def _ratio(name: str, label: str, slow: str, fast: str, stage: str) -> Quantity:
 RATIOS = (
     _ratio("head_speedup", "head, RQ / CALM", "rq", "calm", "head"),
     _ratio("overall_speedup", "overall, RQ / CALM", "rq", "calm", "total"),
+    _ratio("calm_step", "CALM step, plain / eager", "calm plain", "calm", "step"),
+    _ratio("rq_step", "RQ step, plain / eager", "rq plain", "rq", "step"),
 )
-SYSTEMS = {name: {"model": model} for name, model in MODELS.items()}
-PAIRS = (("rq", "calm"),)
+PAIRS = (("rq", "calm"), ("calm plain", "calm"), ("rq plain", "rq"))
+SYSTEMS = {name: {"model": model, "mode": "eager"} for name, model in MODELS.items()}
+SYSTEMS |= {f"{name} plain": {"model": model, "mode": "plain"} for name, model in MODELS.items()}
 
 
 def _schedule(title: str) -> Schedule:
