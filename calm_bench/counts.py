@@ -122,10 +122,18 @@ def count_frame(
         calls=sum(part.calls for part in parts),
         operators=sum(part.operators for part in parts),
         flops=sum(part.flops for part in parts),
-        parameters=sum(parameter.numel() for parameter in system.parameters()),
+        parameters=_all_parameters(system),
         bytes_read=sum(part.bytes_read for part in parts),
     )
     return stages
+
+
+def _all_parameters(system: "System") -> int:
+    """Parameters of the system and its codec, as counted before modules let go of packed ones."""
+    cards = [getattr(module, "card", None) for module in (system, system.codec)]
+    if None in cards:
+        return sum(parameter.numel() for parameter in system.parameters())
+    return sum(card.n_parameters for card in cards if card is not None)
 
 
 def _tallied(system: "System", sampling: SamplingParams, prompt_frames: int) -> dict[Stage, Tally]:

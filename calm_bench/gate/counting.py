@@ -74,7 +74,8 @@ def counted_systems() -> list[Path]:
 def count_systems(folders: list[Path]) -> dict[str, dict[Stage, "StageCounts"]]:
     """The counts of each as it is loaded by default; the parameters are those of the plain step.
 
-    A prepared system reads copies, of which nobody can say which parameters they were.
+    A prepared system reads copies, of which nobody can say which parameters they were. Weights are
+    random: no count depends on their values.
     """
     found = {}
     with stage("counting", len(folders)) as advance:
@@ -92,7 +93,7 @@ def _counted(folder: Path, mode: Mode) -> dict[Stage, "StageCounts"]:
     from calm_bench.counts import count_frame
     from calm_bench.systems.loading import load_system
 
-    system = load_system(str(folder), mode=mode)
+    system = load_system(str(folder), mode=mode, random_weights=True)
     sampling = SamplingParams(
         temperature=1.0, text_temperature=1.0, head_steps=system.default_head_steps
     )
