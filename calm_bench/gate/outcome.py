@@ -45,11 +45,12 @@ class Outcome:
         for undecided in ("inconclusive", "unfit"):
             if undecided in found:
                 return undecided
-        return "pass"
+        compared = self.counted is not None and self.counted.compared > 0
+        return "pass" if compared or "pass" in found else "not gated"
 
     @property
     def exit_code(self) -> int:
-        """0 passed, 1 regressed, 3 inconclusive or on an unfit machine."""
+        """0 passed, 1 regressed, 3 inconclusive, unfit machine, or nothing to compare with."""
         return {"pass": 0, "regressed": REGRESSED}.get(self.verdict, UNDECIDED)
 
     def tables(self) -> list[Table]:
@@ -57,6 +58,8 @@ class Outcome:
         tables = [] if self.counted is None else [_counts_table(self.counted)]
         if self.judged:
             tables.append(_ratios_table(self.title, self.judged))
+        if not tables:
+            tables.append(_table("Nothing was compared", [("verdict", True)], [[self.verdict]]))
         tables[-1].notes += self.notes
         return tables
 

@@ -20,7 +20,7 @@ __all__ = ["CREWS", "ROUNDS", "Arm", "Schedule", "timed_rounds"]
 
 CREWS = 3
 ROUNDS = 8
-FRAMES = 16
+FRAMES = 12
 WARM_UP = 2
 
 

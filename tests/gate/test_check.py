@@ -58,6 +58,8 @@ def outcome(*verdicts: str, counted: Counted | None = None) -> Outcome:
         (["pass", "inconclusive"], "inconclusive", 3),
         (["unfit", "pass"], "unfit", 3),
         (["unfit", "regressed", "inconclusive"], "regressed", 1),
+        (["not gated"], "not gated", 3),
+        ([], "not gated", 3),
     ],
 )
 def test_the_worst_verdict_decides(verdicts: list[str], expected: str, code: int) -> None:
@@ -238,7 +240,8 @@ def test_a_ratio_without_a_reference_is_said_and_passes_nothing(
     instant: list[rounds.Schedule], few: Path
 ) -> None:
     found = run_check(Request(baseline=few, gates=["head_speedup"]))
-    assert found.judged == []
+    assert (found.judged, found.exit_code) == ([], 3)
+    assert found.tables()[0].rows[0][0].text == "not gated"
     assert any("not gated" in note for note in found.notes)
 
 

@@ -92,7 +92,7 @@ def verdicts(n: int, slower: float = 1.0, **machine: float) -> Counter[str]:
     return found
 
 
-# The operating curve. benchmarks of the rule with more draws: `python tests/gate/prove.py curve`.
+# The operating curve; with more draws and slowdowns: `python tests/gate/prove.py curve`.
 
 
 def test_equal_trees_pass() -> None:
