@@ -92,6 +92,8 @@ class Baseline(StrictModel):
         30 %.
         """
         own = device_name("cpu")
+        if not self.ratios:
+            return {}, "no ratio is gated: none are stored; --update stores this processor's"
         if own in self.ratios:
             machine, torch = self.ratios[own], metadata.version("torch")
             if _minor(machine.torch) == _minor(torch):
@@ -103,7 +105,7 @@ class Baseline(StrictModel):
                 lowest[name] = min(reference.value, lowest.get(name, math.inf))
         note = (
             f"no ratios are stored for {own}: compared with the lowest of "
-            f"{', '.join(self.ratios) or 'none'}, {100 * UNKNOWN_SLACK:.0f} % slack; "
+            f"{', '.join(self.ratios)}, {100 * UNKNOWN_SLACK:.0f} % slack; "
             "--update stores this processor's"
         )
         found = {n: Reference(value=v, slack=UNKNOWN_SLACK) for n, v in lowest.items()}

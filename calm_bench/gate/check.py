@@ -1,6 +1,7 @@
 """One run of `check`: which gates were asked for, what they are compared with, what is stored."""
 
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from calm_bench import __version__
 from calm_bench.environment import device_name
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.gate.against import AGAINST, compare
 from calm_bench.gate.baseline import (
     Baseline,
     default_path,
@@ -15,8 +17,10 @@ from calm_bench.gate.baseline import (
     torch_key,
     write_baseline,
 )
+from calm_bench.gate.checkout import checked_out
 from calm_bench.gate.counting import Counted, count_systems, counted_systems, differences, stored
 from calm_bench.gate.outcome import Outcome
+from calm_bench.gate.ratios import RATIOS, compare_stored, measured_ratios
 from calm_bench.gate.rule import Judgement, Quantity
 
 __all__ = ["COUNTS", "Request", "check", "update"]
@@ -51,23 +55,20 @@ def check(request: Request) -> Outcome:
         InputError: If there is no such commit, baseline file or gate.
     """
     baseline, notes = read_baseline(request.path), list[str]()
-    chosen = _chosen(request)
-    counted = _counted(baseline) if _wants_counts(request) else None
-    title, judged = "", list[Judgement]()
-    if chosen and request.against is not None:
-        from calm_bench.gate.against import compare
-        from calm_bench.gate.checkout import checked_out
-
-        with checked_out(request.against) as checkout:
-            title = f"Time of {request.against} ({checkout.commit}) over time of this tree"
-            judged = compare(checkout.tree, request.against, chosen, notes)
-    elif chosen:
-        from calm_bench.gate.ratios import compare_stored
-
-        references, note = baseline.references()
-        notes += [note] if note else []
-        title = f"Ratios, stored in {request.path.name}"
-        judged = compare_stored(references, chosen, notes)
+    chosen, title, judged = _chosen(request), "", list[Judgement]()
+    with ExitStack() as stack:
+        reference = None
+        if chosen and request.against is not None:  # first of all: a wrong name costs no waiting
+            reference = stack.enter_context(checked_out(request.against))
+        counted = _counted(baseline) if _wants_counts(request) else None
+        if reference is not None:
+            title = f"Time of {request.against} ({reference.commit}) over time of this tree"
+            judged = compare(reference.tree, f"{request.against}", chosen, notes)
+        elif chosen:
+            references, note = baseline.references()
+            notes += [note] if note else []
+            title = f"Ratios, stored in {request.path.name}"
+            judged = compare_stored(references, chosen, notes)
     return _outcome(title, counted, judged, notes)
 
 
@@ -77,8 +78,6 @@ def update(request: Request) -> Outcome:
     Raises:
         InputError: If the file cannot be read or written.
     """
-    from calm_bench.gate.ratios import RATIOS, measured_ratios
-
     if request.against is not None:
         raise InputError("--update stores what this tree gives now: leave --against out")
     chosen = _chosen(request)
@@ -110,9 +109,6 @@ def _wants_counts(request: Request) -> bool:
 
 def _chosen(request: Request) -> Sequence[Quantity]:
     """The ratios asked for."""
-    from calm_bench.gate.against import AGAINST
-    from calm_bench.gate.ratios import RATIOS
-
     quantities: Sequence[Quantity] = RATIOS if request.against is None else AGAINST
     known = [quantity.name for quantity in quantities]
     for name in request.gates:

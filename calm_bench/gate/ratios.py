@@ -68,7 +68,8 @@ def compare_stored(
     gated = []
     for quantity in quantities:
         if quantity.name not in references:
-            notes.append(f"{quantity.label} is not gated: no reference is stored for it")
+            if references:
+                notes.append(f"{quantity.label} is not gated: no reference is stored for it")
             continue
         reference = references[quantity.name]
         threshold = reference.value * (1 - reference.slack)

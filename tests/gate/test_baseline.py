@@ -148,4 +148,3 @@ def test_the_shipped_file_knows_every_small_system_and_is_no_benchmark() -> None
     shipped = read_baseline(default_path())
     assert set(shipped.counts) == {folder.name for folder in counted_systems()}
     assert "speed_baseline" not in config.benchmark_names()
-    assert shipped.ratios

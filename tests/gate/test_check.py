@@ -242,7 +242,11 @@ def test_a_ratio_without_a_reference_is_said_and_passes_nothing(
     found = run_check(Request(baseline=few, gates=["head_speedup"]))
     assert (found.judged, found.exit_code) == ([], 3)
     assert found.tables()[0].rows[0][0].text == "not gated"
-    assert any("not gated" in note for note in found.notes)
+    assert any("no ratio is gated" in note for note in found.notes)
+    run_update(Request(baseline=few, gates=[quantity.name for quantity in ratios.RATIOS]))
+    few.write_text(few.read_text().replace("head_speedup", "old_ratio"))
+    found = run_check(Request(baseline=few, gates=["head_speedup"]))
+    assert any(note.endswith("no reference is stored for it") for note in found.notes)
 
 
 def test_compared_arms_stand_in_one_group_and_exist(
