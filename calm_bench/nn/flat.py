@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calm_bench.nn.capture import Lane
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache, Layer, Transformer, attention_mask
 from calm_bench.types import Precision
@@ -108,7 +109,7 @@ class FlatTransformer:
         H, gated = self.config.heads, self.config.gated
         x = x.reshape(B * T, D)
         for index, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.before_attention(x)).float().view(B, T, 3 * H, -1, 2)
+            qkv = layer.qkv(layer.before_attention(x)).view(B, T, 3 * H, -1, 2)
             pairs = torch.view_as_complex(qkv)  # [B, T, 3 H, Dh / 2]
             pairs[:, :, : 2 * H].mul_(place.turns)
             heads = qkv.view(B, T, 3, H, -1).permute(0, 2, 3, 1, 4)  # [B, 3, H, T, Dh]
@@ -119,9 +120,10 @@ class FlatTransformer:
                 q, x, T = q[..., -1:, :], x.view(B, T, D)[:, -1], 1
                 mask, causal = None if mask is None else mask[..., -1:, :], False
             k, v = place.keys[index], place.values[index]
-            q = q.squeeze(1).to(k.dtype)
+            q = q.squeeze(1) if q.dtype == k.dtype else q.squeeze(1).to(k.dtype)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-            x = layer.out.onto(x, y.transpose(1, 2).reshape(B * T, D))
+            y = y.view(B, D) if T == 1 else y.transpose(1, 2).reshape(B * T, D)
+            x = layer.out.onto(x, y)
             h = layer.up(layer.before_mlp(x))
             if gated:
                 gate, h = h.chunk(2, dim=-1)
@@ -137,7 +139,7 @@ class FlatTransformer:
         table = self.table
         if len(table) < position + length or table.device != device:
             half = self.config.dim // self.config.heads // 2
-            at = torch.arange(max(256, 2 * (position + length)), device=device).double()
+            at = torch.arange(max(2048, 2 * (position + length)), device=device).double()
             steps = torch.arange(half, device=device).double()
             angle = at[:, None, None] * self.config.rope_base ** (-steps / half)
             self.table = table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
@@ -190,6 +192,19 @@ class FlatTransformer:
             down=pack(down, None, precision),
             before_attention=rms or before,
             before_mlp=rms or between,
+        )
+
+    def fixed(self, lane: Lane) -> Place:
+        """The next position of a lane as tensors tell it, in shapes that depend on its bucket."""
+        keys, values = lane.buffer[..., : lane.bucket, :].unbind(2)
+        buffers = lane.buffer.unbind(0)
+        return Place(
+            turns=self.table.index_select(0, lane.position),
+            keys=keys.unbind(0),
+            values=values.unbind(0),
+            write=lambda layer, kv: buffers[layer].index_copy_(3, lane.slot, kv.to(keys.dtype)),
+            mask=lane.mask(self.config.context),
+            causal=False,
         )
 
     def weight_bytes(self) -> int:
