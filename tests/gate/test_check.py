@@ -179,6 +179,7 @@ def worktrees(root: Path) -> set[str]:
     return {line for line in done.stdout.splitlines() if line.startswith("worktree ")}
 
 
+@pytest.mark.slow
 def test_another_commit_is_timed_and_leaves_nothing(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,36 +96,36 @@ def verdicts(n: int, slower: float = 1.0, **machine: float) -> Counter[str]:
 
 
 def test_equal_trees_pass() -> None:
-    found = verdicts(60)
+    found = verdicts(30)
     assert found["regressed"] == 0
-    assert found["pass"] >= 57
+    assert found["pass"] >= 28
 
 
 def test_fifteen_percent_in_the_head_is_found() -> None:
-    found = verdicts(60, slower=1.15)
+    found = verdicts(30, slower=1.15)
     assert found["pass"] == 0
-    assert found["regressed"] >= 57
+    assert found["regressed"] >= 28
 
 
 @pytest.mark.parametrize("noise", [0.06, 0.2, 0.5])
 def test_a_busy_machine_never_fails_equal_trees(noise: float) -> None:
-    assert verdicts(50, noise=noise, outliers=0.2)["regressed"] == 0
+    assert verdicts(25, noise=noise, outliers=0.2)["regressed"] == 0
 
 
 def test_a_busy_machine_never_passes_a_slower_head() -> None:
-    assert verdicts(50, slower=1.15, noise=0.06, outliers=0.1)["pass"] <= 1
+    assert verdicts(25, slower=1.15, noise=0.06, outliers=0.1)["pass"] <= 1
 
 
 def test_what_is_under_the_slack_passes_or_stays_open() -> None:
-    assert verdicts(40, slower=1.03)["regressed"] == 0
+    assert verdicts(20, slower=1.03)["regressed"] == 0
 
 
 def test_processes_that_differ_as_much_as_the_slack_fail_nothing() -> None:
-    assert verdicts(50, process=0.04)["regressed"] <= 1
+    assert verdicts(25, process=0.04)["regressed"] <= 1
 
 
 def test_a_faster_tree_passes() -> None:
-    assert verdicts(20, slower=0.7) == {"pass": 20}
+    assert verdicts(10, slower=0.7) == {"pass": 10}
 
 
 def test_a_reference_that_differs_from_itself_makes_the_machine_unfit() -> None:
