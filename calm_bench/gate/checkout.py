@@ -1,6 +1,7 @@
 """This tree, and another version of it laid out beside it for as long as it is timed."""
 
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -46,12 +47,18 @@ def checked_out(ref: str) -> Iterator[Checkout]:
     with tempfile.TemporaryDirectory(prefix="calm-bench-check-") as folder:
         tree = Path(folder) / commit[:NAME]
         _git(root, "worktree", "add", "--detach", "--force", str(tree), commit)
+        before = signal.signal(signal.SIGTERM, _leave)  # a cancelled job tidies up, too
         try:
             if not (tree / "calm_bench" / "systems" / "loading.py").is_file():
                 raise InputError(f"{ref} ({commit[:NAME]}) has no systems that could be timed")
             yield Checkout(tree=tree, commit=commit[:NAME])
         finally:
+            signal.signal(signal.SIGTERM, before)
             _git(root, "worktree", "remove", "--force", str(tree))
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _commit(root: Path, ref: str) -> str:

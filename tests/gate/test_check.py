@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +275,17 @@ def test_an_unfit_machine_stores_nothing(
     assert read_baseline(few).ratios == {}
 
 
+def test_a_cancelled_job_leaves_no_checkout() -> None:
+    if not in_git(checkout.own_tree()):
+        pytest.skip("this is no git checkout")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, checkout.checked_out("HEAD") as found:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == 143
+    assert not found.tree.exists()
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 def test_a_worker_that_cannot_load_says_why() -> None:
     systems = {"calm": {"model": "calm-debg"}}
     with (
@@ -318,8 +331,6 @@ def test_no_checkout_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_quietest_core_is_one_that_may_be_used() -> None:
-    import os
-
     core = quietest_core()
     if hasattr(os, "sched_getaffinity"):
         assert core in os.sched_getaffinity(0)
