@@ -15,6 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from calm_bench import __version__, options, options_sweep
+from calm_bench.cli_check import EXAMPLES as CHECK_EXAMPLES
+from calm_bench.cli_check import check
 from calm_bench.cli_data import data
 from calm_bench.cli_listen import listening
 from calm_bench.cli_paper import EXAMPLES, paper
@@ -231,6 +233,7 @@ app.command()(report)
 app.add_typer(listening)
 app.command(cls=options.ListCommand)(train)
 app.command(epilog=EXAMPLES)(paper)
+app.command(cls=options.ListCommand, epilog=CHECK_EXAMPLES)(check)
 
 
 @app.command("list")

@@ -79,6 +79,7 @@ LISTS = {
     ),
     "--metrics": ListOption(lambda word: not Path(word).is_dir()),
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
+    "--gates": ListOption(lambda word: True),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }
 

@@ -1,0 +1,1 @@
+"""`calm-bench check`: has this tree become slower? Counts everywhere, time by interleaved pairs."""
