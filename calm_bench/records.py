@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from calm_bench.config import StrictModel
-from calm_bench.types import Estimate, TemperatureKind, TimedWord, Transcript
+from calm_bench.types import Estimate, Mode, Precision, TemperatureKind, TimedWord, Transcript
 
 __all__ = [
     "Cell",
@@ -56,6 +56,7 @@ class Cell(StrictModel):
     Attributes:
         training_step: After how many steps the weights were taken; None for the final ones.
         levels: Codebooks that a round trip keeps; None for all.
+        precision, mode: How its frame step runs, where rows differ in it.
     """
 
     cell_id: str
@@ -69,6 +70,8 @@ class Cell(StrictModel):
     top_k: int | None = None
     training_step: int | None = None
     levels: int | None = None
+    precision: Precision | None = None
+    mode: Mode | None = None
     baseline: bool = False
 
 
@@ -115,22 +118,25 @@ class LatencyRecord(Record):
         order: Position of the arm in its round; rounds run the cells in random order.
         control: The second run of the baseline in this round (A/A).
         frame_ns: How much audio one frame holds.
+        batch: Clips that share each step; a frame's time is that of the step.
+        dtype: What weights and products are in.
     """
 
     file = "latency.jsonl"
-    key_fields = ("round", "cell_id", "control", "mode")
+    key_fields = ("round", "cell_id", "control", "mode", "batch")
 
     round: int
     cell_id: str
     order: int
     control: bool = False
+    batch: int = 1
     stage_ns: dict[Stage, tuple[int, ...]]
     first_audio_ns: int | None = None
     frame_ns: int | None = None
     device: str
     dtype: str
     threads: int
-    mode: Literal["eager", "captured"] = "eager"
+    mode: Mode = "eager"
     peak_bytes: int | None = None
 
 

@@ -92,9 +92,9 @@ def predicted_speedup(baseline: Sums, own: Sums) -> float:
     return 1 / ((1 - p) * b + p_over_s)
 
 
-def arm_key(cell: Cell) -> tuple[str | None, int | None, int | None]:
+def arm_key(cell: Cell) -> tuple[object, ...]:
     """What rows that are timed together have in common."""
-    return cell.model, cell.head_steps, cell.top_k
+    return cell.model, cell.head_steps, cell.top_k, cell.precision, cell.mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
