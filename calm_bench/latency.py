@@ -15,13 +15,13 @@ model. At a batch of several prompts, a frame is one step of all of them.
 
 import gc
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
+from calm_bench.clocks import Clock, CudaClock, HostClock, clock_for
 from calm_bench.config import LatencySpec
 from calm_bench.environment import device_name
 from calm_bench.progress import stage
@@ -42,6 +42,7 @@ __all__ = [
     "clock_for",
     "device_name",
     "measure",
+    "quiet",
     "time_arm",
     "time_round",
     "warm_up",
@@ -51,62 +52,6 @@ WARM_UP_NS = 30_000_000_000
 WARM_UP_TIMES = 4
 WARM_UP_AGREEMENT = 0.02
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
-
-
-class Clock(Protocol):
-    """Marks on a time line, and nanoseconds between two of them."""
-
-    def mark(self) -> Any:
-        """Now, in this clock's own terms."""
-
-    def wait(self) -> None:
-        """Return when everything asked for so far has been done."""
-
-    def between(self, start: Any, end: Any) -> int:
-        """Nanoseconds from one mark to another; to be asked after `wait`."""
-
-
-class HostClock:
-    """The processor's monotonic clock."""
-
-    def mark(self) -> int:
-        """Now."""
-        return time.perf_counter_ns()
-
-    def wait(self) -> None:
-        """Nothing: what the processor was asked for is done when the call returns."""
-
-    def between(self, start: int, end: int) -> int:
-        """Nanoseconds from one mark to another."""
-        return end - start
-
-
-class CudaClock:
-    """Events in the GPU's stream: marks cost the host almost nothing and do not stop the GPU."""
-
-    def mark(self) -> Any:
-        """An event that the GPU reaches when all before it is done."""
-        import torch
-
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def wait(self) -> None:
-        """Return when the GPU is idle."""
-        import torch
-
-        torch.cuda.synchronize()
-
-    def between(self, start: Any, end: Any) -> int:
-        """Nanoseconds from one event to another."""
-        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
-        return nanoseconds
-
-
-def clock_for(device: str) -> Clock:
-    """CUDA events on a GPU, the host's clock elsewhere."""
-    return CudaClock() if device.startswith("cuda") else HostClock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +125,11 @@ def time_round(
     """Time every arm once, in an order that round and seed decide.
 
     Args:
+        arms: What is timed.
+        number: The round's.
+        n_frames: Of arms that do not say themselves.
+        seed: Draws the order.
+        clock: Tells the time.
         between: Called once before each arm.
     """
     order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
@@ -220,7 +170,7 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
 
     generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
     system = arm.system
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         memory = _PeakMemory(system)
         clock.wait()
         begin = clock.mark()
@@ -252,7 +202,7 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No garbage collection while the clock runs."""
     was_enabled = gc.isenabled()
     gc.collect()

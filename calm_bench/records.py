@@ -12,8 +12,11 @@ from calm_bench.config import StrictModel
 from calm_bench.types import Estimate, Mode, Precision, TemperatureKind, TimedWord, Transcript
 
 __all__ = [
+    "BandwidthRecord",
     "Cell",
     "CellScore",
+    "FootprintRecord",
+    "GrowthRecord",
     "LatencyRecord",
     "Manifest",
     "Record",
@@ -138,6 +141,59 @@ class LatencyRecord(Record):
     threads: int
     mode: Mode = "eager"
     peak_bytes: int | None = None
+
+
+class BandwidthRecord(Record):
+    """How fast memory was read during one round: a buffer beyond the caches, read several times."""
+
+    file = "bandwidth.jsonl"
+    key_fields = ("round",)
+
+    round: int
+    n_bytes: int
+    read_ns: tuple[int, ...]
+    threads: int
+
+
+class FootprintRecord(Record):
+    """What a row needs at one batch size: memory, and what a step reads.
+
+    Attributes:
+        peak_bytes: The most memory held at once, weights included; None with `peak_reason`.
+        state_bytes: Of that, what cache, frames and decoder keep between steps.
+        read_bytes: By stage, weights and cache that a step reads; None with `read_reason`.
+        operators: By stage, operators dispatched in a step; None where nobody counted.
+    """
+
+    file = "footprints.jsonl"
+    key_fields = ("cell_id", "batch")
+
+    cell_id: str
+    batch: int
+    peak_bytes: int | None = None
+    peak_reason: str | None = None
+    state_bytes: int | None = None
+    read_bytes: dict[Stage, int] | None = None
+    read_reason: str | None = None
+    operators: dict[Stage, int] | None = None
+
+
+class GrowthRecord(Record):
+    """Times of a few frames in the midst of a long generation, and the memory it has come to.
+
+    Attributes:
+        seconds: Audio generated before them.
+        state_bytes: What a generation that ends here keeps between steps.
+    """
+
+    file = "growth.jsonl"
+    key_fields = ("cell_id", "repeat", "seconds")
+
+    cell_id: str
+    repeat: int
+    seconds: float
+    stage_ns: dict[Stage, tuple[int, ...]]
+    state_bytes: int | None = None
 
 
 class TranscriptRecord(Record):

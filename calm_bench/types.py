@@ -32,8 +32,8 @@ Precision = Literal["fp32", "bf16", "int8"]
 """The type weights and products are in."""
 
 Mode = Literal["plain", "eager", "graph", "compile"]
-"""How the frame step runs: `plain` is the modules as they stand in fp32, the oracle; `eager` the flat
-fast step; `graph` and `compile` that step captured or compiled."""
+"""How the frame step runs: `plain` is the modules as they stand in fp32, the oracle; `eager` the
+flat fast step; `graph` and `compile` that step captured or compiled."""
 
 Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "set"]
 """How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); set:
