@@ -136,6 +136,7 @@ def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord]) -> Found:
     footprint = facts.footprints.get((cell.cell_id, 1))
     found |= limits(own, footprint, facts.bandwidth)
     found["peak_mb"] = _peak(footprint)
+    found["operators"] = _operators(footprint)
     return found
 
 
@@ -220,6 +221,12 @@ def _peak(footprint: FootprintRecord | None) -> Estimate:
         reason = footprint.peak_reason if footprint else "memory was not looked at"
         return Estimate(value=None, reason=reason or "no reason was recorded")
     return Estimate(value=footprint.peak_bytes / 1e6, n=1)
+
+
+def _operators(footprint: FootprintRecord | None) -> Estimate:
+    if footprint is None or footprint.operators is None:
+        return Estimate(value=None, reason="operators were not counted")
+    return Estimate(value=float(footprint.operators["total"]), n=1)
 
 
 def _state(footprint: FootprintRecord | None) -> Estimate:
