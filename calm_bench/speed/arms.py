@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.data.prompts import load_prompt
-from calm_bench.errors import InputError
 from calm_bench.framing import Grid, system_prompt
 from calm_bench.latency import Arm
 from calm_bench.rows import sampling_of
@@ -28,13 +27,8 @@ def load_row(plan: SpeedPlan, cell: Cell) -> "System":
     from calm_bench.systems.loading import load_system
 
     options: dict[str, Any] = {"precision": cell.precision, "mode": cell.mode}
-    if "mode" not in inspect.signature(load_system).parameters:
-        if (cell.mode, cell.precision) != ("plain", "fp32"):
-            raise InputError(
-                f"this build knows the plain fp32 step only, not {cell.mode} {cell.precision}"
-            )
-        options = {}
-    elif plan.random:
+    # Weights that are drawn where they will lie need no detour through fp32.
+    if plan.random and "random_weights" in inspect.signature(load_system).parameters:
         options["random_weights"] = True
     return load_system(str(cell.model), plan.request.device, **options)
 
