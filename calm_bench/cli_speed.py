@@ -54,6 +54,7 @@ def time_systems(
     growth: options_speed.Growth = True,
     device: options.Device = "auto",
     threads: options_speed.Threads = None,
+    clock: options_speed.Clock = "wall",
     spec: options_speed.SpeedFile = None,
     out: options.Out = None,
     fresh: options.Fresh = False,
@@ -71,7 +72,8 @@ def time_systems(
     given: dict[str, Any] = {
         "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
         "batch": tuple(batch or ()), "frames": frames, "rounds": rounds, "growth": growth,
-        "device": resolve_device(device), "threads": threads, "spec": spec,
+        "device": resolve_device(device), "threads": threads, "clock": clock,
+        "spec": spec,
     }  # fmt: skip
     plans = [expand(Request(part=part, **given)) for part in parts]
     folders = [out / part if out and len(parts) > 1 else out for part in parts]

@@ -128,15 +128,14 @@ def measure_peaks(plan: SpeedPlan, cell: Cell, n_frames: int) -> dict[int, Peak]
     return {int(batch): (value["bytes"], value["reason"]) for batch, value in found.items()}
 
 
-def footprint(arm: Arm, n_frames: int, peak: Peak) -> FootprintRecord:
-    """All that is known of one row at one batch size."""
+def footprint(arm: Arm, n_frames: int) -> FootprintRecord:
+    """What one row holds and reads at one batch size; its peak is still to be measured."""
     alone = len(arm.prompts) == 1
     read, operators = reading(arm, n_frames) if alone else (None, None)
     return FootprintRecord(
         cell_id=arm.cell_id,
         batch=len(arm.prompts),
-        peak_bytes=peak[0],
-        peak_reason=peak[1],
+        peak_reason="not run apart yet",
         state_bytes=state_bytes(arm, n_frames),
         read_bytes=read,
         read_reason=None if alone else ONE_CLIP,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from calm_bench import paths
 from calm_bench.config import (
@@ -42,6 +42,7 @@ class Request(StrictModel):
     rounds: int | None = None
     threads: int | None = None
     growth: bool = True
+    clock: Literal["wall", "cpu"] = "wall"
     spec: Path | None = None
 
 
@@ -107,6 +108,11 @@ def expand(request: Request) -> SpeedPlan:
     Raises:
         BenchError: If a name does not exist or the request cannot be met.
     """
+    if request.clock == "cpu" and (request.device != "cpu" or request.threads != 1):
+        raise InputError(
+            "--clock cpu counts the time of one thread of a processor: "
+            "it needs --device cpu --threads 1"
+        )
     spec = load_spec(request.spec)
     scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
@@ -123,7 +129,7 @@ def expand(request: Request) -> SpeedPlan:
         raise InputError(f"no prompt of {benchmark.name} is here: {root / benchmark.prompts}")
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
-        request.model_dump(include={"part", "scale", "device", "threads"}),
+        request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
         setting.model_dump(mode="json"),
         [[cell.cell_id, cell.head_steps, cell.top_k] for cell in cells],
         identities,
@@ -215,6 +221,11 @@ def _notes(request: Request, setting: Setting, weights: dict[str, str | None]) -
         yield (
             f"the paper's shapes on a processor: {setting.frames} frames, {setting.rounds} rounds, "
             f"{', '.join(setting.precisions)}; a look at ratios, no measurement of 30 s"
+        )
+    if request.clock == "cpu":
+        yield (
+            "times are processor time of the one thread that works: what else runs on the machine "
+            "is not in them, except through caches and memory that it shares"
         )
     if setting.rounds < MIN_ROUNDS:
         yield f"{setting.rounds} rounds: the intervals are as good as none"

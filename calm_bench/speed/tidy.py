@@ -100,7 +100,8 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
         own = facts.timed(cell)
         if not own:
             continue
-        recipe = recipe_of(own, plan.setting.frames) | {"rounds": plan.setting.rounds}
+        recipe = recipe_of(own, plan.setting.frames)
+        recipe |= {"rounds": plan.setting.rounds, "clock": plan.request.clock}
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
         found = _row(facts, cell, own)

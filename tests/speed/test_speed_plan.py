@@ -34,9 +34,16 @@ def test_batch_one_is_always_timed_and_sizes_are_in_order(expanded: Expand) -> N
 def test_what_decides_the_numbers_decides_the_runs_name(expanded: Expand) -> None:
     names = {
         expanded(**changes).run_id
-        for changes in ({}, {"frames": 5}, {"rounds": 3}, {"threads": 1}, {"growth": False})
+        for changes in (
+            {},
+            {"clock": "cpu", "threads": 1},
+            {"frames": 5},
+            {"rounds": 3},
+            {"threads": 1},
+            {"growth": False},
+        )
     }
-    assert len(names) == 5
+    assert len(names) == 6
     assert expanded().run_id == expanded().run_id
     assert expanded().run_id.startswith("speed-toys-tiny-")
 
@@ -65,6 +72,7 @@ def test_random_weights_and_few_rounds_are_said(expanded: Expand) -> None:
     [
         ({"part": "toy"}, "unknown part of the speed benchmark 'toy'; did you mean toys?"),
         ({"scale": "paper"}, "names no systems of toys at scale paper"),
+        ({"clock": "cpu"}, "it needs --device cpu --threads 1"),
         ({"modes": ("plain",), "precisions": ("int8",)}, "the plain step is always fp32"),
     ],
 )

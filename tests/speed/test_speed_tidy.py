@@ -7,6 +7,9 @@ import pytest
 
 from calm_bench.report.build import build_report
 from calm_bench.report.columns import shown_columns
+from calm_bench.report.paper.expressions import Selector
+from calm_bench.report.paper.measure import find_rows
+from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.tables import main_tables
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.run import is_fit
@@ -150,6 +153,21 @@ def test_rows_of_all_modes_share_a_column_and_keep_their_recipe(results: Results
         assert len(table.rows) == 4
         assert {len(row) for row in table.rows} == {len(table.headings)}
     assert "random weights" in " ".join(main_tables(results)[-1].notes)
+
+
+def test_the_ledger_takes_each_step_for_a_run_of_its_own(results: Results) -> None:
+    steps = StoredRun(name="run", results=results, manifest=None).by_step()
+    assert {step: [cell.model for cell in run.results.cells] for step, run in steps.items()} == {
+        "plain fp32": ["rq-debug", "calm-debug"],
+        "eager fp32": ["rq-debug", "calm-debug"],
+    }
+    selector = Selector(metric="overall_speedup", model="calm", temp=0.8, steps=1)
+    for step, value in (("plain fp32", 2.0), ("eager fp32", 2.0)):
+        found = find_rows(selector, steps[step], None)
+        assert not isinstance(found, str)
+        (((cell, row)),) = found.values()
+        assert f"{cell.mode} {cell.precision}" == step
+        assert row.value == pytest.approx(value)
 
 
 def test_growth_is_drawn_along_the_clip_and_over_batches(results: Results, tmp_path: Path) -> None:
