@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from calm_bench import options, options_speed
+from calm_bench import options, options_speed, options_sweep
 from calm_bench.cli_report import say
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def time_systems(
     mode: options_speed.Modes = None,
     precision: options_speed.Precisions = None,
     batch: options_speed.Batch = None,
+    head_steps: options_sweep.HeadSteps = None,
     frames: options_speed.Frames = None,
     rounds: options_speed.Rounds = None,
     growth: options_speed.Growth = True,
@@ -71,7 +72,8 @@ def time_systems(
     parts = list(load_spec(spec).parts) if name == "all" else [name]
     given: dict[str, Any] = {
         "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
-        "batch": tuple(batch or ()), "frames": frames, "rounds": rounds, "growth": growth,
+        "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
+        "frames": frames, "rounds": rounds, "growth": growth,
         "device": resolve_device(device), "threads": threads, "clock": clock,
         "spec": spec,
     }  # fmt: skip

@@ -85,20 +85,23 @@ def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int], dict[Stage, int]
 
     Weights and, in the backbone, keys and values; activations and what is written are left out.
     """
-    system: Any = arm.system
     counts = count_frame(arm.system, arm.sampling)
     read: dict[Stage, int] = {stage: counts[stage].bytes_read for stage in STAGES}
-    read |= getattr(system, "weight_bytes", lambda _: {})(arm.sampling)
-    position = -(-len(arm.prompts[0].wave) // system.codec.hop_length) + n_frames // 2
-    for stage, size in _cache_bytes(system, position).items():
+    known: Any = arm.system.weight_bytes(arm.sampling)
+    read |= known
+    position = -(-len(arm.prompts[0].wave) // arm.system.codec.hop_length) + n_frames // 2
+    for stage, size in _cache_bytes(arm.system, position).items():
         read[stage] += size
     read["total"] = sum(read[stage] for stage in STAGES)
     return read, {stage: found.operators for stage, found in counts.items()}
 
 
 def _cache_bytes(system: Any, position: int) -> dict[Stage, int]:
-    """Keys and values that one step reads after so many frames."""
-    found: dict[Stage, int] = getattr(system, "kv_bytes", lambda *_: {})(position, 1)
+    """Keys and values that one step reads after so many frames.
+
+    The plain step tells nothing of its own; it holds what the backbone's configuration says.
+    """
+    found: dict[Stage, int] = system.kv_bytes(position, 1)
     config = getattr(getattr(system, "backbone", None), "config", None)
     if found or config is None:
         return found

@@ -17,7 +17,7 @@ from calm_bench.config import (
 )
 from calm_bench.data.prompts import present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.rows import Models
+from calm_bench.rows import Models, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, load_spec
 from calm_bench.store import Cell
@@ -38,6 +38,7 @@ class Request(StrictModel):
     modes: tuple[Mode, ...] = ()
     precisions: tuple[Precision, ...] = ()
     batch: tuple[int, ...] = ()
+    head_steps: tuple[int, ...] = ()
     frames: int | None = None
     rounds: int | None = None
     threads: int | None = None
@@ -118,9 +119,12 @@ def expand(request: Request) -> SpeedPlan:
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
     models = Models()
     variants = _variants(setting.modes, setting.precisions)
-    rows = [_row_cells(row, variants, part.temperature) for row in scale.systems]
+    systems = scale.systems
+    if request.head_steps:
+        systems = with_head_steps(systems, request.head_steps)
+    rows = [_row_cells(row, variants, part.temperature) for row in systems]
     cells = tuple(cell for row in rows for cell in row)
-    identities = [models.identity(row.model, "system") for row in scale.systems]
+    identities = [models.identity(row.model, "system") for row in systems]
     benchmark = load_benchmark(part.prompts_of)
     root = paths.benchmarks_dir()
     prompts = present_prompts(read_prompt_specs(root / benchmark.prompts), root)
@@ -189,7 +193,9 @@ def _row_cells(
     for steps in row.head_steps:
         for mode, precision in variants:
             name = f"{Path(row.model).name}-{mode}-{precision}"
-            label = row.label + (f", {steps} steps" if len(row.head_steps) > 1 else "")
+            label = row.label
+            if len(row.head_steps) > 1:
+                label += f", {steps} step{'s' * (steps != 1)}"
             yield Cell(
                 cell_id=name + (f"-s{steps}" if len(row.head_steps) > 1 else ""),
                 label=label + (f", {mode} {precision}" if len(variants) > 1 else ""),

@@ -27,6 +27,16 @@ def test_plain_is_one_row_and_every_other_mode_one_for_each_precision(expanded: 
     assert [cell.mode for cell in plan.growth_cells] == ["eager", "eager"]
 
 
+def test_head_steps_are_rows_of_the_systems_that_take_any_number(expanded: Expand) -> None:
+    plan = expanded(head_steps=(1, 4))
+    assert [(cell.label, cell.head_steps) for cell in plan.cells] == [
+        ("RQ", 3),
+        ("CALM, 1 step", 1),
+        ("CALM, 4 steps", 4),
+    ]
+    assert len({cell.cell_id for cell in plan.cells}) == 3
+
+
 def test_batch_one_is_always_timed_and_sizes_are_in_order(expanded: Expand) -> None:
     assert expanded(batch=(16, 4)).setting.batch == (1, 4, 16)
 
