@@ -19,6 +19,7 @@ from calm_bench.cli_data import data
 from calm_bench.cli_listen import listening
 from calm_bench.cli_paper import EXAMPLES, paper
 from calm_bench.cli_report import report, say, show
+from calm_bench.cli_speed import speed
 from calm_bench.cli_train import train
 from calm_bench.errors import BenchError, InputError
 
@@ -56,6 +57,7 @@ app = typer.Typer(
     "continue the same spoken prompts, times them and prints the table.",
 )
 app.add_typer(data, name="data")
+app.add_typer(speed, name="speed")
 
 
 def main() -> None:

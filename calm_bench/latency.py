@@ -1,4 +1,4 @@
-"""How long a frame takes, stage by stage, at batch 1, by the same methods that made the clips.
+"""How long a frame takes, stage by stage, by the same methods that made the clips.
 
 Timed: `backbone` is backbone_step and push (text stream included), `head` is head_step, `codec` is
 the streaming decoder's decode_step, `total` the whole frame on the same clock; first audio runs
@@ -10,18 +10,18 @@ Every system runs once per round, in random order, and so does the baseline a se
 what the machine does over minutes then meets all systems alike, and the A/A ratio shows what is
 left of it. Ratios are medians over rounds of a round's ratio, so they say what a user of either
 system would see on this machine. They say nothing of another machine, batch size or a compiled
-model.
+model. At a batch of several prompts, a frame is one step of all of them.
 """
 
 import gc
 import random
-import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
+from calm_bench.clocks import Clock, CudaClock, HostClock, clock_for
 from calm_bench.config import LatencySpec
 from calm_bench.environment import device_name
 from calm_bench.progress import stage
@@ -42,74 +42,21 @@ __all__ = [
     "clock_for",
     "device_name",
     "measure",
+    "quiet",
     "time_arm",
+    "time_round",
     "warm_up",
 ]
 
 WARM_UP_NS = 30_000_000_000
 WARM_UP_TIMES = 4
 WARM_UP_AGREEMENT = 0.02
-
-
-class Clock(Protocol):
-    """Marks on a time line, and nanoseconds between two of them."""
-
-    def mark(self) -> Any:
-        """Now, in this clock's own terms."""
-
-    def wait(self) -> None:
-        """Return when everything asked for so far has been done."""
-
-    def between(self, start: Any, end: Any) -> int:
-        """Nanoseconds from one mark to another; to be asked after `wait`."""
-
-
-class HostClock:
-    """The processor's monotonic clock."""
-
-    def mark(self) -> int:
-        """Now."""
-        return time.perf_counter_ns()
-
-    def wait(self) -> None:
-        """Nothing: what the processor was asked for is done when the call returns."""
-
-    def between(self, start: int, end: int) -> int:
-        """Nanoseconds from one mark to another."""
-        return end - start
-
-
-class CudaClock:
-    """Events in the GPU's stream: marks cost the host almost nothing and do not stop the GPU."""
-
-    def mark(self) -> Any:
-        """An event that the GPU reaches when all before it is done."""
-        import torch
-
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
-
-    def wait(self) -> None:
-        """Return when the GPU is idle."""
-        import torch
-
-        torch.cuda.synchronize()
-
-    def between(self, start: Any, end: Any) -> int:
-        """Nanoseconds from one event to another."""
-        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
-        return nanoseconds
-
-
-def clock_for(device: str) -> Clock:
-    """CUDA events on a GPU, the host's clock elsewhere."""
-    return CudaClock() if device.startswith("cuda") else HostClock()
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What is timed once per round: a system continuing a prompt, under the id of its row.
+    """What is timed once per round: a system continuing prompts, under the id of its row.
 
     Attributes:
         n_frames: How many frames, where not the benchmark's: a codec of a higher frame rate takes
@@ -119,7 +66,7 @@ class Arm:
     cell_id: str
     system: "System"
     sampling: SamplingParams
-    prompt: "Prompt"
+    prompts: tuple["Prompt", ...]
     control: bool = False
     n_frames: int | None = None
 
@@ -162,10 +109,35 @@ def measure(
             advance(1)
     with stage("latency, rounds", spec.rounds, spec.rounds - len(rounds)) as advance:
         for number in rounds:
-            order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
-            times = [time_arm(arm, arm.n_frames or spec.frames, clock) for arm in order]
-            store.append(*(_record(number, i, order[i], times[i]) for i in range(len(order))))
+            store.append(*time_round(arms, number, spec.frames, seed=seed, clock=clock))
             advance(1)
+
+
+def time_round(
+    arms: Sequence[Arm],
+    number: int,
+    n_frames: int,
+    *,
+    seed: int,
+    clock: Clock,
+    between: Callable[[], None] = lambda: None,
+) -> list[LatencyRecord]:
+    """Time every arm once, in an order that round and seed decide.
+
+    Args:
+        arms: What is timed.
+        number: The round's.
+        n_frames: Of arms that do not say themselves.
+        seed: Draws the order.
+        clock: Tells the time.
+        between: Called once before each arm.
+    """
+    order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
+    times = []
+    for arm in order:
+        between()
+        times.append(time_arm(arm, arm.n_frames or n_frames, clock))
+    return [_record(number, i, order[i], times[i]) for i in range(len(order))]
 
 
 def warm_up(arm: Arm, spec: LatencySpec, clock: Clock) -> int:
@@ -193,17 +165,17 @@ def warm_up(arm: Arm, spec: LatencySpec, clock: Clock) -> int:
 
 
 def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
-    """One generation at batch 1, marked around every stage; marks are read when it is over."""
+    """One generation, marked around every stage; marks are read when it is over."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
+    generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
     system = arm.system
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         memory = _PeakMemory(system)
         clock.wait()
         begin = clock.mark()
-        state = system.start([arm.prompt], arm.sampling, [generator], n_frames)
-        decoder = system.start_decoding(1)
+        state = system.start(arm.prompts, arm.sampling, generators, n_frames)
+        decoder = system.start_decoding(len(arm.prompts))
         marks = []
         for _ in range(n_frames):
             start = clock.mark()
@@ -230,7 +202,7 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No garbage collection while the clock runs."""
     was_enabled = gc.isenabled()
     gc.collect()
@@ -272,6 +244,7 @@ def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord
 
     parameter = next(arm.system.parameters())
     codec = arm.system.codec
+    precision = getattr(arm.system, "precision", None)
     return LatencyRecord(
         round=number,
         cell_id=arm.cell_id,
@@ -281,7 +254,9 @@ def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord
         first_audio_ns=times.first_audio_ns,
         frame_ns=round(codec.hop_length / codec.sample_rate * 1e9),
         device=device_name(str(parameter.device)),
-        dtype=str(parameter.dtype).removeprefix("torch."),
+        dtype=DTYPES.get(precision, str(parameter.dtype).removeprefix("torch.")),
+        mode=getattr(arm.system, "mode", "eager"),
+        batch=len(arm.prompts),
         threads=torch.get_num_threads(),
         peak_bytes=times.peak_bytes,
     )

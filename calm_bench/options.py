@@ -70,6 +70,10 @@ def _are_numbers(word: str) -> bool:
         return False
 
 
+def _any(word: str) -> bool:
+    return bool(word)
+
+
 LISTS = {
     "--temps": ListOption(_are_numbers),
     "--head-steps": ListOption(_are_numbers),
@@ -79,6 +83,9 @@ LISTS = {
     ),
     "--metrics": ListOption(lambda word: not Path(word).is_dir()),
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
+    "--mode": ListOption(_any),
+    "--precision": ListOption(_any),
+    "--batch": ListOption(_any),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }
 

@@ -9,11 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from calm_bench.config import StrictModel
-from calm_bench.types import Estimate, TemperatureKind, TimedWord, Transcript
+from calm_bench.types import Estimate, Mode, Precision, TemperatureKind, TimedWord, Transcript
 
 __all__ = [
+    "BandwidthRecord",
     "Cell",
     "CellScore",
+    "FootprintRecord",
+    "GrowthRecord",
     "LatencyRecord",
     "Manifest",
     "Record",
@@ -56,6 +59,7 @@ class Cell(StrictModel):
     Attributes:
         training_step: After how many steps the weights were taken; None for the final ones.
         levels: Codebooks that a round trip keeps; None for all.
+        precision, mode: How its frame step runs, where rows differ in it.
     """
 
     cell_id: str
@@ -69,6 +73,8 @@ class Cell(StrictModel):
     top_k: int | None = None
     training_step: int | None = None
     levels: int | None = None
+    precision: Precision | None = None
+    mode: Mode | None = None
     baseline: bool = False
 
 
@@ -115,23 +121,79 @@ class LatencyRecord(Record):
         order: Position of the arm in its round; rounds run the cells in random order.
         control: The second run of the baseline in this round (A/A).
         frame_ns: How much audio one frame holds.
+        batch: Clips that share each step; a frame's time is that of the step.
+        dtype: What weights and products are in.
     """
 
     file = "latency.jsonl"
-    key_fields = ("round", "cell_id", "control", "mode")
+    key_fields = ("round", "cell_id", "control", "mode", "batch")
 
     round: int
     cell_id: str
     order: int
     control: bool = False
+    batch: int = 1
     stage_ns: dict[Stage, tuple[int, ...]]
     first_audio_ns: int | None = None
     frame_ns: int | None = None
     device: str
     dtype: str
     threads: int
-    mode: Literal["eager", "captured"] = "eager"
+    mode: Mode = "eager"
     peak_bytes: int | None = None
+
+
+class BandwidthRecord(Record):
+    """How fast memory was read during one round: a buffer beyond the caches, read several times."""
+
+    file = "bandwidth.jsonl"
+    key_fields = ("round",)
+
+    round: int
+    n_bytes: int
+    read_ns: tuple[int, ...]
+    threads: int
+
+
+class FootprintRecord(Record):
+    """What a row needs at one batch size: memory, and what a step reads.
+
+    Attributes:
+        peak_bytes: The most memory held at once, weights included; None with `peak_reason`.
+        state_bytes: Of that, what cache, frames and decoder keep between steps.
+        read_bytes: By stage, weights and cache that a step reads; None with `read_reason`.
+        operators: By stage, operators dispatched in a step; None where nobody counted.
+    """
+
+    file = "footprints.jsonl"
+    key_fields = ("cell_id", "batch")
+
+    cell_id: str
+    batch: int
+    peak_bytes: int | None = None
+    peak_reason: str | None = None
+    state_bytes: int | None = None
+    read_bytes: dict[Stage, int] | None = None
+    read_reason: str | None = None
+    operators: dict[Stage, int] | None = None
+
+
+class GrowthRecord(Record):
+    """Times of a few frames in the midst of a long generation, and the memory it has come to.
+
+    Attributes:
+        seconds: Audio generated before them.
+        state_bytes: What a generation that ends here keeps between steps.
+    """
+
+    file = "growth.jsonl"
+    key_fields = ("cell_id", "repeat", "seconds")
+
+    cell_id: str
+    repeat: int
+    seconds: float
+    stage_ns: dict[Stage, tuple[int, ...]]
+    state_bytes: int | None = None
 
 
 class TranscriptRecord(Record):

@@ -112,6 +112,7 @@ class Results(StrictModel):
 
     Attributes:
         table: Names of the columns of the printed table, in order; empty means all.
+        tables: Columns of several tables by title, in place of one.
         trials: Clips per cell_id.
         counts: By cell_id, the counts of its metrics as "metric.count": n_empty, n_flagged, ...
         recipes: By recipe_id, what the values depend on besides the audio.
@@ -124,6 +125,7 @@ class Results(StrictModel):
     cells: tuple[Cell, ...]
     columns: tuple[ColumnInfo, ...]
     table: tuple[str, ...] = ()
+    tables: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     rows: tuple[ResultRow, ...]
     differences: tuple[Difference, ...] = ()

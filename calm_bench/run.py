@@ -4,7 +4,6 @@ The same command finds the same folder and goes on: finished batches, rounds and
 a kill costs the batch in flight and nothing else.
 """
 
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,13 +75,13 @@ def run(
         BenchError: If something the user can mend stands in the way.
     """
     folder = run_folder(plan, out)
-    _refuse_foreign(folder)
     device = resolve_device(device)
     cells = [_with_kind(cell) for cell in plan.cells]
     store = RunStore(folder)
+    store.refuse_foreign()
     with store.lock():
         if fresh:
-            _clear(folder)
+            store.clear()
         wanted = _manifest(plan, cells, device, command)
         # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
         manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
@@ -150,24 +149,3 @@ def _manifest(plan: Plan, cells: Sequence[Cell], device: str, command: Sequence[
         environment=describe_environment(device),
         weights=dict(plan.weights),
     )
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Write into a run's folder or an empty one, never among someone's files.
-
-    Raises:
-        InputError: If the folder holds something else.
-    """
-    if not folder.is_dir() or (folder / "manifest.json").is_file():
-        return
-    if any(path.name != ".lock" for path in folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no run: choose another --out")
-
-
-def _clear(folder: Path) -> None:
-    """Remove what earlier starts of a run have written; the lock is held and stays."""
-    for path in folder.iterdir():
-        if path.is_dir() and path.name in {"clips", "tables", "plots", "page"}:
-            shutil.rmtree(path)
-        elif path.suffix in {".json", ".jsonl"}:
-            path.unlink()

@@ -1,9 +1,8 @@
 """From times per frame to what the table says of speed: ratios, shares, RTF, first audio, memory.
 
-Ratios to the baseline are medians over rounds of a round's ratio, each side for the same stretch of
-audio, so that systems of different frame rates compare; shares, means and RTF are quotients of
-sums, which add up where medians do not. A system is timed once for all its temperatures, since a
-temperature changes no shape and no count of operations.
+Ratios to the baseline are medians over rounds of a round's ratio, for the same stretch of audio, so
+that frame rates compare; shares, means and RTF are quotients of sums, which add up where medians do
+not. A system is timed once for all temperatures, which change no shape and no count of operations.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +15,19 @@ from calm_bench.stats import ratio_interval, summarise
 from calm_bench.store import Cell, ColumnInfo, LatencyRecord, ResultRow
 from calm_bench.types import Column, Estimate
 
-__all__ = ["SPEED_COLUMNS", "Sums", "arm_key", "predicted_speedup", "result_row", "speed_rows"]
+__all__ = [
+    "SPEED_COLUMNS",
+    "Sums",
+    "arm_key",
+    "doubts",
+    "estimates",
+    "predicted_speedup",
+    "recipe_of",
+    "result_row",
+    "speed_rows",
+    "time_ratio",
+    "unfit",
+]
 
 SUMS_AGREE = 0.05
 CONTROL_OFF = 0.02
@@ -92,9 +103,9 @@ def predicted_speedup(baseline: Sums, own: Sums) -> float:
     return 1 / ((1 - p) * b + p_over_s)
 
 
-def arm_key(cell: Cell) -> tuple[str | None, int | None, int | None]:
+def arm_key(cell: Cell) -> tuple[object, ...]:
     """What rows that are timed together have in common."""
-    return cell.model, cell.head_steps, cell.top_k
+    return cell.model, cell.head_steps, cell.top_k, cell.precision, cell.mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +138,13 @@ def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed
         own = timed.get(arm_key(cell), []) if cell.kind == "system" else []
         if not own:
             continue
-        recipe = _recipe(own, frames)
+        recipe = recipe_of(own, frames)
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
-        found = _estimates(own, baseline, control if own is baseline else [])
+        found = estimates(own, baseline, control if own is baseline else [])
         rows += [result_row(cell, n, UNITS[n], e, recipe_id) for n, e in found.items()]
-        notes += _doubts(cell, own, baseline)
-    notes += _unfit(control, baseline)
+        notes += doubts(cell, own, baseline)
+    notes += unfit(control, baseline)
     return Speed(rows=tuple(rows), recipes=recipes, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -159,11 +170,12 @@ def result_row(
     )
 
 
-def _recipe(records: Sequence[LatencyRecord], frames: int) -> dict[str, Any]:
+def recipe_of(records: Sequence[LatencyRecord], frames: int) -> dict[str, Any]:
+    """What the numbers of an arm depend on besides the system."""
     first = records[0]
     return {
         "metric": "latency",
-        "batch": 1,
+        "batch": first.batch,
         "device": first.device,
         "dtype": first.dtype,
         "threads": first.threads,
@@ -175,7 +187,7 @@ def _recipe(records: Sequence[LatencyRecord], frames: int) -> dict[str, Any]:
     }
 
 
-def _estimates(
+def estimates(
     own: Sequence[LatencyRecord],
     baseline: Sequence[LatencyRecord],
     control: Sequence[LatencyRecord],
@@ -200,7 +212,7 @@ def _estimates(
         "peak_mb": _peak(own),
     }
     if control:
-        found["aa_ratio"] = _ratio(control, baseline, "total")
+        found["aa_ratio"] = time_ratio(control, baseline, "total")
     return found
 
 
@@ -212,10 +224,10 @@ def _speedup(
         return Estimate(value=None, reason="the baseline was not timed in this run")
     if own is baseline:
         return Estimate(value=1.0, n=len(own))
-    return _ratio(baseline, own, name)
+    return time_ratio(baseline, own, name)
 
 
-def _ratio(
+def time_ratio(
     a: Sequence[LatencyRecord], b: Sequence[LatencyRecord], name: str, level: float = 0.95
 ) -> Estimate:
     """The median over shared rounds of a's time over b's, for the same stretch of audio."""
@@ -255,12 +267,11 @@ def _quotient(
 def _peak(records: Sequence[LatencyRecord]) -> Estimate:
     peaks = [record.peak_bytes for record in records if record.peak_bytes is not None]
     if not peaks:
-        reason = "on a processor all systems share one process; counted on GPUs only"
-        return Estimate(value=None, reason=reason)
+        return Estimate(value=None, reason="in a process shared by all; counted on GPUs only")
     return Estimate(value=max(peaks) / 1e6, n=len(peaks))
 
 
-def _doubts(
+def doubts(
     cell: Cell, own: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]
 ) -> list[str]:
     """A note where the stages' times do not explain the overall speed-up."""
@@ -276,9 +287,9 @@ def _doubts(
     ]
 
 
-def _unfit(control: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]) -> list[str]:
+def unfit(control: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]) -> list[str]:
     """A note where the baseline differs from itself: then no ratio of this run can be trusted."""
-    aa = _ratio(control, baseline, "total", level=0.99) if control and baseline else None
+    aa = time_ratio(control, baseline, "total", level=0.99) if control and baseline else None
     if aa is None or aa.value is None or aa.low is None or aa.high is None:
         return []
     if aa.low <= 1.0 <= aa.high or abs(aa.value - 1) <= CONTROL_OFF:

@@ -3,6 +3,9 @@
     manifest.json      what was asked, on which machine, with which weights
     trials.jsonl       one line per clip that was tried
     latency.jsonl      one per timed arm
+    bandwidth.jsonl    one per round of `speed`
+    footprints.jsonl   one per row and batch size of `speed`
+    growth.jsonl       one per row and position of `speed`
     transcripts.jsonl  what was heard in each clip
     scores.jsonl       one per clip and metric
     cell_scores.jsonl  one per cell and set metric
@@ -14,6 +17,7 @@ A record counts once its newline is on disk; a later record with the same key re
 one, so a half-done batch can simply be run again.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +29,11 @@ from calm_bench import files, paths
 from calm_bench.errors import InputError
 from calm_bench.files import disk_errors
 from calm_bench.records import (
+    BandwidthRecord,
     Cell,
     CellScore,
+    FootprintRecord,
+    GrowthRecord,
     LatencyRecord,
     Manifest,
     Record,
@@ -37,10 +44,13 @@ from calm_bench.records import (
 from calm_bench.results import ColumnInfo, Difference, Ratings, ResultRow, Results, TrialCount
 
 __all__ = [
+    "BandwidthRecord",
     "Cell",
     "CellScore",
     "ColumnInfo",
     "Difference",
+    "FootprintRecord",
+    "GrowthRecord",
     "LatencyRecord",
     "Manifest",
     "Ratings",
@@ -78,6 +88,25 @@ class RunStore:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def refuse_foreign(self) -> None:
+        """Write into a run's folder or an empty one, never among someone's files.
+
+        Raises:
+            InputError: If the folder holds something else.
+        """
+        if not self.root.is_dir() or (self.root / "manifest.json").is_file():
+            return
+        if any(path.name != ".lock" for path in self.root.iterdir()):
+            raise InputError(f"{self.root} is not empty and holds no run: choose another --out")
+
+    def clear(self) -> None:
+        """Remove what earlier starts of a run have written; the lock is held and stays."""
+        for path in self.root.iterdir():
+            if path.is_dir() and path.name in {"clips", "tables", "plots", "page"}:
+                shutil.rmtree(path)
+            elif path.suffix in {".json", ".jsonl"}:
+                path.unlink()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
                 cell_id=cell.cell_id,
                 system=system,
                 sampling=sampling_of(cell),
-                prompt=system_prompt(prompt, grid, spec.prompt_seconds, device),
+                prompts=(system_prompt(prompt, grid, spec.prompt_seconds, device),),
                 n_frames=round(latency.frames * system.codec.frame_rate / slowest),
                 control=is_control,
             )

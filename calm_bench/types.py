@@ -13,6 +13,8 @@ __all__ = [
     "Column",
     "Estimate",
     "MetricResult",
+    "Mode",
+    "Precision",
     "SamplingParams",
     "TemperatureKind",
     "TimedWord",
@@ -25,6 +27,13 @@ Wave = NDArray[np.float32]
 
 TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]
 """What a temperature means: CALM scales the variance of its noise, token models divide logits."""
+
+Precision = Literal["fp32", "bf16", "int8"]
+"""The type weights and products are in."""
+
+Mode = Literal["plain", "eager", "graph", "compile"]
+"""How the frame step runs: `plain` is the modules as they stand in fp32, the oracle; `eager` the
+flat fast step; `graph` and `compile` that step captured or compiled."""
 
 Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "set"]
 """How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); set:

@@ -75,7 +75,7 @@ def arm(
 ) -> Arm:
     system: Any = FakeSystem(clock, log, name, head)
     prompt: Any = object()
-    return Arm(cell_id=name, system=system, sampling=SAMPLING, prompt=prompt, control=control)
+    return Arm(cell_id=name, system=system, sampling=SAMPLING, prompts=(prompt,), control=control)
 
 
 def test_each_stage_gets_its_own_time_and_push_belongs_to_the_backbone() -> None:
@@ -123,7 +123,7 @@ def test_warming_up_gives_a_restless_machine_up() -> None:
 
     system: Any = Restless(clock, [], "a")
     prompt: Any = object()
-    restless = Arm(cell_id="a", system=system, sampling=SAMPLING, prompt=prompt)
+    restless = Arm(cell_id="a", system=system, sampling=SAMPLING, prompts=(prompt,))
     assert warm_up(restless, LatencySpec(frames=4, warmup=3), clock) == 12
 
 

@@ -7,32 +7,35 @@ from calm_bench import files
 from calm_bench.report.columns import shown_recipes
 from calm_bench.report.differences import difference_tables
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
+from calm_bench.report.growth import render_growth
 from calm_bench.report.page import write_page
 from calm_bench.report.plots import render_plots
 from calm_bench.report.stages import stage_times
-from calm_bench.report.tables import Table, counts_table, main_table
+from calm_bench.report.tables import Table, counts_table, main_tables
 from calm_bench.report.terminal import print_table
-from calm_bench.store import LatencyRecord, Results, RunStore
+from calm_bench.store import GrowthRecord, LatencyRecord, Results, RunStore
 
 __all__ = ["build_report", "print_table"]
 
 
 def build_report(run_dir: Path) -> None:
-    """Write tables/, plots/ and page/ of a run; the same records give the same bytes.
+    """Write tables/, plots/ and, of a run with clips, page/; the same records give the same bytes.
 
     Raises:
         InputError: If the folder is no finished run, or the report cannot be written.
     """
     store = RunStore(run_dir)
     results = store.read_results()
-    tables = [main_table(results), *difference_tables(results), counts_table(results)]
+    tables = [*main_tables(results), *difference_tables(results), counts_table(results)]
     tables = [table for table in tables if table.rows]
     _write_tables(store, results, tables)
     plots = render_plots(results, stage_times(results.cells, store.read(LatencyRecord)))
+    plots |= render_growth(results, store.read(GrowthRecord))
     for name, data in plots.items():
         files.replace(store.path(f"plots/{name}"), data)
-    images = sorted(f"plots/{name}" for name in plots if name.endswith(".svg"))
-    write_page(store, results, tables, images)
+    if results.trials:
+        images = sorted(f"plots/{name}" for name in plots if name.endswith(".svg"))
+        write_page(store, results, tables, images)
 
 
 def _write_tables(store: RunStore, results: Results, tables: list[Table]) -> None:

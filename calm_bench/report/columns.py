@@ -76,7 +76,10 @@ def shown_columns(results: Results, *, everything: bool = False) -> list[Shown]:
 
 def shown_recipes(results: Results) -> dict[str, dict[str, Any]]:
     """The recipes behind the columns of the table, by id."""
-    ids = dict.fromkeys(shown.recipe_id for shown in shown_columns(results))
+    shown = shown_columns(results)
+    ids = dict.fromkeys(
+        row.recipe_id for column in shown for row in column.rows.values() if row.recipe_id
+    )
     return {key: results.recipes[key] for key in ids if key is not None and key in results.recipes}
 
 
@@ -97,7 +100,7 @@ def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
     recipes: dict[str | None, dict[str, ResultRow]] = {}
     for row in results.rows:
         if row.metric == column.name:
-            recipes.setdefault(row.recipe_id, {})[row.cell_id] = row
+            recipes.setdefault(_shared_recipe(results, row), {})[row.cell_id] = row
     recipes = _spread_missing(recipes)
     decimals = decimals_of(column, (r.value for rows in recipes.values() for r in rows.values()))
     found = [results.recipes.get(key or "", {}) for key in recipes]
@@ -123,6 +126,22 @@ def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
             recipes.items(), places, notes, through, strict=True
         )
     ]
+
+
+def _shared_recipe(results: Results, row: ResultRow) -> str | None:
+    """The recipe that heads a row's column: the first that differs in what rows themselves say.
+
+    Where mode and precision are what tells rows apart, they need no columns of their own.
+    """
+    if not any(cell.mode for cell in results.cells):
+        return row.recipe_id
+    own = _without_step(results.recipes.get(row.recipe_id or "", {}))
+    alike = (key for key, recipe in results.recipes.items() if _without_step(recipe) == own)
+    return next(alike, row.recipe_id) if own else row.recipe_id
+
+
+def _without_step(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe.items() if key not in ("mode", "dtype")}
 
 
 def _spread_missing(

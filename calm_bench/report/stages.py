@@ -28,21 +28,23 @@ class StageTimes:
 
 
 def stage_times(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> list[StageTimes]:
-    """Per timed row and mode, the median over its rounds of each stage's mean time.
+    """Per row timed at batch 1, and per mode, the median over its rounds of each stage's mean time.
 
     It is the time of a frame, or of a second of audio where systems differ in frame rate.
     """
     arms: dict[tuple[str, str], list[LatencyRecord]] = defaultdict(list)
     for record in records:
-        if not record.control:
+        if not record.control and record.batch == 1:
             arms[record.cell_id, record.mode].append(record)
-    several_modes = len({mode for _, mode in arms}) > 1
+    modes = list(dict.fromkeys(mode for _, mode in arms))
+    # Where a mode is what a row is about, the row's name has it.
+    several_modes = len(modes) > 1 and all(cell.mode is None for cell in cells)
     several_steps = swept(cells)
     lengths = {record.frame_ns for rounds in arms.values() for record in rounds}
     per_second = len(lengths) > 1 and None not in lengths
     times = []
     for cell in cells:
-        for mode in ("eager", "captured"):
+        for mode in modes:
             if rounds := arms.get((cell.cell_id, mode)):
                 name = cell_name(cell, several_steps=cell.label in several_steps)
                 name += f" ({mode})" if several_modes else ""

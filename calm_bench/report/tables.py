@@ -10,7 +10,7 @@ from calm_bench.report.columns import Shown, shown_columns, steps_vary, swept
 from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, temperature_text, value_text
 from calm_bench.store import Cell, Results
 
-__all__ = ["NO_REASON", "Table", "Text", "counts_table", "main_table"]
+__all__ = ["NO_REASON", "Table", "Text", "counts_table", "main_table", "main_tables"]
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"
@@ -59,13 +59,30 @@ class Table:
         return Text(text=text, footnotes=(self.footnotes.index(footnote),))
 
 
+def main_tables(results: Results) -> list[Table]:
+    """The run's table, or each of its tables under a title of its own; notes below the last."""
+    if not results.tables:
+        return [main_table(results)]
+    tables = []
+    for title, names in results.tables.items():
+        columns = tuple(column for column in results.columns if column.name in names)
+        part = results.model_copy(update={"columns": columns, "table": names, "notes": ()})
+        table = main_table(part)
+        table.title = title
+        tables.append(table)
+    tables[-1].notes.extend(results.notes)
+    return tables
+
+
 def main_table(results: Results, *, everything: bool = False) -> Table:
     """The benchmark's table: one row per system and temperature, one column per number.
 
     With `everything`, not only the columns that the benchmark shows.
     """
     table = Table(title=f"{results.benchmark} (version {results.benchmark_version})")
-    cells, settings = results.cells, _settings(results.cells)
+    cells = results.cells
+    # Of several tables none is about temperatures: no time depends on them.
+    settings = {} if results.tables else _settings(cells)
     columns = shown_columns(results, everything=everything)
     table.add_column("System", left=True)
     table.keys += "temp" in settings
@@ -73,14 +90,16 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
         table.add_column(name, left=name == "temp is")
     for shown in columns:
         table.add_column(shown.heading, footnote=shown.note)
-    table.add_column("n")
+    if results.trials:
+        table.add_column("n")
     for index, cell in enumerate(cells):
         if index and (cell.kind == "system") != (cells[index - 1].kind == "system"):
             table.groups.append(index)
         row = [Text(text=cell.label + (" (baseline)" if cell.baseline else ""))]
         row += [Text(text=texts[index]) for texts in settings.values()]
         row += [_value(table, results, cell, shown) for shown in columns]
-        table.rows.append([*row, Text(text=_clips(results, cell))])
+        row += [Text(text=_clips(results, cell))] if results.trials else []
+        table.rows.append(row)
     if any(row.low is not None for shown in columns for row in shown.rows.values()):
         table.notes.append(INTERVALS)
     table.notes.extend(results.notes)

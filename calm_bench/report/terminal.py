@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calm_bench.report.differences import difference_tables
 from calm_bench.report.formats import footnote_mark, marks, one_line
-from calm_bench.report.tables import Table, Text, main_table
+from calm_bench.report.tables import Table, Text, main_tables
 from calm_bench.store import Results
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def print_table(results: Results, console: "Console") -> None:
 
     A pipe or file has no width to fit: it gets each table in one piece.
     """
-    print_tables([main_table(results), *difference_tables(results)], console)
+    print_tables([*main_tables(results), *difference_tables(results)], console)
 
 
 def print_tables(tables: Sequence[Table], console: "Console") -> None:

@@ -1,1 +1,1 @@
-"""How fast: systems against the machine's limits and against other people's code."""
+"""`calm-bench speed`: how fast every system is, next to each other and to what memory allows."""

@@ -135,7 +135,7 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
     by_id = {cell.cell_id: cell for cell in cells}
     arms: dict[str, list[LatencyRecord]] = {}
     for record in run.latency:
-        if record.cell_id in by_id and not record.control and record.frame_ns:
+        if record.cell_id in by_id and _is_single(record):
             arms.setdefault(record.cell_id, []).append(record)
     lines = []
     for cell_id, records in arms.items():
@@ -156,6 +156,11 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
             caption=f"{run.name} ({', '.join(run.scales)}): medians of {_BIN} frames over {rounds} "
             f"rounds, bars hold the middle half{_device(run)}",
         )
+
+
+def _is_single(record: LatencyRecord) -> bool:
+    """Whether a record is of one clip alone, with known frames."""
+    return not record.control and record.batch == 1 and bool(record.frame_ns)
 
 
 def _positions(records: Sequence[LatencyRecord]) -> Iterator[Dot]:

@@ -1,0 +1,83 @@
+"""From rows to what is timed: systems loaded once per mode and precision, with prompts in hand."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calm_bench.data.prompts import load_prompt
+from calm_bench.errors import InputError
+from calm_bench.framing import Grid, system_prompt
+from calm_bench.latency import Arm
+from calm_bench.rows import sampling_of
+from calm_bench.speed.plan import SpeedPlan
+from calm_bench.store import Cell
+
+if TYPE_CHECKING:
+    from calm_bench.systems.base import System
+
+__all__ = ["arms_of", "control_of", "load_row", "row_arms"]
+
+
+def load_row(plan: SpeedPlan, cell: Cell) -> "System":
+    """The system of a row in its mode and precision.
+
+    Raises:
+        BenchError: If it cannot be loaded, or the device has no such mode.
+    """
+    from calm_bench.systems.loading import load_system
+
+    options: dict[str, Any] = {"precision": cell.precision, "mode": cell.mode}
+    if "mode" not in inspect.signature(load_system).parameters:
+        if (cell.mode, cell.precision) != ("plain", "fp32"):
+            raise InputError(
+                f"this build knows the plain fp32 step only, not {cell.mode} {cell.precision}"
+            )
+        options = {}
+    elif plan.random:
+        options["random_weights"] = True
+    return load_system(str(cell.model), plan.request.device, **options)
+
+
+def arms_of(plan: SpeedPlan, cells: Sequence[Cell]) -> list[Arm]:
+    """Every row at every batch size, and the control row at batch 1 once more."""
+    systems: dict[tuple[object, ...], System] = {}
+    for cell in cells:
+        if _step(cell) not in systems:
+            systems[_step(cell)] = load_row(plan, cell)
+    base = next((cell for cell in cells if cell.baseline), cells[0])
+    base_rate = systems[_step(base)].codec.frame_rate
+    arms: list[Arm] = []
+    for cell in cells:
+        system = systems[_step(cell)]
+        n_frames = round(plan.setting.frames * system.codec.frame_rate / base_rate)
+        arms += row_arms(plan, cell, system, n_frames)
+    control = control_of(plan).cell_id
+    again = [arm for arm in arms if arm.cell_id == control and len(arm.prompts) == 1]
+    return arms + [replace(arm, control=True) for arm in again]
+
+
+def control_of(plan: SpeedPlan) -> Cell:
+    """The row that is timed twice a round: the first baseline, or else the first row."""
+    return next((cell for cell in plan.cells if cell.baseline), plan.cells[0])
+
+
+def _step(cell: Cell) -> tuple[object, ...]:
+    """What rows that differ in their sampling alone share."""
+    return cell.model, cell.mode, cell.precision
+
+
+def row_arms(plan: SpeedPlan, cell: Cell, system: "System", n_frames: int) -> Iterator[Arm]:
+    """A row at every batch size, each prompt cut to the system's own frames."""
+    grid, spec = Grid.of(system.codec), plan.benchmark
+    loaded = [load_prompt(p, spec, plan.root, grid.sample_rate) for p in plan.prompts]
+    device = plan.request.device
+    prompts = [system_prompt(prompt, grid, spec.prompt_seconds, device) for prompt in loaded]
+    for batch in plan.setting.batch:
+        yield Arm(
+            cell_id=cell.cell_id,
+            system=system,
+            sampling=sampling_of(cell),
+            prompts=tuple(prompts[row % len(prompts)] for row in range(batch)),
+            n_frames=n_frames,
+        )

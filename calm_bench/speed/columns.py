@@ -1,0 +1,78 @@
+"""The columns of a speed run beyond those of every run, and the tables that show them."""
+
+from collections.abc import Sequence
+
+from calm_bench.results import ColumnInfo
+
+__all__ = ["batch_columns", "columns_of", "tables_of"]
+
+
+def _column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
+    return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=better)
+
+
+ONE_CLIP = (
+    _column("vs_plain", "against plain fp32", "×", better=True),
+    _column("rest_ratio", "all but the head, b", "×", better=None),
+    _column("implied_speedup", "overall, implied", "×", better=None),
+    _column("identity_residual", "residual", "%", better=None),
+    _column("thirty_s", "30 s", "s"),
+    _column("thirty_s_at_frame", "30 s at the measured frame time", "s"),
+    _column("read_mb", "read per frame", "MB"),
+    _column("bandwidth_gbs", "bandwidth", "GB/s", better=None),
+    _column("limit_ms", "limit per frame", "ms", better=None),
+    _column("limit_ratio", "frame over limit", "×"),
+    _column("backbone_limit_ratio", "backbone over limit", "×"),
+    _column("head_limit_ratio", "head over limit", "×"),
+    _column("codec_limit_ratio", "codec over limit", "×"),
+)
+
+
+def batch_columns(batch: int) -> list[tuple[str, ColumnInfo, str]]:
+    """Name, column and table of what is measured at a batch size."""
+    found = (
+        ("step_ms", "step", "ms", False),
+        ("rows_per_s", "frames per second", "", True),
+        ("overall_speedup", "overall", "×", True),
+        ("head_speedup", "head", "×", True),
+        ("peak_mb", "peak memory", "MB", False),
+        ("state_mb", "state", "MB", False),
+    )
+    columns = []
+    for name, label, unit, better in found:
+        full = f"{name}@b{batch}"
+        column = _column(full, f"{label}, batch {batch}", unit, better=better)
+        columns.append((full, column, name))
+    return columns
+
+
+def columns_of(batches: Sequence[int]) -> tuple[ColumnInfo, ...]:
+    """Every column of a run over these batch sizes."""
+    return ONE_CLIP + tuple(column for b in batches for _, column, _ in batch_columns(b))
+
+
+def tables_of(part: str, scale: str, batches: Sequence[int]) -> dict[str, tuple[str, ...]]:
+    """The tables of a run: which columns stand under which title."""
+    name = f"{part}, {scale} scale"
+    several = [batch for batch in batches if batch != 1]
+    shown = {
+        f"Speed: {name}": (
+            "overall_speedup", "head_speedup", "head_share", "vs_plain", "rtf", "first_audio_ms",
+            "thirty_s", "thirty_s_at_frame",
+        ),
+        f"Time per frame: {name}": (
+            "backbone_ms", "head_ms", "codec_ms", "frame_ms", "frame_p50_ms", "frame_max_ms",
+            "rest_ratio", "implied_speedup", "identity_residual", "aa_ratio",
+        ),
+        f"Against the limit of memory: {name}": (
+            "read_mb", "bandwidth_gbs", "limit_ms", "limit_ratio", "backbone_limit_ratio",
+            "head_limit_ratio", "codec_limit_ratio", "peak_mb", "state_mb@b1",
+        ),
+    }  # fmt: skip
+    if several:
+        shown[f"Batches: {name}"] = tuple(
+            f"{name}@b{batch}"
+            for name in ("step_ms", "rows_per_s", "overall_speedup", "head_speedup", "peak_mb")
+            for batch in (batches if name in ("step_ms", "rows_per_s", "peak_mb") else several)
+        )
+    return shown

@@ -1,0 +1,130 @@
+"""What a row needs besides time: memory held between steps, peak memory, bytes that a step reads.
+
+On a processor all rows share one process whose memory nobody keeps apart, so each row's peak is
+taken in a process of its own (`peak_worker`).
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from calm_bench.latency import Arm
+from calm_bench.records import Stage
+from calm_bench.speed.plan import SpeedPlan
+from calm_bench.store import Cell, FootprintRecord
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Peak", "footprint", "held_bytes", "measure_peaks", "reading", "state_bytes"]
+
+STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")
+NOT_COUNTED = "this build does not count the bytes a step reads"
+
+Peak = tuple[int | None, str | None]
+"""Bytes, or why there is none."""
+
+
+def held_bytes(*values: object, apart: "torch.nn.Module | None" = None) -> int:
+    """Bytes of all tensors within these values, each storage once, a module's own left out."""
+    import torch
+
+    known: set[int] = set()
+    if apart is not None:
+        held = [*apart.parameters(), *apart.buffers()]
+        known = {tensor.untyped_storage().data_ptr() for tensor in held}
+    seen: set[int] = set()
+    total, todo = 0, list(values)
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, torch.nn.Module):
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in known:
+                known.add(storage.data_ptr())
+                total += storage.nbytes()
+        else:
+            todo += _parts(value)
+    return total
+
+
+def _parts(value: object) -> list[object]:
+    """What a container or plain object holds; nothing of what is neither."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name) for field in fields(value)]
+    if type(value).__module__.startswith("calm_bench."):
+        slots = [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+        return [*vars(value).values(), *slots] if hasattr(value, "__dict__") else slots
+    return []
+
+
+def state_bytes(arm: Arm, n_frames: int) -> int:
+    """What a generation of so many frames keeps between its steps: cache, frames, decoder."""
+    import torch
+
+    generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
+    with torch.inference_mode():
+        state = arm.system.start(arm.prompts, arm.sampling, generators, n_frames)
+        decoder = arm.system.start_decoding(len(arm.prompts))
+        system: Any = arm.system
+        return held_bytes(state, decoder, apart=system)
+
+
+def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int] | None, str | None]:
+    """Bytes that a step in the middle of a generation reads, by stage; or why nobody knows."""
+    system: Any = arm.system
+    if not hasattr(system, "weight_bytes"):
+        return None, NOT_COUNTED
+    found: dict[Stage, int] = dict(system.weight_bytes())
+    position = len(arm.prompts[0].wave) // system.codec.hop_length + n_frames // 2
+    cache = system.kv_bytes(position, len(arm.prompts))
+    if isinstance(cache, Mapping):
+        found = {stage: found[stage] + cache.get(stage, 0) for stage in found}
+    else:
+        found["backbone"] += cache
+    found["total"] = sum(found[stage] for stage in STAGES if stage in found)
+    return found, None
+
+
+def measure_peaks(plan: SpeedPlan, cell: Cell, n_frames: int) -> dict[int, Peak]:
+    """By batch size, a row's peak memory beyond an empty process's, from a process of its own."""
+    task = {
+        "request": plan.request.model_dump(mode="json"),
+        "cell_id": cell.cell_id,
+        "n_frames": n_frames,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "calm_bench.speed.peak_worker"],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return dict.fromkeys(plan.setting.batch, (None, f"its process failed: {line[:200]}"))
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {int(batch): (value["bytes"], value["reason"]) for batch, value in found.items()}
+
+
+def footprint(arm: Arm, n_frames: int, peak: Peak) -> FootprintRecord:
+    """All that is known of one row at one batch size."""
+    read, reason = reading(arm, n_frames)
+    return FootprintRecord(
+        cell_id=arm.cell_id,
+        batch=len(arm.prompts),
+        peak_bytes=peak[0],
+        peak_reason=peak[1],
+        state_bytes=state_bytes(arm, n_frames),
+        read_bytes=read,
+        read_reason=reason,
+    )

@@ -1,0 +1,175 @@
+"""Rounds, footprints and growth of a plan; each round, row and generation is on disk when done."""
+
+import random
+from collections.abc import Sequence
+
+from calm_bench.clocks import Clock, clock_for
+from calm_bench.config import LatencySpec
+from calm_bench.latency import Arm, time_round, warm_up
+from calm_bench.progress import stage
+from calm_bench.seeds import derive_seed
+from calm_bench.speed.arms import arms_of
+from calm_bench.speed.footprint import Peak, footprint, measure_peaks
+from calm_bench.speed.growth import time_growth
+from calm_bench.speed.plan import SpeedPlan, sessions
+from calm_bench.speed.probe import ReadProbe
+from calm_bench.store import (
+    BandwidthRecord,
+    Cell,
+    FootprintRecord,
+    GrowthRecord,
+    LatencyRecord,
+    RunStore,
+)
+
+__all__ = ["measure"]
+
+Wanted = set[tuple[str, bool, int]]
+"""Arms by cell, whether control, and batch size."""
+
+
+def measure(plan: SpeedPlan, store: RunStore) -> None:
+    """Do what is missing of a plan, as many systems at a time as fit into memory."""
+    if plan.request.threads is not None:
+        import torch
+
+        torch.set_num_threads(plan.request.threads)
+    for index, cells in enumerate(sessions(plan)):
+        first = index * plan.setting.rounds
+        _session(plan, cells, range(first, first + plan.setting.rounds), store)
+
+
+def _session(plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunStore) -> None:
+    """The rounds of rows that are in memory together, and what else is to be known of them."""
+    missing = _missing_rounds(plan, cells, rounds, store)
+    known = {record.cell_id for record in store.read(FootprintRecord)}
+    unknown = [cell for cell in cells if cell.cell_id not in known]
+    growing = _missing_growth(plan, cells, store)
+    if not (missing or unknown or growing):
+        return
+    arms = arms_of(plan, cells)
+    clock = clock_for(plan.request.device)
+    if missing:
+        _time(plan, arms, missing, clock, store)
+    _footprints(plan, unknown, arms, store)
+    _grow(plan, growing, arms, clock, store)
+
+
+def _missing_rounds(
+    plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunStore
+) -> list[int]:
+    """Rounds that lack an arm; one that was cut short is measured again as a whole."""
+    from calm_bench.speed.arms import control_of
+
+    control = control_of(plan).cell_id
+    wanted: Wanted = {(cell.cell_id, False, b) for cell in cells for b in plan.setting.batch}
+    if control in {cell.cell_id for cell in cells}:
+        wanted.add((control, True, 1))
+    found: dict[int, Wanted] = {}
+    for record in store.read(LatencyRecord):
+        arm = record.cell_id, record.control, record.batch
+        found.setdefault(record.round, set()).add(arm)
+    return [number for number in rounds if not wanted <= found.get(number, set())]
+
+
+def _time(
+    plan: SpeedPlan, arms: Sequence[Arm], missing: Sequence[int], clock: Clock, store: RunStore
+) -> None:
+    """Warm every arm up, then time all of them once a round, memory's bandwidth between them."""
+    import torch
+
+    setting = plan.setting
+    spec = LatencySpec.model_construct(frames=setting.frames, warmup=setting.warmup)
+    timed = [arm for arm in arms if not arm.control]
+    with stage("warming up", len(timed)) as advance:
+        for arm in timed:
+            warm_up(arm, spec, clock)
+            advance(1)
+    probe = ReadProbe(plan.request.device, plan.spec.probe_mb, clock)
+    probe.read()
+    probe.taken()
+    seed = derive_seed("speed", plan.plan_hash)
+    with stage("rounds", setting.rounds, setting.rounds - len(missing)) as advance:
+        for number in missing:
+            records = time_round(
+                arms, number, setting.frames, seed=seed, clock=clock, between=probe.read
+            )
+            bandwidth = BandwidthRecord(
+                round=number,
+                n_bytes=probe.n_bytes,
+                read_ns=probe.taken(),
+                threads=torch.get_num_threads(),
+            )
+            store.append(bandwidth, *records)
+            advance(1)
+
+
+def _footprints(
+    plan: SpeedPlan, cells: Sequence[Cell], arms: Sequence[Arm], store: RunStore
+) -> None:
+    """Memory and bytes of each row; on a GPU the peaks are those of the rounds."""
+    if not cells:
+        return
+    with stage("memory", len(cells)) as advance:
+        for cell in cells:
+            own = [arm for arm in arms if arm.cell_id == cell.cell_id and not arm.control]
+            n_frames = own[0].n_frames or plan.setting.frames
+            peaks = _peaks(plan, cell, n_frames, store)
+            store.append(
+                *(footprint(arm, n_frames, peaks.get(len(arm.prompts), NO_PEAK)) for arm in own)
+            )
+            advance(1)
+
+
+NO_PEAK: Peak = (None, "this batch size was not run apart")
+
+
+def _peaks(plan: SpeedPlan, cell: Cell, n_frames: int, store: RunStore) -> dict[int, Peak]:
+    if not plan.request.device.startswith("cuda"):
+        return measure_peaks(plan, cell, n_frames)
+    found: dict[int, int] = {}
+    for record in store.read(LatencyRecord):
+        if record.cell_id == cell.cell_id and record.peak_bytes is not None:
+            found[record.batch] = max(found.get(record.batch, 0), record.peak_bytes)
+    return {batch: (size, None) for batch, size in found.items()}
+
+
+def _missing_growth(
+    plan: SpeedPlan, cells: Sequence[Cell], store: RunStore
+) -> list[tuple[Cell, int]]:
+    """Rows and repeats whose growth is still unknown, in an order drawn from the plan."""
+    growth = plan.setting.growth
+    if growth is None:
+        return []
+    found: dict[tuple[str, int], int] = {}
+    for record in store.read(GrowthRecord):
+        key = record.cell_id, record.repeat
+        found[key] = found.get(key, 0) + 1
+    wanted = {cell.cell_id for cell in plan.growth_cells}
+    ordered = []
+    for repeat in range(growth.repeats):
+        todo = [
+            cell
+            for cell in cells
+            if cell.cell_id in wanted and found.get((cell.cell_id, repeat), 0) < len(growth.seconds)
+        ]
+        order = random.Random(derive_seed("growth", plan.plan_hash, repeat))
+        ordered += [(cell, repeat) for cell in order.sample(todo, len(todo))]
+    return ordered
+
+
+def _grow(
+    plan: SpeedPlan,
+    growing: Sequence[tuple[Cell, int]],
+    arms: Sequence[Arm],
+    clock: Clock,
+    store: RunStore,
+) -> None:
+    if not growing or plan.setting.growth is None:
+        return
+    single = {arm.cell_id: arm for arm in arms if len(arm.prompts) == 1}
+    with stage("growth", len(growing)) as advance:
+        for cell, repeat in growing:
+            arm = single[cell.cell_id]
+            store.append(*time_growth(arm, repeat, plan.setting.growth, clock))
+            advance(1)

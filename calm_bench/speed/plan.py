@@ -1,0 +1,251 @@
+"""What `speed` will time, decided before anything is loaded: rows, batches, rounds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from calm_bench import paths
+from calm_bench.config import (
+    BenchmarkSpec,
+    PromptSpec,
+    StrictModel,
+    SystemRow,
+    load_benchmark,
+    load_model_config,
+)
+from calm_bench.data.prompts import present_prompts, read_prompt_specs
+from calm_bench.errors import InputError
+from calm_bench.rows import Models
+from calm_bench.seeds import content_hash
+from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, load_spec
+from calm_bench.store import Cell
+from calm_bench.types import Mode, Precision
+
+__all__ = ["Request", "SpeedPlan", "expand", "plan_lines", "sessions"]
+
+MIN_ROUNDS = 5
+"""Below that an interval of ratios is as good as none."""
+
+
+class Request(StrictModel):
+    """What was asked for; empty lists and None leave the choice to the list of systems."""
+
+    part: str
+    scale: SpeedScale = "tiny"
+    device: str = "cpu"
+    modes: tuple[Mode, ...] = ()
+    precisions: tuple[Precision, ...] = ()
+    batch: tuple[int, ...] = ()
+    frames: int | None = None
+    rounds: int | None = None
+    threads: int | None = None
+    growth: bool = True
+    spec: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedPlan:
+    """Everything that will be timed.
+
+    Attributes:
+        benchmark: Whose prompts are continued; `root` is what their paths are relative to.
+        random: Whether the paper's shapes are drawn at random instead of loaded.
+        weights: By model, the sha256 of its weights; None for random ones.
+    """
+
+    request: Request
+    spec: SpeedSpec
+    setting: Setting
+    cells: tuple[Cell, ...]
+    benchmark: BenchmarkSpec
+    root: Path
+    prompts: tuple[PromptSpec, ...]
+    weights: dict[str, str | None]
+    plan_hash: str
+    notes: tuple[str, ...]
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: what is timed and a short hash of all that decides the numbers."""
+        request = self.request
+        return f"{self.spec.name}-{request.part}-{request.scale}-{self.plan_hash[:8]}"
+
+    @property
+    def random(self) -> bool:
+        """Whether the systems are drawn at random without looking for weights."""
+        return self.request.scale == "paper"
+
+    @property
+    def growth_cells(self) -> tuple[Cell, ...]:
+        """The rows whose growth is looked at: each system once, in its fastest shipped step."""
+        if self.setting.growth is None:
+            return ()
+        by_system: dict[tuple[object, ...], Cell] = {}
+        for cell in self.cells:
+            known = by_system.get((cell.model, cell.head_steps))
+            if known is None or known.mode == "plain":
+                by_system[cell.model, cell.head_steps] = cell
+        return tuple(by_system.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        return {
+            "run_id": self.run_id,
+            "request": self.request.model_dump(mode="json"),
+            "setting": self.setting.model_dump(mode="json"),
+            "cells": [cell.model_dump(mode="json") for cell in self.cells],
+            "prompts": [prompt.id for prompt in self.prompts],
+            "notes": list(self.notes),
+        }
+
+
+def expand(request: Request) -> SpeedPlan:
+    """Turn what was asked into rows, batches and rounds.
+
+    Raises:
+        BenchError: If a name does not exist or the request cannot be met.
+    """
+    spec = load_spec(request.spec)
+    scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
+    setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
+    models = Models()
+    variants = _variants(setting.modes, setting.precisions)
+    rows = [_row_cells(row, variants, part.temperature) for row in scale.systems]
+    cells = tuple(cell for row in rows for cell in row)
+    identities = [models.identity(row.model, "system") for row in scale.systems]
+    benchmark = load_benchmark(part.prompts_of)
+    root = paths.benchmarks_dir()
+    prompts = present_prompts(read_prompt_specs(root / benchmark.prompts), root)
+    prompts = prompts[: max(setting.batch)]
+    if not prompts:
+        raise InputError(f"no prompt of {benchmark.name} is here: {root / benchmark.prompts}")
+    plan_hash = content_hash(
+        [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
+        request.model_dump(include={"part", "scale", "device", "threads"}),
+        setting.model_dump(mode="json"),
+        [[cell.cell_id, cell.head_steps, cell.top_k] for cell in cells],
+        identities,
+        [prompt.sha256 for prompt in prompts],
+    )
+    return SpeedPlan(
+        request=request,
+        spec=spec,
+        setting=setting,
+        cells=cells,
+        benchmark=benchmark,
+        root=root,
+        prompts=tuple(prompts),
+        weights=models.weights,
+        plan_hash=plan_hash,
+        notes=tuple(_notes(request, setting, models.weights)),
+    )
+
+
+def _setting(setting: Setting, request: Request) -> Setting:
+    """A device's setting with the options applied; batch 1 is always timed and comes first."""
+    given = {
+        "modes": request.modes,
+        "precisions": request.precisions,
+        "frames": request.frames,
+        "rounds": request.rounds,
+        "batch": request.batch,
+    }
+    changed = {name: value for name, value in given.items() if value}
+    batch = sorted({1, *(request.batch or setting.batch)})
+    growth = setting.growth if request.growth else None
+    return setting.model_copy(update={**changed, "batch": tuple(batch), "growth": growth})
+
+
+def _variants(
+    modes: Sequence[Mode], precisions: Sequence[Precision]
+) -> list[tuple[Mode, Precision]]:
+    """Modes and precisions as rows: plain once, in fp32, then each other mode in each precision.
+
+    Raises:
+        InputError: If only the plain mode is asked for in a precision that it does not have.
+    """
+    others = [mode for mode in dict.fromkeys(modes) if mode != "plain"]
+    if not others and any(precision != "fp32" for precision in precisions):
+        raise InputError(
+            "the plain step is always fp32: --precision needs another mode beside it, "
+            "as in --mode plain eager"
+        )
+    plain: list[tuple[Mode, Precision]] = [("plain", "fp32")] if "plain" in modes else []
+    return plain + [(mode, p) for mode in others for p in dict.fromkeys(precisions)]
+
+
+def _row_cells(
+    row: SystemRow, variants: Sequence[tuple[Mode, Precision]], temperature: float
+) -> Iterator[Cell]:
+    """A system's rows: one for each number of head steps, mode and precision."""
+    for steps in row.head_steps:
+        for mode, precision in variants:
+            name = f"{Path(row.model).name}-{mode}-{precision}"
+            label = row.label + (f", {steps} steps" if len(row.head_steps) > 1 else "")
+            yield Cell(
+                cell_id=name + (f"-s{steps}" if len(row.head_steps) > 1 else ""),
+                label=label + (f", {mode} {precision}" if len(variants) > 1 else ""),
+                kind="system",
+                model=row.model,
+                temperature=temperature,
+                text_temperature=temperature,
+                head_steps=steps,
+                top_k=row.top_k,
+                precision=precision,
+                mode=mode,
+                baseline=row.baseline,
+            )
+
+
+def _notes(request: Request, setting: Setting, weights: dict[str, str | None]) -> Iterator[str]:
+    """What the table must say of how it was made."""
+    if len(dict.fromkeys(weights.values())) == 1 and None in weights.values():
+        systems = "all systems"
+    else:
+        systems = ", ".join(
+            name
+            for name, sha in weights.items()
+            if sha is None and load_model_config(name)[0].kind == "system"
+        )
+    if systems:
+        yield f"random weights: {systems}; time does not depend on their values"
+    if request.scale == "paper" and request.device == "cpu":
+        yield (
+            f"the paper's shapes on a processor: {setting.frames} frames, {setting.rounds} rounds, "
+            f"{', '.join(setting.precisions)}; a look at ratios, no measurement of 30 s"
+        )
+    if setting.rounds < MIN_ROUNDS:
+        yield f"{setting.rounds} rounds: the intervals are as good as none"
+
+
+def sessions(plan: SpeedPlan) -> list[tuple[Cell, ...]]:
+    """The rows that are in memory at once: all, or each with the baseline of its own variant."""
+    if plan.setting.together:
+        return [plan.cells]
+    variants = [list(group) for _, group in groupby(sorted(plan.cells, key=_variant), key=_variant)]
+    found: list[tuple[Cell, ...]] = []
+    for group in variants:
+        base = [cell for cell in group if cell.baseline]
+        others = [cell for cell in group if not cell.baseline]
+        found += [(*base, cell) for cell in others] or [tuple(base)]
+    return found
+
+
+def _variant(cell: Cell) -> tuple[str, str]:
+    return cell.mode or "", cell.precision or ""
+
+
+def plan_lines(plan: SpeedPlan) -> list[str]:
+    """The plan in words, for the terminal."""
+    setting, request = plan.setting, plan.request
+    lines = [
+        f"{plan.run_id}: {request.part} at scale {request.scale} on {request.device}",
+        *(f"  {cell.label}{' (baseline)' if cell.baseline else ''}" for cell in plan.cells),
+        f"{setting.rounds} rounds of {setting.frames} frames at batch "
+        f"{', '.join(map(str, setting.batch))}; the baseline once more as control",
+    ]
+    if plan.growth_cells and setting.growth:
+        lines.append(f"growth to {max(setting.growth.seconds):g} s, {setting.growth.repeats} times")
+    return [*lines, *(f"note: {note}" for note in plan.notes)]

@@ -1,0 +1,257 @@
+"""From records to the rows of a speed run: each number with its interval, its n, or its reason.
+
+Every row is compared with the baseline in the same mode and precision, and with its own system's
+plain fp32 step. What a batch of several clips does stands in columns of its own, `frame_ms@b4`:
+claims are about one clip.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.speed.columns import batch_columns, columns_of, tables_of
+from calm_bench.speed.limit import limits
+from calm_bench.speed.plan import SpeedPlan
+from calm_bench.speed.probe import last_cache_bytes
+from calm_bench.speedups import (
+    SPEED_COLUMNS,
+    Sums,
+    doubts,
+    estimates,
+    predicted_speedup,
+    recipe_of,
+    result_row,
+    time_ratio,
+    unfit,
+)
+from calm_bench.stats import ratio_interval
+from calm_bench.store import (
+    BandwidthRecord,
+    Cell,
+    FootprintRecord,
+    LatencyRecord,
+    ResultRow,
+    Results,
+    RunStore,
+)
+from calm_bench.types import Estimate
+
+__all__ = ["tidy"]
+
+THIRTY_SECONDS = 30.0
+NOT_PLAIN = "the plain fp32 step of this system was not timed in the same rounds: add --mode plain"
+NOT_CONTROL = "only the first row is timed twice in each round"
+CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
+
+Found = dict[str, Estimate]
+
+
+@dataclass(slots=True)
+class _Facts:
+    """The records of a run by row and batch size."""
+
+    cells: Sequence[Cell]
+    arms: dict[tuple[str, int], list[LatencyRecord]] = field(default_factory=dict)
+    control: list[LatencyRecord] = field(default_factory=list)
+    bandwidth: dict[int, float] = field(default_factory=dict)  # bytes per nanosecond
+    footprints: dict[tuple[str, int], FootprintRecord] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, cells: Sequence[Cell], store: RunStore) -> "_Facts":
+        facts = cls(cells=cells)
+        for record in sorted(store.read(LatencyRecord), key=lambda record: record.round):
+            own = facts.arms.setdefault((record.cell_id, record.batch), [])
+            (facts.control if record.control else own).append(record)
+        for probe in store.read(BandwidthRecord):
+            facts.bandwidth[probe.round] = probe.n_bytes / median(probe.read_ns)
+        for found in store.read(FootprintRecord):
+            facts.footprints[found.cell_id, found.batch] = found
+        return facts
+
+    def timed(self, cell: Cell | None, batch: int = 1) -> list[LatencyRecord]:
+        """The rounds of a row."""
+        return [] if cell is None else self.arms.get((cell.cell_id, batch), [])
+
+    def baseline_of(self, cell: Cell) -> Cell | None:
+        """The baseline in a row's own mode and precision."""
+        step = cell.mode, cell.precision
+        alike = (c for c in self.cells if c.baseline and (c.mode, c.precision) == step)
+        return next(alike, None)
+
+    def plain_of(self, cell: Cell) -> Cell | None:
+        """The plain fp32 step of a row's system."""
+        what = cell.model, cell.head_steps, "plain"
+        alike = (c for c in self.cells if (c.model, c.head_steps, c.mode) == what)
+        return next(alike, None)
+
+
+def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
+    """The results of a run, from its records."""
+    facts = _Facts.read(cells, store)
+    rows: list[ResultRow] = []
+    recipes: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
+    batches = plan.setting.batch
+    columns = (*SPEED_COLUMNS, *columns_of(batches))
+    units = {column.name: column.unit for column in columns}
+    for cell in cells:
+        own = facts.timed(cell)
+        if not own:
+            continue
+        recipe = recipe_of(own, plan.setting.frames) | {"rounds": plan.setting.rounds}
+        recipe_id = content_hash(recipe, length=12)
+        recipes[recipe_id] = recipe
+        found = _row(facts, cell, own)
+        for batch in batches:
+            found |= _batch(facts, cell, batch)
+        rows += [result_row(cell, n, units[n], e, recipe_id) for n, e in found.items()]
+        notes += doubts(cell, own, facts.timed(facts.baseline_of(cell)))
+    control = next((c for c in cells if c.baseline), cells[0])
+    notes += unfit(facts.control, facts.timed(control))
+    return Results(
+        run_id=plan.run_id,
+        benchmark=plan.spec.name,
+        benchmark_version=plan.spec.version,
+        cells=tuple(cells),
+        columns=columns,
+        tables=tables_of(plan.request.part, plan.request.scale, batches),
+        recipes=recipes,
+        rows=tuple(rows),
+        notes=(*dict.fromkeys(notes), *plan.notes, *_how(plan, facts)),
+    )
+
+
+def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord]) -> Found:
+    """The columns of one clip alone."""
+    baseline = facts.timed(facts.baseline_of(cell))
+    baseline = own if facts.baseline_of(cell) is cell else baseline
+    is_control = bool(facts.control) and facts.control[0].cell_id == cell.cell_id
+    found = {"aa_ratio": Estimate(value=None, reason=NOT_CONTROL)}
+    found |= estimates(own, baseline, facts.control if is_control else [])
+    found["vs_plain"] = _against_plain(facts, cell, own)
+    found |= _identity(baseline, own)
+    found |= _thirty(own)
+    footprint = facts.footprints.get((cell.cell_id, 1))
+    found |= limits(own, footprint, facts.bandwidth)
+    found["peak_mb"] = _peak(footprint)
+    return found
+
+
+def _against_plain(facts: _Facts, cell: Cell, own: Sequence[LatencyRecord]) -> Estimate:
+    if cell.mode == "plain":
+        return Estimate(value=1.0, n=len(own))
+    plain = facts.timed(facts.plain_of(cell))
+    shared = {record.round for record in plain} & {record.round for record in own}
+    return time_ratio(plain, own, "total") if shared else Estimate(value=None, reason=NOT_PLAIN)
+
+
+def _identity(baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord]) -> Found:
+    """The overall speed-up that the stages imply, from sums, and how far the totals' is from it."""
+    names = ("rest_ratio", "implied_speedup", "identity_residual")
+    rounds = {record.round for record in own}
+    base = [record for record in baseline if record.round in rounds]
+    if not base:
+        reason = "the baseline was not timed in this mode and precision"
+        return {name: Estimate(value=None, reason=reason) for name in names}
+    a, b = (Sums.over(Sums.of(record) for record in records) for records in (base, own))
+    implied = predicted_speedup(a, b)
+    residual = 100 * (a.per_audio("total") / b.per_audio("total") / implied - 1)
+    n, why = len(own), "a sum over all rounds, without an interval"
+    rest = [x.per_audio("backbone") + x.per_audio("codec") for x in (b, a)]
+    return {
+        "rest_ratio": Estimate(value=rest[0] / rest[1], n=n, reason=why),
+        "implied_speedup": Estimate(value=implied, n=n, reason=why),
+        "identity_residual": Estimate(value=residual, n=n, reason=why),
+    }
+
+
+def _thirty(own: Sequence[LatencyRecord]) -> Found:
+    """Half a minute: as it was measured, and at the measured time of a frame."""
+    frame = (own[0].frame_ns or 0) / 1e9
+    n_frames = len(own[0].stage_ns["total"])
+    wanted = -(-THIRTY_SECONDS // frame) if frame else 0
+    ms = [sum(r.stage_ns["total"]) / len(r.stage_ns["total"]) / 1e6 for r in own]
+    seed = derive_seed("speed", "thirty")
+    at_frame = ratio_interval([x * wanted / 1e3 for x in ms], [1.0] * len(ms), seed)
+    if n_frames < wanted:
+        reason = (
+            f"not measured: {n_frames} frames are {n_frames * frame:.3g} s of audio; "
+            f"--frames {wanted:.0f} of this system measure it"
+        )
+        return {"thirty_s": Estimate(value=None, reason=reason), "thirty_s_at_frame": at_frame}
+    whole = [
+        ((r.first_audio_ns or 0) + sum(r.stage_ns["total"][1 : int(wanted)])) / 1e9 for r in own
+    ]
+    measured = ratio_interval(whole, [1.0] * len(whole), seed)
+    return {"thirty_s": measured, "thirty_s_at_frame": at_frame}
+
+
+def _batch(facts: _Facts, cell: Cell, batch: int) -> Found:
+    """What a step of several clips takes, and what comes out of it."""
+    own = facts.timed(cell, batch)
+    names = [name for name, _, _ in batch_columns(batch)]
+    if not own:
+        return {name: Estimate(value=None, reason="not timed at this batch") for name in names}
+    steps = [sum(r.stage_ns["total"]) / len(r.stage_ns["total"]) / 1e6 for r in own]
+    ones, seed = [1.0] * len(steps), derive_seed("speed", "batch")
+    rates = ratio_interval([1e3 * batch] * len(steps), steps, seed)
+    footprint = facts.footprints.get((cell.cell_id, batch))
+    baseline = facts.timed(facts.baseline_of(cell), batch)
+    found = [ratio_interval(steps, ones, seed), rates]
+    found += [_speedup(baseline, own, stage) for stage in ("total", "head")]
+    found += [_peak(footprint), _state(footprint)]
+    return dict(zip(names, found, strict=True))
+
+
+def _speedup(
+    baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord], stage: str
+) -> Estimate:
+    if not baseline:
+        return Estimate(value=None, reason="the baseline was not timed at this batch")
+    if baseline[0].cell_id == own[0].cell_id:
+        return Estimate(value=1.0, n=len(own))
+    return time_ratio(baseline, own, stage)
+
+
+def _peak(footprint: FootprintRecord | None) -> Estimate:
+    if footprint is None or footprint.peak_bytes is None:
+        reason = footprint.peak_reason if footprint else "memory was not looked at"
+        return Estimate(value=None, reason=reason or "no reason was recorded")
+    return Estimate(value=footprint.peak_bytes / 1e6, n=1)
+
+
+def _state(footprint: FootprintRecord | None) -> Estimate:
+    if footprint is None or footprint.state_bytes is None:
+        return Estimate(value=None, reason="memory was not looked at")
+    return Estimate(value=footprint.state_bytes / 1e6, n=1)
+
+
+def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:
+    """How the numbers are to be read."""
+    own = next((records for records in facts.arms.values() if records), None)
+    if own is None:
+        return
+    yield (
+        f"{own[0].device}, {own[0].threads} thread{'s' * (own[0].threads != 1)}; "
+        f"{plan.setting.rounds} rounds, every row once in each, in random order; speed-ups are "
+        "against the baseline in the same mode and precision"
+    )
+    yield (
+        "implied overall: 1/((1 − p)·b + p/s) from sums over all rounds, p the baseline's share of "
+        "time in the head, s the heads' ratio, b that of all else; residual: how far totals are off"
+    )
+    yield (
+        "bandwidth: a buffer beyond the caches, read between the rows of every round; limit: bytes "
+        "that a step reads over it"
+    )
+    if plan.request.device.startswith("cuda"):
+        return
+    cache = last_cache_bytes()
+    if cache is not None:
+        yield (
+            f"weights that stay in the last cache ({cache / 1e6:.0f} MB, shared by all cores) are "
+            "read faster than memory, and a step may beat the limit"
+        )
+    yield f"peak memory: {CPU_PEAK}"
