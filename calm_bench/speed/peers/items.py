@@ -11,17 +11,21 @@ __all__ = [
     "ITEMS",
     "PACKAGE",
     "PACKAGE_INT8",
+    "PACKAGE_SINGLE",
     "PAIRS",
     "Item",
     "Pair",
     "choose_pairs",
     "missing_package",
     "ours",
+    "refuse_if_none",
 ]
 
-PACKAGE, CONTROL, PACKAGE_INT8 = "package", "package again", "package int8"
-"""The package as it comes; the same a second time in each round, which shows what the machine adds
-to a ratio; and the package's own int8 mode."""
+PACKAGE, CONTROL = "package", "package again"
+"""The package as it comes, and the same a second time in each round, which shows what the machine
+adds to a ratio."""
+PACKAGE_INT8, PACKAGE_SINGLE = "package int8", "package single"
+"""The package's own int8 mode; and, where a call makes several frames, one call for each."""
 
 
 def ours(precision: str) -> str:
@@ -37,7 +41,6 @@ class Pair:
         module: The module whose import the package is there by; `distribution` is its name on the
             index.
         title: What it is called in the table.
-        modes: What the package itself offers besides its default.
     """
 
     name: str
@@ -45,7 +48,6 @@ class Pair:
     distribution: str
     title: str
     shape: str
-    modes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Item:
         inside: What one call does on both sides; all else is outside of the timer.
         frames: Codec frames per call.
         calls: Calls per timed block.
-        modes: Whether the package's own modes concern it.
+        modes: What else the package itself can do here.
         goals: By our precision, the speed-up aimed at.
     """
 
@@ -66,7 +68,7 @@ class Item:
     inside: str
     calls: int
     frames: int = 1
-    modes: bool = False
+    modes: tuple[str, ...] = ()
     goals: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -84,7 +86,6 @@ PAIRS = {
             distribution="pocket-tts",
             title="pocket-tts english",
             shape="backbone 6 × 1024, head 6 × 512, 32-d latents at 12.5 Hz",
-            modes=(PACKAGE_INT8,),
         ),
         Pair(
             name="pocket-18m",
@@ -92,7 +93,6 @@ PAIRS = {
             distribution="pocket-tts",
             title="pocket-tts english_18m",
             shape="backbone 8 × 512, head 4 × 192, 32-d latents at 12.5 Hz",
-            modes=(PACKAGE_INT8,),
         ),
         Pair(
             name="moshi",
@@ -147,7 +147,13 @@ def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tup
     title = {"1": "VAE decode, 1 frame a call", "4": "VAE decode, 4 frames a call"}
     return (
         Item(
-            pair=pair, name="step", title="LM step", inside=_STEP, calls=12, modes=True, goals=step
+            pair=pair,
+            name="step",
+            title="LM step",
+            inside=_STEP,
+            calls=12,
+            modes=(PACKAGE_INT8,),
+            goals=step,
         ),
         Item(pair=pair, name="head", title="head", inside=_HEAD, calls=30),
         Item(pair=pair, name="decode1", title=title["1"], inside=_DECODER, calls=12),
@@ -158,6 +164,7 @@ def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tup
             inside=_DECODER,
             calls=4,
             frames=4,
+            modes=(PACKAGE_SINGLE,),
             goals=decoder,
         ),
     )
@@ -193,7 +200,7 @@ ITEMS = {
             inside=_MIMI.format(", 4 frames at a time"),
             calls=3,
             frames=4,
-            goals={"fp32": 2.5},
+            modes=(PACKAGE_SINGLE,),
         ),
         Item(
             pair="mimi",

@@ -8,6 +8,7 @@ parts side by side, so that one linear does the same.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def twin_system(lm: Any, codec: Any) -> RqSystem:
         text=text,
         codebook_size=lm.card,
     )
-    system = RqSystem(config, codec)
+    system = RqSystem(config, codec, Path())  # a tokenizer of bytes: no text is read
     norm = (lm.out_norm.alpha, None)
     fill_transformer(system.backbone, _layers(lm.transformer), norm, neighbours=True)
     put(system.code_tables, torch.stack([table.weight for table in lm.emb[:K]]))
@@ -91,6 +92,9 @@ def twin_system(lm: Any, codec: Any) -> RqSystem:
     fill_linear(system.text_head, lm.text_linear.weight)
     put(system.audio_start, torch.stack([table.weight[lm.card] for table in lm.emb[:K]]).sum(0))
     _fill_depth(system.depth, lm)
+    for module in system.modules():
+        if isinstance(module, torch.nn.RMSNorm):
+            module.eps = lm.out_norm.eps
     return system.requires_grad_(False).eval()
 
 

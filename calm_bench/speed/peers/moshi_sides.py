@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from calm_bench.speed.peers.items import Item
+from calm_bench.speed.peers.items import PACKAGE_SINGLE, Item
 from calm_bench.speed.peers.sides import (
     DECODED,
     POSITION,
@@ -99,7 +99,8 @@ def mimi_side_of(item: Item, arm: str) -> Side:
     before = torch.randint(0, 2048, (1, 8, DECODED))
     if precision is None:
         mimi = _mimi_model(item.name != "offline")
-        return Side(nothing, lambda: mimi.decode(codes))
+        parts = codes.split(1, dim=2) if arm == PACKAGE_SINGLE else (codes,)
+        return Side(nothing, lambda: [mimi.decode(part) for part in parts])
     system = _mimi_twin(precision)
     if item.name == "offline":
         return Side(nothing, lambda: system.codec.decode(codes))

@@ -12,6 +12,7 @@ takes it:
   whoever drives the twin does both (see `step`).
 """
 
+import logging
 import math
 import tempfile
 from pathlib import Path
@@ -68,6 +69,7 @@ def build_package(config: dict[str, Any], *, quantize: bool = False) -> Any:
         path = Path(folder) / "model.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         threads = torch.get_num_threads()
+        logging.getLogger("pocket_tts").setLevel(logging.ERROR)  # random weights are on purpose
         model = TTSModel.load_model(config=path, eos_threshold=END_THRESHOLD, quantize=quantize)
         torch.set_num_threads(threads)  # importing the package sets one
     return model.requires_grad_(False).eval()

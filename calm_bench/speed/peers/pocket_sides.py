@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calm_bench.speed.peers.items import PACKAGE_INT8, Item
+from calm_bench.speed.peers.items import PACKAGE_INT8, PACKAGE_SINGLE, Item
 from calm_bench.speed.peers.sides import (
     DECODED,
     POSITION,
@@ -54,7 +54,7 @@ def side_of(item: Item, arm: str) -> Side:
             return _PocketStep(model, frames, item.calls).side()
         if item.name == "head":
             return Side(nothing, _pocket_head(model))
-        return _PocketDecoder(model, latents, item).side()
+        return _PocketDecoder(model, latents, item).side(single=arm == PACKAGE_SINGLE)
     twin = _pocket_twin(name, precision)
     if item.name in ("step", "head"):
         driven = Driven(twin.system, frames, ONE_STEP, item.calls + 1)
@@ -117,11 +117,18 @@ class _PocketDecoder:
         self.state = self.base = init_states(self.mimi, 1, total)
         self.decode(torch.randn(1, DECODED, 32))
 
-    def side(self) -> Side:
-        return Side(self.reset, lambda: self.decode(self.latents))
+    def side(self, *, single: bool) -> Side:
+        return Side(self.reset, self.decode_each if single else self.decode_all)
 
     def reset(self) -> None:
         self.state = copy.deepcopy(self.base)
+
+    def decode_all(self) -> None:
+        self.decode(self.latents)
+
+    def decode_each(self) -> None:
+        for latent in self.latents.split(1, dim=1):
+            self.decode(latent)
 
     def decode(self, latents: Tensor) -> None:
         from pocket_tts.modules.stateful_module import increment_steps

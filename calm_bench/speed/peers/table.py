@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex, to_markdown
@@ -21,19 +21,27 @@ from calm_bench.speed.peers.items import (
     ITEMS,
     PACKAGE,
     PACKAGE_INT8,
+    PACKAGE_SINGLE,
     PAIRS,
     Item,
     missing_package,
+    ours,
 )
 from calm_bench.speed.peers.records import Block, Machine
 from calm_bench.speed.peers.run import read_machine
 from calm_bench.stats import ratio_interval
 from calm_bench.store import RunStore
-from calm_bench.types import Estimate
+from calm_bench.types import Estimate, Precision
 
 __all__ = ["Row", "build_tables", "peers_table", "rows_of", "to_csv"]
 
-NAMES = {PACKAGE: "package", CONTROL: "package again (A/A)", PACKAGE_INT8: "package, its int8"}
+NAMES = {
+    PACKAGE: "package",
+    CONTROL: "package again (A/A)",
+    PACKAGE_INT8: "package, its int8",
+    PACKAGE_SINGLE: "package, a call per frame",
+}
+ARMS = [*NAMES, *(ours(precision) for precision in get_args(Precision))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +100,7 @@ def rows_of(blocks: Sequence[Block]) -> list[Row]:
     rows = []
     for key, item in ITEMS.items():
         package = found.get((key, PACKAGE), {})
-        arms = [arm for name, arm in found if name == key]
-        arms.sort(key=lambda arm: (arm not in NAMES, list(NAMES).index(arm) if arm in NAMES else 0))
+        arms = [arm for arm in ARMS if (key, arm) in found]
         rows += [_row(item, arm, package, found[key, arm]) for arm in arms]
     return [row for row in rows if row.n]
 

@@ -51,8 +51,7 @@ class Task:
 
 def arms_of(item: Item, precisions: Sequence[str]) -> list[str]:
     """The package, the package again, its own modes where they matter, and ours."""
-    modes = PAIRS[item.pair].modes if item.modes else ()
-    return [PACKAGE, CONTROL, *modes, *map(ours, precisions)]
+    return [PACKAGE, CONTROL, *item.modes, *map(ours, precisions)]
 
 
 def items_of(pair: str) -> list[Item]:
