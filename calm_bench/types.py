@@ -29,11 +29,13 @@ TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]
 """What a temperature means: CALM scales the variance of its noise, token models divide logits."""
 
 Precision = Literal["fp32", "bf16", "int8"]
-"""The type weights and products are in."""
+"""What weights are kept and multiplied in: float32, bfloat16, or int8 with activations quantised on
+the fly. Between the products numbers are float32, on a GPU at bf16 bfloat16."""
 
 Mode = Literal["plain", "eager", "graph", "compile"]
-"""How the frame step runs: `plain` is the modules as they stand in fp32, the oracle; `eager` the
-flat fast step; `graph` and `compile` that step captured or compiled."""
+"""How a step runs: the modules as they are trained, always float32, which the others are checked
+against; the flat step; the flat step captured as CUDA graphs; the flat step through
+torch.compile."""
 
 Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "set"]
 """How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); set:

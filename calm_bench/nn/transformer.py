@@ -100,7 +100,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class KvCache:
-    """Keys and values of all layers in one preallocated buffer, [2, L, B, H, P_max, Dh].
+    """Keys and values of all layers in one preallocated buffer, [L, B, 2, H, P_max, Dh].
 
     `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was.
     """
@@ -110,7 +110,7 @@ class KvCache:
     ) -> None:
         """Allocate for `capacity` positions on the device and in the dtype of `like`."""
         head_dim = config.dim // config.heads
-        shape = (2, config.layers, batch_size, config.heads, capacity, head_dim)
+        shape = (config.layers, batch_size, 2, config.heads, capacity, head_dim)
         self.buffer = like.new_zeros(shape)
         self.length = 0  # positions the buffer holds
         self.position = 0  # positions seen since the clip began
@@ -120,9 +120,8 @@ class KvCache:
         """Forget what lies outside the context if `frames` more positions would not fit."""
         if self.length + frames > self.buffer.shape[4]:
             keep = min(self.length, context - 1)
-            self.buffer[:, :, :, :, :keep] = self.buffer[
-                :, :, :, :, self.length - keep : self.length
-            ].clone()
+            last = self.buffer[..., self.length - keep : self.length, :].clone()
+            self.buffer[..., :keep, :] = last
             if self.key_mask is not None:
                 mask = torch.ones_like(self.key_mask)
                 mask[:, :keep] = self.key_mask[:, self.length - keep : self.length]
@@ -132,9 +131,9 @@ class KvCache:
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values [B, H, T, Dh] of a layer; return all so far."""
         end = self.length + k.shape[2]
-        self.buffer[0, layer, :, :, self.length : end] = k
-        self.buffer[1, layer, :, :, self.length : end] = v
-        return self.buffer[0, layer, :, :, :end], self.buffer[1, layer, :, :, :end]
+        self.buffer[layer, :, 0, :, self.length : end] = k
+        self.buffer[layer, :, 1, :, self.length : end] = v
+        return self.buffer[layer, :, 0, :, :end], self.buffer[layer, :, 1, :, :end]
 
 
 def attention_mask(

@@ -6,14 +6,17 @@ B batch, T frames, D model width, C latent channels, K codebooks, S samples.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
 from calm_bench.config import StrictModel
-from calm_bench.types import SamplingParams, TemperatureKind, TimedWord
+from calm_bench.types import Mode, Precision, SamplingParams, TemperatureKind, TimedWord
+
+if TYPE_CHECKING:
+    from calm_bench.systems.steps import FlatSteps
 
 __all__ = ["Generation", "Prompt", "System"]
 
@@ -56,6 +59,35 @@ class System(nn.Module, ABC):
     Architecture: ClassVar[type[StrictModel]]
     temperature_kind: ClassVar[TemperatureKind]
     codec: Codec
+    precision: Precision = "fp32"
+    mode: Mode = "plain"
+    steps: "FlatSteps | None" = None
+
+    def flat(self, precision: Precision) -> "FlatSteps | None":
+        """The flat step of this system's weights at a precision; None where there is none.
+
+        To be called by `systems.engine.prepare`.
+        """
+        return None
+
+    def weight_bytes(self, sampling: SamplingParams | None = None) -> dict[str, int]:
+        """Bytes of weights that one frame of one row reads, by stage, as they lie in memory.
+
+        Each weight counts once per evaluation, times evaluations per frame; of a table the rows
+        that are read. Empty for a system that was not prepared.
+
+        Args:
+            sampling: Says how many steps the head takes; None for the system's usual number.
+        """
+        steps = self.default_head_steps if sampling is None else sampling.head_steps
+        return {} if self.steps is None else self.steps.weight_bytes(steps)
+
+    def kv_bytes(self, position: int, batch_size: int = 1) -> dict[str, int]:
+        """Bytes of keys and values that one frame reads after `position` steps, by stage.
+
+        Empty for a system that was not prepared.
+        """
+        return {} if self.steps is None else self.steps.kv_bytes(position, batch_size)
 
     @abstractmethod
     def nfe(self, sampling: SamplingParams) -> int:

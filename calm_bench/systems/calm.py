@@ -21,8 +21,9 @@ from calm_bench.nn.short_context import ShortContext, ShortContextConfig
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.nn.trigflow import TimeWeight, rotation_times, sample_trigflow
 from calm_bench.systems.state import StreamState, TextConfig
+from calm_bench.systems.steps import FlatCalm
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import SamplingParams, TemperatureKind
+from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
 __all__ = ["CalmConfig", "CalmSystem", "Sampler"]
 
@@ -72,6 +73,9 @@ class CalmSystem(StreamingSystem):
         if config.short_context is not None:
             self.short = ShortContext(config.short_context, C, D)
 
+    def flat(self, precision: Precision) -> FlatCalm:
+        return FlatCalm(self, precision)
+
     def nfe(self, sampling: SamplingParams) -> int:
         """Head steps."""
         return sampling.head_steps
@@ -101,9 +105,12 @@ class CalmSystem(StreamingSystem):
     def backbone_step(self, state: StreamState) -> Tensor:
         """Advance backbone, text stream and short context by one frame: contexts Z [B, D]."""
         z = super().backbone_step(state)
-        if self.short is not None and state.window is not None:
-            z = z + self.short.read(state.window)
-        return z
+        return z if state.window is None else z + self.read_window(state.window)
+
+    def read_window(self, window: Tensor) -> Tensor:
+        """The short context's part of Z, [B, D], from its window [B, K, W]."""
+        assert self.short is not None
+        return self.short.read(window)
 
     def push(self, state: StreamState, frame: Tensor) -> None:
         """Append the frame, and move the window on by it."""

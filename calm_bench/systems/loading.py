@@ -9,6 +9,8 @@ from calm_bench.codecs.loading import attach_card, build_module, fill_weights, l
 from calm_bench.config import ModelConfig, load_model_config
 from calm_bench.errors import InputError
 from calm_bench.systems.base import System
+from calm_bench.systems.engine import prepare
+from calm_bench.types import Mode, Precision
 
 __all__ = ["build_system", "load_system"]
 
@@ -23,12 +25,25 @@ def build_system(config: ModelConfig, folder: Path, codec: Codec) -> Any:
     return build_module(cls, config, str(folder / "config.yaml"), codec=codec, folder=folder)
 
 
-def load_system(name: str, device: str = "cpu") -> System:
+def load_system(
+    name: str,
+    device: str = "cpu",
+    *,
+    precision: Precision = "fp32",
+    mode: Mode = "eager",
+) -> System:
     """Load a system with its codec by model name or folder, ready for inference.
+
+    Args:
+        name: A model's name or folder.
+        device: Where it is to run.
+        precision: What its weights are multiplied in.
+        mode: How its steps run; `plain` is the modules as they were trained.
 
     Raises:
         UnknownNameError: If there is no such model.
-        InputError: If the model is not a system, or names no codec.
+        InputError: If the model is not a system or names no codec, or the device cannot run the
+            precision or mode.
         WeightsError: If its weights or its codec's cannot be used.
     """
     config, folder = load_model_config(name)
@@ -40,4 +55,4 @@ def load_system(name: str, device: str = "cpu") -> System:
     sha256 = fill_weights(system, config, folder, apart="codec.")
     attach_card(system, folder.name, config, sha256)
     system.requires_grad_(False)
-    return system.to(device).eval()
+    return prepare(system.to(device).eval(), precision=precision, mode=mode)

@@ -27,8 +27,9 @@ from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.state import StreamState
+from calm_bench.systems.steps import FlatMusicGen
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import SamplingParams, TemperatureKind
+from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
 __all__ = ["MusicGenConfig", "MusicGenSystem"]
 
@@ -67,6 +68,9 @@ class MusicGenSystem(StreamingSystem):
         self.n_codebooks, self.special = K, V
         self.code_tables = nn.Parameter(torch.randn(K, V + 1, D) * 0.3 * K**-0.5)
         self.code_heads = nn.Parameter(torch.randn(K, V, D) * D**-0.5)
+
+    def flat(self, precision: Precision) -> FlatMusicGen:
+        return FlatMusicGen(self, precision)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One: all codebooks are drawn at once."""
@@ -123,7 +127,7 @@ class MusicGenSystem(StreamingSystem):
 
     def lead_step(self, state: StreamState) -> None:
         """A step before the first new frame is whole: its codes are drawn all the same."""
-        self._draw_step(state, self._advance(state))
+        self._draw_step(state, self.advance(state))
 
     def _draw_step(self, state: StreamState, z: Tensor) -> None:
         """Draw the codes of the step just taken into the stream, where they are free."""

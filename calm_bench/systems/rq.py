@@ -19,8 +19,9 @@ from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthConfig, DepthTransformer
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.state import StreamState, TextConfig
+from calm_bench.systems.steps import FlatRq
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import SamplingParams, TemperatureKind
+from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
 __all__ = ["RqConfig", "RqSystem"]
 
@@ -80,6 +81,9 @@ class RqSystem(StreamingSystem):
             self.code_maps = nn.Parameter(torch.randn(K, R, D) * R**-0.5)
         text_size = None if config.text is None else config.text.vocab_size + 1
         self.depth = DepthTransformer(config.depth, D, V, text_size)
+
+    def flat(self, precision: Precision) -> FlatRq:
+        return FlatRq(self, precision)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One evaluation per codebook."""

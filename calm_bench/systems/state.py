@@ -4,6 +4,7 @@ B batch, T frames, C latent channels, K codebooks.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class StreamState:
         frames: Latents [B, T, C] or codes [B, T, K], filled up to the frame last pushed.
         given_text: Tokens the prompt decides [B, T + lead], FREE elsewhere; None without text.
         text: Tokens [B, T + lead], filled up to the step just taken.
+        given_until: From this step on no prompt decides any text.
         step: The stream step that comes next.
         lacking: How many frames each row was padded by on the left.
         audio_draws: All randomness of the head, [B, new frames, ...].
@@ -52,8 +54,9 @@ class StreamState:
     choose_text: Chooser
     lacking: list[int]
     prompt_frames: list[int]
+    given_until: int = 0
     step: int = 0
-    scratch: Tensor | None = None
+    scratch: Any = None
     window: Tensor | None = None
     stream: Tensor | None = None
     free: Tensor | None = None

@@ -143,11 +143,12 @@ class StreamingSystem(System):
         frames = torch.zeros(shape, device=device, dtype=self.frame_dtype())
         for row, known in enumerate(encoded):
             frames[row, P - counts[row] : P] = known
-        given = None
+        given, given_until = None, 0
         if self.text_size is not None:
             assert self.text_stream is not None
-            rows = [prompt.words for prompt in prompts]
-            given = torch.from_numpy(self.text_stream.given(rows, counts, steps)).to(device)
+            tokens = self.text_stream.given([prompt.words for prompt in prompts], counts, steps)
+            given = torch.from_numpy(tokens).to(device)
+            given_until = int((tokens != FREE).any(0).nonzero()[0].max(initial=-1)) + 1
         text_draws = self._text_draws(n_frames, generators)
         draws = torch.stack([self.draw(n_frames, sampling, g) for g in generators])
         lacking = [P - count for count in counts]
@@ -162,6 +163,7 @@ class StreamingSystem(System):
             choose_text=Chooser(sampling.text_temperature, TEXT_TOP_K if sampling.top_k else 0),
             lacking=lacking,
             prompt_frames=counts,
+            given_until=given_until,
         )
         self.prefill(state)
         return state
@@ -170,14 +172,18 @@ class StreamingSystem(System):
         """Read the prompts into the cache and take the steps that lead the first new frame."""
         P = state.prompt_end
         if P > 0:
-            self.backbone(self.inputs(state, 0, P), state.cache)
+            self.read(self.inputs(state, 0, P), state.cache)
             state.step = P
         for _ in range(self.lead):
             self.lead_step(state)
 
+    def read(self, x: Tensor, cache: KvCache) -> None:
+        """Take inputs [B, P, D] into the cache."""
+        self.backbone(x, cache)
+
     def lead_step(self, state: StreamState) -> None:
         """One of the steps by which a stream leads the frames: text only."""
-        self._advance(state)
+        self.advance(state)
 
     def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
         """Uniform numbers [B, n_frames + lead]: one per step that no prompt decides."""
@@ -214,7 +220,7 @@ class StreamingSystem(System):
         assert x.shape[:2] == (B, last - first)
         return x
 
-    def _advance(self, state: StreamState) -> Tensor:
+    def advance(self, state: StreamState) -> Tensor:
         """One step of the backbone and the text stream: contexts [B, D]."""
         i = state.step
         if self.backbone.config.context is not None:
@@ -244,7 +250,7 @@ class StreamingSystem(System):
 
     def backbone_step(self, state: StreamState) -> Tensor:
         """Advance backbone and text stream by one frame: contexts [B, D]."""
-        return self._advance(state)
+        return self.advance(state)
 
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
         """Draw the next frame: [B, C] or [B, K]."""

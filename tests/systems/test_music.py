@@ -167,7 +167,8 @@ def test_musicgens_codes_are_the_training_logits_best() -> None:
 def test_a_frame_costs_one_backbone_pass_and_the_pattern_three_in_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    system = load("musicgen-debug")
+    system = load_system("musicgen-debug", mode="plain")
+    assert isinstance(system, StreamingSystem)
     calls: list[int] = []
     forward = system.backbone.forward
     monkeypatch.setattr(

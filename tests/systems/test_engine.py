@@ -1,0 +1,161 @@
+"""The flat steps against the modules they stand for, teacher-forced, at every precision."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from calm_bench.errors import InputError
+from calm_bench.nn.depth import DepthConfig, DepthTransformer
+from calm_bench.nn.flat_depth import FlatDepth
+from calm_bench.systems.base import Prompt
+from calm_bench.systems.engine import TOLERANCES
+from calm_bench.systems.loading import load_system
+from calm_bench.systems.streaming import StreamingSystem
+from calm_bench.types import Precision, SamplingParams, TimedWord
+
+NAMES = [
+    "calm-debug",
+    "calm-music-debug",
+    "musicgen-debug",
+    "rq-debug",
+    "rq-levels-debug",
+    "trigflow-debug",
+]
+NEW = 22  # more than twice the window of calm-music-debug's backbone
+PRECISIONS: list[Precision] = ["fp32", "bf16", "int8"]
+
+
+def load(name: str, precision: Precision = "fp32", mode: str = "eager") -> StreamingSystem:
+    system = load_system(name, precision=precision, mode=mode)  # type: ignore[arg-type]
+    assert isinstance(system, StreamingSystem)
+    return system
+
+
+def prompts(system: StreamingSystem, lengths: list[float]) -> list[Prompt]:
+    made = []
+    for seed, frames in enumerate(lengths):
+        samples = int(frames * system.codec.hop_length)
+        wave = torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * 0.1
+        made.append(Prompt(wave=wave, words=(TimedWord(word="Hi", start=0.0, end=0.1),)))
+    return made
+
+
+def forced(
+    plain: StreamingSystem, other: StreamingSystem, lengths: list[float], sampling: SamplingParams
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Contexts and frames of both systems, the second one fed with what the first one drew."""
+    states = [
+        system.start(
+            prompts(system, lengths),
+            sampling,
+            [torch.Generator().manual_seed(row) for row in range(len(lengths))],
+            NEW,
+        )
+        for system in (plain, other)
+    ]
+    for name in ("text", "stream"):  # the leading steps have been drawn in `start`
+        theirs = getattr(states[1], name)
+        if theirs is not None:
+            theirs.copy_(getattr(states[0], name))
+    contexts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    frames: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for _ in range(NEW):
+        for i, (system, state) in enumerate(zip((plain, other), states, strict=True)):
+            contexts[i].append(system.backbone_step(state))
+            frames[i].append(system.head_step(state, contexts[0][-1]))
+            system.push(state, frames[0][-1])
+        for name in ("text", "stream"):
+            theirs = getattr(states[1], name)
+            if theirs is not None:
+                theirs.copy_(getattr(states[0], name))
+    a, b, c, d = (torch.stack(x, 1) for x in (*contexts, *frames))
+    return a, b, c, d
+
+
+def deviation(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max() / a.double().abs().max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lengths", [[4.0], [6.0, 1.5, 3.0]], ids=["one", "ragged"])
+@torch.inference_mode()
+def test_fp32_steps_are_the_plain_ones(name: str, lengths: list[float]) -> None:
+    plain, flat = load(name, mode="plain"), load(name)
+    sampling = SamplingParams(temperature=0.9, text_temperature=0.8, head_steps=3, top_k=9)
+    z, fast_z, frames, fast_frames = forced(plain, flat, lengths, sampling)
+    assert deviation(z, fast_z) < TOLERANCES["fp32"]
+    if plain.codec.continuous:
+        assert deviation(frames, fast_frames) < TOLERANCES["fp32"]
+    else:
+        assert torch.equal(frames, fast_frames)
+
+
+@pytest.mark.parametrize("name", ["calm-debug", "calm-music-debug", "musicgen-debug", "rq-debug"])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@torch.inference_mode()
+def test_fewer_bits_stay_within_what_is_stated(name: str, precision: Precision) -> None:
+    plain, flat = load(name, mode="plain"), load(name, precision)
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
+    z, fast_z, frames, fast_frames = forced(plain, flat, [6.0, 1.5], sampling)
+    off = deviation(z, fast_z)
+    assert TOLERANCES["fp32"] < off < TOLERANCES[precision]
+    if plain.codec.continuous:
+        assert deviation(frames, fast_frames) < TOLERANCES[precision]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("rank", [None, 8])
+@torch.inference_mode()
+def test_depth_logits_given_the_same_codes(precision: Precision, rank: int | None) -> None:
+    torch.manual_seed(0)
+    config = DepthConfig(
+        dim=32, layers=2, heads=4, mlp_dim=64, schedule=(0, 1, 1, 2), table_rank=rank
+    )
+    module = DepthTransformer(config, 24, 40, 11)
+    z, codes, text = torch.randn(5, 24), torch.randint(40, (5, 4)), torch.randint(11, (5,))
+    seen: list[Tensor] = []
+
+    def follow(logits: Tensor, draws: Tensor) -> Tensor:
+        seen.append(logits)
+        return codes[:, len(seen) - 1]
+
+    flat = FlatDepth(module, precision)
+    cache = flat.new_cache(5, z)
+    for _ in range(2):  # a cache serves frame after frame
+        seen.clear()
+        assert torch.equal(flat.sample(z, text, torch.rand(5, 4), cache, follow), codes)
+    assert deviation(module(z, codes, text), torch.stack(seen, 1)) < TOLERANCES[precision]
+
+
+def test_training_is_left_as_it_was() -> None:
+    plain, flat = load("calm-debug", mode="plain"), load("calm-debug")
+    frames = torch.randn(2, 5, plain.frame_shape(), generator=torch.Generator().manual_seed(0))
+    text = torch.zeros(2, 5 + plain.lead, dtype=torch.long)
+    assert torch.equal(plain.contexts(frames, text), flat.contexts(frames, text))
+    assert plain.state_dict().keys() == flat.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("precision", "mode", "words"),
+    [("bf16", "plain", "needs mode eager"), ("fp32", "graph", "captures CUDA graphs")],
+)
+def test_what_a_device_cannot_do_is_one_line(precision: Precision, mode: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        load("calm-debug", precision, mode)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_knows_what_a_frame_reads(name: str) -> None:
+    full, half = load(name), load(name, "bf16")
+    assert (full.precision, full.mode, half.precision) == ("fp32", "eager", "bf16")
+    weights = full.weight_bytes()
+    assert weights["backbone"] > 4 * sum(
+        p.numel() for layer in full.backbone.layers for p in layer.parameters() if p.ndim == 2
+    )
+    assert half.weight_bytes()["backbone"] < 0.75 * weights["backbone"]
+    assert half.weight_bytes()["head"] < 0.75 * weights["head"]
+    held = [full.kv_bytes(at, 2)["backbone"] for at in (0, 3, 10_000)]
+    context = full.backbone.config.context
+    assert held[1] == 4 * held[0]
+    assert held[2] == held[0] * (context or 10_001)
+    assert load(name, mode="plain").weight_bytes() == {}
