@@ -80,6 +80,7 @@ class FlatTransformer:
         self.rms = RmsNorm(self.config.dim, 1e-6, device) if self.config.norm == "rms" else None
         self.layers = [self._flatten(layer, precision) for layer in module.layers]  # type: ignore[arg-type]
         self.norm = norm
+        self.gain: Tensor | None = getattr(norm, "weight", None)
         self.sinusoids = module.sinusoids
         self.table = torch.empty(0, 1, 1)
         self.products = [p for x in self.layers for p in (x.qkv, x.out, x.up, x.down)]
@@ -130,9 +131,10 @@ class FlatTransformer:
             else:  # GELU of r sqrt(2), r being what `up` yields; see `_flatten`
                 h = torch.addcmul(h, h, h.erf())
             x = layer.down.onto(x, h)
-        if self.rms is None or not self.config.final_norm:
-            return self.norm(x)
-        return self.rms(x) * self.norm.weight
+        if self.rms is None or self.gain is None:
+            z: Tensor = self.norm(x)
+            return z
+        return self.rms(x) * self.gain
 
     def turns(self, position: int, length: int, device: torch.device) -> Tensor:
         """Rows [length, 1, Dh / 2] of the rotation table from a position on; the table grows."""
