@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.base import Codec
+from calm_bench.codecs.flat import FlatDecoder
 from calm_bench.codecs.trunk import Decoder, Encoder, TrunkConfig
 from calm_bench.nn.causal import Stream
 
@@ -27,6 +28,17 @@ class Autoencoder(Codec):
         self.to_latent = nn.Linear(trunk.width(trunk.encoder_dims), latent_in)
         self.from_latent = nn.Linear(latent_out, trunk.width(trunk.decoder_dims))
         self.decoder = Decoder(trunk)
+        self.flat: FlatDecoder | None = None
+
+    def prepare(self) -> None:
+        """Pack the decoder's weights for streaming; whole clips are decoded as before."""
+        self.flat = FlatDecoder(self.from_latent, self.decoder)
+
+    def weight_bytes(self) -> int:
+        return 0 if self.flat is None else self.flat.nbytes
+
+    def kv_bytes(self, position: int) -> int:
+        return 0 if self.flat is None else self.flat.kv_bytes(position)
 
     def pad(self, wave: Tensor) -> Tensor:
         """Append zeros up to a whole number of frames."""
@@ -38,6 +50,8 @@ class Autoencoder(Codec):
 
     def decode_latents(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
         """Vectors [B, T, C] as they left the bottleneck to audio [B, T * hop_length]."""
+        if stream is not None and self.flat is not None:
+            return self.flat(latents, stream)
         wave: Tensor = self.decoder(self.from_latent(latents), stream)
         return wave
 
@@ -51,6 +65,9 @@ class Autoencoder(Codec):
 
     def decode_step(self, frame: Tensor, state: Stream) -> Tensor:
         """One frame, [B, C] or [B, K], to audio [B, hop_length]."""
-        return self.decode_latents(
-            self.dequantise(frame[..., None, :] if self.continuous else frame[..., None]), state
-        )
+        return self.decode_steps(frame[:, None], state)
+
+    def decode_steps(self, frames: Tensor, state: Stream) -> Tensor:
+        """T frames, [B, T, C] or [B, T, K], to audio [B, T * hop_length]."""
+        frames = frames if self.continuous else frames.transpose(1, 2)
+        return self.decode_latents(self.dequantise(frames), state)

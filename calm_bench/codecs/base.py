@@ -6,6 +6,7 @@ B batch, S samples, T frames, C latent channels, K codebooks.
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from calm_bench.config import StrictModel
@@ -51,3 +52,21 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def decode_step(self, frame: Tensor, state: Any) -> Tensor:
         """One frame, [B, C] or [B, K], to its audio [B, hop_length]; updates `state` in place."""
+
+    def decode_steps(self, frames: Tensor, state: Any) -> Tensor:
+        """T frames, [B, T, C] or [B, T, K], to the audio [B, T * hop_length] of `decode_step`.
+
+        Weights are read once for all of them, where a codec can do so.
+        """
+        return torch.cat([self.decode_step(frame, state) for frame in frames.unbind(1)], dim=1)
+
+    def prepare(self) -> None:
+        """Make streaming decoding fast, in place; nothing where a codec has no faster way."""
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that `decode_step` reads; 0 where a codec was not prepared."""
+        return 0
+
+    def kv_bytes(self, position: int) -> int:
+        """Bytes of keys and values that it reads for one row after `position` frames."""
+        return 0

@@ -42,7 +42,8 @@ class TimeEmbedding(nn.Module):
         """Frequencies fall from 1 to 1 / 10000."""
         super().__init__()
         half = TIME_FEATURES // 2
-        steps = torch.arange(half, dtype=torch.float32) / half
+        # On the CPU even where parameters are built without memory: this is computed, not filled.
+        steps = torch.arange(half, dtype=torch.float32, device="cpu") / half
         self.register_buffer("frequencies", torch.exp(-math.log(10_000) * steps), persistent=False)
         self.first = nn.Linear(TIME_FEATURES, width)
         self.second = nn.Linear(width, width)

@@ -139,7 +139,8 @@ class DepthTransformer(nn.Module):
         if config.table_rank is not None:
             self.table_maps = nn.Parameter(torch.randn(K, R, W) * R**-0.5)
             self.output_maps = nn.Parameter(torch.randn(K, W, R) * W**-0.5)
-        self.register_buffer("schedule", torch.tensor(config.schedule), persistent=False)
+        schedule = torch.tensor(config.schedule, device="cpu")  # never left without values
+        self.register_buffer("schedule", schedule, persistent=False)
         if self.text is not None:
             nn.init.normal_(self.text.weight, std=0.3)
 

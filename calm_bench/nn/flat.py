@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache, Layer, Transformer, attention_mask
 from calm_bench.types import Precision
 
@@ -72,35 +72,41 @@ class FlatLayer:
 class FlatTransformer:
     """The same function of the same weights as a `Transformer`, for inference only."""
 
-    def __init__(self, module: Transformer, precision: Precision) -> None:
-        """Pack the weights; the module is left as it is."""
+    def __init__(self, module: Transformer, precision: Precision, release: bool = False) -> None:
+        """Pack the weights; with `release` the module lets go of them."""
         self.config = module.config
         norm = module.norm
         device = next(module.parameters()).device
         self.rms = RmsNorm(self.config.dim, 1e-6, device) if self.config.norm == "rms" else None
-        self.layers = [self._flatten(layer, precision) for layer in module.layers]  # type: ignore[arg-type]
+        self.layers = []
+        for layer in module.layers:
+            assert isinstance(layer, Layer)
+            self.layers.append(self._flatten(layer, precision))
+            if release:
+                discard(layer)
         self.norm = norm
         self.gain: Tensor | None = getattr(norm, "weight", None)
         self.sinusoids = module.sinusoids
         self.table = torch.empty(0, 1, 1)
         self.products = [p for x in self.layers for p in (x.qkv, x.out, x.up, x.down)]
 
-    def __call__(self, x: Tensor, cache: KvCache) -> Tensor:
+    def __call__(self, x: Tensor, cache: KvCache, *, every: bool = False) -> Tensor:
         """Run x [B, T, D] after what the cache holds, and advance the cache by T.
 
         Returns:
-            Contexts [B, D] of the last of the T frames, the only ones that are ever asked for.
+            Contexts [B, D] of the last of the T frames, all that generation asks for; with `every`
+            those of all, [B, T, D].
         """
         T, context = x.shape[1], self.config.context
         if context is not None:
             cache.make_room(T, context)
-        y = self.run(x, self.live(cache, T))
+        y = self.run(x, self.live(cache, T), every)
         cache.length += T
         cache.position += T
         return y
 
-    def run(self, x: Tensor, place: Place) -> Tensor:
-        """The step itself: x [B, T, D] at a place in a cache to the last frame's [B, D]."""
+    def run(self, x: Tensor, place: Place, every: bool = False) -> Tensor:
+        """The step itself: x [B, T, D] at a place in a cache to [B, D], or every frame's."""
         B, T, D = x.shape
         H, gated = self.config.heads, self.config.gated
         if place.sines is not None:
@@ -115,7 +121,7 @@ class FlatTransformer:
             q, kv = heads.split_with_sizes([1, 2], dim=1)
             place.write(index, kv)
             mask, causal = place.mask, place.causal
-            if T > 1 and index == len(self.layers) - 1:  # from here on for the last frame only
+            if not every and T > 1 and index == len(self.layers) - 1:  # the last frame alone
                 q, x, T = q[..., -1:, :], x.view(B, T, D)[:, -1], 1
                 mask, causal = None if mask is None else mask[..., -1:, :], False
             k, v = place.keys[index], place.values[index]
@@ -131,10 +137,9 @@ class FlatTransformer:
             else:  # GELU of r sqrt(2), r being what `up` yields; see `_flatten`
                 h = torch.addcmul(h, h, h.erf())
             x = layer.down.onto(x, h)
-        if self.rms is None or self.gain is None:
-            z: Tensor = self.norm(x)
-            return z
-        return self.rms(x) * self.gain
+        normed = self.rms is not None and self.gain is not None
+        x = self.rms(x) * self.gain if normed else self.norm(x)  # type: ignore[misc,operator]
+        return x.view(B, T, D) if every else x
 
     def turns(self, position: int, length: int, device: torch.device) -> Tensor:
         """Rows [length, 1, Dh / 2] of the rotation table from a position on; the table grows."""
@@ -151,7 +156,7 @@ class FlatTransformer:
         """The next T positions of a cache, which is read as far as it is filled and no further."""
         context = self.config.context
         end = cache.length + T
-        start = 0 if context is None or T > 1 else max(0, end - context)
+        start = 0 if context is None else max(0, end - context - T + 1)
         keys, values = cache.buffer[..., start:end, :].unbind(2)
         slots = cache.buffer[..., cache.length : end, :].unbind(0)
         device = cache.buffer.device
@@ -159,7 +164,8 @@ class FlatTransformer:
         if self.sinusoids is not None:
             sines = self.sinusoids.rows(cache.position, T, cache.buffer)
         if T > 1:
-            mask = attention_mask(T, end, context, cache.key_mask, device)
+            hidden = None if cache.key_mask is None else cache.key_mask[:, start:]
+            mask = attention_mask(T, end - start, context, hidden, device)
         elif cache.key_mask is not None:
             seen = cache.key_mask[:, None, None, start:end]
             mask = torch.where(seen, 0.0, -torch.inf).to(keys.dtype)

@@ -19,23 +19,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.depth import DepthLayer, DepthTransformer
+from calm_bench.nn.depth import DepthConfig, DepthLayer, DepthTransformer
 from calm_bench.nn.flat import RmsNorm
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.types import Precision
 
 __all__ = ["DepthCache", "FlatDepth", "draw_tokens"]
 
 
-class DepthCache:
-    """Keys and values of one frame, and every view of them that its levels take."""
+class DepthView(NamedTuple):
+    """A layer's part of the cache at one level, as that level uses it."""
 
-    def __init__(self, layers: int, batch: int, heads: int, K: int, like: Tensor, dim: int) -> None:
-        """Allocate on the device and in the dtype of `like`; to be used again for every frame."""
-        buffer = like.new_zeros(layers, batch, 2, heads, K, dim // heads)
-        self.slots = [[buffer[i, ..., k : k + 1, :] for i in range(layers)] for k in range(K)]
-        self.seen = [
-            [buffer[i, ..., : k + 1, :].unbind(1) for i in range(layers)] for k in range(K)
+    row: Tensor  # [N, 3 W], where its queries, keys and values are written
+    query: Tensor  # [N, H, 1, Dh], the first third of the row
+    keys: Tensor  # [N, H, k + 1, Dh], the second thirds of this row and those before it
+    values: Tensor
+
+
+class DepthCache:
+    """Queries, keys and values of one frame, as products leave them: nothing is moved afterwards.
+
+    Every view of it is made once, `views[k][layer]`; it serves frame after frame.
+    """
+
+    def __init__(self, config: DepthConfig, batch: int, like: Tensor) -> None:
+        """Allocate on the device and in the dtype of `like`."""
+        K, H = len(config.schedule), config.heads
+        buffer = like.new_zeros(config.layers, K, batch, 3 * config.dim)
+        heads = buffer.view(config.layers, K, batch, 3, H, -1).permute(0, 3, 2, 4, 1, 5)
+        self.views = [
+            [
+                DepthView(row=rows[k], query=q[:, :, k : k + 1], keys=key, values=value)
+                for rows, (q, ks, vs) in zip(buffer, heads, strict=True)
+                for key, value in [(ks[:, :, : k + 1], vs[:, :, : k + 1])]
+            ]
+            for k in range(K)
         ]
 
 
@@ -51,8 +69,10 @@ class SetLayer(NamedTuple):
 class FlatDepth:
     """The same function of the same weights as a `DepthTransformer`, for sampling."""
 
-    def __init__(self, module: DepthTransformer, precision: Precision) -> None:
-        """Pack the weights; the module is left as it is."""
+    def __init__(
+        self, module: DepthTransformer, precision: Precision, release: bool = False
+    ) -> None:
+        """Pack the weights; with `release` the module lets go of them."""
         config = module.config
         self.config, self.schedule = config, config.schedule
         W, V = config.dim, module.outputs.shape[1]
@@ -67,17 +87,20 @@ class FlatDepth:
         self.tables = [table.contiguous() for table in tables]  # the last code is never read
         self.outputs = [pack(output, None, precision) for output in outputs]
         layers = [layer for layer in module.layers if isinstance(layer, DepthLayer)]
-        self.sets = [
-            [_pack_set(layer, index, precision) for layer in layers]
-            for index in range(config.n_sets)
-        ]
+        self.sets: list[list[SetLayer]] = [[] for _ in range(config.n_sets)]
+        for layer in layers:
+            for index, own in enumerate(self.sets):
+                own.append(_pack_set(layer, index, precision))
+            if release:
+                discard(layer)
+        if release:
+            discard(module, "inputs", "outputs")
         self.row_bytes = W * tables.element_size()
         self.codebook_size = V
 
     def new_cache(self, batch_size: int, like: Tensor) -> DepthCache:
         """A cache for `sample`."""
-        c = self.config
-        return DepthCache(c.layers, batch_size, c.heads, len(self.schedule), like, c.dim)
+        return DepthCache(self.config, batch_size, like)
 
     def sample(
         self,
@@ -96,7 +119,7 @@ class FlatDepth:
             cache: From `new_cache`.
             choose: Logits [N, V] and uniform numbers [N, 1] to codes [N].
         """
-        N, W, H = len(z), self.config.dim, self.config.heads
+        N, W = len(z), self.config.dim
         projected = self.inputs(z).view(N, -1, W).unbind(1)
         uniform = draws[..., None].unbind(1)
         codes: list[Tensor] = []
@@ -106,15 +129,11 @@ class FlatDepth:
                 x = x + F.embedding(codes[-1], self.tables[k - 1])
             elif self.text is not None and text is not None:
                 x = x + F.embedding(text, self.text)
-            for layer, slot, (keys, values) in zip(
-                self.sets[which], cache.slots[k], cache.seen[k], strict=True
-            ):
-                heads = layer.qkv(self.norm(x)).view(N, 3, H, 1, -1)
-                q, kv = heads.split_with_sizes([1, 2], dim=1)
-                slot.copy_(kv)
-                y = values  # of a single position, all the weight is on it
+            for layer, at in zip(self.sets[which], cache.views[k], strict=True):
+                layer.qkv.into(at.row, self.norm(x))
+                y = at.values  # all the weight is on a single position
                 if k > 0:
-                    y = F.scaled_dot_product_attention(q.squeeze(1), keys, values)
+                    y = F.scaled_dot_product_attention(at.query, at.keys, at.values)
                 x = layer.out.onto(x, y.reshape(N, W))
                 gate, h = layer.up(self.norm(x)).chunk(2, dim=-1)
                 x = layer.down.onto(x, F.silu(gate) * h)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from calm_bench.nn.adaln import AdaLnMlp, Block
 from calm_bench.nn.consistency import uniform_times
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.trigflow import rotation_times
 from calm_bench.types import Precision
 
@@ -66,8 +66,8 @@ class FlatBlock(NamedTuple):
 class FlatHead:
     """The same function of the same weights as an `AdaLnMlp` under a sampler."""
 
-    def __init__(self, mlp: AdaLnMlp, precision: Precision) -> None:
-        """Pack the weights; the module is left as it is, and embeds the times."""
+    def __init__(self, mlp: AdaLnMlp, precision: Precision, release: bool = False) -> None:
+        """Pack the weights; the module embeds the times, and with `release` lets go of the rest."""
         self.mlp = mlp
         self.width = mlp.input.out_features
         blocks = [block for block in mlp.blocks if isinstance(block, Block)]
@@ -89,6 +89,9 @@ class FlatHead:
             for block in blocks
         ]
         self._tables: dict[Path, Tensor] = {}
+        if release:
+            for part in (mlp.blocks, mlp.final_modulation, mlp.condition, mlp.input, mlp.output):
+                discard(part)
 
     def sample(self, z: Tensor, noises: Tensor, path: Path) -> Tensor:
         """Latents [R, C] of contexts z [R, D] from noises [R, 1 or n, C], along a path."""

@@ -9,12 +9,12 @@ less to read. What was measured, and why each size takes the kernel it takes, st
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calm_bench.errors import InputError
 from calm_bench.types import Precision
 
-__all__ = ["Product", "pack"]
+__all__ = ["Product", "discard", "pack"]
 
 PACKED_FOR = 8
 """Rows that oneDNN lays weights out for: this layout serves 1 and 32 rows as well as their own."""
@@ -36,6 +36,10 @@ class Product(ABC):
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         """`base` [M, O] plus the product: rows [M, O]."""
         return base + self(x)
+
+    def into(self, out: Tensor, x: Tensor) -> None:
+        """Write the product to `out` [M, O]."""
+        out.copy_(self(x))
 
 
 class Dense(Product):
@@ -60,6 +64,12 @@ class Dense(Product):
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         out = torch.addmm(base, x, self.weight)
         return out if self.bias is None else out + self.bias
+
+    def into(self, out: Tensor, x: Tensor) -> None:
+        if self.bias is None:
+            torch.mm(x, self.weight, out=out)
+        else:
+            torch.addmm(self.bias, x, self.weight, out=out)
 
 
 class Packed(Product):
@@ -103,6 +113,9 @@ class ByRows(Product):
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         return self._of(x).onto(base, x)
+
+    def into(self, out: Tensor, x: Tensor) -> None:
+        self._of(x).into(out, x)
 
     def _of(self, x: Tensor) -> Product:
         if len(x) < self.from_rows:
@@ -157,9 +170,22 @@ def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     if precision == "bf16":
         return Packed(weight.bfloat16(), bias)
     weight, bias = weight.float(), None if bias is None else bias.float()
-    if weight.numel() < 1 << 16 or not torch.backends.mkldnn.is_available():
+    if weight.numel() < 1 << 16 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return Dense(weight, bias)
     return ByRows(weight, bias)
+
+
+def discard(module: nn.Module, *names: str) -> None:
+    """Let go of the matrices of a module that are packed elsewhere now.
+
+    Their shapes stay known, on the meta device. Without names, all of the module and its parts.
+    """
+    for prefix, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            packed = parameter.ndim >= 2 if not names else not prefix and name in names
+            if packed:
+                empty = torch.empty_like(parameter, device="meta")
+                setattr(part, name, nn.Parameter(empty, requires_grad=False))
 
 
 def _bytes(*tensors: Tensor | None) -> int:

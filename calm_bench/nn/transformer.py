@@ -52,7 +52,8 @@ class RotaryTable(nn.Module):
         """`head_dim` must be even: halves are rotated against each other."""
         super().__init__()
         self.head_dim, self.base = head_dim, base
-        self.register_buffer("table", torch.empty(0, 2, head_dim // 2), persistent=False)
+        empty = torch.empty(0, 2, head_dim // 2, device="cpu")
+        self.register_buffer("table", empty, persistent=False)
 
     def rows(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine rows [length, Dh / 2] of the positions from `start`."""

@@ -58,15 +58,18 @@ class System(nn.Module, ABC):
 
     Architecture: ClassVar[type[StrictModel]]
     temperature_kind: ClassVar[TemperatureKind]
+    exact: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of parameters that stay float32: no flat step packs them."""
     codec: Codec
     precision: Precision = "fp32"
     mode: Mode = "plain"
     steps: "FlatSteps | None" = None
 
-    def flat(self, precision: Precision) -> "FlatSteps | None":
+    def flat(self, precision: Precision, release: bool) -> "FlatSteps | None":
         """The flat step of this system's weights at a precision; None where there is none.
 
-        To be called by `systems.engine.prepare`.
+        To be called by `systems.engine.prepare`. With `release` the modules let go of every matrix
+        as soon as it is packed.
         """
         return None
 
@@ -80,14 +83,19 @@ class System(nn.Module, ABC):
             sampling: Says how many steps the head takes; None for the system's usual number.
         """
         steps = self.default_head_steps if sampling is None else sampling.head_steps
-        return {} if self.steps is None else self.steps.weight_bytes(steps)
+        if self.steps is None:
+            return {}
+        return self.steps.weight_bytes(steps) | {"codec": self.codec.weight_bytes()}
 
     def kv_bytes(self, position: int, batch_size: int = 1) -> dict[str, int]:
         """Bytes of keys and values that one frame reads after `position` steps, by stage.
 
         Empty for a system that was not prepared.
         """
-        return {} if self.steps is None else self.steps.kv_bytes(position, batch_size)
+        if self.steps is None:
+            return {}
+        codec = self.codec.kv_bytes(position) * batch_size
+        return self.steps.kv_bytes(position, batch_size) | {"codec": codec}
 
     @abstractmethod
     def nfe(self, sampling: SamplingParams) -> int:

@@ -59,6 +59,12 @@ class CalmSystem(StreamingSystem):
 
     Architecture: ClassVar[type[StrictModel]] = CalmConfig
     temperature_kind: ClassVar[TemperatureKind] = "noise_variance"
+    exact: ClassVar[tuple[str, ...]] = (
+        "latent_input.",
+        "mlp.time.",
+        "short.input.",
+        "time_weight.",
+    )
 
     def __init__(self, config: CalmConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone and head around a VAE codec."""
@@ -73,8 +79,8 @@ class CalmSystem(StreamingSystem):
         if config.short_context is not None:
             self.short = ShortContext(config.short_context, C, D)
 
-    def flat(self, precision: Precision) -> FlatCalm:
-        return FlatCalm(self, precision)
+    def flat(self, precision: Precision, release: bool) -> FlatCalm:
+        return FlatCalm(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """Head steps."""

@@ -13,16 +13,28 @@ from calm_bench.errors import InputError
 from calm_bench.systems.base import System
 from calm_bench.types import Mode, Precision
 
-
 __all__ = ["TOLERANCES", "prepare"]
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.15}
 
 
-def prepare(system: System, *, precision: Precision = "fp32", mode: Mode = "eager") -> System:
+def prepare(
+    system: System,
+    *,
+    precision: Precision = "fp32",
+    mode: Mode = "eager",
+    release: bool = False,
+) -> System:
     """Make a loaded system fast in place, and return it.
 
     Systems of other packages that bring no flat step keep their own, at fp32.
+
+    Args:
+        system: As it was loaded, on its device.
+        precision: What weights are multiplied in.
+        mode: How steps run.
+        release: Let the modules go of what is packed: half the memory, but they serve for nothing
+            else then.
 
     Raises:
         InputError: If the precision or mode cannot run on the system's device.
@@ -31,7 +43,7 @@ def prepare(system: System, *, precision: Precision = "fp32", mode: Mode = "eage
     if mode == "plain":
         return system
     with torch.no_grad():
-        steps = system.flat(precision)
+        steps = system.flat(precision, release)
     if steps is None:
         if (precision, mode) != ("fp32", "eager"):
             raise InputError(
@@ -40,6 +52,8 @@ def prepare(system: System, *, precision: Precision = "fp32", mode: Mode = "eage
         return system
     for name in steps.replaces:
         setattr(system, name, getattr(steps, name))
+    with torch.no_grad():
+        system.codec.prepare()
     system.precision, system.mode, system.steps = precision, mode, steps
     return system
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.loading import attach_card, build_module, fill_weights, load_codec
@@ -10,6 +12,7 @@ from calm_bench.config import ModelConfig, load_model_config
 from calm_bench.errors import InputError
 from calm_bench.systems.base import System
 from calm_bench.systems.engine import prepare
+from calm_bench.systems.random_weights import fill_at_random
 from calm_bench.types import Mode, Precision
 
 __all__ = ["build_system", "load_system"]
@@ -31,6 +34,7 @@ def load_system(
     *,
     precision: Precision = "fp32",
     mode: Mode = "eager",
+    random_weights: bool = False,
 ) -> System:
     """Load a system with its codec by model name or folder, ready for inference.
 
@@ -39,6 +43,8 @@ def load_system(
         device: Where it is to run.
         precision: What its weights are multiplied in.
         mode: How its steps run; `plain` is the modules as they were trained.
+        random_weights: Draw all weights, the codec's too, and read no file. Except in mode plain
+            the modules then keep no copy of what is packed, and cannot be trained.
 
     Raises:
         UnknownNameError: If there is no such model.
@@ -51,8 +57,28 @@ def load_system(
         raise InputError(f"{name} is a {config.kind}, not a system")
     if config.codec is None:
         raise InputError(f"{folder / 'config.yaml'}: codec: a system must name its codec")
-    system: System = build_system(config, folder, load_codec(config.codec))
-    sha256 = fill_weights(system, config, folder, apart="codec.")
+    system: System
+    if random_weights:
+        system = _build_at_random(config, folder, device, precision)
+        sha256 = None
+    else:
+        system = build_system(config, folder, load_codec(config.codec))
+        sha256 = fill_weights(system, config, folder, apart="codec.")
     attach_card(system, folder.name, config, sha256)
     system.requires_grad_(False)
-    return prepare(system.to(device).eval(), precision=precision, mode=mode)
+    system = system.to(device).eval()
+    return prepare(system, precision=precision, mode=mode, release=random_weights)
+
+
+def _build_at_random(
+    config: ModelConfig, folder: Path, device: str, precision: Precision
+) -> System:
+    """A system and codec of the configured shapes, at no time larger than they will be."""
+    codec_config, codec_folder = load_model_config(str(config.codec))
+    where = str(codec_folder / "config.yaml")
+    codec = build_module(registry.load("codec", codec_config.type), codec_config, where)
+    attach_card(codec, codec_folder.name, codec_config, None)
+    with torch.device("meta"):
+        system: System = build_system(config, folder, codec)
+    fill_at_random(system, config.seed, device, precision, system.exact)
+    return system

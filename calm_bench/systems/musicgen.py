@@ -69,8 +69,8 @@ class MusicGenSystem(StreamingSystem):
         self.code_tables = nn.Parameter(torch.randn(K, V + 1, D) * 0.3 * K**-0.5)
         self.code_heads = nn.Parameter(torch.randn(K, V, D) * D**-0.5)
 
-    def flat(self, precision: Precision) -> FlatMusicGen:
-        return FlatMusicGen(self, precision)
+    def flat(self, precision: Precision, release: bool) -> FlatMusicGen:
+        return FlatMusicGen(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One: all codebooks are drawn at once."""

@@ -82,8 +82,8 @@ class RqSystem(StreamingSystem):
         text_size = None if config.text is None else config.text.vocab_size + 1
         self.depth = DepthTransformer(config.depth, D, V, text_size)
 
-    def flat(self, precision: Precision) -> FlatRq:
-        return FlatRq(self, precision)
+    def flat(self, precision: Precision, release: bool) -> FlatRq:
+        return FlatRq(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One evaluation per codebook."""

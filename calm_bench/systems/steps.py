@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from calm_bench.nn.flat import FlatTransformer
 from calm_bench.nn.flat_depth import FlatDepth, draw_tokens
 from calm_bench.nn.flat_head import FlatHead, Path, consistency_path, rotation_path
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache
 from calm_bench.systems.state import StreamState
 from calm_bench.systems.text import FREE
@@ -44,15 +44,17 @@ class FlatSteps(ABC):
 
     replaces: tuple[str, ...] = ("read", "advance", "head")
 
-    def __init__(self, system: "StreamingSystem", precision: Precision) -> None:
-        """Pack the system's weights; its modules are left as they are."""
+    def __init__(self, system: "StreamingSystem", precision: Precision, release: bool) -> None:
+        """Pack the system's weights; with `release` its modules let go of them."""
         self.owner = system
         self.precision: Precision = precision
-        self.backbone = FlatTransformer(system.backbone, precision)
+        self.backbone = FlatTransformer(system.backbone, precision, release)
         self.text_head: Product | None = None
         if system.text_size is not None:
             self.text_table = system.text_table.weight
             self.text_head = pack(system.text_head.weight, None, precision)
+            if release:
+                discard(system.text_head)
 
     @abstractmethod
     def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
@@ -127,17 +129,17 @@ class FlatSteps(ABC):
 class FlatCalm(FlatSteps):
     """CALM: latents by the AdaLN head; for music with the short context."""
 
-    def __init__(self, system: "CalmSystem", precision: Precision) -> None:
+    def __init__(self, system: "CalmSystem", precision: Precision, release: bool) -> None:
         """Pack the weights."""
-        super().__init__(system, precision)
+        super().__init__(system, precision, release)
         self.calm = system
         # 32 to 128 channels wide: nothing to be gained from fewer bits.
         self.latent_input = pack(system.latent_input.weight, None, "fp32")
-        self.mlp = FlatHead(system.mlp, precision)
+        self.mlp = FlatHead(system.mlp, precision, release)
         self.short: FlatTransformer | None = None
         if system.short is not None:
             self.replaces = (*FlatSteps.replaces, "read_window")
-            self.short = FlatTransformer(system.short.transformer, precision)
+            self.short = FlatTransformer(system.short.transformer, precision, release)
             self.output: Product | None = None
             if system.short.output is not None:
                 self.output = pack(system.short.output.weight, None, precision)
@@ -182,9 +184,11 @@ class FlatCalm(FlatSteps):
 class FlatCodes(FlatSteps):
     """Codes in: the sum of K rows of one table."""
 
-    def __init__(self, system: "RqSystem | MusicGenSystem", precision: Precision) -> None:
+    def __init__(
+        self, system: "RqSystem | MusicGenSystem", precision: Precision, release: bool
+    ) -> None:
         """Lay the K tables one below the other; tables of a low rank are multiplied out."""
-        super().__init__(system, precision)
+        super().__init__(system, precision, release)
         tables: Tensor = system.code_tables
         maps = getattr(system, "code_maps", None)
         if maps is not None:
@@ -206,10 +210,10 @@ class FlatCodes(FlatSteps):
 class FlatRq(FlatCodes):
     """The RQ-Transformer: K codes by the depth transformer."""
 
-    def __init__(self, system: "RqSystem", precision: Precision) -> None:
+    def __init__(self, system: "RqSystem", precision: Precision, release: bool) -> None:
         """Pack the weights."""
-        super().__init__(system, precision)
-        self.depth = FlatDepth(system.depth, precision)
+        super().__init__(system, precision, release)
+        self.depth = FlatDepth(system.depth, precision, release)
 
     def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
         """Codes [B, K] of one frame."""
@@ -232,10 +236,12 @@ class FlatRq(FlatCodes):
 class FlatMusicGen(FlatCodes):
     """MusicGen: all K codes of a step from one product."""
 
-    def __init__(self, system: "MusicGenSystem", precision: Precision) -> None:
+    def __init__(self, system: "MusicGenSystem", precision: Precision, release: bool) -> None:
         """Pack the weights; the K heads are one product."""
-        super().__init__(system, precision)
+        super().__init__(system, precision, release)
         self.heads = pack(system.code_heads.flatten(0, 1), None, precision)
+        if release:
+            discard(system, "code_heads")
 
     def step_input(self, state: StreamState) -> Tensor:
         """The step before, or SPECIAL before the first."""

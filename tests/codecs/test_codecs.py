@@ -13,6 +13,7 @@ from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
 from calm_bench.codecs.spectral import InverseStft, LogMel, mel_filterbank
 from calm_bench.config import ModelConfig
 from calm_bench.errors import InputError, WeightsError
+from calm_bench.nn.transformer import KvCache
 
 WAVEFORM = {
     "sample_rate": 1600,
@@ -59,17 +60,44 @@ def noise(samples: int, rows: int = 2) -> torch.Tensor:
     return torch.randn(rows, samples, generator=torch.Generator().manual_seed(0)) * 0.1
 
 
+@pytest.mark.parametrize("per_call", [(1,), (1, 3, 2, 5)], ids=["one", "several"])
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "prepared"])
 @pytest.mark.parametrize("name", CODECS)
 @torch.inference_mode()
-def test_streamed_decoding_equals_whole_decoding(name: str) -> None:
+def test_streamed_decoding_equals_whole_decoding(
+    name: str, fast: bool, per_call: tuple[int, ...]
+) -> None:
     codec = CODECS[name]()
-    frames = codec.encode(noise(128 * 14))
+    if fast:
+        codec.prepare()
+    frames = codec.encode(noise(128 * 24))
     whole = codec.decode(frames)
-    by_frame = frames.unbind(1) if codec.continuous else frames.unbind(2)
-    state = codec.start_decoding(2)
-    streamed = torch.cat([codec.decode_step(frame, state) for frame in by_frame], dim=1)
-    assert whole.shape == (2, 128 * 14)
+    frames = frames if codec.continuous else frames.transpose(1, 2)
+    state, parts = codec.start_decoding(2), []
+    for size in itertools.islice(itertools.cycle(per_call), 24):
+        part, frames = frames[:, :size], frames[:, size:]
+        if part.shape[1] == 1:
+            parts.append(codec.decode_step(part[:, 0], state))
+        elif part.shape[1] > 1:
+            parts.append(codec.decode_steps(part, state))
+    streamed = torch.cat(parts, dim=1)
+    assert whole.shape == (2, 128 * 24)
     torch.testing.assert_close(streamed, whole, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_prepared_stream_holds_no_more_after_a_minute() -> None:
+    codec = waveform_codec("vae")
+    codec.prepare()
+    state, sizes = codec.start_decoding(1), []
+    for i in range(40):
+        codec.decode_step(torch.randn(1, 4), state)
+        held = [x.buffer if isinstance(x, KvCache) else x for x in state.values()]
+        sizes.append(sum(x.untyped_storage().nbytes() for x in held))
+        if i > 0:
+            assert sizes[i] == sizes[1]
+    assert codec.kv_bytes(1) == 2 * codec.kv_bytes(0)
+    assert codec.kv_bytes(40) == 4 * codec.kv_bytes(0)
 
 
 @pytest.mark.parametrize("name", CODECS)

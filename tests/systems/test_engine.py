@@ -159,3 +159,26 @@ def test_a_system_knows_what_a_frame_reads(name: str) -> None:
     assert held[1] == 4 * held[0]
     assert held[2] == held[0] * (context or 10_001)
     assert load(name, mode="plain").weight_bytes() == {}
+
+
+@pytest.mark.parametrize("name", ["calm-music-debug", "musicgen-debug", "rq-debug"])
+@torch.inference_mode()
+def test_random_weights_run_at_every_precision_and_leave_one_copy(name: str) -> None:
+    for precision in PRECISIONS:
+        system = load_system(name, precision=precision, random_weights=True)
+        assert isinstance(system, StreamingSystem)
+        again = load_system(name, precision=precision, random_weights=True)
+        sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
+        made = [
+            each.generate(
+                prompts(system, [3.0]), sampling, [torch.Generator().manual_seed(0)], 5
+            ).wave
+            for each in (system, again)
+        ]
+        assert made[0].isfinite().all()
+        assert torch.equal(*made)
+        packed = [p for layer in system.backbone.layers for p in layer.parameters() if p.ndim == 2]
+        assert all(p.is_meta for p in packed)
+        assert sum(p.numel() for p in system.parameters()) == sum(
+            p.numel() for p in load(name).parameters()
+        )

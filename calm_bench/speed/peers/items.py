@@ -59,6 +59,7 @@ class Item:
         frames: Codec frames per call.
         calls: Calls per timed block.
         modes: What else the package itself can do here.
+        precisions: Of ours that differ here: codecs are float32 whatever the rest is.
         goals: By our precision, the speed-up aimed at.
     """
 
@@ -69,6 +70,7 @@ class Item:
     calls: int
     frames: int = 1
     modes: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
     goals: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -126,6 +128,7 @@ PAIRS = {
     )
 }
 
+FP32 = ("fp32",)
 _STEP = (
     "one frame: embedding the last one, backbone, end-of-speech logit, noise, head in one step; 128 "
     "frames are in the cache; no codec"
@@ -156,7 +159,9 @@ def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tup
             goals=step,
         ),
         Item(pair=pair, name="head", title="head", inside=_HEAD, calls=30),
-        Item(pair=pair, name="decode1", title=title["1"], inside=_DECODER, calls=12),
+        Item(
+            pair=pair, name="decode1", title=title["1"], inside=_DECODER, calls=12, precisions=FP32
+        ),
         Item(
             pair=pair,
             name="decode4",
@@ -164,6 +169,7 @@ def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tup
             inside=_DECODER,
             calls=4,
             frames=4,
+            precisions=FP32,
             modes=(PACKAGE_SINGLE,),
             goals=decoder,
         ),
@@ -174,7 +180,7 @@ ITEMS = {
     item.key: item
     for item in (
         *_pocket("pocket-english", {"fp32": 1.15, "bf16": 1.7, "int8": 3.5}, {"fp32": 2.0}),
-        *_pocket("pocket-18m", {"fp32": 3.0}, {"fp32": 2.0}),
+        *_pocket("pocket-18m", {"fp32": 3.0, "int8": 3.0}, {"fp32": 2.0}),
         Item(pair="moshi", name="step", title="LM step", inside=_MOSHI, calls=6),
         Item(
             pair="moshi",
@@ -191,6 +197,7 @@ ITEMS = {
             title="streaming decode, 1 frame a call",
             inside=_MIMI.format(", frame by frame"),
             calls=6,
+            precisions=FP32,
             goals={"fp32": 2.5},
         ),
         Item(
@@ -200,6 +207,7 @@ ITEMS = {
             inside=_MIMI.format(", 4 frames at a time"),
             calls=3,
             frames=4,
+            precisions=FP32,
             modes=(PACKAGE_SINGLE,),
         ),
         Item(
@@ -209,6 +217,7 @@ ITEMS = {
             inside=_MIMI.format(" of a whole clip of 4 s"),
             calls=1,
             frames=50,
+            precisions=FP32,
         ),
         *(
             Item(

@@ -104,4 +104,4 @@ def mimi_side_of(item: Item, arm: str) -> Side:
     system = _mimi_twin(precision)
     if item.name == "offline":
         return Side(nothing, lambda: system.codec.decode(codes))
-    return OurDecoder(system, codes, before).side()
+    return OurDecoder(system, codes.transpose(1, 2), before.transpose(1, 2)).side()

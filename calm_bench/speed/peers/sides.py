@@ -90,7 +90,7 @@ class OurDecoder:
     """Our streaming decoder, several frames a call, after some frames."""
 
     def __init__(self, system: Any, frames: Tensor, before: Tensor) -> None:
-        """`frames` and `before` as the codec's `dequantise` takes them."""
+        """`frames` and `before` [B, T, C] or [B, T, K]."""
         self.system, self.frames, self.before = system, frames, before
         self.state: Any = None
 
@@ -102,11 +102,5 @@ class OurDecoder:
         self.decode(self.before)
 
     def decode(self, frames: Tensor) -> Tensor:
-        return decode_frames(self.system, frames, self.state)
-
-
-def decode_frames(system: Any, frames: Tensor, state: Any) -> Tensor:
-    """Audio of several frames of a stream at once."""
-    codec = system.codec
-    wave: Tensor = codec.decode_latents(codec.dequantise(frames), state)
-    return wave
+        wave: Tensor = self.system.codec.decode_steps(frames, self.state)
+        return wave

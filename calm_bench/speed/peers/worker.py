@@ -51,7 +51,8 @@ class Task:
 
 def arms_of(item: Item, precisions: Sequence[str]) -> list[str]:
     """The package, the package again, its own modes where they matter, and ours."""
-    return [PACKAGE, CONTROL, *item.modes, *map(ours, precisions)]
+    own = [ours(precision) for precision in precisions if precision in item.precisions]
+    return [PACKAGE, CONTROL, *item.modes, *own]
 
 
 def items_of(pair: str) -> list[Item]:
