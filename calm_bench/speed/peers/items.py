@@ -130,8 +130,8 @@ PAIRS = {
 
 FP32 = ("fp32",)
 _STEP = (
-    "one frame: embedding the last one, backbone, end-of-speech logit, noise, head in one step; 128 "
-    "frames are in the cache; no codec"
+    "one frame: embedding the last one, backbone, end-of-speech logit, noise, head in one step; "
+    "128 frames are in the cache; no codec"
 )
 _HEAD = "the head alone on a context that stays: noise, one step"
 _DECODER = (

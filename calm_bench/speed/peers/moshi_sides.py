@@ -57,6 +57,7 @@ def _moshi_twin(context: int, precision: Precision) -> Any:
 
 
 def side_of(item: Item, arm: str) -> Side:
+    """The side of an item that an arm names; models are built once per process."""
     context, precision = 3000 if item.pair.endswith("3000") else 250, precision_of(arm)
     if precision is not None:
         frames = torch.randint(0, 2048, (1, 8, POSITION))
@@ -94,6 +95,7 @@ def _mimi_twin(precision: Precision) -> Any:
 
 
 def mimi_side_of(item: Item, arm: str) -> Side:
+    """The same for Mimi."""
     precision = precision_of(arm)
     codes = torch.randint(0, 2048, (1, 8, item.frames))
     before = torch.randint(0, 2048, (1, 8, DECODED))

@@ -34,6 +34,7 @@ def _musicgen_twin(precision: Precision) -> Any:
 
 
 def side_of(item: Item, arm: str) -> Side:
+    """The side of an item that an arm names; models are built once per process."""
     batch, precision = int(item.name[-1]), precision_of(arm)
     codes = torch.randint(0, 2048, (batch, 4, MUSIC_POSITION))
     if precision is None:

@@ -45,6 +45,7 @@ def _pocket_twin(name: str, precision: Precision) -> Any:
 
 
 def side_of(item: Item, arm: str) -> Side:
+    """The side of an item that an arm names; models are built once per process."""
     name, precision = POCKET[item.pair], precision_of(arm)
     frames = torch.randn(1, POSITION, 32)
     latents = torch.randn(1, item.frames, 32)

@@ -4,7 +4,7 @@
 """
 
 import importlib.util
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from calm_bench.speed.peers import moshi, musicgen, pocket
-from calm_bench.speed.peers.stubs import stub_codec
+from calm_bench.speed.peers.stubs import stub_codec, stub_system
 from calm_bench.systems.base import Prompt
-from calm_bench.types import SamplingParams
+from calm_bench.systems.engine import prepare
+from calm_bench.types import Mode, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, text_temperature=0.0)
 
@@ -83,12 +84,14 @@ class TestPocket:
         close(found + noise if twin.lsd else found, expected)
 
     @torch.inference_mode()
-    def test_whole_steps_without_noise(self, name: str) -> None:
+    @pytest.mark.parametrize("mode", ["plain", "eager"])
+    def test_whole_steps_without_noise(self, name: str, mode: Mode) -> None:
         from pocket_tts.modules.stateful_module import init_states
 
         model = small_pocket(name)
         model.temp = 0.0
         twin = pocket.PocketTwin(model)
+        prepare(twin.system, mode=mode)
         state, latent = init_states(model.flow_lm, 1, 8), torch.full((1, 1, 32), float("nan"))
         expected = []
         for _ in range(6):
@@ -99,11 +102,13 @@ class TestPocket:
         close(torch.stack([twin.step(own) for _ in range(6)]), torch.stack(expected))
 
     @torch.inference_mode()
-    def test_codec_streamed(self, name: str) -> None:
+    @pytest.mark.parametrize("mode", ["plain", "eager"])
+    def test_codec_streamed(self, name: str, mode: Mode) -> None:
         from pocket_tts.modules.stateful_module import increment_steps, init_states
 
         model = small_pocket(name)
-        codec, lm = pocket.PocketTwin(model).system.codec, model.flow_lm
+        codec = prepare(pocket.PocketTwin(model).system, mode=mode).codec
+        lm = model.flow_lm
         latents = torch.randn(1, 7, 32)  # 112 positions: more than the context of 40
         theirs, own = init_states(model.mimi, 1, 16 * 7), codec.start_decoding(1)
         for latent in latents.unbind(1):
@@ -115,7 +120,7 @@ class TestPocket:
 
 @needs("moshi")
 class TestMoshi:
-    shape = {
+    shape: ClassVar[dict[str, int]] = {
         "dim": 32, "num_layers": 3, "num_heads": 4, "context": 12, "text_card": 40, "card": 50,
         "depformer_dim": 16, "depformer_num_layers": 2, "depformer_num_heads": 4,
         "depformer_dim_feedforward": 66,
@@ -137,12 +142,14 @@ class TestMoshi:
         close(system.depth(own[0], codes[0].T, text[0]), expected)
 
     @torch.inference_mode()
-    def test_greedy_codes_of_a_frame(self) -> None:
+    @pytest.mark.parametrize("mode", ["plain", "eager"])
+    def test_greedy_codes_of_a_frame(self, mode: Mode) -> None:
         from moshi.models import LMGen
 
         torch.manual_seed(1)
         lm = moshi.build_lm(**self.shape)
         system = moshi.twin_system(lm, stub_codec(8, 50))
+        prepare(system, mode=mode)
         z, text = torch.randn(1, 1, 32), torch.tensor([7])
         expected = LMGen(lm, use_sampling=False).depformer_step(text, z)
         state = system.start([Prompt(wave=torch.zeros(0))], GREEDY, [torch.Generator()], 1)
@@ -151,16 +158,35 @@ class TestMoshi:
         assert torch.equal(system.head_step(state, z[:, 0]), expected)
 
     @torch.inference_mode()
-    def test_mimi_whole_and_streamed(self) -> None:
+    @pytest.mark.parametrize("mode", ["plain", "eager"])
+    def test_mimi_whole_and_streamed(self, mode: Mode) -> None:
         torch.manual_seed(0)
         mimi = moshi.build_codec()
-        codec = moshi.twin_codec(mimi)
+        codec = prepare(stub_system(moshi.twin_codec(mimi)), mode=mode).codec
         codes = torch.randint(0, 2048, (1, 8, 4))
         close(codec.decode(codes), mimi.decode(codes)[:, 0])
         state = codec.start_decoding(1)
         with mimi.streaming(1):
             for column in codes.unbind(2):
                 close(codec.decode_step(column, state), mimi.decode(column[..., None])[:, 0])
+
+
+@needs("transformers")
+@torch.inference_mode()
+def test_musicgen_steps() -> None:
+    torch.manual_seed(2)
+    shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "ffn_dim": 48}
+    decoder = musicgen.build_decoder(**shape, num_attention_heads=4)
+    system = prepare(musicgen.twin_system(decoder, stub_codec(4, 50)))
+    state = system.start([Prompt(wave=torch.zeros(0))], GREEDY, [torch.Generator()], 6)
+    for _ in range(6):
+        system.push(state, system.head_step(state, system.backbone_step(state)))
+    stream = state.stream  # [1, 9, 4]: what each step drew, and SPECIAL where nothing is due
+    inputs = torch.cat([torch.full_like(stream[:, :1], 50), stream[:, :-1]], dim=1)
+    logits = decoder(input_ids=inputs[0].T, use_cache=False).logits
+    free = stream[0] < 50
+    assert free.sum() == 24
+    assert torch.equal(logits.argmax(-1).T[free], stream[0][free])
 
 
 @needs("transformers")
