@@ -74,6 +74,10 @@ class ModelConfig(StrictModel):
 
     `architecture` is validated by the class registered under `type`, next to its code. Weights that
     are null are drawn at random from `seed`: enough for tests and for timing.
+
+    Attributes:
+        release: Weights that another package brings, by the name that it fetches them by; None for
+            weights of ours and random ones.
     """
 
     kind: Literal["system", "codec"]
@@ -84,6 +88,7 @@ class ModelConfig(StrictModel):
     architecture: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsSpec | None = None
+    release: str | None = None
     seed: int = 0
 
 

@@ -15,6 +15,7 @@ from calm_bench.speed.peers import moshi, musicgen, pocket
 from calm_bench.speed.peers.stubs import stub_codec, stub_system
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.engine import prepare
+from calm_bench.systems.pocket_random import at_random, shipped_config
 from calm_bench.types import Mode, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, text_temperature=0.0)
@@ -32,7 +33,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def small_pocket(name: str) -> Any:
-    config = pocket.tiny_config(name)
+    config = shipped_config(name)
     lm, mimi = config["flow_lm"], config["mimi"]
     lm["transformer"] |= {"d_model": 32, "num_heads": 4, "num_layers": 3}
     lm["flow"] |= {"dim": 24, "depth": 2}
@@ -46,7 +47,7 @@ def small_pocket(name: str) -> Any:
         }  # fmt: skip
     mimi["outer_dim"] = mimi["quantizer"]["output_dimension"] = 32
     torch.manual_seed(0)
-    model = pocket.build_package(config)
+    model = at_random(config)
     model.flow_lm.emb_mean.normal_()
     model.flow_lm.emb_std.uniform_(0.5, 1.5)
     nn.init.normal_(model.flow_lm.bos_emb)
