@@ -192,4 +192,7 @@ def _load(config: ReleasedMusicGenConfig, release: str | None) -> Any:
         audio_encoder=config.codec | {"model_type": "encodec"},
         decoder=config.decoder | {"pad_token_id": special, "bos_token_id": special},
     )
-    return MusicgenForConditionalGeneration(shape)
+    model = MusicgenForConditionalGeneration(shape)
+    for layer in model.audio_encoder.quantizer.layers:
+        layer.codebook.embed.normal_()  # codebooks are zero at first
+    return model
