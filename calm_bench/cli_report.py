@@ -43,7 +43,8 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         print_table(outcome.results, Console())
-        typer.echo(f"listen: {page}")
+        if outcome.results.trials:
+            typer.echo(f"listen: {page}")
         typer.echo(f"tables: {outcome.folder / 'tables'}")
     if open_page and not webbrowser.open(page.resolve().as_uri()):
         say(f"no browser could be started: open {page} in one")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from calm_bench import options, options_speed
+from calm_bench import options, options_speed, options_sweep
 from calm_bench.cli_peers import PEERS_EXAMPLES, peers
 from calm_bench.cli_report import say
 
@@ -50,11 +50,13 @@ def time_systems(
     mode: options_speed.Modes = None,
     precision: options_speed.Precisions = None,
     batch: options_speed.Batch = None,
+    head_steps: options_sweep.HeadSteps = None,
     frames: options_speed.Frames = None,
     rounds: options_speed.Rounds = None,
     growth: options_speed.Growth = True,
     device: options.Device = "auto",
     threads: options_speed.Threads = None,
+    clock: options_speed.Clock = "wall",
     spec: options_speed.SpeedFile = None,
     out: options.Out = None,
     fresh: options.Fresh = False,
@@ -71,8 +73,10 @@ def time_systems(
     parts = list(load_spec(spec).parts) if name == "all" else [name]
     given: dict[str, Any] = {
         "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
-        "batch": tuple(batch or ()), "frames": frames, "rounds": rounds, "growth": growth,
-        "device": resolve_device(device), "threads": threads, "spec": spec,
+        "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
+        "frames": frames, "rounds": rounds, "growth": growth,
+        "device": resolve_device(device), "threads": threads, "clock": clock,
+        "spec": spec,
     }  # fmt: skip
     plans = [expand(Request(part=part, **given)) for part in parts]
     folders = [out / part if out and len(parts) > 1 else out for part in parts]

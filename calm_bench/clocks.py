@@ -1,9 +1,9 @@
-"""What time is told by: the host's clock, or events in a GPU's stream."""
+"""What time is told by: the host's clock, a thread's own, or events in a GPU's stream."""
 
 import time
 from typing import Any, Protocol
 
-__all__ = ["Clock", "CudaClock", "HostClock", "clock_for"]
+__all__ = ["Clock", "CudaClock", "HostClock", "ThreadClock", "clock_for"]
 
 
 class Clock(Protocol):
@@ -32,6 +32,17 @@ class HostClock:
     def between(self, start: int, end: int) -> int:
         """Nanoseconds from one mark to another."""
         return end - start
+
+
+class ThreadClock(HostClock):
+    """The processor time of the calling thread alone: what else runs is not in it.
+
+    Nor is waiting, or what other threads do: for work on one thread only.
+    """
+
+    def mark(self) -> int:
+        """The thread's time so far."""
+        return time.thread_time_ns()
 
 
 class CudaClock:

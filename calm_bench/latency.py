@@ -244,7 +244,7 @@ def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord
 
     parameter = next(arm.system.parameters())
     codec = arm.system.codec
-    precision = getattr(arm.system, "precision", None)
+    precision = str(getattr(arm.system, "precision", ""))
     return LatencyRecord(
         round=number,
         cell_id=arm.cell_id,

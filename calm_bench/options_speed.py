@@ -10,6 +10,7 @@ from calm_bench.types import Mode, Precision
 
 __all__ = [
     "Batch",
+    "Clock",
     "Frames",
     "Growth",
     "Modes",
@@ -40,6 +41,10 @@ def _precision(value: str) -> str:
 
 def _scale(value: str) -> str:
     return _choice(value, ("tiny", "paper"), "scale")
+
+
+def _clock(value: str) -> str:
+    return _choice(value, ("wall", "cpu"), "clock")
 
 
 def _batch(value: str) -> int:
@@ -133,6 +138,18 @@ Threads = Annotated[
         metavar="N",
         help="Threads of a processor, for systems and for memory's bandwidth.",
         show_default="as many as torch takes",
+    ),
+]
+
+Clock = Annotated[
+    str,
+    typer.Option(
+        "--clock",
+        parser=_clock,
+        metavar="wall|cpu",
+        help="`cpu` counts the processor time of one thread, for machines that others use as well; "
+        "it needs --threads 1.",
+        show_default="wall",
     ),
 ]
 

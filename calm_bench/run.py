@@ -13,6 +13,7 @@ from calm_bench.config import BenchmarkSpec, load_model_config, parse
 from calm_bench.environment import describe_environment, resolve_device
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generation import generate
+from calm_bench.held_out import held_out_scores, hold_out
 from calm_bench.instruments import Setting
 from calm_bench.plan import Plan
 from calm_bench.rows import compared_rows
@@ -86,6 +87,7 @@ def run(
         # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
         manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
         generate(plan, store, device)
+        hold_out(plan, store, device)
         time_systems(plan, store, device)
         return _finish(plan.spec, manifest, cells, store)
 
@@ -113,7 +115,7 @@ def _finish(
     shelf = ClipShelf(entries_of(cells, store))
     pairs = compared_rows(cells)
     scorer = Scorer(cells, shelf, store, Setting.of(spec))
-    scores = scorer.score(spec.metrics, pairs)
+    scores = scorer.score(spec.metrics, pairs) + held_out_scores(cells, store)
     facts = Facts.of_run(spec, manifest, cells, store, scorer.notes)
     results = summarise_run(facts, shelf, scores, pairs)
     store.write_results(results)

@@ -30,7 +30,7 @@ TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]
 
 Precision = Literal["fp32", "bf16", "int8"]
 """What weights are kept and multiplied in: float32, bfloat16, or int8 with activations quantised on
-the fly. Between the products numbers are float32, on a GPU at bf16 bfloat16."""
+the fly. Between the products all numbers are float32."""
 
 Mode = Literal["plain", "eager", "graph", "compile"]
 """How a step runs: the modules as they are trained, always float32, which the others are checked

@@ -169,6 +169,8 @@ class FlatBottleneck:
         cache = stream.get(self)
         if cache is None:
             cache = stream[self] = KvCache(config, B, 2 * config.context + T, x)
+        if cache.lane is not None:
+            return self.transformer.run(x, self.transformer.fixed(cache.lane), every=True)
         return self.transformer(x, cache, every=True)
 
 

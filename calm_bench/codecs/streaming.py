@@ -9,7 +9,6 @@ one row do not gain from a second thread, which the decoder can use.
 import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -67,12 +66,7 @@ class StreamingDecoder:
     def __enter__(self) -> "StreamingDecoder":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
         self._thread.join()
 

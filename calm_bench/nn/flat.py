@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calm_bench.nn.capture import Lane
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache, Layer, Transformer, attention_mask
 from calm_bench.types import Precision
@@ -146,7 +147,7 @@ class FlatTransformer:
         table = self.table
         if len(table) < position + length or table.device != device:
             half = self.config.dim // self.config.heads // 2
-            at = torch.arange(max(256, 2 * (position + length)), device=device).double()
+            at = torch.arange(max(2048, 2 * (position + length)), device=device).double()
             steps = torch.arange(half, device=device).double()
             angle = at[:, None, None] * self.config.rope_base ** (-steps / half)
             self.table = table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
@@ -203,6 +204,19 @@ class FlatTransformer:
             down=pack(down, None, precision),
             before_attention=rms or before,
             before_mlp=rms or between,
+        )
+
+    def fixed(self, lane: Lane) -> Place:
+        """The next position of a lane as tensors tell it, in shapes that depend on its bucket."""
+        keys, values = lane.buffer[..., : lane.bucket, :].unbind(2)
+        buffers = lane.buffer.unbind(0)
+        return Place(
+            turns=self.table.index_select(0, lane.position),
+            keys=keys.unbind(0),
+            values=values.unbind(0),
+            write=lambda layer, kv: buffers[layer].index_copy_(3, lane.slot, kv.to(keys.dtype)),
+            mask=lane.mask(self.config.context),
+            causal=False,
         )
 
     def weight_bytes(self) -> int:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from calm_bench.errors import InputError
 from calm_bench.types import Precision
@@ -54,19 +55,26 @@ class Dense(Product):
         wide = weight.shape[0] > weight.shape[1]
         self.weight = weight.t().contiguous() if wide and weight.is_cpu else weight.t()
         self.bias = bias
+        self.narrow = weight.dtype != torch.float32
         self.nbytes = _bytes(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.narrow:
+            return F.linear(x.to(self.weight.dtype), self.weight.t(), self.bias).float()
         if self.bias is None:
             return torch.mm(x, self.weight)
         return torch.addmm(self.bias, x, self.weight)
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
+        if self.narrow:
+            return base + self(x)
         out = torch.addmm(base, x, self.weight)
         return out if self.bias is None else out + self.bias
 
     def into(self, out: Tensor, x: Tensor) -> None:
-        if self.bias is None:
+        if self.narrow:
+            out.copy_(self(x))
+        elif self.bias is None:
             torch.mm(x, self.weight, out=out)
         else:
             torch.addmm(self.bias, x, self.weight, out=out)

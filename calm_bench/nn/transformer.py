@@ -5,7 +5,7 @@ backbone at every scale, the codecs' bottleneck and, with one set of weights per
 for the depth transformer to be compared with.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -103,19 +103,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KvCache:
     """Keys and values of all layers in one preallocated buffer, [L, B, 2, H, P_max, Dh].
 
-    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was.
+    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was. `lane` is
+    what a captured step works on (`nn/capture.py`).
     """
 
     def __init__(
-        self, config: TransformerConfig, batch_size: int, capacity: int, like: Tensor
+        self,
+        config: TransformerConfig,
+        batch_size: int,
+        capacity: int,
+        like: Tensor,
+        buffer: Tensor | None = None,
     ) -> None:
-        """Allocate for `capacity` positions on the device and in the dtype of `like`."""
+        """Allocate for `capacity` positions like `like`, or take a buffer that is there."""
         head_dim = config.dim // config.heads
         shape = (config.layers, batch_size, 2, config.heads, capacity, head_dim)
-        self.buffer = like.new_zeros(shape)
+        self.buffer = like.new_zeros(shape) if buffer is None else buffer
         self.length = 0  # positions the buffer holds
         self.position = 0  # positions seen since the clip began
         self.key_mask: Tensor | None = None
+        self.lane: Any = None
 
     def make_room(self, frames: int, context: int) -> None:
         """Forget what lies outside the context if `frames` more positions would not fit."""

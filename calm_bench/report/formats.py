@@ -78,7 +78,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table, label: str) -> str:
-    """The table as a LaTeX float; needs the package booktabs."""
+    """The table as a LaTeX float, shrunk to the line if wider; needs booktabs and graphicx."""
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in one_line(text))
@@ -92,14 +92,15 @@ def to_latex(table: Table, label: str) -> str:
         return "    " + " & ".join(shown(text) for text in fields) + r" \\"
 
     columns = "".join("l" if left else "r" for left in table.left)
-    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"  \centering"]
+    lines = ["% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"  \centering"]
     lines += [f"  \\caption{{{escaped(table.title)}}}", f"  \\label{{tab:{_label(label)}}}"]
+    lines.append(r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%")
     lines += [f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule", line(table.headings)]
     lines.append(r"    \midrule")
     for index, row in enumerate(table.rows):
         lines += [r"    \midrule"] * (index in table.groups)
         lines.append(line(row))
-    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    lines += [r"    \bottomrule", r"  \end{tabular}}"]
     marked = enumerate(table.footnotes)
     below = [f"\\textsuperscript{{{footnote_mark(i)}}}\\,{escaped(t)}" for i, t in marked]
     below += [escaped(note) for note in table.notes]

@@ -33,9 +33,9 @@ _PANELS: tuple[tuple[Stage, str], ...] = (
     ("codec", "codec, ms per frame"),
 )
 _BATCH_PANELS = (
-    ("step_ms", "step, ms", None),
-    ("rows_per_s", "frames per second of all clips", None),
-    ("peak_mb", "peak memory, MB", None),
+    ("step_ms", "step, ms"),
+    ("rows_per_s", "frames per second, all clips"),
+    ("peak_mb", "peak memory, MB"),
 )
 
 Points = Mapping[str, Sequence[tuple[float, float, float, float]]]
@@ -72,17 +72,21 @@ def _by_position(results: Results, growth: Sequence[GrowthRecord]) -> "Figure | 
         _positions(axis, sorted({record.seconds for record in growth}))
         axis.set_xlabel("seconds of audio generated")
     return _finished(
-        figure, axes, results, "points: medians, bars: middle half of the frames there"
+        figure,
+        axes,
+        results,
+        "points: lower quartile of the frames there, bars: fastest to median\n"
+        "(whatever else runs on the machine only adds time)",
     )
 
 
 def _by_batch(results: Results) -> "Figure | None":
     """A step's time, its yield and its memory against how many clips share it."""
-    found = [_of_batches(results, name) for name, _, _ in _BATCH_PANELS]
+    found = [_of_batches(results, name) for name, _ in _BATCH_PANELS]
     if max((len(line) for line in found[0].values()), default=0) < 2:
         return None
     figure, axes = new_figure(1, 3, (11.5, 3.9))
-    for axis, points, (_, title, _) in zip(axes, found, _BATCH_PANELS, strict=True):
+    for axis, points, (_, title) in zip(axes, found, _BATCH_PANELS, strict=True):
         _draw(axis, results, points)
         axis.set_title(title, loc="left", fontweight="bold")
         _positions(axis, sorted({x for line in points.values() for x, *_ in line}))
@@ -121,10 +125,12 @@ def _draw(axis: "Axes", results: Results, points: Points) -> None:
 
 
 def _positions(axis: "Axes", values: Sequence[float]) -> None:
-    """A logarithmic axis with exactly these numbers on it."""
-    axis.set_xscale("log")
-    axis.set_xticks(list(values), [f"{value:g}" for value in values])
-    axis.minorticks_off()
+    """Numbers where points are, except where they would touch; what grows evenly is straight."""
+    shown: list[float] = []
+    for value in sorted(values, reverse=True):
+        if not shown or shown[-1] - value > 0.06 * (max(values) - min(values)):
+            shown.append(value)
+    axis.set_xticks(shown, [f"{value:g}" for value in shown])
 
 
 def _times(growth: Sequence[GrowthRecord], stage: Stage) -> Points:
@@ -135,7 +141,7 @@ def _times(growth: Sequence[GrowthRecord], stage: Stage) -> Points:
     for (cell_id, seconds), times in sorted(found.items()):
         ordered = sorted(times)
         quarter = len(ordered) // 4
-        point = (seconds, median(ordered), ordered[quarter], ordered[-1 - quarter])
+        point = (seconds, ordered[quarter], ordered[0], median(ordered))
         lines[cell_id].append(point)
     return lines
 

@@ -74,6 +74,11 @@ class PagePart:
     recipes: str
     environment: str
 
+    @property
+    def has_words(self) -> bool:
+        """Whether any clip on the page has words under it."""
+        return any(clip.heard for row in self.rows for clip in (row.prompt, *row.clips))
+
 
 def write_page(
     store: RunStore, results: Results, tables: Sequence[Table], plots: Sequence[str]

@@ -107,17 +107,16 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
 
 
 def counts_table(results: Results) -> Table:
-    """What the metrics counted in each row: empty transcripts, flags, vectors."""
+    """What the metrics counted in each row: empty transcripts, flags, vectors; a line per count."""
     table = Table(title="Counts")
-    names = sorted({name for counts in results.counts.values() for name in counts})
-    table.add_column("System", left=True)
-    for name in names:
-        table.add_column(name)
     several = swept(results.cells)
-    for cell in results.cells if names else ():
-        counts = results.counts.get(cell.cell_id, {})
-        texts = [f"{counts[name]:g}" if name in counts else "" for name in names]
-        name = cell_name(cell, several_steps=cell.label in several)
+    cells = [cell for cell in results.cells if results.counts.get(cell.cell_id)]
+    table.add_column("Count", left=True)
+    for cell in cells:  # there are many more counts than rows
+        table.add_column(cell_name(cell, several_steps=cell.label in several))
+    for name in sorted({name for cell in cells for name in results.counts[cell.cell_id]}):
+        found = [results.counts[cell.cell_id].get(name) for cell in cells]
+        texts = ["" if count is None else f"{count:g}" for count in found]
         table.rows.append([Text(text=text) for text in (name, *texts)])
     return table
 

@@ -1,12 +1,10 @@
 """From rows to what is timed: systems loaded once per mode and precision, with prompts in hand."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calm_bench.data.prompts import load_prompt
-from calm_bench.errors import InputError
 from calm_bench.framing import Grid, system_prompt
 from calm_bench.latency import Arm
 from calm_bench.rows import sampling_of
@@ -27,16 +25,13 @@ def load_row(plan: SpeedPlan, cell: Cell) -> "System":
     """
     from calm_bench.systems.loading import load_system
 
-    options: dict[str, Any] = {"precision": cell.precision, "mode": cell.mode}
-    if "mode" not in inspect.signature(load_system).parameters:
-        if (cell.mode, cell.precision) != ("plain", "fp32"):
-            raise InputError(
-                f"this build knows the plain fp32 step only, not {cell.mode} {cell.precision}"
-            )
-        options = {}
-    elif plan.random:
-        options["random_weights"] = True
-    return load_system(str(cell.model), plan.request.device, **options)
+    return load_system(
+        str(cell.model),
+        plan.request.device,
+        precision=cell.precision or "fp32",
+        mode=cell.mode or "plain",
+        random_weights=plan.random,
+    )
 
 
 def arms_of(plan: SpeedPlan, cells: Sequence[Cell]) -> list[Arm]:

@@ -18,6 +18,7 @@ ONE_CLIP = (
     _column("identity_residual", "residual", "%", better=None),
     _column("thirty_s", "30 s", "s"),
     _column("thirty_s_at_frame", "30 s at the measured frame time", "s"),
+    _column("operators", "operators per frame"),
     _column("read_mb", "read per frame", "MB"),
     _column("bandwidth_gbs", "bandwidth", "GB/s", better=None),
     _column("limit_ms", "limit per frame", "ms", better=None),
@@ -66,7 +67,7 @@ def tables_of(part: str, scale: str, batches: Sequence[int]) -> dict[str, tuple[
         ),
         f"Against the limit of memory: {name}": (
             "read_mb", "bandwidth_gbs", "limit_ms", "limit_ratio", "backbone_limit_ratio",
-            "head_limit_ratio", "codec_limit_ratio", "peak_mb", "state_mb@b1",
+            "head_limit_ratio", "codec_limit_ratio", "operators", "peak_mb", "state_mb@b1",
         ),
     }  # fmt: skip
     if several:

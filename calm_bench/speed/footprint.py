@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from calm_bench.counts import count_frame
 from calm_bench.latency import Arm
 from calm_bench.records import Stage
 from calm_bench.speed.plan import SpeedPlan
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Peak", "footprint", "held_bytes", "measure_peaks", "reading", "state_bytes"]
 
 STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")
-NOT_COUNTED = "this build does not count the bytes a step reads"
+ONE_CLIP = "bytes are counted for one clip"
 
 Peak = tuple[int | None, str | None]
 """Bytes, or why there is none."""
@@ -79,20 +80,34 @@ def state_bytes(arm: Arm, n_frames: int) -> int:
         return held_bytes(state, decoder, apart=system)
 
 
-def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int] | None, str | None]:
-    """Bytes that a step in the middle of a generation reads, by stage; or why nobody knows."""
-    system: Any = arm.system
-    if not hasattr(system, "weight_bytes"):
-        return None, NOT_COUNTED
-    found: dict[Stage, int] = dict(system.weight_bytes())
-    position = len(arm.prompts[0].wave) // system.codec.hop_length + n_frames // 2
-    cache = system.kv_bytes(position, len(arm.prompts))
-    if isinstance(cache, Mapping):
-        found = {stage: found[stage] + cache.get(stage, 0) for stage in found}
-    else:
-        found["backbone"] += cache
-    found["total"] = sum(found[stage] for stage in STAGES if stage in found)
-    return found, None
+def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int], dict[Stage, int]]:
+    """Bytes that a step in the middle of a generation reads, and the operators that it dispatches.
+
+    Weights and, in the backbone, keys and values; activations and what is written are left out.
+    """
+    counts = count_frame(arm.system, arm.sampling)
+    read: dict[Stage, int] = {stage: counts[stage].bytes_read for stage in STAGES}
+    known: Any = arm.system.weight_bytes(arm.sampling)
+    read |= known
+    position = -(-len(arm.prompts[0].wave) // arm.system.codec.hop_length) + n_frames // 2
+    for stage, size in _cache_bytes(arm.system, position).items():
+        read[stage] += size
+    read["total"] = sum(read[stage] for stage in STAGES)
+    return read, {stage: found.operators for stage, found in counts.items()}
+
+
+def _cache_bytes(system: Any, position: int) -> dict[Stage, int]:
+    """Keys and values that one step reads after so many frames.
+
+    The plain step tells nothing of its own; it holds what the backbone's configuration says.
+    """
+    found: dict[Stage, int] = system.kv_bytes(position, 1)
+    config = getattr(getattr(system, "backbone", None), "config", None)
+    if found or config is None:
+        return found
+    size = next(system.backbone.parameters()).element_size()
+    held = min(position, config.context or position)
+    return {"backbone": 2 * config.layers * config.dim * held * size}
 
 
 def measure_peaks(plan: SpeedPlan, cell: Cell, n_frames: int) -> dict[int, Peak]:
@@ -116,15 +131,16 @@ def measure_peaks(plan: SpeedPlan, cell: Cell, n_frames: int) -> dict[int, Peak]
     return {int(batch): (value["bytes"], value["reason"]) for batch, value in found.items()}
 
 
-def footprint(arm: Arm, n_frames: int, peak: Peak) -> FootprintRecord:
-    """All that is known of one row at one batch size."""
-    read, reason = reading(arm, n_frames)
+def footprint(arm: Arm, n_frames: int) -> FootprintRecord:
+    """What one row holds and reads at one batch size; its peak is still to be measured."""
+    alone = len(arm.prompts) == 1
+    read, operators = reading(arm, n_frames) if alone else (None, None)
     return FootprintRecord(
         cell_id=arm.cell_id,
         batch=len(arm.prompts),
-        peak_bytes=peak[0],
-        peak_reason=peak[1],
+        peak_reason="not run apart yet",
         state_bytes=state_bytes(arm, n_frames),
         read_bytes=read,
-        read_reason=reason,
+        read_reason=None if alone else ONE_CLIP,
+        operators=operators,
     )

@@ -1,14 +1,15 @@
 """Rounds, footprints and growth of a plan; each round, row and generation is on disk when done."""
 
+import gc
 import random
 from collections.abc import Sequence
 
-from calm_bench.clocks import Clock, clock_for
+from calm_bench.clocks import Clock, ThreadClock, clock_for
 from calm_bench.config import LatencySpec
 from calm_bench.latency import Arm, time_round, warm_up
 from calm_bench.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.arms import arms_of
+from calm_bench.speed.arms import arms_of, control_of
 from calm_bench.speed.footprint import Peak, footprint, measure_peaks
 from calm_bench.speed.growth import time_growth
 from calm_bench.speed.plan import SpeedPlan, sessions
@@ -48,19 +49,20 @@ def _session(plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunSt
     if not (missing or unknown or growing):
         return
     arms = arms_of(plan, cells)
-    clock = clock_for(plan.request.device)
+    clock = ThreadClock() if plan.request.clock == "cpu" else clock_for(plan.request.device)
     if missing:
         _time(plan, arms, missing, clock, store)
-    _footprints(plan, unknown, arms, store)
     _grow(plan, growing, arms, clock, store)
+    names = {cell.cell_id for cell in unknown}
+    looked = [_footprint(plan, a) for a in arms if a.cell_id in names and not a.control]
+    arms.clear()  # a row's peak is taken in a process that has the memory to itself
+    _add_peaks(plan, unknown, looked, store)
 
 
 def _missing_rounds(
     plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunStore
 ) -> list[int]:
     """Rounds that lack an arm; one that was cut short is measured again as a whole."""
-    from calm_bench.speed.arms import control_of
-
     control = control_of(plan).cell_id
     wanted: Wanted = {(cell.cell_id, False, b) for cell in cells for b in plan.setting.batch}
     if control in {cell.cell_id for cell in cells}:
@@ -104,34 +106,32 @@ def _time(
             advance(1)
 
 
-def _footprints(
-    plan: SpeedPlan, cells: Sequence[Cell], arms: Sequence[Arm], store: RunStore
+def _footprint(plan: SpeedPlan, arm: Arm) -> tuple[int, FootprintRecord]:
+    """An arm's frames, and what can be said of its memory without running it apart."""
+    n_frames = arm.n_frames or plan.setting.frames
+    return n_frames, footprint(arm, n_frames)
+
+
+def _add_peaks(
+    plan: SpeedPlan,
+    cells: Sequence[Cell],
+    looked: Sequence[tuple[int, FootprintRecord]],
+    store: RunStore,
 ) -> None:
-    """Memory and bytes of each row; on a GPU the peaks are those of the rounds."""
+    """Record each row's footprint with its peak memory at every batch size."""
     if not cells:
         return
+    gc.collect()
     with stage("memory", len(cells)) as advance:
         for cell in cells:
-            own = [arm for arm in arms if arm.cell_id == cell.cell_id and not arm.control]
-            n_frames = own[0].n_frames or plan.setting.frames
-            peaks = _peaks(plan, cell, n_frames, store)
-            store.append(
-                *(footprint(arm, n_frames, peaks.get(len(arm.prompts), NO_PEAK)) for arm in own)
-            )
+            own = [(n, record) for n, record in looked if record.cell_id == cell.cell_id]
+            peaks = measure_peaks(plan, cell, own[0][0])
+            store.append(*(_with_peak(record, peaks[record.batch]) for _, record in own))
             advance(1)
 
 
-NO_PEAK: Peak = (None, "this batch size was not run apart")
-
-
-def _peaks(plan: SpeedPlan, cell: Cell, n_frames: int, store: RunStore) -> dict[int, Peak]:
-    if not plan.request.device.startswith("cuda"):
-        return measure_peaks(plan, cell, n_frames)
-    found: dict[int, int] = {}
-    for record in store.read(LatencyRecord):
-        if record.cell_id == cell.cell_id and record.peak_bytes is not None:
-            found[record.batch] = max(found.get(record.batch, 0), record.peak_bytes)
-    return {batch: (size, None) for batch, size in found.items()}
+def _with_peak(record: FootprintRecord, peak: Peak) -> FootprintRecord:
+    return record.model_copy(update={"peak_bytes": peak[0], "peak_reason": peak[1]})
 
 
 def _missing_growth(

@@ -1,8 +1,9 @@
 """A process that loads one row, generates at each batch size, and says how much memory it took.
 
 `python -m calm_bench.speed.peak_worker` reads its task from standard input and prints one line of
-JSON. What counts is resident memory beyond that of a process that has imported everything. The
-kernel's high-water mark is set back after loading; where that is not allowed, loading counts too.
+JSON. On a processor that is resident memory beyond that of a process that has imported everything;
+the kernel's high-water mark is set back after loading, and where that is not allowed, loading
+counts too. On a GPU it is what torch had allocated at most.
 """
 
 import json
@@ -18,7 +19,7 @@ from calm_bench.speed.plan import Request, expand
 __all__ = ["main"]
 
 STATUS = Path("/proc/self/status")
-LOADING_COUNTS = "the system does not say how much memory a process held at most"
+UNKNOWN = "the system does not say how much memory a process held at most"
 
 
 def main() -> None:
@@ -40,14 +41,16 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
     system = load_row(plan, cell)
     found: dict[int, dict[str, Any]] = {}
     for arm in row_arms(plan, cell, system, task["n_frames"]):
-        _reset_peak()
+        on_gpu = plan.request.device.startswith("cuda")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _reset_peak()
         time_arm(arm, task["n_frames"], HostClock())
-        peak = _memory("VmHWM")
-        known = peak is not None and before is not None
-        found[len(arm.prompts)] = {
-            "bytes": peak - before if peak is not None and before is not None else None,
-            "reason": None if known else LOADING_COUNTS,
-        }
+        peak = torch.cuda.max_memory_allocated() if on_gpu else _memory("VmHWM")
+        empty = 0 if on_gpu else before
+        size = None if peak is None or empty is None else peak - empty
+        found[len(arm.prompts)] = {"bytes": size, "reason": UNKNOWN if size is None else None}
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from calm_bench import paths
 from calm_bench.config import (
@@ -17,7 +17,7 @@ from calm_bench.config import (
 )
 from calm_bench.data.prompts import present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.rows import Models
+from calm_bench.rows import Models, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, load_spec
 from calm_bench.store import Cell
@@ -38,10 +38,12 @@ class Request(StrictModel):
     modes: tuple[Mode, ...] = ()
     precisions: tuple[Precision, ...] = ()
     batch: tuple[int, ...] = ()
+    head_steps: tuple[int, ...] = ()
     frames: int | None = None
     rounds: int | None = None
     threads: int | None = None
     growth: bool = True
+    clock: Literal["wall", "cpu"] = "wall"
     spec: Path | None = None
 
 
@@ -107,14 +109,22 @@ def expand(request: Request) -> SpeedPlan:
     Raises:
         BenchError: If a name does not exist or the request cannot be met.
     """
+    if request.clock == "cpu" and (request.device != "cpu" or request.threads != 1):
+        raise InputError(
+            "--clock cpu counts the time of one thread of a processor: "
+            "it needs --device cpu --threads 1"
+        )
     spec = load_spec(request.spec)
     scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
     models = Models()
     variants = _variants(setting.modes, setting.precisions)
-    rows = [_row_cells(row, variants, part.temperature) for row in scale.systems]
+    systems = scale.systems
+    if request.head_steps:
+        systems = with_head_steps(systems, request.head_steps)
+    rows = [_row_cells(row, variants, part.temperature) for row in systems]
     cells = tuple(cell for row in rows for cell in row)
-    identities = [models.identity(row.model, "system") for row in scale.systems]
+    identities = [models.identity(row.model, "system") for row in systems]
     benchmark = load_benchmark(part.prompts_of)
     root = paths.benchmarks_dir()
     prompts = present_prompts(read_prompt_specs(root / benchmark.prompts), root)
@@ -123,7 +133,7 @@ def expand(request: Request) -> SpeedPlan:
         raise InputError(f"no prompt of {benchmark.name} is here: {root / benchmark.prompts}")
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
-        request.model_dump(include={"part", "scale", "device", "threads"}),
+        request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
         setting.model_dump(mode="json"),
         [[cell.cell_id, cell.head_steps, cell.top_k] for cell in cells],
         identities,
@@ -183,7 +193,9 @@ def _row_cells(
     for steps in row.head_steps:
         for mode, precision in variants:
             name = f"{Path(row.model).name}-{mode}-{precision}"
-            label = row.label + (f", {steps} steps" if len(row.head_steps) > 1 else "")
+            label = row.label
+            if len(row.head_steps) > 1:
+                label += f", {steps} step{'s' * (steps != 1)}"
             yield Cell(
                 cell_id=name + (f"-s{steps}" if len(row.head_steps) > 1 else ""),
                 label=label + (f", {mode} {precision}" if len(variants) > 1 else ""),
@@ -215,6 +227,11 @@ def _notes(request: Request, setting: Setting, weights: dict[str, str | None]) -
         yield (
             f"the paper's shapes on a processor: {setting.frames} frames, {setting.rounds} rounds, "
             f"{', '.join(setting.precisions)}; a look at ratios, no measurement of 30 s"
+        )
+    if request.clock == "cpu":
+        yield (
+            "times are processor time of the one thread that works: what else runs on the machine "
+            "is not in them, except through caches and memory that it shares"
         )
     if setting.rounds < MIN_ROUNDS:
         yield f"{setting.rounds} rounds: the intervals are as good as none"

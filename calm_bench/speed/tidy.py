@@ -100,7 +100,8 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
         own = facts.timed(cell)
         if not own:
             continue
-        recipe = recipe_of(own, plan.setting.frames) | {"rounds": plan.setting.rounds}
+        recipe = recipe_of(own, plan.setting.frames)
+        recipe |= {"rounds": plan.setting.rounds, "clock": plan.request.clock}
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
         found = _row(facts, cell, own)
@@ -136,6 +137,7 @@ def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord]) -> Found:
     footprint = facts.footprints.get((cell.cell_id, 1))
     found |= limits(own, footprint, facts.bandwidth)
     found["peak_mb"] = _peak(footprint)
+    found["operators"] = _operators(footprint)
     return found
 
 
@@ -220,6 +222,12 @@ def _peak(footprint: FootprintRecord | None) -> Estimate:
         reason = footprint.peak_reason if footprint else "memory was not looked at"
         return Estimate(value=None, reason=reason or "no reason was recorded")
     return Estimate(value=footprint.peak_bytes / 1e6, n=1)
+
+
+def _operators(footprint: FootprintRecord | None) -> Estimate:
+    if footprint is None or footprint.operators is None:
+        return Estimate(value=None, reason="operators were not counted")
+    return Estimate(value=float(footprint.operators["total"]), n=1)
 
 
 def _state(footprint: FootprintRecord | None) -> Estimate:

@@ -67,6 +67,11 @@ class System(nn.Module, ABC):
     mode: Mode = "plain"
     steps: "FlatSteps | None" = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def flat(self, precision: Precision, release: bool) -> "FlatSteps | None":
         """The flat step of this system's weights at a precision; None where there is none.
 

@@ -20,8 +20,8 @@ from calm_bench.nn.consistency import sample_consistency, uniform_times
 from calm_bench.nn.short_context import ShortContext, ShortContextConfig
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.nn.trigflow import TimeWeight, rotation_times, sample_trigflow
+from calm_bench.systems.heads import FlatCalm
 from calm_bench.systems.state import StreamState, TextConfig
-from calm_bench.systems.steps import FlatCalm
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TemperatureKind
 

@@ -26,8 +26,8 @@ from calm_bench.errors import InputError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.systems.heads import FlatMusicGen
 from calm_bench.systems.state import StreamState
-from calm_bench.systems.steps import FlatMusicGen
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TemperatureKind
 

@@ -18,8 +18,8 @@ from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthConfig, DepthTransformer
 from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.systems.heads import FlatRq
 from calm_bench.systems.state import StreamState, TextConfig
-from calm_bench.systems.steps import FlatRq
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TemperatureKind
 

@@ -101,11 +101,6 @@ class StreamingSystem(System):
         return z[:, self.lead :]
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.backbone.parameters()).device
-
-    @property
     def text_bos(self) -> int:
         """The text table's row that a stream begins with."""
         assert self.text_size is not None
@@ -134,7 +129,6 @@ class StreamingSystem(System):
         generators: Sequence[torch.Generator],
         n_frames: int,
     ) -> StreamState:
-        """Encode the prompts, fill the cache with them, and take the text-only steps."""
         device = self.device
         counts, encoded = self._encode_prompts(prompts, device)
         B, P = len(prompts), max(counts)
@@ -197,19 +191,21 @@ class StreamingSystem(System):
         capacity, context = steps, self.backbone.config.context
         if context is not None:  # what has left the window need not be kept
             capacity = min(steps, max(prompt, context) + context)
-        like = next(self.backbone.parameters())
-        cache = KvCache(self.backbone.config, len(lacking), capacity, like)
+        cache = self.allocate(len(lacking), capacity)
         if any(lacking):
-            index = torch.arange(capacity, device=like.device)
-            cache.key_mask = index >= torch.tensor(lacking, device=like.device)[:, None]
+            index = torch.arange(cache.buffer.shape[4], device=self.device)
+            cache.key_mask = index >= torch.tensor(lacking, device=self.device)[:, None]
         return cache
+
+    def allocate(self, batch_size: int, capacity: int) -> KvCache:
+        """An empty cache of at least this capacity."""
+        like = next(self.backbone.parameters())
+        return KvCache(self.backbone.config, batch_size, capacity, like)
 
     def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
         """Backbone inputs of steps first..last-1: [B, last - first, D]."""
-        B = state.frames.shape[0]
-        device = state.frames.device
-        steps = torch.arange(first, last, device=device)
-        local = steps - torch.tensor(state.lacking, device=device)[:, None]  # [B, N]
+        steps = torch.arange(first, last, device=self.device)
+        local = steps - torch.tensor(state.lacking, device=self.device)[:, None]  # [B, N]
         at = steps - 1 - self.lead
         x = self.embed_frames(state.frames[:, at.clamp_min(0)])
         x = torch.where((local <= self.lead)[..., None], self.audio_start.to(x.dtype), x)
@@ -217,7 +213,6 @@ class StreamingSystem(System):
             tokens = state.text[:, (steps - 1).clamp_min(0)]
             tokens = torch.where(local <= 0, self.text_bos, tokens)
             x = x + self.text_table(tokens)
-        assert x.shape[:2] == (B, last - first)
         return x
 
     def advance(self, state: StreamState) -> Tensor:

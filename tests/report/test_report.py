@@ -306,3 +306,13 @@ def test_a_report_needs_neither_torch_nor_scipy() -> None:
     code = f"import sys, calm_bench.report.build; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_only_a_page_with_words_explains_them(copy: RunStore, html: str) -> None:
+    explained = "what a speech recogniser heard"
+    assert explained in html
+    (copy.root / "transcripts.jsonl").unlink()
+    wordless = [t.model_copy(update={"words": None}) for t in copy.read(TrialRecord)]
+    copy.append(*wordless)
+    page.write_page(copy, copy.read_results(), [], [])
+    assert explained not in (copy.root / "page/index.html").read_text()

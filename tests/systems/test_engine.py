@@ -8,7 +8,8 @@ from calm_bench.errors import InputError
 from calm_bench.nn.depth import DepthConfig, DepthTransformer
 from calm_bench.nn.flat_depth import FlatDepth
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.engine import TOLERANCES
+from calm_bench.systems.captured import CapturedSteps
+from calm_bench.systems.engine import TOLERANCES, install
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TimedWord
@@ -90,6 +91,59 @@ def test_fp32_steps_are_the_plain_ones(name: str, lengths: list[float]) -> None:
         assert torch.equal(frames, fast_frames)
 
 
+def captured(name: str) -> StreamingSystem:
+    """A system on steps of fixed shapes that are called, where a GPU would replay them."""
+    system = load(name)
+    assert system.steps is not None
+    install(system, CapturedSteps(system.steps, lambda function, changed: function))
+    return system
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lengths", [[4.0], [6.0, 1.5, 3.0]], ids=["one", "ragged"])
+@torch.inference_mode()
+def test_steps_of_fixed_shapes_are_the_plain_ones(
+    name: str, lengths: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calm_bench.nn.capture.SMALLEST", 8)  # several buckets in a short clip
+    plain, fixed = load(name, mode="plain"), captured(name)
+    sampling = SamplingParams(temperature=0.9, text_temperature=0.8, head_steps=3, top_k=9)
+    for _ in range(2):  # the second time on memory that was used before
+        z, fast_z, frames, fast_frames = forced(plain, fixed, lengths, sampling)
+        assert deviation(z, fast_z) < TOLERANCES["fp32"]
+        if plain.codec.continuous:
+            assert deviation(frames, fast_frames) < TOLERANCES["fp32"]
+        else:
+            assert torch.equal(frames, fast_frames)
+        streams = [system.start_decoding(len(lengths)) for system in (plain, fixed)]
+        for frame in frames.unbind(1):
+            a, b = (
+                system.decode_step(frame, stream)
+                for system, stream in zip((plain, fixed), streams, strict=True)
+            )
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_two_clips_at_once_do_not_share_memory() -> None:
+    system = captured("calm-debug")
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
+    alone = system.generate(prompts(system, [4.0]), sampling, [torch.Generator().manual_seed(0)], 6)
+    states = [
+        system.start(prompts(system, [4.0]), sampling, [torch.Generator().manual_seed(seed)], 6)
+        for seed in (0, 1)
+    ]
+    for _ in range(6):
+        for state in states:
+            z = system.backbone_step(state).clone()
+            system.push(state, system.head_step(state, z).clone())
+    torch.testing.assert_close(states[0].frames, alone.frames, atol=1e-5, rtol=0)
+    held = {state.cache.buffer.data_ptr() for state in states}
+    del states, state
+    again = system.start(prompts(system, [4.0]), sampling, [torch.Generator()], 6)
+    assert again.cache.buffer.data_ptr() in held
+
+
 @pytest.mark.parametrize("name", ["calm-debug", "calm-music-debug", "musicgen-debug", "rq-debug"])
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @torch.inference_mode()
@@ -137,7 +191,7 @@ def test_training_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "mode", "words"),
-    [("bf16", "plain", "needs mode eager"), ("fp32", "graph", "captures CUDA graphs")],
+    [("bf16", "plain", "needs mode eager"), ("fp32", "graph", "is for CUDA devices")],
 )
 def test_what_a_device_cannot_do_is_one_line(precision: Precision, mode: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -52,13 +52,13 @@ def _table(
 
 def _measured_table(entries: Sequence[Entry], brief: bool) -> Table:
     headings = [("claim", True), ("published", True), ("ours", True), ("95 % interval", False)]
-    headings += [("n", False), ("scale", True), ("verdict", True)]
-    headings += [] if brief else [("by", True), ("run", True), ("note", True), ("source", True)]
+    headings += [("n", False), ("scale", True), ("verdict", True), ("by", True)]
+    headings += [] if brief else [("run", True), ("note", True), ("source", True)]
     rows = []
     for entry in entries:
         row = [_name(entry, brief), entry.published, entry.ours or "", interval_of(entry)]
-        row += [str(entry.n), entry.scale, entry.verdict]
-        row += [] if brief else [entry.by or "", entry.run or "", entry.note or "", entry.source]
+        row += [str(entry.n), entry.scale, entry.verdict, entry.by or ""]
+        row += [] if brief else [entry.run or "", entry.note or "", entry.source]
         rows.append(row)
     table = _table("Measured", headings, rows)
     table.notes.append(

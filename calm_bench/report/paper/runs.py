@@ -5,7 +5,7 @@ its clips were made. Two runs that show one model must have made it with the sam
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,17 @@ class StoredRun:
         """The scales of its models."""
         found = {scale_of(cell) for cell in self.results.cells if cell.model is not None}
         return [scale for scale in SCALES if scale in found]
+
+    def by_step(self) -> dict[str, "StoredRun"]:
+        """The run as it is, or a run for each mode and precision that its rows were timed in."""
+        cells: dict[str, list[Cell]] = {}
+        for cell in self.results.cells:
+            step = f"{cell.mode} {cell.precision}" if cell.mode else ""
+            cells.setdefault(step, []).append(cell)
+        return {
+            step: replace(self, results=self.results.model_copy(update={"cells": tuple(found)}))
+            for step, found in cells.items()
+        }
 
     def has_random_weights(self, model: str) -> bool:
         """Whether the manifest says that a model was never trained."""

@@ -8,7 +8,7 @@ of its own. A number that a run lacks is "—" with its reason; one nobody publi
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calm_bench.report.numbers import TIMES, interval_text, plain_number, temperature_text
@@ -56,12 +56,16 @@ def _alike(known: str, instrument: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """The rows of one table by one source: by row and column key, a number or why there is none."""
+    """The rows of one table by one source: by row and column key, a number or why there is none.
+
+    `step` is the mode and precision they were timed in, where a run has several.
+    """
 
     source: str
     scale: str
     cells: Mapping[tuple[int, str], ResultRow | str]
     notes: tuple[str, ...] = ()
+    step: str = ""
 
     def number(self, row: int, key: str) -> ResultRow | None:
         """The number in a cell."""
@@ -126,7 +130,12 @@ def _blocks(spec: TableSpec, runs: Sequence[StoredRun], columns: Sequence[Shown]
     Raises:
         InputError: If a row is ambiguous in a run.
     """
-    blocks = [_block(spec, run, scale, columns) for run in runs for scale in run.scales]
+    blocks = [
+        replace(_block(spec, part, scale, columns), step=step)
+        for run in runs
+        for step, part in run.by_step().items()
+        for scale in part.scales
+    ]
     return [block for block in blocks if block.cells]
 
 
@@ -217,11 +226,12 @@ def _temps_vary(spec: TableSpec) -> bool:
 
 def _names(blocks: Sequence[Block]) -> list[str]:
     """Where each block's rows come from; runs of one scale are told apart by their ids."""
-    scales = [block.scale for block in blocks]
+    scales = [(block.scale, block.step) for block in blocks]
     names = []
     for block in blocks:
-        alone = scales.count(block.scale) == 1
+        alone = scales.count((block.scale, block.step)) == 1
         ours = f"here, {block.scale}" if alone else f"{block.source}, {block.scale}"
+        ours += f", {block.step}" if block.step else ""
         names.append("paper" if block.scale == "published" else ours)
     return names
 
@@ -278,6 +288,7 @@ def paper_csv(spec: TableSpec, runs: Sequence[StoredRun]) -> str:
         for (index, key), found in block.cells.items():
             if isinstance(found, ResultRow):
                 row = spec.rows[index]
-                where = [block.source, block.scale, row.label, row.temp, row.steps, key]
+                source = block.source + (f", {block.step}" if block.step else "")
+                where = [source, block.scale, row.label, row.temp, row.steps, key]
                 writer.writerow([*where, found.value, found.low, found.high, found.n])
     return out.getvalue()

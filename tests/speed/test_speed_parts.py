@@ -1,0 +1,118 @@
+"""The probe, what a state holds, and the frames timed along a long generation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from calm_bench.latency import Arm
+from calm_bench.speed import probe as probes
+from calm_bench.speed.footprint import held_bytes
+from calm_bench.speed.growth import time_growth
+from calm_bench.speed.probe import ReadProbe, last_cache_bytes
+from calm_bench.speed.spec import Growth
+from calm_bench.types import SamplingParams
+
+
+class Ticking:
+    """A clock on which every mark is a nanosecond after the one before."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def mark(self) -> int:
+        self.now += 1
+        return self.now
+
+    def wait(self) -> None:
+        pass
+
+    def between(self, start: int, end: int) -> int:
+        return end - start
+
+
+def test_the_probe_reads_more_than_the_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "last_cache_bytes", lambda: 400_000)
+    probe = ReadProbe("cpu", 1, Ticking())
+    assert probe.n_bytes == 8 * 400_000
+    probe.read()
+    probe.read()
+    assert probe.taken() == (1, 1)
+    assert probe.taken() == ()
+
+
+def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "CACHES", tmp_path)
+    assert last_cache_bytes() is None
+    for index, size in enumerate(("32K", "1024K", "16M")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
+    assert last_cache_bytes() == 16 << 20
+
+
+def test_a_state_holds_each_storage_once_and_no_weights() -> None:
+    @dataclass
+    class State:
+        cache: list[Any]
+        view: torch.Tensor
+        module: torch.nn.Module
+        weight: torch.Tensor
+
+    module = torch.nn.Linear(5, 5)
+    table = torch.zeros(10, 10)
+    state = State(cache=[table, {"k": torch.zeros(3)}], view=table[2], module=module,
+                  weight=module.weight)  # fmt: skip
+    assert held_bytes(state, table, apart=module) == 4 * (100 + 3)
+
+
+class Recorder(torch.nn.Module):
+    """A system that writes down which of its methods ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.codec = SimpleNamespace(frame_rate=10.0)
+        self.log: list[str] = []
+
+    def start(self, prompts: Any, sampling: Any, generators: Any, n_frames: int) -> dict[str, Any]:
+        return {"cache": torch.zeros(n_frames)}
+
+    def start_decoding(self, batch_size: int) -> list[Any]:
+        return []
+
+    def backbone_step(self, state: Any) -> str:
+        self.log.append("b")
+        return "z"
+
+    def head_step(self, state: Any, z: str) -> str:
+        self.log.append("h")
+        return "frame"
+
+    def push(self, state: Any, frame: str) -> None:
+        self.log.append("p")
+
+    def decode_step(self, frame: str, decoder: Any) -> None:
+        self.log.append("d")
+
+
+def test_growth_draws_only_the_frames_it_times_and_takes_every_step() -> None:
+    system: Any = Recorder()
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
+    prompt: Any = object()
+    arm = Arm(cell_id="a", system=system, sampling=sampling, prompts=(prompt,))
+    records = time_growth(arm, 0, Growth(seconds=(2.0, 0.5), frames=3), Ticking())
+    assert [record.seconds for record in records] == [0.5, 2.0]
+    assert all(len(times) == 3 for r in records for times in r.stage_ns.values())
+    # Frames 5 to 7 and 20 to 22 are timed; the first one has to be drawn as well.
+    steps = "".join(system.log).replace("d", "d ").split()
+    drawn = [index for index, step in enumerate(steps) if "h" in step]
+    assert drawn == [0, 5, 6, 7, 20, 21, 22]
+    assert len(steps) == 23
+    assert all(step.replace("h", "") == "bpd" for step in steps)
+    # Between marks lies one tick each: backbone and push, head, codec.
+    assert records[0].stage_ns["backbone"] == (2, 2, 2)
+    assert records[0].stage_ns["total"] == (4, 4, 4)
+    assert [record.state_bytes for record in records] == [4 * 8, 4 * 23]

@@ -1,0 +1,138 @@
+"""The command as a user types it, on debug systems."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from calm_bench.cli import app
+from calm_bench.speed.footprint import measure_peaks
+from calm_bench.speed.plan import SpeedPlan
+from calm_bench.store import (
+    BandwidthRecord,
+    FootprintRecord,
+    GrowthRecord,
+    LatencyRecord,
+    RunStore,
+)
+
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+Listed = Callable[..., Path]
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args), env=PLAIN, catch_exceptions=True)
+
+
+@pytest.mark.slow
+def test_a_run_measures_reports_and_goes_on_where_it_stopped(
+    listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = ("speed", "all", "--spec", str(listed()), "--out", str(out), "--threads", "1",
+               "--clock", "cpu")  # fmt: skip
+    # A machine that runs the tests as well is no place to judge its own fitness.
+    monkeypatch.setattr("calm_bench.speed.run.is_fit", lambda _: True)
+    # Both are slow, and tested apart.
+    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
+    monkeypatch.setattr("calm_bench.report.build.render_growth", lambda *_: {})
+    monkeypatch.setattr(
+        "calm_bench.speed.measure.measure_peaks",
+        lambda plan, *_: dict.fromkeys(plan.setting.batch, (10**6, None)),
+    )
+    first = call(*command)
+    assert first.exit_code == 0, first.output
+    assert "Speed: toys, tiny scale" in first.stdout
+    store = RunStore(out)
+    # Two systems at two batch sizes and the control, twice.
+    assert len(store.read(LatencyRecord)) == 2 * 5
+    assert len(store.read(BandwidthRecord)) == 2
+    assert len(store.read(FootprintRecord)) == 4
+    assert {(r.cell_id, r.seconds) for r in store.read(GrowthRecord)} == {
+        (f"{name}-plain-fp32", seconds) for name in ("rq-debug", "calm-debug")
+        for seconds in (0.08, 0.32)
+    }  # fmt: skip
+    for found in store.read(FootprintRecord):
+        assert found.state_bytes
+        if found.batch == 1:
+            assert found.read_bytes is not None
+            parts = [found.read_bytes[stage] for stage in ("backbone", "head", "codec")]
+            assert found.read_bytes["total"] == sum(parts)
+            assert min(parts) > 0
+            assert found.operators
+    rows = {(row.cell_id, row.metric): row for row in store.read_results().rows}
+    assert rows["rq-debug-plain-fp32", "peak_mb"].value
+    assert rows["calm-debug-plain-fp32", "overall_speedup"].value
+    assert call("report", str(out), "--json").exit_code == 0
+
+    # Killed within the second round: that round alone is measured again.
+    path = out / "latency.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:8]))
+    again = call(*command, "--json")
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["run_id"].startswith("speed-toys-tiny-")
+    kept = path.read_text().splitlines(keepends=True)
+    assert kept[:8] == lines[:8]
+    assert [json.loads(line)["round"] for line in kept[8:]] == [1] * 5
+
+    other = call(*command, "--frames", "5")
+    assert other.exit_code == 2
+    assert "it was planned with other options" in other.stderr
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_a_process_of_its_own(expanded: Callable[..., SpeedPlan]) -> None:
+    plan = expanded(threads=1)
+    peaks = measure_peaks(plan, plan.cells[1], 4)
+    assert set(peaks) == {1, 2}
+    for size, reason in peaks.values():
+        # A toy model and its activations: something, and far less than torch itself.
+        assert reason is None
+        assert size is not None
+        assert 0 < size < 100e6
+    lost = plan.cells[1].model_copy(update={"cell_id": "lost"})
+    size, reason = measure_peaks(plan, lost, 4)[1]
+    assert size is None
+    assert str(reason).startswith("its process failed")
+
+
+def test_an_unfit_machine_is_another_exit_code(
+    listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calm_bench.speed.run.measure", lambda *_: None)
+    monkeypatch.setattr("calm_bench.speed.run.is_fit", lambda _: False)
+    done = call("speed", "all", "--spec", str(listed()), "--out", str(tmp_path / "out"))
+    assert done.exit_code == 3
+    assert "unfit" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--mode", "plan"], "'plan' is no mode: did you mean plain?"),
+        (["--precision", "fp16"], "'fp16' is no precision"),
+        (["--batch", "1", "0"], "'0' is no batch size"),
+        (["--scale", "small"], "'small' is no scale"),
+        (["--mode", "plain", "--precision", "int8"], "the plain step is always fp32"),
+        (["--spec", "lost.yaml"], "cannot read lost.yaml"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(args: list[str], message: str) -> None:
+    done = call("speed", "speech", "--device", "cpu", *args)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = ("--device", "cpu", "--mode", "plain", "eager", "--batch", "1,4", "--dry-run", "--json")
+    done = call("speed", "speech", *args)
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    assert plan["setting"]["batch"] == [1, 4]
+    assert len(plan["cells"]) == 4
+    assert not list(tmp_path.iterdir())

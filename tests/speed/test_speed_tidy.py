@@ -1,0 +1,190 @@
+"""Rows of a run whose times are known beforehand."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from calm_bench.report.build import build_report
+from calm_bench.report.columns import shown_columns
+from calm_bench.report.paper.expressions import Selector
+from calm_bench.report.paper.measure import find_rows
+from calm_bench.report.paper.runs import StoredRun
+from calm_bench.report.tables import main_tables
+from calm_bench.speed.plan import SpeedPlan
+from calm_bench.speed.run import is_fit
+from calm_bench.speed.tidy import tidy
+from calm_bench.store import (
+    BandwidthRecord,
+    Cell,
+    FootprintRecord,
+    GrowthRecord,
+    LatencyRecord,
+    ResultRow,
+    Results,
+    RunStore,
+)
+
+# Milliseconds of backbone, head and codec, by model and mode.
+TIMES = {
+    ("rq-debug", "plain"): (6.0, 12.0, 2.0),
+    ("rq-debug", "eager"): (3.0, 6.0, 1.0),
+    ("calm-debug", "plain"): (6.0, 1.0, 3.0),
+    ("calm-debug", "eager"): (3.0, 0.5, 1.5),
+}
+Expand = Callable[..., SpeedPlan]
+
+
+def record(
+    cell: Cell, number: int, batch: int = 1, *, control: bool = False, slower: float = 1.0
+) -> LatencyRecord:
+    # A busy round is slower for all alike, which ratios must not see.
+    scale = (1 + 0.5 * (number % 3)) * slower * (1 if batch == 1 else 2)
+    parts = [round(1e6 * ms * scale) for ms in TIMES[str(cell.model), str(cell.mode)]]
+    names = ("backbone", "head", "codec")
+    stages = {name: (value,) * 4 for name, value in zip(names, parts, strict=True)}
+    return LatencyRecord(
+        round=number,
+        cell_id=cell.cell_id,
+        order=0,
+        control=control,
+        batch=batch,
+        stage_ns={**stages, "total": (sum(parts),) * 4},
+        first_audio_ns=50_000_000,
+        frame_ns=80_000_000,
+        device="test",
+        dtype="float32",
+        threads=1,
+        mode=cell.mode or "plain",
+    )
+
+
+def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0) -> Results:
+    store = RunStore(folder)
+    for number in range(6):
+        for cell in plan.cells:
+            store.append(*(record(cell, number, batch) for batch in plan.setting.batch))
+        store.append(
+            record(plan.cells[0], number, control=True, slower=slower),
+            # 10 GB/s, less where the round is slower.
+            BandwidthRecord(
+                round=number, n_bytes=10**9, threads=1,
+                read_ns=(round(1e8 * (1 + 0.5 * (number % 3))),) * 3,
+            ),
+        )  # fmt: skip
+    for cell in plan.cells:
+        stages = {"backbone": 30_000_000, "head": 10_000_000, "codec": 0, "total": 40_000_000}
+        store.append(
+            FootprintRecord(cell_id=cell.cell_id, batch=1, peak_bytes=5_000_000, state_bytes=100,
+                            read_bytes=stages, operators={"total": 77}),
+            FootprintRecord(cell_id=cell.cell_id, batch=2, peak_reason="not looked at"),
+        )  # fmt: skip
+    return tidy(plan, plan.cells, store)
+
+
+@pytest.fixture
+def results(expanded: Expand, tmp_path: Path) -> Results:
+    return tidied(expanded(modes=("plain", "eager")), tmp_path / "run")
+
+
+def rows_of(results: Results, cell_id: str) -> Mapping[str, ResultRow]:
+    return {row.metric: row for row in results.rows if row.cell_id == cell_id}
+
+
+def test_every_row_meets_the_baseline_of_its_own_step(results: Results) -> None:
+    eager = rows_of(results, "calm-debug-eager-fp32")
+    assert eager["overall_speedup"].value == pytest.approx(10 / 5)
+    assert eager["head_speedup"].value == pytest.approx(12)
+    assert eager["head_share"].value == pytest.approx(10)
+    assert rows_of(results, "rq-debug-eager-fp32")["overall_speedup"].value == 1
+    assert eager["vs_plain"].value == pytest.approx(2)
+    assert (eager["vs_plain"].low, eager["vs_plain"].high) == pytest.approx((2, 2))
+
+
+def test_stages_imply_the_overall_speed_up_and_the_residual_says_how_well(
+    results: Results,
+) -> None:
+    row = rows_of(results, "calm-debug-plain-fp32")
+    # p = 12/20, s = 12, b = 9/8
+    assert row["rest_ratio"].value == pytest.approx(9 / 8)
+    assert row["implied_speedup"].value == pytest.approx(1 / (0.4 * 9 / 8 + 0.6 / 12))
+    assert row["identity_residual"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_the_limit_is_bytes_over_the_bandwidth_of_the_same_round(results: Results) -> None:
+    row = rows_of(results, "calm-debug-plain-fp32")
+    assert row["read_mb"].value == 40
+    assert row["limit_ratio"].value == pytest.approx(10 / 4)
+    assert row["backbone_limit_ratio"].value == pytest.approx(6 / 3)
+    assert row["head_limit_ratio"].value == pytest.approx(1 / 1)
+    assert row["codec_limit_ratio"].value is None
+    assert row["codec_limit_ratio"].reason == "this stage reads no weights"
+
+
+def test_half_a_minute_is_measured_or_said_not_to_be(results: Results, expanded: Expand) -> None:
+    row = rows_of(results, "calm-debug-plain-fp32")
+    assert row["thirty_s"].value is None
+    assert "4 frames are 0.32 s of audio; --frames 375" in str(row["thirty_s"].reason)
+    assert row["thirty_s_at_frame"].value == pytest.approx(375 * 0.015)  # the middle round's frame
+
+
+def test_a_batch_has_columns_of_its_own(results: Results) -> None:
+    row = rows_of(results, "calm-debug-plain-fp32")
+    assert row["step_ms@b2"].value == pytest.approx(2 * row["step_ms@b1"].value)
+    assert row["rows_per_s@b2"].value == pytest.approx(row["rows_per_s@b1"].value)
+    assert row["overall_speedup@b2"].value == pytest.approx(2)
+    assert row["peak_mb@b2"].reason == "not looked at"
+
+
+def test_a_baseline_that_differs_from_itself_makes_the_machine_unfit(
+    results: Results, expanded: Expand, tmp_path: Path
+) -> None:
+    assert is_fit(results)
+    assert rows_of(results, "rq-debug-plain-fp32")["aa_ratio"].value == pytest.approx(1)
+    assert is_fit(tidied(expanded(), tmp_path / "slightly", slower=1.015))
+    assert not is_fit(tidied(expanded(), tmp_path / "unfit", slower=1.1))
+
+
+def test_rows_of_all_modes_share_a_column_and_keep_their_recipe(results: Results) -> None:
+    assert len(results.recipes) == 2
+    names = [shown.column.name for shown in shown_columns(results, everything=True)]
+    assert len(names) == len(set(names))
+    for table in main_tables(results):
+        assert len(table.rows) == 4
+        assert {len(row) for row in table.rows} == {len(table.headings)}
+    assert "random weights" in " ".join(main_tables(results)[-1].notes)
+
+
+def test_the_ledger_takes_each_step_for_a_run_of_its_own(results: Results) -> None:
+    steps = StoredRun(name="run", results=results, manifest=None).by_step()
+    assert {step: [cell.model for cell in run.results.cells] for step, run in steps.items()} == {
+        "plain fp32": ["rq-debug", "calm-debug"],
+        "eager fp32": ["rq-debug", "calm-debug"],
+    }
+    selector = Selector(metric="overall_speedup", model="calm", temp=0.8, steps=1)
+    for step, value in (("plain fp32", 2.0), ("eager fp32", 2.0)):
+        found = find_rows(selector, steps[step], None)
+        assert not isinstance(found, str)
+        (((cell, row)),) = found.values()
+        assert f"{cell.mode} {cell.precision}" == step
+        assert row.value == pytest.approx(value)
+
+
+def test_growth_is_drawn_along_the_clip_and_over_batches(results: Results, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    for cell in results.cells:
+        store.append(*(
+            GrowthRecord(cell_id=cell.cell_id, repeat=0, seconds=seconds, state_bytes=10**6,
+                         stage_ns=dict.fromkeys(("backbone", "head", "codec", "total"), (10**6,)))
+            for seconds in (1.0, 60.0)
+        ))  # fmt: skip
+    store.write_results(results)
+    build_report(store.root)
+    found = {path.name for path in (store.root / "plots").iterdir()}
+    assert {f"growth_{kind}.{end}" for kind in ("position", "batch") for end in ("png", "svg")} <= (
+        found
+    )
+    assert sorted(path.name for path in (store.root / "tables").iterdir()) == [
+        "speed.csv", "speed.md", "speed.tex",
+    ]  # fmt: skip
+    assert not (store.root / "page").exists()

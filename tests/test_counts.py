@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+import torch
+
+from calm_bench.counts import StageCounts, Tally, count_frame
+from calm_bench.records import Stage
+from calm_bench.systems.loading import load_system
+from calm_bench.types import SamplingParams
+
+SYSTEMS = ["calm-debug", "calm-music-debug", "musicgen-debug", "rq-debug", "trigflow-debug"]
+
+
+def counted(name: str, steps: int | None = None) -> tuple[Any, dict[Stage, StageCounts]]:
+    system = load_system(name)
+    steps = steps or system.default_head_steps
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=steps)
+    return system, count_frame(system, sampling)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_counts_are_the_same_every_time(name: str) -> None:
+    assert counted(name)[1] == counted(name)[1]
+
+
+def test_the_calm_head_multiplies_every_weight_twice_per_step_and_reads_it_once() -> None:
+    system, counts = counted("calm-debug")
+    linears = [m for m in system.mlp.modules() if isinstance(m, torch.nn.Linear)]
+    head = counts["head"]
+    assert head.calls == 1
+    assert head.flops == sum(2 * linear.weight.numel() for linear in linears)
+    assert head.parameters == sum(p.numel() for p in system.mlp.parameters())
+    assert head.bytes_read == 4 * head.parameters
+
+
+def test_more_head_steps_cost_more_in_the_head_alone() -> None:
+    one, four = counted("calm-debug", 1)[1], counted("calm-debug", 4)[1]
+    assert four["head"].calls == 4
+    assert four["head"].parameters == one["head"].parameters
+    # What depends on the context alone is computed once.
+    assert 3 * one["head"].flops < four["head"].flops < 4 * one["head"].flops
+    assert {s: four[s] for s in ("backbone", "codec")} == {s: one[s] for s in ("backbone", "codec")}
+
+
+@pytest.mark.weights
+def test_a_depth_transformer_reads_its_shared_weights_once_per_level() -> None:
+    system, counts = counted("rq-speech-tiny")
+    depth, K = system.depth, system.n_codebooks
+    layer_bytes = sum(
+        4 * p[0].numel() for layer in depth.layers for p in layer.parameters() if p.ndim == 3
+    )
+    assert counts["head"].calls == K == 8
+    assert counts["head"].bytes_read > K * layer_bytes
+    assert counts["head"].parameters < counts["head"].bytes_read / 4
+
+
+def test_tables_count_the_rows_they_are_asked_for() -> None:
+    table = torch.nn.Embedding(100, 8)
+    with torch.inference_mode(), Tally(table) as tally:
+        table(torch.tensor([3, 4]))
+    assert (tally.parameters, tally.bytes_read) == (800, 2 * 8 * 4)
+
+
+def test_a_view_is_dispatched_and_reads_nothing() -> None:
+    module = torch.nn.Linear(4, 6, bias=False)
+    with torch.inference_mode(), Tally(module) as tally:
+        module.weight.t()
+    assert (tally.operators.total(), tally.bytes_read) == (1, 0)
+
+
+def test_attention_on_a_processor_has_flops() -> None:
+    q = torch.zeros(1, 2, 1, 8)
+    keys = torch.zeros(1, 2, 5, 8)
+    with torch.inference_mode(), Tally(torch.nn.Module()) as tally:
+        torch.nn.functional.scaled_dot_product_attention(q, keys, keys)
+    assert tally.flops == 2 * 2 * (2 * 1 * 5 * 8)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_total_is_the_stages(name: str) -> None:
+    system, counts = counted(name)
+    stages = [counts[stage] for stage in ("backbone", "head", "codec")]
+    total = counts["total"]
+    assert total.operators == sum(s.operators for s in stages)
+    assert total.flops == sum(s.flops for s in stages)
+    assert total.bytes_read == sum(s.bytes_read for s in stages)
+    assert total.parameters == sum(p.numel() for p in system.parameters())
+
+
+def test_a_system_that_packed_its_weights_says_what_it_reads() -> None:
+    system = load_system("calm-debug")
+    system.weight_bytes = lambda: {"head": 7, "backbone": 11}  # type: ignore[operator,assignment]
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
+    counts = count_frame(system, sampling)
+    assert (counts["head"].bytes_read, counts["backbone"].bytes_read) == (7, 11)
+    assert counts["codec"].bytes_read > 0
