@@ -151,6 +151,8 @@ class FlatTransformer:
             steps = torch.arange(half, device=device).double()
             angle = at[:, None, None] * self.config.rope_base ** (-steps / half)
             self.table = table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+            if self.sinusoids is not None:  # of one length with it, for `fixed`
+                self.sinusoids.rows(position, length, table.real)
         return table[position : position + length]
 
     def live(self, cache: KvCache, T: int) -> Place:
@@ -210,8 +212,12 @@ class FlatTransformer:
         """The next position of a lane as tensors tell it, in shapes that depend on its bucket."""
         keys, values = lane.buffer[..., : lane.bucket, :].unbind(2)
         buffers = lane.buffer.unbind(0)
+        sines = None
+        if self.sinusoids is not None:
+            sines = self.sinusoids.table.index_select(0, lane.position)
         return Place(
-            turns=self.table.index_select(0, lane.position),
+            turns=None if sines is not None else self.table.index_select(0, lane.position),
+            sines=sines,
             keys=keys.unbind(0),
             values=values.unbind(0),
             write=lambda layer, kv: buffers[layer].index_copy_(3, lane.slot, kv.to(keys.dtype)),

@@ -46,6 +46,7 @@ class MimiCodec(Codec):
 
     Architecture: ClassVar[type[StrictModel]] = MoshiConfig
     continuous: ClassVar[bool] = False
+    mimi: Any
 
     def __init__(self, mimi: Any) -> None:
         """Wrap the package's model."""
@@ -89,6 +90,7 @@ class MoshiSystem(ReleasedSystem):
 
     Architecture: ClassVar[type[StrictModel]] = MoshiConfig
     temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
+    lm: Any
 
     def __init__(
         self, config: MoshiConfig, folder: Path | None = None, release: str | None = None

@@ -46,6 +46,7 @@ class EncodecCodec(Codec):
 
     Architecture: ClassVar[type[StrictModel]] = ReleasedMusicGenConfig
     continuous: ClassVar[bool] = False
+    model: Any
 
     def __init__(self, model: Any, n_codebooks: int) -> None:
         """Wrap the package's audio encoder."""
@@ -90,6 +91,7 @@ class ReleasedMusicGen(ReleasedSystem):
 
     Architecture: ClassVar[type[StrictModel]] = ReleasedMusicGenConfig
     temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
+    model: Any
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ B batch, T frames, C latent channels, D width. What differs from our CALM:
 * Batch 1; a batch here is a loop.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,6 +50,8 @@ class PocketCodec(Codec):
 
     Architecture: ClassVar[type[StrictModel]] = PocketConfig
     continuous: ClassVar[bool] = True
+    model: Any
+    mimi: Any
 
     def __init__(self, model: Any) -> None:
         """Use a TTSModel's own codec; its weights stay the model's."""
@@ -69,8 +72,8 @@ class PocketCodec(Codec):
         lm = self.model.flow_lm
         if wave.shape[-1] == 0:
             return wave.new_zeros(len(wave), 0, lm.ldim)
-        latents: Tensor = self.mimi.encode_to_latent(wave[:, None])
-        return (latents - lm.emb_mean) / lm.emb_std
+        latents: Tensor = (self.mimi.encode_to_latent(wave[:, None]) - lm.emb_mean) / lm.emb_std
+        return latents
 
     def decode(self, frames: Tensor) -> Tensor:
         """Latents [B, T, C] to audio [B, S]."""
@@ -108,6 +111,7 @@ class PocketSystem(ReleasedSystem):
 
     Architecture: ClassVar[type[StrictModel]] = PocketConfig
     temperature_kind: ClassVar[TemperatureKind] = "noise_variance"
+    model: Any
 
     def __init__(
         self, config: PocketConfig, folder: Path | None = None, release: str | None = None
@@ -132,7 +136,7 @@ class PocketSystem(ReleasedSystem):
         """Noise [n_frames, C] of standard deviation sqrt(temperature)."""
         shape = (n_frames, self.model.flow_lm.ldim)
         noise = torch.randn(shape, generator=generator, device=generator.device)
-        return noise * sampling.temperature**0.5
+        return noise * math.sqrt(sampling.temperature)
 
     def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
         """Voice, text, the start of the latents, and the prompt's latents but the last."""

@@ -101,7 +101,7 @@ def mimi_side_of(item: Item, arm: str) -> Side:
     before = torch.randint(0, 2048, (1, 8, DECODED))
     if precision is None:
         mimi = _mimi_model(item.name != "offline")
-        parts = codes.split(1, dim=2) if arm == PACKAGE_SINGLE else (codes,)
+        parts = codes.chunk(item.frames if arm == PACKAGE_SINGLE else 1, dim=2)
         return Side(nothing, lambda: [mimi.decode(part) for part in parts])
     system = _mimi_twin(precision)
     if item.name == "offline":

@@ -178,8 +178,7 @@ def _time_constant(head: Any) -> Tensor:
     if not head.num_time_conds:
         return torch.zeros(head.model_channels)
     pairs = zip(head.time_embed, torch.tensor([[0.0], [1.0]]), strict=True)
-    total: Tensor = sum(embed(t) for embed, t in pairs)  # type: ignore[assignment]
-    return total / head.num_time_conds
+    return torch.stack([embed(t) for embed, t in pairs]).mean(0)
 
 
 def _fix_time(mlp: Any, value: Tensor) -> None:

@@ -128,8 +128,8 @@ class _PocketDecoder:
         self.decode(self.latents)
 
     def decode_each(self) -> None:
-        for latent in self.latents.split(1, dim=1):
-            self.decode(latent)
+        for latent in self.latents.unbind(1):
+            self.decode(latent[:, None])
 
     def decode(self, latents: Tensor) -> None:
         from pocket_tts.modules.stateful_module import increment_steps

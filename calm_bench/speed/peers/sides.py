@@ -5,11 +5,12 @@ state is allocated, and only then calls are timed. B batch, T frames, K codebook
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from calm_bench.speed.peers.items import ours
 from calm_bench.systems.base import Prompt, System
 from calm_bench.types import Precision, SamplingParams
 
@@ -37,8 +38,8 @@ class Side(NamedTuple):
 
 def precision_of(arm: str) -> Precision | None:
     """The precision of an arm of ours; None for the package."""
-    found: Any = arm.removeprefix("ours ") if arm.startswith("ours ") else None
-    return found
+    known: dict[str, Precision] = {ours(name): name for name in get_args(Precision)}
+    return known.get(arm)
 
 
 def fast(system: Any, precision: Precision) -> Any:

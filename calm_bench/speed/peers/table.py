@@ -115,7 +115,7 @@ def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block])
         return ratio_interval(a, b, seed)
 
     def per_frame(name: str) -> float:
-        return median(getattr(b, name) / b.frames for _, b in pairs) / 1e6
+        return float(median(getattr(b, name) / b.frames for _, b in pairs)) / 1e6
 
     nothing = Estimate(value=None, reason="no round holds both sides")
     return Row(
