@@ -73,11 +73,8 @@ class ModelConfig(StrictModel):
     """models/<name>/config.yaml: what the model is, what its weights are, how they were trained.
 
     `architecture` is validated by the class registered under `type`, next to its code. Weights that
-    are null are drawn at random from `seed`: enough for tests and for timing.
-
-    Attributes:
-        release: Weights that another package brings, by the name that it fetches them by; None for
-            weights of ours and random ones.
+    are null are drawn at random from `seed`: enough for tests and for timing; unless `release`
+    names weights that another package fetches.
     """
 
     kind: Literal["system", "codec"]
