@@ -114,7 +114,7 @@ class FlatTransformer:
             x = x + place.sines
         x = x.reshape(B * T, D)
         for index, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.before_attention(x)).float().view(B, T, 3 * H, -1, 2)
+            qkv = layer.qkv(layer.before_attention(x)).view(B, T, 3 * H, -1, 2)
             if place.turns is not None:
                 pairs = torch.view_as_complex(qkv)  # [B, T, 3 H, Dh / 2]
                 pairs[:, :, : 2 * H].mul_(place.turns)
@@ -126,9 +126,10 @@ class FlatTransformer:
                 q, x, T = q[..., -1:, :], x.view(B, T, D)[:, -1], 1
                 mask, causal = None if mask is None else mask[..., -1:, :], False
             k, v = place.keys[index], place.values[index]
-            q = q.squeeze(1).to(k.dtype)
+            q = q.squeeze(1) if q.dtype == k.dtype else q.squeeze(1).to(k.dtype)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-            x = layer.out.onto(x, y.transpose(1, 2).reshape(B * T, D))
+            y = y.view(B, D) if T == 1 else y.transpose(1, 2).reshape(B * T, D)
+            x = layer.out.onto(x, y)
             h = layer.up(layer.before_mlp(x))
             if gated:
                 gate, h = h.chunk(2, dim=-1)

@@ -134,7 +134,7 @@ class FlatDepth:
                 y = at.values  # all the weight is on a single position
                 if k > 0:
                     y = F.scaled_dot_product_attention(at.query, at.keys, at.values)
-                x = layer.out.onto(x, y.reshape(N, W))
+                x = layer.out.onto(x, y.view(N, W))
                 gate, h = layer.up(self.norm(x)).chunk(2, dim=-1)
                 x = layer.down.onto(x, F.silu(gate) * h)
             codes.append(choose(self.outputs[k](x), uniform[k]))
@@ -173,7 +173,6 @@ def draw_tokens(logits: Tensor, draws: Tensor, temperature: float, top_k: int) -
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.float()
     if 0 < top_k < logits.shape[-1]:
         floor = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < floor, -torch.inf)

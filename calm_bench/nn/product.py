@@ -22,7 +22,7 @@ PACKED_FOR = 8
 
 
 class Product(ABC):
-    """x W^T + b for rows x [M, I], at one precision.
+    """x W^T + b for rows x [M, I], at one precision; float32 in, float32 out.
 
     Attributes:
         nbytes: Bytes of weights that one evaluation reads.

@@ -18,7 +18,7 @@ from calm_bench.nn.flat_head import FlatHead, Path, consistency_path, rotation_p
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache
 from calm_bench.systems.state import StreamState
-from calm_bench.systems.steps import FlatSteps
+from calm_bench.systems.steps import FlatSteps, float32
 from calm_bench.types import Precision, SamplingParams
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class FlatCodes(FlatSteps):
 
     def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
         """The sum of K code embeddings, and the text's."""
-        x = F.embedding_bag(frame + self.offsets, self.table, mode="sum").float()
+        x = float32(F.embedding_bag(frame + self.offsets, self.table, mode="sum"))
         return x if text is None else x + text
 
     def input_bytes(self) -> int:

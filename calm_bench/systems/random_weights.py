@@ -6,11 +6,15 @@ exists in float32.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calm_bench.types import Precision
 
 __all__ = ["fill_at_random"]
+
+BLOCK = 4_194_301
+"""Numbers drawn, and repeated over all matrices: drawing billions would take minutes. A prime, so
+that no two rows of a matrix are the same."""
 
 
 def fill_at_random(
@@ -27,16 +31,30 @@ def fill_at_random(
     """
     generator = torch.Generator(device).manual_seed(seed)
     narrow = torch.float32 if precision == "fp32" else torch.bfloat16
+    block = torch.randn(BLOCK, generator=generator, device=device)
+    used = 0
     for prefix, part in module.named_modules():
         for name, parameter in list(part.named_parameters(prefix, recurse=False)):
             if not parameter.is_meta:
                 continue
             wide = parameter.ndim < 2 or name.startswith(exact)
             dtype = torch.float32 if wide else narrow
-            values = torch.empty(parameter.shape, dtype=dtype, device=device)
             if parameter.ndim < 2:
-                values.fill_(0.0 if name.endswith("bias") else 1.0)
+                values = torch.zeros if name.endswith("bias") else torch.ones
+                filled = values(parameter.shape, dtype=dtype, device=device)
             else:
-                values.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+                scaled = (block.roll(-used) * parameter.shape[-1] ** -0.5).to(dtype)
+                filled = _repeated(scaled, parameter.shape)
+                used = (used + parameter.numel()) % BLOCK
             own = name.removeprefix(prefix).removeprefix(".")
-            setattr(part, own, nn.Parameter(values, requires_grad=False))
+            setattr(part, own, nn.Parameter(filled, requires_grad=False))
+
+
+def _repeated(block: Tensor, shape: torch.Size) -> Tensor:
+    """A tensor of this shape that holds the block again and again."""
+    filled = block.new_empty(shape)
+    flat = filled.view(-1)
+    for start in range(0, len(flat), len(block)):
+        part = flat[start : start + len(block)]
+        part.copy_(block[: len(part)])
+    return filled

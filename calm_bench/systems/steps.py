@@ -31,7 +31,7 @@ from calm_bench.types import Precision, SamplingParams
 if TYPE_CHECKING:
     from calm_bench.systems.streaming import StreamingSystem
 
-__all__ = ["FlatSteps"]
+__all__ = ["FlatSteps", "float32"]
 
 
 class FlatSteps(ABC):
@@ -131,7 +131,7 @@ class FlatSteps(ABC):
             return self.owner.inputs(state, i, i + 1)[:, 0].float()
         text = None
         if state.text is not None:
-            text = F.embedding(state.text[:, i - 1], self.text_table).float()
+            text = float32(F.embedding(state.text[:, i - 1], self.text_table))
         return self.frame_input(state.frames[:, i - 1 - lead], text)
 
     # -- what it reads -------------------------------------------------------------------------
@@ -153,3 +153,8 @@ class FlatSteps(ABC):
         config = self.backbone.config
         held = position + 1 if config.context is None else min(position + 1, config.context)
         return {"backbone": 2 * config.layers * config.dim * held * batch_size * 4, "head": 0}
+
+
+def float32(x: Tensor) -> Tensor:
+    """The tensor as float32; asking costs nothing where it is."""
+    return x if x.dtype == torch.float32 else x.float()

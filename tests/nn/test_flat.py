@@ -1,0 +1,120 @@
+"""The pieces of the flat step against the operators they stand for."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp
+from calm_bench.nn.capture import bucket_of
+from calm_bench.nn.consistency import sample_consistency, uniform_times
+from calm_bench.nn.depth import Chooser
+from calm_bench.nn.flat import FlatTransformer, RmsNorm
+from calm_bench.nn.flat_depth import draw_tokens
+from calm_bench.nn.flat_head import FlatHead, consistency_path, rotation_path
+from calm_bench.nn.product import Product, pack
+from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
+from calm_bench.nn.trigflow import rotation_times, sample_trigflow
+from calm_bench.types import Precision
+
+SHARE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.05}
+
+
+def deviation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max() / a.abs().max())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 40])
+@pytest.mark.parametrize("shape", [(96, 40), (40, 96), (300, 512), (512, 300)])
+@pytest.mark.parametrize("precision", SHARE)
+def test_products(precision: Precision, shape: tuple[int, int], rows: int) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(shape), torch.randn(shape[0]), torch.randn(rows, shape[1])
+    base = torch.randn(rows, shape[0])
+    for given in (None, bias):
+        product: Product = pack(weight, given, precision)
+        true = torch.nn.functional.linear(x, weight, given)
+        out = torch.zeros_like(true)
+        product.into(out, x)
+        assert deviation(true, product(x)) < SHARE[precision]
+        assert deviation(true, out) < SHARE[precision]
+        kept = base.clone()
+        assert deviation(true + base, product.onto(base, x)) < SHARE[precision]
+        assert torch.equal(base, kept)
+        row = product.onto(bias.expand(rows, -1), x)  # one row for all
+        assert deviation(true + bias, row) < SHARE[precision]
+    bits = {"fp32": 32, "bf16": 16, "int8": 8}[precision]
+    assert weight.numel() * bits / 8 <= product.nbytes < weight.numel() * bits / 8 * 1.3
+
+
+def test_rms_norm_keeps_its_floor() -> None:
+    x = torch.randn(4, 24) * torch.tensor([1.0, 1e-3, 1e-5, 0.0])[:, None]
+    true = torch.nn.functional.rms_norm(x, (24,), None, 1e-6)
+    torch.testing.assert_close(RmsNorm(24, 1e-6, x.device)(x), true, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 9, 400])
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_the_same_token_for_the_same_draw(temperature: float, top_k: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2000, 50) * 3
+    draws = torch.rand(2000)
+    draws[:2] = torch.tensor([0.0, 1 - 2**-24])
+    fast = draw_tokens(logits, draws[:, None], temperature, top_k)
+    same = fast == Chooser(temperature, top_k)(logits, draws)
+    assert same.float().mean() > 0.999, "a draw on an edge may fall to either side by rounding"
+    assert int(fast.max()) < 50
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("context", [None, 3])
+@torch.inference_mode()
+def test_steps_and_chunks_are_the_whole(norm: str, gated: bool, context: int | None) -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        dim=32, layers=2, heads=4, mlp_dim=64, norm=norm, gated=gated, context=context,
+        layer_scale=0.3,
+    )  # fmt: skip
+    module = Transformer(config).eval()
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            parameter.copy_(torch.rand_like(parameter) + 0.5)
+    x = torch.randn(2, 21, 32)
+    flat, whole = FlatTransformer(module, "fp32"), module(x)
+    cache, at, parts = KvCache(config, 2, 21 if context is None else 9, x), 0, []
+    for length in (4, 1, 1, 5, 1, 3, 1, 5):
+        parts.append(flat(x[:, at : at + length].clone(), cache, every=True))
+        at += length
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-4)
+    last = flat(x, KvCache(config, 2, 30, x))
+    torch.testing.assert_close(last, whole[:, -1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@torch.inference_mode()
+def test_both_samplers_along_their_paths(steps: int) -> None:
+    torch.manual_seed(0)
+    mlp = AdaLnMlp(AdaLnConfig(blocks=2, width=24, start_closed=False), 6, 16)
+    z, noises = torch.randn(3, 16), torch.randn(3, steps, 6)
+    velocity = partial(lambda embedded, x, t: mlp.velocity(x, t, embedded), mlp.embed_context(z))
+    flat = FlatHead(mlp, "fp32")
+    one = sample_consistency(velocity, noises.transpose(0, 1), uniform_times(steps))
+    assert deviation(one, flat.sample(z, noises, consistency_path(steps))) < 1e-5
+    other = sample_trigflow(velocity, noises[:, 0], rotation_times(steps, 0.7))
+    assert deviation(other, flat.sample(z, noises, rotation_path(steps, 0.7))) < 1e-5
+
+
+def test_many_steps_read_the_modulations_once() -> None:
+    W, C, D, blocks = 24, 6, 16, 2
+    flat = FlatHead(AdaLnMlp(AdaLnConfig(blocks=blocks, width=W), C, D), "fp32")
+    each = 4 * (C * W + W + blocks * 2 * (W * W + W) + W * C + C)
+    once = 4 * (D * W + (3 * blocks + 2) * (W * W + W))
+    assert flat.weight_bytes(1) == once + each
+    assert flat.weight_bytes(100) == once + 100 * each
+
+
+def test_buckets() -> None:
+    assert [bucket_of(n, 700) for n in (1, 256, 257, 512, 513)] == [256, 256, 512, 512, 700]
+    assert math.log2(bucket_of(5000, 10**9)).is_integer()
