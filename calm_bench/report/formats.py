@@ -118,8 +118,8 @@ def to_csv(results: Results) -> str:
 
     cells = results.cells
     settings = ["temperature", "temperature_kind", "text_temperature", "head_steps"]
-    if any(cell.training_step is not None for cell in cells):
-        settings.append("training_step")
+    extra = ("training_step", "precision", "mode")
+    settings += [n for n in extra if any(getattr(cell, n) is not None for cell in cells)]
     columns = {
         "cell_id": [cell.cell_id for cell in cells],
         "system": [cell.label for cell in cells],

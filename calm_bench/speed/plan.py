@@ -127,10 +127,7 @@ def expand(request: Request) -> SpeedPlan:
     identities = [models.identity(row.model, "system") for row in systems]
     benchmark = load_benchmark(part.prompts_of)
     root = paths.benchmarks_dir()
-    prompts = present_prompts(read_prompt_specs(root / benchmark.prompts), root)
-    prompts = prompts[: max(setting.batch)]
-    if not prompts:
-        raise InputError(f"no prompt of {benchmark.name} is here: {root / benchmark.prompts}")
+    prompts = _prompts(benchmark, root, max(setting.batch))
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
         request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
@@ -146,11 +143,23 @@ def expand(request: Request) -> SpeedPlan:
         cells=cells,
         benchmark=benchmark,
         root=root,
-        prompts=tuple(prompts),
+        prompts=prompts,
         weights=models.weights,
         plan_hash=plan_hash,
         notes=tuple(_notes(request, setting, models.weights)),
     )
+
+
+def _prompts(benchmark: BenchmarkSpec, root: Path, n: int) -> tuple[PromptSpec, ...]:
+    """The first n prompts whose audio is here, or as many as are.
+
+    Raises:
+        InputError: If none is.
+    """
+    found = present_prompts(read_prompt_specs(root / benchmark.prompts), root)[:n]
+    if not found:
+        raise InputError(f"no prompt of {benchmark.name} is here: {root / benchmark.prompts}")
+    return tuple(found)
 
 
 def _setting(setting: Setting, request: Request) -> Setting:
