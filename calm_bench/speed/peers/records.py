@@ -23,7 +23,7 @@ class Machine(StrictModel):
 
     def differs(self, other: "Machine") -> list[str]:
         """In what two descriptions differ that keeps their times apart."""
-        names = ("processor", "threads", "versions")
+        names = ("processor", "threads", "versions", "calm_bench", "commit")
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 

@@ -64,6 +64,7 @@ class Driven:
         self.state: Any = None
 
     def reset(self) -> None:
+        """A fresh state, the prompt in its cache."""
         generators = [torch.Generator().manual_seed(i) for i in range(len(self.prompts))]
         self.state = self.system.start(self.prompts, self.sampling, generators, self.calls)
 
@@ -96,12 +97,15 @@ class OurDecoder:
         self.state: Any = None
 
     def side(self) -> Side:
+        """All frames in one call, in a stream that goes on from call to call."""
         return Side(self.reset, lambda: self.decode(self.frames))
 
     def reset(self) -> None:
+        """A fresh stream that has heard the frames before."""
         self.state = self.system.start_decoding(1)
         self.decode(self.before)
 
     def decode(self, frames: Tensor) -> Tensor:
+        """Audio [B, T * hop_length]."""
         wave: Tensor = self.system.codec.decode_steps(frames, self.state)
         return wave

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from calm_bench.cli import app
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.speed.peers import items, run, worker
@@ -211,3 +213,20 @@ class TestRun:
         monkeypatch.setattr(run.subprocess, "run", lambda *args, **more: done)
         with pytest.raises(BenchError, match="timing pocket-english failed with exit code 7"):
             run_peers(self.request_of(), tmp_path / "out")
+
+
+class TestCommand:
+    def refused(self, *args: str) -> str:
+        plain = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+        result = CliRunner().invoke(app, ["speed", "peers", *args], env=plain)
+        assert result.exit_code == 2, result.output
+        (line,) = [text for text in result.stderr.splitlines() if text.startswith("error: ")]
+        return line
+
+    def test_unknown_names(self) -> None:
+        assert "did you mean mimi" in self.refused("--pairs", "mimmi")
+        assert "'fp8' is no precision" in self.refused("--precision", "fp8")
+
+    def test_no_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(items, "missing_package", lambda pair: "it is not installed")
+        assert self.refused("--pairs", "pocket", "mimi").endswith("peers: it is not installed")
