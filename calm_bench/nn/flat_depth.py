@@ -174,7 +174,7 @@ def draw_tokens(logits: Tensor, draws: Tensor, temperature: float, top_k: int) -
     if temperature == 0:
         return logits.argmax(-1)
     if 0 < top_k < logits.shape[-1]:
-        floor = logits.topk(top_k, dim=-1).values[:, -1:]
+        floor = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
         logits = logits.masked_fill(logits < floor, -torch.inf)
     if temperature != 1:
         logits = logits / temperature

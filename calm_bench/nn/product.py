@@ -51,8 +51,8 @@ class Dense(Product):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """`weight` [O, I], copied if it is wide."""
-        wide = weight.shape[0] > weight.shape[1]
+        """`weight` [O, I]; transposed for good where O is at least I."""
+        wide = weight.shape[0] >= weight.shape[1]
         self.weight = weight.t().contiguous() if wide and weight.is_cpu else weight.t()
         self.bias = bias
         self.narrow = weight.dtype != torch.float32
@@ -137,7 +137,8 @@ class Quantised(Product):
     """Weights int8 with a scale per output, activations int8 with one scale per call (fbgemm, CPU).
 
     All M rows of a call share that scale, so at this precision a row's last digits depend on its
-    batch.
+    batch. Processors without VNNI add pairs in 16 bits, which may overflow: there activations have
+    7 bits, and errors are half as large again.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -148,10 +149,11 @@ class Quantised(Product):
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         bias = None if bias is None else bias.float()
         self.weight = torch.ops.quantized.linear_prepack(quantised, bias)
+        self.seven_bits = not torch.cpu._is_vnni_supported()
         self.nbytes = weight.numel() + _bytes(scales, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.weight, True)
+        y: Tensor = torch.ops.quantized.linear_dynamic(x, self.weight, self.seven_bits)
         return y
 
 

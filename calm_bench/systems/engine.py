@@ -25,6 +25,7 @@ from calm_bench.types import Mode, Precision
 
 __all__ = ["TOLERANCES", "install", "prepare"]
 
+# On processors without VNNI int8 is coarser; this holds there, too.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.15}
 
 
