@@ -6,7 +6,6 @@ from typing import Annotated, get_args
 import typer
 
 from calm_bench.errors import InputError, near_names
-from calm_bench.types import Mode, Precision
 
 __all__ = [
     "Batch",
@@ -32,10 +31,14 @@ def _choice(value: str, known: tuple[str, ...], what: str) -> str:
 
 
 def _mode(value: str) -> str:
+    from calm_bench.types import Mode
+
     return _choice(value, get_args(Mode), "mode")
 
 
 def _precision(value: str) -> str:
+    from calm_bench.types import Precision
+
     return _choice(value, get_args(Precision), "precision")
 
 

@@ -7,6 +7,7 @@ claims are about one clip.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -104,7 +105,7 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
         recipe |= {"rounds": plan.setting.rounds, "clock": plan.request.clock}
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
-        found = _row(facts, cell, own)
+        found = _row(facts, cell, own, plan.setting.frames)
         for batch in batches:
             found |= _batch(facts, cell, batch)
         rows += [result_row(cell, n, units[n], e, recipe_id) for n, e in found.items()]
@@ -124,7 +125,7 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
     )
 
 
-def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord]) -> Found:
+def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord], frames: int) -> Found:
     """The columns of one clip alone."""
     baseline = facts.timed(facts.baseline_of(cell))
     baseline = own if facts.baseline_of(cell) is cell else baseline
@@ -133,7 +134,7 @@ def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord]) -> Found:
     found |= estimates(own, baseline, facts.control if is_control else [])
     found["vs_plain"] = _against_plain(facts, cell, own)
     found |= _identity(baseline, own)
-    found |= _thirty(own)
+    found |= _thirty(own, frames)
     footprint = facts.footprints.get((cell.cell_id, 1))
     found |= limits(own, footprint, facts.bandwidth)
     found["peak_mb"] = _peak(footprint)
@@ -169,23 +170,25 @@ def _identity(baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord]) -
     }
 
 
-def _thirty(own: Sequence[LatencyRecord]) -> Found:
-    """Half a minute: as it was measured, and at the measured time of a frame."""
+def _thirty(own: Sequence[LatencyRecord], frames: int) -> Found:
+    """Half a minute: as it was measured, and at the measured time of a frame.
+
+    `frames` is what `--frames` was, in the baseline's frames.
+    """
     frame = (own[0].frame_ns or 0) / 1e9
     n_frames = len(own[0].stage_ns["total"])
-    wanted = -(-THIRTY_SECONDS // frame) if frame else 0
+    wanted = ceil(round(THIRTY_SECONDS / frame, 6)) if frame else 0
     ms = [sum(r.stage_ns["total"]) / len(r.stage_ns["total"]) / 1e6 for r in own]
     seed = derive_seed("speed", "thirty")
     at_frame = ratio_interval([x * wanted / 1e3 for x in ms], [1.0] * len(ms), seed)
-    if n_frames < wanted:
+    if not wanted or n_frames < wanted:
+        seconds = n_frames * frame
+        needed = "more" if not frame else f"{ceil(frames * THIRTY_SECONDS / seconds)}"
         reason = (
-            f"not measured: {n_frames} frames are {n_frames * frame:.3g} s of audio; "
-            f"--frames {wanted:.0f} of this system measure it"
+            f"not measured: a generation lasts {seconds:.3g} s here; --frames {needed} measures it"
         )
         return {"thirty_s": Estimate(value=None, reason=reason), "thirty_s_at_frame": at_frame}
-    whole = [
-        ((r.first_audio_ns or 0) + sum(r.stage_ns["total"][1 : int(wanted)])) / 1e9 for r in own
-    ]
+    whole = [((r.first_audio_ns or 0) + sum(r.stage_ns["total"][1:wanted])) / 1e9 for r in own]
     measured = ratio_interval(whole, [1.0] * len(whole), seed)
     return {"thirty_s": measured, "thirty_s_at_frame": at_frame}
 

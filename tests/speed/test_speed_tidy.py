@@ -36,20 +36,26 @@ Expand = Callable[..., SpeedPlan]
 
 
 def record(
-    cell: Cell, number: int, batch: int = 1, *, control: bool = False, slower: float = 1.0
+    cell: Cell,
+    number: int,
+    batch: int = 1,
+    *,
+    control: bool = False,
+    slower: float = 1.0,
+    frames: int = 4,
 ) -> LatencyRecord:
     # A busy round is slower for all alike, which ratios must not see.
     scale = (1 + 0.5 * (number % 3)) * slower * (1 if batch == 1 else 2)
     parts = [round(1e6 * ms * scale) for ms in TIMES[str(cell.model), str(cell.mode)]]
     names = ("backbone", "head", "codec")
-    stages = {name: (value,) * 4 for name, value in zip(names, parts, strict=True)}
+    stages = {name: (value,) * frames for name, value in zip(names, parts, strict=True)}
     return LatencyRecord(
         round=number,
         cell_id=cell.cell_id,
         order=0,
         control=control,
         batch=batch,
-        stage_ns={**stages, "total": (sum(parts),) * 4},
+        stage_ns={**stages, "total": (sum(parts),) * frames},
         first_audio_ns=50_000_000,
         frame_ns=80_000_000,
         device="test",
@@ -59,13 +65,14 @@ def record(
     )
 
 
-def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0) -> Results:
+def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) -> Results:
     store = RunStore(folder)
     for number in range(6):
         for cell in plan.cells:
-            store.append(*(record(cell, number, batch) for batch in plan.setting.batch))
+            batches = plan.setting.batch
+            store.append(*(record(cell, number, b, frames=frames) for b in batches))
         store.append(
-            record(plan.cells[0], number, control=True, slower=slower),
+            record(plan.cells[0], number, control=True, slower=slower, frames=frames),
             # 10 GB/s, less where the round is slower.
             BandwidthRecord(
                 round=number, n_bytes=10**9, threads=1,
@@ -124,8 +131,15 @@ def test_the_limit_is_bytes_over_the_bandwidth_of_the_same_round(results: Result
 def test_half_a_minute_is_measured_or_said_not_to_be(results: Results, expanded: Expand) -> None:
     row = rows_of(results, "calm-debug-plain-fp32")
     assert row["thirty_s"].value is None
-    assert "4 frames are 0.32 s of audio; --frames 375" in str(row["thirty_s"].reason)
+    assert "a generation lasts 0.32 s here; --frames 375 measures it" in str(row["thirty_s"].reason)
     assert row["thirty_s_at_frame"].value == pytest.approx(375 * 0.015)  # the middle round's frame
+
+
+def test_a_generation_of_half_a_minute_measures_it(expanded: Expand, tmp_path: Path) -> None:
+    plan = expanded(frames=375)
+    row = rows_of(tidied(plan, tmp_path / "long", frames=375), "calm-debug-plain-fp32")
+    # The first frame is heard with the first audio; rounds are 1, 1.5 and 2 times as slow.
+    assert row["thirty_s"].value == pytest.approx(0.05 + 374 * 0.015)
 
 
 def test_a_batch_has_columns_of_its_own(results: Results) -> None:
