@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,13 @@ def write_prompts(
     name: str = "speech",
     n: int = 32,
     seconds: float = 12.0,
+    prompt_seconds: float = 3.0,
     sample_rate: int = 16000,
 ) -> Path:
     """Cut the first `seconds` of the first `n` test recordings that are long enough.
+
+    Where texts are known, a recording is passed over if what it says after `prompt_seconds` is said
+    in one training recording word by word: a model could have learned that by heart.
 
     Writes `<out_dir>/<name>/<id>.flac` and `<out_dir>/<name>.jsonl`, whose path is returned. It
     names audio relative to the parent of `out_dir`, the benchmarks folder.
@@ -89,7 +94,11 @@ def write_prompts(
     Raises:
         InputError: If the corpus has too few test recordings of this length.
     """
-    items = [i for i in read_manifest(corpus) if i.split == "test" and i.seconds >= seconds]
+    known = read_manifest(corpus)
+    items = [i for i in known if i.split == "test" and i.seconds >= seconds]
+    training = [_spoken(i, 0.0, math.inf) for i in known if i.split == "train"]
+    told = {i.id for i in items if _is_told(_spoken(i, prompt_seconds, seconds), training)}
+    items = [item for item in items if item.id not in told]
     if len(items) < n:
         raise InputError(
             f"{corpus} has {len(items)} test recordings of at least {seconds:g} s, not {n}"
@@ -111,6 +120,17 @@ def write_prompts(
     index = out_dir / f"{name}.jsonl"
     replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     return index
+
+
+def _spoken(item: Item, start: float, end: float) -> str:
+    """The words that begin in a stretch of a recording, bare and between spaces; "" if unknown."""
+    words = [word for word, at, _ in item.words or () if start <= at < end]
+    bare = [re.sub(r"[^\w']", "", word).lower() for word in words]
+    return f" {' '.join(bare)} " if bare else ""
+
+
+def _is_told(phrase: str, texts: Sequence[str]) -> bool:
+    return bool(phrase) and any(phrase in text for text in texts)
 
 
 def _cut_words(

@@ -38,14 +38,13 @@ class TimeLaw(StrictModel):
 
     Attributes:
         time_mean: t = arctan(e^u), u ~ N(time_mean, time_std^2). The default is sCM's law at unit
-            variance, -1 + ln 2.
-        at_noise: Share of rows at exactly t = pi/2, where sampling starts.
+            variance, -1 + ln 2. So t stays below pi/2, where sampling starts: at pi/2 itself the
+            consistency loss has no gradient but that of its weight, which it drives to infinity.
         multiplier: Copies of each frame with times and noise of their own (paper: 8).
     """
 
     time_mean: float = -1.0 + math.log(2.0)
     time_std: float = 1.4
-    at_noise: float = 0.03
     multiplier: int = 8
 
 
@@ -68,11 +67,9 @@ class TimeWeight(nn.Module):
 
 
 def draw_times(rows: int, law: TimeLaw, generator: torch.Generator) -> Tensor:
-    """Times [R] in (0, pi/2] on the generator's device."""
-    device = generator.device
-    u = torch.randn(rows, generator=generator, device=device) * law.time_std + law.time_mean
-    at_noise = torch.rand(rows, generator=generator, device=device) < law.at_noise
-    return torch.where(at_noise, math.pi / 2, u.exp().atan())
+    """Times [R] in (0, pi/2) on the generator's device."""
+    u = torch.randn(rows, generator=generator, device=generator.device)
+    return (u * law.time_std + law.time_mean).exp().atan()
 
 
 def noised(x: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,10 +7,12 @@ import numpy as np
 import pytest
 
 from calm_bench.audio import read_audio
+from calm_bench.config import PromptSpec
 from calm_bench.data import speech as module
 from calm_bench.data import speech_checks
 from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.piper_worker import match_groups
+from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.data.speech import Speech, make_speech, speak_chunk, speech_dir
 from calm_bench.data.speech_checks import check_overlap, check_times, time_errors
 from calm_bench.data.stories import Story
@@ -198,6 +201,26 @@ def test_the_default_stories_are_apart() -> None:
     overlap = check_overlap(Speech().stories())
     assert overlap["test_stories_in_training"] == 0
     assert overlap["longest_shared_words"] < 40
+
+
+def test_what_the_prompts_share_with_the_training_stories_is_what_we_say(checkout: Path) -> None:
+    # The numbers of docs/footguns.md.
+    stories = Speech().stories()
+    assert round(check_overlap(stories)["test_sentences_in_training"], 2) == 0.69
+    told = [
+        " " + " ".join(re.sub(r"[^\w']", "", w).lower() for w in s.text.split()) + " "
+        for s in stories
+        if s.split == "train"
+    ]
+
+    def shared(prompt: PromptSpec, start: float, end: float) -> bool:
+        words = [w for w, at, _ in prompt.words or () if start <= at < end]
+        phrase = " ".join(re.sub(r"[^\w']", "", word).lower() for word in words)
+        return any(f" {phrase} " in text for text in told)
+
+    prompts = read_prompt_specs(checkout / "benchmarks/prompts/speech.jsonl")
+    assert sum(shared(prompt, 0.0, 3.0) for prompt in prompts) == 16
+    assert not any(shared(prompt, 3.0, 12.0) for prompt in prompts)
 
 
 def test_onset_differences_and_errors_are_those_of_the_words() -> None:
