@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from calm_bench import options, options_speed, options_sweep
+from calm_bench.cli_peers import PEERS_EXAMPLES, peers
 from calm_bench.cli_report import say
 
 if TYPE_CHECKING:
@@ -123,3 +124,4 @@ def _run(plan: "SpeedPlan", folder: Path, *, fresh: bool, as_json: bool) -> bool
 
 for _name, _help in PARTS.items():
     speed.command(_name, cls=options.ListCommand, help=_help, epilog=EXAMPLES)(time_systems)
+speed.command("peers", cls=options.ListCommand, epilog=PEERS_EXAMPLES)(peers)

@@ -73,7 +73,8 @@ class ModelConfig(StrictModel):
     """models/<name>/config.yaml: what the model is, what its weights are, how they were trained.
 
     `architecture` is validated by the class registered under `type`, next to its code. Weights that
-    are null are drawn at random from `seed`: enough for tests and for timing.
+    are null are drawn at random from `seed`: enough for tests and for timing; unless `release`
+    names weights that another package fetches.
     """
 
     kind: Literal["system", "codec"]
@@ -84,6 +85,7 @@ class ModelConfig(StrictModel):
     architecture: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsSpec | None = None
+    release: str | None = None
     seed: int = 0
 
 

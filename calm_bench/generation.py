@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calm_bench.audio import audio_hash, write_flac
+from calm_bench.audio import audio_hash, resample, write_flac
 from calm_bench.config import load_model_config
 from calm_bench.data.prompts import LoadedPrompt
 from calm_bench.errors import BenchError
@@ -215,7 +215,8 @@ class _Studio:
 
         system = self._system(str(batch.cell.model))
         grid, spec = Grid.of(system.codec), self.plan.spec
-        if grid.sample_rate != self.grid.sample_rate:
+        rate = self.grid.sample_rate
+        if grid.sample_rate != rate and not system.brings_codec:
             raise BenchError(
                 f"{batch.cell.model} has audio at {grid.sample_rate} Hz, the reference rows at "
                 f"{self.grid.sample_rate} Hz: they cannot share a benchmark"
@@ -223,16 +224,18 @@ class _Studio:
         n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
         generators = [torch.Generator().manual_seed(trial.seed) for trial in batch.trials]
         given = [
-            system_prompt(prompt, grid, spec.prompt_seconds, self.device) for prompt in prompts
+            system_prompt(prompt.at_rate(grid.sample_rate), grid, spec.prompt_seconds, self.device)
+            for prompt in prompts
         ]
         result = system.generate(given, sampling_of(batch.cell), generators, n_frames)
         made = []
         for row, n_prompt in enumerate(result.prompt_frames):
             samples = (n_prompt + n_frames) * grid.hop_length
             wave = result.wave[row, -samples:].float().cpu().numpy()
+            wave = resample(wave, grid.sample_rate, rate)
             seconds = n_prompt * grid.hop_length / grid.sample_rate
             words = None if result.words is None else result.words[row]
-            made.append(Made(wave=wave, grid=grid, prompt_seconds=seconds, words=words))
+            made.append(Made(wave=wave, grid=self.grid, prompt_seconds=seconds, words=words))
         return made
 
     def _codec(self, name: str) -> "Codec":

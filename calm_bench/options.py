@@ -81,6 +81,7 @@ LISTS = {
     "--prompt-audio": ListOption(
         lambda word: Path(word).exists() or not _is_benchmark(word), commas=False
     ),
+    "--pairs": ListOption(_any),
     "--metrics": ListOption(lambda word: not Path(word).is_dir()),
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
     "--gates": ListOption(_any),

@@ -28,7 +28,10 @@ Kind = Literal["system", "codec", "metric", "embedding"]
 
 SYSTEMS = {
     "calm": "calm_bench.systems.calm:CalmSystem",
+    "moshi": "calm_bench.systems.moshi:MoshiSystem",
     "musicgen": "calm_bench.systems.musicgen:MusicGenSystem",
+    "musicgen-released": "calm_bench.systems.musicgen_released:ReleasedMusicGen",
+    "pocket-tts": "calm_bench.systems.pocket_tts:PocketSystem",
     "rq": "calm_bench.systems.rq:RqSystem",
 }
 ANY_HEAD_STEPS = frozenset({"calm"})

@@ -71,7 +71,7 @@ class Models:
                 f"{name} has no weights: {folder / config.weights.file} does not exist; "
                 f"calm-bench train {name} makes them"
             )
-        self.weights[name] = config.weights.sha256 if config.weights else None
+        self.weights[name] = config.weights.sha256 if config.weights else config.release
         codec = self.identity(config.codec, "codec") if config.codec else None
         content = [config.type, config.version, config.architecture, config.seed]
         return content_hash(content, self.weights[name], codec)

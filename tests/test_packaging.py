@@ -58,6 +58,17 @@ def test_the_fad_extra_and_the_main_environment_exclude_each_other(
     assert not ours["torch"].startswith("2.11")
 
 
+def test_the_peers_environment_has_the_versions_of_the_main_one(checkout: Path) -> None:
+    ours, peers = (
+        pins(checkout / name) for name in ("constraints.txt", "benchmarks/peers-constraints.txt")
+    )
+    # What moshi and pocket-tts bring stands in the second file alone.
+    assert {name: peers[name] for name in peers if ours.get(name, peers[name]) != peers[name]} == {}
+    known = {"torch": "2.13.0", "pocket-tts": "4.0.1", "moshi": "0.2.13"}
+    assert {name: peers[name] for name in known} == known
+    assert peers["transformers"].startswith("5.")
+
+
 @pytest.fixture(scope="module")
 def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     out = tmp_path_factory.mktemp("dist")

@@ -25,8 +25,8 @@ class Autoencoder(Codec):
         self.sample_rate = trunk.sample_rate
         self.hop_length = trunk.hop_length
         self.encoder = Encoder(trunk)
-        self.to_latent = nn.Linear(trunk.encoder_dims[-1], latent_in)
-        self.from_latent = nn.Linear(latent_out, trunk.decoder_dims[-1])
+        self.to_latent = nn.Linear(trunk.width(trunk.encoder_dims), latent_in)
+        self.from_latent = nn.Linear(latent_out, trunk.width(trunk.decoder_dims))
         self.decoder = Decoder(trunk)
         self.flat: FlatDecoder | None = None
 

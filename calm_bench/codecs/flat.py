@@ -16,7 +16,15 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.spectral import InverseStft
 from calm_bench.codecs.trunk import Bottleneck, Decoder
-from calm_bench.nn.causal import CausalConv, ConvNextBlock, SeanetBlock, Stream, Upsample, history
+from calm_bench.nn.causal import (
+    CausalConv,
+    ConvNextBlock,
+    DepthwiseUpsample,
+    SeanetBlock,
+    Stream,
+    Upsample,
+    history,
+)
 from calm_bench.nn.flat import FlatTransformer
 from calm_bench.nn.product import Product, pack
 from calm_bench.nn.transformer import KvCache
@@ -109,6 +117,18 @@ class FlatUpsample:
         return (now + tail).reshape(B, T * self.ratio, -1)
 
 
+class FlatDepthwise:
+    """A transposed convolution of every channel by itself: nothing to pack."""
+
+    def __init__(self, module: DepthwiseUpsample) -> None:
+        self.module = module
+        self.nbytes = 4 * module.weight.numel()
+
+    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
+        y: Tensor = self.module(x, stream)
+        return y
+
+
 class FlatInverseStft:
     """Magnitudes and phases by one product, then inverse FFTs added up."""
 
@@ -171,8 +191,9 @@ class FlatDecoder:
         """Pack the weights; the modules are left as they are."""
         self.first = pack(from_latent.weight, from_latent.bias, "fp32")
         self.layers: list[Layer] = []
-        if decoder.bottleneck is not None:
-            self.layers.append(_flatten(decoder.bottleneck))
+        self.positions = 1 if decoder.resample is None else decoder.resample.ratio
+        before = (decoder.resample, decoder.bottleneck, decoder.join)
+        self.layers += [_flatten(module) for module in before if module is not None]
         for i in reversed(range(len(decoder.stages))):
             stage = decoder.stages[i]
             assert isinstance(stage, nn.ModuleList)
@@ -197,7 +218,7 @@ class FlatDecoder:
         for layer in self.layers:
             if isinstance(layer, FlatBottleneck):
                 config = layer.transformer.config
-                held = min(position + 1, config.context or 1)
+                held = min(self.positions * (position + 1), config.context or self.positions)
                 total += 2 * config.layers * config.dim * held * 4
         return total
 
@@ -206,6 +227,7 @@ FLAT: dict[type[nn.Module], Callable[[Any], Layer]] = {
     Bottleneck: FlatBottleneck,
     CausalConv: FlatConv,
     ConvNextBlock: FlatConvNext,
+    DepthwiseUpsample: FlatDepthwise,
     InverseStft: FlatInverseStft,
     SeanetBlock: FlatSeanet,
     Upsample: FlatUpsample,

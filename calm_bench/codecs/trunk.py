@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.spectral import InverseStft, LogMel
 from calm_bench.config import StrictModel
-from calm_bench.nn.causal import CausalConv, ConvNextBlock, SeanetBlock, Stream, Upsample
+from calm_bench.nn.causal import (
+    CausalConv,
+    ConvNextBlock,
+    DepthwiseUpsample,
+    SeanetBlock,
+    Stream,
+    Upsample,
+)
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 
 __all__ = ["Decoder", "Encoder", "TrunkConfig"]
@@ -30,6 +37,12 @@ class TrunkConfig(StrictModel):
         ratios: Down-sampling between neighbouring stages; hop * prod(ratios) samples make a frame.
         encoder_dims: Widths of the stages, one more than there are ratios; likewise decoder_dims.
         encoder_blocks: Residual blocks per stage; likewise decoder_blocks.
+        resample: Positions of the Transformer per frame, which learnt convolutions make of one
+            another; Mimi has 2, the VAE of Pocket TTS 16.
+        join_kernel: Kernel of a convolution between the Transformer, whose width is then its own,
+            and the slowest stage of the decoder, as in SEANet; None for none.
+        end_kernel: Kernel of the convolution that ends encoder and decoder, where it is not
+            `kernel`.
     """
 
     sample_rate: int
@@ -45,11 +58,19 @@ class TrunkConfig(StrictModel):
     expansion: float = 3.0
     kernel: int = Field(default=7, ge=1)
     transformer: TransformerConfig | None = None
+    resample: int = Field(default=1, ge=1)
+    join_kernel: int | None = Field(default=None, ge=1)
+    end_kernel: int | None = Field(default=None, ge=1)
+
+    def width(self, dims: tuple[int, ...]) -> int:
+        """Channels at the frame rate, given the widths of the encoder's or decoder's stages."""
+        joined = self.join_kernel is not None and self.transformer is not None
+        return self.transformer.dim if joined and self.transformer is not None else dims[-1]
 
     @property
     def hop_length(self) -> int:
         """Samples per frame."""
-        product = self.hop
+        product = self.hop * self.resample
         for ratio in self.ratios:
             product *= ratio
         return product
@@ -106,8 +127,15 @@ class Encoder(nn.Module):
         self.downs = nn.ModuleList(
             [CausalConv(dims[i], dims[i + 1], k, config.ratios[i]) for i, k in enumerate(kernels)]
         )
+        D = config.width(dims)
+        self.join: CausalConv | None = None
+        if config.join_kernel is not None:
+            self.join = CausalConv(dims[-1], D, config.end_kernel or config.kernel)
         self.bottleneck = None if config.transformer is None else Bottleneck(config.transformer)
-        self.norm = nn.LayerNorm(dims[-1])
+        self.resample: CausalConv | None = None
+        if config.resample > 1:
+            self.resample = CausalConv(D, D, 2 * config.resample, config.resample)
+        self.norm = nn.LayerNorm(D)
 
     def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
         """Encode whole frames: S must be a multiple of the hop length."""
@@ -118,8 +146,12 @@ class Encoder(nn.Module):
                 x = block(x, stream)
             if i < len(self.downs):
                 x = self.downs[i](x if self.mel is not None else F.elu(x), stream)
+        if self.join is not None:
+            x = self.join(F.elu(x), stream)
         if self.bottleneck is not None:
             x = self.bottleneck(x, stream)
+        if self.resample is not None:
+            x = self.resample(x, stream)
         y: Tensor = self.norm(x)
         return y
 
@@ -130,8 +162,14 @@ class Decoder(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         """Build Transformer, stages and back end."""
         super().__init__()
-        dims = config.decoder_dims
+        dims, D = config.decoder_dims, config.width(config.decoder_dims)
+        self.resample: DepthwiseUpsample | None = None
+        if config.resample > 1:
+            self.resample = DepthwiseUpsample(D, config.resample)
         self.bottleneck = None if config.transformer is None else Bottleneck(config.transformer)
+        self.join: CausalConv | None = None
+        if config.join_kernel is not None:
+            self.join = CausalConv(D, dims[-1], config.join_kernel)
         self.stages = nn.ModuleList(
             [_stage(config, d, n) for d, n in zip(dims, config.decoder_blocks, strict=True)]
         )
@@ -143,13 +181,17 @@ class Decoder(nn.Module):
         self.head: nn.Module = (
             InverseStft(dims[0], config.n_fft, config.hop)
             if self.spectral
-            else CausalConv(dims[0], 1, config.kernel)
+            else CausalConv(dims[0], 1, config.end_kernel or config.kernel)
         )
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """Decode whole frames."""
+        if self.resample is not None:
+            x = self.resample(x, stream)
         if self.bottleneck is not None:
             x = self.bottleneck(x, stream)
+        if self.join is not None:
+            x = self.join(x, stream)
         for i in reversed(range(len(self.stages))):
             for block in self.stages[i]:  # type: ignore[attr-defined]
                 x = block(x, stream)

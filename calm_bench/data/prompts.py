@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from calm_bench import paths
-from calm_bench.audio import read_audio, write_flac
+from calm_bench.audio import read_audio, resample, write_flac
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.data.corpus import Item, read_manifest
 from calm_bench.errors import InputError, UnknownNameError
@@ -60,6 +60,11 @@ class LoadedPrompt:
     def words_before(self, seconds: float) -> tuple[TimedWord, ...]:
         """The words that begin in the first `seconds`: the text a system is given."""
         return tuple(word for word in self.words or () if word.start < seconds)
+
+    def at_rate(self, sample_rate: int) -> "LoadedPrompt":
+        """The same prompt at another rate."""
+        wave = resample(self.wave, self.sample_rate, sample_rate)
+        return dataclasses.replace(self, wave=wave, sample_rate=sample_rate)
 
 
 def prompt_samples(prompt_seconds: float, sample_rate: int, hop_length: int) -> int:

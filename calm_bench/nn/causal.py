@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CausalConv", "ConvNextBlock", "SeanetBlock", "Stream", "Upsample", "history"]
+__all__ = [
+    "CausalConv",
+    "ConvNextBlock",
+    "DepthwiseUpsample",
+    "SeanetBlock",
+    "Stream",
+    "Upsample",
+    "history",
+]
 
 Stream = dict[Hashable, Any]
 """What a streaming pass remembers, by module (or any key a module chooses)."""
@@ -66,6 +74,24 @@ class Upsample(nn.Module):
         tail = history(self, later, 1, stream)[:, :-1]
         out: Tensor = (now + tail).reshape(B, T * self.ratio, -1)
         return out
+
+
+class DepthwiseUpsample(nn.Module):
+    """A causal transposed convolution of kernel 2 * ratio on every channel by itself (Mimi)."""
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        """Each frame writes 2 * ratio frames, the second half onto its successor's; no bias."""
+        super().__init__()
+        self.ratio = ratio
+        self.weight = nn.Parameter(torch.randn(2 * ratio, dim) * 2**-0.5)
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """[B, T, D] to [B, T * ratio, D]."""
+        B, T, D = x.shape
+        now, later = self.weight.view(2, self.ratio, D).unbind(0)
+        both = history(self, x, 1, stream)  # [B, 1 + T, D]
+        out = both[:, 1:, None] * now + both[:, :-1, None] * later  # [B, T, ratio, D]
+        return out.reshape(B, T * self.ratio, D)
 
 
 class ConvNextBlock(nn.Module):

@@ -49,7 +49,8 @@ class RmsNorm:
 class Place(NamedTuple):
     """Where new frames stand: angles, and per layer what they may look at and where they go."""
 
-    turns: Tensor  # [T, 1, Dh / 2], complex
+    turns: Tensor | None  # [T, 1, Dh / 2], complex; None where positions are added
+    sines: Tensor | None  # [T, D], which are added to the input
     keys: tuple[Tensor, ...]  # L times [B, H, P, Dh]
     values: tuple[Tensor, ...]
     write: Callable[[int, Tensor], object]
@@ -76,7 +77,7 @@ class FlatTransformer:
         """Pack the weights; with `release` the module lets go of them."""
         self.config = module.config
         norm = module.norm
-        device = norm.weight.device
+        device = next(module.parameters()).device
         self.rms = RmsNorm(self.config.dim, 1e-6, device) if self.config.norm == "rms" else None
         self.layers = []
         for layer in module.layers:
@@ -85,6 +86,8 @@ class FlatTransformer:
             if release:
                 discard(layer)
         self.norm = norm
+        self.gain: Tensor | None = getattr(norm, "weight", None)
+        self.sinusoids = module.sinusoids
         self.table = torch.empty(0, 1, 1)
         self.products = [p for x in self.layers for p in (x.qkv, x.out, x.up, x.down)]
 
@@ -107,11 +110,14 @@ class FlatTransformer:
         """The step itself: x [B, T, D] at a place in a cache to [B, D], or every frame's."""
         B, T, D = x.shape
         H, gated = self.config.heads, self.config.gated
+        if place.sines is not None:
+            x = x + place.sines
         x = x.reshape(B * T, D)
         for index, layer in enumerate(self.layers):
             qkv = layer.qkv(layer.before_attention(x)).view(B, T, 3 * H, -1, 2)
-            pairs = torch.view_as_complex(qkv)  # [B, T, 3 H, Dh / 2]
-            pairs[:, :, : 2 * H].mul_(place.turns)
+            if place.turns is not None:
+                pairs = torch.view_as_complex(qkv)  # [B, T, 3 H, Dh / 2]
+                pairs[:, :, : 2 * H].mul_(place.turns)
             heads = qkv.view(B, T, 3, H, -1).permute(0, 2, 3, 1, 4)  # [B, 3, H, T, Dh]
             q, kv = heads.split_with_sizes([1, 2], dim=1)
             place.write(index, kv)
@@ -128,10 +134,13 @@ class FlatTransformer:
             if gated:
                 gate, h = h.chunk(2, dim=-1)
                 h = F.silu(gate) * h
+            elif self.config.gelu == "tanh":
+                h = F.gelu(h, approximate="tanh")
             else:  # GELU of r sqrt(2), r being what `up` yields; see `_flatten`
                 h = torch.addcmul(h, h, h.erf())
             x = layer.down.onto(x, h)
-        x = self.norm(x) if self.rms is None else self.rms(x) * self.norm.weight
+        normed = self.rms is not None and self.gain is not None
+        x = self.rms(x) * self.gain if normed else self.norm(x)  # type: ignore[misc,operator]
         return x.view(B, T, D) if every else x
 
     def turns(self, position: int, length: int, device: torch.device) -> Tensor:
@@ -143,6 +152,8 @@ class FlatTransformer:
             steps = torch.arange(half, device=device).double()
             angle = at[:, None, None] * self.config.rope_base ** (-steps / half)
             self.table = table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+            if self.sinusoids is not None:  # of one length with it, for `fixed`
+                self.sinusoids.rows(position, length, table.real)
         return table[position : position + length]
 
     def live(self, cache: KvCache, T: int) -> Place:
@@ -153,6 +164,9 @@ class FlatTransformer:
         keys, values = cache.buffer[..., start:end, :].unbind(2)
         slots = cache.buffer[..., cache.length : end, :].unbind(0)
         device = cache.buffer.device
+        sines = None
+        if self.sinusoids is not None:
+            sines = self.sinusoids.rows(cache.position, T, cache.buffer)
         if T > 1:
             hidden = None if cache.key_mask is None else cache.key_mask[:, start:]
             mask = attention_mask(T, end - start, context, hidden, device)
@@ -162,7 +176,8 @@ class FlatTransformer:
         else:
             mask = None
         return Place(
-            turns=self.turns(cache.position, T, device),
+            turns=None if sines is not None else self.turns(cache.position, T, device),
+            sines=sines,
             keys=keys.unbind(0),
             values=values.unbind(0),
             write=lambda layer, kv: slots[layer].copy_(kv),
@@ -177,7 +192,7 @@ class FlatTransformer:
         both constants go into the matrices around it.
         """
         config, rms = self.config, self.rms
-        root = 1.0 if config.gated else 0.5**0.5
+        root = 1.0 if config.gated or config.gelu == "tanh" else 0.5**0.5
         of_attention, of_mlp = (1.0, 1.0) if layer.scales is None else layer.scales
         before, between = layer.norm_attention, layer.norm_mlp
         gains = (1.0, 1.0) if rms is None else (before.weight, between.weight)
@@ -198,8 +213,12 @@ class FlatTransformer:
         """The next position of a lane as tensors tell it, in shapes that depend on its bucket."""
         keys, values = lane.buffer[..., : lane.bucket, :].unbind(2)
         buffers = lane.buffer.unbind(0)
+        sines = None
+        if self.sinusoids is not None:
+            sines = self.sinusoids.table.index_select(0, lane.position)
         return Place(
-            turns=self.table.index_select(0, lane.position),
+            turns=None if sines is not None else self.table.index_select(0, lane.position),
+            sines=sines,
             keys=keys.unbind(0),
             values=values.unbind(0),
             write=lambda layer, kv: buffers[layer].index_copy_(3, lane.slot, kv.to(keys.dtype)),

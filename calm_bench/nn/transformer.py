@@ -14,13 +14,18 @@ from torch.nn import functional as F
 
 from calm_bench.config import StrictModel
 
-__all__ = ["KvCache", "RotaryTable", "Transformer", "TransformerConfig"]
+__all__ = ["KvCache", "RotaryTable", "SinusoidTable", "Transformer", "TransformerConfig"]
 
 
 class TransformerConfig(StrictModel):
     """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated.
 
     `dropout` acts in training on the input and on what every residual branch adds.
+
+    Attributes:
+        gelu: The exact GELU, or its tanh approximation (Pocket TTS).
+        positions: Rotary, or sines and cosines added to the input (MusicGen).
+        final_norm: Whether the output is normalised; Mimi's transformers leave it out.
     """
 
     dim: int
@@ -29,6 +34,9 @@ class TransformerConfig(StrictModel):
     mlp_dim: int
     gated: bool = False
     norm: Literal["rms", "layer"] = "rms"
+    gelu: Literal["erf", "tanh"] = "erf"
+    positions: Literal["rotary", "sinusoidal"] = "rotary"
+    final_norm: bool = True
     rope_base: float = 10_000.0
     context: int | None = None
     layer_scale: float | None = None
@@ -59,6 +67,31 @@ class RotaryTable(nn.Module):
             self.table = table = torch.stack([angle.cos(), angle.sin()], dim=1).float()
         cos, sin = table[start : start + length].to(like.dtype).unbind(1)
         return cos, sin
+
+
+class SinusoidTable(nn.Module):
+    """Cosines, then sines of positions (Vaswani et al. 2017), to be added to inputs."""
+
+    table: Tensor
+
+    def __init__(self, dim: int, base: float) -> None:
+        """Frequencies fall from 1 to 1 / base, both included; `dim` must be even."""
+        super().__init__()
+        self.dim, self.base = dim, base
+        self.register_buffer("table", torch.empty(0, dim), persistent=False)
+
+    def rows(self, start: int, length: int, like: Tensor) -> Tensor:
+        """Rows [length, D] of the positions from `start`."""
+        table = self.table
+        if table.shape[0] < start + length or table.device != like.device:
+            half = self.dim // 2
+            steps = torch.arange(half, device=like.device, dtype=torch.float64)
+            size = max(256, 2 * (start + length))
+            angle = torch.arange(size, device=like.device, dtype=torch.float64)[:, None] * (
+                self.base ** (-steps / (half - 1))
+            )
+            self.table = table = torch.cat([angle.cos(), angle.sin()], dim=1).float()
+        return table[start : start + length].to(like.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -144,6 +177,7 @@ class Layer(nn.Module):
         norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
         eps = 1e-6 if config.norm == "rms" else 1e-5
         self.heads, self.gated = config.heads, config.gated
+        self.gelu = "none" if config.gelu == "erf" else "tanh"  # torch's names
         self.dropout = nn.Dropout(config.dropout)
         self.norm_attention = norm(dim, eps=eps)
         self.norm_mlp = norm(dim, eps=eps)
@@ -159,7 +193,7 @@ class Layer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         cache: tuple[KvCache, int] | None,
     ) -> Tensor:
@@ -171,14 +205,15 @@ class Layer(nn.Module):
     def attend(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        rotary: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         cache: tuple[KvCache, int] | None,
     ) -> Tensor:
         """Self-attention of x [B, T, D] over itself and what the cache holds."""
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, T, Dh]
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache[0].extend(cache[1], k, v)
         causal = mask is None and T > 1
@@ -194,7 +229,7 @@ class Layer(nn.Module):
             gate, h = h.chunk(2, dim=-1)
             h = F.silu(gate) * h
         else:
-            h = F.gelu(h)
+            h = F.gelu(h, approximate=self.gelu)
         y: Tensor = self.down(h)
         return y if self.scales is None else y * self.scales[1]
 
@@ -208,9 +243,16 @@ class Transformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.layers)])
         norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
-        self.norm = norm(config.dim, eps=1e-6 if config.norm == "rms" else 1e-5)
+        self.norm: nn.Module = nn.Identity()
+        if config.final_norm:
+            self.norm = norm(config.dim, eps=1e-6 if config.norm == "rms" else 1e-5)
         self.dropout = nn.Dropout(config.dropout)
-        self.rotary = RotaryTable(config.dim // config.heads, config.rope_base)
+        self.rotary: RotaryTable | None = None
+        self.sinusoids: SinusoidTable | None = None
+        if config.positions == "rotary":
+            self.rotary = RotaryTable(config.dim // config.heads, config.rope_base)
+        else:
+            self.sinusoids = SinusoidTable(config.dim, config.rope_base)
         for layer in self.layers:
             for name in ("qkv", "out", "up", "down"):
                 std = config.dim**-0.5
@@ -223,7 +265,10 @@ class Transformer(nn.Module):
         T = x.shape[1]
         held = 0 if cache is None else cache.length
         key_mask = None if cache is None else cache.key_mask
-        rotary = self.rotary.rows(0 if cache is None else cache.position, T, x)
+        start = 0 if cache is None else cache.position
+        rotary = None if self.rotary is None else self.rotary.rows(start, T, x)
+        if self.sinusoids is not None:
+            x = x + self.sinusoids.rows(start, T, x)
         mask = attention_mask(T, held + T, self.config.context, key_mask, x.device)
         x = self.dropout(x)
         for index, layer in enumerate(self.layers):

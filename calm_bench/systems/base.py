@@ -58,6 +58,8 @@ class System(nn.Module, ABC):
 
     Architecture: ClassVar[type[StrictModel]]
     temperature_kind: ClassVar[TemperatureKind]
+    brings_codec: ClassVar[bool] = False
+    """Whether the class builds its codec itself, so that its models name none."""
     exact: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of parameters that stay float32: no flat step packs them."""
     codec: Codec

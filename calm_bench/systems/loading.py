@@ -55,14 +55,21 @@ def load_system(
     config, folder = load_model_config(name)
     if config.kind != "system":
         raise InputError(f"{name} is a {config.kind}, not a system")
-    if config.codec is None:
+    cls: type[System] = registry.load("system", config.type)
+    if config.codec is None and not cls.brings_codec:
         raise InputError(f"{folder / 'config.yaml'}: codec: a system must name its codec")
     system: System
-    if random_weights:
+    sha256: str | None
+    if cls.brings_codec:
+        release = None if random_weights else config.release
+        where = str(folder / "config.yaml")
+        system = build_module(cls, config, where, folder=folder, release=release)
+        sha256, random_weights = release, False
+    elif random_weights:
         system = _build_at_random(config, folder, device, precision)
         sha256 = None
     else:
-        system = build_system(config, folder, load_codec(config.codec))
+        system = build_system(config, folder, load_codec(str(config.codec)))
         sha256 = fill_weights(system, config, folder, apart="codec.")
     attach_card(system, folder.name, config, sha256)
     system.requires_grad_(False)

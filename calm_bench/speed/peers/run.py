@@ -1,0 +1,135 @@
+"""A comparison with other packages: which pairs, where to, each in a process of its own."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from calm_bench import __version__, environment, paths
+from calm_bench.config import parse
+from calm_bench.errors import BenchError, InputError
+from calm_bench.parallel import cores
+from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none
+from calm_bench.speed.peers.records import Machine
+from calm_bench.speed.peers.worker import Task
+from calm_bench.store import RunStore
+
+__all__ = ["MACHINE_FILE", "PeerRequest", "read_machine", "run_peers"]
+
+MACHINE_FILE = "machine.json"
+PACKAGES = ("torch", "pocket-tts", "moshi", "transformers", "torchao")
+"""What decides the times; torchao because pocket-tts prefers it for int8 wherever it is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRequest:
+    """What was asked for."""
+
+    pairs: tuple[Pair, ...]
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
+    rounds: int = 24
+    threads: int = 1
+    command: tuple[str, ...] = ()
+
+    def folder(self, out: Path | None) -> Path:
+        """Where the records go: `out`, or a folder per number of threads."""
+        return out or paths.runs_dir() / f"peers-{self.threads}-thread{'s'[: self.threads - 1]}"
+
+
+def run_peers(request: PeerRequest, out: Path | None, *, fresh: bool = False) -> Path:
+    """Time every pair whose package is here, and return the folder of the records.
+
+    Raises:
+        BenchError: If no package is here, or a pair's process failed.
+        InputError: If the folder was begun on another machine or with other versions.
+    """
+    refuse_if_none(request.pairs)
+    folder = request.folder(out)
+    if fresh and (folder / MACHINE_FILE).is_file():
+        shutil.rmtree(folder)
+    store = RunStore(folder)
+    with store.lock():
+        _begin(store, request)
+        for pair in request.pairs:
+            if missing_package(pair) is None:
+                _time(pair, request, folder)
+    return folder
+
+
+def read_machine(folder: Path) -> Machine:
+    """What a folder's blocks were timed on.
+
+    Raises:
+        InputError: If it is no folder of this kind.
+    """
+    path = folder / MACHINE_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {MACHINE_FILE}: `calm-bench speed peers` writes one")
+    from calm_bench.config import read_yaml
+
+    return parse(Machine, read_yaml(path), str(path))  # JSON is YAML
+
+
+def _begin(store: RunStore, request: PeerRequest) -> None:
+    now = _describe(request)
+    if not (store.root / MACHINE_FILE).is_file():
+        store.write_json(MACHINE_FILE, now)
+        return
+    if changes := read_machine(store.root).differs(now):
+        raise InputError(
+            f"{store.root} was begun with other {', '.join(changes)}: its times cannot be mixed "
+            "with these; choose another folder with --out, or start over with --fresh"
+        )
+
+
+def _describe(request: PeerRequest) -> Machine:
+    found = environment.describe_environment("cpu")
+    return Machine(
+        processor=str(found["device_name"]),
+        cores=cores(),
+        threads=request.threads,
+        python=platform.python_version(),
+        versions={name: _version(name) for name in PACKAGES},
+        calm_bench=__version__,
+        commit=found["commit"],
+        command=request.command,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _time(pair: Pair, request: PeerRequest, folder: Path) -> None:
+    """One pair in a process of its own: packages set threads and patch what they please."""
+    task = Task(
+        folder=str(folder),
+        pair=pair.name,
+        precisions=request.precisions,
+        rounds=request.rounds,
+        threads=request.threads,
+    )
+    environ = os.environ | {
+        "OMP_NUM_THREADS": str(request.threads),
+        "MKL_NUM_THREADS": str(request.threads),
+        "NO_TORCH_COMPILE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, "-m", "calm_bench.speed.peers.worker", task.as_json()]
+    done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise BenchError(
+            f"timing {pair.name} failed with exit code {done.returncode}: its own message stands "
+            "above; what was timed so far is kept"
+        )

@@ -1,0 +1,111 @@
+"""The two sides of each pair as functions to be called in turn.
+
+A side is reset before every timed block: caches are filled to the same position on both sides,
+state is allocated, and only then calls are timed. B batch, T frames, K codebooks, C channels.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from calm_bench.speed.peers.items import ours
+from calm_bench.systems.base import Prompt, System
+from calm_bench.types import Precision, SamplingParams
+
+__all__ = [
+    "DECODED",
+    "POSITION",
+    "Driven",
+    "OurDecoder",
+    "Side",
+    "fast",
+    "nothing",
+    "precision_of",
+]
+
+POSITION = 128  # frames in the cache when a block begins
+DECODED = 24  # frames a decoder has heard when a block begins
+
+
+class Side(NamedTuple):
+    """What runs before a block, outside of the timer, and what the block repeats."""
+
+    reset: Callable[[], object]
+    call: Callable[[], object]
+
+
+def precision_of(arm: str) -> Precision | None:
+    """The precision of an arm of ours; None for the package."""
+    known: dict[str, Precision] = {ours(name): name for name in get_args(Precision)}
+    return known.get(arm)
+
+
+def fast(system: Any, precision: Precision) -> Any:
+    """A twin made fast the way every system of ours is."""
+    from calm_bench.systems.engine import prepare
+
+    return prepare(system, precision=precision)
+
+
+class Driven:
+    """A system that continues a prompt of random frames, which no codec has to encode."""
+
+    def __init__(
+        self, system: System, frames: Tensor, sampling: SamplingParams, calls: int
+    ) -> None:
+        """`frames` [B, T, C] or [B, K, T], as the codec's `encode` would give them."""
+        self.system, self.sampling, self.calls = system, sampling, calls
+        time = 1 if system.codec.continuous else 2
+        hop = system.codec.hop_length
+        self.prompts = [Prompt(wave=torch.zeros(frames.shape[time] * hop))] * len(frames)
+        system.codec.encode = lambda wave: frames  # type: ignore[method-assign]
+        self.state: Any = None
+
+    def reset(self) -> None:
+        """A fresh state, the prompt in its cache."""
+        generators = [torch.Generator().manual_seed(i) for i in range(len(self.prompts))]
+        self.state = self.system.start(self.prompts, self.sampling, generators, self.calls)
+
+    def context(self) -> Tensor:
+        """A context [B, D] of a fresh state."""
+        self.reset()
+        return self.system.backbone_step(self.state)
+
+    def step(self) -> Tensor:
+        """One frame."""
+        frame = self.system.head_step(self.state, self.system.backbone_step(self.state))
+        self.system.push(self.state, frame)
+        return frame
+
+    def head(self, z: Tensor) -> Tensor:
+        """The head alone; the state stays where it is."""
+        return self.system.head_step(self.state, z)
+
+
+def nothing() -> None:
+    """No state to be reset."""
+
+
+class OurDecoder:
+    """Our streaming decoder, several frames a call, after some frames."""
+
+    def __init__(self, system: Any, frames: Tensor, before: Tensor) -> None:
+        """`frames` and `before` [B, T, C] or [B, T, K]."""
+        self.system, self.frames, self.before = system, frames, before
+        self.state: Any = None
+
+    def side(self) -> Side:
+        """All frames in one call, in a stream that goes on from call to call."""
+        return Side(self.reset, lambda: self.decode(self.frames))
+
+    def reset(self) -> None:
+        """A fresh stream that has heard the frames before."""
+        self.state = self.system.start_decoding(1)
+        self.decode(self.before)
+
+    def decode(self, frames: Tensor) -> Tensor:
+        """Audio [B, T * hop_length]."""
+        wave: Tensor = self.system.codec.decode_steps(frames, self.state)
+        return wave

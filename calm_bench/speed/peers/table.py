@@ -1,0 +1,229 @@
+"""Blocks to ratios, and ratios to a table: how many times the package's time ours takes.
+
+A ratio pairs blocks of one round; its interval is a bootstrap over rounds.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+from calm_bench.errors import InputError
+from calm_bench.report.formats import to_latex, to_markdown
+from calm_bench.report.numbers import TIMES
+from calm_bench.report.tables import Table, Text
+from calm_bench.seeds import derive_seed
+from calm_bench.speed.peers.items import (
+    CONTROL,
+    ITEMS,
+    PACKAGE,
+    PACKAGE_INT8,
+    PACKAGE_SINGLE,
+    PAIRS,
+    Item,
+    missing_package,
+    ours,
+)
+from calm_bench.speed.peers.records import Block, Machine
+from calm_bench.speed.peers.run import read_machine
+from calm_bench.stats import ratio_interval
+from calm_bench.store import RunStore
+from calm_bench.types import Estimate, Precision
+
+__all__ = ["Row", "build_tables", "peers_table", "rows_of", "to_csv"]
+
+NAMES = {
+    PACKAGE: "package",
+    CONTROL: "package again (A/A)",
+    PACKAGE_INT8: "package, its int8",
+    PACKAGE_SINGLE: "package, a call per frame",
+}
+ARMS = [*NAMES, *(ours(precision) for precision in get_args(Precision))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One arm of one item.
+
+    Attributes:
+        cpu_ms: Median processor time per frame; `wall_ms` likewise.
+        cpu: How many times faster than the package, by processor time; `wall` by the clock.
+        goal: The speed-up aimed at; None for arms without one.
+    """
+
+    item: Item
+    arm: str
+    cpu_ms: float
+    wall_ms: float
+    cpu: Estimate
+    wall: Estimate
+    n: int
+    goal: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the interval lies above the goal, below it or around it."""
+        low, high = self.cpu.low, self.cpu.high
+        if self.goal is None or low is None or high is None:
+            return ""
+        return "met" if low >= self.goal else "missed" if high < self.goal else "open"
+
+    def as_json(self) -> dict[str, Any]:
+        """All numbers, unrounded."""
+        return {
+            "pair": self.item.pair,
+            "item": self.item.name,
+            "arm": self.arm,
+            "n": self.n,
+            "cpu_ms_per_frame": self.cpu_ms,
+            "wall_ms_per_frame": self.wall_ms,
+            "cpu_ratio": self.cpu.value,
+            "cpu_ratio_low": self.cpu.low,
+            "cpu_ratio_high": self.cpu.high,
+            "wall_ratio": self.wall.value,
+            "wall_ratio_low": self.wall.low,
+            "wall_ratio_high": self.wall.high,
+            "goal": self.goal,
+            "verdict": self.verdict or None,
+            "inside": self.item.inside,
+        }
+
+
+def rows_of(blocks: Sequence[Block]) -> list[Row]:
+    """Every arm that was timed beside the package, in the order of the items."""
+    found: dict[tuple[str, str], dict[int, Block]] = {}
+    for block in blocks:
+        found.setdefault((block.item, block.arm), {})[block.round] = block
+    rows = []
+    for key, item in ITEMS.items():
+        package = found.get((key, PACKAGE), {})
+        arms = [arm for arm in ARMS if (key, arm) in found]
+        rows += [_row(item, arm, package, found[key, arm]) for arm in arms]
+    return [row for row in rows if row.n]
+
+
+def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block]) -> Row:
+    rounds = sorted(package.keys() & own.keys())
+    pairs = [(package[number], own[number]) for number in rounds]
+    seed = derive_seed(item.key, arm)
+
+    def ratio(name: str) -> Estimate:
+        a, b = ([getattr(block, name) for block in side] for side in zip(*pairs, strict=True))
+        return ratio_interval(a, b, seed)
+
+    def per_frame(name: str) -> float:
+        return float(median(getattr(b, name) / b.frames for _, b in pairs)) / 1e6
+
+    nothing = Estimate(value=None, reason="no round holds both sides")
+    return Row(
+        item=item,
+        arm=arm,
+        cpu_ms=per_frame("cpu_ns") if pairs else 0.0,
+        wall_ms=per_frame("wall_ns") if pairs else 0.0,
+        cpu=ratio("cpu_ns") if pairs else nothing,
+        wall=ratio("wall_ns") if pairs else nothing,
+        n=len(pairs),
+        goal=item.goals.get(arm.removeprefix("ours ")) if arm.startswith("ours ") else None,
+    )
+
+
+def peers_table(rows: Sequence[Row], machine: Machine) -> Table:
+    """The table of a comparison: what is inside each timer stands in the footnotes."""
+    table = Table(title="Other packages and ours: the same weights, the same outputs", keys=3)
+    for heading in ("package", "what is timed", "arm"):
+        table.add_column(heading, left=True)
+    for heading in ("CPU ms", "wall ms", f"{TIMES} by CPU time ↑", f"{TIMES} by the clock ↑"):
+        table.add_column(heading)
+    table.add_column("goal", left=True)
+    table.add_column("n")
+    last = ""
+    for index, row in enumerate(rows):
+        new = row.item.key != last
+        if new and index:
+            table.groups.append(index)
+        last = row.item.key
+        table.rows.append(_fields(table, row, new))
+    table.notes += _notes(machine)
+    return table
+
+
+def _fields(table: Table, row: Row, new: bool) -> list[Text]:
+    pair = PAIRS[row.item.pair]
+    package = row.arm == PACKAGE
+    goal = "" if row.goal is None else f"≥ {row.goal:g}: {row.verdict}"
+    return [
+        table.text(pair.title, pair.shape) if new else Text(text=""),
+        table.text(row.item.title, row.item.inside) if new else Text(text=""),
+        Text(text=NAMES.get(row.arm, row.arm)),
+        Text(text=_milliseconds(row.cpu_ms)),
+        Text(text=_milliseconds(row.wall_ms)),
+        Text(text="1" if package else _ratio(row.cpu)),
+        Text(text="1" if package else _ratio(row.wall)),
+        Text(text=goal),
+        Text(text=str(row.n)),
+    ]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _ratio(found: Estimate) -> str:
+    if found.value is None:
+        return "—"
+    if found.low is None or found.high is None:
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _notes(machine: Machine) -> list[str]:
+    versions = ", ".join(f"{k} {v}" for k, v in machine.versions.items() if v is not None)
+    without = [name for name, version in machine.versions.items() if version is None]
+    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    cpu = "the calling thread's" if machine.threads == 1 else "all threads'"
+    return [
+        f"{machine.processor}, {machine.cores} cores, {threads}; Python {machine.python}, "
+        f"{versions}{', without ' + ', '.join(without) if without else ''}; "
+        f"calm-bench {machine.calm_bench}; {machine.started[:10]}",
+        "random weights, the package's own on both sides: our modules give its outputs to four "
+        "digits at fp32; milliseconds are medians per frame; × is the package's time over the "
+        "arm's, the median over rounds that ran every arm once in random order, with a 95 % "
+        "interval; above 1 the arm is faster, below 1 slower; CPU time is "
+        f"{cpu}; a goal is met when the whole interval by CPU time reaches it",
+    ]
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """All numbers, unrounded."""
+    out = io.StringIO()
+    names = list(rows[0].as_json()) if rows else []
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.as_json() for row in rows)
+    return out.getvalue()
+
+
+def build_tables(folder: Path) -> tuple[Table, list[Row]]:
+    """Write tables/peers.md, .csv and .tex of a folder of records, and return what they show.
+
+    Raises:
+        InputError: If the folder holds no block.
+    """
+    store = RunStore(folder)
+    machine = read_machine(folder)
+    rows = rows_of(store.read(Block))
+    if not rows:
+        raise InputError(f"{folder} holds no timed block yet: run `calm-bench speed peers`")
+    table = peers_table(rows, machine)
+    timed = {row.item.pair for row in rows}
+    for pair in PAIRS.values():
+        if pair.name not in timed:
+            reason = missing_package(pair) or "not asked for"
+            table.notes.append(f"not measured: {pair.title}: {reason}")
+    store.write_text("tables/peers.md", to_markdown(table))
+    store.write_text("tables/peers.tex", to_latex(table, "peers"))
+    store.write_text("tables/peers.csv", to_csv(rows))
+    return table, rows
