@@ -8,7 +8,6 @@ import typer
 
 from calm_bench import options
 from calm_bench.errors import InputError, near_names
-from calm_bench.types import Precision
 
 __all__ = ["PEERS_EXAMPLES", "peers"]
 
@@ -25,6 +24,8 @@ The same command again goes on where it stopped; a finished one prints its table
 
 
 def _precision(value: str) -> str:
+    from calm_bench.types import Precision
+
     known = get_args(Precision)
     if value in known:
         return value
@@ -75,6 +76,7 @@ def peers(
     from calm_bench.speed.peers.items import choose_pairs
     from calm_bench.speed.peers.run import PeerRequest, run_peers
     from calm_bench.speed.peers.table import build_tables
+    from calm_bench.types import Precision
 
     request = PeerRequest(
         pairs=tuple(choose_pairs(pairs or ())),

@@ -65,10 +65,14 @@ class Counted:
 
 
 def counted_systems() -> list[Path]:
-    """The folders of the shipped systems of a few million parameters or fewer."""
+    """The folders of our own shipped systems of a few million parameters or fewer.
+
+    Released systems bring their codec with them, and what they cost is their packages' business.
+    """
     folders = [path.parent for path in paths.models_dirs()[-1].glob("*/config.yaml")]
     small = sorted(folder for folder in folders if folder.name.endswith(SCALES))
-    return [folder for folder in small if load_model_config(str(folder))[0].kind == "system"]
+    configs = {folder: load_model_config(str(folder))[0] for folder in small}
+    return [f for f, config in configs.items() if config.kind == "system" and config.codec]
 
 
 def count_systems(folders: list[Path]) -> dict[str, dict[Stage, "StageCounts"]]:

@@ -13,7 +13,7 @@ from calm_bench.report.plots import render_plots
 from calm_bench.report.stages import stage_times
 from calm_bench.report.tables import Table, counts_table, main_tables
 from calm_bench.report.terminal import print_table
-from calm_bench.store import GrowthRecord, LatencyRecord, Results, RunStore
+from calm_bench.store import GrowthRecord, LatencyRecord, Results, RunStore, TrialRecord
 
 __all__ = ["build_report", "print_table"]
 
@@ -33,7 +33,7 @@ def build_report(run_dir: Path) -> None:
     plots |= render_growth(results, store.read(GrowthRecord))
     for name, data in plots.items():
         files.replace(store.path(f"plots/{name}"), data)
-    if results.trials:
+    if store.read(TrialRecord):
         images = sorted(f"plots/{name}" for name in plots if name.endswith(".svg"))
         write_page(store, results, tables, images)
 
