@@ -5,32 +5,25 @@ that frame rates compare; shares, means and RTF are quotients of sums, which add
 not. A system is timed once for all temperatures, which change no shape and no count of operations.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.stage_sums import Sums, doubts, restlessness, time_ratio
 from calm_bench.stats import ratio_interval, summarise
 from calm_bench.store import Cell, ColumnInfo, LatencyRecord, ResultRow
 from calm_bench.types import Column, Estimate
 
 __all__ = [
     "SPEED_COLUMNS",
-    "Sums",
     "arm_key",
-    "doubts",
     "estimates",
-    "predicted_speedup",
     "recipe_of",
     "result_row",
     "speed_rows",
-    "time_ratio",
-    "unfit",
 ]
-
-SUMS_AGREE = 0.05
-CONTROL_OFF = 0.02
 
 
 def _column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
@@ -59,50 +52,6 @@ SPEED_COLUMNS = (
 UNITS = {column.name: column.unit for column in SPEED_COLUMNS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sums:
-    """Nanoseconds of many frames, by stage."""
-
-    backbone: int
-    head: int
-    codec: int
-    total: int
-    audio: int
-    frames: int
-
-    @classmethod
-    def of(cls, record: LatencyRecord) -> "Sums":
-        """The sums of one timed generation."""
-        ns = record.stage_ns
-        frames = len(ns["total"])
-        stages = {name: sum(ns[name]) for name in ("backbone", "head", "codec", "total")}
-        return cls(**stages, audio=frames * (record.frame_ns or 0), frames=frames)
-
-    @classmethod
-    def over(cls, parts: Iterable["Sums"]) -> "Sums":
-        """The sums of several."""
-        parts = list(parts)
-        names = ("backbone", "head", "codec", "total", "audio", "frames")
-        return cls(**{name: sum(getattr(part, name) for part in parts) for name in names})
-
-    def per_audio(self, name: str) -> float:
-        """A stage's time for a stretch of audio; per frame where nobody wrote a frame's length."""
-        return float(getattr(self, name)) / (self.audio or self.frames)
-
-
-def predicted_speedup(baseline: Sums, own: Sums) -> float:
-    """The overall speed-up that the stages' times imply: 1 / ((1 - p) b + p / s).
-
-    p is the head's share of the baseline's time, s the heads' ratio, b the ratio of all else. Where
-    it is far from the measured ratio of totals, time was booked on the wrong stage or on none.
-    """
-    p = baseline.head / baseline.total
-    rest, base_rest = (x.per_audio("backbone") + x.per_audio("codec") for x in (own, baseline))
-    b = rest / base_rest
-    p_over_s = own.per_audio("head") / baseline.per_audio("total")  # of no head, too, that is 0
-    return 1 / ((1 - p) * b + p_over_s)
-
-
 def arm_key(cell: Cell) -> tuple[object, ...]:
     """What rows that are timed together have in common."""
     return cell.model, cell.head_steps, cell.top_k, cell.precision, cell.mode
@@ -129,6 +78,7 @@ def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed
         (control if record.control else own).append(record)
     base_key = next((arm_key(cell) for cell in cells if cell.baseline), None)
     baseline = timed.get(base_key, []) if base_key else []
+    twin = timed[arm_key(by_id[control[0].cell_id])] if control else []
     # Arms of higher frame rates take more frames for the same audio, and are no other recipe.
     frames = min((len(r.stage_ns["total"]) for group in timed.values() for r in group), default=0)
     rows: list[ResultRow] = []
@@ -141,10 +91,10 @@ def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed
         recipe = recipe_of(own, frames)
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
-        found = estimates(own, baseline, control if own is baseline else [])
+        found = estimates(own, baseline, control if own is twin else [])
         rows += [result_row(cell, n, UNITS[n], e, recipe_id) for n, e in found.items()]
         notes += doubts(cell, own, baseline)
-    notes += unfit(control, baseline)
+    notes += restlessness(control, twin)
     return Speed(rows=tuple(rows), recipes=recipes, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -227,17 +177,6 @@ def _speedup(
     return time_ratio(baseline, own, name)
 
 
-def time_ratio(
-    a: Sequence[LatencyRecord], b: Sequence[LatencyRecord], name: str, level: float = 0.95
-) -> Estimate:
-    """The median over shared rounds of a's time over b's, for the same stretch of audio."""
-    of_a = {record.round: Sums.of(record).per_audio(name) for record in a}
-    of_b = {record.round: Sums.of(record).per_audio(name) for record in b}
-    rounds = sorted(of_a.keys() & of_b.keys())
-    seed = derive_seed("latency", name)
-    return ratio_interval([of_a[i] for i in rounds], [of_b[i] for i in rounds], seed, level)
-
-
 def _typical(values: Sequence[float]) -> Estimate:
     """The median of rounds with its interval."""
     return ratio_interval(values, [1.0] * len(values), derive_seed("latency", "median"))
@@ -269,32 +208,3 @@ def _peak(records: Sequence[LatencyRecord]) -> Estimate:
     if not peaks:
         return Estimate(value=None, reason="in a process shared by all; counted on GPUs only")
     return Estimate(value=max(peaks) / 1e6, n=len(peaks))
-
-
-def doubts(
-    cell: Cell, own: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]
-) -> list[str]:
-    """A note where the stages' times do not explain the overall speed-up."""
-    if not baseline or own is baseline:
-        return []
-    a, b = (Sums.over(Sums.of(record) for record in records) for records in (baseline, own))
-    measured, predicted = a.per_audio("total") / b.per_audio("total"), predicted_speedup(a, b)
-    if abs(measured / predicted - 1) <= SUMS_AGREE:
-        return []
-    return [
-        f"{cell.label}: stage times imply an overall speed-up of {predicted:.2f}, totals give "
-        f"{measured:.2f}; part of the time belongs to no stage"
-    ]
-
-
-def unfit(control: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]) -> list[str]:
-    """A note where the baseline differs from itself: then no ratio of this run can be trusted."""
-    aa = time_ratio(control, baseline, "total", level=0.99) if control and baseline else None
-    if aa is None or aa.value is None or aa.low is None or aa.high is None:
-        return []
-    if aa.low <= 1.0 <= aa.high or abs(aa.value - 1) <= CONTROL_OFF:
-        return []
-    return [
-        f"the baseline differs from itself by {100 * (aa.value - 1):+.1f} % on this machine: "
-        "something else was running, and the speed columns are not to be trusted"
-    ]

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from calm_bench.speedups import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
+from calm_bench.speedups import SPEED_COLUMNS, speed_rows
+from calm_bench.stage_sums import Sums, predicted_speedup
 from calm_bench.store import Cell, LatencyRecord, ResultRow
 
 
@@ -167,10 +168,41 @@ def test_a_machine_on_which_the_baseline_differs_from_itself_is_named(
 ) -> None:
     notes = speed_rows(CELLS, rounds(control=control)).notes
     assert any("differs from itself by +5.0 %" in note for note in notes) == unfit
+    assert any(note.startswith("A/A, one system timed twice: ×1.0") for note in notes) != unfit
+    assert not any("restless" in note for note in notes)
+
+
+def test_a_restless_machine_is_named_though_it_is_right_on_average() -> None:
+    records = rounds()
+    swing = [1.2, 0.8, 1.15, 0.9, 1.1, 0.85]
+    shaken = [
+        r.model_copy(
+            update={
+                "stage_ns": {
+                    k: tuple(int(x * swing[r.round]) for x in v) for k, v in r.stage_ns.items()
+                }
+            }
+        )
+        if r.control
+        else r
+        for r in records
+    ]
+    (note,) = speed_rows(CELLS, shaken).notes
+    assert note.startswith("A/A, one system timed twice: ×")
+    assert "restless" in note
+
+
+def test_without_a_baseline_another_system_stands_for_the_machine() -> None:
+    only = [c for c in CELLS if c.label == "calm"]
+    own = [r for r in rounds() if r.cell_id == "calm-t0.8"]
+    again = [r.model_copy(update={"control": True}) for r in own]
+    assert speed_rows(only, [*own, *again]).notes == (
+        "A/A, one system timed twice: ×1.00 [1.00, 1.00]",
+    )
 
 
 def test_time_that_belongs_to_no_stage_is_named() -> None:
-    assert not speed_rows(CELLS, rounds()).notes
+    assert not any("no stage" in note for note in speed_rows(CELLS, rounds()).notes)
     notes = speed_rows(CELLS, rounds(lost=1_000_000)).notes
     assert any("part of the time belongs to no stage" in note for note in notes)
 
@@ -213,4 +245,4 @@ def test_systems_of_different_frame_rates_compare_over_the_same_audio() -> None:
     baseline = by_cell(speed.rows, "rq-t0.8")
     assert baseline["second_ms"].value == pytest.approx(100.0)
     assert len(speed.recipes) == 1  # and the table keeps them in one column
-    assert speed.notes == ()
+    assert all(note.startswith("A/A") for note in speed.notes)

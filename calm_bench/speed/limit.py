@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from calm_bench.records import Stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speedups import Sums
+from calm_bench.stage_sums import Sums
 from calm_bench.stats import ratio_interval
 from calm_bench.store import FootprintRecord, LatencyRecord
 from calm_bench.types import Estimate

@@ -16,17 +16,8 @@ from calm_bench.speed.columns import batch_columns, columns_of, tables_of
 from calm_bench.speed.limit import limits
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.probe import last_cache_bytes
-from calm_bench.speedups import (
-    SPEED_COLUMNS,
-    Sums,
-    doubts,
-    estimates,
-    predicted_speedup,
-    recipe_of,
-    result_row,
-    time_ratio,
-    unfit,
-)
+from calm_bench.speedups import SPEED_COLUMNS, estimates, recipe_of, result_row
+from calm_bench.stage_sums import Sums, doubts, predicted_speedup, restlessness, time_ratio
 from calm_bench.stats import ratio_interval
 from calm_bench.store import (
     BandwidthRecord,
@@ -111,7 +102,7 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
         rows += [result_row(cell, n, units[n], e, recipe_id) for n, e in found.items()]
         notes += doubts(cell, own, facts.timed(facts.baseline_of(cell)))
     control = next((c for c in cells if c.baseline), cells[0])
-    notes += unfit(facts.control, facts.timed(control))
+    notes += restlessness(facts.control, facts.timed(control))
     return Results(
         run_id=plan.run_id,
         benchmark=plan.spec.name,
