@@ -147,7 +147,7 @@ def run(
     )
     plan = expand(benchmark, overrides)
     if dry_run:
-        _dry_run(plan, out, as_json)
+        _dry_run(plan, out, device=device, as_json=as_json)
     else:
         _run(plan, out, device=device, fresh=fresh, as_json=as_json)
 
@@ -162,13 +162,18 @@ def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: b
     show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
 
 
-def _dry_run(plan: "Plan", out: Path | None, as_json: bool) -> None:
+def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> None:
     """Print the plan after checking what it needs."""
+    from calm_bench.environment import resolve_device
     from calm_bench.plan import check_prompts, plan_lines
     from calm_bench.run import run_folder
+    from calm_bench.store import RunStore
 
     check_prompts(plan)
     folder = run_folder(plan, out)
+    RunStore(folder).refuse_foreign()
+    if device != "auto":  # which any machine has
+        resolve_device(device)
     if as_json:
         typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
         return

@@ -53,7 +53,8 @@ class UnknownNameError(BenchError):
         """Say which kind of thing was asked for and which names come near."""
         known = sorted(known)
         near = near_names(name, known)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        hint = f"known: {', '.join(known)}" if known else "there is none yet"
+        hint = f"did you mean {' or '.join(near)}?" if near else hint
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 

@@ -90,9 +90,14 @@ def choose_systems(spec: BenchmarkSpec, wanted: Sequence[str]) -> tuple[SystemRo
             hits = [SystemRow(model=name, label=Path(name).name)]
         if not hits:
             known = [n for n in model_names() if load_model_config(n)[0].kind == "system"]
-            raise UnknownNameError("system", name, known)
+            raise UnknownNameError("system", name, sorted({*known, *_first_parts(spec)}))
         rows |= {(row.model, row.label): row for row in hits}
     return tuple(rows.values())
+
+
+def _first_parts(spec: BenchmarkSpec) -> set[str]:
+    """The short names of a benchmark's systems: `calm` of calm-speech-tiny."""
+    return {row.model.split("-")[0] for row in spec.systems}
 
 
 def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple[SystemRow, ...]:

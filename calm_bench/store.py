@@ -93,8 +93,10 @@ class RunStore:
         """Write into a run's folder or an empty one, never among someone's files.
 
         Raises:
-            InputError: If the folder holds something else.
+            InputError: If the folder holds something else, or is a file.
         """
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root} is a file: --out names the folder of the run")
         if not self.root.is_dir() or (self.root / "manifest.json").is_file():
             return
         if any(path.name != ".lock" for path in self.root.iterdir()):

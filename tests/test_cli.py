@@ -136,6 +136,16 @@ def test_the_plan_comes_first_and_the_table_last(tmp_path: Path) -> None:
     assert str(tmp_path / "run" / "page" / "index.html") in result.stdout
 
 
+def test_a_dry_run_meets_what_a_run_would(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("x")
+    result = call("run", "smoke", "--dry-run", "--out", str(taken))
+    assert result.exit_code == 2
+    assert "is a file: --out names the folder of the run" in " ".join(result.output.split())
+    result = call("run", "smoke", "--dry-run", "--systems", "clam")
+    assert "did you mean calm?" in " ".join(result.output.split())
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = call("run", "--temps", "0", "smoke", "--dry-run", "--out", str(out))
