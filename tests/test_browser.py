@@ -217,7 +217,11 @@ def test_playing_one_pauses_the_others_and_nothing_leaves_the_folder(
     watched.wait("document.querySelectorAll('td audio')[1].currentTime > 1.05")
     assert watched.playing() == [2]
     page.locator("th .play").nth(1).click()
-    watched.wait("!document.querySelectorAll('th audio')[1].paused")
+    # A player is no longer paused before the others hear of it.
+    watched.wait(
+        "!document.querySelectorAll('th audio')[1].paused"
+        " && document.querySelectorAll('td audio')[1].paused"
+    )
     assert watched.playing() == [4]
     page.locator("td .draw").nth(2).click()
     image = page.locator("img.spectrogram")
