@@ -122,6 +122,7 @@ def run(
     prompts: options.Prompts = None,
     prompt_audio: options.PromptAudio = None,
     seeds: options.Seeds = 1,
+    no_latency: options_sweep.NoLatency = False,
     device: options.Device = "auto",
     out: options.Out = None,
     fresh: options.Fresh = False,
@@ -144,6 +145,7 @@ def run(
         n_prompts=prompts,
         prompt_audio=tuple(prompt_audio or ()),
         n_seeds=seeds,
+        latency=not no_latency,
     )
     plan = expand(benchmark, overrides)
     if dry_run:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calm_bench.allocator import keep_freed_memory
 from calm_bench.audio import audio_hash, resample, write_flac
 from calm_bench.config import load_model_config
 from calm_bench.data.prompts import LoadedPrompt
@@ -65,6 +66,7 @@ def generate(plan: Plan, store: RunStore, device: str) -> None:
     pending = pending_batches(plan, store)
     if not pending:
         return
+    keep_freed_memory()
     studio = _Studio(plan, store, device)
     studio.shelf.check(plan.prompts)
     trials = {cell.cell_id: 0 for cell in plan.cells}

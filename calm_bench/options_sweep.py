@@ -6,7 +6,7 @@ import typer
 
 from calm_bench.errors import InputError
 
-__all__ = ["Checkpoints", "HeadSteps", "Seconds"]
+__all__ = ["Checkpoints", "HeadSteps", "NoLatency", "Seconds"]
 
 MAX_HEAD_STEPS = 1000
 MAX_SECONDS = 600.0
@@ -60,5 +60,13 @@ Checkpoints = Annotated[
         "--checkpoints",
         help="The weights that training kept (`train --set keep_every=STEPS`) in place of the "
         "final ones: a row for each, and quality against training step. Nothing is timed.",
+    ),
+]
+
+NoLatency = Annotated[
+    bool,
+    typer.Option(
+        "--no-latency",
+        help="Time nothing. A run with times is another run; scores are shared between them.",
     ),
 ]

@@ -25,6 +25,7 @@ class Overrides:
         seconds: Length of the clips, prompt included; may be longer than the recordings are.
         prompt_audio: The user's own recordings, in place of the benchmark's prompts.
         checkpoints: The weights kept in training in place of the final ones.
+        latency: Whether systems are timed, if the benchmark times them.
     """
 
     temperatures: tuple[float, ...] = ()
@@ -36,6 +37,7 @@ class Overrides:
     prompt_audio: tuple[Path, ...] = ()
     n_seeds: int = 1
     checkpoints: bool = False
+    latency: bool = True
 
 
 def apply_overrides(
@@ -58,6 +60,8 @@ def apply_overrides(
                 f"{spec.prompt_seconds:g} s"
             )
         update["seconds"] = overrides.seconds
+    if not overrides.latency:
+        update["latency"] = None
     systems = spec.systems
     if overrides.systems:
         systems = update["systems"] = choose_systems(spec, overrides.systems)

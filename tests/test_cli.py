@@ -211,6 +211,21 @@ def test_ones_own_voice_is_continued(tmp_path: Path) -> None:
     assert {record.cell_id for record in records} >= {"silence", "calm-debug-t1"}
 
 
+def test_without_latency_the_clips_are_the_same_and_nothing_is_timed(
+    finished: Path, tmp_path: Path
+) -> None:
+    result = call("run", "smoke", "--no-latency", "--out", str(tmp_path))
+    assert result.exit_code == 0
+    assert "latency:" not in result.output
+    assert "overall ×" not in result.output
+    assert not (tmp_path / "latency.jsonl").exists()
+
+    def heard(folder: Path) -> dict[str, str | None]:
+        return {t.trial_id: t.clip_id for t in RunStore(folder).read(TrialRecord)}
+
+    assert heard(tmp_path) == heard(finished)
+
+
 # -- a kill --------------------------------------------------------------------------------------
 
 
@@ -246,13 +261,14 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
         ("run smoek", "unknown benchmark 'smoek'; did you mean smoke?"),
         ("run nowhere.yaml", "unknown benchmark 'nowhere.yaml'"),
         ("run smoke --systems kalm-debug", "unknown system 'kalm-debug'; did you mean calm-debug"),
-        ("run smoke --temps nan", "a temperature must be a finite number of at least 0, not nan"),
-        ("run smoke --temps 0.8 inf", "finite number of at least 0, not inf"),
-        ("run smoke --temps -1", "finite number of at least 0, not -1.0"),
-        ("run smoke --temps=-inf", "finite number of at least 0, not -inf"),
+        ("run smoke --temps nan", "a temperature is a number from 0 to 10, not nan"),
+        ("run smoke --temps 0.8 inf", "a number from 0 to 10, not inf"),
+        ("run smoke --temps -1", "a number from 0 to 10, not -1"),
+        ("run smoke --temps 1e9", "a number from 0 to 10, not 1e+09"),
+        ("run smoke --temps=-inf", "a number from 0 to 10, not -inf"),
         ("run smoke --temps warm", "'warm' is no temperature"),
         ("run smoke --temps", "--temps needs at least one value"),
-        ("run smoke --text-temp nan", "finite number of at least 0, not nan"),
+        ("run smoke --text-temp nan", "a number from 0 to 10, not nan"),
         ("run smoke --text-temp sane", "'sane' is no temperature"),
         ("run smoke --prompts 3", "smoke has 2 prompts, not the 3 asked for"),
         ("run smoke --prompt-audio lost.wav", "lost.wav does not exist"),

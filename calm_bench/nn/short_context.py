@@ -52,7 +52,7 @@ class ShortContext(nn.Module):
 
     def read(self, windows: Tensor) -> Tensor:
         """z_short [N, D] of windows [N, K, W], oldest first, as `empty` and `shift` make them."""
-        z: Tensor = self.transformer(windows)[:, -1]
+        z: Tensor = self.transformer(windows, last=True)[:, 0]
         return z if self.output is None else self.output(z)
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.config import StrictModel
+from calm_bench.nn.attention import attention, attention_mask
 
 __all__ = ["KvCache", "RotaryTable", "SinusoidTable", "Transformer", "TransformerConfig"]
 
@@ -144,29 +145,6 @@ class KvCache:
         return self.buffer[layer, :, 0, :, :end], self.buffer[layer, :, 1, :, :end]
 
 
-def attention_mask(
-    queries: int, keys: int, context: int | None, key_mask: Tensor | None, device: torch.device
-) -> Tensor | None:
-    """Who may look at whom: [T, P] or [B, 1, T, P], True where allowed.
-
-    None for a single query that may look everywhere, and for a whole clip that is plainly causal,
-    where the faster kernels need no mask.
-
-    The last query stands at the last key. A padded position may always look at itself, so that no
-    row of the softmax is empty.
-    """
-    if key_mask is None and queries in (1, keys) and (context is None or keys <= context):
-        return None
-    at = torch.arange(keys - queries, keys, device=device)[:, None]
-    key = torch.arange(keys, device=device)[None]
-    allowed = key <= at
-    if context is not None:
-        allowed = allowed & (key > at - context)
-    if key_mask is None:
-        return allowed
-    return (allowed & key_mask[:, None, None, :keys]) | (key == at)
-
-
 class Layer(nn.Module):
     """Attention and MLP, each behind a norm and added to its input."""
 
@@ -196,9 +174,12 @@ class Layer(nn.Module):
         rotary: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         cache: tuple[KvCache, int] | None,
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """Add both branches to x [B, T, D]."""
-        x = x + self.dropout(self.attend(self.norm_attention(x), rotary, mask, cache))
+        """Add both branches to x [B, T, D]; `last` gives its last position alone, [B, 1, D]."""
+        branch = self.attend(self.norm_attention(x), rotary, mask, cache, last=last)
+        x = (x[:, -1:] if last else x) + self.dropout(branch)
         y: Tensor = x + self.dropout(self.feed(self.norm_mlp(x)))
         return y
 
@@ -208,17 +189,19 @@ class Layer(nn.Module):
         rotary: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
         cache: tuple[KvCache, int] | None,
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """Self-attention of x [B, T, D] over itself and what the cache holds."""
+        """Self-attention of x [B, T, D], or of its last position, over x and the cache."""
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, T, Dh]
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache[0].extend(cache[1], k, v)
-        causal = mask is None and T > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        y = self.out(y.transpose(1, 2).reshape(B, T, D))
+        if last:
+            q, mask = q[:, :, -1:], None if mask is None else mask[..., -1:, :]
+        y = self.out(attention(q, k, v, mask).transpose(1, 2).reshape(B, -1, D))
         out: Tensor = y if self.scales is None else y * self.scales[0]
         return out
 
@@ -260,8 +243,11 @@ class Transformer(nn.Module):
                     std = (config.dim * 2 * config.layers) ** -0.5
                 nn.init.normal_(getattr(layer, name).weight, std=std)
 
-    def forward(self, x: Tensor, cache: KvCache | None = None) -> Tensor:
-        """Run x [B, T, D] after what the cache holds, and advance the cache by T."""
+    def forward(self, x: Tensor, cache: KvCache | None = None, *, last: bool = False) -> Tensor:
+        """Run x [B, T, D] after what the cache holds, and advance the cache by T.
+
+        With `last` only the last position is computed to its end and returned, [B, 1, D].
+        """
         T = x.shape[1]
         held = 0 if cache is None else cache.length
         key_mask = None if cache is None else cache.key_mask
@@ -272,7 +258,8 @@ class Transformer(nn.Module):
         mask = attention_mask(T, held + T, self.config.context, key_mask, x.device)
         x = self.dropout(x)
         for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, mask, None if cache is None else (cache, index))
+            at = None if cache is None else (cache, index)
+            x = layer(x, rotary, mask, at, last=last and index == len(self.layers) - 1)
         if cache is not None:
             cache.length += T
             cache.position += T

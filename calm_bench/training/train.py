@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import paths
+from calm_bench.allocator import keep_freed_memory
 from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
 from calm_bench.training.build import build_objective, training_config, write_model
@@ -79,6 +80,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
         InputError: If the recipe or the corpus cannot be used.
         TrainingError: If a loss is not a number or the saved state belongs to another recipe.
     """
+    keep_freed_memory()
     config, folder = load_model_config(name)
     recipe = training_config(config, str(folder / "config.yaml"), options.overrides)
     fabric = _fabric(recipe, options)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from calm_bench.nn.attention import attention
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 
 SHAPE = TransformerConfig(dim=16, layers=3, heads=2, mlp_dim=32)
@@ -48,6 +49,31 @@ def test_streaming_with_a_window_needs_no_more_than_its_buffer() -> None:
         cache.make_room(2, 5)
         parts.append(model(x[:, i : i + 2], cache))
     torch.testing.assert_close(torch.cat(parts, 1), model(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("context", [None, 3])
+def test_the_last_position_alone_is_the_last_of_all(context: int | None) -> None:
+    torch.manual_seed(0)
+    model = Transformer(SHAPE.model_copy(update={"context": context}))
+    x = torch.randn(2, 7, 16)
+    torch.testing.assert_close(model(x, last=True), model(x)[:, -1:], atol=1e-6, rtol=0)
+    caches = [KvCache(model.config, 2, 10, x) for _ in range(2)]
+    for cache in caches:
+        model(x[:, :3], cache)
+    last, whole = model(x[:, 3:], caches[0], last=True), model(x[:, 3:], caches[1])
+    torch.testing.assert_close(last, whole[:, -1:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(caches[0].buffer, caches[1].buffer, atol=1e-6, rtol=0)
+
+
+def test_bfloat16_attends_in_float32_on_the_cpu() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 2, 40, 8)
+    q, k, v = 4 * q.bfloat16(), k.bfloat16(), v.bfloat16()
+    exact = attention(q.float(), k.float(), v.float(), None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention(q, k, v, None)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, exact.bfloat16(), atol=0, rtol=0)
 
 
 def test_left_padding_changes_nothing_for_the_row() -> None:

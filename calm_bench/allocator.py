@@ -1,0 +1,29 @@
+"""The C library's memory allocator, told to keep what a program frees.
+
+By default glibc maps every large block from the kernel and unmaps it when it is freed, so each
+operation on large tensors pays for fresh zeroed pages. On one core of a CPU that was a quarter of a
+training step of an RQ-Transformer over 32 codebooks, and of the time in which CALM makes 16 clips.
+"""
+
+import ctypes
+
+__all__ = ["keep_freed_memory"]
+
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
+
+
+def keep_freed_memory() -> bool:
+    """Serve large blocks from the heap and never shrink it: freed memory is used again as it is.
+
+    The process keeps its peak of memory until it ends.
+
+    Returns:
+        Whether the C library could be told so. Others than glibc have no such settings and are
+        left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
