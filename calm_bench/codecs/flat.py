@@ -215,9 +215,10 @@ class FlatDecoder:
         last = decoder.norm if decoder.spectral else F.elu
         self.layers.append(FlatAfter(last, _flatten(decoder.head)))
         self.nbytes = self.first.nbytes + sum(layer.nbytes for layer in self.layers)
-        head = decoder.head
+        head: Any = decoder.head
+        ups: Any = decoder.ups
         width = head.conv.in_channels if isinstance(head, CausalConv) else head.linear.out_features
-        self.widest = self.positions * math.prod(up.ratio for up in decoder.ups) * width
+        self.widest = int(self.positions * math.prod(up.ratio for up in ups) * width)
 
     def whole(self, latents: Tensor) -> Tensor:
         """All of a clip, streamed through the stages in parts that a processor's cache can hold."""
@@ -226,7 +227,7 @@ class FlatDecoder:
         if self.unbounded:
             at_once = T
         stream: Stream = {}
-        return torch.cat([self(part, stream) for part in latents.split(at_once, dim=1)], dim=1)
+        return torch.cat([self(part, stream) for part in torch.split(latents, at_once, 1)], dim=1)
 
     def __call__(self, latents: Tensor, stream: Stream) -> Tensor:
         """Vectors [B, T, C] to audio [B, T * hop_length]."""

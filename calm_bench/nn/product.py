@@ -126,26 +126,25 @@ class Split(Product):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """Split `weight` [O, I]; no entry may exceed float16's range."""
-        self.width = len(weight)
         high = weight.half().float()
         zeros = None if bias is None else torch.cat([bias, torch.zeros_like(bias)])
         self.parts = Half(torch.cat([high, (weight - high) * self.SHIFT]), zeros)
         self.nbytes = _bytes(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        high, low = self.parts(x).split(self.width, dim=1)
+        high, low = self.parts(x).chunk(2, dim=1)
         return torch.add(high, low, alpha=1 / self.SHIFT)
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         return self(x).add_(base)
 
     def into(self, out: Tensor, x: Tensor) -> None:
-        high, low = self.parts(x).split(self.width, dim=1)
+        high, low = self.parts(x).chunk(2, dim=1)
         torch.add(high, low, alpha=1 / self.SHIFT, out=out)
 
     def whole(self) -> Tensor:
         """The weights [O, I] again."""
-        high, low = self.parts.rounded().split(self.width)
+        high, low = self.parts.rounded().chunk(2)
         return torch.add(high, low, alpha=1 / self.SHIFT)
 
 
