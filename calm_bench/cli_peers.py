@@ -50,9 +50,9 @@ def peers(
             "--precision",
             parser=_precision,
             metavar="P [P …]",
-            help="Of our side: fp32, bf16 or int8, each a row. The package runs at fp32, and in "
-            "its own int8 where it has one.",
-            show_default="all three",
+            help="Of our side: fp32, fp16, bf16 or int8, each a row. The package runs at fp32, and "
+            "in its own int8 where it has one.",
+            show_default="all four",
         ),
     ] = None,
     rounds: Annotated[

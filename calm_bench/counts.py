@@ -34,7 +34,13 @@ GATHERS = frozenset({"aten::embedding", "aten::index", "aten::index_select", "at
 """Operators that read only the rows they are asked for."""
 
 CPU_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
-PACKED = frozenset({"mkldnn::_linear_pointwise", "quantized::linear_dynamic"})
+PACKED = frozenset(
+    {
+        "mkldnn::_linear_pointwise",
+        "quantized::linear_dynamic",
+        "quantized::linear_dynamic_fp16",
+    }
+)
 """torch's counter knows no fused attention but that of GPUs, and no product on packed weights."""
 
 

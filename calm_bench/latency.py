@@ -51,7 +51,7 @@ __all__ = [
 WARM_UP_NS = 30_000_000_000
 WARM_UP_TIMES = 4
 WARM_UP_AGREEMENT = 0.02
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

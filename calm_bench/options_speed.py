@@ -86,7 +86,7 @@ Precisions = Annotated[
         "--precision",
         parser=_precision,
         metavar="P [P …]",
-        help="fp32, bf16 or int8, each a row of every mode but `plain`.",
+        help="fp32, fp16, bf16 or int8, each a row of every mode but `plain`.",
         show_default="fp32; bf16 at paper scale",
     ),
 ]

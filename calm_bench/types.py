@@ -28,9 +28,9 @@ Wave = NDArray[np.float32]
 TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]
 """What a temperature means: CALM scales the variance of its noise, token models divide logits."""
 
-Precision = Literal["fp32", "bf16", "int8"]
-"""What weights are kept and multiplied in: float32, bfloat16, or int8 with activations quantised on
-the fly. Between the products all numbers are float32."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""What weights are kept and multiplied in: float32; float16 and multiplied as float32; bfloat16; or
+int8 with activations quantised on the fly. Between the products all numbers are float32."""
 
 Mode = Literal["plain", "eager", "graph", "compile"]
 """How a step runs: the modules as they are trained, always float32, which the others are checked

@@ -46,3 +46,10 @@ def no_network() -> Any:
 def checkout() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices are packed at every precision however small, as those of larger models are."""
+    for name in ("FROM_FBGEMM", "FROM_ONEDNN", "FROM_SPLIT"):
+        monkeypatch.setattr(f"calm_bench.nn.product.{name}", 0)

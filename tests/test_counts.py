@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from calm_bench.counts import StageCounts, Tally, count_frame
-from calm_bench.nn.product import pack
+from calm_bench.nn.product import Split, pack
 from calm_bench.records import Stage
 from calm_bench.systems.loading import load_system
-from calm_bench.types import Mode, SamplingParams
+from calm_bench.types import Mode, Precision, SamplingParams
 
 SYSTEMS = ["calm-debug", "calm-music-debug", "musicgen-debug", "rq-debug", "trigflow-debug"]
 
@@ -47,11 +47,19 @@ def test_a_prepared_frame_costs_no_more_than_the_plain_one(name: str) -> None:
     assert fast["total"].parameters == plain["total"].parameters
 
 
-def test_products_on_packed_weights_have_flops() -> None:
-    product = pack(torch.ones(1024, 512), None, "fp32")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_products_on_packed_weights_have_flops(precision: Precision) -> None:
+    product = pack(torch.ones(1024, 512), None, precision)
+    with torch.inference_mode(), Tally(torch.nn.Module()) as tally:
+        product(torch.ones(8, 512))
+    assert tally.flops == 2 * 8 * 512 * 1024
+
+
+def test_split_weights_are_multiplied_part_by_part() -> None:
+    product = Split(torch.ones(1024, 512), None)
     with torch.inference_mode(), Tally(torch.nn.Module()) as tally:
         product(torch.ones(3, 512))
-    assert tally.flops == 2 * 3 * 512 * 1024
+    assert tally.flops == 2 * (2 * 3 * 512 * 1024)
 
 
 def test_more_head_steps_cost_more_in_the_head_alone() -> None:

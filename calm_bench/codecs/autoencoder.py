@@ -31,7 +31,7 @@ class Autoencoder(Codec):
         self.flat: FlatDecoder | None = None
 
     def prepare(self) -> None:
-        """Pack the decoder's weights for streaming; whole clips are decoded as before."""
+        """Pack the decoder's weights."""
         self.flat = FlatDecoder(self.from_latent, self.decoder)
 
     def weight_bytes(self) -> int:
@@ -50,8 +50,10 @@ class Autoencoder(Codec):
 
     def decode_latents(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
         """Vectors [B, T, C] as they left the bottleneck to audio [B, T * hop_length]."""
-        if stream is not None and self.flat is not None:
+        if self.flat is not None and stream is not None:
             return self.flat(latents, stream)
+        if self.flat is not None and latents.is_cpu:
+            return self.flat.whole(latents)
         wave: Tensor = self.decoder(self.from_latent(latents), stream)
         return wave
 

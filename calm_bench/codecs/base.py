@@ -61,7 +61,7 @@ class Codec(nn.Module, ABC):
         return torch.cat([self.decode_step(frame, state) for frame in frames.unbind(1)], dim=1)
 
     def prepare(self) -> None:
-        """Make streaming decoding fast, in place; nothing where a codec has no faster way."""
+        """Make decoding fast, in place; nothing where a codec has no faster way."""
 
     def weight_bytes(self) -> int:
         """Bytes of weights that `decode_step` reads; 0 where a codec was not prepared."""

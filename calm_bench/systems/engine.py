@@ -26,7 +26,7 @@ from calm_bench.types import Mode, Precision
 __all__ = ["TOLERANCES", "install", "prepare"]
 
 # On processors without VNNI int8 is coarser; this holds there, too.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03, "int8": 0.15}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 0.03, "int8": 0.15}
 
 
 def prepare(
@@ -92,5 +92,5 @@ def check(device: torch.device, precision: Precision, mode: Mode) -> None:
         raise InputError(f"mode plain is the float32 reference: {precision} needs mode eager")
     if mode in ("graph", "compile") and device.type != "cuda":
         raise InputError(f"mode {mode} is for CUDA devices: on {device.type} use mode eager")
-    if precision == "int8" and device.type != "cpu":
-        raise InputError(f"precision int8 runs on the CPU only: on {device.type} use bf16")
+    if precision in ("fp16", "int8") and device.type != "cpu":
+        raise InputError(f"precision {precision} runs on the CPU only: on {device.type} use bf16")

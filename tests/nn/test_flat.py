@@ -13,18 +13,19 @@ from calm_bench.nn.depth import Chooser
 from calm_bench.nn.flat import FlatTransformer, RmsNorm
 from calm_bench.nn.flat_depth import draw_tokens
 from calm_bench.nn.flat_head import FlatHead, consistency_path, rotation_path
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import ByRows, Product, Split, pack
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 from calm_bench.nn.trigflow import rotation_times, sample_trigflow
 from calm_bench.types import Precision
 
-SHARE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.02, "int8": 0.05}
+SHARE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 0.02, "int8": 0.05}
 
 
 def deviation(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / a.abs().max())
 
 
+@pytest.mark.usefixtures("packs_all")
 @pytest.mark.parametrize("rows", [1, 2, 3, 40])
 @pytest.mark.parametrize("shape", [(96, 40), (40, 96), (300, 512), (512, 300)])
 @pytest.mark.parametrize("precision", SHARE)
@@ -44,8 +45,45 @@ def test_products(precision: Precision, shape: tuple[int, int], rows: int) -> No
         assert torch.equal(base, kept)
         row = product.onto(bias.expand(rows, -1), x)  # one row for all
         assert deviation(true + bias, row) < SHARE[precision]
-    bits = {"fp32": 32, "bf16": 16, "int8": 8}[precision]
+    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}[precision]
     assert weight.numel() * bits / 8 <= product.nbytes < weight.numel() * bits / 8 * 1.3
+
+
+@pytest.mark.parametrize("precision", SHARE)
+def test_small_matrices_stay_float32(precision: Precision) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(60, 90), torch.randn(3, 90)
+    product = pack(weight, None, precision)
+    assert deviation(x @ weight.T, product(x)) < SHARE["fp32"]
+    assert product.nbytes == 4 * weight.numel()
+
+
+def test_half_weights_leave_activations_alone() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(200, 300).half().float(), torch.randn(5, 300)
+    x[0] *= 1e6  # neither its size nor its neighbours' matter to a row
+    true = torch.nn.functional.linear(x.double(), weight.double())
+    for row, expected in zip(pack(weight, None, "fp16")(x), true, strict=True):
+        assert deviation(expected, row) < 1e-6
+
+
+@pytest.mark.usefixtures("packs_all")
+def test_split_weights_keep_their_digits() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 60) * torch.logspace(-6, 3, 40)[:, None]  # float16 alone loses rows
+    product = pack(weight, None, "fp32")
+    assert isinstance(product, ByRows)
+    assert isinstance(product.few, Split)
+    torch.testing.assert_close(product.few.whole(), weight, rtol=2**-21, atol=1e-10)
+    x = torch.randn(1, 60)
+    true = torch.nn.functional.linear(x.double(), weight.double())
+    torch.testing.assert_close(product(x).double(), true, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.usefixtures("packs_all")
+def test_weights_beyond_float16_are_not_split() -> None:
+    weight, x = torch.full((8, 4), 1e6), torch.ones(1, 4)
+    torch.testing.assert_close(pack(weight, None, "fp32")(x), torch.full((1, 8), 4e6))
 
 
 def test_rms_norm_keeps_its_floor() -> None:

@@ -120,7 +120,7 @@ def test_every_part_explains_itself(part: list[str]) -> None:
     ("args", "message"),
     [
         (["--mode", "plan"], "'plan' is no mode: did you mean plain?"),
-        (["--precision", "fp16"], "'fp16' is no precision"),
+        (["--precision", "fp64"], "'fp64' is no precision"),
         (["--batch", "1", "0"], "'0' is no batch size"),
         (["--scale", "small"], "'small' is no scale"),
         (["--mode", "plain", "--precision", "int8"], "the plain step is always fp32"),

@@ -23,7 +23,7 @@ NAMES = [
     "trigflow-debug",
 ]
 NEW = 22  # more than twice the window of calm-music-debug's backbone
-PRECISIONS: list[Precision] = ["fp32", "bf16", "int8"]
+PRECISIONS: list[Precision] = ["fp32", "fp16", "bf16", "int8"]
 
 
 def load(name: str, precision: Precision = "fp32", mode: str = "eager") -> StreamingSystem:
@@ -144,8 +144,9 @@ def test_two_clips_at_once_do_not_share_memory() -> None:
     assert again.cache.buffer.data_ptr() in held
 
 
+@pytest.mark.usefixtures("packs_all")
 @pytest.mark.parametrize("name", ["calm-debug", "calm-music-debug", "musicgen-debug", "rq-debug"])
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
 @torch.inference_mode()
 def test_fewer_bits_stay_within_what_is_stated(name: str, precision: Precision) -> None:
     plain, flat = load(name, mode="plain"), load(name, precision)
@@ -157,6 +158,7 @@ def test_fewer_bits_stay_within_what_is_stated(name: str, precision: Precision) 
         assert deviation(frames, fast_frames) < TOLERANCES[precision]
 
 
+@pytest.mark.usefixtures("packs_all")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rank", [None, 8])
 @torch.inference_mode()
@@ -198,6 +200,7 @@ def test_what_a_device_cannot_do_is_one_line(precision: Precision, mode: str, wo
         load("calm-debug", precision, mode)
 
 
+@pytest.mark.usefixtures("packs_all")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_system_knows_what_a_frame_reads(name: str) -> None:
     full, half = load(name), load(name, "bf16")
@@ -215,6 +218,7 @@ def test_a_system_knows_what_a_frame_reads(name: str) -> None:
     assert load(name, mode="plain").weight_bytes() == {}
 
 
+@pytest.mark.usefixtures("packs_all")
 @pytest.mark.parametrize("name", ["calm-music-debug", "musicgen-debug", "rq-debug"])
 @torch.inference_mode()
 def test_random_weights_run_at_every_precision_and_leave_one_copy(name: str) -> None:

@@ -70,7 +70,7 @@ class Item:
     calls: int
     frames: int = 1
     modes: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     goals: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -180,7 +180,7 @@ ITEMS = {
     item.key: item
     for item in (
         *_pocket("pocket-english", {"fp32": 1.15, "bf16": 1.7, "int8": 3.5}, {"fp32": 2.0}),
-        *_pocket("pocket-18m", {"fp32": 3.0, "int8": 3.0}, {"fp32": 2.0}),
+        *_pocket("pocket-18m", {"fp32": 3.0, "fp16": 3.0, "int8": 3.0}, {"fp32": 2.0}),
         Item(pair="moshi", name="step", title="LM step", inside=_MOSHI, calls=6),
         Item(
             pair="moshi",

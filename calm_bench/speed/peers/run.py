@@ -31,7 +31,7 @@ class PeerRequest:
     """What was asked for."""
 
     pairs: tuple[Pair, ...]
-    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
+    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     rounds: int = 24
     threads: int = 1
     command: tuple[str, ...] = ()
