@@ -9,7 +9,7 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +27,7 @@ from calm_bench.errors import BenchError, InputError
 
 if TYPE_CHECKING:
     from calm_bench.plan import Plan
+    from calm_bench.types import Precision
 
 __all__ = ["app", "main"]
 
@@ -104,6 +105,8 @@ RUN_EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench run music --head-steps 1 4 10 25 50 100[/cyan]  FAD against time per frame
 
+[cyan]calm-bench run speech --precision fp32 int8 --no-latency[/cyan]  what int8 costs in quality
+
 [cyan]calm-bench run speech --dry-run[/cyan]  what would be done
 
 The same command again goes on where it stopped; a finished one prints its table at once.
@@ -118,6 +121,7 @@ def run(
     head_steps: options_sweep.HeadSteps = None,
     seconds: options_sweep.Seconds = None,
     checkpoints: options_sweep.Checkpoints = False,
+    precision: options_sweep.Precisions = None,
     systems: options.Systems = None,
     prompts: options.Prompts = None,
     prompt_audio: options.PromptAudio = None,
@@ -141,6 +145,7 @@ def run(
         head_steps=tuple(head_steps or ()),
         seconds=seconds,
         checkpoints=checkpoints,
+        precisions=cast("tuple[Precision, ...]", tuple(precision or ())),
         systems=tuple(systems or ()),
         n_prompts=prompts,
         prompt_audio=tuple(prompt_audio or ()),

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 import typer
 
 from calm_bench import options
-from calm_bench.errors import InputError, near_names
+from calm_bench.choices import precision as known_precision
 
 __all__ = ["PEERS_EXAMPLES", "peers"]
 
@@ -21,16 +21,6 @@ PEERS_EXAMPLES = """[bold]Examples[/bold]
 
 The same command again goes on where it stopped; a finished one prints its table at once.
 """
-
-
-def _precision(value: str) -> str:
-    from calm_bench.types import Precision
-
-    known = get_args(Precision)
-    if value in known:
-        return value
-    near = near_names(value, known) or known
-    raise InputError(f"{value!r} is no precision: did you mean {' or '.join(near)}?")
 
 
 def peers(
@@ -48,7 +38,7 @@ def peers(
         list[str] | None,
         typer.Option(
             "--precision",
-            parser=_precision,
+            parser=known_precision,
             metavar="P [P …]",
             help="Of our side: fp32, fp16, bf16 or int8, each a row. The package runs at fp32, and "
             "in its own int8 where it has one.",

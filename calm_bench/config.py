@@ -15,6 +15,7 @@ from pydantic import (
 
 from calm_bench import paths
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
+from calm_bench.types import Precision
 
 __all__ = [
     "BenchmarkSpec",
@@ -108,6 +109,7 @@ class SystemRow(StrictModel):
     baseline: bool = False
     head_steps: tuple[int, ...] = (1,)
     top_k: int = 250
+    precision: Precision | None = Field(default=None, description="None is fp32, and not shown")
 
 
 class CodecRow(StrictModel):

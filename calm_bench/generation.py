@@ -215,7 +215,7 @@ class _Studio:
         """What the system makes of the prompts."""
         import torch
 
-        system = self._system(str(batch.cell.model))
+        system = self._system(batch.cell)
         grid, spec = Grid.of(system.codec), self.plan.spec
         rate = self.grid.sample_rate
         if grid.sample_rate != rate and not system.brings_codec:
@@ -246,10 +246,14 @@ class _Studio:
         codec: Codec = self._hold(f"codec {name}", lambda: load_codec(name, self.device))
         return codec
 
-    def _system(self, name: str) -> "System":
+    def _system(self, cell: Cell) -> "System":
         from calm_bench.systems.loading import load_system
 
-        system: System = self._hold(f"system {name}", lambda: load_system(name, self.device))
+        name, precision = str(cell.model), cell.precision or "fp32"
+        system: System = self._hold(
+            f"system {name} {precision}",
+            lambda: load_system(name, self.device, precision=precision),
+        )
         return system
 
     def _hold(self, name: str, load: Any) -> Any:

@@ -71,7 +71,8 @@ def hold_out(plan: Plan, store: RunStore, device: str) -> None:
 def _missing(plan: Plan, store: RunStore) -> dict[str, list[TrialRecord]]:
     """By model with a text stream, its clips that have no record yet."""
     known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
-    models = {cell.cell_id: str(cell.model) for cell in plan.cells if cell.kind == "system"}
+    cells = [cell for cell in plan.cells if cell.kind == "system" and _is_exact(cell)]
+    models = {cell.cell_id: str(cell.model) for cell in cells}
     speaks = {m: bool(load_model_config(m)[0].architecture.get("text")) for m in models.values()}
     groups: dict[str, list[TrialRecord]] = {}
     for trial in store.read(TrialRecord):
@@ -79,6 +80,11 @@ def _missing(plan: Plan, store: RunStore) -> dict[str, list[TrialRecord]]:
         if model and speaks[model] and trial.status == "ok" and trial.trial_id not in known:
             groups.setdefault(model, []).append(trial)
     return groups
+
+
+def _is_exact(cell: Cell) -> bool:
+    """Whether a row runs in float32, as the modules do that read the recordings."""
+    return cell.precision in (None, "fp32")
 
 
 def _records(
@@ -186,12 +192,17 @@ def _scores(cells: Sequence[Cell], recipe_id: str, records: Sequence[ScoreRecord
             notes = {record.clip_id: record.note for record in own if record.note}
             results[cell.cell_id] = MetricResult(clips=clips, notes=notes)
     model = next(str(cell.model) for cell in cells if cell.cell_id in results)
-    why = "no text stream that could predict the words of the recordings"
     return MetricScores(
         metric=METRIC,
         columns=TEXT_LOSS,
         recipe=_recipe(model),
         recipe_id=recipe_id,
         results=results,
-        reasons={cell.cell_id: why for cell in cells if cell.cell_id not in results},
+        reasons={c.cell_id: _why_none(c) for c in cells if c.cell_id not in results},
     )
+
+
+def _why_none(cell: Cell) -> str:
+    if not _is_exact(cell):
+        return "predicted in float32 alone"
+    return "no text stream that could predict the words of the recordings"

@@ -86,7 +86,7 @@ LISTS = {
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
     "--gates": ListOption(_any),
     "--mode": ListOption(_any),
-    "--precision": ListOption(_any),
+    "--precision": ListOption(lambda word: not _is_benchmark(word)),
     "--batch": ListOption(_any),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }

@@ -5,7 +5,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from calm_bench.errors import InputError, near_names
+from calm_bench.choices import choice, precision
+from calm_bench.errors import InputError
 
 __all__ = [
     "Batch",
@@ -23,31 +24,18 @@ __all__ = [
 MAX_BATCH = 1024
 
 
-def _choice(value: str, known: tuple[str, ...], what: str) -> str:
-    if value in known:
-        return value
-    near = near_names(value, known) or known
-    raise InputError(f"{value!r} is no {what}: did you mean {' or '.join(near)}?")
-
-
 def _mode(value: str) -> str:
     from calm_bench.types import Mode
 
-    return _choice(value, get_args(Mode), "mode")
-
-
-def _precision(value: str) -> str:
-    from calm_bench.types import Precision
-
-    return _choice(value, get_args(Precision), "precision")
+    return choice(value, get_args(Mode), "mode")
 
 
 def _scale(value: str) -> str:
-    return _choice(value, ("tiny", "paper"), "scale")
+    return choice(value, ("tiny", "paper"), "scale")
 
 
 def _clock(value: str) -> str:
-    return _choice(value, ("wall", "cpu"), "clock")
+    return choice(value, ("wall", "cpu"), "clock")
 
 
 def _batch(value: str) -> int:
@@ -84,7 +72,7 @@ Precisions = Annotated[
     list[str] | None,
     typer.Option(
         "--precision",
-        parser=_precision,
+        parser=precision,
         metavar="P [P …]",
         help="fp32, fp16, bf16 or int8, each a row of every mode but `plain`.",
         show_default="fp32; bf16 at paper scale",

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from calm_bench.choices import precision
 from calm_bench.errors import InputError
 
-__all__ = ["Checkpoints", "HeadSteps", "NoLatency", "Seconds"]
+__all__ = ["Checkpoints", "HeadSteps", "NoLatency", "Precisions", "Seconds"]
 
 MAX_HEAD_STEPS = 1000
 MAX_SECONDS = 600.0
@@ -60,6 +61,17 @@ Checkpoints = Annotated[
         "--checkpoints",
         help="The weights that training kept (`train --set keep_every=STEPS`) in place of the "
         "final ones: a row for each, and quality against training step. Nothing is timed.",
+    ),
+]
+
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        parser=precision,
+        metavar="P [P …]",
+        help="fp32, fp16, bf16 or int8: each a row of every system, compared with the first.",
+        show_default="fp32",
     ),
 ]
 

@@ -10,7 +10,8 @@ from calm_bench.audio import probe_audio
 from calm_bench.config import AT_STEP, BenchmarkSpec, PromptSpec, SystemRow, kept_steps
 from calm_bench.data.prompts import plays_recording
 from calm_bench.errors import InputError
-from calm_bench.rows import choose_systems, with_head_steps
+from calm_bench.rows import choose_systems, with_head_steps, with_precisions
+from calm_bench.types import Precision
 
 __all__ = ["Overrides", "apply_overrides", "fit_recordings"]
 
@@ -25,6 +26,7 @@ class Overrides:
         seconds: Length of the clips, prompt included; may be longer than the recordings are.
         prompt_audio: The user's own recordings, in place of the benchmark's prompts.
         checkpoints: The weights kept in training in place of the final ones.
+        precisions: A row for each of every system.
         latency: Whether systems are timed, if the benchmark times them.
     """
 
@@ -37,6 +39,7 @@ class Overrides:
     prompt_audio: tuple[Path, ...] = ()
     n_seeds: int = 1
     checkpoints: bool = False
+    precisions: tuple[Precision, ...] = ()
     latency: bool = True
 
 
@@ -69,6 +72,8 @@ def apply_overrides(
             notes += ("no baseline among these systems: nothing is compared with it",)
     if overrides.head_steps:
         systems = update["systems"] = with_head_steps(systems, overrides.head_steps)
+    if overrides.precisions:
+        update["systems"] = with_precisions(systems, overrides.precisions)
     spec = spec.model_copy(update=update)
     if overrides.checkpoints:
         spec, more = _at_checkpoints(spec)

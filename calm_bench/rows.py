@@ -16,7 +16,7 @@ from calm_bench.config import (
 from calm_bench.errors import InputError, UnknownNameError, WeightsError
 from calm_bench.seeds import content_hash
 from calm_bench.store import Cell
-from calm_bench.types import SamplingParams
+from calm_bench.types import Precision, SamplingParams
 
 __all__ = [
     "Models",
@@ -26,6 +26,7 @@ __all__ = [
     "identity_of",
     "sampling_of",
     "with_head_steps",
+    "with_precisions",
 ]
 
 ROUND_TRIP = "_round_trip"
@@ -119,6 +120,22 @@ def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple
     return tuple(rows)
 
 
+def with_precisions(
+    systems: Sequence[SystemRow], precisions: Sequence[Precision]
+) -> tuple[SystemRow, ...]:
+    """The rows in each precision, which their labels name; in the first one the baseline is it."""
+    rows = []
+    for row in systems:
+        for precision in dict.fromkeys(precisions):
+            update = {
+                "precision": precision,
+                "label": f"{row.label}, {precision}",
+                "baseline": row.baseline and precision == precisions[0],
+            }
+            rows.append(row.model_copy(update=update))
+    return tuple(rows)
+
+
 def cells_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Cell]:
     """Reference rows first, then every system at every temperature."""
     yield from (_reference_cell(spec, name, models) for name in spec.references)
@@ -139,6 +156,7 @@ def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | N
     name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
+    name += f"-{row.precision}" if row.precision else ""
     return Cell(
         cell_id=name,
         label=row.label,
@@ -149,6 +167,7 @@ def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | N
         head_steps=steps,
         top_k=row.top_k,
         training_step=step,
+        precision=row.precision,
         baseline=row.baseline,
     )
 
@@ -195,14 +214,16 @@ def identity_of(cell: Cell, models: Models) -> list[Any]:
     kind: Literal["system", "codec"] = "system" if cell.kind == "system" else "codec"
     drawn = [cell.temperature, cell.text_temperature, cell.head_steps, cell.top_k]
     levels = [] if cell.levels is None else [cell.levels]
-    return [cell.kind, models.identity(cell.model, kind), *drawn, *levels]
+    precision = [] if cell.precision in (None, "fp32") else [cell.precision]
+    return [cell.kind, models.identity(cell.model, kind), *drawn, *levels, *precision]
 
 
 def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     """Pairs of rows whose difference is shown, the second one being subtracted.
 
     Every system against the baseline at the same temperatures (after the same training, and with
-    the same head steps if it has such a row), and every temperature of a system against its first.
+    the same head steps if it has such a row), every temperature of a system against its first, and
+    every precision of a row against the first one.
     """
     systems = [cell for cell in cells if cell.kind == "system"]
     pairs = []
@@ -215,7 +236,20 @@ def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
         first = next(other for other in systems if _made_by(other) == _made_by(cell))
         if first is not cell:
             pairs.append((cell.cell_id, first.cell_id))
-    return pairs
+    for cell in systems:
+        first = next(other for other in systems if _but_for_precision(other, cell))
+        if first is not cell:
+            pairs.append((cell.cell_id, first.cell_id))
+    return list(dict.fromkeys(pairs))
+
+
+def _but_for_precision(a: Cell, b: Cell) -> bool:
+    return (a.model, a.head_steps, a.top_k, *_drawn(a)) == (
+        b.model,
+        b.head_steps,
+        b.top_k,
+        *_drawn(b),
+    )
 
 
 def _drawn(cell: Cell) -> tuple[float | int | None, ...]:

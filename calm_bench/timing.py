@@ -11,6 +11,7 @@ from calm_bench.rows import sampling_of
 from calm_bench.seeds import derive_seed
 from calm_bench.speedups import arm_key
 from calm_bench.store import Cell, RunStore
+from calm_bench.types import Precision
 
 __all__ = ["time_systems"]
 
@@ -45,11 +46,13 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
     from calm_bench.systems.loading import load_system
 
     spec, latency = plan.spec, plan.spec.latency or LatencySpec()
-    systems = {name: load_system(name, device) for name in {str(c.model) for c, _ in timed}}
+    systems = {
+        key: load_system(key[0], device, precision=key[1]) for key in {_loaded(c) for c, _ in timed}
+    }
     slowest = min(system.codec.frame_rate for system in systems.values())
     arms = []
     for cell, is_control in timed:
-        system = systems[str(cell.model)]
+        system = systems[_loaded(cell)]
         grid = Grid.of(system.codec)
         prompt = load_prompt(plan.prompts[0], spec, plan.root, grid.sample_rate)
         arms.append(
@@ -63,3 +66,8 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
             )
         )
     return arms
+
+
+def _loaded(cell: Cell) -> tuple[str, Precision]:
+    """The model and precision that a row runs on."""
+    return str(cell.model), cell.precision or "fp32"

@@ -12,6 +12,8 @@ from calm_bench.generation import generate, pending_batches
 from calm_bench.plan import Overrides, Plan, expand
 from calm_bench.store import CellScore, RunStore, TrialRecord
 from calm_bench.systems.base import System
+from calm_bench.systems.loading import load_system
+from calm_bench.types import Precision
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +171,24 @@ def test_three_seconds_at_twelve_and_a_half_hertz_are_38_frames() -> None:
     assert grid.frames(3.0) == 38
     assert grid.samples(3.0) / 16000 == 3.04
     assert grid.frames(12.0) == 150
+
+
+def test_a_row_runs_in_its_precision(
+    made: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(name: str, device: str, *, precision: Precision) -> System:
+        loaded.append((name, precision))
+        return load_system(name, device, precision=precision)
+
+    monkeypatch.setattr("calm_bench.systems.loading.load_system", load)
+    overrides = Overrides(
+        temperatures=(0.8,), precisions=("fp32", "int8"), systems=("calm",), latency=False
+    )
+    store = RunStore(tmp_path)
+    generate(expand("smoke", overrides), store, "cpu")
+    assert loaded == [("calm-debug", "fp32"), ("calm-debug", "int8")]
+    plain = {r.clip_id for r in made.read(TrialRecord) if r.cell_id == "calm-debug-t0.8"}
+    exact = {r.clip_id for r in store.read(TrialRecord) if r.cell_id == "calm-debug-t0.8-fp32"}
+    assert plain == exact

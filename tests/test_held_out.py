@@ -93,6 +93,14 @@ def test_temperatures_share_a_systems_loss_and_systems_differ(plan: Plan, made: 
     assert "no text stream" in scores.reasons["reference"]
 
 
+def test_the_loss_is_that_of_float32_alone(made: RunStore) -> None:
+    cells = expand("smoke", Overrides(precisions=("fp32", "int8"))).cells
+    exact = [cell for cell in expand("smoke", Overrides()).cells if cell.kind == "system"]
+    rough = [cell for cell in cells if cell.precision == "int8"]
+    (scores,) = held_out_scores([*exact, *rough], made)
+    assert scores.reasons == {c.cell_id: "predicted in float32 alone" for c in rough}
+
+
 def test_what_is_recorded_is_not_measured_again(
     plan: Plan, made: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_same_options_give_the_same_plan() -> None:
     [
         {"temperatures": (0.8,)},
         {"text_temperature": 0.7},
+        {"precisions": ("int8",)},
         {"systems": ("calm",)},
         {"n_prompts": 1},
         {"n_seeds": 2},
@@ -125,6 +126,24 @@ def test_rows_are_compared_with_the_baseline_and_with_the_first_temperature() ->
         ("rq-debug-t1", "rq-debug-t0.8"),
         ("calm-debug-t1", "calm-debug-t0.8"),
     ]
+
+
+def test_each_precision_is_a_row_compared_with_the_first() -> None:
+    found = plan(temperatures=(0.8,), precisions=("fp32", "int8"))
+    assert cell_ids(found)[4:] == [
+        "rq-debug-t0.8-fp32", "rq-debug-t0.8-int8", "calm-debug-t0.8-fp32", "calm-debug-t0.8-int8",
+    ]  # fmt: skip
+    assert [cell.precision for cell in found.cells[4:]] == ["fp32", "int8"] * 2
+    assert [cell.baseline for cell in found.cells[4:]] == [True, False, False, False]
+    assert found.cells[5].label == "RQ-Transformer (debug), int8"
+    assert compared_rows(found.cells) == [
+        ("rq-debug-t0.8-int8", "rq-debug-t0.8-fp32"),
+        ("calm-debug-t0.8-fp32", "rq-debug-t0.8-fp32"),
+        ("calm-debug-t0.8-int8", "rq-debug-t0.8-fp32"),
+        ("calm-debug-t0.8-int8", "calm-debug-t0.8-fp32"),
+    ]
+    seeds = {batch.cell.cell_id: [trial.seed for trial in batch.trials] for batch in found.batches}
+    assert seeds["calm-debug-t0.8-int8"] == seeds["calm-debug-t0.8-fp32"]  # the same draws
 
 
 def test_the_plan_says_what_it_will_do() -> None:

@@ -1,4 +1,4 @@
-"""Tables of paired differences: what temperature changes, and what a system changes."""
+"""Tables of paired differences: what temperature, precision and a system change."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,7 +18,7 @@ Naming = Callable[[Cell, Cell], tuple[str, ...]]
 
 
 def difference_tables(results: Results) -> list[Table]:
-    """What temperature changes within a system, and what a system changes against the baseline."""
+    """What temperature and precision change within a system, and a system against the baseline."""
     several = swept(results.cells)
 
     def system(cell: Cell) -> str:
@@ -33,9 +33,11 @@ def difference_tables(results: Results) -> list[Table]:
         before, after = _temperatures(b), _temperatures(a)
         return system(a), system(b), after if after == before else f"{after} − {before}"
 
+    pair = ("System", "minus", "temp")
     tables = [
-        _table(results, "What temperature changes", ("System", "temp"), sweep),
-        _table(results, "Against the baseline", ("System", "minus", "temp"), baseline),
+        _table(results, "What temperature changes", ("System", "temp"), sweep, "temperature"),
+        _table(results, "What precision changes", pair, baseline, "precision"),
+        _table(results, "Against the baseline", pair, baseline, "baseline"),
     ]
     return [table for table in tables if table.rows]
 
@@ -47,18 +49,23 @@ def _temperatures(cell: Cell) -> str:
     return f"{text} (text {temperature_text(cell.text_temperature)})"
 
 
-def _of_one_system(a: Cell, b: Cell) -> bool:
-    return (a.label, a.model, a.head_steps) == (b.label, b.model, b.head_steps)
+def _kind(a: Cell, b: Cell) -> str:
+    """What tells two compared rows apart."""
+    if (a.model, a.head_steps) != (b.model, b.head_steps):
+        return "baseline"
+    if a.precision != b.precision:
+        return "precision"
+    return "temperature" if a.label == b.label else "baseline"
 
 
-def _table(results: Results, title: str, keys: Sequence[str], naming: Naming) -> Table:
+def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, kind: str) -> Table:
     table = Table(title=title, keys=len(keys) + 1, notes=[PAIRED])
     for name in (*keys, "in"):
         table.add_column(name, left=True)
     for name in ("difference", "n", "n needed"):
         table.add_column(name)
     last: tuple[str, ...] = ()
-    for a, b, difference, shown in _chosen(results, is_sweep=len(keys) == 2):
+    for a, b, difference, shown in _chosen(results, kind):
         names = naming(a, b)
         if table.rows and names != last:
             table.groups.append(len(table.rows))
@@ -68,8 +75,8 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming) ->
     return table
 
 
-def _chosen(results: Results, *, is_sweep: bool) -> Iterator[tuple[Cell, Cell, Difference, Shown]]:
-    """The differences between temperatures, or else those between systems, of shown columns."""
+def _chosen(results: Results, kind: str) -> Iterator[tuple[Cell, Cell, Difference, Shown]]:
+    """The differences of one kind, of shown columns."""
     cells = {cell.cell_id: cell for cell in results.cells}
     columns = {(shown.column.name, shown.recipe_id): shown for shown in shown_columns(results)}
     by_name = {shown.column.name: shown for shown in columns.values()}
@@ -78,7 +85,7 @@ def _chosen(results: Results, *, is_sweep: bool) -> Iterator[tuple[Cell, Cell, D
         shown = columns.get((difference.metric, difference.recipe_id))
         if shown is None and difference.value is None:
             shown = by_name.get(difference.metric)
-        if shown is not None and _of_one_system(a, b) == is_sweep:
+        if shown is not None and _kind(a, b) == kind:
             yield a, b, difference, shown
 
 

@@ -277,3 +277,16 @@ def test_a_narrow_terminal_cuts_between_columns_and_loses_no_number(
     for number in ("×12.3 ± 0.7", "82.9 ± 5.0", "16.1 [15.1, 18.0]", "2.84 ± 0.17", "2/3"):
         assert number in text
     assert "…" not in text
+
+
+def test_what_precision_changes_has_a_table_of_its_own(results: Results) -> None:
+    *cells, last = results.cells
+    rough = last.model_copy(update={"precision": "int8", "label": "CALM 1 step, int8"})
+    pairs = {(d.cell_id, d.baseline_cell_id) for d in results.differences}
+    before = next(
+        cell for cell in cells if (last.cell_id, cell.cell_id) in pairs and cell.model == last.model
+    )
+    changed = results.model_copy(update={"cells": (*cells, rough)})
+    tables = {table.title: table for table in difference_tables(changed)}
+    found = tables["What precision changes"]
+    assert texts(found)[0][:3] == ["CALM 1 step, int8", before.label, "1.0 − 0.8"]

@@ -63,9 +63,14 @@ class StoredRun:
         return [scale for scale in SCALES if scale in found]
 
     def by_step(self) -> dict[str, "StoredRun"]:
-        """The run as it is, or a run for each mode and precision that its rows were timed in."""
+        """The run as it is, or a run for each mode and precision that its rows were timed in.
+
+        Rows in a precision without a mode were made to compare precisions: claims are not theirs.
+        """
         cells: dict[str, list[Cell]] = {}
         for cell in self.results.cells:
+            if cell.precision and not cell.mode:
+                continue
             step = f"{cell.mode} {cell.precision}" if cell.mode else ""
             cells.setdefault(step, []).append(cell)
         return {
