@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from calm_bench.report.columns import shown_columns
-from calm_bench.report.differences import difference_tables
+from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdown
 from calm_bench.report.numbers import (
     cell_name,
@@ -18,7 +18,7 @@ from calm_bench.report.numbers import (
 )
 from calm_bench.report.tables import Table, Text, counts_table, main_table
 from calm_bench.report.terminal import print_table
-from calm_bench.store import ColumnInfo, ResultRow, Results
+from calm_bench.store import ColumnInfo, Difference, ResultRow, Results
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -154,6 +154,33 @@ def test_differences_say_what_it_would_take(results: Results) -> None:
     ]
     assert baseline.footnotes == ["fewer than 2 shared prompts"]
     assert baseline.rows[1][4].footnotes == (0,)
+
+
+def test_held_out_loss_stands_once_for_each_system_with_its_difference(results: Results) -> None:
+    assert held_out_table(results).rows == []
+    losses = {"rq-t0.8": 0.46, "rq-t1": 0.46, "calm-t0.8": 0.41, "calm-t1": 0.41}
+    known = {"metric": "text_nll", "recipe_id": "bytes", "n": 3}
+    rows = [row(cell_id=c, value=v, low=0.4, high=0.5, **known) for c, v in losses.items()]
+    differences = [
+        Difference(cell_id=a, baseline_cell_id=b, value=v, low=v - 0.01, high=v + 0.01, **known)
+        for a, b, v in (
+            ("calm-t1", "calm-t0.8", 0.0),
+            ("calm-t0.8", "rq-t0.8", -0.05),
+            ("calm-t1", "rq-t1", -0.05),
+        )
+    ]
+    changes = {
+        "columns": (*results.columns, ColumnInfo(name="text_nll", label="text NLL")),
+        "rows": (*results.rows, *rows),
+        "differences": (*results.differences, *differences),
+    }
+    table = held_out_table(results.model_copy(update=changes))
+    label = "RQ 8 & <i>codebooks</i>"
+    assert texts(table) == [
+        [label, "0.460 [0.400, 0.500]", "", "", "3"],
+        ["CALM 1 step", "0.410 [0.400, 0.500]", label, "−0.050 ± 0.010", "3"],
+    ]
+    assert "text NLL" not in printed(results.model_copy(update=changes), None)
 
 
 def test_counts_stand_beside_the_numbers(results: Results) -> None:
