@@ -239,6 +239,15 @@ def test_several_runs_make_a_page_that_stands_alone(built: RunStore, tmp_path: P
     assert [a["href"] for a in elements.all("a")] == ["#run-1", "#run-2"]
 
 
+def test_a_run_without_clips_of_its_own_has_no_players(built: RunStore, tmp_path: Path) -> None:
+    plain = RunStore(tmp_path / "plain")
+    plain.write_manifest(built.read_manifest())
+    section = page.Section(store=plain, results=built.read_results())
+    page.write_site([section], tmp_path / "site")
+    elements = Elements((tmp_path / "site/index.html").read_text())
+    assert not [a for a in elements.all("div") if a.get("class") in ("players", "tools")]
+
+
 def test_the_prompt_is_cut_where_the_continuation_starts(built: RunStore) -> None:
     wave, rate = read_audio(built.root / "page/prompts/001.flac")
     clip, _ = read_audio(built.root / "clips/reference/1 #1.flac")

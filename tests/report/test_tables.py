@@ -304,3 +304,22 @@ def test_a_narrow_terminal_cuts_between_columns_and_loses_no_number(
     for number in ("×12.3 ± 0.7", "82.9 ± 5.0", "16.1 [15.1, 18.0]", "2.84 ± 0.17", "2/3"):
         assert number in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_two_rows_that_are_too_wide_are_turned_on_their_side(
+    results: Results, width: int | None
+) -> None:
+    cells = (results.cells[2], results.cells[5])
+    text = printed(results.model_copy(update={"cells": cells, "differences": ()}), width)
+    lines = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    assert ["Silence", "CALM 1 step, temp 0.8"] in lines
+    assert ["PPX ↓", "— a", "82.9 ± 5.0"] in lines
+    assert ["n", "3", "3"] in lines
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_many_rows_are_not_turned(results: Results) -> None:
+    changes = {"cells": results.cells[:3], "differences": ()}
+    text = printed(results.model_copy(update=changes), None)
+    assert any("System" in line and "PPX ↓" in line for line in text.splitlines())
