@@ -230,7 +230,12 @@ def score(
         from calm_bench.folders import score_folders
 
         found = score_folders(
-            Path(target), reference, metrics=metrics or (), embedding=embedding, out=out
+            Path(target),
+            reference,
+            metrics=metrics or (),
+            embedding=embedding,
+            out=out,
+            command=["calm-bench", *sys.argv[1:]],
         )
         show(found, as_json)
         return

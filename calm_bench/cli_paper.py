@@ -75,10 +75,12 @@ def _verified(changes: list[str], out: Path, as_json: bool) -> None:
 def _show(found: "Paper") -> None:
     from rich.console import Console
 
-    from calm_bench.report.paper.ledger_text import ledger_tables
+    from calm_bench.report.paper.ledger_text import ledger_tables, remedy_lines
     from calm_bench.report.terminal import print_tables
 
     print_tables(ledger_tables(found.ledger, brief=True), Console())
+    for line in remedy_lines(found.ledger):
+        typer.echo(line)
     for name in found.not_drawn:
         typer.echo(f"not drawn: {name}, no stored run has its data")
     typer.echo(f"ledger:  {found.folder / 'ledger.md'}")

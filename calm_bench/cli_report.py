@@ -43,10 +43,12 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         print_table(outcome.results, Console())
-        if outcome.results.trials:
+        if page.is_file():
             typer.echo(f"listen: {page}")
         typer.echo(f"tables: {outcome.folder / 'tables'}")
-    if open_page and not webbrowser.open(page.resolve().as_uri()):
+    if open_page and not page.is_file():
+        say(f"{outcome.folder} has no clips of its own, and no page to open")
+    elif open_page and not webbrowser.open(page.resolve().as_uri()):
         say(f"no browser could be started: open {page} in one")
     if outcome.n_failed:
         say(f"{outcome.n_failed} clips could not be made; trials.jsonl says why", style="bold red")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from calm_bench import paths, registry
 from calm_bench.audio import audio_hash, read_audio
@@ -49,6 +49,7 @@ def score_folders(
     metrics: Sequence[str] = (),
     embedding: str | None = None,
     out: Path | None = None,
+    command: Sequence[str] = (),
 ) -> Outcome:
     """Score the audio below a folder, against that below another one if there is one.
 
@@ -68,7 +69,8 @@ def score_folders(
     sides["clips"] = read_folder(folder)
     cells = _cells(sides)
     identity = [[entry.identity for entry in side.entries] for side in sides.values()]
-    manifest = _manifest(content_hash(identity, names, embedding), [cell.label for cell in cells])
+    asked = {"folders": [c.label for c in cells], "metrics": names, "embedding": embedding}
+    manifest = _manifest(content_hash(identity, names, embedding), asked, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
     with store.lock():
         manifest = store.begin(manifest)
@@ -150,13 +152,14 @@ def _metrics_without_text() -> list[str]:
     return list(of_audio())
 
 
-def _manifest(plan_hash: str, folders: list[str]) -> Manifest:
+def _manifest(plan_hash: str, asked: dict[str, Any], command: Sequence[str]) -> Manifest:
     return Manifest(
         run_id=f"score-{plan_hash[:8]}",
         benchmark="score",
         version=1,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tuple(command),
         plan_hash=plan_hash,
-        options={"folders": folders},
+        options=asked,
         environment=describe_environment("cpu"),
     )

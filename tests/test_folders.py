@@ -100,6 +100,10 @@ def test_the_command_takes_metrics_before_the_folder(
     assert result.exit_code == 0, result.output
     assert {row["metric"] for row in json.loads(result.stdout)["rows"]} >= {"loudness", "si_sdr"}
     assert (tmp_path / "run" / "tables" / "score.md").is_file()
+    manifest = RunStore(tmp_path / "run").read_manifest()
+    assert manifest.command[0] == "calm-bench"
+    assert manifest.options["metrics"] == ["loudness", "fidelity"]
     (folders[0] / "broken.wav").write_bytes(b"RIFF and then nothing")
     result = CliRunner().invoke(app, [*line[:-1], str(tmp_path / "other")])
     assert result.exit_code == 4
+    assert "listen:" not in result.output  # the clips are not in the run: there is no page

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from calm_bench import files
 from calm_bench.report.columns import shown_recipes
-from calm_bench.report.differences import difference_tables
+from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.growth import render_growth
 from calm_bench.report.page import write_page
@@ -26,7 +26,8 @@ def build_report(run_dir: Path) -> None:
     """
     store = RunStore(run_dir)
     results = store.read_results()
-    tables = [*main_tables(results), *difference_tables(results), counts_table(results)]
+    tables = [*main_tables(results), *difference_tables(results)]
+    tables += [held_out_table(results), counts_table(results)]
     tables = [table for table in tables if table.rows]
     _write_tables(store, results, tables)
     plots = render_plots(results, stage_times(results.cells, store.read(LatencyRecord)))

@@ -1,17 +1,31 @@
-"""Tables of paired differences: what temperature, precision and a system change."""
+"""Tables of paired differences: what temperature, precision and a system change.
 
-from collections.abc import Callable, Iterator, Sequence
+Held-out text loss, on which temperature has no bearing, has a table of its own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from calm_bench.report.columns import Shown, shown_columns, swept
-from calm_bench.report.numbers import interval_text, signed, steps_text, temperature_text
-from calm_bench.report.tables import NO_REASON, Table, Text
-from calm_bench.store import Cell, Difference, Results
+from calm_bench.report.numbers import (
+    interval_text,
+    signed,
+    steps_text,
+    temperature_text,
+    value_text,
+)
+from calm_bench.report.tables import INTERVALS, NO_REASON, Table, Text
+from calm_bench.store import Cell, Difference, ResultRow, Results
 
-__all__ = ["difference_tables"]
+__all__ = ["difference_tables", "held_out_table"]
 
 PAIRED = (
     "paired over shared prompts and seeds; n needed: clips at which the interval would just leave "
     "zero if the observed difference were the true one, — where it has left zero or there is none"
+)
+
+HELD_OUT = (
+    "what each text stream expects of the words that the recordings really say after the prompt; "
+    "nothing is sampled, so a system's number holds at all its temperatures"
 )
 
 Naming = Callable[[Cell, Cell], tuple[str, ...]]
@@ -23,8 +37,7 @@ def difference_tables(results: Results) -> list[Table]:
 
     def system(cell: Cell) -> str:
         steps = f", {steps_text(cell)}" if cell.label in several else ""
-        trained = f", training step {cell.training_step}" if cell.training_step else ""
-        return cell.label + steps + trained
+        return cell.label + steps + _trained(cell)
 
     def sweep(a: Cell, b: Cell) -> tuple[str, ...]:
         return system(a), f"{_temperatures(b)} → {_temperatures(a)}"
@@ -40,6 +53,52 @@ def difference_tables(results: Results) -> list[Table]:
         _table(results, "Against the baseline", pair, baseline, "baseline"),
     ]
     return [table for table in tables if table.rows]
+
+
+def held_out_table(results: Results) -> Table:
+    """Each system's held-out text loss and its paired difference; no rows where none is known."""
+    table = Table(title="Held-out text, nats per token", notes=[HELD_OUT, INTERVALS])
+    for name in ("System", "loss ↓", "minus", "difference", "n"):
+        table.add_column(name, left=name in ("System", "minus"))
+    for shown in shown_columns(results, everything=True):
+        if shown.column.name == "text_nll":
+            _add_losses(table, results, shown)
+    return table
+
+
+def _add_losses(table: Table, results: Results, shown: Shown) -> None:
+    """A line for each model under one recipe, which is one tokenizer."""
+    cells = {cell.cell_id: cell for cell in results.cells}
+    models: set[str | None] = set()
+    for cell in results.cells:
+        row = shown.rows.get(cell.cell_id)
+        if row is None or row.value is None or cell.model in models:
+            continue
+        models.add(cell.model)
+        line = [Text(text=cell.label + _trained(cell))]
+        line.append(table.text(value_text(row, shown.column, shown.decimals), shown.note))
+        gap = _to_another_model(results, cells, row)
+        against = cells[gap.baseline_cell_id] if gap else None
+        line.append(Text(text=against.label + _trained(against) if against else ""))
+        line.append(_gap(table, gap, shown) if gap else Text(text=""))
+        table.rows.append([*line, Text(text=str(row.n))])
+
+
+def _to_another_model(
+    results: Results, cells: Mapping[str, Cell], row: ResultRow
+) -> Difference | None:
+    """The difference of a row that is not one between its own temperatures."""
+    key, model = (row.metric, row.recipe_id, row.cell_id), cells[row.cell_id].model
+    for found in results.differences:
+        other = cells[found.baseline_cell_id].model
+        if (found.metric, found.recipe_id, found.cell_id) == key and other != model:
+            return found
+    return None
+
+
+def _trained(cell: Cell) -> str:
+    """The step of a checkpoint, as it follows a name."""
+    return f", training step {cell.training_step}" if cell.training_step else ""
 
 
 def _temperatures(cell: Cell) -> str:
@@ -92,8 +151,12 @@ def _chosen(results: Results, kind: str) -> Iterator[tuple[Cell, Cell, Differenc
 def _fields(table: Table, difference: Difference, shown: Shown) -> list[Text]:
     needed = "—" if difference.n_needed is None else str(difference.n_needed)
     counts = [Text(text=str(difference.n)), Text(text=needed)]
+    return [_gap(table, difference, shown), *counts]
+
+
+def _gap(table: Table, difference: Difference, shown: Shown) -> Text:
+    """A difference with its interval, or why there is none."""
     if difference.value is None:
-        return [table.text("—", difference.reason or NO_REASON), *counts]
+        return table.text("—", difference.reason or NO_REASON)
     value = signed(difference.value, shown.decimals)
-    value += interval_text(difference, shown.decimals, sign=True)
-    return [Text(text=value), *counts]
+    return Text(text=value + interval_text(difference, shown.decimals, sign=True))

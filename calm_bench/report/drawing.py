@@ -7,10 +7,11 @@ own marker and line, so that a print in grey can be read. The same records give 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.report.columns import Shown, swept
-from calm_bench.report.numbers import cell_name, steps_text
+from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, steps_text
 from calm_bench.store import Cell, Results
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ STYLE: Any = {
 }
 OFF_SCALE = 2.0  # times the largest of the other rows
 WIDE_RANGE = 8.0  # largest over smallest value from which an axis is logarithmic
+_LETTERS_PER_INCH = 14  # of a caption
 _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 GREY_MARKERS = ("*", "x", "+", "1", "2", "3", "4")
 GREY_LINES = ("-", "--", "-.", ":", (0, (1, 3)))  # of the rows that are not systems, in their order
@@ -147,18 +149,35 @@ def add_legend(
 
 
 def add_caption(figure: "Figure", results: Results, drawn: set[str], note: str = "") -> None:
-    """What the bars are, of how many clips, and which rows are missing."""
+    """What the bars are, of how many clips, what temperature is, and which rows are missing."""
     missing = [c for c in results.cells if c.kind == "system" and c.cell_id not in drawn]
-    texts = [f"bars: 95 % intervals{_clips(results)}", *([note] if note else [])]
+    texts = [f"bars: 95 % intervals{_clips(results)}", _temperatures(results), note]
     if missing:
         texts.append(f"not drawn for want of a value: {'; '.join(map(cell_name, missing))}")
-    figure.supxlabel("\n".join(texts), fontsize=8, color=GREY)
+    width = int(_LETTERS_PER_INCH * figure.get_figwidth())
+    lines = [line for text in texts for line in wrap(text, width)]
+    figure.supxlabel("\n".join(lines), fontsize=8, color=GREY)
 
 
 def _clips(results: Results) -> str:
-    """How many clips a row has, if all have the same."""
+    """How many clips the rows have."""
     counts = {results.trials[c.cell_id].ok for c in results.cells if c.cell_id in results.trials}
-    return f" over {counts.pop()} clips" if len(counts) == 1 else ""
+    if not counts:
+        return ""
+    several = "" if len(counts) == 1 else f"{min(counts)} to "
+    return f" over prompts, n = {several}{max(counts)} clips in each row"
+
+
+def _temperatures(results: Results) -> str:
+    """What a temperature is, of which systems where it is not the same for all."""
+    labels: dict[str, dict[str, None]] = {}
+    for cell in results.cells:
+        if kind := TEMPERATURE_KINDS[cell.temperature_kind]:
+            labels.setdefault(kind, {})[cell.label] = None
+    if len(labels) < 2:
+        return "".join(f"temperature is the {kind}" for kind in labels)
+    parts = (f"the {kind} of {', '.join(names)}" for kind, names in labels.items())
+    return f"temperature is {' and '.join(parts)}, which are not comparable"
 
 
 def row_name(results: Results, cell: Cell) -> str:

@@ -10,7 +10,15 @@ from calm_bench.report.columns import Shown, shown_columns, steps_vary, swept
 from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, temperature_text, value_text
 from calm_bench.store import Cell, Results
 
-__all__ = ["NO_REASON", "Table", "Text", "counts_table", "main_table", "main_tables"]
+__all__ = [
+    "INTERVALS",
+    "NO_REASON",
+    "Table",
+    "Text",
+    "counts_table",
+    "main_table",
+    "main_tables",
+]
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"

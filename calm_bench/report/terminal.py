@@ -1,4 +1,7 @@
-"""Tables on the terminal: one that is too wide is cut between columns, never inside a number."""
+"""Tables on the terminal: one that is too wide is cut between columns, never inside a number.
+
+Of one or two rows, it is turned on its side instead: a line for each column.
+"""
 
 import io
 from collections.abc import Sequence
@@ -17,13 +20,14 @@ __all__ = ["print_table", "print_tables"]
 
 _COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
 _NOTE_WIDTH = 100
+_FEW_ROWS = 2  # that can be read side by side
 _KEY_WIDTH = 24  # of names in a table that has to be cut
 
 
 def print_table(results: Results, console: "Console") -> None:
     """Print the benchmark's table and what temperature and system change.
 
-    A pipe or file has no width to fit: it gets each table in one piece.
+    A pipe or file has no width to fit: it gets each table of many rows in one piece.
     """
     print_tables([*main_tables(results), *difference_tables(results)], console)
 
@@ -38,6 +42,7 @@ def _print(table: Table, console: "Console", width: int | None) -> None:
     from rich.padding import Padding
     from rich.text import Text as Rich
 
+    table = _upright(table, width or _NOTE_WIDTH)
     console.print(Rich(table.title, style="bold"))
     blocks = _blocks(table, width)
     for columns in blocks:
@@ -51,6 +56,32 @@ def _print(table: Table, console: "Console", width: int | None) -> None:
         note = Padding(Rich(one_line(text), style="dim"), (0, 0, 0, 2), expand=False)
         console.print(note, width=min(_NOTE_WIDTH, width or _NOTE_WIDTH))
     console.print()
+
+
+def _upright(table: Table, width: int) -> Table:
+    """A table of few rows that is too wide, with a line for each column, if that fits."""
+    if len(table.rows) > _FEW_ROWS or _fits(table, width):
+        return table
+    names = [_row_name(table, row) for row in table.rows]
+    turned = Table(
+        title=table.title,
+        headings=[Text(text=""), *(Text(text=name) for name in names)],
+        left=[True, *(False for _ in names)],
+        rows=[list(line) for line in zip(table.headings, *table.rows, strict=True)][table.keys :],
+        footnotes=table.footnotes,
+        notes=table.notes,
+    )
+    return turned if _fits(turned, width) else table
+
+
+def _row_name(table: Table, row: Sequence[Text]) -> str:
+    """What a row is, in words: "CALM, temp 0.8"."""
+    pairs = list(zip(table.headings, row, strict=True))[1 : table.keys]
+    return ", ".join([row[0].text, *(f"{key.text} {t.text}" for key, t in pairs if t.text)])
+
+
+def _fits(table: Table, width: int) -> bool:
+    return _TABLE + sum(_width(table, column) for column in range(len(table.headings))) <= width
 
 
 def _print_unwrapped(grid: "Grid", console: "Console", width: int) -> None:
@@ -82,7 +113,7 @@ def _blocks(table: Table, width: int | None) -> list[list[int]]:
     everything = list(range(len(table.headings)))
     keys, others = everything[: table.keys], everything[table.keys :]
     widths = [_width(table, column) for column in everything]
-    if width is None or _TABLE + sum(widths) <= width or not others:
+    if width is None or _fits(table, width) or not others:
         return [everything]
     start = _TABLE + sum(_width(table, column, _KEY_WIDTH) for column in keys)
     blocks: list[list[int]] = []

@@ -14,6 +14,7 @@ from calm_bench.report import page
 from calm_bench.report.build import build_report
 from calm_bench.report.clips import ClipLookup, Word, mark_differences
 from calm_bench.report.columns import shown_columns
+from calm_bench.report.drawing import add_caption, new_figure
 from calm_bench.report.plots import render_plots
 from calm_bench.report.stages import stage_times
 from calm_bench.store import (
@@ -112,6 +113,24 @@ def test_plots_carry_no_date_and_survive_hostile_labels(results: Results) -> Non
     }
     svg = plots["wer_vs_ppx.svg"].decode()
     assert "<dc:date>" not in svg
+
+
+def test_a_caption_says_how_many_clips_and_what_temperature_is(results: Results) -> None:
+    def caption(shown: Results) -> str:
+        figure, _ = new_figure(1, 1, (40.0, 3.0))
+        add_caption(figure, shown, {cell.cell_id for cell in shown.cells})
+        return figure.get_supxlabel()
+
+    assert caption(results).splitlines() == [
+        "bars: 95 % intervals over prompts, n = 2 to 3 clips in each row",
+        "temperature is the softmax divisor of RQ 8 & <i>codebooks</i> and the noise variance of "
+        "CALM 1 step, which are not comparable",
+    ]
+    token = results.model_copy(update={"cells": results.cells[:5]})
+    assert caption(token).splitlines() == [
+        "bars: 95 % intervals over prompts, n = 3 clips in each row",
+        "temperature is the softmax divisor",
+    ]
 
 
 def test_without_values_there_are_no_plots(results: Results) -> None:
@@ -218,6 +237,15 @@ def test_several_runs_make_a_page_that_stands_alone(built: RunStore, tmp_path: P
         assert ".." not in source
         assert (tmp_path / "site" / unquote(source)).is_file()
     assert [a["href"] for a in elements.all("a")] == ["#run-1", "#run-2"]
+
+
+def test_a_run_without_clips_of_its_own_has_no_players(built: RunStore, tmp_path: Path) -> None:
+    plain = RunStore(tmp_path / "plain")
+    plain.write_manifest(built.read_manifest())
+    section = page.Section(store=plain, results=built.read_results())
+    page.write_site([section], tmp_path / "site")
+    elements = Elements((tmp_path / "site/index.html").read_text())
+    assert not [a for a in elements.all("div") if a.get("class") in ("players", "tools")]
 
 
 def test_the_prompt_is_cut_where_the_continuation_starts(built: RunStore) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from calm_bench.report.columns import shown_columns
-from calm_bench.report.differences import difference_tables
+from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdown
 from calm_bench.report.numbers import (
     cell_name,
@@ -18,7 +18,7 @@ from calm_bench.report.numbers import (
 )
 from calm_bench.report.tables import Table, Text, counts_table, main_table
 from calm_bench.report.terminal import print_table
-from calm_bench.store import ColumnInfo, ResultRow, Results
+from calm_bench.store import ColumnInfo, Difference, ResultRow, Results
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -156,6 +156,33 @@ def test_differences_say_what_it_would_take(results: Results) -> None:
     assert baseline.rows[1][4].footnotes == (0,)
 
 
+def test_held_out_loss_stands_once_for_each_system_with_its_difference(results: Results) -> None:
+    assert held_out_table(results).rows == []
+    losses = {"rq-t0.8": 0.46, "rq-t1": 0.46, "calm-t0.8": 0.41, "calm-t1": 0.41}
+    known = {"metric": "text_nll", "recipe_id": "bytes", "n": 3}
+    rows = [row(cell_id=c, value=v, low=0.4, high=0.5, **known) for c, v in losses.items()]
+    differences = [
+        Difference(cell_id=a, baseline_cell_id=b, value=v, low=v - 0.01, high=v + 0.01, **known)
+        for a, b, v in (
+            ("calm-t1", "calm-t0.8", 0.0),
+            ("calm-t0.8", "rq-t0.8", -0.05),
+            ("calm-t1", "rq-t1", -0.05),
+        )
+    ]
+    changes = {
+        "columns": (*results.columns, ColumnInfo(name="text_nll", label="text NLL")),
+        "rows": (*results.rows, *rows),
+        "differences": (*results.differences, *differences),
+    }
+    table = held_out_table(results.model_copy(update=changes))
+    label = "RQ 8 & <i>codebooks</i>"
+    assert texts(table) == [
+        [label, "0.460 [0.400, 0.500]", "", "", "3"],
+        ["CALM 1 step", "0.410 [0.400, 0.500]", label, "−0.050 ± 0.010", "3"],
+    ]
+    assert "text NLL" not in printed(results.model_copy(update=changes), None)
+
+
 def test_counts_stand_beside_the_numbers(results: Results) -> None:
     table = counts_table(results)
     assert [text.text for text in table.headings] == ["Count", "Silence"]
@@ -290,3 +317,22 @@ def test_what_precision_changes_has_a_table_of_its_own(results: Results) -> None
     tables = {table.title: table for table in difference_tables(changed)}
     found = tables["What precision changes"]
     assert texts(found)[0][:3] == ["CALM 1 step, int8", before.label, "1.0 − 0.8"]
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_two_rows_that_are_too_wide_are_turned_on_their_side(
+    results: Results, width: int | None
+) -> None:
+    cells = (results.cells[2], results.cells[5])
+    text = printed(results.model_copy(update={"cells": cells, "differences": ()}), width)
+    lines = [re.split(r"  +", line.strip()) for line in text.splitlines()]
+    assert ["Silence", "CALM 1 step, temp 0.8"] in lines
+    assert ["PPX ↓", "— a", "82.9 ± 5.0"] in lines
+    assert ["n", "3", "3"] in lines
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_many_rows_are_not_turned(results: Results) -> None:
+    changes = {"cells": results.cells[:3], "differences": ()}
+    text = printed(results.model_copy(update=changes), None)
+    assert any("System" in line and "PPX ↓" in line for line in text.splitlines())

@@ -2,13 +2,16 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 
 from calm_bench.report.numbers import plain_number
 from calm_bench.report.paper.ledger import Entry, Ledger, fitting_decimals
 from calm_bench.report.tables import Table, Text
 
-__all__ = ["interval_of", "ledger_csv", "ledger_tables"]
+__all__ = ["interval_of", "ledger_csv", "ledger_tables", "remedy_lines"]
+
+_COMMAND_WIDTH = 52  # beyond it, a command pushes what follows it
 
 
 def ledger_tables(ledger: Ledger, *, brief: bool = False) -> list[Table]:
@@ -81,6 +84,25 @@ def _absent_table(entries: Sequence[Entry], brief: bool) -> Table:
 
 def _name(entry: Entry, brief: bool) -> str:
     return entry.claim if brief else f"{entry.claim}: {entry.says}"
+
+
+def remedy_lines(ledger: Ledger) -> list[str]:
+    """The commands that can be run as they stand, and how many claims each would measure.
+
+    Claims that need more than one command, or something of one's own, are counted in the last line.
+    """
+    wanted = Counter(e.command for e in ledger.entries if e.verdict == "not measured")
+    found = [(c, n) for c, n in wanted.most_common() if c is not None and _can_be_run(c)]
+    width = min(_COMMAND_WIDTH, max((len(command) for command, _ in found), default=0))
+    lines = [f"{c:<{width}}  would measure {n} claim{'s' if n > 1 else ''}" for c, n in found]
+    if rest := wanted.total() - sum(n for _, n in found):
+        lines.append(f"ledger.md says what {rest} more claim{'s need' if rest > 1 else ' needs'}")
+    return lines
+
+
+def _can_be_run(command: str) -> bool:
+    """Whether a command is no sentence and has no capitals to fill in."""
+    return command.startswith("calm-bench ") and "," not in command and command.islower()
 
 
 def ledger_csv(ledger: Ledger) -> str:

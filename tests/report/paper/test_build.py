@@ -101,6 +101,13 @@ def test_the_command_writes_prints_and_verifies(checkout: Path) -> None:
     assert "Claims by verdict" in done.output
     assert "music-fad-consistency-4" in done.output
     assert "not drawn: convergence" in done.output
+    lines = [line.split("  would measure ") for line in done.output.splitlines()]
+    counts = {line[0].strip(): int(line[1].split()[0]) for line in lines if len(line) == 2}
+    ledger = json.loads((checkout / "results/paper/ledger.json").read_text(encoding="utf-8"))
+    absent = [e["command"] for e in ledger["entries"] if e["verdict"] == "not measured"]
+    assert counts["calm-bench run speech"] == absent.count("calm-bench run speech") > 1
+    assert not [command for command in counts if "RUN" in command or "then" in command]
+    assert f"says what {len(absent) - sum(counts.values())} more claims need" in done.output
     assert runner.invoke(app, ["paper", "--verify"]).exit_code == 0
     path = checkout / "results" / "paper" / "ledger.json"
     path.write_text(path.read_text().replace('"inconclusive"', '"reproduced"'), encoding="utf-8")
