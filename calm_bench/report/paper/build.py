@@ -123,7 +123,7 @@ def _index(ledger: Ledger, texts: Mapping[str, str], missing: Sequence[str]) -> 
     lines += ["", "## Figures", ""]
     for figure in FIGURES:
         if figure.name in missing:
-            lines.append(f"* {figure.title}: not measured; what measures it: {figure.command}")
+            lines.append(f"* {figure.title}: not measured; `{figure.command}` measures it")
         else:
             lines += [
                 f"* {figure.title}",

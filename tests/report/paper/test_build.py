@@ -60,7 +60,7 @@ def test_what_is_stale_goes_and_what_is_not_drawn_is_listed(checkout: Path) -> N
     assert "convergence" in paper.not_drawn
     index = (out / "README.md").read_text(encoding="utf-8")
     assert "Convergence with and without the head-batch multiplier: not measured" in index
-    assert "--set keep_every=N" in index
+    assert "`calm-bench train calm-music-tiny && calm-bench train" in index
 
 
 def test_verify_accepts_what_was_built(checkout: Path) -> None:
