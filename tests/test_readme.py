@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from calm_bench.report.paper.ledger import Ledger
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md"]
 
@@ -64,3 +66,13 @@ def test_generated_parts_keep_their_marks() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for mark in ("results:speech", "output:speech"):
         assert text.count(f"<!-- {mark} -->") == text.count(f"<!-- /{mark} -->") == 1
+
+
+def test_the_papers_verdicts_are_counted_as_in_the_committed_ledger() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- results:paper -->(.*?)<!-- /results:paper -->", text, re.S)
+    if block is None:
+        pytest.skip("the README has no part on the paper's claims")
+    ledger = Ledger.model_validate_json((ROOT / "results/paper/ledger.json").read_bytes())
+    words = " ".join(block[1].replace("*", "").split())
+    assert ledger.summary in words
