@@ -138,7 +138,7 @@ def _device(run: StoredRun, cells: Sequence[Cell]) -> str:
     ids = {cell.cell_id for cell in cells}
     used = {row.recipe_id or "" for row in run.results.rows if row.cell_id in ids}
     recipes = [r for i, r in run.results.recipes.items() if i in used and _is_latency(r)]
-    words = []
+    words: list[str] = []
     for name in ("device", "dtype", "mode"):
         found = {str(recipe[name]) for recipe in recipes if name in recipe}
         words += found if len(found) == 1 else ()
