@@ -39,9 +39,11 @@ __all__ = [
     "Clock",
     "CudaClock",
     "HostClock",
+    "allocated",
     "clock_for",
     "device_name",
     "measure",
+    "peak_allocated",
     "quiet",
     "time_arm",
     "time_round",
@@ -61,6 +63,7 @@ class Arm:
     Attributes:
         n_frames: How many frames, where not the benchmark's: a codec of a higher frame rate takes
             more of them for the same stretch of audio.
+        peak_bytes: The most GPU memory it held at once, weights included, where that was looked at.
     """
 
     cell_id: str
@@ -69,6 +72,7 @@ class Arm:
     prompts: tuple["Prompt", ...]
     control: bool = False
     n_frames: int | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,6 @@ class ArmTimes:
 
     stage_ns: dict[Stage, tuple[int, ...]]
     first_audio_ns: int
-    peak_bytes: int | None
 
 
 def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
@@ -171,7 +174,6 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
     generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
     system = arm.system
     with quiet(), torch.inference_mode():
-        memory = _PeakMemory(system)
         clock.wait()
         begin = clock.mark()
         state = system.start(arm.prompts, arm.sampling, generators, n_frames)
@@ -197,7 +199,6 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
             "total": tuple(between(a, e) for a, *_, e in marks),
         },
         first_audio_ns=between(begin, marks[0][-1]),
-        peak_bytes=memory.bytes(),
     )
 
 
@@ -214,29 +215,29 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-class _PeakMemory:
-    """The most GPU memory an arm held at once, its weights included and other systems' left out.
+def allocated(device: str) -> int:
+    """Bytes of all tensors on a GPU once garbage is gone; 0 on a processor, where none counts."""
+    import torch
 
-    On a processor all systems share one process and nobody keeps such a count: None.
+    if not device.startswith("cuda"):
+        return 0
+    gc.collect()
+    return torch.cuda.memory_allocated(device)
+
+
+def peak_allocated(arm: Arm, n_frames: int, others: int = 0) -> int:
+    """The most GPU memory in tensors during an arm's first generation, the `others`' left out.
+
+    The first, because what a step packs or captures when it first runs is the system's from then
+    on, and memory that was there before the counter is set back could not be told from others'.
     """
+    import torch
 
-    def __init__(self, system: "System") -> None:
-        import torch
-
-        self._known = next(system.parameters()).is_cuda
-        if self._known:
-            held = [*system.parameters(), *system.buffers()]
-            self._weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-
-    def bytes(self) -> int | None:
-        import torch
-
-        if not self._known:
-            return None
-        peak: int = torch.cuda.max_memory_allocated() - self._before + self._weights
-        return peak
+    device = arm.system.device
+    torch.cuda.reset_peak_memory_stats(device)
+    time_arm(arm, n_frames, HostClock())  # torch counts on the host: no need to wait
+    peak: int = torch.cuda.max_memory_allocated(device) - others
+    return peak
 
 
 def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord:
@@ -258,5 +259,5 @@ def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord
         mode=getattr(arm.system, "mode", "eager"),
         batch=len(arm.prompts),
         threads=torch.get_num_threads(),
-        peak_bytes=times.peak_bytes,
+        peak_bytes=arm.peak_bytes,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "sampling_of",
     "with_head_steps",
     "with_precisions",
+    "with_temperature_kind",
 ]
 
 ROUND_TRIP = "_round_trip"
@@ -170,6 +171,14 @@ def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | N
         precision=row.precision,
         baseline=row.baseline,
     )
+
+
+def with_temperature_kind(cell: Cell) -> Cell:
+    """A row with what its temperature means, which only the system's class knows."""
+    if cell.kind != "system":
+        return cell
+    cls = registry.load("system", load_model_config(str(cell.model))[0].type)
+    return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
 
 
 def _reference_cell(spec: BenchmarkSpec, name: str, models: Models) -> Cell:

@@ -5,18 +5,18 @@ a kill costs the batch in flight and nothing else.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from calm_bench import paths, registry
-from calm_bench.config import BenchmarkSpec, load_model_config, parse
-from calm_bench.environment import describe_environment, resolve_device
+from calm_bench import paths
+from calm_bench.config import BenchmarkSpec, parse
+from calm_bench.environment import resolve_device
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generation import generate
 from calm_bench.held_out import held_out_scores, hold_out
 from calm_bench.instruments import Setting
+from calm_bench.manifests import manifest_of
 from calm_bench.plan import Plan
-from calm_bench.rows import compared_rows
+from calm_bench.rows import compared_rows, with_temperature_kind
 from calm_bench.scoring import Scorer
 from calm_bench.shelf import ClipShelf, entries_of
 from calm_bench.store import Cell, Manifest, RunStore
@@ -77,13 +77,21 @@ def run(
     """
     folder = run_folder(plan, out)
     device = resolve_device(device)
-    cells = [_with_kind(cell) for cell in plan.cells]
+    cells = [with_temperature_kind(cell) for cell in plan.cells]
     store = RunStore(folder)
     store.refuse_foreign()
     with store.lock():
         if fresh:
             store.clear()
-        wanted = _manifest(plan, cells, device, command)
+        wanted = manifest_of(
+            plan,
+            cells,
+            device,
+            command,
+            spec=plan.spec.model_dump(mode="json"),
+            prompts=[prompt.id for prompt in plan.prompts],
+            seeds=plan.n_seeds,
+        )
         # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
         manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
         generate(plan, store, device)
@@ -123,31 +131,3 @@ def _finish(
     status = "partial" if outcome.n_failed else "finished"
     store.write_manifest(manifest.model_copy(update={"status": status}))
     return outcome
-
-
-def _with_kind(cell: Cell) -> Cell:
-    """A row with what its temperature means, which only the system's class knows."""
-    if cell.kind != "system":
-        return cell
-    cls = registry.load("system", load_model_config(str(cell.model))[0].type)
-    return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
-
-
-def _manifest(plan: Plan, cells: Sequence[Cell], device: str, command: Sequence[str]) -> Manifest:
-    return Manifest(
-        run_id=plan.run_id,
-        benchmark=plan.spec.name,
-        version=plan.spec.version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=tuple(command),
-        plan_hash=plan.plan_hash,
-        options={
-            "spec": plan.spec.model_dump(mode="json"),
-            "cells": [cell.model_dump(mode="json") for cell in cells],
-            "prompts": [prompt.id for prompt in plan.prompts],
-            "seeds": plan.n_seeds,
-            "notes": list(plan.notes),
-        },
-        environment=describe_environment(device),
-        weights=dict(plan.weights),
-    )

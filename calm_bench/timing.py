@@ -1,17 +1,29 @@
 """The latency stage of a run: which systems are timed, and on which prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from calm_bench.config import LatencySpec
 from calm_bench.data.prompts import load_prompt
 from calm_bench.framing import Grid, system_prompt
-from calm_bench.latency import Arm, clock_for, measure, missing_rounds
+from calm_bench.latency import (
+    Arm,
+    allocated,
+    clock_for,
+    measure,
+    missing_rounds,
+    peak_allocated,
+)
 from calm_bench.plan import Plan
 from calm_bench.rows import sampling_of
 from calm_bench.seeds import derive_seed
 from calm_bench.speedups import arm_key
 from calm_bench.store import Cell, RunStore
 from calm_bench.types import Precision
+
+if TYPE_CHECKING:
+    from calm_bench.systems.base import System
 
 __all__ = ["time_systems"]
 
@@ -46,9 +58,11 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
     from calm_bench.systems.loading import load_system
 
     spec, latency = plan.spec, plan.spec.latency or LatencySpec()
-    systems = {
-        key: load_system(key[0], device, precision=key[1]) for key in {_loaded(c) for c, _ in timed}
-    }
+    systems, own = {}, {}
+    for key in dict.fromkeys(_loaded(cell) for cell, _ in timed):
+        before = allocated(device)
+        systems[key] = load_system(key[0], device, precision=key[1])
+        own[systems[key]] = allocated(device) - before
     slowest = min(system.codec.frame_rate for system in systems.values())
     arms = []
     for cell, is_control in timed:
@@ -65,7 +79,25 @@ def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[A
                 control=is_control,
             )
         )
-    return arms
+    return _with_peaks(arms, own, device) if device.startswith("cuda") else arms
+
+
+def _with_peaks(arms: Sequence[Arm], own: Mapping["System", int], device: str) -> list[Arm]:
+    """The arms with the most memory that each held at once; `own` is what each system's load took.
+
+    All systems are in the same memory, so one's peak is the total's without what others hold.
+    """
+    import torch
+
+    one = torch.ones(1, 1, device=arms[0].system.device)
+    torch.mm(one, one)  # from here on the library has its workspace, which is no system's
+    peaks: dict[str, int] = {}
+    for system, size in own.items():
+        others = allocated(device) - size
+        for arm in arms:
+            if arm.system is system and not arm.control:
+                peaks[arm.cell_id] = peak_allocated(arm, arm.n_frames or 1, others)
+    return [replace(arm, peak_bytes=peaks[arm.cell_id]) for arm in arms]
 
 
 def _loaded(cell: Cell) -> tuple[str, Precision]:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,24 @@ def packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices are packed at every precision however small, as those of larger models are."""
     for name in ("FROM_FBGEMM", "FROM_ONEDNN", "FROM_SPLIT"):
         monkeypatch.setattr(f"calm_bench.nn.product.{name}", 0)
+
+
+@pytest.fixture
+def parse_command() -> Callable[[Sequence[str]], Any]:
+    """Parses the words after `calm-bench` as the command line does, and runs nothing.
+
+    Returns the command's context, whose `params` are what the command would be called with.
+    """
+    import typer.main
+
+    from calm_bench.cli import app
+
+    def parsed(words: Sequence[str]) -> Any:
+        command, context, rest = typer.main.get_command(app), None, list(words)
+        while hasattr(command, "get_command"):  # a group: the next word is a command's name
+            context = command.make_context("calm-bench", [rest[0]], parent=context)
+            command = command.get_command(context, rest.pop(0))
+            assert command is not None, f"there is no such command: {words}"
+        return command.make_context(words[len(words) - len(rest) - 1], rest, parent=context)
+
+    return parsed

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from calm_bench import timing
 from calm_bench.config import LatencySpec
 from calm_bench.latency import Arm, HostClock, clock_for, measure, missing_rounds, time_arm, warm_up
-from calm_bench.store import LatencyRecord, RunStore
+from calm_bench.store import Cell, LatencyRecord, RunStore
 from calm_bench.types import SamplingParams
 
 SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
@@ -88,7 +89,6 @@ def test_each_stage_gets_its_own_time_and_push_belongs_to_the_backbone() -> None
         "total": (187, 187, 187),
     }
     assert times.first_audio_ns == 1000 + 187
-    assert times.peak_bytes is None
     assert gc.isenabled()
 
 
@@ -174,3 +174,76 @@ def test_the_clock_fits_the_device() -> None:
     start = clock.mark()
     assert clock.between(start, clock.mark()) >= 0
     assert type(clock_for("cuda:0")).__name__ == "CudaClock"
+
+
+class FakeMemory:
+    """torch's counts of GPU memory: what is taken now, and at most since the counter was set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.peak = 0
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.now)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+
+    def take(self, size: int) -> None:
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def reset(self, device: object) -> None:
+        self.peak = self.now
+
+
+class GreedySystem(FakeSystem):
+    """Holds `packed` bytes from its loading on, `captured` from its first step on, states while
+    it generates."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, memory: FakeMemory, packed: int, captured: int, state: int) -> None:
+        super().__init__(FakeClock(), [], "greedy")
+        self.memory, self.captured, self.state = memory, captured, state
+        self.codec.frame_rate = 12.5
+        memory.take(packed)
+
+    def start(self, prompts: Any, sampling: Any, generators: Any, n_frames: int) -> int:
+        self.memory.take(self.captured)
+        self.captured = 0
+        self.memory.take(self.state)
+        self.memory.now -= self.state
+        return n_frames
+
+
+def test_peak_memory_holds_what_was_packed_and_captured_and_nothing_of_other_systems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = FakeMemory(monkeypatch)
+    memory.take(5000)  # what the clips left behind
+    sizes = {"big": (1000, 300, 70), "small": (200, 0, 9)}
+    cells = [
+        Cell(cell_id=f"{name}-{steps}", label=name, kind="system", model=name, temperature=1.0,
+             text_temperature=1.0, head_steps=steps)
+        for name, steps in (("big", 1), ("big", 4), ("small", 1))
+    ]  # fmt: skip
+    monkeypatch.setattr(
+        "calm_bench.systems.loading.load_system",
+        lambda name, device, precision: GreedySystem(memory, *sizes[name]),
+    )
+    monkeypatch.setattr(timing, "load_prompt", lambda *_: None)
+    monkeypatch.setattr(timing, "system_prompt", lambda *_: None)
+    spec = SimpleNamespace(latency=SPEC, prompt_seconds=3.0)
+    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None)
+    timed = [(cell, False) for cell in cells] + [(cells[0], True)]
+    peaks = {
+        (arm.cell_id, arm.control): arm.peak_bytes for arm in timing._arms(plan, timed, "cuda")
+    }
+    assert peaks == {
+        ("big-1", False): 1370,
+        ("big-4", False): 1370,
+        ("small-1", False): 209,
+        ("big-1", True): 1370,
+    }
+
+
+def test_on_a_processor_nobody_counts_memory(tmp_path: Path) -> None:
+    store, _ = measured(tmp_path, [0])
+    assert {record.peak_bytes for record in store.read(LatencyRecord)} == {None}

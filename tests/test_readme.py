@@ -2,12 +2,13 @@
 
 import re
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer.main
 
-from calm_bench.cli import app
+from calm_bench.report.paper.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md"]
@@ -26,19 +27,17 @@ OURS = [words[1:] for page in PAGES for words in shell_commands(page) if words[0
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)
 def test_every_command_parses(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    parse_command: Callable[[Sequence[str]], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # Files and folders that the examples call the reader's own.
     for folder in ("clips", "originals", "my-recordings"):
         (tmp_path / folder).mkdir()
     (tmp_path / "my-voice.wav").touch()
-    command, context, rest = typer.main.get_command(app), None, list(words)
-    while hasattr(command, "get_command"):  # a group: the next word is a command's name
-        context = command.make_context("calm-bench", [rest[0]], parent=context)
-        command = command.get_command(context, rest.pop(0))
-        assert command is not None, f"there is no such command: {words}"
-    command.make_context(words[0], rest, parent=context)
+    parse_command(words)
 
 
 def test_there_are_commands_to_check() -> None:
@@ -67,3 +66,13 @@ def test_generated_parts_keep_their_marks() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for mark in ("results:speech", "output:speech"):
         assert text.count(f"<!-- {mark} -->") == text.count(f"<!-- /{mark} -->") == 1
+
+
+def test_the_papers_verdicts_are_counted_as_in_the_committed_ledger() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- results:paper -->(.*?)<!-- /results:paper -->", text, re.S)
+    if block is None:
+        pytest.skip("the README has no part on the paper's claims")
+    ledger = Ledger.model_validate_json((ROOT / "results/paper/ledger.json").read_bytes())
+    words = " ".join(block[1].replace("*", "").split())
+    assert ledger.summary in words

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.clocks import HostClock
-from calm_bench.latency import time_arm
+from calm_bench.latency import Arm, peak_allocated, time_arm
 from calm_bench.speed.arms import load_row, row_arms
 from calm_bench.speed.plan import Request, expand
 
@@ -41,17 +41,20 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
     system = load_row(plan, cell)
     found: dict[int, dict[str, Any]] = {}
     for arm in row_arms(plan, cell, system, task["n_frames"]):
-        on_gpu = plan.request.device.startswith("cuda")
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
+        if plan.request.device.startswith("cuda"):
+            size: int | None = peak_allocated(arm, task["n_frames"])
         else:
-            _reset_peak()
-        time_arm(arm, task["n_frames"], HostClock())
-        peak = torch.cuda.max_memory_allocated() if on_gpu else _memory("VmHWM")
-        empty = 0 if on_gpu else before
-        size = None if peak is None or empty is None else peak - empty
+            size = _peak_resident(arm, task["n_frames"], before)
         found[len(arm.prompts)] = {"bytes": size, "reason": UNKNOWN if size is None else None}
     return found
+
+
+def _peak_resident(arm: Arm, n_frames: int, before: int | None) -> int | None:
+    """The most memory of the process during a generation, beyond what it was `before`."""
+    _reset_peak()
+    time_arm(arm, n_frames, HostClock())
+    peak = _memory("VmHWM")
+    return None if peak is None or before is None else peak - before
 
 
 def _memory(name: str) -> int | None:

@@ -1,17 +1,16 @@
 """One run of `speed`: plan, measure what is missing, and write the tidy rows."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
-from calm_bench import paths, registry
-from calm_bench.config import load_model_config
-from calm_bench.environment import describe_environment
+from calm_bench import paths
+from calm_bench.manifests import manifest_of
 from calm_bench.report.paper.names import UNFIT
+from calm_bench.rows import with_temperature_kind
 from calm_bench.speed.measure import measure
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
-from calm_bench.store import Cell, Manifest, Results, RunStore
+from calm_bench.store import Results, RunStore
 
 __all__ = ["is_fit", "run_speed", "speed_folder"]
 
@@ -29,13 +28,21 @@ def run_speed(
     Raises:
         BenchError: If something the user can mend stands in the way.
     """
-    cells = [_with_kind(cell) for cell in plan.cells]
+    cells = [with_temperature_kind(cell) for cell in plan.cells]
     store = RunStore(speed_folder(plan, out))
     store.refuse_foreign()
     with store.lock():
         if fresh:
             store.clear()
-        manifest = store.begin(_manifest(plan, cells, command))
+        wanted = manifest_of(
+            plan,
+            cells,
+            plan.request.device,
+            command,
+            request=plan.request.model_dump(mode="json"),
+            setting=plan.setting.model_dump(mode="json"),
+        )
+        manifest = store.begin(wanted)
         measure(plan, store)
         results = tidy(plan, cells, store)
         store.write_results(results)
@@ -46,28 +53,3 @@ def run_speed(
 def is_fit(results: Results) -> bool:
     """Whether the baseline took as long as itself, so that ratios can be believed."""
     return not any(note.startswith(UNFIT) for note in results.notes)
-
-
-def _with_kind(cell: Cell) -> Cell:
-    """A row with what its temperature means, which only the system's class knows."""
-    cls = registry.load("system", load_model_config(str(cell.model))[0].type)
-    return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
-
-
-def _manifest(plan: SpeedPlan, cells: Sequence[Cell], command: Sequence[str]) -> Manifest:
-    return Manifest(
-        run_id=plan.run_id,
-        benchmark=plan.spec.name,
-        version=plan.spec.version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=tuple(command),
-        plan_hash=plan.plan_hash,
-        options={
-            "request": plan.request.model_dump(mode="json"),
-            "setting": plan.setting.model_dump(mode="json"),
-            "cells": [cell.model_dump(mode="json") for cell in cells],
-            "notes": list(plan.notes),
-        },
-        environment=describe_environment(plan.request.device),
-        weights=dict(plan.weights),
-    )

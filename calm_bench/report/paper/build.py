@@ -93,10 +93,10 @@ def _holds(path: Path, text: str) -> bool:
 def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
     """The ledger, and every text file by name."""
     ledger = build_ledger(load_claims(), runs)
-    names = ", ".join(run.name for run in runs)
+    head = f"{ledger.summary}.\n\n{_HEAD.format(runs=', '.join(run.name for run in runs))}"
     tables = "\n".join(to_markdown(table) for table in ledger_tables(ledger))
     texts = {
-        "ledger.md": f"# Claims ledger\n\n{_HEAD.format(runs=names)}\n{tables}",
+        "ledger.md": f"# Claims ledger\n\n{head}\n{tables}",
         "ledger.csv": ledger_csv(ledger),
         "ledger.json": ledger.model_dump_json(indent=1) + "\n",
     }
@@ -111,10 +111,9 @@ def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
 
 def _index(ledger: Ledger, texts: Mapping[str, str], missing: Sequence[str]) -> str:
     """The folder's README: verdicts in one line, then every table and figure."""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in ledger.counts.items())
     tables = {spec.name: spec for spec in load_tables()}
-    lines = ["# The paper, rebuilt", "", _HEAD.format(runs=", ".join(ledger.runs))]
-    lines += [f"Claims ([ledger.md](ledger.md)): {counts}.", "", "## Tables", ""]
+    lines = ["# The paper, rebuilt", "", f"Claims ([ledger.md](ledger.md)): {ledger.summary}.", ""]
+    lines += [_HEAD.format(runs=", ".join(ledger.runs)), "## Tables", ""]
     for name, spec in tables.items():
         if f"tables/{name}.md" in texts:
             lines.append(f"* [{spec.title}](tables/{name}.md), {spec.source}")
@@ -123,7 +122,7 @@ def _index(ledger: Ledger, texts: Mapping[str, str], missing: Sequence[str]) -> 
     lines += ["", "## Figures", ""]
     for figure in FIGURES:
         if figure.name in missing:
-            lines.append(f"* {figure.title}: not measured; what measures it: {figure.command}")
+            lines.append(f"* {figure.title}: not measured; `{figure.command}` measures it")
         else:
             lines += [
                 f"* {figure.title}",

@@ -30,7 +30,7 @@ FIGURES = (
     FigureSpec(
         name="quality_vs_speed",
         title="Quality against speed",
-        command="calm-bench run speech, calm-bench run music",
+        command="calm-bench run speech && calm-bench run music",
         panels=quality_speed,
     ),
     FigureSpec(
@@ -54,20 +54,21 @@ FIGURES = (
     FigureSpec(
         name="convergence",
         title="Convergence with and without the head-batch multiplier",
-        command="calm-bench train calm-music-tiny --set keep_every=N (and its twin without the "
-        "multiplier), then calm-bench run ablations --systems MODEL@STEP of both",
+        command="calm-bench train calm-music-tiny && "
+        "calm-bench train calm-music-no-multiplier-tiny && calm-bench run ablations --checkpoints "
+        "--systems calm-music-tiny calm-music-no-multiplier-tiny",
         panels=convergence,
     ),
     FigureSpec(
         name="latency_split",
         title="Where the time of a frame goes",
-        command="calm-bench run speech",
+        command="calm-bench speed speech",
         panels=latency_split,
     ),
     FigureSpec(
         name="latency_vs_position",
         title="Time per frame against position",
-        command="calm-bench run speech (its latency.jsonl must be kept with the run)",
+        command="calm-bench speed speech  # its latency.jsonl must be kept with the run",
         panels=latency_position,
     ),
 )

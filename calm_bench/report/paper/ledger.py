@@ -73,6 +73,11 @@ class Ledger(StrictModel):
         found = Counter(entry.verdict for entry in self.entries)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
+    @property
+    def summary(self) -> str:
+        """Lines by verdict in words: 3 reproduced, 1 direction only, ..."""
+        return ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
+
 
 def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
     """Every claim with a verdict from every run that measures it.

@@ -1,7 +1,8 @@
 """Figures over time: along a clip, along training, and of the time a frame takes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 from calm_bench.report.paper.names import ModelName, segments
 from calm_bench.report.paper.panels import (
@@ -17,7 +18,7 @@ from calm_bench.report.paper.panels import (
 )
 from calm_bench.report.paper.runs import StoredRun, instrument_of
 from calm_bench.results import ResultRow
-from calm_bench.store import LatencyRecord
+from calm_bench.store import Cell, LatencyRecord
 
 __all__ = ["convergence", "fad_over_time", "latency_position", "latency_split"]
 
@@ -28,6 +29,7 @@ ABLATED = (
     "calm-music-no-noise",
     "calm-music-no-multiplier",
 )
+_SHOWN = "eager fp32"  # the mode and precision whose stages are shown, where a run has several
 _BIN = 10  # frames that share a point of the position plot
 
 
@@ -90,10 +92,19 @@ def convergence(run: StoredRun) -> Iterator[Panel]:
 
 
 def latency_split(run: StoredRun) -> Iterator[Panel]:
-    """Milliseconds of a frame by stage, a bar per timed system; of a second where frames differ."""
-    cells = systems_of(run)
+    """Milliseconds of a frame by stage, a bar per timed system; of a second where frames differ.
+
+    Of a run in several modes and precisions it shows the engine's in float32, the one that clips
+    are made with, or else the first.
+    """
+    steps = run.by_step()
+    step = _SHOWN if _SHOWN in steps else next(iter(steps), "")
+    cells = systems_of(steps.get(step, run))
     metrics = ("frame_ms", "rtf", *(f"{stage}_ms" for stage in STAGES))
-    times = {metric: next(iter(by_recipe(run, metric).values()), {}) for metric in metrics}
+    times = {
+        metric: {i: row for rows in by_recipe(run, metric).values() for i, row in rows.items()}
+        for metric in metrics
+    }
     timed = [c for c in cells if all(c.cell_id in found for found in times.values())]
     rows = {
         c.cell_id: {metric: found[c.cell_id].value or 0.0 for metric, found in times.items()}
@@ -107,26 +118,35 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
         parts = {stage: row[f"{stage}_ms"] for stage in STAGES}
         parts["other"] = max(0.0, row["frame_ms"] - sum(parts.values()))
         scaled = {stage: ms * (rate if differ else 1.0) for stage, ms in parts.items()}
-        bars.setdefault(label_of(cell, cells), scaled)
+        bars.setdefault(label_of(cell, cells).removesuffix(f", {step}"), scaled)
     if bars:
         what = "second of audio" if differ else "frame"
         rounds = max(times["frame_ms"][cell.cell_id].n for cell in timed)
         yield Panel(
-            title=f"{run.results.benchmark}: where the time of a {what} goes",
+            title=f"{run.results.benchmark}: where the time of a {what} goes"
+            + (f", {step}" if step else ""),
             x_label=f"milliseconds per {what}, batch 1",
             y_label="",
             stages=bars,
             caption=f"{run.name} ({', '.join(run.scales)}): means over {rounds} rounds"
-            f"{_device(run)}",
+            f"{_device(run, timed)}",
         )
 
 
-def _device(run: StoredRun) -> str:
-    for recipe in run.results.recipes.values():
-        if recipe.get("metric") == "latency":
-            words = (str(recipe[name]) for name in ("device", "dtype", "mode") if name in recipe)
-            return "; " + ", ".join(words)
-    return ""
+def _device(run: StoredRun, cells: Sequence[Cell]) -> str:
+    """What all of these rows were timed on and in; rows that differ say it in their labels."""
+    ids = {cell.cell_id for cell in cells}
+    used = {row.recipe_id or "" for row in run.results.rows if row.cell_id in ids}
+    recipes = [r for i, r in run.results.recipes.items() if i in used and _is_latency(r)]
+    words: list[str] = []
+    for name in ("device", "dtype", "mode"):
+        found = {str(recipe[name]) for recipe in recipes if name in recipe}
+        words += found if len(found) == 1 else ()
+    return "; " + ", ".join(words) if words else ""
+
+
+def _is_latency(recipe: Mapping[str, Any]) -> bool:
+    return recipe.get("metric") == "latency"
 
 
 def latency_position(run: StoredRun) -> Iterator[Panel]:
@@ -154,7 +174,7 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
             y_label="milliseconds per frame",
             lines=tuple(lines),
             caption=f"{run.name} ({', '.join(run.scales)}): medians of {_BIN} frames over {rounds} "
-            f"rounds, bars hold the middle half{_device(run)}",
+            f"rounds, bars hold the middle half{_device(run, [by_id[i] for i in arms])}",
         )
 
 

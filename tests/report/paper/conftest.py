@@ -256,6 +256,7 @@ def make() -> SimpleNamespace:
         music=music_results,
         results=make_results,
         rq32=RQ32,
+        speed_of=speed_of,
         stored=stored,
         system=system,
         trigflow=TRIGFLOW,

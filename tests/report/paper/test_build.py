@@ -14,6 +14,7 @@ from calm_bench.errors import InputError
 from calm_bench.report.paper import build
 from calm_bench.report.paper.build import build_paper, verify_paper
 from calm_bench.report.paper.runs import StoredRun
+from calm_bench.report.paper.verdicts import VERDICTS
 
 Save = Callable[..., Path]
 
@@ -51,6 +52,17 @@ def test_the_same_runs_give_the_same_files(checkout: Path) -> None:
     assert "figures/fad_over_time.png" in found
 
 
+def test_ledger_and_index_begin_with_the_counts(checkout: Path) -> None:
+    paper = build_paper([], checkout / "paper")
+    counts = paper.ledger.counts
+    assert set(counts) == set(VERDICTS)
+    assert counts["reproduced"] > 0
+    line = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    for name in ("ledger.md", "README.md"):
+        text = (checkout / "paper" / name).read_text(encoding="utf-8")
+        assert line in text.splitlines()[2], name
+
+
 def test_what_is_stale_goes_and_what_is_not_drawn_is_listed(checkout: Path) -> None:
     out = checkout / "paper"
     (out / "figures").mkdir(parents=True)
@@ -60,7 +72,7 @@ def test_what_is_stale_goes_and_what_is_not_drawn_is_listed(checkout: Path) -> N
     assert "convergence" in paper.not_drawn
     index = (out / "README.md").read_text(encoding="utf-8")
     assert "Convergence with and without the head-batch multiplier: not measured" in index
-    assert "--set keep_every=N" in index
+    assert "`calm-bench train calm-music-tiny && calm-bench train" in index
 
 
 def test_verify_accepts_what_was_built(checkout: Path) -> None:
@@ -137,3 +149,11 @@ def test_other_weights_are_one_line_and_exit_2(checkout: Path) -> None:
 def test_the_paper_never_reaches_torch() -> None:
     code = "import sys, calm_bench.report.paper.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_committed_follows_from_the_committed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "results" / "paper").is_dir():
+        pytest.skip("results/paper is not in this checkout")
+    monkeypatch.chdir(root)
+    assert verify_paper([], Path("results/paper")) == []

@@ -1,13 +1,32 @@
 """The shipped claims: all there, all judged, and a strict file."""
 
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
-from calm_bench.config import benchmark_names, load_benchmark
+from calm_bench.cli import app
+from calm_bench.config import (
+    SystemRow,
+    benchmark_names,
+    load_benchmark,
+    load_model_config,
+    read_yaml,
+)
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.overrides import Overrides, apply_overrides
+from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.claims import Claim, load_claims
+from calm_bench.report.paper.layout import load_tables
+from calm_bench.report.paper.names import ModelName
+from calm_bench.rows import with_head_steps
+from calm_bench.speed.spec import load_spec
 
 # What the paper's result sections and the demo page hold, and the claims that speak of each: every
 # table with its rows, every sentence above a demo table. An entry without a claim is a hole.
@@ -86,6 +105,101 @@ def test_the_demo_pages_numbers_are_in_their_claims(claims: list[Claim]) -> None
 
 def test_every_claim_says_what_would_measure_it(claims: list[Claim]) -> None:
     assert all(claim.command and claim.says.endswith((".", ")")) for claim in claims)
+
+
+Parse = Callable[[Sequence[str]], Any]
+COMMANDS = list(dict.fromkeys(spec.command for spec in (*load_claims(), *load_tables(), *FIGURES)))
+
+
+def steps_of(command: str) -> list[list[str]]:
+    """The words of each command of a line."""
+    return [shlex.split(step, comments=True) for step in command.split(" && ")]
+
+
+@pytest.fixture
+def in_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the models of the checkout, where models can be made from them."""
+    (tmp_path / "models").symlink_to(checkout / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make_models(command: str) -> None:
+    """Do what a command does before its first `calm-bench`, and between: copy a model, changed."""
+    for words in steps_of(command):
+        if words[0] == "mkdir":
+            assert words[1] == "-p"
+            Path(words[2]).mkdir(parents=True, exist_ok=True)
+        elif words[0] == "sed":
+            expression, source, arrow, target = words[1:]
+            assert arrow == ">"
+            done = subprocess.run(["sed", expression, source], capture_output=True, check=True)
+            Path(target).write_bytes(done.stdout)
+            assert read_yaml(Path(target)) != read_yaml(Path(source)), "nothing was changed"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_parses_and_names_models_that_are_there(
+    command: str, parse_command: Parse, in_checkout: Path, checkout: Path
+) -> None:
+    make_models(command)
+    project = (checkout / "pyproject.toml").read_text(encoding="utf-8")
+    for words in steps_of(command):
+        if words[0] == "calm-bench":
+            context = parse_command(words[1:])
+            trained = [context.params["name"]] if context.info_name == "train" else []
+            for name in (*trained, *(context.params.get("systems") or ())):
+                assert load_model_config(name)[0].training or name not in trained
+        elif words[:2] == ["pip", "install"]:
+            extra = re.fullmatch(r"calm-bench\[(\w+)\]", words[2])
+            assert extra is not None
+            assert re.search(rf"^{extra[1]} = \[", project, re.M)
+        else:
+            assert words[0] in ("mkdir", "sed")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c for c in COMMANDS if re.match(r"calm-bench (run|speed) (?!BENCHMARK)", c)],
+)
+def test_what_needs_no_training_could_run_now(command: str, in_checkout: Path) -> None:
+    for words in steps_of(command):
+        done = CliRunner().invoke(app, [*words[1:], "--dry-run"])
+        assert done.exit_code == 0, done.output
+
+
+def rows_of(context: Any) -> tuple[Sequence[SystemRow], set[str], set[float]]:
+    """Which systems a `run` or `speed` command shows, which codecs, and at which temperatures."""
+    given, steps = context.params, tuple(context.params["head_steps"] or ())
+    if context.info_name == "run":
+        systems = tuple(given["systems"] or ())
+        wanted = Overrides(
+            systems=systems, head_steps=steps, temperatures=tuple(given["temps"] or ())
+        )
+        spec, _ = apply_overrides(load_benchmark(given["benchmark"]), wanted)
+        return spec.systems, {c.model for c in spec.codecs.values()}, set(spec.temperatures)
+    timed, part = load_spec(None), context.info_name
+    rows = timed.scale(part, given["scale"]).systems
+    rows = with_head_steps(rows, steps) if steps else rows
+    return rows, set(), {timed.parts[part].temperature}
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [c for c in load_claims() if c.measure and re.search(r"(run|speed) (?!BENCHMARK)", c.command)],
+    ids=lambda claim: claim.id,
+)
+def test_the_command_of_a_claim_makes_the_rows_that_it_compares(
+    claim: Claim, parse_command: Parse, in_checkout: Path
+) -> None:
+    make_models(claim.command)
+    systems, codecs, temperatures = rows_of(parse_command(steps_of(claim.command)[-1][1:]))
+    made = {(ModelName.of(row.model).base, n) for row in systems for n in row.head_steps}
+    names = {name for name, _ in made} | {ModelName.of(name).base for name in codecs}
+    for row in claim.expression.rows:
+        assert row.model in names
+        assert row.steps is None or (row.model, row.steps) in made
+        assert row.temp is None or row.temp in temperatures
 
 
 def entry(**changes: object) -> dict[str, object]:

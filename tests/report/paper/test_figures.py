@@ -88,6 +88,34 @@ def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespac
     assert "per second of audio" in panel.x_label
 
 
+@pytest.mark.parametrize(
+    ("modes", "shown", "head"),
+    [
+        (("plain fp32", "eager int8", "eager fp32"), "eager fp32", 3.0),
+        (("eager bf16", "graph bf16"), "eager bf16", 1.0),
+    ],
+)
+def test_of_several_modes_the_engine_in_float32_is_shown_and_named(
+    make: SimpleNamespace, modes: tuple[str, ...], shown: str, head: float
+) -> None:
+    numbers = []
+    for index, name in enumerate(modes):
+        mode, precision = name.split()
+        update = {"cell_id": f"calm-{name}", "label": f"CALM, {name}", "mode": mode}
+        cell = make.calm[1].model_copy(update=update | {"precision": precision})
+        times = make.speed_of(1.0, 1.0, (2.0, index + 1.0, 1.0))
+        numbers.append((cell, times))
+    results = make.results("s", "speed", numbers)
+    recipes = {name: {"metric": "latency", "mode": name.split()[0]} for name in modes}
+    rows = [row.model_copy(update={"recipe_id": row.cell_id[5:]}) for row in results.rows]
+    results = results.model_copy(update={"recipes": recipes, "rows": tuple(rows)})
+    (panel,) = latency_split(make.stored(results))
+    assert panel.stages["CALM"]["head"] == head
+    assert list(panel.stages) == ["CALM"]
+    assert panel.title.endswith(f"goes, {shown}")
+    assert panel.caption.endswith("; eager")
+
+
 def test_position_is_seconds_of_audio(music: StoredRun) -> None:
     (panel,) = latency_position(music)
     line = panel.lines[0]
