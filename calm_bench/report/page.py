@@ -79,6 +79,11 @@ class PagePart:
     environment: str
 
     @property
+    def description(self) -> str:
+        """What the benchmark does, in its own words; empty where the run did not keep them."""
+        return str(self.manifest.options.get("spec", {}).get("description", ""))
+
+    @property
     def has_words(self) -> bool:
         """Whether any clip on the page has words under it."""
         return any(clip.heard for row in self.rows for clip in (row.prompt, *row.clips))
