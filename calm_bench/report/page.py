@@ -81,7 +81,8 @@ class PagePart:
     @property
     def description(self) -> str:
         """What the benchmark does, in its own words; empty where the run did not keep them."""
-        return str(self.manifest.options.get("spec", {}).get("description", ""))
+        text = str(self.manifest.options.get("spec", {}).get("description", ""))
+        return text[:1].upper() + text[1:]
 
     @property
     def has_words(self) -> bool:

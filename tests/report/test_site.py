@@ -50,6 +50,8 @@ def runs(run_store: RunStore, tmp_path_factory: pytest.TempPathFactory) -> tuple
     shutil.copytree(run_store.root, music.root)
     renamed = {"run_id": "music-4567cdef", "benchmark": "music"}
     music.write_results(run_store.read_results().model_copy(update=renamed))
+    spec = {"spec": {"description": "3 s of a <work>, continued"}}
+    music.write_manifest(music.read_manifest().model_copy(update={"options": spec}))
     for store in (run_store, music):
         build_report(store.root)
     return run_store.root, music.root
@@ -92,6 +94,7 @@ def test_runs_stand_in_the_order_in_which_they_are_named(site: Path) -> None:
         ("run-2", "speech"),
     ]
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["music", "speech"]
+    assert text.count("<p>3 s of a &lt;work&gt;, continued.</p>") == 1
     assert "2 of 3 rows, spread over the run" in text
 
 
