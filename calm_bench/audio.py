@@ -8,6 +8,7 @@ A wave that `read_audio` returns is finite and not empty; the rest of the progra
 import contextlib
 import io
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_audio",
     "resample",
     "write_flac",
+    "write_opus",
 ]
 
 RESAMPLER = "soxr-VHQ"
@@ -33,6 +35,12 @@ RESAMPLER = "soxr-VHQ"
 
 # libsndfile reads int16 as x / 32768; the same factor out makes a round trip exact.
 _FULL_SCALE = 32768
+
+_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+# libsndfile's scale from 256 (0.0) down to 6 kbit/s a channel (1.0): this is 56.
+_OPUS_LEVEL = 0.8
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +112,29 @@ def write_flac(path: Path, wave: Wave, sample_rate: int) -> int:
     clipped = int(np.count_nonzero(np.abs(wave) > 1.0))
     encoded = io.BytesIO()
     soundfile.write(encoded, _to_int16(wave), sample_rate, format="FLAC", subtype="PCM_16")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(encoded.getbuffer())
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    _write_whole(path, encoded.getvalue())
     return clipped
+
+
+def write_opus(path: Path, wave: Wave, sample_rate: int) -> None:
+    """Write [S] as Opus in Ogg, some 56 kbit/s, all or nothing; the same wave gives the same bytes.
+
+    Lossy: for ears, never for scores. A rate that Opus does not have becomes its next higher one,
+    and what is above 48 kHz becomes 48 kHz. Nothing is scaled.
+
+    Raises:
+        InputError: If a sample is not finite.
+        BenchError: If the file cannot be written (no permission, disk full).
+    """
+    import soundfile
+
+    rate = next((rate for rate in _OPUS_RATES if rate >= sample_rate), _OPUS_RATES[-1])
+    samples = _to_int16(resample(wave, sample_rate, rate))
+    encoded = io.BytesIO()
+    soundfile.write(
+        encoded, samples, rate, format="OGG", subtype="OPUS", compression_level=_OPUS_LEVEL
+    )
+    _write_whole(path, _steady_ogg(encoded.getvalue()))
 
 
 def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
@@ -143,6 +164,39 @@ def _to_int16(wave: Wave) -> NDArray[np.int16]:
         raise InputError("audio with NaN or infinite samples cannot be stored")
     scaled = np.rint(wave.astype(np.float64) * _FULL_SCALE)
     return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place, then put it there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _steady_ogg(data: bytes) -> bytes:
+    """The pages of an Ogg file as stream 0: libsndfile draws the stream's number anew each time."""
+    out, start = bytearray(data), 0
+    while start < len(
+        out
+    ):  # a page: 27 bytes of header, n lengths, as many bytes as they add up to
+        n = out[start + 26]
+        end = start + 27 + n + sum(out[start + 27 : start + 27 + n])
+        out[start + 14 : start + 18] = out[start + 22 : start + 26] = bytes(4)
+        out[start + 22 : start + 26] = _ogg_checksum(out[start:end]).to_bytes(4, "little")
+        start = end
+    return bytes(out)
+
+
+def _ogg_checksum(page: bytearray) -> int:
+    """Ogg's CRC-32, which is zlib's with the bits the other way round, starting and ending at 0."""
+    mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
 
 
 def _require_file(path: Path) -> None:

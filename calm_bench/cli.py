@@ -20,6 +20,7 @@ from calm_bench.cli_check import check
 from calm_bench.cli_data import data
 from calm_bench.cli_listen import listening
 from calm_bench.cli_paper import EXAMPLES, paper
+from calm_bench.cli_report import EXAMPLES as REPORT_EXAMPLES
 from calm_bench.cli_report import report, say, show
 from calm_bench.cli_speed import speed
 from calm_bench.cli_train import train
@@ -248,7 +249,7 @@ def score(
     show(score_run(folder), as_json)
 
 
-app.command()(report)
+app.command(epilog=REPORT_EXAMPLES)(report)
 app.add_typer(listening)
 app.command(cls=options.ListCommand)(train)
 app.command(epilog=EXAMPLES)(paper)

@@ -1,37 +1,95 @@
 """`calm-bench report`, and how every command shows what a run found."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calm_bench import options
+from calm_bench.errors import InputError
 
 if TYPE_CHECKING:
     from calm_bench.summary import Outcome
 
-__all__ = ["report", "say", "show"]
+__all__ = ["EXAMPLES", "report", "say", "show"]
 
 FAILED_TRIALS = 4
+ROWS = 8
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]calm-bench report speech-1a2b3c4d --open[/cyan]  its tables, plots and page anew
+
+[cyan]calm-bench report speech-1a2b3c4d --json[/cyan]  its numbers for a script
+
+[cyan]calm-bench report results/speech results/music --out site[/cyan]  one page of two runs
+
+[cyan]calm-bench report results/speech --out site --clips 4[/cyan]  a small page to publish
+
+With --out, clips are copied as Opus, some 7 kB a second. The folder needs no server and nothing
+else; nothing is written into the runs.
+"""
 
 
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or folder.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="A run's id or folder; several with --out.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write a listening page that stands alone into this folder, a section for each "
+            "run in the order given. An earlier page there is replaced.",
+            show_default=False,
+        ),
+    ] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(
+            "--clips",
+            min=1,
+            metavar="N",
+            help="How many prompts (rows of players) of each run that page shows, spread over the "
+            "run's.",
+            show_default=str(ROWS),
+        ),
+    ] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the listening page in a browser.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Rebuild a run's tables, plots and listening page from its records, and print the table."""
+    """Rebuild a run's tables, plots and page from its records, or make one page of several runs."""
     from calm_bench.run import find_run, read_run
 
-    show(read_run(find_run(run_id)), as_json, open_page=open_page)
+    if out is None and len(runs) > 1:
+        raise InputError("several runs make one page in a folder of its own: name it with --out")
+    if out is None and clips is not None:
+        raise InputError("--clips is for a page in a folder of its own: name it with --out")
+    if out is not None and as_json:
+        raise InputError("--json prints the numbers of one run: leave out --out")
+    folders = [find_run(run) for run in runs]
+    if out is None:
+        show(read_run(folders[0]), as_json, open_page=open_page)
+    else:
+        _site(folders, out, clips or ROWS, open_page=open_page)
+
+
+def _site(folders: Sequence[Path], out: Path, n_rows: int, *, open_page: bool) -> None:
+    from calm_bench.report.site import build_site
+
+    n_bytes = build_site(folders, out, n_rows)
+    typer.echo(f"listen: {out / 'index.html'} ({n_bytes / 1e6:.1f} MB with all that it plays)")
+    if open_page:
+        _open(out / "index.html")
 
 
 def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
     """Build the report, print it, and exit with 4 if clips are missing."""
-    import webbrowser
-
     from rich.console import Console
 
     from calm_bench.report.build import build_report, print_table
@@ -48,11 +106,18 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
         typer.echo(f"tables: {outcome.folder / 'tables'}")
     if open_page and not page.is_file():
         say(f"{outcome.folder} has no clips of its own, and no page to open")
-    elif open_page and not webbrowser.open(page.resolve().as_uri()):
-        say(f"no browser could be started: open {page} in one")
+    elif open_page:
+        _open(page)
     if outcome.n_failed:
         say(f"{outcome.n_failed} clips could not be made; trials.jsonl says why", style="bold red")
         raise typer.Exit(FAILED_TRIALS)
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        say(f"no browser could be started: open {page} in one")
 
 
 def say(text: str, style: str = "") -> None:

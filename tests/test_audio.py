@@ -68,6 +68,49 @@ def test_reading_at_another_rate(tmp_path, noise):
     assert wave.dtype == np.float32
 
 
+def test_opus_keeps_length_loudness_and_most_of_the_wave(tmp_path):
+    seconds = np.arange(3 * RATE) / RATE
+    wave = (0.3 * np.sin(2 * np.pi * (300 + 200 * seconds) * seconds)).astype(np.float32)
+    audio.write_opus(tmp_path / "deep" / "a.opus", wave, RATE)
+    audio.write_flac(tmp_path / "a.flac", wave, RATE)
+    read, rate = audio.read_audio(tmp_path / "deep" / "a.opus")
+    assert (rate, len(read)) == (RATE, len(wave))
+    assert np.corrcoef(read, wave)[0, 1] > 0.99
+    assert np.sqrt(np.mean(read**2)) == pytest.approx(np.sqrt(np.mean(wave**2)), rel=0.02)
+    assert 3 * 5000 < (tmp_path / "deep" / "a.opus").stat().st_size < 3 * 9000  # bytes a second
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.opus"]
+
+
+def test_opus_of_one_wave_is_the_same_bytes_and_whole_pages(tmp_path, noise):
+    for name in ("a", "b"):
+        audio.write_opus(tmp_path / f"{name}.opus", noise, RATE)
+    data = (tmp_path / "a.opus").read_bytes()
+    assert data == (tmp_path / "b.opus").read_bytes()
+    # The checksums are right: libogg drops a page whose checksum is wrong.
+    damaged = bytearray(data)
+    damaged[-1] ^= 1
+    (tmp_path / "c.opus").write_bytes(damaged)
+    assert len(soundfile.read(tmp_path / "a.opus")[0]) == len(noise)
+    assert len(soundfile.read(tmp_path / "c.opus")[0]) < len(noise)
+
+
+@pytest.mark.parametrize(
+    ("rate", "written"), [(8000, 8000), (11_025, 12_000), (22_050, 24_000), (44_100, 48_000)]
+)
+def test_opus_takes_a_rate_that_it_lacks_as_the_next_higher_one(tmp_path, rate, written):
+    wave = 0.2 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
+    audio.write_opus(tmp_path / "a.opus", wave, rate)
+    read, found = audio.read_audio(tmp_path / "a.opus")
+    assert found == written
+    assert len(read) == pytest.approx(written, abs=1)
+    assert np.corrcoef(read, audio.resample(wave, rate, written)[: len(read)])[0, 1] > 0.99
+
+
+def test_above_what_opus_has_it_is_48_khz(tmp_path, noise):
+    audio.write_opus(tmp_path / "a.opus", noise, 96_000)
+    assert audio.probe_audio(tmp_path / "a.opus").sample_rate == 48_000
+
+
 def bad_file(tmp_path, noise, kind):
     path = tmp_path / "a.flac"
     audio.write_flac(path, noise, RATE)
@@ -111,6 +154,8 @@ def test_nan_is_neither_written_nor_hashed(tmp_path):
     wave = np.array([0.0, np.nan], dtype=np.float32)
     with pytest.raises(InputError, match="NaN"):
         audio.write_flac(tmp_path / "a.flac", wave, RATE)
+    with pytest.raises(InputError, match="NaN"):
+        audio.write_opus(tmp_path / "a.opus", wave, RATE)
     with pytest.raises(InputError, match="NaN"):
         audio.audio_hash(wave, RATE)
     assert list(tmp_path.iterdir()) == []

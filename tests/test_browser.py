@@ -127,7 +127,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
     store = make_run(tmp_path_factory.mktemp("runs") / "speech-0123abcd")
     results = store.read_results()
-    write_page(store, results, [main_table(results)], [])
+    write_page(Section(store=store, results=results, tables=[main_table(results)]))
     return store
 
 
@@ -359,8 +359,12 @@ def test_a_page_of_several_runs_stands_alone(
         page.locator("td .play").nth(i).click()
         desktop.wait(f"document.querySelectorAll('td audio')[{i}].currentTime > 0.1")
         assert len(desktop.playing()) == 1
+    seconds = page.locator("td audio").first.evaluate("audio => audio.duration")
+    assert seconds == pytest.approx(SECONDS, abs=0.01)  # what Opus adds at either end is cut off
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert desktop.problems == []
     assert all(url.startswith(f"{moved.as_uri()}/") for url in desktop.requests)
+    assert sum(url.endswith(".opus") for url in desktop.requests) >= 2
 
 
 # -- the listening test --------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage:" in result.output
 
 
-@pytest.mark.parametrize("command", ["run", "score"])
+@pytest.mark.parametrize("command", ["run", "score", "report"])
 def test_help_teaches_by_examples_that_parse(command: str) -> None:
     text = call(command, "--help").output
     examples = re.findall(rf"calm-bench {command} (.*?)  ", text)
@@ -274,6 +274,10 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
         ("run smoke --prompt-audio lost.wav", "lost.wav does not exist"),
         ("run smoke --device gpu", "unknown device 'gpu': use auto, cpu or cuda"),
         ("report nowhere", "unknown run 'nowhere'"),
+        ("report nowhere --out site", "unknown run 'nowhere'"),
+        ("report one two", "several runs make one page in a folder of its own: name it with --out"),
+        ("report one --clips 4", "--clips is for a page in a folder of its own"),
+        ("report one two --out site --json", "--json prints the numbers of one run"),
         ("score nowhere", "unknown run 'nowhere'"),
         ("train lost", "unknown model 'lost'"),
     ],

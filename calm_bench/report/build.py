@@ -1,6 +1,7 @@
 """Tables, plots and the listening page of a run, rebuilt from its records alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from calm_bench import files
@@ -8,14 +9,14 @@ from calm_bench.report.columns import shown_recipes
 from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.growth import render_growth
-from calm_bench.report.page import write_page
+from calm_bench.report.page import Section, write_page
 from calm_bench.report.plots import render_plots
 from calm_bench.report.stages import stage_times
 from calm_bench.report.tables import Table, counts_table, main_tables
 from calm_bench.report.terminal import print_table
 from calm_bench.store import GrowthRecord, LatencyRecord, Results, RunStore, TrialRecord
 
-__all__ = ["build_report", "print_table"]
+__all__ = ["build_report", "print_table", "read_section"]
 
 
 def build_report(run_dir: Path) -> None:
@@ -24,22 +25,31 @@ def build_report(run_dir: Path) -> None:
     Raises:
         InputError: If the folder is no finished run, or the report cannot be written.
     """
-    store = RunStore(run_dir)
+    section = read_section(RunStore(run_dir))
+    store = section.store
+    _write_tables(store, section.results, section.tables)
+    for name, data in section.plots.items():
+        files.replace(store.path(f"plots/{name}"), data)
+    if store.read(TrialRecord):
+        write_page(section)
+
+
+def read_section(store: RunStore) -> Section:
+    """What there is to show of a finished run; nothing is written.
+
+    Raises:
+        InputError: If the folder is no finished run.
+    """
     results = store.read_results()
     tables = [*main_tables(results), *difference_tables(results)]
     tables += [held_out_table(results), counts_table(results)]
-    tables = [table for table in tables if table.rows]
-    _write_tables(store, results, tables)
     plots = render_plots(results, stage_times(results.cells, store.read(LatencyRecord)))
     plots |= render_growth(results, store.read(GrowthRecord))
-    for name, data in plots.items():
-        files.replace(store.path(f"plots/{name}"), data)
-    if store.read(TrialRecord):
-        images = sorted(f"plots/{name}" for name in plots if name.endswith(".svg"))
-        write_page(store, results, tables, images)
+    tables = [table for table in tables if table.rows]
+    return Section(store=store, results=results, tables=tables, plots=plots)
 
 
-def _write_tables(store: RunStore, results: Results, tables: list[Table]) -> None:
+def _write_tables(store: RunStore, results: Results, tables: Sequence[Table]) -> None:
     name = results.benchmark
     parts = [to_markdown(table) for table in tables]
     if recipes := shown_recipes(results):

@@ -2,18 +2,19 @@
 
 It needs no server and no network. All text is escaped by the template; paths are quoted and
 relative, so a run folder can be moved or published as it is. `write_page` makes the page of one
-run, inside of its folder; `write_site` makes one of several runs, a section each, with copies of
-what it plays.
+run, inside of its folder; `write_site` makes one that lies elsewhere, a section for each run, with
+copies of what it plays: small ones, in Opus.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 from calm_bench import files
+from calm_bench.progress import stage
 from calm_bench.report.clips import ClipLookup
 from calm_bench.report.columns import shown_columns, shown_recipes, steps_vary
 from calm_bench.report.formats import footnote_mark
@@ -22,10 +23,13 @@ from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
 from calm_bench.store import Cell, Manifest, Results, RunStore
 
-__all__ = ["MAX_ROWS", "Section", "write_page", "write_site"]
+__all__ = ["MAX_ROWS", "SITE_MARK", "Section", "write_page", "write_site"]
 
 MAX_ROWS = 100
 """Rows of players on the page of a run; more would make it too heavy to open."""
+
+SITE_MARK = '<meta name="generator" content="calm-bench report --out">'
+"""What a page that stands alone is known by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +38,13 @@ class Section:
 
     Attributes:
         tables: Shown below the players.
-        plots: Paths of images, relative to the run folder.
+        plots: Pictures by file name; the page shows those that are SVG.
     """
 
     store: RunStore
     results: Results
     tables: Sequence[Table] = ()
-    plots: Sequence[str] = ()
+    plots: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,49 +79,49 @@ class PagePart:
     environment: str
 
     @property
+    def description(self) -> str:
+        """What the benchmark does, in its own words; empty where the run did not keep them."""
+        text = str(self.manifest.options.get("spec", {}).get("description", ""))
+        return text[:1].upper() + text[1:]
+
+    @property
     def has_words(self) -> bool:
         """Whether any clip on the page has words under it."""
         return any(clip.heard for row in self.rows for clip in (row.prompt, *row.clips))
 
 
-def write_page(
-    store: RunStore, results: Results, tables: Sequence[Table], plots: Sequence[str]
-) -> None:
-    """Write page/index.html into a run's folder, with the prompts and pictures it shows.
+def write_page(section: Section) -> None:
+    """Write page/index.html into a run's folder, with the prompts and spectrograms it shows.
 
-    Args:
-        store: The run; its clips are played from where they lie.
-        results: The run's numbers.
-        tables: Shown below the players.
-        plots: Paths of images, relative to the run folder.
+    Its clips and plots are taken from where they lie in the folder.
     """
-    section = Section(store=store, results=results, tables=tables, plots=plots)
-    folder = PageFolder(store=store, root=store.path("page/index.html").parent)
-    _write(folder.root, [_part(section, folder, MAX_ROWS)])
+    root = section.store.path("page/index.html").parent
+    folder = PageFolder(store=section.store, root=root)
+    _write(root, [_part(section, folder, MAX_ROWS)], alone=False)
 
 
-def write_site(sections: Sequence[Section], root: Path, max_rows: int = 8) -> None:
-    """Write a page of several runs that stands alone: `root` can be published as it is.
+def write_site(sections: Sequence[Section], root: Path, max_rows: int) -> None:
+    """Write a page of runs that stands alone: `root` can be published as it is.
 
     Args:
         sections: The runs in the order of the page.
-        root: The folder of index.html and of all that it plays and shows.
-        max_rows: Rows of players a run; those whose clips are on disk come first.
+        root: The folder of index.html and, in run-1/ and so on, of all that it plays and shows.
+        max_rows: Rows of players a run, spread over those that have most clips on disk.
 
     Raises:
         InputError: If the folder cannot be written.
     """
     parts = []
-    for section in sections:
-        prefix = f"{section.results.run_id}/"
-        folder = PageFolder(store=section.store, root=root, prefix=prefix, alone=True)
-        parts.append(_part(section, folder, max_rows))
-    with files.disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-    _write(root, parts)
+    with stage("copying what the page plays, runs", len(sections)) as advance:
+        for number, section in enumerate(sections, 1):
+            prefix = f"run-{number}/"
+            folder = PageFolder(store=section.store, root=root, prefix=prefix, alone=True)
+            parts.append(_part(section, folder, max_rows))
+            advance(1)
+    _write(root, parts, alone=True)
 
 
-def _write(root: Path, parts: Sequence[PagePart]) -> None:
+def _write(root: Path, parts: Sequence[PagePart], *, alone: bool) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -131,6 +135,7 @@ def _write(root: Path, parts: Sequence[PagePart]) -> None:
     ours = resources("calm_bench.report")
     text = environment.get_template("page.html.j2").render(
         parts=parts,
+        site_mark=SITE_MARK if alone else "",
         style=(ours / "page.css").read_text(encoding="utf-8"),
         script=(ours / "page.js").read_text(encoding="utf-8"),
     )
@@ -144,22 +149,32 @@ def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
     cells = sorted(results.cells, key=lambda cell: cell.kind != "system")
     builder = RowBuilder(folder, lookup, results, cells)
     pairs = lookup.pairs()
-    if folder.alone:
-        pairs.sort(key=lambda pair: -_n_clips(builder, pair))
+    shown = _spread(builder, pairs, max_rows) if folder.alone else pairs[:max_rows]
+    plots = sorted(item for item in section.plots.items() if item[0].endswith(".svg"))
     environment = manifest.model_dump(include={"environment", "weights", "options"})
     return PagePart(
         results=results,
         manifest=manifest,
         columns=[_column(results, cell) for cell in cells],
         metrics=[shown.heading.rstrip(" ↑↓") for shown in builder.metrics],
-        rows=[builder.row(index, *pair) for index, pair in enumerate(pairs[:max_rows])],
+        rows=[builder.row(index, *pair) for index, pair in enumerate(shown)],
         n_pairs=len(pairs),
         several_seeds=len({seed for _, seed in pairs}) > 1,
         tables=section.tables,
-        plots=[folder.link(plot) for plot in section.plots],
+        plots=[folder.plot(name, data) for name, data in plots],
         recipes=_json(shown_recipes(results)),
         environment=_json(environment),
     )
+
+
+def _spread(
+    builder: RowBuilder, pairs: Sequence[tuple[str, int]], n: int
+) -> Sequence[tuple[str, int]]:
+    """As many rows evenly from the run's order, of those that have the most clips on disk."""
+    counts = {pair: _n_clips(builder, pair) for pair in pairs}
+    enough = sorted(counts.values(), reverse=True)[:n]
+    best = [pair for pair in pairs if counts[pair] >= enough[-1]]
+    return [best[i * len(best) // len(enough)] for i in range(len(enough))]
 
 
 def _n_clips(builder: RowBuilder, pair: tuple[str, int]) -> int:

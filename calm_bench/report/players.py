@@ -1,6 +1,5 @@
 """What the listening page shows of each clip: its source, its picture, its words and its scores."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +72,12 @@ class PageRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFolder:
-    """Where the page of a run lies, and how it reaches the run's files.
+    """Where the page of a run lies, and how it reaches what it plays and shows.
 
     Attributes:
         root: The folder of index.html, inside of the run's folder or on its own.
         prefix: What this run's files are below, where a page shows several runs.
-        alone: Whether what is shown must be copied, because the page does not lie in the run.
+        alone: Whether the page does not lie in the run, so that it has copies of all of it.
     """
 
     store: RunStore
@@ -86,19 +85,26 @@ class PageFolder:
     prefix: str = ""
     alone: bool = False
 
-    def link(self, name: str) -> str:
-        """How the page refers to a file of the run, which is copied beside the page if need be.
-
-        Raises:
-            InputError: If the name leads out of the run folder, or the copy cannot be written.
-        """
-        source = paths.inside(self.store.root, name)
+    def clip(self, trial: TrialRecord, wave: Wave, sample_rate: int) -> str:
+        """How the page refers to a trial's clip, which holds this wave."""
         if not self.alone:
-            return f"../{quote(name)}"
-        target = self.path(name)
-        with files.disk_errors(target):
-            shutil.copyfile(source, target)
-        return quote(self.prefix + name)
+            return f"../{quote(trial.clip or '')}"
+        # Named by content: in blind mode, the name of a file does not give its system away.
+        return self.sound(f"clips/{trial.clip_id}", wave, sample_rate)
+
+    def sound(self, name: str, wave: Wave, sample_rate: int) -> str:
+        """Write a sound of the page's own, small where it is to be published, and refer to it."""
+        name += ".opus" if self.alone else ".flac"
+        write = audio.write_opus if self.alone else audio.write_flac
+        write(self.path(name), wave, sample_rate)
+        return self.own(name)
+
+    def plot(self, name: str, data: bytes) -> str:
+        """How the page refers to a plot, which lies in the run already or is written here."""
+        if not self.alone:
+            return f"../plots/{quote(name)}"
+        files.replace(self.path(f"plots/{name}"), data)
+        return self.own(f"plots/{name}")
 
     def path(self, name: str) -> Path:
         """Where a file of this run's page is written; its folder is made."""
@@ -151,15 +157,14 @@ class RowBuilder:
                 continue
             end = trial.prompt_seconds
             wave, rate = self._read(trial)
-            wave, name = wave[: round(end * rate)], f"prompts/{index:03d}.flac"
-            audio.write_flac(self.folder.path(name), wave, rate)
+            wave = wave[: round(end * rate)]
             words = [Word(text=word) for word, start, _ in trial.words or () if start < end]
             flags = [] if cell.kind == "reference" else [f"as {cell.label} renders it"]
             if trial.prompt_text_source == "transcribed":
                 flags.append("text transcribed, not given")
             return PageClip(
                 name="the prompt",
-                source=self.folder.own(name),
+                source=self.folder.sound(f"prompts/{index:03d}", wave, rate),
                 picture=_outlined(wave, rate),
                 heard=words,
                 flags=flags,
@@ -180,13 +185,14 @@ class RowBuilder:
             return PageClip(name=name, problem=f"failed: {trial.error}")
         if not self.exists(trial):
             return PageClip(name=name, problem=f"the file {trial.clip} is missing")
+        wave, rate = self._read(trial)
         transcript = self.lookup.transcript(trial)
         heard_words = transcript.words if transcript else ()
         meant, heard = mark_differences(trial.words, heard_words, trial.prompt_seconds)
         return PageClip(
             name=name,
-            source=self.folder.link(trial.clip),
-            picture=self._picture(trial),
+            source=self.folder.clip(trial, wave, rate),
+            picture=self._picture(trial, wave, rate),
             start=trial.prompt_seconds,
             heard=heard,
             meant=meant if any(w.differs for w in (*meant, *heard)) else (),
@@ -195,8 +201,7 @@ class RowBuilder:
             flags=transcript.flags if transcript else (),
         )
 
-    def _picture(self, trial: TrialRecord) -> Picture:
-        wave, rate = self._read(trial)
+    def _picture(self, trial: TrialRecord, wave: Wave, rate: int) -> Picture:
         # Named by content: the same clip is drawn once, however often the report is built.
         name = f"spectrograms/{trial.clip_id}.png"
         path = self.folder.path(name)
