@@ -228,8 +228,8 @@ def test_a_run_without_clips_of_its_own_has_no_players(built: RunStore, tmp_path
     plain = RunStore(tmp_path / "plain")
     plain.write_manifest(built.read_manifest())
     section = page.Section(store=plain, results=built.read_results())
-    page.write_site([section], tmp_path / "site", max_rows=2)
-    elements = Elements((tmp_path / "site/index.html").read_text())
+    page.write_site([section], plain.root, max_rows=2)
+    elements = Elements((plain.root / "index.html").read_text())
     assert not [a for a in elements.all("div") if a.get("class") in ("players", "tools")]
 
 
