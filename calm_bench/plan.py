@@ -168,7 +168,8 @@ def plan_lines(plan: Plan) -> list[str]:
 def _cell_line(cell: Cell, steps_shown: bool) -> str:
     if cell.kind != "system":
         return cell.label
-    text = "" if cell.text_temperature == cell.temperature else f", text {cell.text_temperature:g}"
+    follows = cell.text_temperature in (None, cell.temperature)
+    text = "" if follows else f", text {cell.text_temperature:g}"
     mark = " (baseline)" if cell.baseline else ""
     steps = f", {cell.head_steps} head steps" if steps_shown else ""
     return f"{cell.label}, temp {cell.temperature:g}{text}{steps}{mark}: {cell.model}"

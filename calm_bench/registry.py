@@ -17,6 +17,7 @@ __all__ = [
     "CODECS",
     "EMBEDDINGS",
     "METRICS",
+    "OWN_TEXT",
     "SYSTEMS",
     "Kind",
     "load",
@@ -36,6 +37,9 @@ SYSTEMS = {
 }
 ANY_HEAD_STEPS = frozenset({"calm"})
 """Systems whose head takes any number of steps; a plan must know without importing them."""
+
+OWN_TEXT = frozenset({"moshi", "pocket-tts"})
+"""Systems with a text stream that their `architecture.text` does not tell of."""
 
 CODECS = {
     "vae": "calm_bench.codecs.vae:VaeCodec",

@@ -23,6 +23,7 @@ __all__ = [
     "cells_of",
     "choose_systems",
     "compared_rows",
+    "has_text",
     "identity_of",
     "sampling_of",
     "with_head_steps",
@@ -41,11 +42,12 @@ FIXED_ROWS: dict[str, tuple[Literal["reference", "silence", "noise"], str]] = {
 
 def sampling_of(cell: Cell) -> SamplingParams:
     """How a system's row draws."""
-    if cell.temperature is None or cell.text_temperature is None:
+    if cell.temperature is None:
         raise ValueError(f"{cell.cell_id} is no system's row")
+    text = cell.text_temperature
     return SamplingParams(
         temperature=cell.temperature,
-        text_temperature=cell.text_temperature,
+        text_temperature=cell.temperature if text is None else text,
         head_steps=cell.head_steps or 1,
         top_k=cell.top_k or 0,
     )
@@ -154,6 +156,7 @@ def cells_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models
 
 def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | None) -> Cell:
     base, step = training_step_of(row.model)
+    text = (temperature if text is None else text) if has_text(row.model) else None
     name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
@@ -164,7 +167,7 @@ def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | N
         kind="system",
         model=row.model,
         temperature=temperature,
-        text_temperature=temperature if text is None else text,
+        text_temperature=text,
         head_steps=steps,
         top_k=row.top_k,
         training_step=step,
@@ -179,6 +182,13 @@ def with_temperature_kind(cell: Cell) -> Cell:
         return cell
     cls = registry.load("system", load_model_config(str(cell.model))[0].type)
     return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
+
+
+def has_text(model: str) -> bool:
+    """Whether a system draws text beside its audio; one of another package may."""
+    config = load_model_config(model)[0]
+    ours = config.type in registry.SYSTEMS and config.type not in registry.OWN_TEXT
+    return not ours or bool(config.architecture.get("text"))
 
 
 def _reference_cell(spec: BenchmarkSpec, name: str, models: Models) -> Cell:

@@ -128,6 +128,14 @@ def test_rows_are_compared_with_the_baseline_and_with_the_first_temperature() ->
     ]
 
 
+def test_a_system_without_text_has_no_text_temperature() -> None:
+    found = expand("ablations", Overrides(text_temperature=0.5))
+    drawn = [cell for cell in found.cells if cell.kind == "system"]
+    assert {cell.text_temperature for cell in drawn} == {None}
+    assert sampling_of(drawn[0]).temperature == 1.0
+    assert not any("text" in line for line in plan_lines(found) if "temp 1" in line)
+
+
 def test_each_precision_is_a_row_compared_with_the_first() -> None:
     found = plan(temperatures=(0.8,), precisions=("fp32", "int8"))
     assert cell_ids(found)[4:] == [

@@ -17,7 +17,7 @@ from calm_bench.config import (
 )
 from calm_bench.data.prompts import present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.rows import Models, with_head_steps
+from calm_bench.rows import Models, has_text, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, load_spec
 from calm_bench.store import Cell
@@ -211,7 +211,7 @@ def _row_cells(
                 kind="system",
                 model=row.model,
                 temperature=temperature,
-                text_temperature=temperature,
+                text_temperature=temperature if has_text(row.model) else None,
                 head_steps=steps,
                 top_k=row.top_k,
                 precision=precision,
