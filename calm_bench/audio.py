@@ -182,9 +182,8 @@ def _write_whole(path: Path, data: bytes) -> None:
 def _steady_ogg(data: bytes) -> bytes:
     """The pages of an Ogg file as stream 0: libsndfile draws the stream's number anew each time."""
     out, start = bytearray(data), 0
-    while start < len(
-        out
-    ):  # a page: 27 bytes of header, n lengths, as many bytes as they add up to
+    # A page: 27 bytes of header, n lengths, as many bytes as they add up to.
+    while start < len(out):
         n = out[start + 26]
         end = start + 27 + n + sum(out[start + 27 : start + 27 + n])
         out[start + 14 : start + 18] = out[start + 22 : start + 26] = bytes(4)

@@ -38,8 +38,8 @@ SYSTEMS = {
 ANY_HEAD_STEPS = frozenset({"calm"})
 """Systems whose head takes any number of steps; a plan must know without importing them."""
 
-OWN_TEXT = frozenset({"moshi", "pocket-tts"})
-"""Systems with a text stream that their `architecture.text` does not tell of."""
+OWN_TEXT = frozenset({"moshi"})
+"""Systems that draw text of which their `architecture.text` does not tell."""
 
 CODECS = {
     "vae": "calm_bench.codecs.vae:VaeCodec",

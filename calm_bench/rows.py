@@ -126,7 +126,7 @@ def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple
 def with_precisions(
     systems: Sequence[SystemRow], precisions: Sequence[Precision]
 ) -> tuple[SystemRow, ...]:
-    """The rows in each precision, which their labels name; in the first one the baseline is it."""
+    """The rows in each precision, which their labels name; the baseline stays in the first."""
     rows = []
     for row in systems:
         for precision in dict.fromkeys(precisions):
@@ -231,9 +231,10 @@ def identity_of(cell: Cell, models: Models) -> list[Any]:
     if cell.model is None:
         return [cell.kind]
     kind: Literal["system", "codec"] = "system" if cell.kind == "system" else "codec"
-    drawn = [cell.temperature, cell.text_temperature, cell.head_steps, cell.top_k]
+    text = sampling_of(cell).text_temperature if cell.kind == "system" else None
+    drawn = [cell.temperature, text, cell.head_steps, cell.top_k]
     levels = [] if cell.levels is None else [cell.levels]
-    precision = [] if cell.precision in (None, "fp32") else [cell.precision]
+    precision = [] if cell.precision is None else [cell.precision]
     return [cell.kind, models.identity(cell.model, kind), *drawn, *levels, *precision]
 
 
@@ -247,7 +248,7 @@ def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     systems = [cell for cell in cells if cell.kind == "system"]
     pairs = []
     for cell in systems:
-        alike = [o for o in systems if o.baseline and _drawn(o) == _drawn(cell)]
+        alike = [o for o in systems if o.baseline and _drawn_alike(o, cell)]
         if alike and not cell.baseline:
             other = next((o for o in alike if o.head_steps == cell.head_steps), alike[0])
             pairs.append((cell.cell_id, other.cell_id))
@@ -269,6 +270,13 @@ def _but_for_precision(a: Cell, b: Cell) -> bool:
         b.top_k,
         *_drawn(b),
     )
+
+
+def _drawn_alike(a: Cell, b: Cell) -> bool:
+    """Whether two systems drew at the same temperatures, as far as both draw text."""
+    texts = {cell.text_temperature for cell in (a, b)} - {None}
+    of_audio = [(cell.temperature, cell.training_step) for cell in (a, b)]
+    return of_audio[0] == of_audio[1] and len(texts) < 2
 
 
 def _drawn(cell: Cell) -> tuple[float | int | None, ...]:

@@ -77,6 +77,7 @@ def run(
     """
     folder = run_folder(plan, out)
     device = resolve_device(device)
+    _check_precisions(plan, device)
     cells = [with_temperature_kind(cell) for cell in plan.cells]
     store = RunStore(folder)
     store.refuse_foreign()
@@ -98,6 +99,17 @@ def run(
         hold_out(plan, store, device)
         time_systems(plan, store, device)
         return _finish(plan.spec, manifest, cells, store)
+
+
+def _check_precisions(plan: Plan, device: str) -> None:
+    """Refuse a precision that the device does not have before anything is made."""
+    if precisions := dict.fromkeys(cell.precision for cell in plan.cells if cell.precision):
+        import torch
+
+        from calm_bench.systems.engine import check
+
+        for precision in precisions:
+            check(torch.device(device), precision, "eager")
 
 
 def score_run(folder: Path) -> Outcome:

@@ -48,6 +48,7 @@ def test_the_same_options_give_the_same_plan() -> None:
         {"temperatures": (0.8,)},
         {"text_temperature": 0.7},
         {"precisions": ("int8",)},
+        {"precisions": ("fp32",)},
         {"systems": ("calm",)},
         {"n_prompts": 1},
         {"n_seeds": 2},
@@ -134,6 +135,18 @@ def test_a_system_without_text_has_no_text_temperature() -> None:
     assert {cell.text_temperature for cell in drawn} == {None}
     assert sampling_of(drawn[0]).temperature == 1.0
     assert not any(", text" in line for line in plan_lines(found))
+
+
+def test_systems_with_and_without_text_are_compared(tmp_path: Path) -> None:
+    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
+    spec["systems"][-1]["model"] = "calm-music-debug"  # draws no text
+    _copy_prompts(tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec))
+    cells = expand(str(tmp_path / "mine.yaml"), Overrides(temperatures=(0.8,))).cells
+    assert compared_rows(cells) == [("calm-music-debug-t0.8", "rq-debug-t0.8")]
+    other = [cell.model_copy(update={"text_temperature": 0.5}) for cell in cells if cell.baseline]
+    later = [cell for cell in plan(temperatures=(0.8,)).cells if cell.model == "calm-debug"]
+    assert compared_rows([*other, *later]) == []
 
 
 def test_each_precision_is_a_row_compared_with_the_first() -> None:

@@ -133,7 +133,7 @@ def _shared_recipe(results: Results, row: ResultRow) -> str | None:
 
     Where mode and precision are what tells rows apart, they need no columns of their own.
     """
-    if not any(cell.mode for cell in results.cells):
+    if not any(cell.mode or cell.precision for cell in results.cells):
         return row.recipe_id
     own = _without_step(results.recipes.get(row.recipe_id or "", {}))
     alike = (key for key, recipe in results.recipes.items() if _without_step(recipe) == own)

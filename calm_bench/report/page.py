@@ -80,8 +80,11 @@ class PagePart:
 
     @property
     def description(self) -> str:
-        """What the benchmark does, in its own words; empty where the run did not keep them."""
-        text = str(self.manifest.options.get("spec", {}).get("description", ""))
+        """What the benchmark does in its own words, and the lengths in this run; may be empty."""
+        spec = self.manifest.options.get("spec", {})
+        text = str(spec.get("description", ""))
+        if text and {"seconds", "prompt_seconds"} <= spec.keys():
+            text += f"; here clips of {spec['seconds']:g} s, {spec['prompt_seconds']:g} s given"
         return text[:1].upper() + text[1:]
 
     @property
@@ -170,11 +173,14 @@ def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
 def _spread(
     builder: RowBuilder, pairs: Sequence[tuple[str, int]], n: int
 ) -> Sequence[tuple[str, int]]:
-    """As many rows evenly from the run's order, of those that have the most clips on disk."""
+    """The `n` rows with the most clips on disk, in the run's order; equal ones spread over it."""
     counts = {pair: _n_clips(builder, pair) for pair in pairs}
-    enough = sorted(counts.values(), reverse=True)[:n]
-    best = [pair for pair in pairs if counts[pair] >= enough[-1]]
-    return [best[i * len(best) // len(enough)] for i in range(len(enough))]
+    least = min(sorted(counts.values(), reverse=True)[:n], default=0)
+    chosen = {pair for pair in pairs if counts[pair] > least}
+    equal = [pair for pair in pairs if counts[pair] == least]
+    places = min(n - len(chosen), len(equal))
+    chosen |= {equal[i * len(equal) // places] for i in range(places)}
+    return [pair for pair in pairs if pair in chosen]
 
 
 def _n_clips(builder: RowBuilder, pair: tuple[str, int]) -> int:

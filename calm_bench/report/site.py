@@ -5,6 +5,7 @@ written into the folders of the runs.
 """
 
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def _refuse_silent(store: RunStore) -> None:
     if not clips:
         raise InputError(f"{store.root} ({results.benchmark}) made no clips: nothing to listen to")
     if not any(paths.inside(store.root, clip).is_file() for clip in clips):
-        command = " ".join(store.read_manifest().command)
+        command = shlex.join(store.read_manifest().command)
         raise InputError(
             f"{store.root}: none of its {len(clips)} clips are on disk; they are made by: {command}"
         )

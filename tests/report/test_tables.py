@@ -307,16 +307,14 @@ def test_a_narrow_terminal_cuts_between_columns_and_loses_no_number(
 
 
 def test_what_precision_changes_has_a_table_of_its_own(results: Results) -> None:
-    *cells, last = results.cells
-    rough = last.model_copy(update={"precision": "int8", "label": "CALM 1 step, int8"})
-    pairs = {(d.cell_id, d.baseline_cell_id) for d in results.differences}
-    before = next(
-        cell for cell in cells if (last.cell_id, cell.cell_id) in pairs and cell.model == last.model
-    )
-    changed = results.model_copy(update={"cells": (*cells, rough)})
+    exact, rough = (cell for cell in results.cells if cell.label == "CALM 1 step")
+    update = {"precision": "int8", "label": "CALM 1 step, int8", "temperature": exact.temperature}
+    update |= {"text_temperature": exact.text_temperature}
+    cells = [cell for cell in results.cells if cell != rough]
+    changed = results.model_copy(update={"cells": (*cells, rough.model_copy(update=update))})
     tables = {table.title: table for table in difference_tables(changed)}
     found = tables["What precision changes"]
-    assert texts(found)[0][:3] == ["CALM 1 step, int8", before.label, "1.0 − 0.8"]
+    assert texts(found)[0][:3] == ["CALM 1 step, int8", "CALM 1 step", str(exact.temperature)]
 
 
 @pytest.mark.parametrize("width", [None, 80])

@@ -63,14 +63,9 @@ class StoredRun:
         return [scale for scale in SCALES if scale in found]
 
     def by_step(self) -> dict[str, "StoredRun"]:
-        """The run as it is, or a run for each mode and precision that its rows were timed in.
-
-        Rows in a precision without a mode were made to compare precisions: claims are not theirs.
-        """
+        """The run as it is, or a run for each mode and precision that its rows were timed in."""
         cells: dict[str, list[Cell]] = {}
         for cell in self.results.cells:
-            if cell.precision and not cell.mode:
-                continue
             step = f"{cell.mode} {cell.precision}" if cell.mode else ""
             cells.setdefault(step, []).append(cell)
         return {
@@ -146,10 +141,12 @@ def _read(folder: Path) -> StoredRun:
             f"{folder} is of {debug[0]}, whose random weights are for tests: a ledger needs a run "
             "of trained models or of the paper's shapes"
         )
+    # Rows in a precision, but in no mode, were made to compare precisions: claims are not theirs.
+    cells = tuple(cell for cell in results.cells if cell.mode or not cell.precision)
     has_manifest = (folder / "manifest.json").is_file()
     return StoredRun(
         name=results.run_id,
-        results=results,
+        results=results.model_copy(update={"cells": cells}),
         manifest=store.read_manifest() if has_manifest else None,
         latency=tuple(store.read(LatencyRecord)),
     )

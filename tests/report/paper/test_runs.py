@@ -10,6 +10,7 @@ import pytest
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.names import ModelName
 from calm_bench.report.paper.runs import StoredRun, check_one_build, find_stored, read_stored
+from calm_bench.store import RunStore
 
 
 def other(make: SimpleNamespace, **changes: Any) -> StoredRun:
@@ -98,3 +99,15 @@ def test_nothing_kept_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_models_name_has_parts(model: str, parts: tuple[str, str | None, int | None]) -> None:
     found = ModelName.of(model)
     assert (found.base, found.scale, found.step) == parts
+
+
+def test_rows_that_compare_precisions_answer_no_claim(
+    make: SimpleNamespace, tmp_path: Path
+) -> None:
+    results = make.music()
+    last = results.cells[-1].model_copy(update={"precision": "int8"})
+    rough = last.model_copy(update={"mode": "eager", "cell_id": "timed"})
+    cells = (*results.cells[:-1], last, rough)
+    RunStore(tmp_path).write_results(results.model_copy(update={"cells": cells}))
+    (run,) = read_stored([tmp_path])
+    assert run.results.cells == (*results.cells[:-1], rough)
