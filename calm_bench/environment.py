@@ -11,8 +11,12 @@ from typing import Any
 
 from calm_bench import __version__
 from calm_bench.errors import InputError, MachineError
+from calm_bench.seeds import content_hash
 
-__all__ = ["describe_environment", "device_name", "resolve_device"]
+__all__ = ["code_hash", "describe_environment", "device_name", "resolve_device"]
+
+# No clip, time or score depends on these.
+OTHER_CODE = ("cli", "options", "choices", "doctor", "gate", "listening", "report", "training")
 
 PACKAGES = ("numpy", "scipy", "soxr", "faster-whisper", "ctranslate2", "jiwer")
 
@@ -41,7 +45,7 @@ def resolve_device(name: str) -> str:
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Versions, machine and commit; device type and torch version decide a run's clips."""
+    """Versions, machine and code; device type and torch version decide a run's clips."""
     return {
         "device": device.partition(":")[0],
         "device_name": device_name(device),
@@ -51,8 +55,18 @@ def describe_environment(device: str) -> dict[str, Any]:
         "threads": os.cpu_count(),
         "calm_bench": __version__,
         "commit": _commit(),
+        "code": code_hash(),
         **{name: _version(name) for name in PACKAGES},
     }
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the sources that clips, times and scores depend on, in a checkout or installed."""
+    root = Path(__file__).parent
+    names = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+    kept = {name for name in names if not name.startswith(OTHER_CODE)}
+    return content_hash(*((name, names[name].read_text("utf-8")) for name in sorted(kept)))
 
 
 def device_name(device: str) -> str:

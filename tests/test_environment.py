@@ -1,6 +1,10 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
+from calm_bench import environment
 from calm_bench.environment import describe_environment, resolve_device
 from calm_bench.errors import InputError, MachineError
 
@@ -32,3 +36,20 @@ def test_the_environment_names_what_decides_the_clips() -> None:
     assert found["device"] == "cpu"
     assert found["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert found["device_name"]
+
+
+def test_the_codes_hash_is_of_what_makes_and_scores_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(environment.__file__).parent
+    shutil.copytree(package, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    known, fresh = environment.code_hash(), environment.code_hash.__wrapped__
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "copy" / "environment.py"))
+    before = fresh()
+    assert before == known
+    with (tmp_path / "copy/report/page.py").open("a") as file:
+        file.write("\n")
+    assert fresh() == before
+    with (tmp_path / "copy/stats.py").open("a") as file:
+        file.write("\n")
+    assert fresh() != before

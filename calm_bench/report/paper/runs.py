@@ -51,10 +51,11 @@ class StoredRun:
         return of_rows | set(self.weights)
 
     @property
-    def code(self) -> tuple[str, str]:
-        """Version and commit of the code that made the run."""
+    def code(self) -> dict[str, str]:
+        """The hash of the sources that made the run; of older runs, their version and commit."""
         environment = self.manifest.environment if self.manifest else {}
-        return str(environment.get("calm_bench")), str(environment.get("commit"))
+        names = {"version": "calm_bench", "commit": "commit", "sources": "code"}
+        return {name: str(environment.get(key)) for name, key in names.items()}
 
     @property
     def scales(self) -> list[Scale]:
@@ -184,7 +185,9 @@ def _difference(a: StoredRun, b: StoredRun, shared: Sequence[str]) -> str | None
         before, after = a.weights.get(model, ""), b.weights.get(model, "")
         if before != after:
             return f"{model} has other weights in each ({_short(before)}, {_short(after)})"
-    for name, before, after in zip(("version", "commit"), a.code, b.code, strict=True):
+    hashed = "None" not in (a.code["sources"], b.code["sources"])
+    for name in ("sources",) if hashed else ("version", "commit"):
+        before, after = a.code[name], b.code[name]
         if before != after:
             return f"{shared[0]} was run by code of {name} {before} and of {name} {after}"
     return None

@@ -1,6 +1,7 @@
 """Which stored runs may stand in one ledger."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,15 @@ def test_other_weights_or_code_are_refused(
     with pytest.raises(InputError, match=message) as caught:
         check_one_build([music, other(make, **changes)])
     assert "\n" not in str(caught.value)
+
+
+def test_the_same_sources_go_together_whatever_the_commit(make: SimpleNamespace) -> None:
+    before = other(make, environment={"code": "1234", "commit": "abc"})
+    after = replace(other(make, environment={"code": "1234", "commit": "def"}), name="music-3")
+    check_one_build([before, after])
+    later = replace(other(make, environment={"code": "5678", "commit": "abc"}), name="music-3")
+    with pytest.raises(InputError, match="code of sources 1234 and of sources 5678"):
+        check_one_build([before, later])
 
 
 def test_runs_of_other_models_may_differ_in_everything(
