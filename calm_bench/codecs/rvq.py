@@ -17,7 +17,7 @@ from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 
-__all__ = ["ResidualQuantiser", "RvqCodec", "RvqConfig"]
+__all__ = ["AVERAGES", "ResidualQuantiser", "RvqCodec", "RvqConfig"]
 
 
 class RvqConfig(StrictModel):
@@ -29,6 +29,18 @@ class RvqConfig(StrictModel):
     code_dim: int
     decay: float = 0.99
     revive_below: float = 0.1
+
+
+AVERAGES = ("usage", "sums")
+"""What the codebooks follow in training; nothing else needs them, and no weights file has them."""
+
+
+def _without_averages(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Let a quantiser keep its own averages where a state has none."""
+    for name in AVERAGES:
+        state_dict.setdefault(prefix + name, module.get_buffer(name))
 
 
 class ResidualQuantiser(nn.Module):
@@ -47,6 +59,7 @@ class ResidualQuantiser(nn.Module):
         self.register_buffer("codebooks", start)
         self.register_buffer("usage", torch.zeros(K, V))
         self.register_buffer("sums", start.clone())
+        self.register_load_state_dict_pre_hook(_without_averages)  # type: ignore[no-untyped-call]
 
     def nearest(self, x: Tensor, level: int) -> Tensor:
         """Index [N] of the code of one level nearest to each x [N, E]."""

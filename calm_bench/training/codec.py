@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from calm_bench.audio import write_flac
 from calm_bench.codecs.autoencoder import Autoencoder
-from calm_bench.codecs.rvq import RvqCodec
+from calm_bench.codecs.rvq import AVERAGES, RvqCodec
 from calm_bench.codecs.vae import VaeCodec
 from calm_bench.config import StrictModel
 from calm_bench.data.shards import Shards
@@ -212,7 +212,8 @@ class CodecObjective(Objective):
         """The codec's weights; for a VAE with the latent statistics of the training set."""
         if isinstance(self.codec, VaeCodec):
             self._measure_latents(self.codec)
-        return self.codec.state_dict()
+        averages = {f"quantiser.{name}" for name in AVERAGES}
+        return {k: v for k, v in self.codec.state_dict().items() if k not in averages}
 
     def _measure_latents(self, codec: VaeCodec, clips: int = 128) -> None:
         device = next(codec.parameters()).device

@@ -1,10 +1,12 @@
 """Codecs: causal, streamable, and honest about what they store."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from calm_bench import registry
 from calm_bench.codecs.autoencoder import Autoencoder
@@ -255,3 +257,13 @@ def test_wrong_missing_and_unfitting_weights_are_told_apart(tmp_path: object) ->
     write(file_hash(folder / "weights.safetensors"))
     with pytest.raises(WeightsError, match="does not fit"):
         load_codec(str(folder))
+
+
+def test_weights_without_the_averages_of_training_load(checkout: Path) -> None:
+    codec = load_codec("rvq-music-tiny")
+    with safe_open(checkout / "models/rvq-music-tiny/weights.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert set(codec.state_dict()) - names == {"quantiser.usage", "quantiser.sums"}
+    lost = {k: v for k, v in codec.state_dict().items() if k != "quantiser.codebooks"}
+    with pytest.raises(RuntimeError, match=r"quantiser\.codebooks"):
+        codec.load_state_dict(lost)
