@@ -81,7 +81,7 @@ def convergence(run: StoredRun) -> Iterator[Panel]:
         ]
         if len(lines) > 1:
             yield Panel(
-                title=f"{run.results.benchmark}: convergence and the head-batch multiplier",
+                title=f"{run.results.benchmark}: FAD while training",
                 x_label="training step",
                 y_label=heading_of(run, "fad", recipe_id).replace(", ", "\n", 1),
                 lines=tuple(lines),
