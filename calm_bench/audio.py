@@ -5,9 +5,7 @@ looks at those 16 bits, so a clip has one identity in memory and after a round t
 A wave that `read_audio` returns is finite and not empty; the rest of the program relies on it.
 """
 
-import contextlib
 import io
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.errors import BenchError, InputError
+from calm_bench.errors import InputError
+from calm_bench.files import disk_errors, replace
 from calm_bench.seeds import content_hash
 from calm_bench.types import Wave
 
@@ -104,8 +103,8 @@ def write_flac(path: Path, wave: Wave, sample_rate: int) -> int:
     Nothing is scaled: loudness is part of what is measured.
 
     Raises:
-        InputError: If a sample is not finite.
-        BenchError: If the file cannot be written (no permission, disk full).
+        InputError: If a sample is not finite, or the file cannot be written (no permission, disk
+            full).
     """
     import soundfile
 
@@ -123,8 +122,8 @@ def write_opus(path: Path, wave: Wave, sample_rate: int) -> None:
     and what is above 48 kHz becomes 48 kHz. Nothing is scaled.
 
     Raises:
-        InputError: If a sample is not finite.
-        BenchError: If the file cannot be written (no permission, disk full).
+        InputError: If a sample is not finite, or the file cannot be written (no permission, disk
+            full).
     """
     import soundfile
 
@@ -167,16 +166,10 @@ def _to_int16(wave: Wave) -> NDArray[np.int16]:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then put it there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    """Write a file all or nothing, and the folder it goes to."""
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise BenchError(f"cannot write {path}: {error.strerror or error}") from error
+    replace(path, data)
 
 
 def _steady_ogg(data: bytes) -> bytes:

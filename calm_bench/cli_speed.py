@@ -54,6 +54,7 @@ def time_systems(
     frames: options_speed.Frames = None,
     rounds: options_speed.Rounds = None,
     growth: options_speed.Growth = True,
+    generation: options_speed.Generation = False,
     device: options.Device = "auto",
     threads: options_speed.Threads = None,
     clock: options_speed.Clock = "wall",
@@ -74,7 +75,7 @@ def time_systems(
     given: dict[str, Any] = {
         "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
         "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
-        "frames": frames, "rounds": rounds, "growth": growth,
+        "frames": frames, "rounds": rounds, "growth": growth, "generation": generation,
         "device": resolve_device(device), "threads": threads, "clock": clock,
         "spec": spec,
     }  # fmt: skip

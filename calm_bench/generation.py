@@ -27,6 +27,7 @@ from calm_bench.progress import stage
 from calm_bench.rows import sampling_of
 from calm_bench.seeds import content_hash
 from calm_bench.store import Cell, CellScore, RunStore, TrialRecord
+from calm_bench.titles import cell_name, swept
 from calm_bench.types import TimedWord, Wave
 
 if TYPE_CHECKING:
@@ -72,18 +73,16 @@ def generate(plan: Plan, store: RunStore, device: str) -> None:
     trials = {cell.cell_id: 0 for cell in plan.cells}
     for batch in plan.batches:
         trials[batch.cell.cell_id] += len(batch.trials)
+    several = swept(plan.cells)
     for cell_id, group in groupby(pending, key=lambda batch: batch.cell.cell_id):
         batches = list(group)
         n_left = sum(len(batch.trials) for batch in batches)
-        total = trials[cell_id]
-        with stage(_title(batches[0].cell), total, total - n_left) as advance:
+        total, cell = trials[cell_id], batches[0].cell
+        title = cell_name(cell, several_steps=cell.label in several)
+        with stage(title, total, total - n_left) as advance:
             for batch in batches:
                 store.append(*_run_batch(studio, batch))
                 advance(len(batch.trials))
-
-
-def _title(cell: Cell) -> str:
-    return cell.label if cell.temperature is None else f"{cell.label}, temp {cell.temperature:g}"
 
 
 def _run_batch(studio: "_Studio", batch: Batch) -> list[TrialRecord]:

@@ -12,6 +12,7 @@ __all__ = [
     "Batch",
     "Clock",
     "Frames",
+    "Generation",
     "Growth",
     "Modes",
     "Precisions",
@@ -118,6 +119,15 @@ Growth = Annotated[
     typer.Option(
         "--growth/--no-growth",
         help="Also time frames along a generation of two minutes, and draw what grows.",
+    ),
+]
+
+Generation = Annotated[
+    bool,
+    typer.Option(
+        "--generation/--no-generation",
+        help="Also time whole generations of 16 clips as `run` makes them: prompts encoded, frames "
+        "drawn, clips decoded. Takes minutes.",
     ),
 ]
 

@@ -5,6 +5,7 @@ the run's name, so the same command finds its run again, and its batches never d
 left to do, so a resumed run makes the same clips.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -20,6 +21,7 @@ from calm_bench.readiness import lacking, missing_models
 from calm_bench.rows import Models, cells_of, identity_of
 from calm_bench.seeds import content_hash, derive_seed, file_hash
 from calm_bench.store import Cell
+from calm_bench.titles import cell_name, swept
 
 __all__ = ["Batch", "Overrides", "Plan", "Trial", "check_prompts", "expand", "plan_lines"]
 
@@ -133,7 +135,12 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         weights=models.weights,
         plan_hash=plan_hash,
         n_seeds=overrides.n_seeds,
-        notes=(*notes, *prompt_notes, *_random_weights(models.weights)),
+        notes=(
+            *notes,
+            *prompt_notes,
+            *_too_few_clips(spec.metrics, len(prompts) * overrides.n_seeds),
+            *_random_weights(models.weights),
+        ),
     )
 
 
@@ -156,8 +163,8 @@ def plan_lines(plan: Plan) -> list[str]:
         f"{len(plan.cells)} rows × {n} prompts{seeds} = {plan.n_trials} clips "
         f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
     ]
-    swept = {row.label for row in spec.systems if len(row.head_steps) > 1}
-    lines += [f"  {_cell_line(cell, cell.label in swept)}" for cell in plan.cells]
+    several = swept(plan.cells)
+    lines += [f"  {_cell_line(cell, cell.label in several)}" for cell in plan.cells]
     if spec.metrics:
         lines.append(f"metrics: {', '.join(spec.metrics)}")
     if spec.latency:
@@ -165,14 +172,20 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"note: {note}" for note in plan.notes]
 
 
-def _cell_line(cell: Cell, steps_shown: bool) -> str:
-    if cell.kind != "system":
-        return cell.label
-    follows = cell.text_temperature in (None, cell.temperature)
-    text = "" if follows else f", text {cell.text_temperature:g}"
+def _cell_line(cell: Cell, several_steps: bool) -> str:
+    name = cell_name(cell, several_steps=several_steps)
     mark = " (baseline)" if cell.baseline else ""
-    steps = f", {cell.head_steps} head steps" if steps_shown else ""
-    return f"{cell.label}, temp {cell.temperature:g}{text}{steps}{mark}: {cell.model}"
+    return f"{name}{mark}: {cell.model}" if cell.kind == "system" else name
+
+
+def _too_few_clips(metrics: Sequence[str], n_clips: int) -> Iterator[str]:
+    """Which metrics will say nothing of rows this small."""
+    short = defaultdict(list)
+    for name in metrics:
+        if (fewest := registry.load("metric", name).fewest_clips) > n_clips:
+            short[fewest].append(name)
+    for fewest, names in short.items():
+        yield f"{n_clips} clips a row leave a dash under {', '.join(names)}: {fewest} are needed"
 
 
 def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:

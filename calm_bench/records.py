@@ -16,6 +16,7 @@ __all__ = [
     "Cell",
     "CellScore",
     "FootprintRecord",
+    "GenerationRecord",
     "GrowthRecord",
     "LatencyRecord",
     "Manifest",
@@ -194,6 +195,23 @@ class GrowthRecord(Record):
     seconds: float
     stage_ns: dict[Stage, tuple[int, ...]]
     state_bytes: int | None = None
+
+
+class GenerationRecord(Record):
+    """How long a whole generation took, from a batch of prompts in hand to finished clips.
+
+    Attributes:
+        seconds: Audio generated in each of the clips.
+    """
+
+    file = "generations.jsonl"
+    key_fields = ("cell_id", "repeat")
+
+    cell_id: str
+    repeat: int
+    batch: int
+    seconds: float
+    taken_ns: int
 
 
 class TranscriptRecord(Record):

@@ -22,7 +22,6 @@ __all__ = [
     "Models",
     "cells_of",
     "choose_systems",
-    "compared_rows",
     "has_text",
     "identity_of",
     "sampling_of",
@@ -236,52 +235,3 @@ def identity_of(cell: Cell, models: Models) -> list[Any]:
     levels = [] if cell.levels is None else [cell.levels]
     precision = [] if cell.precision is None else [cell.precision]
     return [cell.kind, models.identity(cell.model, kind), *drawn, *levels, *precision]
-
-
-def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
-    """Pairs of rows whose difference is shown, the second one being subtracted.
-
-    Every system against the baseline at the same temperatures (after the same training, and with
-    the same head steps if it has such a row), every temperature of a system against its first, and
-    every precision of a row against the first one.
-    """
-    systems = [cell for cell in cells if cell.kind == "system"]
-    pairs = []
-    for cell in systems:
-        alike = [o for o in systems if o.baseline and _drawn_alike(o, cell)]
-        if alike and not cell.baseline:
-            other = next((o for o in alike if o.head_steps == cell.head_steps), alike[0])
-            pairs.append((cell.cell_id, other.cell_id))
-    for cell in systems:
-        first = next(other for other in systems if _made_by(other) == _made_by(cell))
-        if first is not cell:
-            pairs.append((cell.cell_id, first.cell_id))
-    for cell in systems:
-        first = next(other for other in systems if _but_for_precision(other, cell))
-        if first is not cell:
-            pairs.append((cell.cell_id, first.cell_id))
-    return list(dict.fromkeys(pairs))
-
-
-def _but_for_precision(a: Cell, b: Cell) -> bool:
-    return (a.model, a.head_steps, a.top_k, *_drawn(a)) == (
-        b.model,
-        b.head_steps,
-        b.top_k,
-        *_drawn(b),
-    )
-
-
-def _drawn_alike(a: Cell, b: Cell) -> bool:
-    """Whether two systems drew at the same temperatures, as far as both draw text."""
-    texts = {cell.text_temperature for cell in (a, b)} - {None}
-    of_audio = [(cell.temperature, cell.training_step) for cell in (a, b)]
-    return of_audio[0] == of_audio[1] and len(texts) < 2
-
-
-def _drawn(cell: Cell) -> tuple[float | int | None, ...]:
-    return cell.temperature, cell.text_temperature, cell.training_step
-
-
-def _made_by(cell: Cell) -> tuple[str | None, str, int | None, int | None]:
-    return cell.model, cell.label, cell.head_steps, cell.top_k

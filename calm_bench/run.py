@@ -7,16 +7,17 @@ a kill costs the batch in flight and nothing else.
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm_bench import paths
-from calm_bench.config import BenchmarkSpec, parse
+from calm_bench import paths, registry
+from calm_bench.config import BenchmarkSpec, load_model_config, parse
 from calm_bench.environment import resolve_device
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generation import generate
 from calm_bench.held_out import held_out_scores, hold_out
 from calm_bench.instruments import Setting
 from calm_bench.manifests import manifest_of
+from calm_bench.pairs import compared_rows
 from calm_bench.plan import Plan
-from calm_bench.rows import compared_rows, with_temperature_kind
+from calm_bench.rows import with_temperature_kind
 from calm_bench.scoring import Scorer
 from calm_bench.shelf import ClipShelf, entries_of
 from calm_bench.store import Cell, Manifest, RunStore
@@ -102,14 +103,21 @@ def run(
 
 
 def _check_precisions(plan: Plan, device: str) -> None:
-    """Refuse a precision that the device does not have before anything is made."""
-    if precisions := dict.fromkeys(cell.precision for cell in plan.cells if cell.precision):
-        import torch
+    """Refuse a precision that the device or a system does not have before anything is made."""
+    asked = [cell for cell in plan.cells if cell.precision]
+    if not asked:
+        return
+    import torch
 
-        from calm_bench.systems.engine import check
+    from calm_bench.systems.base import System
+    from calm_bench.systems.engine import check
 
-        for precision in precisions:
-            check(torch.device(device), precision, "eager")
+    for cell in asked:
+        assert cell.precision is not None
+        check(torch.device(device), cell.precision, "eager")
+        kind = registry.load("system", load_model_config(str(cell.model))[0].type)
+        if cell.precision != "fp32" and kind.flat is System.flat:
+            raise InputError(f"{cell.model} runs at fp32 alone: leave it out, or {cell.precision}")
 
 
 def score_run(folder: Path) -> Outcome:

@@ -6,6 +6,7 @@
     bandwidth.jsonl    one per round of `speed`
     footprints.jsonl   one per row and batch size of `speed`
     growth.jsonl       one per row and position of `speed`
+    generations.jsonl  one per row and whole generation of `speed`
     transcripts.jsonl  what was heard in each clip
     scores.jsonl       one per clip and metric
     cell_scores.jsonl  one per cell and set metric
@@ -33,6 +34,7 @@ from calm_bench.records import (
     Cell,
     CellScore,
     FootprintRecord,
+    GenerationRecord,
     GrowthRecord,
     LatencyRecord,
     Manifest,
@@ -50,6 +52,7 @@ __all__ = [
     "ColumnInfo",
     "Difference",
     "FootprintRecord",
+    "GenerationRecord",
     "GrowthRecord",
     "LatencyRecord",
     "Manifest",

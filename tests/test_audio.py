@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, noise, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full_disk)
-    with pytest.raises(BenchError, match=r"cannot write .*a\.flac: No space left on device"):
+    with pytest.raises(BenchError, match=r"the disk is full: cannot write .*a\.flac"):
         audio.write_flac(path, noise / 2, RATE)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["a.flac"]

@@ -9,8 +9,9 @@ import yaml
 from calm_bench import paths
 from calm_bench.audio import write_flac
 from calm_bench.errors import BenchError, InputError, UnknownNameError, WeightsError
+from calm_bench.pairs import compared_rows
 from calm_bench.plan import Overrides, Plan, check_prompts, expand, plan_lines
-from calm_bench.rows import compared_rows, sampling_of
+from calm_bench.rows import sampling_of
 
 
 def plan(**overrides: object) -> Plan:
@@ -161,10 +162,17 @@ def test_each_precision_is_a_row_compared_with_the_first() -> None:
         ("rq-debug-t0.8-int8", "rq-debug-t0.8-fp32"),
         ("calm-debug-t0.8-fp32", "rq-debug-t0.8-fp32"),
         ("calm-debug-t0.8-int8", "rq-debug-t0.8-fp32"),
+        ("calm-debug-t0.8-int8", "rq-debug-t0.8-int8"),
         ("calm-debug-t0.8-int8", "calm-debug-t0.8-fp32"),
     ]
     seeds = {batch.cell.cell_id: [trial.seed for trial in batch.trials] for batch in found.batches}
     assert seeds["calm-debug-t0.8-int8"] == seeds["calm-debug-t0.8-fp32"]  # the same draws
+
+
+def test_the_plan_says_which_metrics_will_say_nothing() -> None:
+    few = expand("music", Overrides(n_prompts=5, n_seeds=3))
+    assert few.notes == ("15 clips a row leave a dash under fad, fad_over_time: 16 are needed",)
+    assert expand("music", Overrides(n_prompts=8, n_seeds=2)).notes == ()
 
 
 def test_the_plan_says_what_it_will_do() -> None:

@@ -56,19 +56,19 @@ def folder(checkout: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def calm_bench(installed: Path, folder: Path, *words: str) -> str:
-    """What the command line prints in a fresh process that can see the plug-in."""
-    code = "from calm_bench.cli import main; main()"
+def calm_bench(installed: Path, folder: Path, *words: str, code: int = 0) -> str:
+    """What the command line prints in a fresh process that can see the plug-in, or its error."""
+    program = "from calm_bench.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-c", program, *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
 
 
 def test_its_names_are_listed_with_what_they_are(installed: Path, folder: Path) -> None:
@@ -90,3 +90,11 @@ def test_its_system_runs_and_its_metric_scores(installed: Path, folder: Path) ->
     assert {("Loop", 0.0), ("Loop", 1.0)} <= set(rows)
     assert all(row["n"] == 2 and row["value"] is not None for row in rows.values())
     assert Path(found["folder"], "page", "index.html").is_file()
+
+
+def test_a_precision_that_its_system_lacks_is_refused_at_once(
+    installed: Path, folder: Path
+) -> None:
+    line = calm_bench(installed, folder, "run", "mine.yaml", "--precision", "int8", code=2)
+    assert "loop-debug runs at fp32 alone" in line
+    assert not list(folder.glob("results/runs/*/trials.jsonl"))

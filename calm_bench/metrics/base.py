@@ -26,6 +26,8 @@ class Metric(ABC):
     columns: ClassVar[tuple[Column, ...]]
     goes_beyond_reference: ClassVar[bool] = False
     """Whether it knows what to do where clips go on after the reference has ended."""
+    fewest_clips: ClassVar[int] = 1
+    """How many clips a row must have before the metric says anything of it."""
 
     @property
     def own_columns(self) -> tuple[Column, ...]:

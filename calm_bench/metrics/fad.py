@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-_MIN_CLIPS = 16
 _WARN_CLIPS = 500
 _SEED = derive_seed("fad")
 
@@ -64,6 +63,7 @@ class FadMetric(EmbeddingMetric):
         Column(name="fad", label="FAD", unit="", higher_is_better=False, aggregate="set"),
         Column(name="fad_inf", label="FAD∞", unit="", higher_is_better=False, aggregate="set"),
     )
+    fewest_clips: ClassVar[int] = 16
 
     def __init__(
         self,
@@ -188,8 +188,8 @@ class FadMetric(EmbeddingMetric):
         self, distance: Callable[[Floats], float], ours: VectorSet, theirs: VectorSet, G: int
     ) -> Limit | str:
         """The distance at infinitely many clips, or why it cannot be told."""
-        if G < _MIN_CLIPS:
-            return f"needs {_MIN_CLIPS} prompts on both sides, there are {G}"
+        if self.fewest_clips > G:
+            return f"needs {self.fewest_clips} prompts on both sides, there are {G}"
         dim = self.embedder.embedding.dim
         sizes = subset_sizes(G, min(ours.n_clips, theirs.n_clips), dim)
         fewest = min(ours.n_vectors, theirs.n_vectors) * sizes[0] // G
@@ -201,8 +201,8 @@ class FadMetric(EmbeddingMetric):
         """Why these sets give no distance worth printing."""
         dim = self.embedder.embedding.dim
         for side, name in ((ours, "the row"), (theirs, "the reference")):
-            if side.n_clips < _MIN_CLIPS:
-                return f"needs {_MIN_CLIPS} clips, {name} has {side.n_clips}"
+            if side.n_clips < self.fewest_clips:
+                return f"needs {self.fewest_clips} clips, {name} has {side.n_clips}"
             if side.n_vectors <= dim:
                 return (
                     f"needs more than {dim} vectors for {dim} dimensions, "

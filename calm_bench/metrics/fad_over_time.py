@@ -31,6 +31,7 @@ class FadOverTime(EmbeddingMetric):
     name: ClassVar[str] = "fad_over_time"
     columns: ClassVar[tuple[Column, ...]] = Segments().columns(_FAD)
     goes_beyond_reference: ClassVar[bool] = True
+    fewest_clips: ClassVar[int] = FadMetric.fewest_clips
 
     def __init__(
         self,

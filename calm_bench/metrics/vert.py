@@ -60,6 +60,7 @@ class Vert(Metric):
     scope = "set"
     needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
     columns = tuple(_column(part, *variant) for part in _PARTS for variant in _VARIANTS)
+    fewest_clips = 2
 
     @property
     def recipe(self) -> Mapping[str, Any]:

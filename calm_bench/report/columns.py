@@ -1,14 +1,13 @@
 """Which columns a report shows: one per number and recipe, because recipes are not comparable."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from calm_bench.report.numbers import decimals_of, heading
-from calm_bench.store import Cell, ColumnInfo, ResultRow, Results
+from calm_bench.store import ColumnInfo, ResultRow, Results
 
-__all__ = ["SPEED_COLUMNS", "Shown", "shown_columns", "shown_recipes", "steps_vary", "swept"]
+__all__ = ["SPEED_COLUMNS", "Shown", "shown_columns", "shown_recipes"]
 
 SPEED_COLUMNS = ("overall_speedup", "head_speedup", "head_share")
 """What stands before the quality columns, as in the paper's tables."""
@@ -81,19 +80,6 @@ def shown_recipes(results: Results) -> dict[str, dict[str, Any]]:
         row.recipe_id for column in shown for row in column.rows.values() if row.recipe_id
     )
     return {key: results.recipes[key] for key in ids if key is not None and key in results.recipes}
-
-
-def steps_vary(cells: Iterable[Cell]) -> bool:
-    """Whether some system stands in the table with more than one number of head steps."""
-    return bool(swept(cells))
-
-
-def swept(cells: Iterable[Cell]) -> set[str]:
-    """The labels of the systems that stand in the table with more than one number of head steps."""
-    steps: dict[str, set[int | None]] = defaultdict(set)
-    for cell in cells:
-        steps[cell.label].add(cell.head_steps)
-    return {label for label, found in steps.items() if len(found) > 1}
 
 
 def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:

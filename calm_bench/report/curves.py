@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.report.columns import Shown, shown_columns, steps_vary
+from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.drawing import (
     GREY,
     Look,
@@ -19,6 +19,7 @@ from calm_bench.report.drawing import (
 )
 from calm_bench.report.numbers import plain_number
 from calm_bench.store import Results
+from calm_bench.titles import steps_vary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,20 +1,15 @@
-"""Tables of paired differences: what temperature, precision and a system change.
+"""Tables of paired differences: what temperature, head steps, precision and a system change.
 
 Held-out text loss, on which temperature has no bearing, has a table of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from calm_bench.report.columns import Shown, shown_columns, swept
-from calm_bench.report.numbers import (
-    interval_text,
-    signed,
-    steps_text,
-    temperature_text,
-    value_text,
-)
+from calm_bench.report.columns import Shown, shown_columns
+from calm_bench.report.numbers import interval_text, signed, value_text
 from calm_bench.report.tables import INTERVALS, NO_REASON, Table, Text
 from calm_bench.store import Cell, Difference, ResultRow, Results
+from calm_bench.titles import steps_text, swept, temperature_text
 
 __all__ = ["difference_tables", "held_out_table"]
 
@@ -32,7 +27,7 @@ Naming = Callable[[Cell, Cell], tuple[str, ...]]
 
 
 def difference_tables(results: Results) -> list[Table]:
-    """What temperature and precision change within a system, and a system against the baseline."""
+    """What its settings change within a system, and systems against the baseline and each other."""
     several = swept(results.cells)
 
     def system(cell: Cell) -> str:
@@ -42,15 +37,19 @@ def difference_tables(results: Results) -> list[Table]:
     def sweep(a: Cell, b: Cell) -> tuple[str, ...]:
         return system(a), f"{_temperatures(b)} → {_temperatures(a)}"
 
-    def baseline(a: Cell, b: Cell) -> tuple[str, ...]:
-        before, after = _temperatures(b), _temperatures(a)
-        return system(a), system(b), after if after == before else f"{after} − {before}"
+    def steps(a: Cell, b: Cell) -> tuple[str, ...]:
+        return a.label + _trained(a), f"{b.head_steps} → {a.head_steps}", _between(a, b)
+
+    def systems(a: Cell, b: Cell) -> tuple[str, ...]:
+        return system(a), system(b), _between(a, b)
 
     pair = ("System", "minus", "temp")
     tables = [
         _table(results, "What temperature changes", ("System", "temp"), sweep, "temperature"),
-        _table(results, "What precision changes", pair, baseline, "precision"),
-        _table(results, "Against the baseline", pair, baseline, "baseline"),
+        _table(results, "What head steps change", ("System", "steps", "temp"), steps, "steps"),
+        _table(results, "What precision changes", pair, systems, "precision"),
+        _table(results, "Against the baseline", pair, systems, "baseline"),
+        _table(results, "Against another system", pair, systems, "system"),
     ]
     return [table for table in tables if table.rows]
 
@@ -108,10 +107,18 @@ def _temperatures(cell: Cell) -> str:
     return f"{text} (text {temperature_text(cell.text_temperature)})"
 
 
+def _between(a: Cell, b: Cell) -> str:
+    """The temperature of both rows, or their difference."""
+    before, after = _temperatures(b), _temperatures(a)
+    return after if after == before else f"{after} − {before}"
+
+
 def _kind(a: Cell, b: Cell) -> str:
     """What tells two compared rows apart."""
     if (a.model, a.head_steps) != (b.model, b.head_steps):
-        return "baseline"
+        if b.baseline and not a.baseline:
+            return "baseline"
+        return "steps" if (a.model, a.label) == (b.model, b.label) else "system"
     if a.precision != b.precision:
         return "precision"
     return "temperature" if a.label == b.label else "baseline"

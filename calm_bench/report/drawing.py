@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.report.columns import Shown, swept
-from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, steps_text
+from calm_bench.report.columns import Shown
+from calm_bench.report.numbers import TEMPERATURE_KINDS
 from calm_bench.store import Cell, Results
+from calm_bench.titles import cell_name, steps_text, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

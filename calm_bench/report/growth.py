@@ -9,7 +9,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.records import Stage
-from calm_bench.report.columns import swept
 from calm_bench.report.drawing import (
     GREY,
     STYLE,
@@ -20,6 +19,7 @@ from calm_bench.report.drawing import (
     system_name,
 )
 from calm_bench.store import Cell, GrowthRecord, ResultRow, Results
+from calm_bench.titles import swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,20 +1,17 @@
-"""Numbers as text: decimals by column, intervals as ± or [low, high], and the words of a cell."""
+"""Numbers as text: decimals by column, intervals as ± or [low, high]."""
 
 from collections.abc import Iterable
 
-from calm_bench.store import Cell, ColumnInfo, Difference, ResultRow
+from calm_bench.store import ColumnInfo, Difference, ResultRow
 
 __all__ = [
     "TEMPERATURE_KINDS",
     "TIMES",
-    "cell_name",
     "decimals_of",
     "heading",
     "interval_text",
     "plain_number",
     "signed",
-    "steps_text",
-    "temperature_text",
     "value_text",
 ]
 
@@ -74,27 +71,3 @@ def heading(column: ColumnInfo) -> str:
     unit = f" ({column.unit})" if column.unit not in ("", TIMES) else ""
     times = f" {TIMES}" if column.unit == TIMES and not column.label.endswith(TIMES) else ""
     return f"{column.label}{unit}{times}{arrow}"
-
-
-def temperature_text(value: float | None) -> str:
-    """A temperature as one writes it (0.8, 1.0); nothing where there is none."""
-    return "" if value is None else str(float(value))
-
-
-def steps_text(cell: Cell) -> str:
-    """A row's head steps in words."""
-    return f"{cell.head_steps} step{'s' if cell.head_steps != 1 else ''}"
-
-
-def cell_name(cell: Cell, *, several_steps: bool = False) -> str:
-    """A row's name where it must stand alone: label, temperature and, where they vary, steps."""
-    parts = [cell.label]
-    if several_steps and cell.head_steps is not None:
-        parts.append(steps_text(cell))
-    if cell.training_step is not None:
-        parts.append(f"training step {cell.training_step}")
-    if cell.temperature is not None:
-        parts.append(f"temp {temperature_text(cell.temperature)}")
-    if cell.text_temperature not in (None, cell.temperature):
-        parts.append(f"text {temperature_text(cell.text_temperature)}")
-    return ", ".join(parts)

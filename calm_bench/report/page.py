@@ -16,12 +16,13 @@ from typing import Any
 from calm_bench import files
 from calm_bench.progress import stage
 from calm_bench.report.clips import ClipLookup
-from calm_bench.report.columns import shown_columns, shown_recipes, steps_vary
+from calm_bench.report.columns import shown_columns, shown_recipes
 from calm_bench.report.formats import footnote_mark
-from calm_bench.report.numbers import TEMPERATURE_KINDS, temperature_text, value_text
+from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
 from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
 from calm_bench.store import Cell, Manifest, Results, RunStore
+from calm_bench.titles import steps_vary, temperature_text
 
 __all__ = ["MAX_ROWS", "SITE_MARK", "Section", "write_page", "write_site"]
 

@@ -7,10 +7,11 @@ from urllib.parse import quote
 
 from calm_bench import audio, files, paths
 from calm_bench.report.clips import ClipLookup, Word, mark_differences
-from calm_bench.report.columns import Shown, shown_columns, steps_vary
-from calm_bench.report.numbers import cell_name, plain_number
+from calm_bench.report.columns import Shown, shown_columns
+from calm_bench.report.numbers import plain_number
 from calm_bench.report.sound import outline, spectrogram_png
 from calm_bench.store import Cell, Results, RunStore, TrialRecord
+from calm_bench.titles import cell_name, steps_vary
 from calm_bench.types import Wave
 
 __all__ = ["PageClip", "PageFolder", "PageRow", "Picture", "RowBuilder", "Score"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.report.columns import Shown, shown_columns, swept
+from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.curves import (
     draw_against_time,
     draw_against_training,
@@ -29,10 +29,10 @@ from calm_bench.report.drawing import (
     spread_of,
     system_name,
 )
-from calm_bench.report.numbers import cell_name
 from calm_bench.report.stages import StageTimes
 from calm_bench.report.timeline import draw_over_time
 from calm_bench.store import Results
+from calm_bench.titles import cell_name, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from calm_bench.report.columns import swept
-from calm_bench.report.numbers import cell_name
 from calm_bench.store import Cell, LatencyRecord
+from calm_bench.titles import cell_name, swept
 
 __all__ = ["StageTimes", "stage_times"]
 

@@ -6,9 +6,10 @@ A value that does not exist is "—" with a footnote that says why.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from calm_bench.report.columns import Shown, shown_columns, steps_vary, swept
-from calm_bench.report.numbers import TEMPERATURE_KINDS, cell_name, temperature_text, value_text
+from calm_bench.report.columns import Shown, shown_columns
+from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
 from calm_bench.store import Cell, Results
+from calm_bench.titles import cell_name, steps_vary, swept, temperature_text
 
 __all__ = [
     "INTERVALS",

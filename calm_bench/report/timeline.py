@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.report.columns import Shown, shown_columns, swept
+from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.drawing import (
     GREY,
     GREY_LINES,
@@ -20,6 +20,7 @@ from calm_bench.report.drawing import (
     system_name,
 )
 from calm_bench.store import Cell, Results
+from calm_bench.titles import swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ from calm_bench.speed.plan import SpeedPlan
 from calm_bench.store import Cell
 
 if TYPE_CHECKING:
-    from calm_bench.systems.base import System
+    from calm_bench.systems.base import Prompt, System
 
-__all__ = ["arms_of", "control_of", "load_row", "row_arms"]
+__all__ = ["arms_of", "control_of", "load_row", "row_arms", "whole_arm"]
 
 
 def load_row(plan: SpeedPlan, cell: Cell) -> "System":
@@ -64,10 +64,7 @@ def _step(cell: Cell) -> tuple[object, ...]:
 
 def row_arms(plan: SpeedPlan, cell: Cell, system: "System", n_frames: int) -> Iterator[Arm]:
     """A row at every batch size, each prompt cut to the system's own frames."""
-    grid, spec = Grid.of(system.codec), plan.benchmark
-    loaded = [load_prompt(p, spec, plan.root, grid.sample_rate) for p in plan.prompts]
-    device = plan.request.device
-    prompts = [system_prompt(prompt, grid, spec.prompt_seconds, device) for prompt in loaded]
+    prompts = _prompts_of(plan, system)
     for batch in plan.setting.batch:
         yield Arm(
             cell_id=cell.cell_id,
@@ -76,3 +73,22 @@ def row_arms(plan: SpeedPlan, cell: Cell, system: "System", n_frames: int) -> It
             prompts=tuple(prompts[row % len(prompts)] for row in range(batch)),
             n_frames=n_frames,
         )
+
+
+def whole_arm(plan: SpeedPlan, cell: Cell, system: "System", batch: int) -> Arm:
+    """A row with as many prompts as its whole generations take."""
+    prompts = _prompts_of(plan, system)
+    return Arm(
+        cell_id=cell.cell_id,
+        system=system,
+        sampling=sampling_of(cell),
+        prompts=tuple(prompts[row % len(prompts)] for row in range(batch)),
+    )
+
+
+def _prompts_of(plan: SpeedPlan, system: "System") -> "list[Prompt]":
+    """The plan's prompts on the frames of a system's codec."""
+    grid, spec = Grid.of(system.codec), plan.benchmark
+    loaded = [load_prompt(p, spec, plan.root, grid.sample_rate) for p in plan.prompts]
+    device = plan.request.device
+    return [system_prompt(prompt, grid, spec.prompt_seconds, device) for prompt in loaded]

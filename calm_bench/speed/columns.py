@@ -1,8 +1,7 @@
 """The columns of a speed run beyond those of every run, and the tables that show them."""
 
-from collections.abc import Sequence
-
 from calm_bench.results import ColumnInfo
+from calm_bench.speed.spec import Setting
 
 __all__ = ["batch_columns", "columns_of", "tables_of"]
 
@@ -36,6 +35,7 @@ def batch_columns(batch: int) -> list[tuple[str, ColumnInfo, str]]:
         ("rows_per_s", "frames per second", "", True),
         ("overall_speedup", "overall", "×", True),
         ("head_speedup", "head", "×", True),
+        ("vs_plain", "against plain fp32", "×", True),
         ("peak_mb", "peak memory", "MB", False),
         ("state_mb", "state", "MB", False),
     )
@@ -47,13 +47,23 @@ def batch_columns(batch: int) -> list[tuple[str, ColumnInfo, str]]:
     return columns
 
 
-def columns_of(batches: Sequence[int]) -> tuple[ColumnInfo, ...]:
-    """Every column of a run over these batch sizes."""
-    return ONE_CLIP + tuple(column for b in batches for _, column, _ in batch_columns(b))
+WHOLE = (
+    _column("generation_s", "all clips", "s"),
+    _column("generation_clip_s", "per clip", "s"),
+    _column("generation_speedup", "whole generation", "×", better=True),
+    _column("generation_vs_plain", "whole generation against plain fp32", "×", better=True),
+)
 
 
-def tables_of(part: str, scale: str, batches: Sequence[int]) -> dict[str, tuple[str, ...]]:
+def columns_of(setting: Setting) -> tuple[ColumnInfo, ...]:
+    """Every column of a run with this setting."""
+    batches = tuple(column for b in setting.batch for _, column, _ in batch_columns(b))
+    return ONE_CLIP + batches + (WHOLE if setting.generation else ())
+
+
+def tables_of(part: str, scale: str, setting: Setting) -> dict[str, tuple[str, ...]]:
     """The tables of a run: which columns stand under which title."""
+    batches = setting.batch
     name = f"{part}, {scale} scale"
     several = [batch for batch in batches if batch != 1]
     shown = {
@@ -73,7 +83,13 @@ def tables_of(part: str, scale: str, batches: Sequence[int]) -> dict[str, tuple[
     if several:
         shown[f"Batches: {name}"] = tuple(
             f"{name}@b{batch}"
-            for name in ("step_ms", "rows_per_s", "overall_speedup", "head_speedup", "peak_mb")
+            for name in (
+                "step_ms", "rows_per_s", "overall_speedup", "head_speedup", "vs_plain", "peak_mb",
+            )
             for batch in (batches if name in ("step_ms", "rows_per_s", "peak_mb") else several)
+        )  # fmt: skip
+    if setting.generation is not None:
+        shown[f"Whole generations of {setting.generation.batch} clips: {name}"] = tuple(
+            column.name for column in WHOLE
         )
     return shown

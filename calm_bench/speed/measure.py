@@ -4,16 +4,18 @@ import gc
 import random
 from collections.abc import Sequence
 
+from calm_bench.allocator import keep_freed_memory
 from calm_bench.clocks import Clock, ThreadClock, clock_for
 from calm_bench.config import LatencySpec
 from calm_bench.latency import Arm, time_round, warm_up
 from calm_bench.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.arms import arms_of, control_of
+from calm_bench.speed.arms import arms_of, control_of, whole_arm
 from calm_bench.speed.footprint import Peak, footprint, measure_peaks
 from calm_bench.speed.growth import time_growth
 from calm_bench.speed.plan import SpeedPlan, sessions
 from calm_bench.speed.probe import ReadProbe
+from calm_bench.speed.whole import missing_generations, time_generations
 from calm_bench.store import (
     BandwidthRecord,
     Cell,
@@ -31,6 +33,7 @@ Wanted = set[tuple[str, bool, int]]
 
 def measure(plan: SpeedPlan, store: RunStore) -> None:
     """Do what is missing of a plan, as many systems at a time as fit into memory."""
+    keep_freed_memory()  # as a quality run does
     if plan.request.threads is not None:
         import torch
 
@@ -46,17 +49,28 @@ def _session(plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunSt
     known = {record.cell_id for record in store.read(FootprintRecord)}
     unknown = [cell for cell in cells if cell.cell_id not in known]
     growing = _missing_growth(plan, cells, store)
-    if not (missing or unknown or growing):
+    ungenerated = missing_generations(plan, {cell.cell_id for cell in cells}, store)
+    if not (missing or unknown or growing or ungenerated):
         return
     arms = arms_of(plan, cells)
     clock = ThreadClock() if plan.request.clock == "cpu" else clock_for(plan.request.device)
     if missing:
         _time(plan, arms, missing, clock, store)
+    if ungenerated:
+        time_generations(plan, _whole_arms(plan, cells, arms), ungenerated, clock, store.append)
     _grow(plan, growing, arms, clock, store)
     names = {cell.cell_id for cell in unknown}
     looked = [_footprint(plan, a) for a in arms if a.cell_id in names and not a.control]
     arms.clear()  # a row's peak is taken in a process that has the memory to itself
     _add_peaks(plan, unknown, looked, store)
+
+
+def _whole_arms(plan: SpeedPlan, cells: Sequence[Cell], arms: Sequence[Arm]) -> list[Arm]:
+    """Every row once, at the batch size of whole generations, with the systems that are loaded."""
+    assert plan.setting.generation is not None
+    systems = {arm.cell_id: arm.system for arm in arms}
+    batch = plan.setting.generation.batch
+    return [whole_arm(plan, cell, systems[cell.cell_id], batch) for cell in cells]
 
 
 def _missing_rounds(

@@ -19,7 +19,7 @@ from calm_bench.data.prompts import present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
 from calm_bench.rows import Models, has_text, with_head_steps
 from calm_bench.seeds import content_hash
-from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, load_spec
+from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, Whole, load_spec
 from calm_bench.store import Cell
 from calm_bench.types import Mode, Precision
 
@@ -43,6 +43,7 @@ class Request(StrictModel):
     rounds: int | None = None
     threads: int | None = None
     growth: bool = True
+    generation: bool = False
     clock: Literal["wall", "cpu"] = "wall"
     spec: Path | None = None
 
@@ -127,7 +128,7 @@ def expand(request: Request) -> SpeedPlan:
     identities = [models.identity(row.model, "system") for row in systems]
     benchmark = load_benchmark(part.prompts_of)
     root = paths.benchmarks_dir()
-    prompts = _prompts(benchmark, root, max(setting.batch))
+    prompts = _prompts(benchmark, root, setting)
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
         request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
@@ -150,12 +151,13 @@ def expand(request: Request) -> SpeedPlan:
     )
 
 
-def _prompts(benchmark: BenchmarkSpec, root: Path, n: int) -> tuple[PromptSpec, ...]:
-    """The first n prompts whose audio is here, or as many as are.
+def _prompts(benchmark: BenchmarkSpec, root: Path, setting: Setting) -> tuple[PromptSpec, ...]:
+    """The first prompts whose audio is here, as many as a step has clips at most.
 
     Raises:
-        InputError: If none is.
+        InputError: If none is here.
     """
+    n = max(*setting.batch, setting.generation.batch if setting.generation else 1)
     found = present_prompts(read_prompt_specs(root / benchmark.prompts), root)[:n]
     if not found:
         raise InputError(f"no prompt of {benchmark.name} is here: {root / benchmark.prompts}")
@@ -173,8 +175,11 @@ def _setting(setting: Setting, request: Request) -> Setting:
     }
     changed = {name: value for name, value in given.items() if value}
     batch = sorted({1, *(request.batch or setting.batch)})
-    growth = setting.growth if request.growth else None
-    return setting.model_copy(update={**changed, "batch": tuple(batch), "growth": growth})
+    parts = {
+        "growth": setting.growth if request.growth else None,
+        "generation": (setting.generation or Whole()) if request.generation else None,
+    }
+    return setting.model_copy(update={**changed, "batch": tuple(batch), **parts})
 
 
 def _variants(
@@ -274,4 +279,7 @@ def plan_lines(plan: SpeedPlan) -> list[str]:
     ]
     if plan.growth_cells and setting.growth:
         lines.append(f"growth to {max(setting.growth.seconds):g} s, {setting.growth.repeats} times")
+    if whole := setting.generation:
+        seconds = plan.benchmark.seconds - plan.benchmark.prompt_seconds
+        lines.append(f"whole generations of {whole.batch} × {seconds:g} s, {whole.repeats} times")
     return [*lines, *(f"note: {note}" for note in plan.notes)]

@@ -10,7 +10,16 @@ from calm_bench.config import StrictModel, SystemRow, Temperature, parse, read_y
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.types import Mode, Precision
 
-__all__ = ["Growth", "PartSpec", "ScaleSpec", "Setting", "SpeedScale", "SpeedSpec", "load_spec"]
+__all__ = [
+    "Growth",
+    "PartSpec",
+    "ScaleSpec",
+    "Setting",
+    "SpeedScale",
+    "SpeedSpec",
+    "Whole",
+    "load_spec",
+]
 
 SpeedScale = Literal["tiny", "paper"]
 
@@ -27,6 +36,13 @@ class Growth(StrictModel):
     seconds: tuple[float, ...] = Field(min_length=1)
     frames: int = Field(default=8, ge=1)
     repeats: int = Field(default=3, ge=1)
+
+
+class Whole(StrictModel):
+    """Whole generations that are timed: as many clips at once, how often."""
+
+    batch: int = Field(default=16, ge=1)
+    repeats: int = Field(default=5, ge=2)
 
 
 class Setting(StrictModel):
@@ -47,6 +63,7 @@ class Setting(StrictModel):
     batch: tuple[int, ...] = (1,)
     together: bool = True
     growth: Growth | None = None
+    generation: Whole | None = None
 
 
 class ScaleSpec(StrictModel):

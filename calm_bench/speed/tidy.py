@@ -23,6 +23,7 @@ from calm_bench.store import (
     BandwidthRecord,
     Cell,
     FootprintRecord,
+    GenerationRecord,
     LatencyRecord,
     ResultRow,
     Results,
@@ -49,6 +50,7 @@ class _Facts:
     control: list[LatencyRecord] = field(default_factory=list)
     bandwidth: dict[int, float] = field(default_factory=dict)  # bytes per nanosecond
     footprints: dict[tuple[str, int], FootprintRecord] = field(default_factory=dict)
+    generations: dict[str, dict[int, GenerationRecord]] = field(default_factory=dict)  # by repeat
 
     @classmethod
     def read(cls, cells: Sequence[Cell], store: RunStore) -> "_Facts":
@@ -60,6 +62,8 @@ class _Facts:
             facts.bandwidth[probe.round] = probe.n_bytes / median(probe.read_ns)
         for found in store.read(FootprintRecord):
             facts.footprints[found.cell_id, found.batch] = found
+        for made in store.read(GenerationRecord):
+            facts.generations.setdefault(made.cell_id, {})[made.repeat] = made
         return facts
 
     def timed(self, cell: Cell | None, batch: int = 1) -> list[LatencyRecord]:
@@ -86,7 +90,7 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
     recipes: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
     batches = plan.setting.batch
-    columns = (*SPEED_COLUMNS, *columns_of(batches))
+    columns = (*SPEED_COLUMNS, *columns_of(plan.setting))
     units = {column.name: column.unit for column in columns}
     for cell in cells:
         own = facts.timed(cell)
@@ -99,6 +103,7 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
         found = _row(facts, cell, own, plan.setting.frames)
         for batch in batches:
             found |= _batch(facts, cell, batch)
+        found |= _generation(facts, cell) if plan.setting.generation else {}
         rows += [result_row(cell, n, units[n], e, recipe_id) for n, e in found.items()]
         notes += doubts(cell, own, facts.timed(facts.baseline_of(cell)))
     control = next((c for c in cells if c.baseline), cells[0])
@@ -109,7 +114,7 @@ def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
         benchmark_version=plan.spec.version,
         cells=tuple(cells),
         columns=columns,
-        tables=tables_of(plan.request.part, plan.request.scale, batches),
+        tables=tables_of(plan.request.part, plan.request.scale, plan.setting),
         recipes=recipes,
         rows=tuple(rows),
         notes=(*dict.fromkeys(notes), *plan.notes, *_how(plan, facts)),
@@ -133,10 +138,12 @@ def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord], frames: int) -> Fo
     return found
 
 
-def _against_plain(facts: _Facts, cell: Cell, own: Sequence[LatencyRecord]) -> Estimate:
+def _against_plain(
+    facts: _Facts, cell: Cell, own: Sequence[LatencyRecord], batch: int = 1
+) -> Estimate:
     if cell.mode == "plain":
         return Estimate(value=1.0, n=len(own))
-    plain = facts.timed(facts.plain_of(cell))
+    plain = facts.timed(facts.plain_of(cell), batch)
     shared = {record.round for record in plain} & {record.round for record in own}
     return time_ratio(plain, own, "total") if shared else Estimate(value=None, reason=NOT_PLAIN)
 
@@ -197,8 +204,35 @@ def _batch(facts: _Facts, cell: Cell, batch: int) -> Found:
     baseline = facts.timed(facts.baseline_of(cell), batch)
     found = [ratio_interval(steps, ones, seed), rates]
     found += [_speedup(baseline, own, stage) for stage in ("total", "head")]
+    found.append(_against_plain(facts, cell, own, batch))
     found += [_peak(footprint), _state(footprint)]
     return dict(zip(names, found, strict=True))
+
+
+def _generation(facts: _Facts, cell: Cell) -> Found:
+    """Whole generations: how long they take, and against other rows' of the same repeats."""
+    own = facts.generations.get(cell.cell_id, {})
+    seconds = [made.taken_ns / 1e9 for made in own.values()]
+    clips = [float(made.batch) for made in own.values()]
+    seed = derive_seed("speed", "generation")
+    return {
+        "generation_s": ratio_interval(seconds, [1.0] * len(seconds), seed),
+        "generation_clip_s": ratio_interval(seconds, clips, seed),
+        "generation_speedup": _generation_ratio(facts, facts.baseline_of(cell), cell),
+        "generation_vs_plain": _generation_ratio(facts, facts.plain_of(cell), cell),
+    }
+
+
+def _generation_ratio(facts: _Facts, other: Cell | None, cell: Cell) -> Estimate:
+    """Another row's time over this row's, for the same stretch of audio, repeat by repeat."""
+    if other is None:
+        return Estimate(value=None, reason="there is no such row to compare with")
+    a, b = (facts.generations.get(c.cell_id, {}) for c in (other, cell))
+    if other is cell:
+        return Estimate(value=1.0, n=len(b))
+    shared = sorted(a.keys() & b.keys())
+    before, after = ([x[i].taken_ns / x[i].seconds for i in shared] for x in (a, b))
+    return ratio_interval(before, after, derive_seed("speed", "generation"))
 
 
 def _speedup(
@@ -244,6 +278,11 @@ def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:
         "implied overall: 1/((1 − p)·b + p/s) from sums over all rounds, p the baseline's share of "
         "time in the head, s the heads' ratio, b that of all else; residual: how far totals are off"
     )
+    if plan.setting.generation is not None:
+        yield (
+            "whole generations: prompts encoded and prefilled, frames drawn, whole clips decoded, "
+            "as a quality run does; rows take turns in random order"
+        )
     yield (
         "bandwidth: a buffer beyond the caches, read between the rows of every round; limit: bytes "
         "that a step reads over it"

@@ -139,4 +139,4 @@ def test_options_that_cannot_be_met_are_one_line(
 def test_head_steps_are_a_list_after_one_flag(twin: Path) -> None:
     done = CliRunner().invoke(app, ["run", "--head-steps", "1", "10", str(twin), "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "CALM, temp 1, 10 head steps: calm-debug" in done.output
+    assert "CALM, 10 steps, temp 1.0: calm-debug" in done.output

@@ -12,9 +12,9 @@ from calm_bench.config import load_benchmark, load_model_config, model_dir, trai
 from calm_bench.doctor import listing
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.overrides import Overrides
+from calm_bench.pairs import compared_rows
 from calm_bench.plan import Plan, expand, plan_lines
 from calm_bench.readiness import lacking
-from calm_bench.rows import compared_rows
 
 Planner = Callable[..., Plan]
 
@@ -85,8 +85,9 @@ def test_head_steps_sweep_the_heads_that_take_any_number(plan: Planner) -> None:
     assert compared_rows(found.cells) == [
         ("calm-debug-t1-s1", "rq-debug-t1"),
         ("calm-debug-t1-s10", "rq-debug-t1"),
+        ("calm-debug-t1-s10", "calm-debug-t1-s1"),
     ]
-    assert any("CALM, temp 1, 10 head steps: calm-debug" in line for line in plan_lines(found))
+    assert any("CALM, 10 steps, temp 1.0: calm-debug" in line for line in plan_lines(found))
     with pytest.raises(InputError, match="no system here has a head with a number of steps"):
         plan(systems=("rq",), head_steps=(2,))
 
@@ -96,10 +97,11 @@ def test_a_baseline_of_several_steps_is_compared_step_by_step(plan: Planner) -> 
     ours = [c.model_copy(update={"baseline": True}) for c in cells]
     changed = {"model": "x", "label": "x"}
     other = [c.model_copy(update={"cell_id": f"x{c.head_steps}", **changed}) for c in cells]
-    assert compared_rows([*ours, *other]) == [
-        ("x1", "calm-debug-t1-s1"),
-        ("x4", "calm-debug-t1-s4"),
-    ]
+    pairs = compared_rows([*ours, *other])
+    assert pairs[:2] == [("x1", "calm-debug-t1-s1"), ("x4", "calm-debug-t1-s4")]
+    swept = [("calm-debug-t1-s4", "calm-debug-t1-s1"), ("x4", "x1")]
+    assert [pair for pair in pairs if pair in swept] == swept
+    assert compared_rows([*cells, *other]) == pairs  # without a baseline the first system is one
 
 
 @pytest.mark.parametrize(

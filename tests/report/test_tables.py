@@ -8,17 +8,11 @@ from rich.console import Console
 from calm_bench.report.columns import shown_columns
 from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdown
-from calm_bench.report.numbers import (
-    cell_name,
-    decimals_of,
-    heading,
-    interval_text,
-    plain_number,
-    signed,
-)
+from calm_bench.report.numbers import decimals_of, heading, interval_text, plain_number, signed
 from calm_bench.report.tables import Table, Text, counts_table, main_table
 from calm_bench.report.terminal import print_table
 from calm_bench.store import ColumnInfo, Difference, ResultRow, Results
+from calm_bench.titles import cell_name
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -315,6 +309,28 @@ def test_what_precision_changes_has_a_table_of_its_own(results: Results) -> None
     tables = {table.title: table for table in difference_tables(changed)}
     found = tables["What precision changes"]
     assert texts(found)[0][:3] == ["CALM 1 step, int8", "CALM 1 step", str(exact.temperature)]
+
+
+def test_head_steps_and_other_systems_have_tables_of_their_own(results: Results) -> None:
+    ours, base = results.cells[-1], next(cell for cell in results.cells if cell.baseline)
+    known = {"label": "One", "temperature": 1.0, "text_temperature": 1.0, "baseline": False}
+    one = ours.model_copy(update={**known, "cell_id": "one", "head_steps": 1})
+    four = one.model_copy(update={"cell_id": "four", "head_steps": 4})
+    other = one.model_copy(update={"cell_id": "other", "model": "other", "label": "Other"})
+    gap = next(d for d in results.differences if d.value is not None)
+    pairs = [("four", "one"), ("other", "four"), ("four", base.cell_id)]
+    gaps = [
+        gap.model_copy(update={"cell_id": a, "baseline_cell_id": b, "value": float(i)})
+        for i, (a, b) in enumerate(pairs)
+    ]
+    cells = (base, one, four, other)
+    changed = results.model_copy(update={"cells": cells, "differences": tuple(gaps)})
+    found = {table.title: texts(table)[0][:3] for table in difference_tables(changed)}
+    assert found == {
+        "What head steps change": ["One", "1 → 4", "1.0"],
+        "Against another system": ["Other", "One, 4 steps", "1.0"],
+        "Against the baseline": ["One, 4 steps", base.label, f"1.0 − {base.temperature}"],
+    }
 
 
 @pytest.mark.parametrize("width", [None, 80])

@@ -13,6 +13,7 @@ from calm_bench.speed.plan import SpeedPlan
 from calm_bench.store import (
     BandwidthRecord,
     FootprintRecord,
+    GenerationRecord,
     GrowthRecord,
     LatencyRecord,
     RunStore,
@@ -31,8 +32,9 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    command = ("speed", "all", "--spec", str(listed()), "--out", str(out), "--threads", "1",
-               "--clock", "cpu")  # fmt: skip
+    spec = listed(generation={"batch": 2, "repeats": 2})
+    command = ("speed", "all", "--spec", str(spec), "--out", str(out), "--threads", "1",
+               "--clock", "cpu", "--generation")  # fmt: skip
     # A machine that runs the tests as well is no place to judge its own fitness.
     monkeypatch.setattr("calm_bench.speed.run.is_fit", lambda _: True)
     # Both are slow, and tested apart.
@@ -50,6 +52,11 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     assert len(store.read(LatencyRecord)) == 2 * 5
     assert len(store.read(BandwidthRecord)) == 2
     assert len(store.read(FootprintRecord)) == 4
+    made = store.read(GenerationRecord)
+    assert [(r.repeat, r.batch, r.seconds) for r in made] == [
+        (repeat, 2, pytest.approx(0.72)) for repeat in (0, 0, 1, 1)
+    ]
+    assert min(r.taken_ns for r in made) > 0
     assert {(r.cell_id, r.seconds) for r in store.read(GrowthRecord)} == {
         (f"{name}-plain-fp32", seconds) for name in ("rq-debug", "calm-debug")
         for seconds in (0.08, 0.32)
@@ -67,7 +74,10 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     assert rows["calm-debug-plain-fp32", "overall_speedup"].value
     assert call("report", str(out), "--json").exit_code == 0
 
-    # Killed within the second round: that round alone is measured again.
+    # Killed within the second round and repeat: these alone are measured again.
+    generations = out / "generations.jsonl"
+    first_three = "".join(generations.read_text().splitlines(keepends=True)[:3])
+    generations.write_text(first_three)
     path = out / "latency.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:8]))
@@ -77,6 +87,14 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     kept = path.read_text().splitlines(keepends=True)
     assert kept[:8] == lines[:8]
     assert [json.loads(line)["round"] for line in kept[8:]] == [1] * 5
+    assert generations.read_text().startswith(first_three)
+    assert [json.loads(line)["repeat"] for line in generations.read_text().splitlines()] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]
 
     other = call(*command, "--frames", "5")
     assert other.exit_code == 2

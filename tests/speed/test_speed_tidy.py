@@ -18,6 +18,7 @@ from calm_bench.store import (
     BandwidthRecord,
     Cell,
     FootprintRecord,
+    GenerationRecord,
     GrowthRecord,
     LatencyRecord,
     ResultRow,
@@ -86,6 +87,14 @@ def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) 
                             read_bytes=stages, operators={"total": 77}),
             FootprintRecord(cell_id=cell.cell_id, batch=2, peak_reason="not looked at"),
         )  # fmt: skip
+        frame = sum(TIMES[str(cell.model), str(cell.mode)])
+        store.append(
+            *(
+                GenerationRecord(cell_id=cell.cell_id, repeat=i, batch=4, seconds=8.0,
+                                 taken_ns=round(1e8 * frame * (1 + i)))
+                for i in range(3)
+            )
+        )  # fmt: skip
     return tidy(plan, plan.cells, store)
 
 
@@ -106,6 +115,29 @@ def test_every_row_meets_the_baseline_of_its_own_step(results: Results) -> None:
     assert rows_of(results, "rq-debug-eager-fp32")["overall_speedup"].value == 1
     assert eager["vs_plain"].value == pytest.approx(2)
     assert (eager["vs_plain"].low, eager["vs_plain"].high) == pytest.approx((2, 2))
+
+
+def test_a_step_of_several_clips_meets_the_plain_step_of_as_many(results: Results) -> None:
+    assert rows_of(results, "calm-debug-eager-fp32")["vs_plain@b2"].value == pytest.approx(2)
+    assert rows_of(results, "calm-debug-plain-fp32")["vs_plain@b2"].value == 1
+
+
+def test_whole_generations_are_compared_repeat_by_repeat(expanded: Expand, tmp_path: Path) -> None:
+    plan = expanded(modes=("plain", "eager"), generation=True)
+    results = tidied(plan, tmp_path / "whole")
+    row = rows_of(results, "calm-debug-eager-fp32")
+    assert row["generation_s"].value == pytest.approx(2 * 0.5)  # the middle repeat of 5 ms frames
+    assert row["generation_clip_s"].value == pytest.approx(1 / 4)
+    assert row["generation_speedup"].value == pytest.approx(10 / 5)
+    assert row["generation_vs_plain"].value == pytest.approx(2)
+    assert rows_of(results, "rq-debug-plain-fp32")["generation_speedup"].value == 1
+    assert "Whole generations of 16 clips: toys, tiny scale" in results.tables
+
+
+def test_a_run_that_was_not_asked_for_whole_generations_has_no_such_columns(
+    results: Results,
+) -> None:
+    assert not any(row.metric.startswith("generation") for row in results.rows)
 
 
 def test_stages_imply_the_overall_speed_up_and_the_residual_says_how_well(

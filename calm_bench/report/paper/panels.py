@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from calm_bench.report.numbers import temperature_text
 from calm_bench.report.paper.names import is_part
 from calm_bench.report.paper.runs import StoredRun, instrument_of
 from calm_bench.results import ResultRow
 from calm_bench.store import Cell
+from calm_bench.titles import temperature_text
 
 __all__ = [
     "Dot",

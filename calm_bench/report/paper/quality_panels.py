@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from calm_bench.report.numbers import temperature_text
 from calm_bench.report.paper.panels import (
     Dot,
     Line,
@@ -16,6 +15,7 @@ from calm_bench.report.paper.panels import (
     systems_of,
 )
 from calm_bench.report.paper.runs import StoredRun
+from calm_bench.titles import temperature_text
 
 __all__ = ["head_steps", "quality_speed", "temperature_sweep"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from calm_bench.report.numbers import TIMES, interval_text, plain_number, temperature_text
+from calm_bench.report.numbers import TIMES, interval_text, plain_number
 from calm_bench.report.paper.expressions import Selector
 from calm_bench.report.paper.layout import ColumnSpec, RowSpec, TableSpec
 from calm_bench.report.paper.measure import find_rows
@@ -19,6 +19,7 @@ from calm_bench.report.paper.names import SPEED_METRICS, rows_for
 from calm_bench.report.paper.runs import Scale, StoredRun, instrument_of
 from calm_bench.report.tables import Table, Text
 from calm_bench.results import ResultRow
+from calm_bench.titles import temperature_text
 
 __all__ = ["Block", "Shown", "number_text", "paper_csv", "paper_table", "published_block", "shown"]
 
