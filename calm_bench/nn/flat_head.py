@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from calm_bench.nn.adaln import AdaLnMlp, Block
 from calm_bench.nn.consistency import uniform_times
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.product import Product, pack
+from calm_bench.nn.release import discard
 from calm_bench.nn.trigflow import rotation_times
 from calm_bench.types import Precision
 

@@ -7,19 +7,19 @@ less to read. What was measured, and why each size takes the kernel it takes, st
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from calm_bench.errors import InputError
 from calm_bench.types import Precision
 
-__all__ = ["Product", "discard", "pack"]
+__all__ = ["Product", "pack"]
 
 PACKED_FOR = 8
 """Rows that oneDNN lays weights out for: this layout serves 1 and 32 rows as well as their own."""
-
 
 FROM_FBGEMM, FROM_ONEDNN, FROM_SPLIT = 1 << 15, 1 << 16, 1 << 17
 """Weights from which on a call of each library costs less than it gains, and from which on float32
@@ -132,39 +132,31 @@ class Split(Product):
         self.nbytes = _bytes(weight, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        high, low = self.parts(x).chunk(2, dim=1)
-        return torch.add(high, low, alpha=1 / self.SHIFT)
+        return self._joined(self.parts(x), 1)
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         return self(x).add_(base)
 
     def into(self, out: Tensor, x: Tensor) -> None:
-        high, low = self.parts(x).chunk(2, dim=1)
-        torch.add(high, low, alpha=1 / self.SHIFT, out=out)
+        self._joined(self.parts(x), 1, out)
 
     def whole(self) -> Tensor:
         """The weights [O, I] again."""
-        high, low = self.parts.rounded().chunk(2)
-        return torch.add(high, low, alpha=1 / self.SHIFT)
+        return self._joined(self.parts.rounded(), 0)
+
+    def _joined(self, parts: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
+        high, low = parts.chunk(2, dim)
+        return torch.add(high, low, alpha=1 / self.SHIFT, out=out)
 
 
 class ByRows(Product):
-    """Another product for few rows than for many; that is packed when first needed (float32, CPU).
+    """One product for few rows, another for many, which is packed when it is first needed (CPU)."""
 
-    Few rows go to the split one, to three of them, where weights are many and fit its range; else
-    to the plain one.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Keep `weight` [O, I]."""
-        self.bias, size = bias, weight.numel()
-        self.few: Split | Dense
-        if size >= FROM_SPLIT and has_fbgemm() and bool((weight.abs() <= 65504).all()):
-            self.few, self.from_rows = Split(weight, bias), 4
-        else:
-            self.few, self.from_rows = Dense(weight, bias), 2 if size >= 1 << 20 else 3
-        self.many: Packed | None = None
-        self.nbytes = self.few.nbytes
+    def __init__(self, few: Product, from_rows: int, many: Callable[[], Product]) -> None:
+        """`few` multiplies fewer than `from_rows` rows, what `many` packs all others."""
+        self.few, self.from_rows, self._pack = few, from_rows, many
+        self.many: Product | None = None
+        self.nbytes = few.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._of(x)(x)
@@ -179,7 +171,7 @@ class ByRows(Product):
         if len(x) < self.from_rows:
             return self.few
         if self.many is None:
-            self.many = Packed(self.few.whole(), self.bias)
+            self.many = self._pack()
         return self.many
 
 
@@ -233,14 +225,16 @@ class Quantised(Product):
 def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     """The fastest product found for weights [O, I] and bias [O] at a precision, on their device.
 
-    At fp32 on a CPU that depends on M. Up to three rows: the split product, or the plain one where
+    On a CPU that depends on M. fp32, up to three rows: the split product, or the plain one where
     weights are few, the longer side contiguous. From there on (three rows of few weights) oneDNN's
     packed one. 1024 x 4096 on one thread of an EPYC: the plain product takes 1.5 times as long as
     the split one at M = 1, 2.9 times at M = 2, and 2.3 times as long as the packed one at M = 8.
-    bf16, always packed, is 2.1, 4.4 and 4.8 times faster than the plain one at M = 1, 2 and 8; int8
-    8.4, 21 and 10 times; fp16 2.6 times at M = 1, while at M = 8 bf16 has overtaken it. Small
-    matrices stay plain fp32 at every precision: a call of the others costs more than they gain. On
-    a GPU it is the library's own product.
+    bf16, packed, is 4.8 times faster than the plain one at M = 8. One or two rows take fbgemm's
+    float16 product instead, which holds the same rounded weights: 8192 x 2560 at M = 1 are read at
+    28 GB/s on one thread and 31 on two, packed at 16 and 24, where memory gives 32 and 34. int8 is
+    8.4, 21 and 10 times faster than the plain one at M = 1, 2 and 8; fp16 2.6 times at M = 1, while
+    at M = 8 bf16 has overtaken it. Small matrices stay plain fp32 at every precision: a call of the
+    others costs more than they gain. On a GPU it is the library's own product.
 
     Raises:
         InputError: For fp16 or int8 where nothing multiplies them.
@@ -257,29 +251,43 @@ def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     if size >= FROM_FBGEMM and precision in ("fp16", "int8"):
         return Half(weight, bias) if precision == "fp16" else Quantised(weight, bias)
     if size >= FROM_ONEDNN and precision == "bf16":
-        return Packed(weight.bfloat16(), bias)
+        return _narrow(weight.bfloat16(), bias)
     weight = weight.float()
     if size < FROM_ONEDNN or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return Dense(weight, bias)
-    return ByRows(weight, bias)
+    return _exact(weight, bias)
+
+
+def _exact(weight: Tensor, bias: Tensor | None) -> ByRows:
+    """Float32 weights: split for up to three rows where they are many and in range, else plain."""
+    size = weight.numel()
+    few: Split | Dense
+    if size >= FROM_SPLIT and _fits_half(weight):
+        few, from_rows = Split(weight, bias), 4
+    else:
+        few, from_rows = Dense(weight, bias), 2 if size >= 1 << 20 else 3
+    return ByRows(few, from_rows, lambda: Packed(few.whole(), bias))
+
+
+def _narrow(weight: Tensor, bias: Tensor | None) -> Product:
+    """Bfloat16 weights: for up to two rows as float16, which has all of their 8 bits.
+
+    Entries below 6e-5 lose bits there: they are off by 3e-8 at most.
+    """
+    if not _fits_half(weight):
+        return Packed(weight, bias)
+    few = Half(weight, bias)
+    return ByRows(few, 3, lambda: Packed(few.rounded().bfloat16(), bias))
+
+
+def _fits_half(weight: Tensor) -> bool:
+    """Whether fbgemm can hold weights as float16."""
+    return has_fbgemm() and bool((weight.abs() <= 65504).all())
 
 
 def has_fbgemm() -> bool:
     """Whether this build of torch multiplies float16 weights by float32 rows."""
     return "fbgemm" in torch.backends.quantized.supported_engines
-
-
-def discard(module: nn.Module, *names: str) -> None:
-    """Let go of the matrices of a module that are packed elsewhere now.
-
-    Their shapes stay known, on the meta device. Without names, all of the module and its parts.
-    """
-    for prefix, part in module.named_modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            packed = parameter.ndim >= 2 if not names else not prefix and name in names
-            if packed:
-                empty = torch.empty_like(parameter, device="meta")
-                setattr(part, name, nn.Parameter(empty, requires_grad=False))
 
 
 def _bytes(*tensors: Tensor | None) -> int:

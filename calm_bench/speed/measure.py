@@ -33,7 +33,8 @@ Wanted = set[tuple[str, bool, int]]
 
 def measure(plan: SpeedPlan, store: RunStore) -> None:
     """Do what is missing of a plan, as many systems at a time as fit into memory."""
-    keep_freed_memory()  # as a quality run does
+    if plan.setting.together:  # as a quality run does; where memory is short it is given back
+        keep_freed_memory()
     if plan.request.threads is not None:
         import torch
 

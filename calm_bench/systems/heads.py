@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from calm_bench.nn.flat import FlatTransformer
 from calm_bench.nn.flat_depth import DepthCache, FlatDepth, draw_tokens
 from calm_bench.nn.flat_head import FlatHead, Path, consistency_path, rotation_path
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.product import Product, pack
+from calm_bench.nn.release import discard
 from calm_bench.nn.transformer import KvCache
 from calm_bench.systems.state import StreamState
 from calm_bench.systems.steps import FlatSteps, float32

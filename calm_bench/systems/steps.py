@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.flat import FlatTransformer
 from calm_bench.nn.flat_depth import draw_tokens
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.product import Product, pack
+from calm_bench.nn.release import discard
 from calm_bench.nn.transformer import KvCache
 from calm_bench.systems.state import StreamState
 from calm_bench.systems.text import FREE

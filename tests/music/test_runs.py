@@ -65,9 +65,7 @@ def test_noise_keeps_prompt_spectrum_and_loudness_and_nothing_else(store: RunSto
 
 
 @pytest.mark.parametrize("metric", ["fad", "fad_inf", "kad"])
-def test_set_metrics_have_intervals_and_paired_differences(
-    outcome: Outcome, metric: str
-) -> None:
+def test_set_metrics_have_intervals_and_paired_differences(outcome: Outcome, metric: str) -> None:
     rows = rows_of(outcome, metric)
     assert rows["reference"].reason == "this row is the reference"
     for cell_id, row in rows.items():

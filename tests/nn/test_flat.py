@@ -86,6 +86,28 @@ def test_weights_beyond_float16_are_not_split() -> None:
     torch.testing.assert_close(pack(weight, None, "fp32")(x), torch.full((1, 8), 4e6))
 
 
+@pytest.mark.usefixtures("packs_all")
+def test_few_rows_of_bfloat16_weights_lose_nothing_more() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(40, 60), torch.randn(5, 60)
+    product = pack(weight, torch.ones(40), "bf16")
+    assert isinstance(product, ByRows)
+    rounded = weight.bfloat16().double()
+    true = torch.nn.functional.linear(x.double(), rounded, torch.ones(40).double())
+    for rows in (1, 2):  # activations stay float32
+        torch.testing.assert_close(product(x[:rows]).double(), true[:rows], rtol=1e-5, atol=1e-5)
+    assert product.many is None
+    torch.testing.assert_close(product(x).double(), true, rtol=0.02, atol=0.1)
+    assert product.many is not None
+    assert product.nbytes == product.many.nbytes + 2 * 40  # the bias alone is float32 here
+
+
+@pytest.mark.usefixtures("packs_all")
+def test_bfloat16_weights_beyond_float16_stay_what_they_are() -> None:
+    weight, x = torch.full((8, 4), 2.0**17), torch.ones(1, 4)
+    torch.testing.assert_close(pack(weight, None, "bf16")(x), torch.full((1, 8), 2.0**19))
+
+
 def test_rms_norm_keeps_its_floor() -> None:
     x = torch.randn(4, 24) * torch.tensor([1.0, 1e-3, 1e-5, 0.0])[:, None]
     true = torch.nn.functional.rms_norm(x, (24,), None, 1e-6)
