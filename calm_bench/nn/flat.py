@@ -172,11 +172,12 @@ class FlatTransformer:
         if T > 1:
             hidden = None if cache.key_mask is None else cache.key_mask[:, start:]
             mask = attention_mask(T, end - start, context, hidden, device)
-        elif cache.key_mask is not None:
-            seen = cache.key_mask[:, None, None, start:end]
-            mask = torch.where(seen, 0.0, -torch.inf).to(keys.dtype)
         else:
-            mask = None
+            mask = None if cache.key_mask is None else cache.key_mask[:, None, None, start:end]
+        if (
+            mask is not None
+        ):  # as what is added: of True and False attention makes that anew per layer
+            mask = torch.where(mask, 0.0, -torch.inf).to(keys.dtype)
         return Place(
             turns=None if sines is not None else self.turns(cache.position, T, device),
             sines=sines,
