@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["render_growth"]
+__all__ = ["apart", "render_growth", "times_along"]
 
 _PANELS: tuple[tuple[Stage, str], ...] = (
     ("backbone", "backbone, ms per frame"),
@@ -64,7 +64,7 @@ def _by_position(results: Results, growth: Sequence[GrowthRecord]) -> "Figure | 
         return None
     figure, axes = new_figure(2, 2, (9.0, 7.0))
     for axis, (stage, title) in zip(axes, _PANELS, strict=False):
-        _draw(axis, results, _times(growth, stage))
+        _draw(axis, results, times_along(growth, stage))
         axis.set_title(title, loc="left", fontweight="bold")
     _draw(axes[3], results, _memory(growth))
     axes[3].set_title("kept between steps, MB", loc="left", fontweight="bold")
@@ -125,15 +125,22 @@ def _draw(axis: "Axes", results: Results, points: Points) -> None:
 
 
 def _positions(axis: "Axes", values: Sequence[float]) -> None:
-    """Numbers where points are, except where they would touch; what grows evenly is straight."""
+    """Numbers where points are; what grows evenly is straight."""
+    shown = apart(values)
+    axis.set_xticks(shown, [f"{value:g}" for value in shown])
+
+
+def apart(values: Sequence[float]) -> list[float]:
+    """Of numbers along an axis, those that do not touch, the largest first."""
     shown: list[float] = []
     for value in sorted(values, reverse=True):
         if not shown or shown[-1] - value > 0.06 * (max(values) - min(values)):
             shown.append(value)
-    axis.set_xticks(shown, [f"{value:g}" for value in shown])
+    return shown
 
 
-def _times(growth: Sequence[GrowthRecord], stage: Stage) -> Points:
+def times_along(growth: Sequence[GrowthRecord], stage: Stage) -> Points:
+    """Seconds, lower quartile, fastest and median of a stage's milliseconds; rows that have any."""
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for record in growth:
         found[record.cell_id, record.seconds] += [ns / 1e6 for ns in record.stage_ns[stage]]

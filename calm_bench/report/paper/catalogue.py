@@ -68,7 +68,7 @@ FIGURES = (
     FigureSpec(
         name="latency_vs_position",
         title="Time per frame against position",
-        command="calm-bench speed speech  # its latency.jsonl must be kept with the run",
+        command="calm-bench speed speech  # its growth.jsonl must be kept with the run",
         panels=latency_position,
     ),
 )

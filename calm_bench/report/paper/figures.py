@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.report.drawing import COLORS, GREY, GREY_LINES, MARKERS, STYLE, encode, new_figure
+from calm_bench.report.growth import apart
 from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.names import ModelName
 from calm_bench.report.paper.panels import Line, Panel
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_figures"]
+__all__ = ["draw_figures", "looks_agree"]
 
 # One look per system in all figures; what is ablated is never in a figure with other baselines.
 _LOOKS = {
@@ -43,6 +44,11 @@ _STAGES = {
 _WIDTH, _HEIGHT = 4.6, 3.5
 _WIDE = 3.0  # a span of x beyond which a logarithmic axis pays
 _TICKS = 8
+_BELOW: dict[str, Any] = {
+    "loc": "upper center", "bbox_to_anchor": (0.45, -0.2), "ncols": 2, "fontsize": 8,
+    "frameon": False, "columnspacing": 1.0, "handlelength": 1.4, "handletextpad": 0.5,
+}  # fmt: skip
+"""A panel's own legend."""
 
 
 def draw_figures(runs: Sequence[StoredRun]) -> dict[str, dict[str, bytes] | None]:
@@ -65,7 +71,12 @@ def _draw(panels: Sequence[Panel]) -> "Figure":
         axis.set_xlabel(panel.x_label)
     for axis in axes[len(panels) :]:
         axis.remove()
-    _legend(figure, axes[: len(panels)], panels)
+    axes = axes[: len(panels)]
+    if panels[0].stages or looks_agree(panels):
+        _shared_legend(figure, axes, panels)
+    else:
+        for axis in axes:
+            axis.legend(**_BELOW)
     captions = dict.fromkeys(panel.caption for panel in panels)
     figure.supxlabel("\n".join(captions), fontsize=8, color=GREY)
     return figure
@@ -87,7 +98,16 @@ def _line_axes(panels: Sequence[Panel]) -> tuple["Figure", list["Axes"]]:
     return new_figure(high, wide, (max(_WIDTH * wide, 6.2), _HEIGHT * high + 0.8))
 
 
-def _legend(figure: "Figure", axes: Sequence["Axes"], panels: Sequence[Panel]) -> None:
+def looks_agree(panels: Sequence[Panel]) -> bool:
+    """Whether a look means one system in all panels, so that one legend serves them all."""
+    meant: dict[tuple[str, ...], set[str]] = {}
+    for panel in panels:
+        for line, look in zip(panel.lines, _looks(panel.lines), strict=True):
+            meant.setdefault(tuple(map(str, look.values())), set()).add(line.label)
+    return all(len(labels) == 1 for labels in meant.values())
+
+
+def _shared_legend(figure: "Figure", axes: Sequence["Axes"], panels: Sequence[Panel]) -> None:
     """One legend for all panels, each name once: systems in the order of the table, then levels."""
     handles: dict[str, Any] = {}
     for axis in axes:
@@ -195,6 +215,7 @@ def _scales(axis: "Axes", panel: Panel, log_x: bool) -> None:
     if log_x:
         axis.set_xscale("log")
     if len(at) <= _TICKS and (whole or not panel.log_x):
+        at = at if log_x else apart(at)
         axis.set_xticks(at, [f"{x:g}" if whole else str(round(x, 3)) for x in at])
         axis.xaxis.set_minor_locator(NullLocator())
     elif log_x:
@@ -206,7 +227,7 @@ def _scales(axis: "Axes", panel: Panel, log_x: bool) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-    elif _starts_low(panel):
+    elif panel.from_zero or _starts_low(panel):
         axis.set_ylim(bottom=0.0)
 
 
@@ -222,6 +243,8 @@ def _bars(axis: "Axes", panel: Panel) -> None:
     ends = [0.0] * len(names)
     for stage, (color, hatch) in _STAGES.items():
         widths = [panel.stages[name].get(stage, 0.0) for name in names]
+        if not any(widths):
+            continue
         axis.barh(
             range(len(names)),
             widths,

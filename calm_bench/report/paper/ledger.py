@@ -1,7 +1,7 @@
 """The claims ledger: claim, published value, ours with its interval, verdict; none without one.
 
 A claim has a line for every run, scale and recipe that measures it, so that none can be picked, and
-one line that says what is missing where nothing does.
+one line that says what is missing where nothing does. Runs of the same clips share a line.
 """
 
 from collections import Counter
@@ -23,6 +23,7 @@ class Entry(StrictModel):
     """One line of the ledger.
 
     Attributes:
+        run: Where it was measured; several runs where these hold the same clips.
         ours: What was measured, as text: the rows compared and their difference or ratio.
         value, low, high: The effect, unrounded, with its 95 % interval.
         n: Clips, or rounds of timing.
@@ -113,7 +114,18 @@ def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
                 absent.append(Missing(reason=reason, n_found=len(claim.expression.rows) + 1))
             else:
                 found += [_entry(claim, run, scale, result) for result in results]
-    return found or [_missing(claim, _nearest(claim, absent))]
+    return _merged(found) or [_missing(claim, _nearest(claim, absent))]
+
+
+def _merged(found: Sequence[Entry]) -> list[Entry]:
+    """Lines of runs that hold the very same clips as one line, which names all of these runs."""
+    lines: dict[tuple[Any, ...], Entry] = {}
+    for entry in found:
+        same = (entry.scale, entry.recipe_id, entry.ours, entry.value, entry.low, entry.high)
+        known = lines.setdefault(same, entry)
+        if known is not entry:
+            lines[same] = known.model_copy(update={"run": f"{known.run}, {entry.run}"})
+    return list(lines.values())
 
 
 def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:

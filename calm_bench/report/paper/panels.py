@@ -21,6 +21,7 @@ __all__ = [
     "levels_of",
     "lines_of",
     "systems_of",
+    "title_of",
 ]
 
 Interval = tuple[float, float] | None
@@ -53,6 +54,7 @@ class Panel:
     Attributes:
         levels: Horizontal lines: what stands beside the systems.
         stages: Instead of lines, per row the milliseconds of each stage.
+        from_zero: Whether y begins at 0, so that what is flat looks flat.
         dodge: Whether lines stand a little beside each other, since their x are the same.
         caption: What the numbers are of: n, instrument, run.
     """
@@ -65,6 +67,7 @@ class Panel:
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     log_x: bool = False
     log_y: bool = False
+    from_zero: bool = False
     dodge: bool = False
     caption: str = ""
 
@@ -72,6 +75,11 @@ class Panel:
 def systems_of(run: StoredRun) -> list[Cell]:
     """The rows of whole systems, in the order of the run."""
     return [cell for cell in run.results.cells if cell.kind == "system" and not is_part(cell)]
+
+
+def title_of(run: StoredRun) -> str:
+    """What a run was of: its name without the hash."""
+    return run.name.rpartition("-")[0] or run.name
 
 
 def label_of(cell: Cell, cells: Sequence[Cell], *, temp: bool = False) -> str:

@@ -13,6 +13,7 @@ from calm_bench.report.paper.panels import (
     levels_of,
     lines_of,
     systems_of,
+    title_of,
 )
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.titles import temperature_text
@@ -42,7 +43,7 @@ def quality_speed(run: StoredRun) -> Iterator[Panel]:
                 "; numbers are head steps" if any(d.note for p in dots.values() for d in p) else ""
             )
             yield Panel(
-                title=f"{run.results.benchmark}: quality against speed",
+                title=f"{title_of(run)}: quality against speed",
                 x_label="times faster than the baseline, overall (×)",
                 y_label=heading_of(run, metric, recipe_id).replace(", ", "\n", 1),
                 lines=tuple(Line(label=n, model=m, dots=tuple(p)) for (n, m), p in dots.items()),
@@ -70,7 +71,7 @@ def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
         heading = heading_of(run, metric, recipe_id)
         if lines:
             yield Panel(
-                title=f"{run.results.benchmark}: {heading}",
+                title=f"{title_of(run)}: {heading}",
                 x_label="temperature",
                 y_label=heading.partition(",")[0],
                 lines=lines,
@@ -96,7 +97,7 @@ def head_steps(run: StoredRun) -> Iterator[Panel]:
             used = [rows[c.cell_id] for c in swept if c.cell_id in rows]
             levels = {n: v for i, n in baselines.items() if i in rows and (v := rows[i].value)}
             yield Panel(
-                title=f"{run.results.benchmark}: FAD against head steps",
+                title=f"{title_of(run)}: FAD against head steps",
                 x_label="head steps",
                 y_label=heading_of(run, "fad", recipe_id).replace(", ", "\n", 1),
                 lines=lines,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.paths import runs_dir
 from calm_bench.report.paper.names import ModelName
-from calm_bench.store import Cell, LatencyRecord, Manifest, Results, RunStore
+from calm_bench.store import Cell, GrowthRecord, LatencyRecord, Manifest, Results, RunStore
 
 __all__ = [
     "SCALES",
@@ -38,6 +38,7 @@ class StoredRun:
     results: Results
     manifest: Manifest | None
     latency: tuple[LatencyRecord, ...] = ()
+    growth: tuple[GrowthRecord, ...] = ()
 
     @property
     def weights(self) -> dict[str, str | None]:
@@ -150,6 +151,7 @@ def _read(folder: Path) -> StoredRun:
         results=results.model_copy(update={"cells": cells}),
         manifest=store.read_manifest() if has_manifest else None,
         latency=tuple(store.read(LatencyRecord)),
+        growth=tuple(store.read(GrowthRecord)),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from calm_bench.report.growth import times_along
 from calm_bench.report.paper.names import ModelName, segments
 from calm_bench.report.paper.panels import (
     Dot,
@@ -15,6 +16,7 @@ from calm_bench.report.paper.panels import (
     heading_of,
     label_of,
     systems_of,
+    title_of,
 )
 from calm_bench.report.paper.runs import StoredRun, instrument_of
 from calm_bench.results import ResultRow
@@ -30,7 +32,9 @@ ABLATED = (
     "calm-music-no-multiplier",
 )
 _SHOWN = "eager fp32"  # the mode and precision whose stages are shown, where a run has several
+_UNSEEN = 0.005  # a share of a frame that no bar can show
 _BIN = 10  # frames that share a point of the position plot
+_LEAST_SECONDS = 5.0  # what is shorter says nothing of position
 
 
 def fad_over_time(run: StoredRun) -> Iterator[Panel]:
@@ -53,7 +57,7 @@ def fad_over_time(run: StoredRun) -> Iterator[Panel]:
             used = [row for c in cells for row in rows.get(c.cell_id, [])]
             instrument = instrument_of(run.results.recipes.get(recipe_id or "", {}))
             yield Panel(
-                title=f"{run.results.benchmark}: FAD over time",
+                title=f"{title_of(run)}: FAD over time",
                 x_label="seconds after the prompt (middle of the segment)",
                 y_label="FAD of the segment ↓" + (f"\n{instrument}" if instrument else ""),
                 lines=tuple(lines),
@@ -81,7 +85,7 @@ def convergence(run: StoredRun) -> Iterator[Panel]:
         ]
         if len(lines) > 1:
             yield Panel(
-                title=f"{run.results.benchmark}: FAD while training",
+                title=f"{title_of(run)}: FAD while training",
                 x_label="training step",
                 y_label=heading_of(run, "fad", recipe_id).replace(", ", "\n", 1),
                 lines=tuple(lines),
@@ -116,14 +120,16 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
     for cell, rate in zip(timed, rates, strict=True):
         row = rows[cell.cell_id]
         parts = {stage: row[f"{stage}_ms"] for stage in STAGES}
-        parts["other"] = max(0.0, row["frame_ms"] - sum(parts.values()))
+        rest = row["frame_ms"] - sum(parts.values())
+        if rest > _UNSEEN * row["frame_ms"]:
+            parts["other"] = rest
         scaled = {stage: ms * (rate if differ else 1.0) for stage, ms in parts.items()}
         bars.setdefault(label_of(cell, cells).removesuffix(f", {step}"), scaled)
     if bars:
         what = "second of audio" if differ else "frame"
         rounds = max(times["frame_ms"][cell.cell_id].n for cell in timed)
         yield Panel(
-            title=f"{run.results.benchmark}: where the time of a {what} goes"
+            title=f"{title_of(run)}: where the time of a {what} goes"
             + (f", {step}" if step else ""),
             x_label=f"milliseconds per {what}, batch 1",
             y_label="",
@@ -150,31 +156,40 @@ def _is_latency(recipe: Mapping[str, Any]) -> bool:
 
 
 def latency_position(run: StoredRun) -> Iterator[Panel]:
-    """Milliseconds per frame against how much has been generated: flat, or growing with it."""
+    """Milliseconds per frame against how much has been generated: flat, or growing with it.
+
+    From the frames that `speed` times along a long generation, or else from timed generations that
+    are long enough.
+    """
     cells = systems_of(run)
-    by_id = {cell.cell_id: cell for cell in cells}
-    arms: dict[str, list[LatencyRecord]] = {}
-    for record in run.latency:
-        if record.cell_id in by_id and _is_single(record):
-            arms.setdefault(record.cell_id, []).append(record)
-    lines = []
-    for cell_id, records in arms.items():
-        cell = by_id[cell_id]
-        lines.append(
-            Line(
-                label=label_of(cell, cells), model=str(cell.model), dots=tuple(_positions(records))
-            )
-        )
-    lines = [line for line in lines if len(line.dots) > 1]
+    along = times_along(run.growth, "total")
+    arms = {
+        cell.cell_id: [r for r in run.latency if r.cell_id == cell.cell_id and _is_single(r)]
+        for cell in cells
+    }
+    lines, drawn = [], []
+    for cell in cells:
+        points = along.get(cell.cell_id, ())
+        dots = [Dot(x=x, y=y, y_interval=(low, high)) for x, y, low, high in points]
+        dots = dots or list(_positions(arms[cell.cell_id]))
+        if len(dots) > 1 and dots[-1].x >= _LEAST_SECONDS:
+            label = label_of(cell, cells)
+            lines.append(Line(label=label, model=str(cell.model), dots=tuple(dots)))
+            drawn.append(cell)
     if lines:
-        rounds = max(len(records) for records in arms.values())
+        rounds = max(len(arms[cell.cell_id]) for cell in drawn)
+        how = (
+            "lower quartiles of the frames there, bars from fastest to median"
+            if along
+            else f"medians of {_BIN} frames over {rounds} rounds, bars hold the middle half"
+        )
         yield Panel(
-            title=f"{run.results.benchmark}: time per frame against position",
+            title=f"{title_of(run)}: time per frame against position",
             x_label="seconds of audio generated",
             y_label="milliseconds per frame",
             lines=tuple(lines),
-            caption=f"{run.name} ({', '.join(run.scales)}): medians of {_BIN} frames over {rounds} "
-            f"rounds, bars hold the middle half{_device(run, [by_id[i] for i in arms])}",
+            from_zero=True,
+            caption=f"{run.name} ({', '.join(run.scales)}): {how}{_device(run, drawn)}",
         )
 
 
@@ -184,6 +199,8 @@ def _is_single(record: LatencyRecord) -> bool:
 
 
 def _positions(records: Sequence[LatencyRecord]) -> Iterator[Dot]:
+    if not records:
+        return
     n_frames = min(len(record.stage_ns["total"]) for record in records)
     frame_seconds = (records[0].frame_ns or 0) / 1e9
     for start in range(0, n_frames - _BIN + 1, _BIN):

@@ -1,11 +1,12 @@
 """The figures' numbers, and that a figure without data is not drawn."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from calm_bench.report.paper.catalogue import FIGURES
-from calm_bench.report.paper.figures import draw_figures
+from calm_bench.report.paper.figures import draw_figures, looks_agree
 from calm_bench.report.paper.quality_panels import head_steps, quality_speed, temperature_sweep
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.paper.time_panels import (
@@ -14,6 +15,7 @@ from calm_bench.report.paper.time_panels import (
     latency_position,
     latency_split,
 )
+from calm_bench.store import GrowthRecord
 
 
 def test_a_sweep_is_one_line_per_head_and_instrument(music: StoredRun) -> None:
@@ -125,7 +127,35 @@ def test_position_is_seconds_of_audio(music: StoredRun) -> None:
     assert low <= line.dots[0].y <= high
 
 
-def test_figures_are_drawn_twice_alike_and_never_empty(
+def test_position_is_where_speed_looked_if_it_did(music: StoredRun, make: SimpleNamespace) -> None:
+    times = {"total": tuple(int(1e6 * ms) for ms in (3, 5, 4, 9))}
+    growth = [
+        GrowthRecord(cell_id=make.rq32.cell_id, repeat=0, seconds=seconds, stage_ns=times)
+        for seconds in (120.0, 1.0)
+    ]
+    (panel,) = latency_position(replace(music, growth=tuple(growth)))
+    (line,) = (line for line in panel.lines if line.model == make.rq32.model)
+    assert [(dot.x, dot.y, dot.y_interval) for dot in line.dots] == [
+        (1.0, 4.0, (3.0, 4.5)), (120.0, 4.0, (3.0, 4.5)),
+    ]  # fmt: skip
+
+
+def test_too_short_a_generation_says_nothing_of_position(music: StoredRun) -> None:
+    short = [
+        r.model_copy(update={"stage_ns": {"total": r.stage_ns["total"][:100]}})
+        for r in music.latency
+    ]
+    assert list(latency_position(replace(music, latency=tuple(short)))) == []
+
+
+def test_one_legend_serves_panels_in_which_a_look_means_one_system(
+    music: StoredRun, ablations: StoredRun
+) -> None:
+    assert looks_agree(list(head_steps(music)))
+    assert not looks_agree([*fad_over_time(ablations), *quality_speed(music)])
+
+
+def test_figures_are_drawn_twicelooks_agree_and_never_empty(
     music: StoredRun, ablations: StoredRun
 ) -> None:
     drawn = draw_figures([ablations])

@@ -1,5 +1,6 @@
 """From stored rows to verdicts: pairing, orders, scales, recipes, and what is missing."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,6 +64,18 @@ def test_rows_that_are_not_paired_are_bounded_by_their_intervals(music: StoredRu
 
 def test_each_recipe_has_a_line_of_its_own(music: StoredRun) -> None:
     assert {entry.by for entry in entries(claim(PAIR), music)} == {"mel", "whisper v1"}
+
+
+def test_runs_of_the_same_clips_share_a_line(music: StoredRun) -> None:
+    twin = replace(music, name="music-2")
+    found = of_recipe(entries(claim(PAIR), music, twin), "mel")
+    assert found.run == "music-1, music-2"
+    rows = [
+        row.model_copy(update={"value": row.value and row.value + 1}) for row in music.results.rows
+    ]
+    other = replace(twin, results=music.results.model_copy(update={"rows": tuple(rows)}))
+    lines = entries(claim(PAIR), music, other)
+    assert {entry.run for entry in lines} == {"music-1", "music-2"}
 
 
 def test_a_claim_may_ask_for_a_recipe(music: StoredRun) -> None:
