@@ -16,6 +16,7 @@ __all__ = [
     "Item",
     "Pair",
     "choose_pairs",
+    "is_ours",
     "missing_package",
     "ours",
     "refuse_if_none",
@@ -31,6 +32,11 @@ PACKAGE_INT8, PACKAGE_SINGLE = "package int8", "package single"
 def ours(precision: str) -> str:
     """The arm of our code at a precision."""
     return f"ours {precision}"
+
+
+def is_ours(arm: str) -> bool:
+    """Whether an arm is our code."""
+    return arm.startswith(ours(""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ class Item:
     Attributes:
         inside: What one call does on both sides; all else is outside of the timer.
         frames: Codec frames per call.
+        rows: Clips that our arms take a step of at once, where the package takes one; times are per
+            clip.
         calls: Calls per timed block.
         modes: What else the package itself can do here.
         precisions: Of ours that differ here: codecs are float32 whatever the rest is.
@@ -69,6 +77,7 @@ class Item:
     inside: str
     calls: int
     frames: int = 1
+    rows: int = 1
     modes: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     goals: dict[str, float] = field(default_factory=dict)
@@ -146,7 +155,34 @@ _MOSHI = (
 _MIMI = "codes to audio{}: codebooks, both projections, transformer, SEANet decoder"
 
 
-def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tuple[Item, ...]:
+_EIGHT = (
+    Item(
+        pair="pocket-english",
+        name="step-b8",
+        title="LM step per clip, ours of 8 clips at once",
+        inside=_STEP,
+        calls=12,
+        rows=8,
+        precisions=("fp32", "bf16", "int8"),
+        goals={"int8": 8.0},
+    ),
+    Item(
+        pair="pocket-english",
+        name="linears-b8",
+        title="the backbone's products per row, ours of 8 rows at once",
+        inside="the 24 matrices of the backbone, each multiplied once; the package's by its own "
+        "linear layers with one row",
+        calls=12,
+        rows=8,
+        precisions=("fp32", "bf16", "int8"),
+        goals={"int8": 12.0},
+    ),
+)
+
+
+def _pocket(
+    pair: str, step: dict[str, float], decoder: dict[str, float], several: tuple[Item, ...] = ()
+) -> tuple[Item, ...]:
     title = {"1": "VAE decode, 1 frame a call", "4": "VAE decode, 4 frames a call"}
     return (
         Item(
@@ -158,6 +194,7 @@ def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tup
             modes=(PACKAGE_INT8,),
             goals=step,
         ),
+        *several,
         Item(pair=pair, name="head", title="head", inside=_HEAD, calls=30),
         Item(
             pair=pair, name="decode1", title=title["1"], inside=_DECODER, calls=12, precisions=FP32
@@ -179,7 +216,7 @@ def _pocket(pair: str, step: dict[str, float], decoder: dict[str, float]) -> tup
 ITEMS = {
     item.key: item
     for item in (
-        *_pocket("pocket-english", {"fp32": 1.15, "bf16": 1.7, "int8": 3.5}, {"fp32": 2.0}),
+        *_pocket("pocket-english", {"fp32": 1.15, "bf16": 1.7, "int8": 3.5}, {"fp32": 2.0}, _EIGHT),
         *_pocket("pocket-18m", {"fp32": 3.0, "fp16": 3.0, "int8": 3.0}, {"fp32": 2.0}),
         Item(pair="moshi", name="step", title="LM step", inside=_MOSHI, calls=6),
         Item(

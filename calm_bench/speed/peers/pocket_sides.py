@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from calm_bench.nn.product import pack
 from calm_bench.speed.peers.items import PACKAGE_INT8, PACKAGE_SINGLE, Item
 from calm_bench.speed.peers.sides import (
     DECODED,
@@ -47,23 +48,43 @@ def _pocket_twin(name: str, precision: Precision) -> Any:
 def side_of(item: Item, arm: str) -> Side:
     """The side of an item that an arm names; models are built once per process."""
     name, precision = POCKET[item.pair], precision_of(arm)
-    frames = torch.randn(1, POSITION, 32)
+    frames = torch.randn(item.rows, POSITION, 32)
     latents = torch.randn(1, item.frames, 32)
     if precision is None:
         model = _pocket_model(name, quantize=arm == PACKAGE_INT8)
-        if item.name == "step":
-            return _PocketStep(model, frames, item.calls).side()
+        if item.name == "linears-b8":
+            return _linears(name, "package", 1)
+        if item.name.startswith("step"):
+            return _PocketStep(model, frames[:1], item.calls).side()
         if item.name == "head":
             return Side(nothing, _pocket_head(model))
         return _PocketDecoder(model, latents, item).side(single=arm == PACKAGE_SINGLE)
+    if item.name == "linears-b8":
+        return _linears(name, precision, item.rows)
     twin = _pocket_twin(name, precision)
-    if item.name in ("step", "head"):
-        driven = Driven(twin.system, frames, ONE_STEP, item.calls + 1)
-        if item.name == "step":
-            return Side(driven.reset, lambda: twin.step(driven.state))
-        z = driven.context()
-        return Side(nothing, lambda: twin.draw(driven.state, z))
-    return OurDecoder(twin.system, latents, torch.randn(1, DECODED, 32)).side()
+    if item.name != "head" and not item.name.startswith("step"):
+        return OurDecoder(twin.system, latents, torch.randn(1, DECODED, 32)).side()
+    driven = Driven(twin.system, frames, ONE_STEP, item.calls + 1)
+    if item.name.startswith("step"):
+        return Side(driven.reset, lambda: twin.step(driven.state))
+    z = driven.context()
+    return Side(nothing, lambda: twin.draw(driven.state, z))
+
+
+def _linears(name: str, precision: Precision | Literal["package"], rows: int) -> Side:
+    """Every matrix of the backbone multiplied once by so many rows."""
+    layers = [m for m in _pocket_model(name).flow_lm.backbone.modules() if isinstance(m, nn.Linear)]
+    calls: list[Callable[[Tensor], Tensor]] = list(layers)
+    if precision != "package":
+        calls = [pack(layer.weight, layer.bias, precision) for layer in layers]
+    inputs = {layer.in_features: torch.randn(rows, layer.in_features) for layer in layers}
+    pairs = [(call, inputs[m.in_features]) for call, m in zip(calls, layers, strict=True)]
+
+    def multiply() -> None:
+        for call, x in pairs:
+            call(x)
+
+    return Side(nothing, multiply)
 
 
 class _PocketStep:

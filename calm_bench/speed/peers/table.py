@@ -24,6 +24,7 @@ from calm_bench.speed.peers.items import (
     PACKAGE_SINGLE,
     PAIRS,
     Item,
+    is_ours,
     missing_package,
     ours,
 )
@@ -111,7 +112,10 @@ def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block])
     seed = derive_seed(item.key, arm)
 
     def ratio(name: str) -> Estimate:
-        a, b = ([getattr(block, name) for block in side] for side in zip(*pairs, strict=True))
+        a, b = (
+            [getattr(block, name) / block.frames for block in side]
+            for side in zip(*pairs, strict=True)
+        )
         return ratio_interval(a, b, seed)
 
     def per_frame(name: str) -> float:
@@ -126,7 +130,7 @@ def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block])
         cpu=ratio("cpu_ns") if pairs else nothing,
         wall=ratio("wall_ns") if pairs else nothing,
         n=len(pairs),
-        goal=item.goals.get(arm.removeprefix("ours ")) if arm.startswith("ours ") else None,
+        goal=item.goals.get(arm.removeprefix(ours(""))) if is_ours(arm) else None,
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from calm_bench.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.peers.items import CONTROL, ITEMS, PACKAGE, PAIRS, Item, ours
+from calm_bench.speed.peers.items import CONTROL, ITEMS, PACKAGE, PAIRS, Item, is_ours, ours
 from calm_bench.speed.peers.records import Block
 from calm_bench.store import RunStore
 
@@ -139,7 +139,7 @@ def _block(item: Item, number: int, order: int, arm: str, times: tuple[int, int]
         round=number,
         order=order,
         calls=item.calls,
-        frames=item.calls * item.frames,
+        frames=item.calls * item.frames * (item.rows if is_ours(arm) else 1),
         wall_ns=times[0],
         cpu_ns=times[1],
     )
