@@ -73,7 +73,9 @@ def side_of(item: Item, arm: str) -> Side:
 
 def _linears(name: str, precision: Precision | Literal["package"], rows: int) -> Side:
     """Every matrix of the backbone multiplied once by so many rows."""
-    layers = [m for m in _pocket_model(name).flow_lm.backbone.modules() if isinstance(m, nn.Linear)]
+    layers = [
+        m for m in _pocket_model(name).flow_lm.transformer.modules() if isinstance(m, nn.Linear)
+    ]
     calls: list[Callable[[Tensor], Tensor]] = list(layers)
     if precision != "package":
         calls = [pack(layer.weight, layer.bias, precision) for layer in layers]
