@@ -7,7 +7,7 @@ training step of an RQ-Transformer over 32 codebooks, and of the time in which C
 
 import ctypes
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "return_freed_memory"]
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -27,3 +27,15 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def return_freed_memory() -> bool:
+    """Give what was freed back to the system: a process that needs memory is to be started.
+
+    Blocks of up to 32 MB stay with glibc otherwise, and those are most of a model of two billion.
+
+    Returns:
+        Whether anything was given back. Other C libraries have no such call and are left alone.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and bool(trim(0))

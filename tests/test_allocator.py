@@ -33,3 +33,32 @@ def test_large_blocks_are_used_again_without_page_faults() -> None:
     _, without = faults(keep=False)
     assert count < 100
     assert count < without / 4
+
+
+RETURN = """
+from pathlib import Path
+import numpy as np
+from calm_bench.allocator import keep_freed_memory, return_freed_memory
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024
+
+keep_freed_memory()
+blocks = [np.ones(1 << 17) for _ in range(200)]  # 1 MB each
+last = np.ones(1)
+del blocks
+before = resident()
+print(int(return_freed_memory()), before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is looked up in Linux's /proc")
+def test_freed_blocks_go_back_to_the_system_when_asked_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RETURN], capture_output=True, text=True, check=True
+    )
+    returned, megabytes = map(int, done.stdout.split())
+    if not returned:
+        pytest.skip("this C library has no malloc_trim")
+    assert megabytes > 150

@@ -2,7 +2,8 @@
 
 One long generation; at each position a few frames are timed whole. Between positions the last frame
 is pushed again without a new one being drawn, because no head knows how long a clip already is;
-backbone and decoder take every step.
+backbone and decoder take every step. Where a frame takes several steps to be complete (MusicGen's
+delays), those before the timed ones are drawn as well.
 """
 
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def _generate(arm: Arm, timed: set[int], clock: Clock) -> dict[int, Marks]:
 
     generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
     system, n_frames = arm.system, max(timed) + 1
+    drawn = {index - back for index in timed for back in range(getattr(system, "lead", 0) + 1)}
     marks: dict[int, Marks] = {}
     frame: Tensor | None = None
     with quiet(), torch.inference_mode():
@@ -69,8 +71,9 @@ def _generate(arm: Arm, timed: set[int], clock: Clock) -> dict[int, Marks]:
             start = clock.mark()
             z = system.backbone_step(state)
             after_backbone = clock.mark()
-            if frame is None or index in timed:
-                frame = system.head_step(state, z)
+            if frame is None or index in drawn:
+                latest = system.head_step(state, z)
+                frame = latest if frame is None or index in timed else frame  # others lack parts
             after_head = clock.mark()
             system.push(state, frame)
             after_push = clock.mark()

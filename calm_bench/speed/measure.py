@@ -4,7 +4,7 @@ import gc
 import random
 from collections.abc import Sequence
 
-from calm_bench.allocator import keep_freed_memory
+from calm_bench.allocator import keep_freed_memory, return_freed_memory
 from calm_bench.clocks import Clock, ThreadClock, clock_for
 from calm_bench.config import LatencySpec
 from calm_bench.latency import Arm, time_round, warm_up
@@ -137,6 +137,7 @@ def _add_peaks(
     if not cells:
         return
     gc.collect()
+    return_freed_memory()
     with stage("memory", len(cells)) as advance:
         for cell in cells:
             own = [(n, record) for n, record in looked if record.cell_id == cell.cell_id]

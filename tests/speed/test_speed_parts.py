@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from calm_bench.clocks import HostClock
 from calm_bench.latency import Arm
 from calm_bench.speed import probe as probes
 from calm_bench.speed.footprint import held_bytes
 from calm_bench.speed.growth import time_growth
 from calm_bench.speed.probe import ReadProbe, last_cache_bytes
 from calm_bench.speed.spec import Growth
+from calm_bench.systems.base import Prompt
+from calm_bench.systems.loading import load_system
 from calm_bench.types import SamplingParams
+
+SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
 
 
 class Ticking:
@@ -68,6 +73,15 @@ def test_a_state_holds_each_storage_once_and_no_weights() -> None:
     assert held_bytes(state, table, apart=module) == 4 * (100 + 3)
 
 
+@pytest.mark.parametrize("model", ["musicgen-debug", "calm-debug", "rq-debug"])
+def test_growth_decodes_whole_frames_of_every_kind_of_system(model: str) -> None:
+    system = load_system(model)
+    prompt = Prompt(wave=torch.zeros(4 * system.codec.hop_length))
+    arm = Arm(cell_id="a", system=system, sampling=SAMPLING, prompts=(prompt,))
+    records = time_growth(arm, 0, Growth(seconds=(0.4, 1.2), frames=2), HostClock())
+    assert [len(record.stage_ns["total"]) for record in records] == [2, 2]
+
+
 class Recorder(torch.nn.Module):
     """A system that writes down which of its methods ran."""
 
@@ -100,9 +114,8 @@ class Recorder(torch.nn.Module):
 
 def test_growth_draws_only_the_frames_it_times_and_takes_every_step() -> None:
     system: Any = Recorder()
-    sampling = SamplingParams(temperature=1.0, text_temperature=1.0)
     prompt: Any = object()
-    arm = Arm(cell_id="a", system=system, sampling=sampling, prompts=(prompt,))
+    arm = Arm(cell_id="a", system=system, sampling=SAMPLING, prompts=(prompt,))
     records = time_growth(arm, 0, Growth(seconds=(2.0, 0.5), frames=3), Ticking())
     assert [record.seconds for record in records] == [0.5, 2.0]
     assert all(len(times) == 3 for r in records for times in r.stage_ns.values())
@@ -112,6 +125,12 @@ def test_growth_draws_only_the_frames_it_times_and_takes_every_step() -> None:
     assert drawn == [0, 5, 6, 7, 20, 21, 22]
     assert len(steps) == 23
     assert all(step.replace("h", "") == "bpd" for step in steps)
+    # Where a frame is complete two steps late, the steps before are drawn, too.
+    system.log, system.lead = [], 2
+    time_growth(arm, 0, Growth(seconds=(2.0, 0.5), frames=3), Ticking())
+    steps = "".join(system.log).replace("d", "d ").split()
+    drawn = [index for index, step in enumerate(steps) if "h" in step]
+    assert drawn == [0, *range(3, 8), *range(18, 23)]
     # Between marks lies one tick each: backbone and push, head, codec.
     assert records[0].stage_ns["backbone"] == (2, 2, 2)
     assert records[0].stage_ns["total"] == (4, 4, 4)

@@ -57,6 +57,15 @@ class TestRatios:
         assert ours.wall_ms == pytest.approx(2 * ours.cpu_ms)
         assert package.cpu.value == pytest.approx(1.0)
 
+    def test_several_clips_at_once_count_by_the_clip(self) -> None:
+        found = [
+            b.model_copy(update={"frames": 8 * b.frames}) if b.arm == "ours int8" else b
+            for b in blocks(0.5)
+        ]
+        package, ours = rows_of(found)
+        assert ours.cpu.value == pytest.approx(0.5 * 8)
+        assert ours.cpu_ms == pytest.approx(package.cpu_ms / 4)
+
     @pytest.mark.parametrize(("factor", "verdict"), [(4.0, "met"), (2.0, "missed")])
     def test_a_goal_needs_the_whole_interval(self, factor: float, verdict: str) -> None:
         assert rows_of(blocks(factor))[1].verdict == verdict
