@@ -33,7 +33,8 @@ ABLATED = (
 )
 _SHOWN = "eager fp32"  # the mode and precision whose stages are shown, where a run has several
 _UNSEEN = 0.005  # a share of a frame that no bar can show
-_BIN = 10  # frames that share a point of the position plot
+_BIN = 10  # frames that share a point of the position plot, at least
+_DOTS = 20
 _LEAST_SECONDS = 5.0  # what is shorter says nothing of position
 
 
@@ -171,23 +172,27 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
     for cell in cells:
         points = along.get(cell.cell_id, ())
         dots = [Dot(x=x, y=y, y_interval=(low, high)) for x, y, low, high in points]
-        dots = dots or list(_positions(arms[cell.cell_id]))
+        dots = dots if along else list(_positions(arms[cell.cell_id]))
         if len(dots) > 1 and dots[-1].x >= _LEAST_SECONDS:
-            label = label_of(cell, cells)
-            lines.append(Line(label=label, model=str(cell.model), dots=tuple(dots)))
+            lines.append((label_of(cell, cells), str(cell.model), tuple(dots)))
             drawn.append(cell)
     if lines:
         rounds = max(len(arms[cell.cell_id]) for cell in drawn)
         how = (
             "lower quartiles of the frames there, bars from fastest to median"
             if along
-            else f"medians of {_BIN} frames over {rounds} rounds, bars hold the middle half"
+            else f"medians over {rounds} rounds, bars hold the middle half"
         )
+        steps = {f"{cell.mode} {cell.precision}" for cell in drawn if cell.mode}
+        step = steps.pop() if len(steps) == 1 else ""
         yield Panel(
-            title=f"{title_of(run)}: time per frame against position",
+            title=f"{title_of(run)}: a frame's time{f', {step}' if step else ''}",
             x_label="seconds of audio generated",
             y_label="milliseconds per frame",
-            lines=tuple(lines),
+            lines=tuple(
+                Line(label=label.removesuffix(f", {step}"), model=model, dots=dots)
+                for label, model, dots in lines
+            ),
             from_zero=True,
             caption=f"{run.name} ({', '.join(run.scales)}): {how}{_device(run, drawn)}",
         )
@@ -203,11 +208,12 @@ def _positions(records: Sequence[LatencyRecord]) -> Iterator[Dot]:
         return
     n_frames = min(len(record.stage_ns["total"]) for record in records)
     frame_seconds = (records[0].frame_ns or 0) / 1e9
-    for start in range(0, n_frames - _BIN + 1, _BIN):
-        times = sorted(t / 1e6 for r in records for t in r.stage_ns["total"][start : start + _BIN])
+    size = max(_BIN, n_frames // _DOTS)
+    for start in range(0, n_frames - size + 1, size):
+        times = sorted(t / 1e6 for r in records for t in r.stage_ns["total"][start : start + size])
         quarter = len(times) // 4
         yield Dot(
-            x=(start + _BIN / 2) * frame_seconds,
+            x=(start + size / 2) * frame_seconds,
             y=median(times),
             y_interval=(times[quarter], times[-1 - quarter]),
         )
