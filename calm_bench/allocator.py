@@ -6,6 +6,7 @@ training step of an RQ-Transformer over 32 codebooks, and of the time in which C
 """
 
 import ctypes
+import sys
 
 __all__ = ["keep_freed_memory", "return_freed_memory"]
 
@@ -23,7 +24,7 @@ def keep_freed_memory() -> bool:
         Whether the C library could be told so. Others than glibc have no such settings and are
         left as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
@@ -37,5 +38,10 @@ def return_freed_memory() -> bool:
     Returns:
         Whether anything was given back. Other C libraries have no such call and are left alone.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(_libc(), "malloc_trim", None)
     return trim is not None and bool(trim(0))
+
+
+def _libc() -> ctypes.CDLL | None:
+    """The C library of this process; None on Windows, which has no handle for it."""
+    return None if sys.platform == "win32" else ctypes.CDLL(None)

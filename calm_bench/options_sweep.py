@@ -38,7 +38,7 @@ HeadSteps = Annotated[
         parser=_head_steps,
         metavar="N [N …]",
         help="Head evaluations per frame, each a row of every system whose head takes any number "
-        "(consistency, TrigFlow); the other systems keep their row. Draws quality against time.",
+        "(consistency, TrigFlow); the other systems keep their row.",
         show_default="the benchmark's",
     ),
 ]

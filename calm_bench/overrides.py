@@ -69,7 +69,7 @@ def apply_overrides(
     if overrides.systems:
         systems = update["systems"] = choose_systems(spec, overrides.systems)
         if not any(row.baseline for row in systems):
-            notes += ("no baseline among these systems: nothing is compared with it",)
+            notes += ("no baseline among these systems: differences are to the first of them",)
     if overrides.head_steps:
         systems = update["systems"] = with_head_steps(systems, overrides.head_steps)
     if overrides.precisions:

@@ -117,7 +117,10 @@ def _check_precisions(plan: Plan, device: str) -> None:
         check(torch.device(device), cell.precision, "eager")
         kind = registry.load("system", load_model_config(str(cell.model))[0].type)
         if cell.precision != "fp32" and kind.flat is System.flat:
-            raise InputError(f"{cell.model} runs at fp32 alone: leave it out, or {cell.precision}")
+            raise InputError(
+                f"{cell.model} runs at fp32 alone: leave out this system or --precision "
+                f"{cell.precision}"
+            )
 
 
 def score_run(folder: Path) -> Outcome:

@@ -174,9 +174,7 @@ class FlatTransformer:
             mask = attention_mask(T, end - start, context, hidden, device)
         else:
             mask = None if cache.key_mask is None else cache.key_mask[:, None, None, start:end]
-        if (
-            mask is not None
-        ):  # as what is added: of True and False attention makes that anew per layer
+        if mask is not None:  # as what is added, which attention would make anew in every layer
             mask = torch.where(mask, 0.0, -torch.inf).to(keys.dtype)
         return Place(
             turns=None if sines is not None else self.turns(cache.position, T, device),

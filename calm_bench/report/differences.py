@@ -121,7 +121,9 @@ def _kind(a: Cell, b: Cell) -> str:
         return "steps" if (a.model, a.label) == (b.model, b.label) else "system"
     if a.precision != b.precision:
         return "precision"
-    return "temperature" if a.label == b.label else "baseline"
+    if a.label == b.label:
+        return "temperature"
+    return "baseline" if b.baseline else "system"
 
 
 def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, kind: str) -> Table:

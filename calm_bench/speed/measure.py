@@ -33,7 +33,7 @@ Wanted = set[tuple[str, bool, int]]
 
 def measure(plan: SpeedPlan, store: RunStore) -> None:
     """Do what is missing of a plan, as many systems at a time as fit into memory."""
-    if plan.setting.together:  # as a quality run does; where memory is short it is given back
+    if plan.setting.together:  # as a quality run does; not where two rows hardly fit into memory
         keep_freed_memory()
     if plan.request.threads is not None:
         import torch
@@ -41,16 +41,18 @@ def measure(plan: SpeedPlan, store: RunStore) -> None:
         torch.set_num_threads(plan.request.threads)
     for index, cells in enumerate(sessions(plan)):
         first = index * plan.setting.rounds
-        _session(plan, cells, range(first, first + plan.setting.rounds), store)
+        _session(plan, index, cells, range(first, first + plan.setting.rounds), store)
 
 
-def _session(plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunStore) -> None:
+def _session(
+    plan: SpeedPlan, index: int, cells: Sequence[Cell], rounds: range, store: RunStore
+) -> None:
     """The rounds of rows that are in memory together, and what else is to be known of them."""
     missing = _missing_rounds(plan, cells, rounds, store)
     known = {record.cell_id for record in store.read(FootprintRecord)}
     unknown = [cell for cell in cells if cell.cell_id not in known]
     growing = _missing_growth(plan, cells, store)
-    ungenerated = missing_generations(plan, {cell.cell_id for cell in cells}, store)
+    ungenerated = missing_generations(plan, {cell.cell_id for cell in cells}, index, store)
     if not (missing or unknown or growing or ungenerated):
         return
     arms = arms_of(plan, cells)

@@ -226,7 +226,7 @@ def _generation(facts: _Facts, cell: Cell) -> Found:
 def _generation_ratio(facts: _Facts, other: Cell | None, cell: Cell) -> Estimate:
     """Another row's time over this row's, for the same stretch of audio, repeat by repeat."""
     if other is None:
-        return Estimate(value=None, reason="there is no such row to compare with")
+        return Estimate(value=None, reason=NOT_PLAIN)
     a, b = (facts.generations.get(c.cell_id, {}) for c in (other, cell))
     if other is cell:
         return Estimate(value=1.0, n=len(b))
@@ -280,8 +280,9 @@ def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:
     )
     if plan.setting.generation is not None:
         yield (
-            "whole generations: prompts encoded and prefilled, frames drawn, whole clips decoded, "
-            "as a quality run does; rows take turns in random order"
+            f"whole generations, {plan.setting.generation.repeats} of each row: prompts encoded "
+            "and prefilled, frames drawn, whole clips decoded, as a quality run does; rows take "
+            "turns in random order"
         )
     yield (
         "bandwidth: a buffer beyond the caches, read between the rows of every round; limit: bytes "

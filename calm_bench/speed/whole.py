@@ -18,14 +18,17 @@ from calm_bench.store import GenerationRecord, RunStore
 __all__ = ["missing_generations", "time_generations"]
 
 
-def missing_generations(plan: SpeedPlan, cell_ids: set[str], store: RunStore) -> list[int]:
-    """The repeats in which one of these rows has not been timed; all of them are then timed."""
+def missing_generations(
+    plan: SpeedPlan, cell_ids: set[str], session: int, store: RunStore
+) -> list[int]:
+    """The repeats of a session in which one of its rows has not been timed; then all are timed."""
     if plan.setting.generation is None:
         return []
     found: dict[int, set[str]] = {}
     for record in store.read(GenerationRecord):
         found.setdefault(record.repeat, set()).add(record.cell_id)
-    repeats = range(plan.setting.generation.repeats)
+    n = plan.setting.generation.repeats
+    repeats = range(session * n, (session + 1) * n)
     return [number for number in repeats if not cell_ids <= found.get(number, set())]
 
 

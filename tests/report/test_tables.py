@@ -316,19 +316,19 @@ def test_head_steps_and_other_systems_have_tables_of_their_own(results: Results)
     known = {"label": "One", "temperature": 1.0, "text_temperature": 1.0, "baseline": False}
     one = ours.model_copy(update={**known, "cell_id": "one", "head_steps": 1})
     four = one.model_copy(update={"cell_id": "four", "head_steps": 4})
-    other = one.model_copy(update={"cell_id": "other", "model": "other", "label": "Other"})
+    renamed = one.model_copy(update={"cell_id": "renamed", "label": "Renamed"})
     gap = next(d for d in results.differences if d.value is not None)
-    pairs = [("four", "one"), ("other", "four"), ("four", base.cell_id)]
+    pairs = [("four", "one"), ("renamed", "one"), ("four", base.cell_id)]
     gaps = [
         gap.model_copy(update={"cell_id": a, "baseline_cell_id": b, "value": float(i)})
         for i, (a, b) in enumerate(pairs)
     ]
-    cells = (base, one, four, other)
+    cells = (base, one, four, renamed)
     changed = results.model_copy(update={"cells": cells, "differences": tuple(gaps)})
     found = {table.title: texts(table)[0][:3] for table in difference_tables(changed)}
     assert found == {
         "What head steps change": ["One", "1 → 4", "1.0"],
-        "Against another system": ["Other", "One, 4 steps", "1.0"],
+        "Against another system": ["Renamed", "One, 1 step", "1.0"],
         "Against the baseline": ["One, 4 steps", base.label, f"1.0 − {base.temperature}"],
     }
 

@@ -1,5 +1,6 @@
 """The probe, what a state holds, and the frames timed along a long generation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,11 @@ from calm_bench.latency import Arm
 from calm_bench.speed import probe as probes
 from calm_bench.speed.footprint import held_bytes
 from calm_bench.speed.growth import time_growth
+from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.probe import ReadProbe, last_cache_bytes
 from calm_bench.speed.spec import Growth
+from calm_bench.speed.whole import missing_generations
+from calm_bench.store import GenerationRecord, RunStore
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.loading import load_system
 from calm_bench.types import SamplingParams
@@ -80,6 +84,18 @@ def test_growth_decodes_whole_frames_of_every_kind_of_system(model: str) -> None
     arm = Arm(cell_id="a", system=system, sampling=SAMPLING, prompts=(prompt,))
     records = time_growth(arm, 0, Growth(seconds=(0.4, 1.2), frames=2), HostClock())
     assert [len(record.stage_ns["total"]) for record in records] == [2, 2]
+
+
+def test_sessions_count_their_repeats_apart(
+    expanded: Callable[..., SpeedPlan], tmp_path: Path
+) -> None:
+    plan = expanded(generation=True)
+    store = RunStore(tmp_path / "run")
+    assert missing_generations(plan, {"a"}, 0, store) == [0, 1, 2, 3, 4]
+    store.append(GenerationRecord(cell_id="a", repeat=1, batch=1, seconds=1.0, taken_ns=1))
+    assert missing_generations(plan, {"a"}, 0, store) == [0, 2, 3, 4]
+    assert missing_generations(plan, {"a", "b"}, 1, store) == [5, 6, 7, 8, 9]
+    assert missing_generations(expanded(), {"a"}, 0, store) == []
 
 
 class Recorder(torch.nn.Module):

@@ -118,10 +118,11 @@ def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
 
 
 def _merged(found: Sequence[Entry]) -> list[Entry]:
-    """Lines of runs that hold the very same clips as one line, which names all of these runs."""
+    """Lines that agree to the last digit, as of the same clips, as one that names its runs."""
     lines: dict[tuple[Any, ...], Entry] = {}
     for entry in found:
-        same = (entry.scale, entry.recipe_id, entry.ours, entry.value, entry.low, entry.high)
+        effect = (entry.value, entry.low, entry.high, entry.n, entry.n_needed, entry.paired)
+        same = (entry.scale, entry.recipe_id, entry.ours, *effect)
         known = lines.setdefault(same, entry)
         if known is not entry:
             lines[same] = known.model_copy(update={"run": f"{known.run}, {entry.run}"})

@@ -115,11 +115,11 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
         c.cell_id: {metric: found[c.cell_id].value or 0.0 for metric, found in times.items()}
         for c in timed
     }
-    rates = [round(1000 * row["rtf"] / row["frame_ms"], 1) for row in rows.values()]
-    differ = len(set(rates)) > 1
+    rates = _frame_rates(run)
+    differ = len({rates[cell.cell_id] for cell in timed}) > 1
     bars: dict[str, dict[str, float]] = {}
-    for cell, rate in zip(timed, rates, strict=True):
-        row = rows[cell.cell_id]
+    for cell in timed:
+        row, rate = rows[cell.cell_id], rates[cell.cell_id]
         parts = {stage: row[f"{stage}_ms"] for stage in STAGES}
         rest = row["frame_ms"] - sum(parts.values())
         if rest > _UNSEEN * row["frame_ms"]:
@@ -140,6 +140,19 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
         )
 
 
+def _frame_rates(run: StoredRun) -> dict[str, float]:
+    """Frames a second of each row that says how long a frame and a second of audio take."""
+    times: dict[str, dict[str, float]] = {}
+    for row in run.results.rows:
+        if row.metric in ("rtf", "frame_ms") and row.value:
+            times.setdefault(row.cell_id, {})[row.metric] = row.value
+    return {
+        cell_id: round(1000 * found["rtf"] / found["frame_ms"], 1)
+        for cell_id, found in times.items()
+        if len(found) == 2
+    }
+
+
 def _device(run: StoredRun, cells: Sequence[Cell]) -> str:
     """What all of these rows were timed on and in; rows that differ say it in their labels."""
     ids = {cell.cell_id for cell in cells}
@@ -158,6 +171,8 @@ def _is_latency(recipe: Mapping[str, Any]) -> bool:
 
 def latency_position(run: StoredRun) -> Iterator[Panel]:
     """Milliseconds per frame against how much has been generated: flat, or growing with it.
+
+    Of a second of audio, where frames are not equally long.
 
     From the frames that `speed` times along a long generation, or else from timed generations that
     are long enough.
@@ -183,19 +198,31 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
             if along
             else f"medians over {rounds} rounds, bars hold the middle half"
         )
+        rates = {cell.cell_id: _frame_rates(run).get(cell.cell_id, 0.0) for cell in drawn}
+        differ = len(set(rates.values())) > 1 and 0.0 not in rates.values()
+        scales = [rates[cell.cell_id] if differ else 1.0 for cell in drawn]
         steps = {f"{cell.mode} {cell.precision}" for cell in drawn if cell.mode}
         step = steps.pop() if len(steps) == 1 else ""
         yield Panel(
-            title=f"{title_of(run)}: a frame's time{f', {step}' if step else ''}",
+            title=f"{title_of(run)}: time by position{f', {step}' if step else ''}",
             x_label="seconds of audio generated",
-            y_label="milliseconds per frame",
+            y_label=f"milliseconds per {'second of audio' if differ else 'frame'}",
             lines=tuple(
-                Line(label=label.removesuffix(f", {step}"), model=model, dots=dots)
-                for label, model, dots in lines
+                Line(label=label.removesuffix(f", {step}"), model=model, dots=_scaled(dots, scale))
+                for (label, model, dots), scale in zip(lines, scales, strict=True)
             ),
             from_zero=True,
             caption=f"{run.name} ({', '.join(run.scales)}): {how}{_device(run, drawn)}",
         )
+
+
+def _scaled(dots: Sequence[Dot], scale: float) -> tuple[Dot, ...]:
+    """Dots with all that is along y multiplied."""
+    return tuple(
+        Dot(x=d.x, y=scale * d.y, y_interval=(scale * d.y_interval[0], scale * d.y_interval[1]))
+        for d in dots
+        if d.y_interval is not None
+    )
 
 
 def _is_single(record: LatencyRecord) -> bool:

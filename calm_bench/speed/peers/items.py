@@ -1,10 +1,6 @@
 """What is timed against which package, and what each timer holds. No torch: the plan reads this."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
-
-from calm_bench.errors import BenchError, UnknownNameError
 
 __all__ = [
     "CONTROL",
@@ -15,11 +11,8 @@ __all__ = [
     "PAIRS",
     "Item",
     "Pair",
-    "choose_pairs",
     "is_ours",
-    "missing_package",
     "ours",
-    "refuse_if_none",
 ]
 
 PACKAGE, CONTROL = "package", "package again"
@@ -270,42 +263,3 @@ ITEMS = {
         ),
     )
 }
-
-
-def choose_pairs(wanted: Sequence[str]) -> list[Pair]:
-    """The pairs of these names, or whose names begin so; all if none is named.
-
-    Raises:
-        UnknownNameError: If a name fits none.
-    """
-    chosen: dict[str, Pair] = {}
-    for name in wanted or ("",):
-        hits = [pair for pair in PAIRS.values() if pair.name == name]
-        hits = hits or [pair for pair in PAIRS.values() if pair.name.startswith(name)]
-        if not hits:
-            raise UnknownNameError("pair", name, PAIRS)
-        chosen |= {pair.name: pair for pair in hits}
-    return list(chosen.values())
-
-
-def missing_package(pair: Pair) -> str | None:
-    """Why a pair cannot be timed here; None if it can."""
-    try:
-        metadata.version(pair.distribution)
-    except metadata.PackageNotFoundError:
-        return (
-            f"the package {pair.distribution} is not installed: benchmarks/peers.sh prepares an "
-            "environment with all of them"
-        )
-    return None
-
-
-def refuse_if_none(pairs: Sequence[Pair]) -> None:
-    """Raise if not one pair can be timed.
-
-    Raises:
-        BenchError: With the reason for the first.
-    """
-    reasons = [missing_package(pair) for pair in pairs]
-    if reasons and all(reasons):
-        raise BenchError(f"speed peers: {reasons[0]}")

@@ -14,7 +14,8 @@ from calm_bench import __version__, environment, paths
 from calm_bench.config import parse
 from calm_bench.errors import BenchError, InputError
 from calm_bench.parallel import cores
-from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none
+from calm_bench.speed.peers.chosen import missing_package, refuse_if_none
+from calm_bench.speed.peers.items import Pair
 from calm_bench.speed.peers.records import Machine
 from calm_bench.speed.peers.worker import Task
 from calm_bench.store import RunStore

@@ -16,6 +16,7 @@ from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.numbers import TIMES
 from calm_bench.report.tables import Table, Text
 from calm_bench.seeds import derive_seed
+from calm_bench.speed.peers.chosen import missing_package
 from calm_bench.speed.peers.items import (
     CONTROL,
     ITEMS,
@@ -25,7 +26,6 @@ from calm_bench.speed.peers.items import (
     PAIRS,
     Item,
     is_ours,
-    missing_package,
     ours,
 )
 from calm_bench.speed.peers.records import Block, Machine

@@ -155,7 +155,7 @@ def test_one_legend_serves_panels_in_which_a_look_means_one_system(
     assert not looks_agree([*fad_over_time(ablations), *quality_speed(music)])
 
 
-def test_figures_are_drawn_twicelooks_agree_and_never_empty(
+def test_figures_are_drawn_twice_alike_and_never_empty(
     music: StoredRun, ablations: StoredRun
 ) -> None:
     drawn = draw_figures([ablations])

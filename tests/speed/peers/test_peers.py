@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 from calm_bench.cli import app
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.speed.peers import items, run, worker
-from calm_bench.speed.peers.items import ITEMS, PAIRS, choose_pairs, missing_package, refuse_if_none
+from calm_bench.speed.peers import chosen, items, run, worker
+from calm_bench.speed.peers.chosen import choose_pairs, missing_package, refuse_if_none
+from calm_bench.speed.peers.items import ITEMS, PAIRS
 from calm_bench.speed.peers.records import Block, Machine
 from calm_bench.speed.peers.run import PeerRequest, run_peers
 from calm_bench.speed.peers.sides import Side
@@ -238,5 +239,5 @@ class TestCommand:
         assert "'fp8' is no precision" in self.refused("--precision", "fp8")
 
     def test_no_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(items, "missing_package", lambda pair: "it is not installed")
+        monkeypatch.setattr(chosen, "missing_package", lambda pair: "it is not installed")
         assert self.refused("--pairs", "pocket", "mimi").endswith("peers: it is not installed")
