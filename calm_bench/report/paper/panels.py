@@ -7,7 +7,7 @@ from calm_bench.report.paper.names import is_part
 from calm_bench.report.paper.runs import StoredRun, instrument_of
 from calm_bench.results import ResultRow
 from calm_bench.store import Cell
-from calm_bench.titles import temperature_text
+from calm_bench.titles import steps_text, temperature_text
 
 __all__ = [
     "Dot",
@@ -85,7 +85,7 @@ def title_of(run: StoredRun) -> str:
 def label_of(cell: Cell, cells: Sequence[Cell], *, temp: bool = False) -> str:
     """A system's name, with its head steps where they vary and its temperature if wanted."""
     several = len({c.head_steps for c in cells if c.label == cell.label}) > 1
-    steps = f", {cell.head_steps} step{'s' * (cell.head_steps != 1)}" if several else ""
+    steps = f", {steps_text(cell)}" if several else ""
     return cell.label + steps + (f", temp {temperature_text(cell.temperature)}" if temp else "")
 
 

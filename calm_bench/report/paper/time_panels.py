@@ -198,9 +198,10 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
             if along
             else f"medians over {rounds} rounds, bars hold the middle half"
         )
-        rates = {cell.cell_id: _frame_rates(run).get(cell.cell_id, 0.0) for cell in drawn}
-        differ = len(set(rates.values())) > 1 and 0.0 not in rates.values()
-        scales = [rates[cell.cell_id] if differ else 1.0 for cell in drawn]
+        known = _frame_rates(run)
+        rates = [known.get(cell.cell_id, 0.0) for cell in drawn]
+        differ = len(set(rates)) > 1 and 0.0 not in rates
+        scales = rates if differ else [1.0] * len(drawn)
         steps = {f"{cell.mode} {cell.precision}" for cell in drawn if cell.mode}
         step = steps.pop() if len(steps) == 1 else ""
         yield Panel(
