@@ -66,18 +66,16 @@ def row_arms(plan: SpeedPlan, cell: Cell, system: "System", n_frames: int) -> It
     """A row at every batch size, each prompt cut to the system's own frames."""
     prompts = _prompts_of(plan, system)
     for batch in plan.setting.batch:
-        yield Arm(
-            cell_id=cell.cell_id,
-            system=system,
-            sampling=sampling_of(cell),
-            prompts=tuple(prompts[row % len(prompts)] for row in range(batch)),
-            n_frames=n_frames,
-        )
+        yield replace(_arm(cell, system, prompts, batch), n_frames=n_frames)
 
 
 def whole_arm(plan: SpeedPlan, cell: Cell, system: "System", batch: int) -> Arm:
     """A row with as many prompts as its whole generations take."""
-    prompts = _prompts_of(plan, system)
+    return _arm(cell, system, _prompts_of(plan, system), batch)
+
+
+def _arm(cell: Cell, system: "System", prompts: "Sequence[Prompt]", batch: int) -> Arm:
+    """A row at a batch size: prompts come again where there are too few."""
     return Arm(
         cell_id=cell.cell_id,
         system=system,

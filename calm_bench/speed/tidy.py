@@ -35,6 +35,7 @@ __all__ = ["tidy"]
 
 THIRTY_SECONDS = 30.0
 NOT_PLAIN = "the plain fp32 step of this system was not timed in the same rounds: add --mode plain"
+NO_BASELINE = "the baseline was not timed in this mode and precision"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
 
@@ -154,8 +155,7 @@ def _identity(baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord]) -
     rounds = {record.round for record in own}
     base = [record for record in baseline if record.round in rounds]
     if not base:
-        reason = "the baseline was not timed in this mode and precision"
-        return {name: Estimate(value=None, reason=reason) for name in names}
+        return {name: Estimate(value=None, reason=NO_BASELINE) for name in names}
     a, b = (Sums.over(Sums.of(record) for record in records) for records in (base, own))
     implied = predicted_speedup(a, b)
     residual = 100 * (a.per_audio("total") / b.per_audio("total") / implied - 1)
@@ -218,15 +218,15 @@ def _generation(facts: _Facts, cell: Cell) -> Found:
     return {
         "generation_s": ratio_interval(seconds, [1.0] * len(seconds), seed),
         "generation_clip_s": ratio_interval(seconds, clips, seed),
-        "generation_speedup": _generation_ratio(facts, facts.baseline_of(cell), cell),
-        "generation_vs_plain": _generation_ratio(facts, facts.plain_of(cell), cell),
+        "generation_speedup": _generation_ratio(facts, facts.baseline_of(cell), cell, NO_BASELINE),
+        "generation_vs_plain": _generation_ratio(facts, facts.plain_of(cell), cell, NOT_PLAIN),
     }
 
 
-def _generation_ratio(facts: _Facts, other: Cell | None, cell: Cell) -> Estimate:
+def _generation_ratio(facts: _Facts, other: Cell | None, cell: Cell, lacking: str) -> Estimate:
     """Another row's time over this row's, for the same stretch of audio, repeat by repeat."""
     if other is None:
-        return Estimate(value=None, reason=NOT_PLAIN)
+        return Estimate(value=None, reason=lacking)
     a, b = (facts.generations.get(c.cell_id, {}) for c in (other, cell))
     if other is cell:
         return Estimate(value=1.0, n=len(b))

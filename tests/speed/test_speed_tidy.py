@@ -134,6 +134,15 @@ def test_whole_generations_are_compared_repeat_by_repeat(expanded: Expand, tmp_p
     assert "Whole generations of 16 clips: toys, tiny scale" in results.tables
 
 
+def test_what_a_whole_generation_lacks_is_said(expanded: Expand, tmp_path: Path) -> None:
+    plan = expanded(modes=("eager",), generation=True)
+    row = rows_of(tidied(plan, tmp_path / "whole"), "calm-debug-eager-fp32")
+    assert "add --mode plain" in str(row["generation_vs_plain"].reason)
+    cells = tuple(cell.model_copy(update={"baseline": False}) for cell in plan.cells)
+    row = rows_of(tidy(plan, cells, RunStore(tmp_path / "whole")), "calm-debug-eager-fp32")
+    assert "the baseline was not timed" in str(row["generation_speedup"].reason)
+
+
 def test_a_run_that_was_not_asked_for_whole_generations_has_no_such_columns(
     results: Results,
 ) -> None:
