@@ -122,7 +122,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     plan_hash = content_hash(
         [spec.name, spec.version, spec.prompt_seconds, spec.seconds, spec.batch_size],
         [identity_of(cell, models) for cell in cells],
-        [[prompt.id, prompt.sha256] for prompt in prompts],
+        [_identity(prompt) for prompt in prompts],
         overrides.n_seeds,
         spec.latency.model_dump() if spec.latency else None,
     )
@@ -217,6 +217,11 @@ def _prompts(
 
 
 _WHEEL = "an installed package carries the first of them, a checkout all"
+
+
+def _identity(prompt: PromptSpec) -> list[str]:
+    """What of a prompt decides a run's numbers: its audio, and which prompts belong together."""
+    return [prompt.id, prompt.sha256, *([prompt.group] if prompt.group else [])]
 
 
 def _check_count(

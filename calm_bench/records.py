@@ -85,6 +85,7 @@ class TrialRecord(Record):
     Attributes:
         clip: Path of the audio relative to the run folder, prompt included.
         clip_id: Content hash of the audio.
+        group: The recording that its prompt was cut from, where several prompts were.
         prompt_seconds: Where the continuation starts in this clip.
         words: Prompt text and inner monologue (or the true text), as (word, start, end).
     """
@@ -95,6 +96,7 @@ class TrialRecord(Record):
     trial_id: str
     cell_id: str
     prompt_id: str
+    group: str | None = None
     seed_index: int
     seed: int
     status: Literal["ok", "failed"]

@@ -70,6 +70,18 @@ def test_metrics_and_tables_are_no_part_of_the_runs_identity(tmp_path: Path) -> 
     assert ids == {plan().run_id}
 
 
+def test_prompts_of_one_recording_are_another_run(tmp_path: Path) -> None:
+    _copy_prompts(tmp_path)
+    spec = (paths.benchmarks_dir() / "smoke.yaml").read_text()
+    (tmp_path / "smoke.yaml").write_text(spec)
+    index = tmp_path / "prompts" / "smoke.jsonl"
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    index.write_text("".join(f"{json.dumps({**line, 'group': 'tape'})}\n" for line in lines))
+    found = expand(str(tmp_path / "smoke.yaml"), Overrides())
+    assert {prompt.group for prompt in found.prompts} == {"tape"}
+    assert found.run_id != plan().run_id
+
+
 def test_seeds_depend_on_prompt_and_draw_alone() -> None:
     seeds = {
         (trial.prompt.id, trial.seed_index): {
