@@ -62,7 +62,7 @@ def probe_audio(path: Path) -> AudioInfo:
     _require_file(path)
     try:
         info = soundfile.info(path)
-    except (soundfile.LibsndfileError, OSError) as error:
+    except Exception as error:  # whatever a decoder stumbles over is this file's fault
         raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
     return AudioInfo(
         sample_rate=info.samplerate, channels=info.channels, seconds=info.frames / info.samplerate
@@ -82,7 +82,7 @@ def read_audio(path: Path, sample_rate: int | None = None) -> tuple[Wave, int]:
         with soundfile.SoundFile(path) as file:
             declared, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)  # [S, channels]
-    except (soundfile.LibsndfileError, OSError) as error:
+    except Exception as error:  # whatever a decoder stumbles over is this file's fault
         raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
     if len(samples) == 0:
         raise InputError(f"{path} holds no audio")

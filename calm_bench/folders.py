@@ -1,5 +1,6 @@
 """Scores of any two folders of audio: set metrics, and the clip metrics that need no text."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from calm_bench.environment import describe_environment
 from calm_bench.errors import InputError
 from calm_bench.instruments import Setting
 from calm_bench.progress import stage
+from calm_bench.recordings import list_recordings
 from calm_bench.scoring import Scorer
 from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry, ClipShelf
@@ -20,16 +22,15 @@ from calm_bench.summary import Facts, Outcome, summarise_run
 
 __all__ = ["score_folders"]
 
-SUFFIXES = {".flac", ".wav", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64"}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """The readable clips of a folder, and what is wrong with the others."""
+    """The readable clips of a folder, what is wrong with the others, and what was left out."""
 
     path: Path
     entries: list[ClipEntry]
     failures: list[str]
+    notes: list[str]
 
     @property
     def names(self) -> set[str]:
@@ -65,8 +66,7 @@ def score_folders(
         registry.target("metric", name)
     if embedding is not None:
         registry.target("embedding", embedding)
-    sides = {"reference": read_folder(reference)} if reference is not None else {}
-    sides["clips"] = read_folder(folder)
+    sides = _read_sides(folder, reference)
     cells = _cells(sides)
     identity = [[entry.identity for entry in side.entries] for side in sides.values()]
     asked = {"folders": [c.label for c in cells], "metrics": names, "embedding": embedding}
@@ -83,11 +83,12 @@ def score_folders(
             version=manifest.version,
             cells=cells,
             trials={cell_id: side.count for cell_id, side in sides.items()},
-            notes=[failure for side in sides.values() for failure in side.failures],
+            notes=[line for side in sides.values() for line in (*side.notes, *side.failures)],
         )
         results = summarise_run(facts, shelf, scores, [])
         store.write_results(results)
-        status = "partial" if facts.notes else "finished"
+        failed = any(side.failures for side in sides.values())
+        status = "partial" if failed else "finished"
         store.write_manifest(manifest.model_copy(update={"status": status}))
     return Outcome(folder=store.root, results=results)
 
@@ -103,33 +104,54 @@ def _cells(sides: Mapping[str, Folder]) -> list[Cell]:
     return cells
 
 
-def read_folder(folder: Path) -> Folder:
+def _read_sides(folder: Path, reference: Path | None) -> dict[str, Folder]:
+    """The clips, and the reference before them if there is one; neither holds files of the other.
+
+    Raises:
+        InputError: If they are one folder, or one of them holds nothing that can be read.
+    """
+    if reference is None:
+        return {"clips": read_folder(folder)}
+    if folder.resolve() == reference.resolve():
+        raise InputError(
+            f"{folder} and --reference {reference} are the same folder: there is nothing to "
+            "measure against anything else"
+        )
+    theirs = read_folder(reference, without=(folder,))
+    return {"reference": theirs, "clips": read_folder(folder, without=(reference,))}
+
+
+def read_folder(folder: Path, without: Sequence[Path] = ()) -> Folder:
     """Every sound file below a folder, by name.
+
+    Args:
+        folder: Where to look.
+        without: Folders whose files are another side's, wherever they lie.
 
     Raises:
         InputError: If it is no folder, or none of its files can be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    entries, failures = [], []
-    with stage(f"reading {folder.name}", len(files)) as advance:
-        for path in files:
+    listing = list_recordings(folder, without)
+    listing.refuse_empty()
+    names = Counter(Path(listing.name(path)).with_suffix("") for path in listing.files)
+    entries, failures = [], list(listing.unlisted)
+    with stage(f"reading {folder.name}", len(listing.files)) as advance:
+        for path in listing.files:
+            name = Path(listing.name(path))
+            alone = names[name.with_suffix("")] == 1
             try:
-                entries.append(_entry(folder, path))
+                entries.append(_entry(path, (name.with_suffix("") if alone else name).as_posix()))
             except InputError as error:
                 failures.append(str(error))
             advance(1)
     if not entries:
-        reason = f": {failures[0]}" if failures else f" (looked for {', '.join(sorted(SUFFIXES))})"
-        raise InputError(f"{folder} holds no readable audio{reason}")
-    return Folder(path=folder, entries=entries, failures=failures)
+        raise InputError(f"{folder} holds no readable audio: {failures[0]}")
+    return Folder(path=folder, entries=entries, failures=failures, notes=listing.notes)
 
 
-def _entry(folder: Path, path: Path) -> ClipEntry:
+def _entry(path: Path, name: str) -> ClipEntry:
     wave, rate = read_audio(path)
     clip_id = audio_hash(wave, rate)
-    name = path.relative_to(folder).with_suffix("").as_posix()
     return ClipEntry(
         trial_id=content_hash(name, clip_id),
         clip_id=clip_id,

@@ -78,9 +78,9 @@ def test_files_that_cannot_be_read_are_counted_and_named(
 
 
 def test_folders_without_audio_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no readable audio"):
+    with pytest.raises(InputError, match="holds no sound files"):
         read_folder(tmp_path)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         read_folder(tmp_path / "nowhere")
 
 

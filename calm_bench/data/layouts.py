@@ -13,13 +13,10 @@ from pydantic import Field
 from calm_bench.config import StrictModel, parse
 from calm_bench.data.corpus import SPLITS, Split
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.recordings import list_recordings
 from calm_bench.seeds import content_hash
 
 __all__ = ["LAYOUTS", "Candidate", "find_recordings"]
-
-SOUND = {".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a", ".mp3", ".oga", ".ogg", ".opus"}
-SOUND |= {".w64", ".wav", ".webm", ".wma"}
-"""Suffixes of sound files; one that cannot be decoded is listed among the skipped, not ignored."""
 
 SPLIT_NAMES: dict[str, Split] = {"dev": "validation", "valid": "validation", "eval": "test"}
 SPLIT_NAMES |= {split: split for split in SPLITS}
@@ -111,12 +108,12 @@ def _split_of(folder: str) -> Split | None:
 def _files(source: Path) -> list[Candidate]:
     """Every sound file below a folder; hidden ones are left out."""
     found = []
-    for path in sorted(source.rglob("*")):
-        parts = path.relative_to(source).parts
-        if path.suffix.lower() in SOUND and not any(part.startswith(".") for part in parts):
-            split = _split_of(parts[0]) if len(parts) > 1 else None
-            name = "/".join([*parts[:-1], path.stem])
-            found.append(Candidate(id=name, path=path, split=split))
+    listing = list_recordings(source)
+    for path in listing.files:
+        parts = Path(listing.name(path)).parts
+        split = _split_of(parts[0]) if len(parts) > 1 else None
+        name = "/".join([*parts[:-1], path.stem])
+        found.append(Candidate(id=name, path=path, split=split))
     return found
 
 

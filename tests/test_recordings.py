@@ -1,0 +1,141 @@
+"""Folders of recordings through the command: what is looked at, left out and said."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from calm_bench.cli import app
+from calm_bench.recordings import list_recordings
+
+RATE = 16_000
+
+
+def sound(path: Path, seed: int = 0, seconds: float = 0.6) -> Path:
+    """A file of quiet noise, which one is drawn by the seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = 0.05 * np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+    soundfile.write(path, wave, RATE)
+    return path
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> Any:
+    """The command with --json: its exit code and what it printed, an error's text if it failed."""
+
+    def run(*words: str | Path, metric: str = "loudness") -> tuple[int, Any]:
+        out = tmp_path / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        line = ["score", *map(str, words), "--metrics", metric, "--out", str(out), "--json"]
+        result = CliRunner().invoke(app, line)
+        answer = " ".join(result.output.split())
+        return result.exit_code, json.loads(result.stdout) if result.stdout else answer
+
+    return run
+
+
+def counts(found: Any) -> dict[str, tuple[int, int]]:
+    return {name: (count["ok"], count["failed"]) for name, count in found["trials"].items()}
+
+
+def test_a_reference_folder_inside_is_not_scored_and_a_line_says_so(
+    tmp_path: Path, score: Any
+) -> None:
+    for k in range(3):
+        sound(tmp_path / "clips" / f"{k}.wav", k)
+        sound(tmp_path / "clips" / "real" / f"{k}.wav", k + 10)
+    code, found = score(tmp_path / "clips", "--reference", tmp_path / "clips" / "real")
+    assert (code, counts(found)) == (0, {"reference": (3, 0), "clips": (3, 0)})
+    (note,) = [note for note in found["notes"] if "left out" in note]
+    assert note.startswith("3 sound files in ")
+    assert str(tmp_path / "clips" / "real") in note
+    code, found = score(tmp_path / "clips" / "real", "--reference", tmp_path / "clips")
+    assert (code, counts(found)) == (0, {"reference": (3, 0), "clips": (3, 0)})
+
+
+def test_a_link_to_the_reference_is_the_reference(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    sound(tmp_path / "real" / "deep" / "a.wav", 2)
+    (tmp_path / "clips" / "originals").symlink_to(tmp_path / "real")
+    (tmp_path / "clips" / "part").symlink_to(tmp_path / "real" / "deep")
+    code, found = score(tmp_path / "clips", "--reference", tmp_path / "real")
+    assert (code, counts(found)) == (0, {"reference": (1, 0), "clips": (1, 0)})
+
+
+def test_one_folder_against_itself_is_refused(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    (tmp_path / "same").symlink_to(tmp_path / "clips")
+    code, said = score(tmp_path / "clips", "--reference", tmp_path / "same")
+    assert code == 2
+    assert "are the same folder" in said
+
+
+def test_hidden_files_are_left_out_and_counted(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    sound(tmp_path / "clips" / ".trash" / "b.wav", 2)
+    (tmp_path / "clips" / "._a.wav").write_bytes(b"\0\5\26\7AppleDouble")
+    code, found = score(tmp_path / "clips")
+    assert (code, counts(found)) == (0, {"clips": (1, 0)})
+    assert any("._a.wav, .trash/b.wav" in note for note in found["notes"])
+
+
+def test_one_name_with_two_suffixes_is_two_clips(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    sound(tmp_path / "clips" / "a.flac", 2)
+    sound(tmp_path / "clips" / "B.WAV", 3)
+    code, found = score(tmp_path / "clips")
+    (row,) = [row for row in found["rows"] if row["metric"] == "loudness"]
+    assert (code, counts(found), row["n"]) == (0, {"clips": (3, 0)}, 3)
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.wma", "a.raw", "link.wav", "pipe.wav", "torn.flac"])
+def test_sound_that_cannot_be_read_is_named(tmp_path: Path, score: Any, name: str) -> None:
+    good = sound(tmp_path / "clips" / "good.wav", 1)
+    bad = tmp_path / "clips" / name
+    if name.startswith("link"):
+        bad.symlink_to(tmp_path / "nowhere.wav")
+    elif name.startswith("pipe"):
+        os.mkfifo(bad)
+    else:
+        bad.write_bytes(good.read_bytes()[:20] + b"\xff" * 999)
+    code, found = score(tmp_path / "clips")
+    assert (code, counts(found)) == (4, {"clips": (1, 1)})
+    assert any(str(bad) in note for note in found["notes"])
+
+
+def test_links_that_run_in_circles_end(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    (tmp_path / "clips" / "round").symlink_to(tmp_path / "clips")
+    (tmp_path / "clips" / "up").symlink_to(tmp_path)
+    (tmp_path / "clips" / "self.wav").symlink_to(tmp_path / "clips" / "self.wav")
+    code, found = score(tmp_path / "clips")
+    assert (code, counts(found)) == (4, {"clips": (1, 1)})
+    assert any("round, up" in note for note in found["notes"])
+
+
+def test_folders_that_links_lead_to_are_listed_once(tmp_path: Path) -> None:
+    sound(tmp_path / "elsewhere" / "b.wav", 1)
+    folder = tmp_path / "clips"
+    sound(folder / "a.wav", 2)
+    for name in ("one", "two"):
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    found = list_recordings(folder)
+    assert [found.name(path) for path in found.files] == ["a.wav", "one/b.wav"]
+    assert found.repeated == [folder / "two"]
+
+
+def test_a_folder_without_sound_says_what_it_holds(tmp_path: Path, score: Any) -> None:
+    (tmp_path / "clips").mkdir()
+    assert "it is empty" in score(tmp_path / "clips")[1]
+    (tmp_path / "clips" / "notes.txt").touch()
+    sound(tmp_path / "clips" / ".b.wav")
+    code, said = score(tmp_path / "clips")
+    assert code == 2
+    assert "1 .txt" in said
+    assert ".b.wav" in said
