@@ -1,16 +1,18 @@
 """Intervals: from per-clip values to a number, its 95 % interval and the clips behind it.
 
-What is resampled is the prompt, with all its clips, because clips that continue one prompt are not
-independent. Cells are compared over the clips both have scored, with the same resampled prompts on
-both sides, so that what makes a prompt hard cancels. Every aggregate of a column is a quotient of
-two sums (the mean's denominator counts clips), which makes 2,000 resamples one matrix product.
+What is resampled is the group: a prompt with all its clips, or a recording with all that was cut
+from it, because these are not independent. Cells are compared over the clips both have scored, with
+the same resampled groups on both sides, so that what makes a prompt hard cancels. Every aggregate
+of a column is a quotient of two sums (the mean's denominator counts clips), which makes 2,000
+resamples one matrix product.
 
-An interval speaks of prompts like these and of this reference set; it knows nothing of a model that
-would come out of another training run.
+An interval speaks of recordings like these and of this reference set; it knows nothing of a model
+that would come out of another training run.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,45 +22,57 @@ from calm_bench.types import Column, Estimate
 __all__ = [
     "RESAMPLES",
     "ClipValues",
+    "GroupOf",
     "compare",
     "n_needed",
     "percentile_interval",
-    "prompt_of",
     "ratio_interval",
     "resample_counts",
     "summarise",
 ]
 
 RESAMPLES = 2000
+_BLOCK = 2_000_000  # counts held at once
 
 ClipValues = Mapping[str, Mapping[str, float | None]]
 """The fields of each clip by its pair key, `prompt_id/seed_index`."""
 
+GroupOf = Mapping[str, str]
+"""The group of each clip by its pair key; a clip that is not there stands for itself."""
+
 Floats = NDArray[np.float64]
 
 
-def summarise(column: Column, clips: ClipValues, seed: int) -> Estimate:
-    """A column's value over a cell's clips, with its percentile bootstrap interval over prompts.
+def summarise(
+    column: Column, clips: ClipValues, seed: int, groups: GroupOf = MappingProxyType({})
+) -> Estimate:
+    """A column's value over a cell's clips, with its percentile bootstrap interval over groups.
 
     Clips that lack one of the column's fields are left out of the value and of n.
     """
     keys = _scored(column, clips)
     if not keys:
         return Estimate(value=None, reason=f"no clip has a value for {column.name}")
-    sums = _prompt_sums(column, clips, keys)  # [P, 2]
-    draws = _quotients(column, resample_counts(len(sums), seed) @ sums)
+    sums = _group_sums(column, clips, keys, groups)  # [G, 2]
+    draws = _quotients(column, _resampled(sums, seed))
     return _estimate(float(_quotients(column, sums.sum(axis=0))), draws, len(keys), len(sums))
 
 
-def compare(column: Column, a: ClipValues, b: ClipValues, seed: int) -> Estimate:
-    """The column's value in `a` minus that in `b` over the clips both score, paired by prompt."""
+def compare(
+    column: Column,
+    a: ClipValues,
+    b: ClipValues,
+    seed: int,
+    groups: GroupOf = MappingProxyType({}),
+) -> Estimate:
+    """The column's value in `a` minus that in `b` over the clips both score, paired by group."""
     in_b = set(_scored(column, b))
     keys = [key for key in _scored(column, a) if key in in_b]
     if not keys:
         return Estimate(value=None, reason=f"no prompt has a value for {column.name} in both rows")
-    sums_a, sums_b = _prompt_sums(column, a, keys), _prompt_sums(column, b, keys)
-    counts = resample_counts(len(sums_a), seed)
-    draws = _quotients(column, counts @ sums_a) - _quotients(column, counts @ sums_b)
+    sums_a, sums_b = (_group_sums(column, side, keys, groups) for side in (a, b))
+    drawn = _resampled(np.hstack([sums_a, sums_b]), seed)  # [R, 4]
+    draws = _quotients(column, drawn[:, :2]) - _quotients(column, drawn[:, 2:])
     value = _quotients(column, sums_a.sum(axis=0)) - _quotients(column, sums_b.sum(axis=0))
     return _estimate(float(value), draws, len(keys), len(sums_a))
 
@@ -94,10 +108,21 @@ def ratio_interval(
     return _estimate(math.exp(float(np.median(logs))), draws, len(logs), len(logs), level)
 
 
-def resample_counts(n: int, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """How often each of n prompts is drawn in each bootstrap resample, [resamples, n]."""
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), size=resamples)
-    return counts.astype(np.float64)
+def resample_counts(n: int, seed: int) -> Floats:
+    """How often each of n groups is drawn in each bootstrap resample, [RESAMPLES, n]."""
+    return _draw(np.random.default_rng(seed), n, RESAMPLES)
+
+
+def _resampled(sums: Floats, seed: int) -> Floats:
+    """The sums of each resample of groups, [G, F] to [RESAMPLES, F], a block at a time."""
+    rng, n = np.random.default_rng(seed), len(sums)
+    block = max(1, _BLOCK // n)
+    starts = range(0, RESAMPLES, block)
+    return np.concatenate([_draw(rng, n, min(block, RESAMPLES - at)) @ sums for at in starts])
+
+
+def _draw(rng: np.random.Generator, n: int, resamples: int) -> Floats:
+    return rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
 
 
 def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float] | None:
@@ -108,12 +133,6 @@ def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, floa
         return None
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def prompt_of(pair_key: str) -> str:
-    """The prompt's part of a pair key; a key without a seed index stands for itself."""
-    prompt, slash, _ = pair_key.rpartition("/")
-    return prompt if slash else pair_key
 
 
 def _scored(column: Column, clips: ClipValues) -> list[str]:
@@ -127,13 +146,13 @@ def _scored(column: Column, clips: ClipValues) -> list[str]:
     )
 
 
-def _prompt_sums(column: Column, clips: ClipValues, keys: Sequence[str]) -> Floats:
-    """Numerator and denominator of the column summed over each prompt's clips, [P, 2]."""
-    rows = {prompt_of(key): np.zeros(2) for key in keys}
+def _group_sums(column: Column, clips: ClipValues, keys: Sequence[str], groups: GroupOf) -> Floats:
+    """Numerator and denominator of the column summed over each group's clips, [G, 2]."""
+    rows = {groups.get(key, key): np.zeros(2) for key in keys}
     for key in keys:
         fields = [clips[key][name] for name in column.fields]
         pair = fields if len(fields) == 2 else [fields[0], 1.0]
-        rows[prompt_of(key)] += np.asarray(pair, dtype=np.float64)
+        rows[groups.get(key, key)] += np.asarray(pair, dtype=np.float64)
     return np.stack(list(rows.values()))
 
 

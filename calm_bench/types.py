@@ -88,6 +88,8 @@ class Clip:
         words: What was meant to be said in the whole clip, timed: the real text for references and
             round trips, prompt text and inner monologue for a system. None when nothing is known.
         transcript: What the recogniser heard; None when no metric asked for it.
+        group: What intervals resample: the recording that the prompt was cut from, where several
+            were, or else the prompt.
     """
 
     clip_id: str
@@ -99,6 +101,11 @@ class Clip:
     end_seconds: float | None = None
     words: tuple[TimedWord, ...] | None = None
     transcript: Transcript | None = None
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.prompt_id)
 
     @property
     def continuation(self) -> Wave:

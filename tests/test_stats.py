@@ -84,7 +84,8 @@ def test_clips_of_one_prompt_do_not_count_as_independent():
     prompts = rng.normal(size=20)
     alone = {f"p{i}/0": {"x": x} for i, x in enumerate(prompts)}
     repeated = {f"p{i}/{k}": {"x": x} for i, x in enumerate(prompts) for k in range(10)}
-    one, ten = stats.summarise(MEAN, alone, 5), stats.summarise(MEAN, repeated, 5)
+    groups = {key: key.partition("/")[0] for key in repeated}
+    one, ten = stats.summarise(MEAN, alone, 5), stats.summarise(MEAN, repeated, 5, groups)
     assert ten.n == 10 * one.n
     assert ten.high - ten.low == pytest.approx(one.high - one.low)
 

@@ -1,12 +1,15 @@
-"""What the metrics of an embedding have in common: two sets of vectors, grouped by prompt.
+"""What the metrics of an embedding have in common: two sets of vectors, by group of clips.
 
-The prompt is the unit of everything that follows. Vectors of one clip are neighbours in time and
-clips of one prompt share what was said, so neither is a fresh draw; and the evaluated and the
-reference clip of one prompt belong together, which is why both are left out or drawn together.
+The group (the clips of a prompt, or of a recording) is the unit of everything that follows. Vectors
+of one clip are neighbours in time and clips of one group share what was said, so neither is a fresh
+draw; and the evaluated and the reference clips of one group belong together, which is why both are
+left out or drawn together.
+
+Vectors are read clip by clip, as often as they are needed: no set of clips lies in memory.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 
 from calm_bench import registry
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import ClipEmbedder, VectorCache
+from calm_bench.embeddings.clips import ClipEmbedder, VectorCache, Vectors
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.types import Clip, Estimate, MetricResult
 
@@ -25,6 +28,7 @@ __all__ = ["DEFAULT_EMBEDDING", "EmbeddingMetric", "VectorSet", "student_interva
 DEFAULT_EMBEDDING = "whisper"
 _FEW_CLIPS = 500
 _SAME_LENGTH = 0.05
+_AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
 
@@ -33,22 +37,66 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSet:
-    """The vectors of a set of clips, [N, E] for each prompt."""
+    """The vectors of a set of clips: how many each clip has, and how to read them.
 
-    by_prompt: Mapping[str, Floats]
-    clip_ids: tuple[str, ...]
-    spans: tuple[tuple[float, ...], ...]
+    Attributes:
+        clips: Those that could be embedded, by group.
+        sizes: How many vectors each of them has.
+        notes: By clip id, why others could not be embedded.
+    """
+
+    clips: tuple[Clip, ...]
+    sizes: tuple[int, ...]
     notes: Mapping[str, str]
+    embedder: ClipEmbedder
 
     @property
     def n_clips(self) -> int:
         """How many clips could be embedded."""
-        return len(self.clip_ids)
+        return len(self.clips)
 
     @property
     def n_vectors(self) -> int:
         """How many vectors all clips have together."""
-        return sum(len(vectors) for vectors in self.by_prompt.values())
+        return sum(self.sizes)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups that the clips belong to."""
+        return frozenset(clip.group for clip in self.clips)
+
+    @property
+    def identity(self) -> list[list[Any]]:
+        """Which stretch of which clips these are."""
+        return [[clip.clip_id, *clip.span] for clip in self.clips]
+
+    def parts(self) -> Iterator[tuple[str, Floats]]:
+        """Group and vectors [N, E] of each clip."""
+        for clip, vectors in _embedded(self.embedder, self.clips, {}):
+            yield clip.group, vectors.astype(np.float64)
+
+    def thinned(self, most: int) -> tuple[Floats, list[str]]:
+        """Every n-th vector, so that no more than `most` are left, and the group of each."""
+        step, place = max(1, -(-self.n_vectors // most)), 0
+        vectors, groups = [np.zeros((0, self.embedder.embedding.dim))], list[str]()
+        for group, found in self.parts():
+            vectors.append(found[-place % step :: step])
+            groups += [group] * len(vectors[-1])
+            place += len(found)
+        return np.concatenate(vectors), groups
+
+
+def _embedded(
+    embedder: ClipEmbedder, clips: Sequence[Clip], notes: dict[str, str]
+) -> Iterator[tuple[Clip, Vectors]]:
+    """Clips with their vectors, a few at a time; `notes` takes why others have none."""
+    for start in range(0, len(clips), _AT_ONCE):
+        some = clips[start : start + _AT_ONCE]
+        found = embedder.embed(some)
+        notes.update(found.notes)
+        for clip in some:
+            if clip.clip_id in found.vectors:
+                yield clip, found.vectors[clip.clip_id]
 
 
 class EmbeddingMetric(Metric):
@@ -77,18 +125,15 @@ class EmbeddingMetric(Metric):
         return ClipEmbedder(chosen, self._cache)
 
     def vectors_of(self, clips: Sequence[Clip]) -> VectorSet:
-        """The vectors of clips, in float64, by prompt."""
-        embedded = self.embedder.embed(clips)
-        rows: dict[str, list[Floats]] = {}
-        used = [clip for clip in clips if clip.clip_id in embedded.vectors]
-        for clip in sorted(used, key=lambda clip: clip.pair_key):
-            vectors = embedded.vectors[clip.clip_id].astype(np.float64)
-            rows.setdefault(clip.prompt_id, []).append(vectors)
+        """The vectors of clips: computed where they are new, counted, and not held."""
+        in_order = sorted(clips, key=lambda clip: (clip.group, clip.pair_key))
+        notes: dict[str, str] = {}
+        counted = [(c, len(v)) for c, v in _embedded(self.embedder, in_order, notes)]
         return VectorSet(
-            by_prompt={prompt: np.concatenate(parts) for prompt, parts in rows.items()},
-            clip_ids=tuple(sorted(clip.clip_id for clip in used)),
-            spans=tuple(sorted({clip.span for clip in used})),
-            notes=embedded.notes,
+            clips=tuple(clip for clip, _ in counted),
+            sizes=tuple(size for _, size in counted),
+            notes=notes,
+            embedder=self.embedder,
         )
 
     def result(
@@ -145,7 +190,7 @@ def student_interval(value: float, deleted: Floats, n: int) -> Estimate:
 
     G = len(deleted)
     if G < 2 or not np.isfinite(deleted).all():
-        return Estimate(value=value, n=n, reason="an interval needs more prompts")
+        return Estimate(value=value, n=n, reason="an interval needs more recordings")
     error = np.sqrt((G - 1) / G * np.sum((deleted - deleted.mean()) ** 2))
     reach = float(stdtrit(G - 1, 0.975) * error)
     return Estimate(value=value, low=value - reach, high=value + reach, n=n)

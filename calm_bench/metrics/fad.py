@@ -4,7 +4,7 @@ Two numbers. `fad` is the plain distance, which small sets inflate: compare rows
 counts only, and never a small run with a published value. `fad_inf` extrapolates the distance to
 infinitely many clips; it may come out slightly negative where the truth is near zero.
 
-Intervals are jackknifed over prompts, evaluated and reference clips together. The interval of
+Intervals are jackknifed over recordings, evaluated and reference clips together. The interval of
 `fad_inf` has the width of that of `fad`, because removing the bias leaves the first-order influence
 of each clip as it is; in simulations of 32 to 200 clips it covered the truth 89 to 98 times in 100.
 """
@@ -26,9 +26,9 @@ from calm_bench.metrics.embedded import (
     student_interval,
 )
 from calm_bench.metrics.frechet import (
-    Groups,
+    Blocks,
     Limit,
-    deal_groups,
+    deal_blocks,
     extrapolate,
     frechet_distance,
     subset_sizes,
@@ -48,10 +48,10 @@ _SEED = derive_seed("fad")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """One set's distance from the reference: on all groups, without each, and in the limit."""
+    """One set's distance from the reference: on all blocks, without each, and in the limit."""
 
     value: float
-    deleted: Floats  # [G]
+    deleted: Floats  # [B]
     limit: Limit | str | None  # why there is none, or None where nobody asked
 
 
@@ -85,10 +85,10 @@ class FadMetric(EmbeddingMetric):
         """The embedding's recipe and how distance, limit and interval are computed."""
         return {
             "metric": "fad",
-            "version": 1,
+            "version": 2,
             "distance": "float64 symmetric eigenvalues, covariances over N - 1",
-            "limit": "line in 1/n, prompts without replacement on both sides",
-            "interval": "jackknife over at most 32 groups of prompts",
+            "limit": "line in 1/n, recordings without replacement on both sides",
+            "interval": "jackknife over at most 32 blocks of recordings",
             **self.embedding_recipe,
         }
 
@@ -98,18 +98,18 @@ class FadMetric(EmbeddingMetric):
         if refused:
             return self.result(_missing(refused, ours.n_clips), ours, theirs)
         self._warn(ours, theirs)
-        groups = deal_groups([ours.by_prompt, theirs.by_prompt], _SEED)
-        found = self._measure(ours, theirs, groups)
+        blocks = deal_blocks([ours.groups, theirs.groups], _SEED)
+        found = self._measure(ours, theirs, blocks)
         fad = student_interval(found.value, found.deleted, ours.n_clips)
         if fad.low is not None:
             fad = replace(fad, low=max(fad.low, 0.0))
-        counts = {"n_groups": float(len(groups))}
+        counts = {"n_groups": float(len(blocks))}
         if not isinstance(found.limit, Limit):
             fad_inf = Estimate(value=None, n=ours.n_clips, reason=found.limit)
         else:
             fad_inf = student_interval(found.limit.value, found.deleted, ours.n_clips)
             counts["fad_inf_r_squared"] = found.limit.r_squared
-            counts["fad_inf_smallest"] = found.limit.smallest * ours.n_clips // len(groups)
+            counts["fad_inf_smallest"] = found.limit.smallest * ours.n_clips // len(blocks)
         return self.result({"fad": fad, "fad_inf": fad_inf}, ours, theirs, **counts)
 
     def difference(
@@ -125,8 +125,8 @@ class FadMetric(EmbeddingMetric):
         refused = self._refusal(ours, theirs) or self._refusal(base, theirs)
         if refused:
             return _missing(refused, ours.n_clips)
-        groups = deal_groups([ours.by_prompt, base.by_prompt, theirs.by_prompt], _SEED)
-        a, b = self._measure(ours, theirs, groups), self._measure(base, theirs, groups)
+        blocks = deal_blocks([ours.groups, base.groups, theirs.groups], _SEED)
+        a, b = self._measure(ours, theirs, blocks), self._measure(base, theirs, blocks)
         deleted = a.deleted - b.deleted
         fad = student_interval(a.value - b.value, deleted, ours.n_clips)
         if not (isinstance(a.limit, Limit) and isinstance(b.limit, Limit)):
@@ -152,8 +152,8 @@ class FadMetric(EmbeddingMetric):
         for row in rows:
             if refused := self._refusal(row, theirs):
                 return Estimate(value=None, n=rows[0].n_clips, reason=refused)
-        groups = deal_groups([row.by_prompt for row in (*rows, theirs)], _SEED)
-        found = [self._measure(row, theirs, groups, limit=False) for row in rows]
+        blocks = deal_blocks([row.groups for row in (*rows, theirs)], _SEED)
+        found = [self._measure(row, theirs, blocks, limit=False) for row in rows]
         if baseline is None:
             fad = student_interval(found[0].value, found[0].deleted, rows[0].n_clips)
             return fad if fad.low is None else replace(fad, low=max(fad.low, 0.0))
@@ -162,40 +162,37 @@ class FadMetric(EmbeddingMetric):
         return student_interval(gap, deleted, rows[0].n_clips)
 
     def _measure(
-        self, ours: VectorSet, theirs: VectorSet, groups: list[list[str]], *, limit: bool = True
+        self, ours: VectorSet, theirs: VectorSet, blocks: list[list[str]], *, limit: bool = True
     ) -> _Measured:
         """The distances of one set from the reference; each pair of sets is measured once."""
-        sets = [[side.clip_ids, side.spans] for side in (ours, theirs)]
-        key = content_hash(sets, groups, limit)
+        key = content_hash(ours.identity, theirs.identity, blocks, limit)
         if key not in self._measured:
-            a = Groups.of_prompts(ours.by_prompt, groups)
-            b = Groups.of_prompts(theirs.by_prompt, groups)
+            a, b = (Blocks.of(side.parts(), blocks) for side in (ours, theirs))
 
             def distance(chosen: Floats) -> float:
                 return frechet_distance(a.gaussian(chosen), b.gaussian(chosen))
 
-            G = len(groups)
+            B = len(blocks)
+            without = [distance(1.0 - one) for one in np.eye(B)] if B > 1 else [1.0]
             self._measured[key] = _Measured(
-                value=distance(np.ones(G)),
-                deleted=np.array([distance(1.0 - one) for one in np.eye(G)])
-                if G > 1
-                else np.ones(0),
-                limit=self._limit(distance, ours, theirs, G) if limit else None,
+                value=distance(np.ones(B)),
+                deleted=np.array(without),
+                limit=self._limit(distance, ours, theirs, B) if limit else None,
             )
         return self._measured[key]
 
     def _limit(
-        self, distance: Callable[[Floats], float], ours: VectorSet, theirs: VectorSet, G: int
+        self, distance: Callable[[Floats], float], ours: VectorSet, theirs: VectorSet, B: int
     ) -> Limit | str:
         """The distance at infinitely many clips, or why it cannot be told."""
-        if self.fewest_clips > G:
-            return f"needs {self.fewest_clips} prompts on both sides, there are {G}"
+        if self.fewest_clips > B:
+            return f"needs {self.fewest_clips} recordings on both sides, there are {B}"
         dim = self.embedder.embedding.dim
-        sizes = subset_sizes(G, min(ours.n_clips, theirs.n_clips), dim)
-        fewest = min(ours.n_vectors, theirs.n_vectors) * sizes[0] // G
+        sizes = subset_sizes(B, min(ours.n_clips, theirs.n_clips), dim)
+        fewest = min(ours.n_vectors, theirs.n_vectors) * sizes[0] // B
         if fewest <= dim:
             return f"needs sub-samples of more than {dim} vectors, the smallest has about {fewest}"
-        return extrapolate(distance, G, sizes, _SEED)
+        return extrapolate(distance, B, sizes, _SEED)
 
     def _refusal(self, ours: VectorSet, theirs: VectorSet) -> str | None:
         """Why these sets give no distance worth printing."""

@@ -5,22 +5,23 @@ eigenvalues of Σₐ^½ Σ_b Σₐ^½, which is symmetric, so no complex number 
 root of the product ΣₐΣ_b, as most code has it, loses digits and turns complex when a set is small.
 
 The distance between samples is biased upwards by about c/n. The bias follows the number of clips,
-not of vectors, which are correlated within a clip, so every resample here moves whole groups of
-prompts, on both sides at once.
+not of vectors, which are correlated within a clip, so every resample here moves whole blocks of
+groups (the clips of a prompt, or of a recording), on both sides at once. Of the vectors nothing is
+held but the moments of each block.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Blocks",
     "Gaussian",
-    "Groups",
     "Limit",
-    "deal_groups",
+    "deal_blocks",
     "extrapolate",
     "frechet_distance",
     "subset_sizes",
@@ -28,7 +29,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-_MAX_GROUPS = 32
+_MAX_BLOCKS = 32
 _SIZES = 8
 _WINDOWS = 8
 
@@ -43,7 +44,7 @@ class Gaussian:
     @classmethod
     def fit(cls, vectors: Floats) -> "Gaussian":
         """The Gaussian with the moments of [N, E] vectors, N ≥ 2."""
-        return Groups([vectors]).gaussian(np.ones(1))
+        return Blocks.of({"": vectors}.items(), [[""]]).gaussian(np.ones(1))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -66,54 +67,64 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(distance, 0.0)
 
 
-class Groups:
-    """The moments of groups of vectors; those of any union of groups follow by adding up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """The moments of blocks of vectors; those of any union of blocks follow by adding up."""
 
-    def __init__(self, groups: Sequence[Floats]) -> None:
-        """Sum up [N, E] vectors of each group around the mean of all, which keeps the digits."""
-        self.centre = np.concatenate(groups).mean(axis=0)  # [E]
-        centred = [vectors - self.centre for vectors in groups]
-        self.counts = np.array([len(vectors) for vectors in groups], dtype=np.float64)  # [G]
-        self.sums = np.stack([vectors.sum(axis=0) for vectors in centred])  # [G, E]
-        self.scatters = np.stack([vectors.T @ vectors for vectors in centred])  # [G, E, E]
+    centre: Floats  # [E]
+    counts: Floats  # [B]
+    sums: Floats  # around the centre, [B, E]
+    scatters: Floats  # around the centre, [B, E, E]
 
     @classmethod
-    def of_prompts(
-        cls, by_prompt: Mapping[str, Floats], groups: Sequence[Sequence[str]]
-    ) -> "Groups":
-        """The moments of the prompts' vectors in each group; a group may have none of this set."""
-        nothing = next(iter(by_prompt.values()))[:0]
-        return cls(
-            [
-                np.concatenate([nothing, *(by_prompt[p] for p in group if p in by_prompt)])
-                for group in groups
-            ]
-        )
+    def of(cls, parts: Iterable[tuple[str, Floats]], blocks: Sequence[Sequence[str]]) -> "Blocks":
+        """The moments of the vectors [N, E] of groups, in the block that each group belongs to.
+
+        Sums are taken around the mean of the first part and then moved to the mean of all, which
+        keeps the digits. A block may have no vector of this set.
+        """
+        place = {group: index for index, block in enumerate(blocks) for group in block}
+        B, start = len(blocks), np.zeros(0)
+        counts, sums, scatters = np.zeros(B), np.zeros((B, 0)), np.zeros((B, 0, 0))
+        for group, vectors in parts:
+            if not start.size:
+                start, E = vectors.mean(axis=0), vectors.shape[1]
+                sums, scatters = np.zeros((B, E)), np.zeros((B, E, E))
+            block, centred = place[group], vectors - start
+            counts[block] += len(centred)
+            sums[block] += centred.sum(axis=0)
+            scatters[block] += centred.T @ centred
+        shift = sums.sum(axis=0) / counts.sum()
+        for n, total, scatter in zip(counts, sums, scatters, strict=True):
+            cross = np.outer(shift, total)
+            scatter += n * np.outer(shift, shift) - cross - cross.T
+            total -= n * shift
+        return cls(centre=start + shift, counts=counts, sums=sums, scatters=scatters)
 
     def gaussian(self, chosen: Floats) -> Gaussian:
-        """The Gaussian of the union of the groups that `chosen` [G] marks with 1."""
+        """The Gaussian of the union of the blocks that `chosen` [B] marks with 1."""
         n = chosen @ self.counts
         mean = (chosen @ self.sums) / n
         scatter = np.tensordot(chosen, self.scatters, axes=1) - n * np.outer(mean, mean)
         return Gaussian(self.centre + mean, scatter / (n - 1))
 
 
-def deal_groups(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
-    """Deal the prompts of several sets at random into at most 32 groups, evenly for every set.
+def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
+    """Deal the groups of several sets at random into at most 32 blocks, evenly for every set.
 
-    A group holds prompts of all sides, so leaving it out leaves out the same share of each, and a
-    prompt that several sides have leaves all of them at once.
+    A block holds groups of all sides, so leaving it out leaves out the same share of each, and a
+    group that several sides have leaves all of them at once.
     """
-    prompts = sorted(set().union(*sides))
-    owners = {prompt: tuple(prompt in side for side in sides) for prompt in prompts}
-    n_groups = min(_MAX_GROUPS, *(len(side) for side in sides))
+    groups = sorted(set().union(*sides))
+    owners = {group: tuple(group in side for side in sides) for group in groups}
+    n_blocks = min(_MAX_BLOCKS, *(len(side) for side in sides))
     rng = np.random.default_rng(seed)
-    members: list[list[str]] = [[] for _ in range(n_groups)]
+    members: list[list[str]] = [[] for _ in range(n_blocks)]
     place = 0
     for owner in sorted(set(owners.values()), reverse=True):
-        stratum = [prompt for prompt in prompts if owners[prompt] == owner]
+        stratum = [group for group in groups if owners[group] == owner]
         for index in rng.permutation(len(stratum)):
-            members[place % n_groups].append(stratum[index])
+            members[place % n_blocks].append(stratum[index])
             place += 1
     return members
 
@@ -127,42 +138,42 @@ class Limit:
     smallest: int
 
 
-def subset_sizes(n_groups: int, n_clips: int, dim: int) -> list[int]:
-    """Numbers of groups to sub-sample, evenly spread in 1/size, from the smallest useful to all.
+def subset_sizes(n_blocks: int, n_clips: int, dim: int) -> list[int]:
+    """Numbers of blocks to sub-sample, evenly spread in 1/size, from the smallest useful to all.
 
     The smallest has as many clips as the vectors have dimensions where half of the clips are enough
     for that, else half of the clips, and never less than a fifth: below, the bias is no longer a
     straight line in 1/n.
     """
     least = max(n_clips / 5, min(dim, n_clips / 2))
-    smallest = max(2, math.ceil(least / n_clips * n_groups))
-    inverse = np.linspace(1 / smallest, 1 / n_groups, _SIZES)
+    smallest = max(2, math.ceil(least / n_clips * n_blocks))
+    inverse = np.linspace(1 / smallest, 1 / n_blocks, _SIZES)
     return sorted({round(1 / x) for x in inverse})
 
 
 def extrapolate(
-    distance: Callable[[Floats], float], n_groups: int, sizes: Sequence[int], seed: int
+    distance: Callable[[Floats], float], n_blocks: int, sizes: Sequence[int], seed: int
 ) -> Limit:
     """The intercept of a line through the mean distance at each size against 1/size.
 
     Subsets are drawn without replacement: drawing with replacement would keep the distance of the
     sample from the truth, and so the bias that the line is to remove. Those of one size are windows
-    on one random circle of all groups, so that each group is in nearly the same number of them and
-    what it contributes by itself cancels. `distance` gets the chosen groups as ones of [G], which
+    on one random circle of all blocks, so that each block is in nearly the same number of them and
+    what it contributes by itself cancels. `distance` gets the chosen blocks as ones of [B], which
     hold for both sides.
     """
     rng = np.random.default_rng(seed)
     means = []
     for size in sizes:
-        circle = rng.permutation(n_groups)
-        n_windows = _WINDOWS if size < n_groups else 1
+        circle = rng.permutation(n_blocks)
+        n_windows = _WINDOWS if size < n_blocks else 1
         found = []
-        for start in np.arange(n_windows) * n_groups // n_windows:
-            chosen = np.zeros(n_groups)
+        for start in np.arange(n_windows) * n_blocks // n_windows:
+            chosen = np.zeros(n_blocks)
             chosen[np.roll(circle, -start)[:size]] = 1.0
             found.append(distance(chosen))
         means.append(np.mean(found))
-    x, y = n_groups / np.array(sizes), np.array(means)
+    x, y = n_blocks / np.array(sizes), np.array(means)
     slope, intercept = np.polyfit(x, y, 1)
     spread = float(np.sum((y - y.mean()) ** 2))
     missed = float(np.sum((y - intercept - slope * x) ** 2))

@@ -6,8 +6,11 @@ cases where the truth is zero, and is printed so.
 
 Two choices keep it honest. The bandwidth is the median distance between *reference* vectors: taken
 from the evaluated set, as the first public code did, the kernel widens with the model and a more
-scattered row looks better. And only vectors of different prompts are compared: those of one clip
-are no independent draws, and with them the estimate would not be unbiased.
+scattered row looks better. And only vectors of different groups (prompts, or recordings that
+several prompts were cut from) are compared: those of one group are no independent draws, and with
+them the estimate would not be unbiased.
+
+Of a large set every n-th vector is taken, so that its memory is bounded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ from calm_bench.metrics.embedded import (
     VectorSet,
     student_interval,
 )
+from calm_bench.seeds import content_hash
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
 __all__ = ["KadMetric", "bandwidth_of"]
@@ -34,22 +38,21 @@ Floats = NDArray[np.float64]
 _SCALE = 100.0
 _MAX_VECTORS = 20_000  # a side; the kernel is evaluated for every pair
 _MAX_BANDWIDTH_VECTORS = 2_048
-_BLOCK = 512
+_BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Kernel sums and numbers of pairs between prompts, both [P, Q], nil within a prompt."""
+    """Kernel sums and numbers of the pairs between groups by the group of each member, [2, G]."""
 
     sums: Floats
     counts: Floats
 
     def mean(self) -> tuple[float, Floats]:
-        """The mean kernel over all pairs, and without each prompt in turn [P]."""
-        total, n = self.sums.sum(), self.counts.sum()
-        without = total - self.sums.sum(axis=0) - self.sums.sum(axis=1)
-        n_without = n - self.counts.sum(axis=0) - self.counts.sum(axis=1)
-        # Of two prompts, leaving one out leaves no pair: NaN, of which no interval is made.
+        """The mean kernel over all pairs, and without each group in turn [G]."""
+        total, n = self.sums[0].sum(), self.counts[0].sum()
+        without, n_without = total - self.sums.sum(axis=0), n - self.counts.sum(axis=0)
+        # Of two groups, leaving one out leaves no pair: NaN, of which no interval is made.
         deleted = np.divide(
             without, n_without, out=np.full_like(without, np.nan), where=n_without > 0
         )
@@ -69,18 +72,18 @@ class KadMetric(EmbeddingMetric):
     ) -> None:
         """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
         super().__init__(embedding, cache)
-        self._reference: dict[tuple[str, ...], _Pairs] = {}
+        self._reference: dict[str, _Pairs] = {}
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """The embedding's recipe and how kernel, estimate and interval are computed."""
         return {
             "metric": "kad",
-            "version": 1,
+            "version": 2,
             "kernel": "gaussian, bandwidth = median distance of reference vectors",
-            "estimate": "100 × unbiased MMD², pairs of vectors from different prompts",
-            "max_vectors": _MAX_VECTORS,
-            "interval": "jackknife over prompts",
+            "estimate": "100 × unbiased MMD², pairs of vectors from different recordings",
+            "max_vectors": f"every n-th of a set, {_MAX_VECTORS} at most",
+            "interval": "jackknife over recordings",
             **self.embedding_recipe,
         }
 
@@ -91,8 +94,8 @@ class KadMetric(EmbeddingMetric):
         if refused:
             missing = Estimate(value=None, n=ours.n_clips, reason=refused)
             return self.result({"kad": missing}, ours, theirs)
-        prompts = sorted({*ours.by_prompt, *theirs.by_prompt})
-        value, deleted = self._distance(ours, theirs, prompts, sigma)
+        groups = sorted(ours.groups | theirs.groups)
+        value, deleted = self._distance(ours, theirs, groups, sigma)
         estimate = student_interval(value, deleted, ours.n_clips)
         return self.result({"kad": estimate}, ours, theirs, bandwidth=sigma)
 
@@ -108,41 +111,45 @@ class KadMetric(EmbeddingMetric):
         refused = _refusal(ours, theirs, sigma) or _refusal(base, theirs, sigma)
         if refused:
             return {"kad": Estimate(value=None, n=ours.n_clips, reason=refused)}
-        prompts = sorted({*ours.by_prompt, *base.by_prompt, *theirs.by_prompt})
-        a, without_a = self._distance(ours, theirs, prompts, sigma)
-        b, without_b = self._distance(base, theirs, prompts, sigma)
+        groups = sorted(ours.groups | base.groups | theirs.groups)
+        a, without_a = self._distance(ours, theirs, groups, sigma)
+        b, without_b = self._distance(base, theirs, groups, sigma)
         return {"kad": student_interval(a - b, without_a - without_b, ours.n_clips)}
 
     def _distance(
-        self, ours: VectorSet, theirs: VectorSet, prompts: Sequence[str], sigma: float
+        self, ours: VectorSet, theirs: VectorSet, groups: Sequence[str], sigma: float
     ) -> tuple[float, Floats]:
-        """The distance of two sets, and the same without each of the prompts."""
-        centre = np.concatenate(list(theirs.by_prompt.values())).mean(axis=0)
-        a, b = (_Stacked.of(side, prompts, centre) for side in (ours, theirs))
-        key = (*theirs.clip_ids, *prompts)
+        """The distance of two sets, and the same without each of the groups."""
+        a, b = (_Stacked.of(side, groups) for side in (ours, theirs))
+        centre = b.vectors.mean(axis=0)
+        # ‖x‖² + ‖y‖² − 2xy keeps its digits around the centre.
+        for side in (a, b):
+            side.vectors[:] = (side.vectors - centre) / sigma
+        key = content_hash(theirs.identity, groups)
         if key not in self._reference:
-            self._reference[key] = _pairs(b, b, sigma)
-        within, without_within = _pairs(a, a, sigma).mean()
+            self._reference[key] = _pairs(b, b)
+        within, without_within = _pairs(a, a).mean()
         reference, without_reference = self._reference[key].mean()
-        across, without_across = _pairs(a, b, sigma).mean()
+        across, without_across = _pairs(a, b).mean()
         deleted = without_within + without_reference - 2 * without_across
         return _SCALE * (within + reference - 2 * across), _SCALE * deleted
 
 
 @dataclass(frozen=True, slots=True)
 class _Stacked:
-    """Vectors [N, E] in the order of the prompts, and how many each prompt has [P]."""
+    """Vectors [N, E] and which of the groups each is from [N]; how many each group has [G]."""
 
     vectors: Floats
+    owners: NDArray[np.int64]
     sizes: NDArray[np.int64]
 
     @classmethod
-    def of(cls, found: VectorSet, prompts: Sequence[str], centre: Floats) -> "_Stacked":
-        """Stack the prompts' vectors around `centre`, thinned where they are too many to pair."""
-        step = -(-found.n_vectors // _MAX_VECTORS)
-        nothing = next(iter(found.by_prompt.values()))[:0]
-        parts = [found.by_prompt.get(prompt, nothing)[::step] for prompt in prompts]
-        return cls(np.concatenate(parts) - centre, np.array([len(part) for part in parts]))
+    def of(cls, found: VectorSet, groups: Sequence[str]) -> "_Stacked":
+        """The vectors of a set, thinned where they are too many to pair."""
+        place = {group: index for index, group in enumerate(groups)}
+        vectors, names = found.thinned(_MAX_VECTORS)
+        owners = np.array([place[name] for name in names], dtype=np.int64)
+        return cls(vectors, owners, np.bincount(owners, minlength=len(groups)))
 
 
 def bandwidth_of(reference: VectorSet) -> float:
@@ -151,38 +158,31 @@ def bandwidth_of(reference: VectorSet) -> float:
 
     if reference.n_vectors < 2:
         return 0.0
-    vectors = np.concatenate([reference.by_prompt[p] for p in sorted(reference.by_prompt)])
-    step = -(-len(vectors) // _MAX_BANDWIDTH_VECTORS)
-    return float(np.median(pdist(vectors[::step])))
+    return float(np.median(pdist(reference.thinned(_MAX_BANDWIDTH_VECTORS)[0])))
 
 
-def _pairs(a: _Stacked, b: _Stacked, sigma: float) -> _Pairs:
-    """Sums of exp(−‖x − y‖² / 2σ²) over the pairs of every two different prompts."""
-    P = len(a.sizes)
-    sums = np.zeros((P, P))
-    used = np.flatnonzero(b.sizes)  # reduceat takes an empty stretch for its first element
-    starts = (np.cumsum(b.sizes) - b.sizes)[used]
-    # ‖x‖² + ‖y‖² − 2xy keeps its digits because _Stacked has centred the vectors.
-    x, y = a.vectors / sigma, b.vectors / sigma
-    lengths = (y**2).sum(axis=1)
-    owners = np.repeat(np.arange(P), a.sizes)
-    for start in range(0, len(x), _BLOCK):
-        rows = x[start : start + _BLOCK]
-        squares = (rows**2).sum(axis=1)[:, None] + lengths - 2 * rows @ y.T
+def _pairs(a: _Stacked, b: _Stacked) -> _Pairs:
+    """Sums of exp(−‖x − y‖² / 2) over the pairs of different groups."""
+    G, by_row = len(a.sizes), np.zeros(len(a.owners))
+    by_column, lengths = np.zeros(len(b.owners)), (b.vectors**2).sum(axis=1)
+    for start in range(0, len(a.vectors), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        x = a.vectors[rows]
+        squares = (x**2).sum(axis=1)[:, None] + lengths - 2 * x @ b.vectors.T
         kernel = np.exp(-0.5 * np.clip(squares, 0.0, None))
-        by_prompt = np.add.reduceat(kernel, starts, axis=1)  # [rows, prompts of b]
-        np.add.at(sums, (owners[start : start + _BLOCK, None], used), by_prompt)
-    counts = np.outer(a.sizes, b.sizes).astype(np.float64)
-    np.fill_diagonal(sums, 0.0)
-    np.fill_diagonal(counts, 0.0)
-    return _Pairs(sums, counts)
+        kernel[a.owners[rows, None] == b.owners] = 0.0
+        by_row[rows] = kernel.sum(axis=1)
+        by_column += kernel.sum(axis=0)
+    sums = [np.bincount(s.owners, of, G) for s, of in ((a, by_row), (b, by_column))]
+    counts = [a.sizes * (b.sizes.sum() - b.sizes), b.sizes * (a.sizes.sum() - a.sizes)]
+    return _Pairs(np.stack(sums), np.stack(counts).astype(np.float64))
 
 
 def _refusal(ours: VectorSet, theirs: VectorSet, sigma: float) -> str | None:
     """Why these sets cannot be compared."""
     for side, name in ((ours, "the row"), (theirs, "the reference")):
-        if len(side.by_prompt) < 2:
-            return f"needs two prompts, {name} has {len(side.by_prompt)}"
+        if len(side.groups) < 2:
+            return f"needs two recordings, {name} has {len(side.groups)}"
     if sigma == 0.0:
         return "all vectors of the reference are the same: there is no bandwidth"
     return None

@@ -110,7 +110,7 @@ class Perplexity(Metric):
             else:
                 notes[clip.clip_id] = missing_text(clip) or "nothing was heard after the prompt"
                 counts["n_empty"] += clip.transcript is not None
-        median = _median({clip.pair_key: values[clip.clip_id] for clip in clips})
+        median = _median({clip.pair_key: values[clip.clip_id] for clip in clips}, _groups(clips))
         estimates = {self._median_column: median}
         return MetricResult(clips=values, notes=notes, counts=counts, estimates=estimates)
 
@@ -123,7 +123,7 @@ class Perplexity(Metric):
             for side in (clips, baseline)
         )
         shared = {key: mine[key] for key in mine.keys() & theirs.keys()}
-        return {self._median_column: _median(shared, theirs)}
+        return {self._median_column: _median(shared, _groups(clips), theirs)}
 
     @property
     def _median_column(self) -> str:
@@ -166,19 +166,26 @@ class MistralPerplexity(Perplexity):
     model = "mistralai/Mistral-7B-v0.1"
 
 
-def _median(mine: stats.ClipValues, theirs: stats.ClipValues | None = None) -> Estimate:
-    """The median clip's perplexity, or the difference to that of `theirs`, resampling prompts."""
+def _groups(clips: Sequence[Clip]) -> stats.GroupOf:
+    return {clip.pair_key: clip.group for clip in clips}
+
+
+def _median(
+    mine: stats.ClipValues, group_of: stats.GroupOf, theirs: stats.ClipValues | None = None
+) -> Estimate:
+    """The median clip's perplexity, or the difference to that of `theirs`, resampling groups."""
     keys = sorted(key for key, fields in mine.items() if fields.get("ppx") is not None)
     if not keys:
         return Estimate(value=None, reason="no clip has a perplexity")
-    prompts = sorted({stats.prompt_of(key) for key in keys})
-    owner = [prompts.index(stats.prompt_of(key)) for key in keys]
-    draws = stats.resample_counts(len(prompts), derive_seed("ppx_median", prompts))
+    groups = sorted({group_of[key] for key in keys})
+    place = {group: index for index, group in enumerate(groups)}
+    owner = [place[group_of[key]] for key in keys]
+    draws = stats.resample_counts(len(groups), derive_seed("ppx_median", groups))
     weights = np.vstack([np.ones(len(keys)), draws[:, owner]])  # [1 + resamples, n]
     medians = _weighted_medians(_perplexities(mine, keys), weights)
     if theirs is not None:
         medians = medians - _weighted_medians(_perplexities(theirs, keys), weights)
-    interval = stats.percentile_interval(medians[1:]) if len(prompts) > 1 else None
+    interval = stats.percentile_interval(medians[1:]) if len(groups) > 1 else None
     value, n = float(medians[0]), len(keys)
     if interval is None:
         return Estimate(value=value, n=n, reason="an interval needs two independent samples")

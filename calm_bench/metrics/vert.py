@@ -9,9 +9,9 @@ geometric mean zero and the cell's too noisy to compare.
 
 Self-BLEU grows with the number of texts it is measured against: compare equal n only. For the same
 reason a bootstrap is wrong here, since a text drawn twice repeats itself in full; intervals are a
-delete-d jackknife that leaves out groups of prompts. On samples of 16 from 600 stories its standard
-error is right for auto-BLEU, 1.3 times the true one for VERT and 1.8 times for self-BLEU, where a
-text is also a reference of all others: too careful rather than too bold.
+delete-d jackknife that leaves out blocks of recordings. On samples of 16 from 600 stories its
+standard error is right for auto-BLEU, 1.3 times the true one for VERT and 1.8 times for self-BLEU,
+where a text is also a reference of all others: too careful rather than too bold.
 """
 
 import math
@@ -21,10 +21,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from calm_bench import stats
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.embedded import student_interval
-from calm_bench.metrics.frechet import deal_groups
+from calm_bench.metrics.frechet import deal_blocks
 from calm_bench.metrics.text import heard_words, missing_text, normalise, text_recipe
 from calm_bench.seeds import derive_seed
 from calm_bench.types import Clip, Column, Estimate, MetricResult
@@ -69,7 +68,7 @@ class Vert(Metric):
             "self_bleu": "against the n - 1 other clips, counts clipped, no length penalty",
             "smoothing": "none",
             "empty": "left out",
-            "interval": "jackknife over groups of prompts",
+            "interval": "jackknife over blocks of recordings",
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
@@ -83,7 +82,7 @@ class Vert(Metric):
         empty = [clip for clip in clips if clip.clip_id in notes and clip.transcript is not None]
         one_word = [text for text in texts.values() if len(text) == 1]
         counts = {"n_empty": float(len(empty)), "n_one_word": float(len(one_word))}
-        return MetricResult(notes=notes, counts=counts, estimates=_estimates(texts))
+        return MetricResult(notes=notes, counts=counts, estimates=_estimates(texts, _groups(clips)))
 
     def difference(
         self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
@@ -91,7 +90,7 @@ class Vert(Metric):
         """Differences over the clips for which both cells have text, so that n is the same."""
         mine, theirs = _texts(clips), _texts(baseline)
         shared = {key: mine[key] for key in mine.keys() & theirs.keys()}
-        return _estimates(shared, theirs)
+        return _estimates(shared, _groups(clips), theirs)
 
 
 def vert_values(texts: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -171,8 +170,15 @@ def _texts(clips: Sequence[Clip]) -> dict[str, tuple[str, ...]]:
     return {key: text for key, text in texts.items() if text}
 
 
-def _estimates(mine: Texts, theirs: Texts | None = None) -> dict[str, Estimate]:
-    """Each value, or its difference to `theirs`, with the jackknife over groups of prompts."""
+def _groups(clips: Sequence[Clip]) -> dict[str, str]:
+    """The group of each clip by pair key."""
+    return {clip.pair_key: clip.group for clip in clips}
+
+
+def _estimates(
+    mine: Texts, groups: Mapping[str, str], theirs: Texts | None = None
+) -> dict[str, Estimate]:
+    """Each value, or its difference to `theirs`, with the jackknife over blocks of groups."""
     names = [column.name for column in Vert.columns]
     keys = sorted(mine)
     if len(keys) < 2:
@@ -186,13 +192,11 @@ def _estimates(mine: Texts, theirs: Texts | None = None) -> dict[str, Estimate]:
         base = vert_values([theirs[key] for key in chosen]) if theirs is not None else {}
         return [found[name] - base.get(name, 0.0) for name in names]
 
-    prompts = {stats.prompt_of(key) for key in keys}
+    known = {groups[key] for key in keys}
+    blocks = deal_blocks([known], derive_seed("vert", sorted(known)))
     deleted = np.array(
-        [
-            values([key for key in keys if stats.prompt_of(key) not in group])
-            for group in deal_groups([prompts], derive_seed("vert", sorted(prompts)))
-        ]
-    )  # [groups, columns]
+        [values([key for key in keys if groups[key] not in block]) for block in blocks]
+    )  # [B, columns]
     return {
         name: student_interval(value, deleted[:, i], len(keys))
         for i, (name, value) in enumerate(zip(names, values(keys), strict=True))

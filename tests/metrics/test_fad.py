@@ -174,7 +174,7 @@ def test_few_prompts_with_many_seeds_give_no_limit(metric):
     found = metric.score(seeds(clips_of(32, 1)), seeds(clips_of(32, 0)))
     assert found.estimates["fad"].low is not None
     assert found.counts["n_groups"] == 8
-    assert "needs 16 prompts on both sides, there are 8" in found.estimates["fad_inf"].reason
+    assert "needs 16 recordings on both sides, there are 8" in found.estimates["fad_inf"].reason
 
 
 def test_too_short_clips_are_noted_and_counted_not_padded(metric):

@@ -5,9 +5,9 @@ import pytest
 import scipy.linalg
 
 from calm_bench.metrics.frechet import (
+    Blocks,
     Gaussian,
-    Groups,
-    deal_groups,
+    deal_blocks,
     extrapolate,
     frechet_distance,
     subset_sizes,
@@ -86,10 +86,11 @@ def test_a_negative_distance_beyond_rounding_is_an_error():
 
 
 def test_moments_add_up_to_those_of_the_union(rng):
-    groups = [1e3 + rng.standard_normal((n, 5)) for n in (3, 10, 1, 7)]
-    moments = Groups(groups)
+    sizes = {"a": 3, "b": 10, "c": 1, "d": 7}
+    groups = {name: 1e3 + rng.standard_normal((n, 5)) for name, n in sizes.items()}
+    moments = Blocks.of(groups.items(), [["a"], ["b"], ["c"], ["d"]])
     found = moments.gaussian(np.array([1.0, 0.0, 1.0, 1.0]))
-    union = np.concatenate([groups[0], groups[2], groups[3]])
+    union = np.concatenate([groups["a"], groups["c"], groups["d"]])
     assert np.allclose(found.mean, union.mean(axis=0), rtol=1e-14)
     assert np.allclose(found.covariance, np.cov(union, rowvar=False), rtol=1e-10)
 
@@ -102,37 +103,37 @@ def test_bias_of_a_small_sample_is_what_theory_says(rng):
     assert np.mean(found) == pytest.approx(bias, rel=0.1)
 
 
-def test_every_group_gets_its_share_of_every_side():
+def test_every_block_gets_its_share_of_every_side():
     a = [f"p{i}" for i in range(100)]
     b = a[:80] + [f"q{i}" for i in range(20)]
-    groups = deal_groups([a, b], seed=1)
-    assert len(groups) == 32
-    assert sorted(p for group in groups for p in group) == sorted({*a, *b})
+    blocks = deal_blocks([a, b], seed=1)
+    assert len(blocks) == 32
+    assert sorted(p for block in blocks for p in block) == sorted({*a, *b})
     for side in (a, b):
-        sizes = [len(set(group) & set(side)) for group in groups]
+        sizes = [len(set(block) & set(side)) for block in blocks]
         assert min(sizes) >= 2
         assert max(sizes) <= 5
-    assert groups == deal_groups([list(reversed(a)), b], seed=1)
-    assert groups != deal_groups([a, b], seed=2)
+    assert blocks == deal_blocks([list(reversed(a)), b], seed=1)
+    assert blocks != deal_blocks([a, b], seed=2)
 
 
 def test_a_third_side_with_the_same_prompts_leaves_the_groups_as_they_are():
     a = [f"p{i}" for i in range(40)]
-    assert deal_groups([a, a], 0) == deal_groups([a, a, a], 0)
+    assert deal_blocks([a, a], 0) == deal_blocks([a, a, a], 0)
 
 
-def test_a_group_without_vectors_of_a_set_is_empty(rng):
-    moments = Groups.of_prompts({"a": rng.standard_normal((4, 2))}, [["a"], ["b"]])
+def test_a_block_without_vectors_of_a_set_is_empty(rng):
+    moments = Blocks.of([("a", rng.standard_normal((4, 2)))], [["a"], ["b"]])
     assert moments.counts.tolist() == [4.0, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("n_groups", "n_clips", "dim", "smallest"),
+    ("n_blocks", "n_clips", "dim", "smallest"),
     [(32, 32, 384, 16), (32, 200, 24, 7), (32, 1000, 384, 13), (32, 100, 24, 8)],
 )
-def test_sizes_start_where_the_bias_is_straight(n_groups, n_clips, dim, smallest):
-    sizes = subset_sizes(n_groups, n_clips, dim)
-    assert (sizes[0], sizes[-1]) == (smallest, n_groups)
+def test_sizes_start_where_the_bias_is_straight(n_blocks, n_clips, dim, smallest):
+    sizes = subset_sizes(n_blocks, n_clips, dim)
+    assert (sizes[0], sizes[-1]) == (smallest, n_blocks)
     assert len(sizes) >= 8
 
 
@@ -153,13 +154,13 @@ def test_the_limit_removes_most_of_the_bias_of_correlated_frames():
             clips, frames = rng.standard_normal((n, 1, d)), rng.standard_normal((n, 10, d))
             vectors = np.sqrt(0.5) * clips + np.sqrt(0.5) * frames
             sides.append({f"{name}{i}": vectors[i] for i in range(n)})
-        groups = deal_groups(sides, seed=0)
-        a, b = (Groups.of_prompts(side, groups) for side in sides)
+        blocks = deal_blocks(sides, seed=0)
+        a, b = (Blocks.of(side.items(), blocks) for side in sides)
 
         def distance(chosen, a=a, b=b):
             return frechet_distance(a.gaussian(chosen), b.gaussian(chosen))
 
-        raw.append(distance(np.ones(len(groups))))
-        limits.append(extrapolate(distance, len(groups), subset_sizes(32, n, d), 0).value)
+        raw.append(distance(np.ones(len(blocks))))
+        limits.append(extrapolate(distance, len(blocks), subset_sizes(32, n, d), 0).value)
     assert np.mean(raw) > 0.2
     assert abs(np.mean(limits)) < 0.2 * np.mean(raw)
