@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from calm_bench.errors import BenchError, InputError
 
-__all__ = ["append_lines", "committed_lines", "disk_errors", "locked", "replace"]
+__all__ = ["append_lines", "committed_lines", "disk_errors", "locked", "replace", "text_lines"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,25 @@ def append_lines(path: Path, data: bytes) -> None:
 def committed_lines(path: Path) -> list[bytes]:
     """The lines of a file without a last one that lacks its newline; none if there is no file."""
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+
+
+def text_lines(path: Path) -> list[tuple[int, str]]:
+    r"""The lines of a UTF-8 file that are not blank, each with its number.
+
+    A line ends at "\n" and nowhere else (a "\r" before it is dropped): U+2028, U+0085 and the
+    others at which `str.splitlines` cuts may stand inside a text.
+
+    Raises:
+        InputError: If the file cannot be read, or not as UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at {error.start}") from error
+    lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def replace(path: Path, data: bytes) -> None:

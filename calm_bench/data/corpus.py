@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
-from calm_bench.files import replace
+from calm_bench.files import replace, text_lines
 
 __all__ = [
     "SPLITS",
@@ -128,12 +128,10 @@ def read_manifest(folder: Path) -> list[Item]:
         InputError: If there is no manifest, or a line of it is not an item.
     """
     path = folder / "manifest.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"no corpus in {folder}: make it with `calm-bench data`") from error
+    if not path.is_file():
+        raise InputError(f"no corpus in {folder}: make it with `calm-bench data`")
     items = []
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(path):
         try:
             items.append(Item.model_validate(json.loads(line)))
         except (ValueError, ValidationError) as error:

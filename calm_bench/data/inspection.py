@@ -21,6 +21,10 @@ from calm_bench.seeds import file_hash
 __all__ = ["Facts", "Journal", "inspect", "keep_usable"]
 
 
+RECIPE = "facts-2"
+"""What `_look` finds out; another recipe is looked for anew."""
+
+
 class Facts(StrictModel):
     """What a sound file holds; `error` says why it cannot be read, and then the rest is empty.
 
@@ -59,13 +63,10 @@ class Journal:
             self._known[key] = value
 
 
-def _look(path: Path) -> Facts:
+def _look(path: Path, sha256: str) -> Facts:
     """Decode a whole file: a header may promise what the rest does not keep."""
-    try:
-        info = probe_audio(path)
-        wave, rate = read_audio(path)
-    except InputError as error:
-        return Facts(error=str(error))
+    info = probe_audio(path)
+    wave, rate = read_audio(path)
     size = max(1, rate // 10)
     blocks = np.pad(wave.astype(np.float64), (0, -wave.size % size)).reshape(-1, size)
     power = float(np.square(blocks).mean(axis=1).max())
@@ -73,34 +74,36 @@ def _look(path: Path) -> Facts:
         sample_rate=rate,
         channels=info.channels,
         seconds=round(wave.size / rate, 4),
-        sha256=file_hash(path),
+        sha256=sha256,
         audio_hash=audio_hash(wave, rate),
         level_dbfs=round(10 * math.log10(power), 2) if power > 0 else None,
     )
 
 
-def _stamp(path: Path) -> str:
-    """What tells that a file is still the one that was inspected."""
-    try:
-        status = path.stat()
-    except OSError:
-        return f"{path} missing"
-    return f"{path} {status.st_size} {status.st_mtime_ns}"
-
-
 def inspect(
     candidates: Sequence[Candidate], journal: Journal, jobs: int | None = None
 ) -> Iterator[Facts]:
-    """The facts of every candidate in order, from the journal if the file has not changed."""
+    """The facts of every candidate in order; a file is decoded once, however often it is listed.
+
+    The journal knows a file by what it holds: one put in its place is seen, whatever its size and
+    date, and one that was moved is not decoded again.
+    """
 
     def facts(candidate: Candidate) -> Facts:
-        key = _stamp(candidate.path)
-        known = journal.get(key)
-        if known is not None:
-            return Facts.model_validate(known)
-        found = _look(candidate.path)
-        journal.put(key, found.model_dump())
-        return found
+        path = candidate.path
+        try:
+            sha256 = file_hash(path)
+            key = f"{RECIPE} {sha256}"
+            known = journal.get(key)
+            if known is None:
+                known = _look(path, sha256).model_dump()
+                journal.put(key, known)
+        except InputError as error:
+            return Facts(error=str(error))
+        except OSError as error:
+            missing = "does not exist" if not path.exists() else f"cannot be read: {error.strerror}"
+            return Facts(error=f"{path} {missing}")
+        return Facts.model_validate(known)
 
     results = ordered_map(facts, candidates, jobs)
     return counted(results, len(candidates), "inspecting recordings")

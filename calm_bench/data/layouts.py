@@ -13,6 +13,7 @@ from pydantic import Field
 from calm_bench.config import StrictModel, parse
 from calm_bench.data.corpus import SPLITS, Split
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.files import text_lines
 from calm_bench.recordings import list_recordings
 from calm_bench.seeds import content_hash
 
@@ -121,7 +122,7 @@ def _ljspeech(source: Path) -> list[Candidate]:
     """`metadata.csv` with id|text|normalised text, and `wavs/<id>.wav`."""
     found = []
     path = source / "metadata.csv"
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in text_lines(path):
         name, _, rest = line.partition("|")
         if not name or not rest:
             raise InputError(f"{path}:{number}: not of the form id|text|normalised text")
@@ -137,7 +138,7 @@ def _librispeech(source: Path) -> list[Candidate]:
     for path in sorted(source.rglob("*.trans.txt")):
         parts = path.relative_to(source).parts
         split = next((s for s in map(_split_of, [source.name, *parts[:-1]]) if s), None)
-        for line in _lines(path):
+        for _, line in text_lines(path):
             name, _, text = line.partition(" ")
             audio = path.with_name(f"{name}.flac")
             speaker = name.split("-")[0]
@@ -149,7 +150,7 @@ def _manifest(source: Path) -> list[Candidate]:
     """A JSON object per line: `audio`, relative to the manifest, and what is known about it."""
     path = source / "manifest.jsonl" if source.is_dir() else source
     found = []
-    for number, text in enumerate(_lines(path), 1):
+    for number, text in text_lines(path):
         where = f"{path}:{number}"
         line = parse(ManifestLine, _object(text, where), where)
         _check_words(line.words, where)
@@ -184,20 +185,6 @@ def _check_words(words: Iterable[tuple[str, float, float]] | None, where: str) -
     for word, start, end in words or ():
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
             raise InputError(f"{where}: {word!r} is timed from {start} to {end} s")
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank.
-
-    Raises:
-        InputError: If it cannot be read as UTF-8.
-    """
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at {error.start}") from error
 
 
 LAYOUTS: dict[str, Callable[[Path], list[Candidate]]] = {

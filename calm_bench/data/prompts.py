@@ -14,7 +14,7 @@ from calm_bench.audio import read_audio, resample, write_flac
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.data.corpus import Item, read_manifest
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.files import replace
+from calm_bench.files import replace, text_lines
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
@@ -148,12 +148,8 @@ def read_prompt_specs(path: Path) -> list[PromptSpec]:
     Raises:
         InputError: If it is missing or empty, a line is no prompt, or two have the same id.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from error
     specs: dict[str, PromptSpec] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(path):
         where = f"{path}:{number}"
         try:
             record = json.loads(line)

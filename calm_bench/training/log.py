@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from calm_bench.files import committed_lines
+
 __all__ = ["Means", "RunLog"]
 
 
@@ -62,8 +64,7 @@ class RunLog:
 
     def records(self) -> list[dict[str, Any]]:
         """Every whole line; a kill may have left half of one."""
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return [json.loads(line) for line in committed_lines(self.path)]
 
     def cut(self, step: int) -> None:
         """Forget what was logged after a step."""

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner, Result
 
+from calm_bench.cli import app
 from calm_bench.data import folder as module
 from calm_bench.data import inspection
 from calm_bench.data.corpus import Item, read_card, read_manifest
@@ -14,6 +17,7 @@ from calm_bench.data.folder import FolderOptions, make_folder
 from calm_bench.data.shards import prepare
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.files import locked
+from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Transcript
 
 
@@ -25,6 +29,11 @@ def sound(path: Path, seconds: float = 1.2, *, seed: int | None = None, **form: 
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wave, rate, **form)
     return path
+
+
+def cli(*arguments: str) -> Result:
+    """What `calm-bench` does with some arguments, in this process."""
+    return CliRunner().invoke(app, arguments)
 
 
 def by_id(out: Path) -> dict[str, Item]:
@@ -221,13 +230,26 @@ def test_equal_names_get_different_ids(source: Path, out: Path) -> None:
     assert len(by_id(out)) == 3
 
 
-def test_files_are_inspected_once(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[str] = []
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded."""
+    seen: list[str] = []
     look = inspection._look
-    monkeypatch.setattr(inspection, "_look", lambda path: looks.append(path.name) or look(path))
+
+    def watched(path: Path, *rest: Any) -> Any:
+        seen.append(path.name)
+        return look(path, *rest)
+
+    monkeypatch.setattr(inspection, "_look", watched)
+    return seen
+
+
+def test_files_are_inspected_once(source: Path, out: Path, looks: list[str]) -> None:
     sound(source / "a.wav")
     sound(source / "b.wav")
     make_folder(source, out)
+    make_folder(source, out)
+    assert sorted(looks) == ["a.wav", "b.wav"]
     journal = out / "inspected.jsonl"
     journal.write_bytes(journal.read_bytes()[:-5])  # killed in mid-line
     looks.clear()
@@ -235,6 +257,32 @@ def test_files_are_inspected_once(source: Path, out: Path, monkeypatch: pytest.M
     make_folder(source, out)
     assert len(looks) == 2
     assert "c.wav" in looks
+
+
+def test_a_file_put_in_the_place_of_another_is_seen(
+    source: Path, out: Path, looks: list[str]
+) -> None:
+    path = sound(source / "a.wav", seed=1)
+    before = path.stat()
+    assert cli("data", "folder", str(source), "--out", str(out)).exit_code == 0
+    first = by_id(out)["a"].sha256
+    sound(path, seed=2)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    for _ in range(2):
+        assert cli("data", "folder", str(source), "--out", str(out)).exit_code == 0
+        assert by_id(out)["a"].sha256 == file_hash(path) != first
+    assert looks == ["a.wav", "a.wav"]
+
+
+def test_json_lines_end_at_the_newline_alone(source: Path, out: Path, tmp_path: Path) -> None:
+    text = "one\u2028two\u0085three\x0bfour\x1cfive"
+    sound(source / "a.wav")
+    line = json.dumps({"audio": "a.wav", "text": text, "split": "test"}, ensure_ascii=False)
+    (source / "list.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n".encode())
+    for origin, target in ((source / "list.jsonl", out), (out, tmp_path / "again")):
+        assert cli("data", "folder", str(origin), "--out", str(target)).exit_code == 0
+        assert by_id(target)["a"].text == text
 
 
 def test_one_command_at_a_time(source: Path, out: Path) -> None:
