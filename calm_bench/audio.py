@@ -1,8 +1,9 @@
 """Sound files in and out, resampling and the identity of audio: the one place that touches them.
 
-Inside the program audio is mono float32 in [-1, 1]. On disk it is 16-bit FLAC, and `audio_hash`
-looks at those 16 bits, so a clip has one identity in memory and after a round trip through a file.
-A wave that `read_audio` returns is finite and not empty; the rest of the program relies on it.
+Inside the program audio is mono float32, in [-1, 1] unless a file says otherwise. What the program
+writes is 16-bit FLAC; `audio_hash` looks at float32 samples, so what was written has the identity
+of what `write_flac` returns, which is what reading the file gives back. A wave that `read_audio`
+returns is finite and not empty; the rest of the program relies on it.
 """
 
 import io
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from calm_bench.errors import InputError
 from calm_bench.files import disk_errors, replace
-from calm_bench.seeds import content_hash
+from calm_bench.seeds import samples_hash
 from calm_bench.types import Wave
 
 __all__ = [
@@ -97,10 +98,10 @@ def read_audio(path: Path, sample_rate: int | None = None) -> tuple[Wave, int]:
     return resample(wave, rate, sample_rate), sample_rate
 
 
-def write_flac(path: Path, wave: Wave, sample_rate: int) -> int:
-    """Write [S] as 16-bit FLAC, all or nothing, and return how many samples had to be clipped.
+def write_flac(path: Path, wave: Wave, sample_rate: int) -> Wave:
+    """Write [S] as 16-bit FLAC, all or nothing, and return what reading the file gives back.
 
-    Nothing is scaled: loudness is part of what is measured.
+    Nothing is scaled, because loudness is part of what is measured: what is too loud is clipped.
 
     Raises:
         InputError: If a sample is not finite, or the file cannot be written (no permission, disk
@@ -108,11 +109,10 @@ def write_flac(path: Path, wave: Wave, sample_rate: int) -> int:
     """
     import soundfile
 
-    clipped = int(np.count_nonzero(np.abs(wave) > 1.0))
-    encoded = io.BytesIO()
-    soundfile.write(encoded, _to_int16(wave), sample_rate, format="FLAC", subtype="PCM_16")
+    encoded, samples = io.BytesIO(), _to_int16(wave)
+    soundfile.write(encoded, samples, sample_rate, format="FLAC", subtype="PCM_16")
     _write_whole(path, encoded.getvalue())
-    return clipped
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 def write_opus(path: Path, wave: Wave, sample_rate: int) -> None:
@@ -149,12 +149,14 @@ def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
 
 
 def audio_hash(wave: Wave, sample_rate: int) -> str:
-    """The content hash of a wave as a 16-bit file would hold it, and of its rate.
+    """The content hash of a wave, sample by sample as `read_audio` gives them, and of its rate.
 
     Raises:
         InputError: If a sample is not finite.
     """
-    return content_hash(_to_int16(wave).astype("<i2").tobytes(), sample_rate)
+    if not np.isfinite(wave).all():
+        raise InputError("audio with NaN or infinite samples has no identity")
+    return samples_hash(wave, sample_rate)
 
 
 def _to_int16(wave: Wave) -> NDArray[np.int16]:

@@ -8,6 +8,7 @@ taken for missing. A cache that cannot be written costs time and no result: that
 import io
 import json
 import logging
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from calm_bench import files, paths
 from calm_bench.errors import InputError
 
-__all__ = ["ArrayCache", "ContentCache"]
+__all__ = ["ArrayCache", "ContentCache", "MemoryCache"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,3 +85,28 @@ class ArrayCache(_Folder):
         data = io.BytesIO()
         np.save(data, value, allow_pickle=False)
         self._keep(key, data.getvalue())
+
+
+class MemoryCache:
+    """A cache that lasts as long as the process and forgets what was used longest ago."""
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+        """Hold up to `max_bytes` of arrays."""
+        self.max_bytes = max_bytes
+        self._held: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, key: str) -> NDArray[np.float32] | None:
+        """The array under a key, or None."""
+        if key in self._held:
+            self._held.move_to_end(key)
+        return self._held.get(key)
+
+    def write(self, key: str, value: NDArray[np.float32]) -> None:
+        """Keep an array under a key."""
+        if key in self._held:
+            return
+        self._held[key] = value
+        self._bytes += value.nbytes
+        while self._bytes > self.max_bytes and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1].nbytes

@@ -151,13 +151,14 @@ def read_folder(folder: Path, without: Sequence[Path] = ()) -> Folder:
 
 def _entry(path: Path, name: str) -> ClipEntry:
     wave, rate = read_audio(path)
-    clip_id = audio_hash(wave, rate)
+    audio_id = audio_hash(wave, rate)
     return ClipEntry(
-        trial_id=content_hash(name, clip_id),
-        clip_id=clip_id,
+        clip_id=content_hash(name, audio_id),
+        audio_id=audio_id,
         prompt_id=name,
         seed_index=0,
         path=path,
+        sample_rate=rate,
         prompt_seconds=0.0,
         words=None,
     )

@@ -103,7 +103,8 @@ def _write(studio: "_Studio", trial: Trial, prompt: LoadedPrompt, made: Made) ->
     """Write one clip; audio that is not finite is a failed trial."""
     if not np.isfinite(made.wave).all():
         return _failed(studio, trial, prompt, "the audio holds NaN or infinite samples")
-    write_flac(studio.store.path(trial.clip), made.wave, made.grid.sample_rate)
+    rate = made.grid.sample_rate
+    written = write_flac(studio.store.path(trial.clip), made.wave, rate)
     words = made.words
     return TrialRecord(
         trial_id=trial.trial_id,
@@ -114,8 +115,8 @@ def _write(studio: "_Studio", trial: Trial, prompt: LoadedPrompt, made: Made) ->
         seed=trial.seed,
         status="ok",
         clip=trial.clip,
-        clip_id=audio_hash(made.wave, made.grid.sample_rate),
-        sample_rate=made.grid.sample_rate,
+        clip_id=audio_hash(written, rate),
+        sample_rate=rate,
         prompt_seconds=made.prompt_seconds,
         prompt_text_source=prompt.text_source,
         words=None if words is None else tuple((w.word, w.start, w.end) for w in words),

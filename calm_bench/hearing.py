@@ -23,8 +23,8 @@ def recipe_id_of(recipe: Mapping[str, Any]) -> str:
 def transcribe(
     entries: Iterable[ClipEntry], recognizer: Recognizer, store: RunStore
 ) -> Mapping[str, Transcript]:
-    """By clip id, what is heard in each clip; new transcripts go to the run and to the cache."""
-    wanted = {entry.clip_id: entry for entry in entries}
+    """By audio id, what is heard in each clip; new transcripts go to the run and to the cache."""
+    wanted = {entry.audio_id: entry for entry in entries}
     recipe_id = recipe_id_of(recognizer.recipe)
     cache = ContentCache("transcripts")
     found = {
@@ -33,14 +33,14 @@ def transcribe(
         if record.recipe_id == recipe_id and record.clip_id in wanted
     }
     missing = []
-    for clip_id in wanted.keys() - found.keys():
-        kept = cache.read(f"{recipe_id}-{clip_id}")
+    for audio_id in wanted.keys() - found.keys():
+        kept = cache.read(f"{recipe_id}-{audio_id}")
         if kept is None:
-            missing.append(wanted[clip_id])
+            missing.append(wanted[audio_id])
             continue
         record = TranscriptRecord.model_validate(kept)
         store.append(record)
-        found[clip_id] = record.transcript
+        found[audio_id] = record.transcript
     for record in _hear(sorted(missing, key=_order), recognizer, recipe_id, len(wanted)):
         cache.write(f"{recipe_id}-{record.clip_id}", record.model_dump(mode="json"))
         store.append(record)
@@ -65,5 +65,5 @@ def _hear(
 
     with stage("transcribing", total, total - len(entries)) as advance:
         for entry, heard in zip(entries, recognizer.transcribe_all(audio()), strict=True):
-            yield TranscriptRecord.of(entry.clip_id, recipe_id, heard)
+            yield TranscriptRecord.of(entry.audio_id, recipe_id, heard)
             advance(1)

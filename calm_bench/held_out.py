@@ -188,8 +188,8 @@ def _scores(cells: Sequence[Cell], recipe_id: str, records: Sequence[ScoreRecord
     for cell in cells:
         own = [record for record in records if record.cell_id == cell.cell_id]
         if own:
-            clips = {record.clip_id: record.values for record in own}
-            notes = {record.clip_id: record.note for record in own if record.note}
+            clips = {record.trial_id: record.values for record in own}
+            notes = {record.trial_id: record.note for record in own if record.note}
             results[cell.cell_id] = MetricResult(clips=clips, notes=notes)
     model = next(str(cell.model) for cell in cells if cell.cell_id in results)
     return MetricScores(

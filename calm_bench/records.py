@@ -84,7 +84,7 @@ class TrialRecord(Record):
 
     Attributes:
         clip: Path of the audio relative to the run folder, prompt included.
-        clip_id: Content hash of the audio.
+        clip_id: Content hash of the audio: what a clip's `audio_id` is.
         group: The recording that its prompt was cut from, where several prompts were.
         prompt_seconds: Where the continuation starts in this clip.
         words: Prompt text and inner monologue (or the true text), as (word, start, end).

@@ -8,7 +8,7 @@ reason where the number would be.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Scorer:
         if "transcript" in metric.needs:
             recipe["asr"] = dict(self._recognizer.recipe)
         if "reference" in metric.needs and self._reference is not None:
-            ids = sorted(entry.clip_id for entry in self.shelf.entries(self._reference))
+            ids = sorted(entry.audio_id for entry in self.shelf.entries(self._reference))
             recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(ids)}
         return recipe
 
@@ -154,11 +154,12 @@ class Scorer:
         rows = [cell_id, *self._reference_row(metric)]
         key = self._key("score", metric, recipe, rows)
         kept = self._cache.read(key)
+        ids = [entry.clip_id for entry in self.shelf.entries(cell_id)]
         if kept is not None:
-            return _result_from_json(kept)
+            return _from_json(kept, ids)
         (clips,) = self._clips(metric, [cell_id])
         result = metric.score(clips, self._reference_clips(metric))
-        self._cache.write(key, asdict(result))
+        self._cache.write(key, _to_json(result, ids))
         return result
 
     def _compare(self, metric: Metric, found: MetricScores, pairs: Sequence[Pair]) -> None:
@@ -194,7 +195,7 @@ class Scorer:
         transcripts = self._transcripts(metric)
         found = [self.shelf.clips(row, transcripts) for row in rows]
         end = self.setting.end_for(metric)
-        return [[replace(c, end_seconds=end) for c in row] for row in found] if end else found
+        return [[c.within(c.prompt_seconds, end) for c in row] for row in found] if end else found
 
     def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
         return self._transcripts_by_id if "transcript" in metric.needs else {}
@@ -204,7 +205,7 @@ class Scorer:
     ) -> str:
         transcripts = self._transcripts(metric)
         clips: list[Any] = [
-            [[*entry.identity, _heard_identity(transcripts.get(entry.clip_id))] for entry in found]
+            [[*entry.identity, _heard_identity(transcripts.get(entry.audio_id))] for entry in found]
             for found in (self.shelf.entries(row) for row in rows)
         ]
         clips += [end] if (end := self.setting.end_for(metric)) else []
@@ -246,8 +247,8 @@ class Scorer:
             clips += [
                 ScoreRecord(
                     **about,
-                    trial_id=entry.trial_id,
-                    clip_id=entry.clip_id,
+                    trial_id=entry.clip_id,
+                    clip_id=entry.audio_id,
                     values=dict(result.clips.get(entry.clip_id, {})),
                     note=result.notes.get(entry.clip_id),
                 )
@@ -260,9 +261,23 @@ def _heard_identity(transcript: Transcript | None) -> Any:
     return None if transcript is None else asdict(transcript)
 
 
-def _result_from_json(data: Mapping[str, Any]) -> MetricResult:
+def _to_json(result: MetricResult, clip_ids: Sequence[str]) -> dict[str, Any]:
+    """A result with the places of clips in their row for their ids, which other runs share."""
+    place = {clip_id: str(index) for index, clip_id in enumerate(clip_ids)}
+    by_clip = {
+        name: {place[clip_id]: value for clip_id, value in getattr(result, name).items()}
+        for name in ("clips", "notes")
+    }
+    return {**asdict(result), **by_clip}
+
+
+def _from_json(data: Mapping[str, Any], clip_ids: Sequence[str]) -> MetricResult:
     estimates = {name: Estimate(**value) for name, value in data["estimates"].items()}
-    return MetricResult(**{**data, "estimates": estimates})
+    by_clip = {
+        name: {clip_ids[int(place)]: value for place, value in data[name].items()}
+        for name in ("clips", "notes")
+    }
+    return MetricResult(**{**data, **by_clip, "estimates": estimates})
 
 
 @cache

@@ -3,9 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["content_hash", "derive_seed", "file_hash"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["content_hash", "derive_seed", "file_hash", "samples_hash"]
 
 
 def content_hash(*parts: Any, length: int = 16) -> str:
@@ -23,6 +27,12 @@ def file_hash(path: Path) -> str:
     """The full sha256 of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def samples_hash(samples: "NDArray[np.float32]", sample_rate: int) -> str:
+    """The content hash of float32 samples and their rate."""
+    plain = samples.astype("<f4") + 0.0  # -0.0 is no other sound than 0.0
+    return content_hash("float32", plain.tobytes(), sample_rate)
 
 
 def derive_seed(*parts: Any) -> int:

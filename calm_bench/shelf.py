@@ -2,48 +2,62 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import read_audio
+from calm_bench.audio import probe_audio, read_audio
+from calm_bench.cache import MemoryCache
 from calm_bench.store import Cell, RunStore, TrialRecord
 from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
 __all__ = ["ClipEntry", "ClipShelf", "entries_of"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipEntry:
-    """A clip without its audio."""
+    """A clip without its audio.
 
-    trial_id: str
+    Attributes:
+        clip_id: What tells it from every other clip of a run: its trial.
+        audio_id: The content hash of its samples and rate.
+    """
+
     clip_id: str
+    audio_id: str
     prompt_id: str
     seed_index: int
     path: Path
+    sample_rate: int
     prompt_seconds: float
     words: tuple[tuple[str, float, float], ...] | None
 
     @property
     def identity(self) -> list[Any]:
         """All that a metric can know of the clip besides its transcript."""
-        return [self.clip_id, self.prompt_id, self.seed_index, self.prompt_seconds, self.words]
+        return [self.audio_id, self.prompt_id, self.seed_index, self.prompt_seconds, self.words]
+
+    @cached_property
+    def n_samples(self) -> int:
+        """How long it is, from the file's header."""
+        return round(probe_audio(self.path).seconds * self.sample_rate)
 
 
 def entries_of(cells: Sequence[Cell], store: RunStore) -> dict[str, list[ClipEntry]]:
     """By row, the clips that a run has made, in the order of prompts and seeds."""
     known = {cell.cell_id: list[ClipEntry]() for cell in cells}
     for record in store.read(TrialRecord):
-        if record.cell_id not in known or not record.clip or not record.clip_id:
+        if record.cell_id not in known or not (record.clip and record.clip_id):
             continue
+        assert record.sample_rate is not None  # the record's own rule
         known[record.cell_id].append(
             ClipEntry(
-                trial_id=record.trial_id,
-                clip_id=record.clip_id,
+                clip_id=record.trial_id,
+                audio_id=record.clip_id,
                 prompt_id=record.prompt_id,
                 seed_index=record.seed_index,
                 path=store.root / record.clip,
+                sample_rate=record.sample_rate,
                 prompt_seconds=record.prompt_seconds,
                 words=record.words,
             )
@@ -53,37 +67,60 @@ def entries_of(cells: Sequence[Cell], store: RunStore) -> dict[str, list[ClipEnt
     return known
 
 
-class ClipShelf:
-    """Rows of clips; the audio of a few rows is held at a time."""
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The audio of an entry, in memory as long as there is room for it."""
 
-    def __init__(self, entries: Mapping[str, Sequence[ClipEntry]]) -> None:
-        """Serve these clips, by row."""
+    entry: ClipEntry
+    held: MemoryCache
+
+    @property
+    def audio_id(self) -> str:
+        return self.entry.audio_id
+
+    @property
+    def n_samples(self) -> int:
+        return self.entry.n_samples
+
+    def read(self) -> Wave:
+        key = str(self.entry.path)
+        wave = self.held.read(key)
+        if wave is None:
+            wave, _ = read_audio(self.entry.path)
+            wave.flags.writeable = False  # the next metric is to find what this one found
+            self.held.write(key, wave)
+        return wave
+
+
+class ClipShelf:
+    """Rows of clips; as much of their audio as there is room for is held at a time."""
+
+    def __init__(
+        self, entries: Mapping[str, Sequence[ClipEntry]], max_bytes: int = 128 * 2**20
+    ) -> None:
+        """Serve these clips, by row, and hold up to `max_bytes` of what was read last."""
         self._entries = entries
-        # The reference, the baseline and the row that is scored.
-        self._waves = lru_cache(maxsize=3)(self._read)
+        self._held = MemoryCache(max_bytes)
 
     def entries(self, cell_id: str) -> Sequence[ClipEntry]:
         """What is known of a row's clips."""
         return self._entries.get(cell_id, ())
 
     def clips(self, cell_id: str, transcripts: Mapping[str, Transcript]) -> list[Clip]:
-        """A row's clips with their audio and, where there is one, their transcript."""
+        """A row's clips, read when they are looked at, with what was heard in them, by audio."""
         return [
             Clip(
                 clip_id=entry.clip_id,
                 prompt_id=entry.prompt_id,
                 seed_index=entry.seed_index,
-                wave=wave,
-                sample_rate=rate,
+                wave=_Stored(entry, self._held),  # type: ignore[arg-type]
+                sample_rate=entry.sample_rate,
                 prompt_seconds=entry.prompt_seconds,
                 words=_timed(entry.words),
-                transcript=transcripts.get(entry.clip_id),
+                transcript=transcripts.get(entry.audio_id),
             )
-            for entry, (wave, rate) in zip(self.entries(cell_id), self._waves(cell_id), strict=True)
+            for entry in self.entries(cell_id)
         ]
-
-    def _read(self, cell_id: str) -> list[tuple[Wave, int]]:
-        return [read_audio(entry.path) for entry in self.entries(cell_id)]
 
 
 def _timed(words: tuple[tuple[str, float, float], ...] | None) -> tuple[TimedWord, ...] | None:

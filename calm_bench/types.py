@@ -1,11 +1,14 @@
 """The records that cross module boundaries. No torch here: plan, store and report read them too."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calm_bench.seeds import samples_hash
 
 __all__ = [
     "Aggregate",
@@ -16,6 +19,7 @@ __all__ = [
     "Mode",
     "Precision",
     "SamplingParams",
+    "StoredWave",
     "TemperatureKind",
     "TimedWord",
     "Transcript",
@@ -74,15 +78,48 @@ class Transcript:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWave(Protocol):
+    """Audio that lies in a file until somebody looks at it."""
+
+    @property
+    def audio_id(self) -> str:
+        """The content hash of samples and rate."""
+
+    @property
+    def n_samples(self) -> int:
+        """How long it is, without reading it."""
+
+    def read(self) -> Wave:
+        """The samples."""
+
+
+def _in_memory(held: Any) -> bool:
+    return isinstance(held, np.ndarray)
+
+
+class _WaveField:
+    """A field that takes samples, or audio that is read each time somebody looks at it."""
+
+    def __get__(self, clip: "Clip | None", owner: type) -> Any:
+        if clip is None:
+            raise AttributeError("a clip's wave has no default")
+        held = clip.__dict__["_wave"]
+        return held if _in_memory(held) else held.read()
+
+    def __set__(self, clip: "Clip", value: Any) -> None:
+        clip.__dict__["_wave"] = value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
     """One stretch of audio and what is known about it: all that a metric may look at.
 
     Attributes:
-        clip_id: Content hash of the audio.
+        clip_id: What tells it from every other clip of a run; two of them may sound the same.
         prompt_id: The prompt it continues; clips of different cells pair by it.
         seed_index: Which draw for the prompt; clips pair by (prompt_id, seed_index).
-        wave: Whole clip, prompt included, mono [S].
+        wave: Whole clip, prompt included, mono [S]. May be given as a `StoredWave`: it is then read
+            whenever somebody looks, so look once, and hold no more of them than needed.
         prompt_seconds: Length of the prompt at the head of `wave`; metrics score what follows.
         end_seconds: Where that ends in `wave`; None for the clip's end.
         words: What was meant to be said in the whole clip, timed: the real text for references and
@@ -95,7 +132,7 @@ class Clip:
     clip_id: str
     prompt_id: str
     seed_index: int
-    wave: Wave
+    wave: Wave = _WaveField()  # type: ignore[assignment]
     sample_rate: int
     prompt_seconds: float = 0.0
     end_seconds: float | None = None
@@ -108,10 +145,42 @@ class Clip:
             object.__setattr__(self, "group", self.prompt_id)
 
     @property
+    def audio_id(self) -> str:
+        """The content hash of samples and rate: equal for clips that sound the same."""
+        held = self.__dict__["_wave"]
+        return samples_hash(held, self.sample_rate) if _in_memory(held) else str(held.audio_id)
+
+    @property
+    def n_samples(self) -> int:
+        """How long `wave` is; nothing is read for it."""
+        held = self.__dict__["_wave"]
+        return len(held) if _in_memory(held) else int(held.n_samples)
+
+    @property
+    def seconds(self) -> float:
+        """How long the clip is, prompt included; nothing is read for it."""
+        return self.n_samples / self.sample_rate
+
+    @property
+    def continuation_seconds(self) -> float:
+        """How long `continuation` is; nothing is read for it."""
+        return len(range(self.n_samples)[self._after_prompt]) / self.sample_rate
+
+    @property
     def continuation(self) -> Wave:
         """The samples after the prompt, [S']."""
+        return self.wave[self._after_prompt]
+
+    @property
+    def _after_prompt(self) -> slice:
         end = None if self.end_seconds is None else round(self.end_seconds * self.sample_rate)
-        return self.wave[round(self.prompt_seconds * self.sample_rate) : end]
+        return slice(round(self.prompt_seconds * self.sample_rate), end)
+
+    def within(self, prompt_seconds: float, end_seconds: float | None) -> "Clip":
+        """The same clip with another stretch for its continuation; nothing is read for it."""
+        other = copy(self)
+        other.__dict__.update(prompt_seconds=prompt_seconds, end_seconds=end_seconds)
+        return other
 
     @property
     def span(self) -> tuple[float, ...]:

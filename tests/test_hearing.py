@@ -42,18 +42,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def noise(path: Path, seconds: float) -> Wave:
     rng = np.random.default_rng(round(100 * seconds))
-    wave: Wave = rng.normal(0, 0.1, round(RATE * seconds)).astype(np.float32)
-    write_flac(path, wave, RATE)
-    return wave
+    return write_flac(path, rng.normal(0, 0.1, round(RATE * seconds)).astype(np.float32), RATE)
 
 
 def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
     return ClipEntry(
-        trial_id=trial,
-        clip_id=audio_hash(noise(path, seconds), RATE),
+        clip_id=trial,
+        audio_id=audio_hash(noise(path, seconds), RATE),
         prompt_id="p",
         seed_index=0,
         path=path,
+        sample_rate=RATE,
         prompt_seconds=0.1,
         words=None,
     )

@@ -73,11 +73,11 @@ class DnsmosMetric(Metric):
         values: dict[str, dict[str, float | None]] = {}
         notes: dict[str, str] = {}
         for clip in clips:
-            seconds = len(clip.continuation) / clip.sample_rate
+            seconds = clip.continuation_seconds
             if seconds < _MIN_SECONDS:
                 values[clip.clip_id] = dict.fromkeys(_FIELDS)
                 notes[clip.clip_id] = f"{seconds:.2f} s are too short for DNSMOS"
-            elif clip.clip_id not in values:
+            else:
                 wave = resample(clip.continuation, clip.sample_rate, _RATE)
                 values[clip.clip_id] = self._opinions(wave)
         return MetricResult(clips=values, notes=notes, counts={"n_too_short": len(notes)})

@@ -60,6 +60,6 @@ def cut(clips: Sequence[Clip], span: Span) -> list[Clip]:
     found = []
     for clip in clips:
         start, end = (round(clip.prompt_seconds + at, 6) for at in span)
-        if round(end * clip.sample_rate) <= len(clip.wave):
-            found.append(replace(clip, prompt_seconds=start, end_seconds=end))
+        if round(end * clip.sample_rate) <= clip.n_samples:
+            found.append(clip.within(start, end))
     return found

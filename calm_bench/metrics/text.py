@@ -67,8 +67,7 @@ class Step:
 
 def window_of(clip: Clip) -> Window:
     """Where the clip's words are scored."""
-    seconds = clip.wave.size / clip.sample_rate
-    return Window(clip.prompt_seconds, seconds - EDGE_SECONDS)
+    return Window(clip.prompt_seconds, clip.seconds - EDGE_SECONDS)
 
 
 def text_recipe() -> dict[str, Any]:

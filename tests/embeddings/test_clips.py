@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from calm_bench.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import ClipEmbedder, MemoryCache, shared_cache
+from calm_bench.embeddings.clips import ClipEmbedder, shared_cache
 from calm_bench.types import Clip
 
 

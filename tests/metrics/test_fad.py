@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
+from calm_bench.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import MemoryCache
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.types import Clip
 

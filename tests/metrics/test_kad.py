@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from calm_bench.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import MemoryCache
 from calm_bench.metrics import kad
 from calm_bench.metrics.kad import KadMetric, bandwidth_of
 from calm_bench.types import Clip
@@ -152,7 +152,7 @@ def test_paired_difference_over_shared_prompts():
 
 
 def vars_of(clip):
-    return {name: getattr(clip, name) for name in clip.__slots__}
+    return {name: getattr(clip, name) for name in clip.__dataclass_fields__}
 
 
 def test_thinning_keeps_the_estimate_in_place(monkeypatch):
