@@ -156,6 +156,7 @@ def _entry(path: Path, name: str) -> ClipEntry:
         clip_id=content_hash(name, audio_id),
         audio_id=audio_id,
         prompt_id=name,
+        group=name,
         seed_index=0,
         path=path,
         sample_rate=rate,

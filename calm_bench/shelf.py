@@ -21,11 +21,13 @@ class ClipEntry:
     Attributes:
         clip_id: What tells it from every other clip of a run: its trial.
         audio_id: The content hash of its samples and rate.
+        group: What intervals resample: the recording that its prompt was cut from, or the prompt.
     """
 
     clip_id: str
     audio_id: str
     prompt_id: str
+    group: str
     seed_index: int
     path: Path
     sample_rate: int
@@ -35,7 +37,13 @@ class ClipEntry:
     @property
     def identity(self) -> list[Any]:
         """All that a metric can know of the clip besides its transcript."""
-        return [self.audio_id, self.prompt_id, self.seed_index, self.prompt_seconds, self.words]
+        place = [self.prompt_id, self.group, self.seed_index]
+        return [self.audio_id, *place, self.prompt_seconds, self.words]
+
+    @property
+    def pair_key(self) -> str:
+        """What it has in common with clips of other rows for the same prompt and seed."""
+        return f"{self.prompt_id}/{self.seed_index}"
 
     @cached_property
     def n_samples(self) -> int:
@@ -55,6 +63,7 @@ def entries_of(cells: Sequence[Cell], store: RunStore) -> dict[str, list[ClipEnt
                 clip_id=record.trial_id,
                 audio_id=record.clip_id,
                 prompt_id=record.prompt_id,
+                group=record.group or record.prompt_id,
                 seed_index=record.seed_index,
                 path=store.root / record.clip,
                 sample_rate=record.sample_rate,
@@ -112,6 +121,7 @@ class ClipShelf:
             Clip(
                 clip_id=entry.clip_id,
                 prompt_id=entry.prompt_id,
+                group=entry.group,
                 seed_index=entry.seed_index,
                 wave=_Stored(entry, self._held),  # type: ignore[arg-type]
                 sample_rate=entry.sample_rate,

@@ -12,7 +12,7 @@ from calm_bench.scoring import MetricScores
 from calm_bench.seeds import derive_seed
 from calm_bench.shelf import ClipShelf
 from calm_bench.speedups import SPEED_COLUMNS, result_row, speed_rows
-from calm_bench.stats import ClipValues, compare, n_needed, summarise
+from calm_bench.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.store import Cell, CellScore, LatencyRecord, Manifest, RunStore, TrialRecord
 from calm_bench.types import Column, Estimate
 
@@ -156,7 +156,8 @@ class _Numbers:
             missing = Estimate(value=None, reason="the metric gave no value")
             return self.score.results[cell_id].estimates.get(column.name, missing)
         seed = derive_seed("interval", cell_id, column.name)
-        return self._explained(cell_id, summarise(column, self._values(cell_id), seed))
+        values, groups = self._values(cell_id), self._groups(cell_id)
+        return self._explained(cell_id, summarise(column, values, seed, groups))
 
     def _explained(self, cell_id: str, found: Estimate) -> Estimate:
         """A missing value with the clips' own reason where they all agree."""
@@ -170,15 +171,17 @@ class _Numbers:
             missing = Estimate(value=None, reason="this metric gives no paired difference")
             return self.score.differences.get(pair, {}).get(column.name, missing)
         # One seed for all pairs and columns: the same prompts are drawn for each of them.
-        return compare(column, self._values(pair[0]), self._values(pair[1]), derive_seed("paired"))
+        a, b = (self._values(name) for name in pair)
+        return compare(column, a, b, derive_seed("paired"), self._groups(pair[0]))
 
     def _values(self, cell_id: str) -> ClipValues:
         """The clips' fields by what pairs them across rows."""
         clips = self.score.results[cell_id].clips
-        return {
-            f"{entry.prompt_id}/{entry.seed_index}": clips.get(entry.clip_id, {})
-            for entry in self.shelf.entries(cell_id)
-        }
+        return {e.pair_key: clips.get(e.clip_id, {}) for e in self.shelf.entries(cell_id)}
+
+    def _groups(self, cell_id: str) -> GroupOf:
+        """What is resampled together."""
+        return {entry.pair_key: entry.group for entry in self.shelf.entries(cell_id)}
 
 
 def _codec_rows(cells: Sequence[Cell], codecs: Sequence[CellScore]) -> Iterator[ResultRow]:

@@ -50,6 +50,7 @@ def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
         clip_id=trial,
         audio_id=audio_hash(noise(path, seconds), RATE),
         prompt_id="p",
+        group="p",
         seed_index=0,
         path=path,
         sample_rate=RATE,
