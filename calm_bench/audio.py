@@ -7,22 +7,27 @@ returns is finite and not empty; the rest of the program relies on it.
 """
 
 import io
+import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calm_bench.decoding import Reader
 from calm_bench.errors import InputError
 from calm_bench.files import disk_errors, replace
-from calm_bench.seeds import samples_hash
+from calm_bench.seeds import SamplesHash, samples_hash
 from calm_bench.types import Wave
 
 __all__ = [
     "RESAMPLER",
+    "AudioFacts",
     "AudioInfo",
     "audio_hash",
+    "examine",
     "probe_audio",
     "read_audio",
     "resample",
@@ -45,57 +50,124 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioInfo:
-    """What a sound file's header says, before anything is decoded."""
+    """What a sound file's header says; the length is counted where the header does not say it."""
 
     sample_rate: int
     channels: int
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFacts:
+    """What a whole sound file was found to hold.
+
+    Attributes:
+        audio_id: The `audio_hash` of all its samples.
+        level_dbfs: The loudest 0.1 s, None for digital silence.
+        remarks: What a reader of its numbers has to know, each naming the file.
+    """
+
+    sample_rate: int
+    channels: int
+    n_samples: int
+    audio_id: str
+    level_dbfs: float | None
+    remarks: tuple[str, ...]
+
+
 def probe_audio(path: Path) -> AudioInfo:
-    """The rate, channels and length that a sound file declares.
+    """The rate, channels and length of a sound file.
 
     Raises:
         InputError: If the file is missing or no sound file.
     """
-    import soundfile
+    reader = Reader(path)
+    n = reader.declared
+    if n is None:
+        n = sum(len(block) for block in reader.blocks())
+    rate = reader.sample_rate
+    return AudioInfo(sample_rate=rate, channels=reader.channels, seconds=n / rate)
 
-    _require_file(path)
-    try:
-        info = soundfile.info(path)
-    except Exception as error:  # whatever a decoder stumbles over is this file's fault
-        raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
-    return AudioInfo(
-        sample_rate=info.samplerate, channels=info.channels, seconds=info.frames / info.samplerate
+
+def examine(path: Path) -> AudioFacts:
+    """What a sound file holds, from its first sample to its last; it is never in memory at once.
+
+    Raises:
+        InputError: As `read_audio`.
+    """
+    reader = Reader(path)
+    tenth = max(1, reader.sample_rate // 10)
+    digest, n, power = SamplesHash(reader.sample_rate), 0, 0.0
+    for block in reader.blocks(size=10 * tenth):
+        digest.add(block)
+        n += len(block)
+        stretches = np.pad(block.astype(np.float64), (0, -len(block) % tenth)).reshape(-1, tenth)
+        power = max(power, float(np.square(stretches).mean(axis=1).max()))
+    return AudioFacts(
+        sample_rate=reader.sample_rate,
+        channels=reader.channels,
+        n_samples=n,
+        audio_id=digest.value,
+        level_dbfs=round(10 * math.log10(power), 2) if power > 0 else None,
+        remarks=tuple(reader.remarks),
     )
 
 
-def read_audio(path: Path, sample_rate: int | None = None) -> tuple[Wave, int]:
+def read_audio(
+    path: Path, sample_rate: int | None = None, *, start: float = 0.0, seconds: float | None = None
+) -> tuple[Wave, int]:
     """The mean of a file's channels [S] and its rate, resampled if a rate is asked for.
+
+    A file may lack its last samples, up to 50 ms and 1 % of it: `examine` says so.
+
+    Args:
+        path: The sound file.
+        sample_rate: The rate of what comes out; None for the file's own.
+        start: Where to begin, in seconds; what lies before is not decoded.
+        seconds: How much to read, less if the file ends before; None for all of it.
 
     Raises:
         InputError: If the file is missing, damaged, cut short or empty, or holds NaN or infinity.
     """
-    import soundfile
+    reader = Reader(path)
+    own = reader.sample_rate
+    rate = sample_rate or own
+    # Whole seconds lie on the grids of both rates; one to either side is more than soxr looks at.
+    margin = 0 if rate == own else 1
+    first = max(0, math.floor(start) - margin) if margin else start
+    n = None if seconds is None else round((start + seconds + margin - first) * own)
+    blocks = _resampled(reader.blocks(round(first * own), n), own, rate)
+    expected = reader.declared or own if n is None else n
+    wave = _joined(blocks, math.ceil(expected * rate / own) + 1)
+    skip = round(start * rate) - round(first * rate)
+    wave = wave[skip : None if seconds is None else skip + round(seconds * rate)]
+    if not len(wave):
+        raise InputError(f"{path} holds no audio" + (f" after {start:g} s" if start else ""))
+    return wave, rate
 
-    _require_file(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            declared, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)  # [S, channels]
-    except Exception as error:  # whatever a decoder stumbles over is this file's fault
-        raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
-    if len(samples) == 0:
-        raise InputError(f"{path} holds no audio")
-    # An mp3 without a length tag declares an estimate; every other format counts its samples.
-    if len(samples) < declared and file.format != "MP3":
-        raise InputError(f"{path} is cut short: {len(samples)} of {declared} samples decode")
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path} holds NaN or infinite samples")
-    wave = samples.mean(axis=1, dtype=np.float32)
-    if sample_rate is None:
-        return wave, rate
-    return resample(wave, rate, sample_rate), sample_rate
+
+def _resampled(blocks: Iterator[Wave], from_rate: int, to_rate: int) -> Iterator[Wave]:
+    """What `resample` gives of all blocks together, sample by sample, piece by piece."""
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="VHQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _joined(blocks: Iterator[Wave], expected: int) -> Wave:
+    """All blocks in one array, which is made only once if they are as many as expected."""
+    out, n = np.empty(min(expected, 2**27), np.float32), 0
+    for block in blocks:
+        if n + len(block) > len(out):
+            out = np.concatenate([out[:n], np.empty(n + len(block), np.float32)])
+        out[n : n + len(block)] = block
+        n += len(block)
+    return out[:n]
 
 
 def write_flac(path: Path, wave: Wave, sample_rate: int) -> Wave:
@@ -191,16 +263,3 @@ def _ogg_checksum(page: bytearray) -> int:
     """Ogg's CRC-32, which is zlib's with the bits the other way round, starting and ending at 0."""
     mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
-
-
-def _require_file(path: Path) -> None:
-    """Say plainly that a path is missing, a folder or empty, before a decoder says it its way."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes)")
-
-
-def _one_line(error: Exception) -> str:
-    """An error's text without the path that the decoder repeats."""
-    return str(error).rsplit(": ", 1)[-1].strip()

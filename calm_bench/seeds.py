@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["content_hash", "derive_seed", "file_hash", "samples_hash"]
+__all__ = ["SamplesHash", "content_hash", "derive_seed", "file_hash", "samples_hash"]
 
 
 def content_hash(*parts: Any, length: int = 16) -> str:
@@ -29,10 +29,30 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class SamplesHash:
+    """The content hash of float32 samples and their rate, however they are cut into blocks."""
+
+    def __init__(self, sample_rate: int) -> None:
+        """Nothing is heard yet."""
+        self._digest = hashlib.sha256(f"float32 {sample_rate} ".encode())
+
+    def add(self, samples: "NDArray[np.float32]") -> None:
+        """Go on with these samples."""
+        for start in range(0, len(samples), 1 << 20):
+            block = samples[start : start + (1 << 20)].astype("<f4")
+            self._digest.update((block + 0.0).data)  # -0.0 is no other sound than 0.0
+
+    @property
+    def value(self) -> str:
+        """The hash of what was added so far."""
+        return self._digest.hexdigest()[:16]
+
+
 def samples_hash(samples: "NDArray[np.float32]", sample_rate: int) -> str:
     """The content hash of float32 samples and their rate."""
-    plain = samples.astype("<f4") + 0.0  # -0.0 is no other sound than 0.0
-    return content_hash("float32", plain.tobytes(), sample_rate)
+    digest = SamplesHash(sample_rate)
+    digest.add(samples)
+    return digest.value
 
 
 def derive_seed(*parts: Any) -> int:

@@ -185,3 +185,133 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, noise):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BenchError, match="cannot write"):
         audio.write_flac(tmp_path / "file" / "a.flac", noise, RATE)
+
+
+def streamed_flac(path, wave, rate):
+    """A FLAC as an encoder writes it to a pipe: its header says no length and no checksum."""
+    soundfile.write(path, wave, rate)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the upper 4 of 36 bits, then 32 more and an MD5 of 128
+    data[22:42] = bytes(20)
+    path.write_bytes(data)
+
+
+def test_a_flac_of_unknown_length_is_simply_read(tmp_path, noise):
+    streamed_flac(tmp_path / "a.flac", noise, RATE)
+    audio.write_flac(tmp_path / "b.flac", noise, RATE)
+    whole, _ = audio.read_audio(tmp_path / "b.flac")
+    assert np.array_equal(audio.read_audio(tmp_path / "a.flac")[0], whole)
+    assert audio.probe_audio(tmp_path / "a.flac").seconds == 1.0
+    part, _ = audio.read_audio(tmp_path / "a.flac", start=0.25, seconds=0.5)
+    assert np.array_equal(part, whole[4000:12000])
+    assert audio.examine(tmp_path / "a.flac") == audio.examine(tmp_path / "b.flac")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF - 36])
+def test_a_wav_that_was_streamed_is_read_and_one_that_was_cut_is_not(tmp_path, noise, size):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise, RATE)
+    data = bytearray(path.read_bytes())
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"cut short: 7989 of 16000 samples"):
+        audio.read_audio(path)
+    data[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(audio.read_audio(path)[0]) == RATE
+
+
+@pytest.mark.parametrize(("missing", "fits"), [(10, True), (160, True), (161, False)])
+def test_a_file_may_lack_its_last_moment(tmp_path, noise, missing, fits):
+    """As much as 50 ms and 1 % of it, which is said."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise, RATE, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[: -2 * missing])
+    if fits:
+        assert len(audio.read_audio(path)[0]) == RATE - missing
+        (remark,) = audio.examine(path).remarks
+        assert remark == f"{path} lacks its last {missing} of 16000 samples"
+    else:
+        with pytest.raises(InputError, match="cut short"):
+            audio.read_audio(path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ((1, -1), "their mean is silence"),
+        ((1, -0.9), "their mean is 26 dB weaker"),
+        ((1, 1), None),
+        ((1, 0), None),
+        ((1, 0, 0, 0, 0, 0), None),
+    ],
+)
+def test_channels_that_cancel_are_said(tmp_path, noise, weights, said):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise[:, None] * np.array(weights), RATE, subtype="FLOAT")
+    found = audio.examine(path).remarks
+    assert found == (() if said is None else (f"{path}: its channels cancel, {said}",))
+
+
+def test_unrelated_channels_do_not_cancel(tmp_path):
+    both = 0.1 * np.random.default_rng(0).standard_normal((RATE, 2))
+    soundfile.write(tmp_path / "a.wav", both, RATE)
+    assert audio.examine(tmp_path / "a.wav").remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("a.wav", {"subtype": "PCM_24"}),
+        ("a.wav", {"subtype": "PCM_32"}),
+        ("a.wav", {"subtype": "FLOAT"}),
+        ("a.wav", {"subtype": "DOUBLE"}),
+        ("a.wav", {"subtype": "PCM_24", "format": "WAVEX"}),
+        ("a.rf64", {"subtype": "PCM_24", "format": "RF64"}),
+        ("a.w64", {"subtype": "PCM_24"}),
+        ("a.aiff", {"subtype": "PCM_24"}),
+        ("a.au", {"subtype": "PCM_24"}),
+        ("a.caf", {"subtype": "PCM_24"}),
+        ("a.sph", {"subtype": "PCM_16", "format": "NIST"}),
+        ("a.flac", {"subtype": "PCM_24"}),
+    ],
+)
+@pytest.mark.parametrize(("rate", "channels"), [(11_025, 1), (44_100, 2), (96_000, 6)])
+def test_any_lossless_form_is_read_as_written(tmp_path, name, form, rate, channels):
+    samples = 0.1 * np.random.default_rng(0).standard_normal((rate, channels))
+    soundfile.write(tmp_path / name, samples, rate, **form)
+    wave, found = audio.read_audio(tmp_path / name)
+    step = 2.0**-15 if form["subtype"] == "PCM_16" else 2.0**-23
+    assert found == rate
+    assert np.abs(wave - samples.mean(axis=1)).max() <= 1.1 * step
+    facts = audio.examine(tmp_path / name)
+    assert (facts.n_samples, facts.channels, facts.remarks) == (rate, channels, ())
+    assert facts.audio_id == audio.audio_hash(wave, rate)
+
+
+@pytest.mark.parametrize(("rate", "wanted"), [(48_000, 16_000), (44_100, 16_000), (8000, 24_000)])
+def test_reading_in_blocks_gives_the_samples_of_resampling_at_once(tmp_path, rate, wanted):
+    wave = (0.1 * np.random.default_rng(0).standard_normal(7 * rate)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, rate, subtype="FLOAT")
+    whole, _ = audio.read_audio(tmp_path / "a.wav", wanted)
+    assert np.array_equal(whole, audio.resample(wave, rate, wanted))
+    for start, seconds in ((0.0, 1.0), (2.3, 2.0), (3.0, None), (6.5, 9.0)):
+        part, found = audio.read_audio(tmp_path / "a.wav", wanted, start=start, seconds=seconds)
+        stop = None if seconds is None else round(start * wanted) + round(seconds * wanted)
+        expected = whole[round(start * wanted) : stop]
+        assert (found, len(part)) == (wanted, len(expected))
+        assert np.abs(part - expected).max() < 1e-6
+
+
+def test_a_stretch_after_the_end_is_refused(tmp_path, noise):
+    audio.write_flac(tmp_path / "a.flac", noise, RATE)
+    with pytest.raises(InputError, match="holds no audio after 2 s"):
+        audio.read_audio(tmp_path / "a.flac", start=2.0, seconds=1.0)
+
+
+def test_examining_finds_the_loudest_tenth_of_a_second(tmp_path):
+    wave = np.full(3 * RATE, 1e-3, np.float32)
+    wave[2 * RATE :][: RATE // 10] = 0.5
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    assert audio.examine(tmp_path / "a.wav").level_dbfs == pytest.approx(-6.02)
+    soundfile.write(tmp_path / "a.wav", 0 * wave, RATE, subtype="FLOAT")
+    assert audio.examine(tmp_path / "a.wav").level_dbfs is None

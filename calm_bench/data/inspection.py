@@ -1,15 +1,12 @@
 """What is found when a recording is listened to, and the reasons for which it is left out."""
 
 import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from calm_bench.audio import audio_hash, probe_audio, read_audio
+from calm_bench.audio import examine
 from calm_bench.config import StrictModel
 from calm_bench.data.corpus import Skipped
 from calm_bench.data.layouts import Candidate
@@ -65,18 +62,14 @@ class Journal:
 
 def _look(path: Path, sha256: str) -> Facts:
     """Decode a whole file: a header may promise what the rest does not keep."""
-    info = probe_audio(path)
-    wave, rate = read_audio(path)
-    size = max(1, rate // 10)
-    blocks = np.pad(wave.astype(np.float64), (0, -wave.size % size)).reshape(-1, size)
-    power = float(np.square(blocks).mean(axis=1).max())
+    found = examine(path)
     return Facts(
-        sample_rate=rate,
-        channels=info.channels,
-        seconds=round(wave.size / rate, 4),
+        sample_rate=found.sample_rate,
+        channels=found.channels,
+        seconds=round(found.n_samples / found.sample_rate, 4),
         sha256=sha256,
-        audio_hash=audio_hash(wave, rate),
-        level_dbfs=round(10 * math.log10(power), 2) if power > 0 else None,
+        audio_hash=found.audio_id,
+        level_dbfs=found.level_dbfs,
     )
 
 
