@@ -9,7 +9,7 @@ takes part, so one number holds for all temperatures of a system.
 B recordings, T frames, S = T + lead steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.config import load_model_config
@@ -20,6 +20,7 @@ from calm_bench.plan import Plan
 from calm_bench.progress import stage
 from calm_bench.scoring import MetricScores
 from calm_bench.seeds import file_hash
+from calm_bench.shelf import Firsts
 from calm_bench.store import Cell, RunStore, ScoreRecord, TrialRecord
 from calm_bench.types import Column, MetricResult
 
@@ -180,17 +181,26 @@ def held_out_scores(cells: Sequence[Cell], store: RunStore) -> list[MetricScores
     for record in store.read(ScoreRecord):
         if record.metric == METRIC and record.cell_id in wanted:
             by_recipe.setdefault(record.recipe_id, []).append(record)
-    return [_scores(cells, recipe_id, records) for recipe_id, records in by_recipe.items()]
+    prompts = {trial.trial_id: trial.prompt_id for trial in store.read(TrialRecord)}
+    return [_scores(cells, recipe_id, r, prompts) for recipe_id, r in by_recipe.items()]
 
 
-def _scores(cells: Sequence[Cell], recipe_id: str, records: Sequence[ScoreRecord]) -> MetricScores:
+def _scores(
+    cells: Sequence[Cell],
+    recipe_id: str,
+    records: Sequence[ScoreRecord],
+    prompts: Mapping[str, str],
+) -> MetricScores:
     results: dict[str, MetricResult] = {}
+    alike: dict[str, Firsts] = {}
     for cell in cells:
         own = [record for record in records if record.cell_id == cell.cell_id]
         if own:
             clips = {record.trial_id: record.values for record in own}
             notes = {record.trial_id: record.note for record in own if record.note}
             results[cell.cell_id] = MetricResult(clips=clips, notes=notes)
+            known: dict[str, str] = {}  # the recording is read, which is the same in every draw
+            alike[cell.cell_id] = {i: known.setdefault(prompts.get(i, i), i) for i in clips}
     model = next(str(cell.model) for cell in cells if cell.cell_id in results)
     return MetricScores(
         metric=METRIC,
@@ -198,6 +208,7 @@ def _scores(cells: Sequence[Cell], recipe_id: str, records: Sequence[ScoreRecord
         recipe=_recipe(model),
         recipe_id=recipe_id,
         results=results,
+        alike=alike,
         reasons={c.cell_id: _why_none(c) for c in cells if c.cell_id not in results},
     )
 

@@ -138,7 +138,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         notes=(
             *notes,
             *prompt_notes,
-            *_too_few_clips(spec.metrics, len(prompts) * overrides.n_seeds),
+            *_too_few_clips(spec.metrics, prompts, overrides.n_seeds),
             *_random_weights(models.weights),
         ),
     )
@@ -178,14 +178,19 @@ def _cell_line(cell: Cell, several_steps: bool) -> str:
     return f"{name}{mark}: {cell.model}" if cell.kind == "system" else name
 
 
-def _too_few_clips(metrics: Sequence[str], n_clips: int) -> Iterator[str]:
-    """Which metrics will say nothing of rows this small."""
+def _too_few_clips(
+    metrics: Sequence[str], prompts: Sequence[PromptSpec], n_seeds: int
+) -> Iterator[str]:
+    """Which metrics will say nothing of rows this small; more draws make no more recordings."""
+    recordings = len({prompt.sha256 for prompt in prompts})
     short = defaultdict(list)
     for name in metrics:
-        if (fewest := registry.load("metric", name).fewest_clips) > n_clips:
-            short[fewest].append(name)
-    for fewest, names in short.items():
-        yield f"{n_clips} clips a row leave a dash under {', '.join(names)}: {fewest} are needed"
+        metric = registry.load("metric", name)
+        n = recordings if "reference" in metric.needs else recordings * n_seeds
+        if metric.fewest_clips > n:
+            short[metric.fewest_clips, n].append(name)
+    for (fewest, n), names in short.items():
+        yield f"{n} clips a row leave a dash under {', '.join(names)}: {fewest} are needed"
 
 
 def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:

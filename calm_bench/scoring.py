@@ -7,9 +7,9 @@ reason where the number would be.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from calm_bench.instruments import Instrument, Setting, instruments_of, usable_e
 from calm_bench.metrics.base import Metric
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.shelf import ClipShelf
+from calm_bench.shelf import ClipEntry, ClipShelf, Firsts, firsts
 from calm_bench.store import Cell, CellScore, RunStore, ScoreRecord
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript
 
@@ -39,6 +39,7 @@ class MetricScores:
         results: By row, what it found.
         reasons: By row, why it found nothing.
         differences: By (row, other row), what its set columns differ by.
+        alike: By row, which of its clips are the same to the metric.
     """
 
     metric: str
@@ -49,6 +50,7 @@ class MetricScores:
     results: dict[str, MetricResult] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     differences: dict[Pair, Mapping[str, Estimate]] = field(default_factory=dict)
+    alike: dict[str, Firsts] = field(default_factory=dict)
 
 
 class Scorer:
@@ -103,6 +105,7 @@ class Scorer:
             advance(len(self.cells))
             return found
         found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
+        found.alike = {cell.cell_id: self._alike(metric, cell.cell_id) for cell in self.cells}
         for cell in self.cells:
             reason = self._unfit(metric, cell)
             if reason is None:
@@ -123,8 +126,12 @@ class Scorer:
         if "transcript" in metric.needs:
             recipe["asr"] = dict(self._recognizer.recipe)
         if "reference" in metric.needs and self._reference is not None:
-            ids = sorted(entry.audio_id for entry in self.shelf.entries(self._reference))
-            recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(ids)}
+            entries = self.shelf.entries(self._reference)
+            ids, groups = ({getattr(e, name) for e in entries} for name in ("audio_id", "group"))
+            recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(sorted(ids))}
+            recipe["reference_set"]["recordings"] = len(groups)
+        if any(column.aggregate == "set" for column in metric.own_columns):
+            recipe["copies"] = "counted once"
         return recipe
 
     def _unfit(self, metric: Metric, cell: Cell) -> str | None:
@@ -154,13 +161,29 @@ class Scorer:
         rows = [cell_id, *self._reference_row(metric)]
         key = self._key("score", metric, recipe, rows)
         kept = self._cache.read(key)
-        ids = [entry.clip_id for entry in self.shelf.entries(cell_id)]
+        alike = self._alike(metric, cell_id)
         if kept is not None:
-            return _from_json(kept, ids)
-        (clips,) = self._clips(metric, [cell_id])
-        result = metric.score(clips, self._reference_clips(metric))
-        self._cache.write(key, _to_json(result, ids))
+            return MetricResult.from_json(kept, list(alike))
+        clips = self._clips(metric, self._distinct(metric, cell_id))
+        found = metric.score(clips, self._reference_clips(metric))
+        result = found.with_copies(alike)
+        self._cache.write(key, result.to_json(list(alike)))
         return result
+
+    def _distinct(self, metric: Metric, cell_id: str) -> list[ClipEntry]:
+        """A row's clips without those that are copies of others to a metric."""
+        alike = self._alike(metric, cell_id)
+        return [e for e in self.shelf.entries(cell_id) if alike[e.clip_id] == e.clip_id]
+
+    def _alike(self, metric: Metric, cell_id: str) -> Firsts:
+        """Which clips of a row are the same to a metric."""
+        paired = "paired_reference" in metric.needs and self._reference is not None
+        originals = self.shelf.entries(str(self._reference)) if paired else ()
+        return firsts(
+            self.shelf.entries(cell_id),
+            words=metric.scope == "clip",
+            originals={entry.pair_key: entry.audio_id for entry in originals},
+        )
 
     def _compare(self, metric: Metric, found: MetricScores, pairs: Sequence[Pair]) -> None:
         """The differences of the set columns between rows that both have results."""
@@ -173,7 +196,8 @@ class Scorer:
             if kept is not None:
                 found.differences[pair] = {k: Estimate(**v) for k, v in kept.items()}
                 continue
-            clips, base = self._clips(metric, pair)
+            shared = list(self.shelf.shared(pair, found.alike, once=True))
+            clips, base = (self._clips(metric, [both[i] for both in shared]) for i in (0, 1))
             try:
                 estimates = metric.difference(clips, base, self._reference_clips(metric))
             except BenchError as error:
@@ -189,13 +213,14 @@ class Scorer:
         return [self._reference] if wants and self._reference is not None else []
 
     def _reference_clips(self, metric: Metric) -> list[Clip]:
-        return [clip for row in self._clips(metric, self._reference_row(metric)) for clip in row]
+        paired = "paired_reference" in metric.needs  # looks for each clip's own
+        of = self.shelf.entries if paired else partial(self._distinct, metric)
+        return [c for row in self._reference_row(metric) for c in self._clips(metric, of(row))]
 
-    def _clips(self, metric: Metric, rows: Sequence[str]) -> list[list[Clip]]:
-        transcripts = self._transcripts(metric)
-        found = [self.shelf.clips(row, transcripts) for row in rows]
+    def _clips(self, metric: Metric, entries: Iterable[ClipEntry]) -> list[Clip]:
+        clips = self.shelf.clips(entries, self._transcripts(metric))
         end = self.setting.end_for(metric)
-        return [[c.within(c.prompt_seconds, end) for c in row] for row in found] if end else found
+        return [c.within(c.prompt_seconds, end) for c in clips] if end else clips
 
     def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
         return self._transcripts_by_id if "transcript" in metric.needs else {}
@@ -259,25 +284,6 @@ class Scorer:
 
 def _heard_identity(transcript: Transcript | None) -> Any:
     return None if transcript is None else asdict(transcript)
-
-
-def _to_json(result: MetricResult, clip_ids: Sequence[str]) -> dict[str, Any]:
-    """A result with the places of clips in their row for their ids, which other runs share."""
-    place = {clip_id: str(index) for index, clip_id in enumerate(clip_ids)}
-    by_clip = {
-        name: {place[clip_id]: value for clip_id, value in getattr(result, name).items()}
-        for name in ("clips", "notes")
-    }
-    return {**asdict(result), **by_clip}
-
-
-def _from_json(data: Mapping[str, Any], clip_ids: Sequence[str]) -> MetricResult:
-    estimates = {name: Estimate(**value) for name, value in data["estimates"].items()}
-    by_clip = {
-        name: {clip_ids[int(place)]: value for place, value in data[name].items()}
-        for name in ("clips", "notes")
-    }
-    return MetricResult(**{**data, **by_clip, "estimates": estimates})
 
 
 @cache

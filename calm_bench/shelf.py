@@ -1,6 +1,12 @@
-"""The clips that are scored: what is known of each, and its audio when a metric asks for it."""
+"""The clips that are scored: what is known of each, and its audio when a metric asks for it.
 
-from collections.abc import Mapping, Sequence
+Some clips of a row are copies of one recording: the reference and its round trips come once for
+each seed, draws at temperature 0 are the same, and a folder may hold a file twice. Copies are no
+further observations: each is scored and counted once (`firsts`), and of two rows each pair of
+recordings is compared once (`ClipShelf.shared`).
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +17,10 @@ from calm_bench.cache import MemoryCache
 from calm_bench.store import Cell, RunStore, TrialRecord
 from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
-__all__ = ["ClipEntry", "ClipShelf", "entries_of"]
+__all__ = ["ClipEntry", "ClipShelf", "Firsts", "entries_of", "firsts"]
+
+Firsts = Mapping[str, str]
+"""By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,29 @@ def entries_of(cells: Sequence[Cell], store: RunStore) -> dict[str, list[ClipEnt
     return known
 
 
+def firsts(entries: Sequence[ClipEntry], *, words: bool, originals: Mapping[str, str]) -> Firsts:
+    """Which clips of a row are the same: same audio, and the same words and original if they count.
+
+    Args:
+        entries: The clips of a row.
+        words: Whether what was meant to be said counts.
+        originals: By pair key the audio that a clip is compared with; empty where it is not.
+    """
+    known: dict[Hashable, str] = {}
+    return {
+        entry.clip_id: known.setdefault(
+            (
+                entry.audio_id,
+                entry.prompt_seconds,
+                entry.words if words else None,
+                originals.get(entry.pair_key),
+            ),
+            entry.clip_id,
+        )
+        for entry in entries
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """The audio of an entry, in memory as long as there is room for it."""
@@ -115,8 +147,30 @@ class ClipShelf:
         """What is known of a row's clips."""
         return self._entries.get(cell_id, ())
 
-    def clips(self, cell_id: str, transcripts: Mapping[str, Transcript]) -> list[Clip]:
-        """A row's clips, read when they are looked at, with what was heard in them, by audio."""
+    def shared(
+        self, pair: tuple[str, str], alike: Mapping[str, Firsts], *, once: bool
+    ) -> Iterator[tuple[ClipEntry, ClipEntry]]:
+        """The clips of two rows that answer the same prompt and seed, without repeated pairs.
+
+        A copy is paired with each draw of the other row, so that each counts as often on both
+        sides. For sets, whose numbers depend on their sizes, every recording is taken `once`.
+        """
+        theirs = {entry.pair_key: entry for entry in self.entries(pair[1])}
+        seen: set[Hashable] = set()
+        for ours in self.entries(pair[0]):
+            if (other := theirs.get(ours.pair_key)) is None:
+                continue
+            ids = zip(pair, (ours.clip_id, other.clip_id), strict=True)
+            sides = [(row, alike.get(row, {}).get(clip_id, clip_id)) for row, clip_id in ids]
+            marks: set[Hashable] = set(sides) if once else {tuple(sides)}
+            if marks.isdisjoint(seen):
+                seen |= marks
+                yield ours, other
+
+    def clips(
+        self, entries: Iterable[ClipEntry], transcripts: Mapping[str, Transcript]
+    ) -> list[Clip]:
+        """Clips that are read when they are looked at, with what was heard in them, by audio."""
         return [
             Clip(
                 clip_id=entry.clip_id,
@@ -129,7 +183,7 @@ class ClipShelf:
                 words=_timed(entry.words),
                 transcript=transcripts.get(entry.audio_id),
             )
-            for entry in self.entries(cell_id)
+            for entry in entries
         ]
 
 

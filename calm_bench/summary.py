@@ -10,7 +10,7 @@ from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
 from calm_bench.scoring import MetricScores
 from calm_bench.seeds import derive_seed
-from calm_bench.shelf import ClipShelf
+from calm_bench.shelf import ClipEntry, ClipShelf
 from calm_bench.speedups import SPEED_COLUMNS, result_row, speed_rows
 from calm_bench.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.store import Cell, CellScore, LatencyRecord, Manifest, RunStore, TrialRecord
@@ -156,8 +156,11 @@ class _Numbers:
             missing = Estimate(value=None, reason="the metric gave no value")
             return self.score.results[cell_id].estimates.get(column.name, missing)
         seed = derive_seed("interval", cell_id, column.name)
-        values, groups = self._values(cell_id), self._groups(cell_id)
-        return self._explained(cell_id, summarise(column, values, seed, groups))
+        alike = self.score.alike.get(cell_id, {})
+        entries = self.shelf.entries(cell_id)
+        own = [e for e in entries if alike.get(e.clip_id, e.clip_id) == e.clip_id]
+        found = summarise(column, self._values(cell_id, own), seed, _groups(own))
+        return self._explained(cell_id, found)
 
     def _explained(self, cell_id: str, found: Estimate) -> Estimate:
         """A missing value with the clips' own reason where they all agree."""
@@ -171,17 +174,20 @@ class _Numbers:
             missing = Estimate(value=None, reason="this metric gives no paired difference")
             return self.score.differences.get(pair, {}).get(column.name, missing)
         # One seed for all pairs and columns: the same prompts are drawn for each of them.
-        a, b = (self._values(name) for name in pair)
-        return compare(column, a, b, derive_seed("paired"), self._groups(pair[0]))
+        shared = list(self.shelf.shared(pair, self.score.alike, once=False))
+        sides = [[entries[side] for entries in shared] for side in (0, 1)]
+        a, b = (self._values(name, own) for name, own in zip(pair, sides, strict=True))
+        return compare(column, a, b, derive_seed("paired"), _groups(sides[0]))
 
-    def _values(self, cell_id: str) -> ClipValues:
-        """The clips' fields by what pairs them across rows."""
+    def _values(self, cell_id: str, entries: Sequence[ClipEntry]) -> ClipValues:
+        """The fields of clips by what pairs them across rows."""
         clips = self.score.results[cell_id].clips
-        return {e.pair_key: clips.get(e.clip_id, {}) for e in self.shelf.entries(cell_id)}
+        return {entry.pair_key: clips.get(entry.clip_id, {}) for entry in entries}
 
-    def _groups(self, cell_id: str) -> GroupOf:
-        """What is resampled together."""
-        return {entry.pair_key: entry.group for entry in self.shelf.entries(cell_id)}
+
+def _groups(entries: Sequence[ClipEntry]) -> GroupOf:
+    """What is resampled together."""
+    return {entry.pair_key: entry.group for entry in entries}
 
 
 def _codec_rows(cells: Sequence[Cell], codecs: Sequence[CellScore]) -> Iterator[ResultRow]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -247,3 +247,26 @@ class MetricResult:
     def values(self, name: str, clip_ids: Sequence[str]) -> list[float | None]:
         """One per-clip field in the order of `clip_ids`."""
         return [self.clips.get(clip_id, {}).get(name) for clip_id in clip_ids]
+
+    def with_copies(self, first_of: Mapping[str, str]) -> "MetricResult":
+        """The same, with what was found in a clip said of its copies; `first_of` names it."""
+        clips = {copy: self.clips[i] for copy, i in first_of.items() if i in self.clips}
+        notes = {copy: self.notes[i] for copy, i in first_of.items() if i in self.notes}
+        return replace(self, clips=clips, notes=notes)
+
+    def to_json(self, clip_ids: Sequence[str]) -> dict[str, Any]:
+        """As JSON, with the places of clips in their row for their ids, which other runs share."""
+        place = {clip_id: str(index) for index, clip_id in enumerate(clip_ids)}
+        clips = {place[clip_id]: dict(values) for clip_id, values in self.clips.items()}
+        notes = {place[clip_id]: note for clip_id, note in self.notes.items()}
+        return {**asdict(self), "clips": clips, "notes": notes}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], clip_ids: Sequence[str]) -> "MetricResult":
+        """What `to_json` gave, for these clips."""
+        clips, notes = (
+            {clip_ids[int(place)]: value for place, value in data[name].items()}
+            for name in ("clips", "notes")
+        )
+        estimates = {name: Estimate(**value) for name, value in data["estimates"].items()}
+        return cls(clips=clips, notes=notes, estimates=estimates, counts=data["counts"])

@@ -107,3 +107,23 @@ def test_the_command_takes_metrics_before_the_folder(
     result = CliRunner().invoke(app, [*line[:-1], str(tmp_path / "other")])
     assert result.exit_code == 4
     assert "listen:" not in result.output  # the clips are not in the run: there is no page
+
+
+def test_copies_in_a_folder_are_said_and_count_once(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for index in range(20):
+        for folder, seed in ((ours, 99), (theirs, index)):
+            folder.mkdir(exist_ok=True)
+            wave = 0.1 * np.random.default_rng(seed).normal(size=32000)
+            soundfile.write(folder / f"{index}.wav", wave, 16000)
+    out, options = tmp_path / "run", ["--metrics", "fad", "kad", "loudness", "fidelity"]
+    call = ["score", str(ours), "--reference", str(theirs), "--embedding", "mel", *options]
+    result = CliRunner().invoke(app, [*call, "--out", str(out)])
+    assert result.exit_code == 0
+    assert "n 20, distinct 1" in " ".join(result.output.split())
+    found = RunStore(out).read_results()
+    rows = {row.metric: row for row in found.rows if row.cell_id == "clips"}
+    assert rows["fad"].reason == "needs 16 clips, the row has 1"
+    assert rows["kad"].value is None
+    assert rows["loudness"].n == 1
+    assert rows["si_sdr"].n == 20  # each with an original of its own

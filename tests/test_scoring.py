@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from calm_bench.asr import Recognizer
 from calm_bench.audio import audio_hash, write_flac
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.metrics.base import Metric, Need
+from calm_bench.results import Results
 from calm_bench.scoring import MetricScores, Scorer
 from calm_bench.shelf import ClipShelf, entries_of
 from calm_bench.store import (
@@ -160,20 +162,22 @@ def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Ear.heard.clear()
 
 
-def make_store(root: Path, n: int = 3) -> RunStore:
+def make_store(root: Path, n: int = 3, seeds: int = 1, group: str | None = None) -> RunStore:
+    """Rows of noise, the same for every seed but in the row `a`."""
     store = RunStore(root)
     for index, cell in enumerate(CELLS):
-        for prompt in range(n):
-            rng = np.random.default_rng([index, prompt])
-            wave = rng.normal(0, 0.1, RATE).astype(np.float32)
-            name = f"clips/{cell.cell_id}/{prompt}.flac"
+        for prompt, draw in product(range(n), range(seeds)):
+            rng = np.random.default_rng([index, prompt, *([draw] if cell.cell_id == "a" else [])])
+            wave = rng.normal(0, 0.1 + 0.05 * prompt, RATE).astype(np.float32)
+            name = f"clips/{cell.cell_id}/{prompt}.{draw}.flac"
             write_flac(store.path(name), wave, RATE)
             store.append(
                 TrialRecord(
-                    trial_id=f"{cell.cell_id}-{prompt}",
+                    trial_id=f"{cell.cell_id}-{prompt}-{draw}",
                     cell_id=cell.cell_id,
                     prompt_id=f"p{prompt}",
-                    seed_index=0,
+                    group=group,
+                    seed_index=draw,
                     seed=1,
                     status="ok",
                     clip=name,
@@ -290,3 +294,47 @@ def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Pa
     assert difference.value == pytest.approx(b - a)
     assert differences["gap"].n_needed is not None
     assert results.counts["a"] == {"level.n_clips": 3.0}
+
+
+def summarised(store: RunStore, *names: str) -> Results:
+    facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={})
+    shelf = ClipShelf(entries_of(CELLS, store))
+    return summarise_run(facts, shelf, score(store, *names), PAIRS)
+
+
+def test_copies_are_scored_and_counted_once(tmp_path: Path) -> None:
+    one, two = (
+        summarised(make_store(tmp_path / str(seeds), seeds=seeds), "level", "gap", "round_trip")
+        for seeds in (1, 2)
+    )
+    n = {(row.cell_id, row.metric): row.n for row in two.rows if row.value is not None}
+    assert n == {
+        **{(cell, "level"): 3 for cell in ("reference", "vae", "silence", "b")},
+        **{(cell, "gap"): 3 for cell in ("vae", "silence", "b")},
+        ("a", "level"): 6,
+        ("a", "gap"): 6,
+        ("vae", "level"): 3,
+    }
+    before = {(r.cell_id, r.metric): r for r in one.rows if r.cell_id != "a"}
+    assert before == {(r.cell_id, r.metric): r for r in two.rows if r.cell_id != "a"}
+
+
+def test_a_copy_is_paired_with_each_draw_but_stands_in_a_set_once(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", seeds=2)
+    found = {d.metric: d for d in summarised(store, "level", "gap").differences}
+    assert (found["level"].n, found["gap"].n) == (6, 3)
+    records = [r for r in store.read(ScoreRecord) if r.metric == "level"]
+    values = {r.trial_id: r.values["level"] for r in records}
+    assert len(values) == 30  # the copies' own records hold what was found in the first
+    means = [np.mean([v for i, v in values.items() if i.startswith(row)]) for row in ("b-", "a-")]
+    assert found["level"].value == pytest.approx(means[0] - means[1])
+
+
+def test_prompts_of_one_recording_are_resampled_together(tmp_path: Path) -> None:
+    alone = summarised(make_store(tmp_path / "alone"), "level")
+    together = summarised(make_store(tmp_path / "together", group="tape"), "level")
+    assert all(row.low is not None for row in alone.rows)
+    for row in together.rows:
+        assert row.n == 3
+        assert row.low is None
+        assert row.reason == "an interval needs two independent samples"
