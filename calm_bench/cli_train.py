@@ -46,7 +46,9 @@ def train(
     export: Annotated[
         bool, typer.Option("--export", help="Write the model although steps are left.")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the steps taken so far.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget the steps and kept checkpoints of before.")
+    ] = False,
 ) -> None:
     """Train a model by its recipe, and write its weights and card when the steps are done.
 

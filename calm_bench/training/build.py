@@ -1,37 +1,44 @@
 """A model folder to what trains it, and what training makes back to the folder."""
 
+import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from calm_bench import paths, registry
 from calm_bench.codecs.loading import build_module
-from calm_bench.config import ModelConfig, parse
+from calm_bench.config import ModelConfig, WeightsSpec, parse
 from calm_bench.data.shards import Shards, prepare
 from calm_bench.errors import InputError
-from calm_bench.seeds import file_hash
+from calm_bench.files import disk_errors, replace
 from calm_bench.training.objective import Objective
 from calm_bench.training.recipe import TrainingConfig
 
-__all__ = ["build_objective", "corpus_dir", "training_config", "write_model", "write_weights"]
+__all__ = ["build_objective", "corpus_dir", "with_settings", "write_model", "write_weights"]
+
+OURS = r"weights(-[0-9a-f]{12})?\.safetensors"
+"""What weights are called here: by their content, and before that by nothing."""
 
 
-def training_config(
-    config: ModelConfig, where: str, overrides: Mapping[str, Any]
-) -> TrainingConfig:
-    """The checked recipe of a model, with what the command line overrides.
+def with_settings(
+    config: ModelConfig, where: str, settings: Mapping[str, Any]
+) -> tuple[ModelConfig, TrainingConfig]:
+    """A model whose training section holds what the command line set, and its checked recipe.
 
     Raises:
         InputError: If the model has no training section or one with wrong fields.
     """
     if not config.training:
         raise InputError(f"{where} has no training section: this model is not meant to be trained")
-    return parse(TrainingConfig, {**config.training, **overrides}, f"{where}: training")
+    recipe = parse(TrainingConfig, {**config.training, **settings}, f"{where}: training")
+    checked = recipe.model_dump(mode="json", include=set(settings))
+    return config.model_copy(update={"training": {**config.training, **checked}}), recipe
 
 
 def corpus_dir(name: str) -> Path:
@@ -77,21 +84,20 @@ def write_model(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]
         The sha256 of the weights.
     """
     sha256 = write_weights(folder, config, weights)
-    (folder / "card.md").write_text(card, encoding="utf-8")
+    replace(folder / "card.md", card.encode())
     return sha256
 
 
 def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
-    """Write weights as safetensors, and their sha256 into config.yaml beside them.
+    """Write weights as safetensors, and config.yaml beside them with their name and sha256.
 
-    Matrices are stored as float16; vectors (norms, biases, latent statistics) are small and
-    stay float32.
+    The file is named by its content, and config.yaml is replaced once it is there: whatever moment
+    a kill comes at, the config names whole weights, the old or the new. Matrices are stored as
+    float16; vectors (norms, biases, latent statistics) are small and stay float32.
 
     Returns:
         The sha256 of the weights.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "weights.safetensors"
     half = {
         key: (value.half() if value.is_floating_point() and value.ndim > 1 else value)
         .contiguous()
@@ -102,10 +108,21 @@ def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tenso
     for key, value in half.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"the weight {key} does not fit into float16")
-    save_file(half, path)
-    sha256 = file_hash(path)
-    data = config.model_dump(mode="json", exclude_none=True)
-    data["weights"] = {"file": path.name, "sha256": sha256}
-    text = yaml.safe_dump(data, sort_keys=False, width=100)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    packed = save(half)
+    sha256 = hashlib.sha256(packed).hexdigest()
+    named = WeightsSpec(file=f"weights-{sha256[:12]}.safetensors", sha256=sha256)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / named.file, packed)
+    data = config.model_copy(update={"weights": named}).model_dump(mode="json", exclude_none=True)
+    text = yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
+    replace(folder / "config.yaml", text.encode())
+    for path in _superseded(folder, named.file):
+        path.unlink()
     return sha256
+
+
+def _superseded(folder: Path, current: str) -> list[Path]:
+    """Weights that the config names no more; files of other names are the user's."""
+    ours = (path for path in folder.iterdir() if re.fullmatch(OURS, path.name))
+    return [path for path in ours if path.name != current]

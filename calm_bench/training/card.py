@@ -27,7 +27,7 @@ TEMPLATE = """# {name}
 
 Last validation: {validation}.
 
-Rebuild: `calm-bench data {corpus} && calm-bench train {name}`
+Rebuild: `calm-bench data {data_words} && {command}`
 """
 
 
@@ -48,9 +48,20 @@ def _device(fabric: Any) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
-def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any) -> str:
-    """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
+def write_card(
+    folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any, command: str
+) -> str:
+    """The text of card.md, from what the run recorded; `notes.md` beside it is appended.
+
+    Args:
+        folder: The model's.
+        config: The model.
+        trainer: The run, at its last step.
+        fabric: Where it ran.
+        command: The words that train this model so.
+    """
     recipe = trainer.config
+    known = recipe.corpus in MADE_OF
     validation = trainer.log.last_validation()
     text = TEMPLATE.format(
         name=folder.name,
@@ -75,7 +86,8 @@ def write_card(folder: Path, config: ModelConfig, trainer: Trainer, fabric: Any)
         torch=torch.__version__,
         data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
-        corpus=recipe.corpus,
+        data_words=recipe.corpus if known else f"folder RECORDINGS --out {recipe.corpus}",
+        command=command,
         made_of=MADE_OF.get(recipe.corpus, "a corpus whose own card names its licences"),
     )
     notes = folder / "notes.md"

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from calm_bench import paths
 from calm_bench.config import ModelConfig
-from calm_bench.errors import InputError
 from calm_bench.training.build import write_weights
 
-__all__ = ["Keeper", "kept_models"]
+__all__ = ["Keeper"]
 
 
 class Keeper:
@@ -30,22 +28,8 @@ class Keeper:
         if not self.writes:
             return
         target = self.work / "kept" / f"{self.folder.name}-{step:07d}"
-        write_weights(target, self.config, weights)
         tokenizer = (self.config.architecture.get("text") or {}).get("tokenizer")
-        if tokenizer is not None:
+        if tokenizer is not None:  # first: a folder with a config.yaml is a whole model
+            target.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / tokenizer, target / tokenizer)
-
-
-def kept_models(name: str) -> list[tuple[int, Path]]:
-    """The steps of a training run whose weights were kept, and the model folder of each.
-
-    Raises:
-        InputError: If none were.
-    """
-    kept = paths.home() / "training" / name / "kept"
-    folders = sorted(path.parent for path in kept.glob("*/config.yaml"))
-    if not folders:
-        raise InputError(
-            f"{name} kept no checkpoints in {kept}: train it with `--set keep_every=STEPS`"
-        )
-    return [(int(folder.name.rsplit("-", 1)[1]), folder) for folder in folders]
+        write_weights(target, self.config, weights)

@@ -1,8 +1,8 @@
 """One training loop for codecs and systems, on Lightning Fabric: resumable and exact.
 
 A run lives in <home>/training/<name>/: state.pt (replaced atomically every few minutes), log.jsonl,
-samples/. What it makes goes to models/<name>/: weights.safetensors, and sha256 and facts into
-config.yaml and card.md.
+samples/. What it makes goes to models/<name>/: weights, what names them into config.yaml, and facts
+into card.md.
 """
 
 import logging
@@ -138,8 +138,8 @@ class Trainer:
         state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)
         if state["identity"] != self.identity:
             raise TrainingError(
-                f"{self.state_path} belongs to another training recipe than config.yaml's: "
-                "train under another name, or remove the folder to start over"
+                f"{self.state_path} belongs to another training recipe than this one: repeat the "
+                "command with the --set it began with, or start over with --fresh"
             )
         load_module(self.objective.module, state["average"])
         self.average = clone(self.objective.module.state_dict())

@@ -1,6 +1,9 @@
 """`calm-bench train NAME`: from a model folder's recipe to its weights."""
 
+import json
 import logging
+import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +13,8 @@ from calm_bench import paths
 from calm_bench.allocator import keep_freed_memory
 from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
-from calm_bench.training.build import build_objective, training_config, write_model
+from calm_bench.files import disk_errors
+from calm_bench.training.build import build_objective, with_settings, write_model
 from calm_bench.training.card import write_card
 from calm_bench.training.kept import Keeper
 from calm_bench.training.log import RunLog
@@ -82,18 +86,17 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     """
     keep_freed_memory()
     config, folder = load_model_config(name)
-    recipe = training_config(config, str(folder / "config.yaml"), options.overrides)
+    config, recipe = with_settings(config, str(folder / "config.yaml"), options.overrides)
     fabric = _fabric(recipe, options)
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
+    work = paths.home() / "training" / folder.name
     with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
         objective = build_objective(config, recipe, str(folder / "config.yaml"))
-    work = paths.home() / "training" / folder.name
+        if options.fresh and fabric.local_rank == 0:
+            _forget(work)
     work.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(objective, recipe, work, fabric)
-    if options.fresh:
-        trainer.state_path.unlink(missing_ok=True)
-        (work / "log.jsonl").unlink(missing_ok=True)
     if recipe.keep_every:
         trainer.keep = Keeper(work, config, folder, writes=fabric.is_global_zero)
     if trainer.resume():
@@ -107,9 +110,35 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     weights = trainer.exported()
     if not fabric.is_global_zero:
         return None
-    card = write_card(folder, config, trainer, fabric)
+    command = _command(folder.name, recipe, options, trainer.progress.step)
+    card = write_card(folder, config, trainer, fabric, command)
     write_model(folder, config, weights, card)
     return folder
+
+
+def _forget(work: Path) -> None:
+    """Remove all that an earlier training left: state, log, samples and kept checkpoints.
+
+    One rename takes it out of the way, so that a kill leaves a whole training or none.
+    """
+    old = work.with_name(f".{work.name}.forgotten")
+    with disk_errors(work):
+        if old.exists():  # a kill came before it was gone
+            shutil.rmtree(old)
+        if work.exists():
+            work.rename(old)
+            shutil.rmtree(old)
+
+
+def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int) -> str:
+    """The command that trains a model like this: the recipe's changes, the ranks, the steps."""
+    values = recipe.model_dump(mode="json", include=set(options.overrides))
+    words = ["calm-bench", "train", name]
+    words += [word for k, v in values.items() for word in ("--set", f"{k}={json.dumps(v)}")]
+    for option, count in (("--devices", options.devices), ("--num-nodes", options.num_nodes)):
+        words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
+    words += ["--steps", str(step), "--export"] if step < recipe.steps else []
+    return shlex.join(words)
 
 
 def read_log(name: str) -> list[dict[str, Any]]:

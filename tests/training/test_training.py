@@ -1,12 +1,14 @@
 """The training loop on tiny corpora: it learns, resumes exactly, stops at what is no number."""
 
+import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ import pytest
 import torch
 import yaml
 from lightning_fabric import Fabric
+from typer.testing import CliRunner
 
 from calm_bench import paths
 from calm_bench.audio import write_flac
+from calm_bench.cli import app
 from calm_bench.codecs.loading import load_codec
-from calm_bench.config import load_model_config
+from calm_bench.config import kept_steps, load_model_config
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
+from calm_bench.training import build
+from calm_bench.training.build import write_weights
 from calm_bench.training.loop import Trainer
 from calm_bench.training.losses import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
 from calm_bench.training.objective import Objective, StepLoss
@@ -134,9 +140,7 @@ def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(corpus: Path, kin
     train_model(parts, CPU)
     assert len(losses(whole)) == 8
     assert losses(parts) == losses(whole)
-    assert file_hash(Path("models/parts/weights.safetensors")) == file_hash(
-        Path("models/whole/weights.safetensors")
-    )
+    assert load_model_config(parts)[0].weights == load_model_config(whole)[0].weights
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -309,6 +313,104 @@ def test_strategies_that_do_not_fit_are_refused_in_one_line(corpus: Path) -> Non
         train_model(name, TrainOptions(accelerator="cpu", strategy="zero"))
     with pytest.raises(InputError, match="use ddp"):
         train_model(name, TrainOptions(accelerator="cpu", strategy="fsdp"))
+
+
+def trained(*words: str) -> str:
+    """What `calm-bench train` says, in this process and on one thread."""
+    done = CliRunner().invoke(app, ["train", *words, "--device", "cpu", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_what_was_set_is_in_the_config_and_the_cards_command_trains_the_same(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    original = Path("models/mine/config.yaml").read_bytes()
+    settings = ["steps=3", "learning_rate=2e-3", "betas=[0.8, 0.9]", "seed=4"]
+    trained(name, *(word for setting in settings for word in ("--set", setting)))
+    config, _ = load_model_config(name)
+    wanted = {"steps": 3, "learning_rate": 0.002, "betas": [0.8, 0.9], "seed": 4}
+    assert {key: config.training[key] for key in wanted} == wanted
+    assert config.training["batch_size"] == 2
+    card = Path("models/mine/card.md").read_text()
+    rebuild = card.partition("Rebuild: `")[2].partition("`")[0].rpartition(" && ")[2]
+    assert shlex.split(rebuild)[:5] == ["calm-bench", "train", name, "--set", "steps=3"]
+    for before in (original, Path("models/mine/config.yaml").read_bytes()):
+        Path("models/mine/config.yaml").write_bytes(before)
+        trained(*shlex.split(rebuild)[2:], "--fresh")
+        assert load_model_config(name)[0] == config
+
+
+def test_the_cards_command_trains_what_was_exported_early(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    trained(name, "--steps", "3", "--export")
+    assert f"calm-bench train {name} --steps 3 --export`" in Path("models/mine/card.md").read_text()
+
+
+def test_a_fresh_training_forgets_all_of_the_one_before(corpus: Path) -> None:
+    name = model("mine", **KINDS["vae"])
+    trained(name, "--set", "keep_every=2", "--steps", "5")
+    assert kept_steps(name) == [2, 4]
+    trained(name, "--set", "keep_every=3", "seed=1", "--steps", "4", "--fresh")
+    assert kept_steps(name) == [3]
+    assert len(losses(name)) == 4
+
+
+def test_a_kill_while_it_is_forgotten_leaves_a_whole_training_or_none(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = model("mine", **KINDS["vae"])
+    trained(name, "--set", "keep_every=2", "--steps", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr("calm_bench.training.train.shutil.rmtree", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(name, TrainOptions(accelerator="cpu", threads=1, fresh=True))
+    assert kept_steps(name) == []
+    assert not (paths.home() / "training" / name).exists()
+    trained(name, "--set", "keep_every=3", "--steps", "3", "--fresh")
+    assert kept_steps(name) == [3]
+    assert [path.name for path in (paths.home() / "training").iterdir()] == [name]
+
+
+def _killed(*words: Any, **options: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("old", ["weights.safetensors", None], ids=["named by hand", "by content"])
+@pytest.mark.parametrize("moment", range(3), ids=["weights", "config", "removal"])
+def test_a_kill_leaves_a_config_that_fits_its_weights(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, moment: int, old: str | None
+) -> None:
+    name, folder = model("mine", **KINDS["vae"]), Path("models/mine")
+    new = load_codec(name).state_dict()
+    first = write_weights(folder, load_model_config(name)[0], {k: v + 1 for k, v in new.items()})
+    named = load_model_config(name)[0].weights
+    assert named is not None
+    if old is not None:
+        (folder / named.file).rename(folder / old)
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace(named.file, old))
+    (folder / "weights-mine.safetensors").touch()  # the user's own, not to be removed
+    steps = itertools.count()
+
+    def dying(real: Callable[..., None]) -> Callable[..., None]:
+        def step(*words: Any, **options: Any) -> None:
+            if next(steps) == moment:
+                raise KeyboardInterrupt
+            real(*words, **options)
+
+        return step
+
+    config, _ = load_model_config(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "replace", dying(build.replace))
+        patch.setattr(Path, "unlink", dying(Path.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            write_weights(folder, config, new)
+    assert (load_codec(name).card.weights_sha256 == first) == (moment < 2)
+    second = write_weights(folder, load_model_config(name)[0], new)
+    assert load_codec(name).card.weights_sha256 == second
+    left = {path.name for path in folder.glob("*.safetensors")}
+    assert left == {f"weights-{second[:12]}.safetensors", "weights-mine.safetensors"}
 
 
 def test_state_of_another_recipe_is_refused(corpus: Path) -> None:
