@@ -89,8 +89,13 @@ def probe_audio(path: Path) -> AudioInfo:
     return AudioInfo(sample_rate=rate, channels=reader.channels, seconds=n / rate)
 
 
-def examine(path: Path) -> AudioFacts:
+def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> AudioFacts:
     """What a sound file holds, from its first sample to its last; it is never in memory at once.
+
+    Args:
+        path: The sound file.
+        start: Where to begin, in seconds.
+        seconds: How much to look at; None for all that follows.
 
     Raises:
         InputError: As `read_audio`.
@@ -98,7 +103,9 @@ def examine(path: Path) -> AudioFacts:
     reader = Reader(path)
     tenth = max(1, reader.sample_rate // 10)
     digest, n, power = SamplesHash(reader.sample_rate), 0, 0.0
-    for block in reader.blocks(size=10 * tenth):
+    own = reader.sample_rate
+    limit = None if seconds is None else round(seconds * own)
+    for block in reader.blocks(round(start * own), limit, size=10 * tenth):
         digest.add(block)
         n += len(block)
         stretches = np.pad(block.astype(np.float64), (0, -len(block) % tenth)).reshape(-1, tenth)

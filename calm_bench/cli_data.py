@@ -84,8 +84,31 @@ def folder(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder.")],
     layout: Annotated[
         str,
-        typer.Option("--layout", metavar="auto|files|librispeech|ljspeech|manifest"),
+        typer.Option(
+            "--layout",
+            metavar="NAME",
+            help="What it is read as: auto, manifest, nemo, kaldi, timit, commonvoice, seed-tts, "
+            "audiofolder, librispeech, libritts, vctk, ljspeech or files.",
+        ),
     ] = "auto",
+    group_by: Annotated[
+        str,
+        typer.Option(
+            "--group-by",
+            metavar="auto|folder|none|PATTERN",
+            help="What stays in one split: speakers and the like as the layout names them, the "
+            "files of a folder, or what a pattern finds in a path.",
+        ),
+    ] = "auto",
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--licence",
+            metavar="TERMS",
+            help="On which terms you have the recordings, where their list does not say.",
+            show_default=False,
+        ),
+    ] = None,
     min_seconds: Annotated[
         float, typer.Option("--min-seconds", min=0.0, help="Skip shorter recordings.")
     ] = 1.0,
@@ -101,14 +124,21 @@ def folder(
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the usable recordings of a folder, LJSpeech, LibriSpeech or a JSONL manifest.
+    """List the usable recordings of a folder, a known corpus or a list.
 
     What is unreadable, silent, too short or there twice is skipped, counted and listed with its
-    reason in corpus.json. Your files stay where they are.
+    reason in corpus.json. Splits that the source names are kept; the rest is drawn, and no speaker
+    is in two. Your files stay where they are.
     """
     from calm_bench.data.folder import FolderOptions, make_folder
 
-    chosen = FolderOptions(layout=layout, min_seconds=min_seconds, transcribe=transcribe)
+    chosen = FolderOptions(
+        layout=layout,
+        group_by=group_by,
+        licence=licence,
+        min_seconds=min_seconds,
+        transcribe=transcribe,
+    )
     _show(make_folder(source, out, chosen, jobs=jobs), out, as_json)
 
 
@@ -137,6 +167,10 @@ def _show(card: "CorpusCard", folder: Path, as_json: bool) -> None:
         return
     for name, count in card.counts.items():
         typer.echo(f"{name:<20} {count:g}")
+    for note in card.notes[:20]:
+        typer.echo(note)
+    if len(card.notes) > 20:
+        typer.echo(f"… and {len(card.notes) - 20} more notes, all in {folder / 'corpus.json'}")
     for skipped in card.skipped[:20]:
         typer.echo(f"skipped {skipped.audio}: {skipped.reason}")
     if len(card.skipped) > 20:

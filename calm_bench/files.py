@@ -67,8 +67,8 @@ def committed_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
 
-def text_lines(path: Path) -> list[tuple[int, str]]:
-    r"""The lines of a UTF-8 file that are not blank, each with its number.
+def text_lines(path: Path, *, blank: bool = False) -> list[tuple[int, str]]:
+    r"""The lines of a UTF-8 file, each with its number; blank ones only if asked for.
 
     A line ends at "\n" and nowhere else (a "\r" before it is dropped): U+2028, U+0085 and the
     others at which `str.splitlines` cuts may stand inside a text.
@@ -83,7 +83,7 @@ def text_lines(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at {error.start}") from error
     lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
-    return [(number, line) for number, line in lines if line.strip()]
+    return [(number, line) for number, line in lines if blank or line.strip()]
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -38,11 +38,11 @@ class Folder:
         return {entry.prompt_id for entry in self.entries}
 
     @property
-    def lines(self) -> list[str]:
-        """What must be said of it: what was left out, what is there twice, what is wrong."""
+    def copies(self) -> list[str]:
+        """What to say of a folder that holds a recording more than once."""
         n, distinct = len(self.entries), len({entry.audio_id for entry in self.entries})
-        twice = f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
-        return [*self.notes, *([twice] if distinct < n else []), *self.failures]
+        line = f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
+        return [line] if distinct < n else []
 
     @property
     def count(self) -> TrialCount:
@@ -90,7 +90,11 @@ def score_folders(
             version=manifest.version,
             cells=cells,
             trials={cell_id: side.count for cell_id, side in sides.items()},
-            notes=[line for side in sides.values() for line in side.lines],
+            notes=[
+                line
+                for side in sides.values()
+                for line in (*side.notes, *side.copies, *side.failures)
+            ],
         )
         results = summarise_run(facts, shelf, scores, [])
         store.write_results(results)

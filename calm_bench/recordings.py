@@ -31,7 +31,7 @@ class Listing:
         elsewhere: How many sound files lie in each of the folders that were to be left out.
         repeated: Links to folders that are listed already.
         unlisted: Folders that cannot be looked into, in words.
-        others: How many files have another suffix, by suffix.
+        others: The files that are no sound files.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Listing:
     elsewhere: Counter[Path] = field(default_factory=Counter)
     repeated: list[Path] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
+    others: list[Path] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
         """A file's path below the folder."""
@@ -70,7 +70,8 @@ class Listing:
         """
         if self.files:
             return
-        found = [f"{n} {suffix or 'without suffix'}" for suffix, n in self.others.most_common(3)]
+        suffixes = Counter(path.suffix.lower() or "without suffix" for path in self.others)
+        found = [f"{n} {suffix}" for suffix, n in suffixes.most_common(3)]
         found += [*self.notes, *self.unlisted]
         raise InputError(
             f"{self.folder} holds no sound files"
@@ -150,7 +151,7 @@ class _Walk:
         if path.suffix.lower() in SUFFIXES:
             self.found.files.append(path)
         else:
-            self.found.others[path.suffix.lower()] += 1
+            self.found.others.append(path)
 
 
 def _sounds_below(path: Path) -> Iterator[Path]:

@@ -2,15 +2,17 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from calm_bench.audio import read_audio
 from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 from calm_bench.files import replace, text_lines
+from calm_bench.types import Wave
 
 __all__ = [
     "SPLITS",
@@ -32,9 +34,11 @@ class Item(StrictModel):
     """One recording of a corpus.
 
     `audio` is relative to the corpus folder, or absolute where the user's own file is left in its
-    place. `sha256` is the file's; `words` are [word, start, end] in seconds, None where unknown.
-    `text_source` tells a text that came with the audio from one that a recogniser heard. `work` is
-    the composition that is played, and `licence` says on which terms its score was had.
+    place; with an `offset` the recording is the stretch of `seconds` that begins there, and its
+    words are timed from there. `sha256` is the file's; `words` are [word, start, end] in seconds,
+    None where unknown. `text_source` tells a text that came with the audio from one that a
+    recogniser heard. `work` is the composition that is played, and `licence` says on which terms
+    its score, or the recording itself, was had.
     """
 
     id: str
@@ -43,12 +47,38 @@ class Item(StrictModel):
     sample_rate: int
     channels: int
     seconds: float
+    offset: float | None = None
     sha256: str
     text: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
     text_source: Literal["given", "transcribed"] = "given"
+    speaker: str | None = None
     work: str | None = None
     licence: str | None = None
+
+    def read(
+        self,
+        corpus: Path,
+        sample_rate: int | None = None,
+        *,
+        start: float = 0.0,
+        seconds: float | None = None,
+    ) -> tuple[Wave, int]:
+        """The recording, or a stretch of it, as `read_audio` gives it; the rest is not decoded.
+
+        Args:
+            corpus: The folder of the corpus.
+            sample_rate: The rate of what comes out; None for the file's own.
+            start: Where in the recording to begin, in seconds.
+            seconds: How much to read; None for all that follows.
+
+        Raises:
+            InputError: If the file can no longer be read.
+        """
+        if seconds is None and self.offset is not None:
+            seconds = self.seconds - start
+        begin = (self.offset or 0.0) + start
+        return read_audio(corpus / self.audio, sample_rate, start=begin, seconds=seconds)
 
 
 class Skipped(StrictModel):
@@ -59,23 +89,32 @@ class Skipped(StrictModel):
 
 
 class CorpusCard(StrictModel):
-    """corpus.json: how a corpus was made, what it holds, what was left out and what was checked."""
+    """corpus.json: how a corpus was made, what it holds, what was left out and what was checked.
+
+    `notes` are what its maker has to know: as what a source was read, what decided its splits.
+    """
 
     kind: CorpusKind
     settings: dict[str, Any]
     counts: dict[str, float]
     skipped: tuple[Skipped, ...] = ()
     checks: dict[str, Any] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def count(items: Iterable[Item], skipped: Sequence[Skipped]) -> dict[str, float]:
-    """Items and hours of each split, and the number of files skipped."""
+def count(items: Sequence[Item], skipped: Sequence[Skipped]) -> dict[str, float]:
+    """Recordings and hours of all and of each split, speakers, texts, and files skipped."""
     n: Counter[str] = Counter()
     seconds = dict.fromkeys(SPLITS, 0.0)
     for item in items:
         n[item.split] += 1
         seconds[item.split] += item.seconds
-    counts: dict[str, float] = {}
+    counts: dict[str, float] = {
+        "recordings": len(items),
+        "hours": round(sum(seconds.values()) / 3600, 4),
+        "speakers": len({item.speaker for item in items if item.speaker is not None}),
+        "with_text": sum(item.text is not None for item in items),
+    }
     for split in SPLITS:
         counts[split] = n[split]
         counts[f"{split}_hours"] = round(seconds[split] / 3600, 4)
@@ -90,6 +129,7 @@ def write_corpus(
     settings: Mapping[str, Any],
     skipped: Sequence[Skipped] = (),
     checks: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> CorpusCard:
     """Write manifest.jsonl and corpus.json and return what the latter says."""
     card = CorpusCard(
@@ -98,6 +138,7 @@ def write_corpus(
         counts=count(items, skipped),
         skipped=tuple(skipped),
         checks=dict(checks or {}),
+        notes=tuple(notes),
     )
     lines = "".join(f"{item.model_dump_json()}\n" for item in items)
     replace(folder / "manifest.jsonl", lines.encode())

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import Recognizer, load_recognizer
-from calm_bench.audio import read_audio
 from calm_bench.data.alignment import align_text
 from calm_bench.data.corpus import CorpusCard, Item, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
-from calm_bench.data.layouts import Candidate, find_recordings
+from calm_bench.data.layouts import find_recordings
+from calm_bench.data.sources import Candidate
+from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
 from calm_bench.files import disk_errors, locked
 from calm_bench.parallel import counted
@@ -29,16 +30,20 @@ class FolderOptions:
     """How a folder is read.
 
     Attributes:
-        layout: auto, files, librispeech, ljspeech or manifest.
+        layout: auto, or one of `layouts.LAYOUTS`.
+        group_by: What stays in one split: auto, folder, none or a pattern (`splits.grouped`).
+        licence: On which terms the recordings were had, where the source does not say it.
         min_seconds: Shorter recordings are skipped.
         silence_dbfs: Recordings that are never louder are skipped.
-        validation: Share of recordings for validation, where the source gives no split.
+        validation: Share of groups for validation, where the source gives no split.
         test: Share for test.
         transcribe: A recogniser (`faster-whisper`) for missing texts and word times; None to leave
             them unknown.
     """
 
     layout: str = "auto"
+    group_by: str = "auto"
+    licence: str | None = None
     min_seconds: float = 1.0
     silence_dbfs: float = -60.0
     validation: float = 0.05
@@ -62,7 +67,8 @@ def make_folder(
         BenchError: If another process is working on the corpus.
     """
     options = options or FolderOptions()
-    candidates = find_recordings(source.expanduser().resolve(), options.layout)
+    listed = find_recordings(source.expanduser().resolve(), options.layout, options.group_by)
+    candidates = listed.recordings
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
@@ -75,43 +81,46 @@ def make_folder(
             raise InputError(
                 f"none of the {len(skipped)} recordings in {source} is usable; {first}"
             )
-        items = [_item(candidate, found, options) for candidate, found in kept]
+        hashes = [found.audio_hash for _, found in kept]
+        shares: dict[Split, float] = {"validation": options.validation, "test": options.test}
+        splits, remarks = assign_splits([candidate for candidate, _ in kept], hashes, shares)
+        items = [
+            _item(candidate, found, split, options.licence)
+            for (candidate, found), split in zip(kept, splits, strict=True)
+        ]
         checks: dict[str, Any] = {}
         if options.transcribe is not None:
-            hashes = [found.audio_hash for _, found in kept]
             items, checks["text"] = _transcribe(items, hashes, out, options.transcribe)
-        settings = {"source": str(source), **asdict(options)}
+        heard = [remark for _, found in kept for remark in found.remarks]
         return write_corpus(
-            out, items, kind="folder", settings=settings, skipped=skipped, checks=checks
+            out,
+            items,
+            kind="folder",
+            settings={"source": str(source), **asdict(options), "layout": listed.layout},
+            skipped=skipped,
+            checks=checks,
+            notes=[*listed.notes, *remarks, *heard],
         )
 
 
-def _split(candidate: Candidate, found: Facts, options: FolderOptions) -> Split:
-    """The given split, or one by a hash of the speaker or the audio, whatever it is called."""
-    if candidate.split is not None:
-        return candidate.split
-    drawn = int(content_hash("split", candidate.group or found.audio_hash), 16) / 16**16
-    if drawn < options.test:
-        return "test"
-    return "validation" if drawn < options.test + options.validation else "train"
-
-
-def _item(candidate: Candidate, found: Facts, options: FolderOptions) -> Item:
+def _item(candidate: Candidate, found: Facts, split: Split, licence: str | None) -> Item:
     text, words = candidate.text, candidate.words
     if text is None and words is not None:
         text = " ".join(word for word, _, _ in words)
     return Item(
         id=candidate.id,
-        split=_split(candidate, found, options),
+        split=split,
         audio=str(candidate.path.resolve()),
         sample_rate=found.sample_rate,
         channels=found.channels,
         seconds=found.seconds,
+        offset=found.start,
         sha256=found.sha256,
         text=text,
         words=words,
+        speaker=candidate.speaker,
         work=candidate.work,
-        licence=candidate.licence,
+        licence=candidate.licence or licence,
     )
 
 
@@ -140,7 +149,7 @@ def _transcribe(
 
 
 def _hear(items: Sequence[Item], recognizer: Recognizer) -> Iterator[tuple[Item, Transcript]]:
-    waves = (read_audio(Path(item.audio)) for item in items)
+    waves = (item.read(Path()) for item in items)
     return zip(items, recognizer.transcribe_all(waves), strict=True)
 
 

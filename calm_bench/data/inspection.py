@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import examine
+from calm_bench.audio import examine, probe_audio
 from calm_bench.config import StrictModel
 from calm_bench.data.corpus import Skipped
-from calm_bench.data.layouts import Candidate
+from calm_bench.data.sources import Candidate
 from calm_bench.errors import InputError
 from calm_bench.files import append_lines, committed_lines
 from calm_bench.parallel import counted, ordered_map
@@ -18,7 +18,10 @@ from calm_bench.seeds import file_hash
 __all__ = ["Facts", "Journal", "inspect", "keep_usable"]
 
 
-RECIPE = "facts-2"
+TOLERANCE = 0.05
+"""Seconds by which a list may be wrong about where a file ends."""
+
+RECIPE = "facts-3"
 """What `_look` finds out; another recipe is looked for anew."""
 
 
@@ -26,7 +29,8 @@ class Facts(StrictModel):
     """What a sound file holds; `error` says why it cannot be read, and then the rest is empty.
 
     `audio_hash` is that of the decoded mono audio, so the same recording has one hash as FLAC and
-    as WAV. `level_dbfs` is the loudest 0.1 s, None for digital silence.
+    as WAV. `level_dbfs` is the loudest 0.1 s, None for digital silence. `start` is where a stretch
+    of a file begins, None if it is the whole file.
     """
 
     sample_rate: int = 0
@@ -34,7 +38,9 @@ class Facts(StrictModel):
     seconds: float = 0.0
     sha256: str = ""
     audio_hash: str = ""
+    start: float | None = None
     level_dbfs: float | None = None
+    remarks: tuple[str, ...] = ()
     error: str | None = None
 
 
@@ -60,17 +66,37 @@ class Journal:
             self._known[key] = value
 
 
-def _look(path: Path, sha256: str) -> Facts:
-    """Decode a whole file: a header may promise what the rest does not keep."""
-    found = examine(path)
+def _look(candidate: Candidate, sha256: str) -> Facts:
+    """Decode a recording to its end: a header may promise what the rest does not keep."""
+    start, seconds = _stretch(candidate)
+    found = examine(candidate.path, start or 0.0, seconds)
     return Facts(
         sample_rate=found.sample_rate,
         channels=found.channels,
         seconds=round(found.n_samples / found.sample_rate, 4),
         sha256=sha256,
         audio_hash=found.audio_id,
+        start=start,
         level_dbfs=found.level_dbfs,
+        remarks=found.remarks,
     )
+
+
+def _stretch(candidate: Candidate) -> tuple[float | None, float | None]:
+    """From where on and how long a recording is in its file; two None for the whole of it.
+
+    Raises:
+        InputError: If the file ends before.
+    """
+    if candidate.start is None:
+        return None, None
+    start, whole = candidate.start, probe_audio(candidate.path).seconds
+    end = whole if candidate.seconds is None else start + candidate.seconds
+    if start >= whole or end > whole + TOLERANCE:
+        raise InputError(f"{candidate.path} lasts {whole:g} s and has no {start:g} to {end:g} s")
+    if start == 0 and end >= whole - TOLERANCE:
+        return None, None
+    return start, min(end, whole) - start
 
 
 def inspect(
@@ -86,10 +112,11 @@ def inspect(
         path = candidate.path
         try:
             sha256 = file_hash(path)
-            key = f"{RECIPE} {sha256}"
+            stretch = [] if candidate.start is None else [candidate.start, candidate.seconds]
+            key = " ".join(map(str, (RECIPE, sha256, *stretch)))
             known = journal.get(key)
             if known is None:
-                known = _look(path, sha256).model_dump()
+                known = _look(candidate, sha256).model_dump()
                 journal.put(key, known)
         except InputError as error:
             return Facts(error=str(error))
@@ -123,11 +150,15 @@ def keep_usable(
     for candidate, found in zip(candidates, facts, strict=True):
         reason = next((reason for rule in rules if (reason := rule(found))), None)
         if reason is None and found.audio_hash in kept:
-            reason = f"duplicate: the same audio as {kept[found.audio_hash][0].path}"
+            first = kept[found.audio_hash][0]
+            reason = f"duplicate: the same audio as {first.path}"
+            if candidate.split != first.split:
+                reason += f", which is in {first.split}, this one in {candidate.split}"
         if reason is None:
             kept[found.audio_hash] = (candidate, found)
         else:
-            skipped.append(Skipped(audio=str(candidate.path), reason=reason))
+            place = "" if candidate.start is None else f" from {candidate.start:g} s"
+            skipped.append(Skipped(audio=f"{candidate.path}{place}", reason=reason))
     return list(kept.values()), skipped
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.audio import RESAMPLER, read_audio
+from calm_bench.audio import RESAMPLER
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
 from calm_bench.data.packed import PackedArrays, Packer, is_packed, open_packed
 from calm_bench.errors import InputError
@@ -86,7 +86,11 @@ class Shards:
 
 
 def _identity(items: list[Item], sample_rate: int) -> str:
-    parts = [[item.id, item.sha256, item.text, item.words] for item in items]
+    parts = [
+        [item.id, item.sha256, item.text, item.words]
+        + ([] if item.offset is None else [item.offset, item.seconds])
+        for item in items
+    ]
     return content_hash(RESAMPLER, sample_rate, parts)
 
 
@@ -101,9 +105,9 @@ def _split_items(corpus: Path, split: str) -> list[Item]:
     return items
 
 
-def _pcm(path: Path, sample_rate: int) -> NDArray[np.int16]:
-    """A file's audio as int16 at the shards' rate, [S]."""
-    wave, _ = read_audio(path, sample_rate)
+def _pcm(corpus: Path, item: Item, sample_rate: int) -> NDArray[np.int16]:
+    """A recording as int16 at the shards' rate, [S]."""
+    wave, _ = item.read(corpus, sample_rate)
     scaled = np.rint(wave.astype(np.float64) * FULL_SCALE)
     return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
@@ -116,7 +120,7 @@ def _prepare_split(
     if not is_packed(path):
         with Packer(path, np.int16) as packer:
             left = items[len(packer) :]
-            waves = ordered_map(lambda item: _pcm(corpus / item.audio, sample_rate), left, jobs)
+            waves = ordered_map(lambda item: _pcm(corpus, item, sample_rate), left, jobs)
             title = f"preparing {split} at {sample_rate} Hz"
             for wave in counted(waves, len(items), title, done=len(packer)):
                 packer.append(wave)

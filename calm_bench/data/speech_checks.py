@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import Recognizer, load_recognizer
-from calm_bench.audio import read_audio
 from calm_bench.data.corpus import Item
 from calm_bench.data.stories import Story
 from calm_bench.errors import InputError, MissingExtraError
@@ -81,7 +80,7 @@ def check_times(
         logger.warning("word times are not checked: %s", error)
         return {"reason": str(error)}
     sample = [item for item in items if item.words][:CHECKED_STORIES]
-    waves = (read_audio(corpus / item.audio) for item in sample)
+    waves = (item.read(corpus) for item in sample)
     transcripts = recognizer.transcribe_all(waves)
     heard = list(counted(transcripts, len(sample), "checking word times"))
     found = time_errors([_timed(item) for item in sample], heard)

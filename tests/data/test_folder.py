@@ -15,6 +15,7 @@ from calm_bench.data import inspection
 from calm_bench.data.corpus import Item, read_card, read_manifest
 from calm_bench.data.folder import FolderOptions, make_folder
 from calm_bench.data.shards import prepare
+from calm_bench.data.sources import Candidate
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.files import locked
 from calm_bench.seeds import file_hash
@@ -103,7 +104,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(source: Path, out: Path) 
 def test_ljspeech_brings_its_normalised_text(source: Path, out: Path) -> None:
     sound(source / "wavs" / "LJ1.wav")
     sound(source / "wavs" / "LJ2.wav")
-    lines = ['LJ1|Dr. "Who|Doctor "Who', "LJ2|only one", "LJ3|gone|gone"]
+    lines = ['LJ1|Dr. "Who|Doctor "Who', "LJ2|only one|", "LJ3|gone|gone"]
     (source / "metadata.csv").write_text("\n".join(lines))
     card = make_folder(source, out)
     assert {i: x.text for i, x in by_id(out).items()} == {"LJ1": 'Doctor "Who', "LJ2": "only one"}
@@ -163,7 +164,7 @@ def test_a_corpus_is_a_source_too(source: Path, out: Path, tmp_path: Path) -> No
     [
         ('{"audio": "a.wav", "txt": "x"}', r"list\.jsonl:1: txt: unknown field; did you mean text"),
         ('{"audio": "a.wav", "words": [["a", 2, 1]]}', "timed from 2.0 to 1.0"),
-        ('{"audio": "a.wav", "split": "dev"}', "split"),
+        ('{"audio": "a.wav", "split": "some"}', "split"),
         ("{", r"list\.jsonl:1: not JSON"),
         ("3", "not an object"),
         ("", "lists no recordings"),
@@ -182,7 +183,7 @@ def test_sources_that_hold_nothing_are_refused(source: Path, out: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         make_folder(source, out)
     (source / "empty").mkdir(parents=True)
-    with pytest.raises(InputError, match="lists no recordings"):
+    with pytest.raises(InputError, match="holds no sound files"):
         make_folder(source / "empty", out)
     sound(source / "a.wav", 0.2)
     with pytest.raises(InputError, match=r"none of the 1 recordings .* too short"):
@@ -236,9 +237,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     look = inspection._look
 
-    def watched(path: Path, *rest: Any) -> Any:
-        seen.append(path.name)
-        return look(path, *rest)
+    def watched(recording: Candidate, *rest: Any) -> Any:
+        seen.append(recording.path.name)
+        return look(recording, *rest)
 
     monkeypatch.setattr(inspection, "_look", watched)
     return seen

@@ -1,0 +1,277 @@
+"""What every layout is read with: the files of a source, and tables that say where they are wrong.
+
+A line or a cell that does not fit is refused by file, line and column. Nothing is cut to fit.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from calm_bench.data.corpus import Split
+from calm_bench.errors import InputError
+from calm_bench.files import text_lines
+from calm_bench.recordings import SUFFIXES, few, list_recordings
+
+__all__ = [
+    "SPEAKER",
+    "TEXT",
+    "Candidate",
+    "Layout",
+    "Source",
+    "bars",
+    "columns",
+    "find_sound",
+    "first_object",
+    "head",
+    "objects",
+    "open_source",
+    "pick",
+    "said_by",
+    "seen",
+    "table",
+    "without_suffix",
+]
+
+TEXT = (
+    *("normalized_text", "normalised_text", "normalized", "normalised"),
+    *("normalized_transcription", "normalised_transcription"),
+    *("transcription", "transcript", "text", "sentence", "raw_text"),
+)
+"""Names of columns that hold what is said, the best first."""
+SPEAKER = ("speaker", "speaker_id", "speaker_name", "client_id", "spk", "spk_id")
+_TRIED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".WAV", ".FLAC")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A recording that is listed, before anyone has listened to it.
+
+    Attributes:
+        start: Where it begins in its file, in seconds; None if it is the whole file.
+        seconds: How long it is from there on; None for the rest of the file.
+        split: Given by the source; None where a draw decides.
+        groups: What must not be torn between splits, a speaker, a song or a session; nothing if
+            the recording is its own.
+        listed: The list that names it; None if it was found in a folder.
+    """
+
+    id: str
+    path: Path
+    start: float | None = None
+    seconds: float | None = None
+    text: str | None = None
+    words: tuple[tuple[str, float, float], ...] | None = None
+    split: Split | None = None
+    groups: tuple[str, ...] = ()
+    speaker: str | None = None
+    work: str | None = None
+    licence: str | None = None
+    listed: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A folder with all its files, or one list or sound file.
+
+    Attributes:
+        path: A folder or a file.
+        root: The folder itself, or the one that the file lies in.
+        sounds: Its sound files.
+        others: Its other files, among them what may list recordings.
+        notes: What was left out, and what a layout had to say.
+        told: Whether the layout was told, so that a single list goes by any name.
+    """
+
+    path: Path
+    root: Path
+    sounds: list[Path]
+    others: list[Path]
+    told: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def lists(self, *patterns: str, whatever: bool = False) -> list[Path]:
+        """Files by the pattern of their name in small letters.
+
+        A source that is one list goes by any name if the layout was told, or if `whatever` says
+        that its content is looked at.
+        """
+        if self.path.is_file() and (self.told or whatever):
+            return self.others
+        return [p for p in self.others if any(fnmatch(p.name.lower(), one) for one in patterns)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A known way of laying recordings and their texts out.
+
+    Attributes:
+        looks_like: What in a source shows that it is laid out like this; None if nothing does.
+        read: Its recordings.
+    """
+
+    looks_like: Callable[[Source], str | None]
+    read: Callable[[Source], Iterable[Candidate]]
+
+
+def open_source(path: Path, *, told: bool = False) -> Source:
+    """The files of a folder, or a file by itself.
+
+    Raises:
+        InputError: If there is nothing at the path.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.is_file():
+        is_sound = path.suffix.lower() in SUFFIXES
+        sounds, others = ([path], []) if is_sound else ([], [path])
+        return Source(path=path, root=path.parent, sounds=sounds, others=others, told=told)
+    found = list_recordings(path)
+    notes = [*found.notes, *found.unlisted]
+    sounds, others = found.files, found.others
+    return Source(path=path, root=path, sounds=sounds, others=others, told=told, notes=notes)
+
+
+def without_suffix(name: str) -> str:
+    """A sound file's name without its suffix; other dots belong to the name."""
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
+
+
+def find_sound(folders: Sequence[Path], name: str) -> Path:
+    """The sound file that a list calls by some name, with or without its suffix.
+
+    Where there is none, the path at which the first folder should have had it.
+    """
+    bare = without_suffix(name)
+    names = [*([name] if bare != name else []), *(bare + suffix for suffix in _TRIED)]
+    tried = [folder / one for folder in folders for one in names]
+    return next((path for path in tried if path.is_file()), tried[0])
+
+
+def seen(files: Iterable[Path], what: str) -> str | None:
+    """By what a layout is recognised: the first of some files; None if there are none."""
+    names = [path.name for path in files]
+    return f"{few(names)} {what}" if names else None
+
+
+def said_by(speaker: str, sound: Path, text: str | None) -> Candidate:
+    """The recording of one speaker, whose recordings stay together."""
+    name = without_suffix(sound.name)
+    return Candidate(id=name, path=sound, text=text, speaker=speaker, groups=(speaker,))
+
+
+def head(path: Path) -> str:
+    """The first line of a text file; empty if it is none."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(1 << 20).decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def bars(path: Path, separator: str = "|") -> list[tuple[str, list[str]]]:
+    """The lines of a list, `file:line` and their cells; each line has as many as the first.
+
+    Raises:
+        InputError: If one has more or fewer, or there is none.
+    """
+    rows = [(f"{path}:{n}", line.split(separator)) for n, line in text_lines(path)]
+    if not rows:
+        raise InputError(f"{path} is empty")
+    for where, cells in rows:
+        _check_width(where, cells, len(rows[0][1]), separator)
+    return rows
+
+
+def _check_width(where: str, cells: Sequence[str], width: int, separator: str) -> None:
+    """Refuse a row that is wider or narrower than the first, naming the first column that is."""
+    if len(cells) > width:
+        raise InputError(
+            f"{where}: column {width + 1} ({cells[width].strip()[:30]!r}) is one too many: the "
+            f"first line has {width}; a {separator!r} within a text would be taken for its end"
+        )
+    if len(cells) < width:
+        raise InputError(f"{where}: column {len(cells) + 1} of the first line's {width} is missing")
+
+
+def columns(cells: Sequence[str]) -> list[str]:
+    """The names in a header, as they are looked for: small letters, underscores for spaces."""
+    return [cell.strip().strip('"').lower().replace(" ", "_") for cell in cells]
+
+
+def table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows under a header, `file:line` and the cells by column: quoted CSV, or TSV.
+
+    Raises:
+        InputError: If a row has more or fewer cells than the header, or a quote stays open.
+    """
+    is_tsv = path.suffix.lower() == ".tsv"
+    rows = iter([(w, [*map(_unquoted, c)]) for w, c in bars(path, "\t")] if is_tsv else _csv(path))
+    _, header = next(rows)
+    names = columns(header)
+    for where, cells in rows:
+        yield where, dict(zip(names, cells, strict=True))
+
+
+def _csv(path: Path) -> Iterator[tuple[str, list[str]]]:
+    text = "\n".join(line for _, line in text_lines(path, blank=True))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    width, start = 0, 1
+    try:
+        for cells in reader:
+            where, start = f"{path}:{start}", reader.line_num + 1
+            if cells:
+                width = width or len(cells)
+                _check_width(where, cells, width, ",")
+                yield where, cells
+    except csv.Error as error:
+        raise InputError(f"{path}:{start}: not CSV: {error}") from error
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes that its writer put in: around it, and before each of its own."""
+    wrapped = len(cell) > 1 and cell[0] == cell[-1] == '"'
+    for inner in ([cell[1:-1]] if wrapped else []) + [cell]:
+        if '"' not in inner.replace('""', ""):
+            return inner.replace('""', '"')
+    return cell
+
+
+def pick(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of some columns that holds a text, without the space around it."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str | int) and str(value).strip():
+            return str(value).strip()
+    return None
+
+
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A JSON object per line, with its `file:line`.
+
+    Raises:
+        InputError: If a line is something else.
+    """
+    for number, text in text_lines(path):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: not an object that names a sound file")
+        yield where, value
+
+
+def first_object(path: Path) -> Mapping[str, Any]:
+    """The object in a file's first line; empty if it does not begin with one."""
+    try:
+        value = json.loads(head(path))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

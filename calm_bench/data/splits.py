@@ -1,0 +1,235 @@
+"""Which split a recording belongs to: what its source says, or a draw that tears no group apart."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os.path import commonpath
+from pathlib import Path
+
+from calm_bench.data.corpus import SPLITS, Split
+from calm_bench.data.sources import Candidate, Source, without_suffix
+from calm_bench.errors import InputError
+from calm_bench.recordings import few
+from calm_bench.seeds import content_hash
+
+__all__ = ["assign_splits", "believed", "grouped", "named_split"]
+
+_WORDS: dict[str, Split] = {"train": "train", "test": "test", "eval": "test", "evaluation": "test"}
+_WORDS |= dict.fromkeys(("dev", "valid", "val", "validation"), "validation")
+_ALONE: dict[str, Split] = {"training": "train", "testing": "test"}  # a training-day is no split
+_ANY = "|".join(_WORDS)
+_TOKEN = re.compile(rf"({_ANY}) ?(?:set|split|data)?\d*")
+# What a folder is called that is nothing but a split; many a folder of tests is test_something.
+_SPLIT_ALONE = re.compile(rf"(?:{_ANY}|training|testing)(?:set)?(?:[-_](?:clean|other|\d+))*")
+_MICROPHONE = re.compile(
+    r"[-_. ]?(?:mic|microphone|ch|channel|headset|array|lapel)[-_]?\d+(?:-\d+)?$", re.IGNORECASE
+)
+
+
+def named_split(name: str) -> Split | None:
+    """The split that a name says: train-clean-100, dev, valid, testset, cv-valid-test, eval92.
+
+    A word between hyphens, underscores or dots counts, the last if there are several; testimony and
+    training-day say none.
+    """
+    small = name.strip().lower()
+    if small in _ALONE:
+        return _ALONE[small]
+    words = [found[1] for token in re.split(r"[-_.]+", small) if (found := _TOKEN.fullmatch(token))]
+    return _WORDS[words[-1]] if words else None
+
+
+def believed(source: Source, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The recordings with the splits that the names of their lists and folders say.
+
+    The list counts before the folder of the sound, a name that is a split before one that has a
+    split in it, the outer before the inner. The source's own name counts if nothing in it says a
+    split. Which names were believed is among the source's notes.
+    """
+    outside = [str(c.path.parent) for c in candidates if not c.path.is_relative_to(source.root)]
+    common = Path(commonpath(outside)) if outside else source.root
+    names = [_names(candidate, source.root, common) for candidate in candidates]
+    said = [_said(each) for each in names]
+    if not any(said) and _SPLIT_ALONE.fullmatch(source.root.name.lower()):
+        said = [_said([source.root.name])] * len(candidates)
+    counts = Counter(f"{name} → {split}" for name, split in filter(None, said))
+    if counts:
+        told = ", ".join(f"{name} ({n})" for name, n in counts.most_common(8))
+        source.notes.append(f"splits as the source names them: {told}")
+    return [
+        replace(candidate, split=found[1]) if found and candidate.split is None else candidate
+        for candidate, found in zip(candidates, said, strict=True)
+    ]
+
+
+def _names(candidate: Candidate, root: Path, common: Path) -> list[str]:
+    """The names that may say a split: of folders and list, then of the folders of the sound."""
+    if candidate.split is not None:
+        return []
+    folder = candidate.path.parent
+    inside = folder.relative_to(root if folder.is_relative_to(root) else common).parts
+    if candidate.listed is None:
+        return [*inside]
+    return [*candidate.listed.parent.relative_to(root).parts, candidate.listed.stem, *inside]
+
+
+def _said(names: Sequence[str]) -> tuple[str, Split] | None:
+    alone = [name for name in names if name.lower() in _WORDS | _ALONE]
+    return next(((n, split) for n in (*alone, *names) if (split := named_split(n))), None)
+
+
+def grouped(source: Source, candidates: Sequence[Candidate], rule: str) -> list[Candidate]:
+    """The recordings with what must stay together, by a rule.
+
+    Args:
+        source: Where they are from; a note says if folders stay together.
+        candidates: The recordings, with the groups of their layout.
+        rule: auto (the layout's groups; without any, microphones of one utterance and, where there
+            are several, the folders), folder, none, or a pattern whose first group, or all that it
+            finds in a path, is the group.
+
+    Raises:
+        InputError: If the rule is no pattern, or finds nothing in a recording's path.
+    """
+    if rule == "none":
+        return [replace(candidate, groups=()) for candidate in candidates]
+    if rule == "auto":
+        groups = _default_groups(source, candidates)
+    elif rule == "folder":
+        groups = [(_place(c, source).parent.as_posix(),) for c in candidates]
+    else:
+        groups = [_matched(rule, _place(c, source).as_posix()) for c in candidates]
+    shared = {path for path, n in Counter(c.path for c in candidates).items() if n > 1}
+    return [
+        replace(c, groups=(*keys, str(c.path)) if c.path in shared else keys)
+        for c, keys in zip(candidates, groups, strict=True)
+    ]
+
+
+def _place(candidate: Candidate, source: Source) -> Path:
+    """A recording's path below the source, or the whole of it if it lies elsewhere."""
+    path = candidate.path
+    return path.relative_to(source.root) if path.is_relative_to(source.root) else path
+
+
+def _matched(pattern: str, name: str) -> tuple[str]:
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise InputError(
+            f"--group-by {pattern}: neither auto, folder or none nor a pattern: {error}"
+        ) from error
+    if found is None:
+        raise InputError(f"--group-by {pattern}: nothing like it in {name}")
+    return (next((part for part in found.groups() if part is not None), found[0]),)
+
+
+def _default_groups(source: Source, candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
+    """The layout's groups; else one folder and the microphones of one utterance stay together."""
+    places = [_place(candidate, source) for candidate in candidates]
+    folders = [
+        "/".join(part for part in place.parent.parts if not _MICROPHONE.fullmatch(part))
+        for place in places
+    ]
+    several = len({*folders}) > 1 and not any(candidate.groups for candidate in candidates)
+    if several:
+        source.notes.append(
+            f"no speakers are known: the recordings of one folder stay in one split "
+            f"({len({*folders})} folders; --group-by none if they need not)"
+        )
+    groups = []
+    for candidate, place, folder in zip(candidates, places, folders, strict=True):
+        bare = _MICROPHONE.sub("", without_suffix(place.name))
+        utterance = f"{folder}/{bare}".removeprefix("/")
+        several_takes = utterance != without_suffix(place.as_posix()) and bare
+        keys = [folder] if several and folder else []
+        keys += [utterance] if several_takes and not candidate.groups else []
+        groups.append((*candidate.groups, *keys))
+    return groups
+
+
+def assign_splits(
+    candidates: Sequence[Candidate], hashes: Sequence[str], shares: Mapping[Split, float]
+) -> tuple[list[Split], list[str]]:
+    """A split for each recording, and what has to be said about them.
+
+    What the source gives is kept, and the rest of its group follows. Other groups are drawn by a
+    hash of their name, or of the audio of a recording that stands alone, so that a split does not
+    depend on file names or on what else is there. Nothing is drawn into a split that the source
+    itself fills, and none that is asked for stays empty while there are groups enough.
+
+    Args:
+        candidates: The recordings, with their groups.
+        hashes: The hash of each one's audio.
+        shares: Of the groups that are drawn, for validation and for test.
+    """
+    names = _components(candidates, hashes)
+    given: dict[str, Counter[Split]] = {name: Counter() for name in names}
+    for name, candidate in zip(names, candidates, strict=True):
+        if candidate.split is not None:
+            given[name][candidate.split] += 1
+    filled = {split for counts in given.values() for split in counts}
+    wanted = {s: n for s, n in shares.items() if s not in filled and n > 0}
+    drawn = _draw(Counter(n for n in names if not given[n]), wanted, "train" in filled)
+    splits: list[Split] = []
+    for name, candidate in zip(names, candidates, strict=True):
+        own = candidate.split or next((s for s in SPLITS if given[name][s]), None)
+        splits.append(own or drawn[name])
+    return splits, [*_torn(given), *_empty(splits, shares, len(drawn))]
+
+
+def _torn(given: Mapping[str, Mapping[Split, int]]) -> list[str]:
+    torn = [
+        f"{name} ({', '.join(f'{split} {n}' for split, n in counts.items())})"
+        for name, counts in given.items()
+        if len(counts) > 1
+    ]
+    return [f"the source itself puts into several splits: {few(torn)}"] if torn else []
+
+
+def _empty(splits: Sequence[Split], shares: Mapping[Split, float], n_drawn: int) -> list[str]:
+    why = "the source gives its recordings to other splits"
+    if n_drawn:
+        why = f"{n_drawn} group{'s' * (n_drawn > 1)} cannot fill every split (see --group-by)"
+    asked = [split for split in SPLITS if split == "train" or shares.get(split)]
+    return [f"{split} is empty: {why}" for split in asked if split not in splits]
+
+
+def _components(candidates: Sequence[Candidate], hashes: Sequence[str]) -> list[str]:
+    """A name for each recording that it shares with all that it must stay with."""
+    above: dict[str, str] = {}
+
+    def top(key: str) -> str:
+        while above.setdefault(key, key) != key:
+            key = above[key]
+        return key
+
+    for candidate in candidates:
+        for key in candidate.groups[1:]:
+            low, high = sorted((top(candidate.groups[0]), top(key)))
+            above[high] = low
+    return [
+        top(candidate.groups[0]) if candidate.groups else own
+        for candidate, own in zip(candidates, hashes, strict=True)
+    ]
+
+
+def _draw(
+    sizes: Mapping[str, int], shares: Mapping[Split, float], trained: bool
+) -> dict[str, Split]:
+    """A split for each group, by a hash of its name; the smallest fill what would stay empty."""
+    value = {name: int(content_hash("split", name), 16) / 16**16 for name in sizes}
+    test = shares.get("test", 0.0)
+    drawn: dict[str, Split] = {}
+    for name, position in value.items():
+        within = position < test + shares.get("validation", 0.0)
+        drawn[name] = "test" if position < test else "validation" if within else "train"
+    needed: list[Split] = [] if trained else ["train"]
+    for split in (*needed, "test", "validation"):
+        counts = Counter(drawn.values())
+        movable = [name for name, own in drawn.items() if counts[own] > (own in needed)]
+        if split in (*needed, *shares) and not counts[split] and movable:
+            drawn[min(movable, key=lambda name: (sizes[name], value[name]))] = split
+        needed.append(split)
+    return drawn
