@@ -92,15 +92,13 @@ class PromptSpec(StrictModel):
     """One prompt of a benchmark: a clip whose first `prompt_seconds` are given to the systems.
 
     `audio` is relative to the benchmarks folder. `words` are timed words of the whole clip,
-    [word, start, end] in seconds; None where the text is unknown. `group` names the recording that
-    it was cut from where several prompts were: they are no independent samples, and intervals
-    resample them together. None for a prompt that stands alone.
+    [word, start, end] in seconds; None where the text is unknown.
     """
 
     id: str
     audio: str
     sha256: str
-    group: str | None = None
+    group: str | None = Field(default=None, description="the recording of which several were cut")
     words: tuple[tuple[str, float, float], ...] | None = None
 
 

@@ -38,11 +38,11 @@ class Folder:
         return {entry.prompt_id for entry in self.entries}
 
     @property
-    def copies(self) -> list[str]:
-        """What to say of a folder that holds a recording more than once."""
+    def lines(self) -> list[str]:
+        """What must be said of it: what was left out, what is there twice, what is wrong."""
         n, distinct = len(self.entries), len({entry.audio_id for entry in self.entries})
-        line = f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
-        return [line] if distinct < n else []
+        twice = f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
+        return [*self.notes, *([twice] if distinct < n else []), *self.failures]
 
     @property
     def count(self) -> TrialCount:
@@ -90,11 +90,7 @@ def score_folders(
             version=manifest.version,
             cells=cells,
             trials={cell_id: side.count for cell_id, side in sides.items()},
-            notes=[
-                line
-                for side in sides.values()
-                for line in (*side.notes, *side.copies, *side.failures)
-            ],
+            notes=[line for side in sides.values() for line in side.lines],
         )
         results = summarise_run(facts, shelf, scores, [])
         store.write_results(results)

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ os.environ.update(
 import pytest
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked with an extra that is not installed, and say which."""
+    from calm_bench.doctor import EXTRAS
+
+    for extra in (name for mark in item.iter_markers("extra") for name in mark.args):
+        if absent := [module for module in EXTRAS[extra] if find_spec(module) is None]:
+            pytest.skip(f"needs the extra {extra}: {', '.join(absent)} not installed")
 
 
 @pytest.fixture(scope="session", autouse=True)

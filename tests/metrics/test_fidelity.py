@@ -137,8 +137,8 @@ def test_stoi_of_a_copy_is_one_and_of_too_little_speech_none():
     assert metric.recipe["pystoi"]
 
 
+@pytest.mark.extra("pesq")
 def test_pesq_prefers_the_better_copy_and_names_what_it_cannot_do():
-    pytest.importorskip("pesq")
     wave = voice()
     good, bad = (clip_of(wave + orthogonal_noise(wave, db), f"{db}") for db in (30.0, 0.0))
     found = PesqMetric().score([good, bad], [clip_of(wave, "r")])

@@ -42,9 +42,12 @@ def test_sizes_of_thirty_seconds() -> None:
     assert [int(free[:, k].nonzero()[0]) for k in range(4)] == [150, 151, 152, 153]
 
 
+@pytest.mark.extra("llm")
 def test_agrees_with_transformers() -> None:
-    musicgen = pytest.importorskip("transformers.models.musicgen.modeling_musicgen")
-    config = pytest.importorskip("transformers").MusicgenDecoderConfig(
+    from transformers import MusicgenDecoderConfig
+    from transformers.models.musicgen import modeling_musicgen as musicgen
+
+    config = MusicgenDecoderConfig(
         num_hidden_layers=1, hidden_size=8, ffn_dim=8, num_attention_heads=1, num_codebooks=4
     )
     model = musicgen.MusicgenForCausalLM(config)

@@ -42,7 +42,7 @@ def test_weights_that_cannot_be_had_are_one_line() -> None:
         fetched("a/b", offline)
 
 
-@pytest.mark.skipif(not installed("transformers"), reason="transformers is not installed")
+@pytest.mark.extra("llm")
 def test_offline_and_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.environ.get("HF_HUB_OFFLINE") != "1":
         pytest.skip("a hub is in reach")
@@ -50,7 +50,7 @@ def test_offline_and_not_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         load_system("musicgen-small")
 
 
-@pytest.mark.skipif(not installed("pocket_tts"), reason="pocket_tts is not installed")
+@pytest.mark.extra("kyutai")
 def test_a_configuration_that_does_not_exist(tmp_path: Path) -> None:
     text = "kind: system\ntype: pocket-tts\ndescription: none\narchitecture: {name: englisch}\n"
     (tmp_path / "config.yaml").write_text(text)
