@@ -64,7 +64,7 @@ class AudioFacts:
     Attributes:
         audio_id: The `audio_hash` of all its samples.
         level_dbfs: The loudest 0.1 s, None for digital silence.
-        remarks: What a reader of its numbers has to know, each naming the file.
+        remarks: What a reader of its numbers has to know, in sentences about it.
     """
 
     sample_rate: int

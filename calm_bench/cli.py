@@ -22,9 +22,11 @@ from calm_bench.cli_listen import listening
 from calm_bench.cli_paper import EXAMPLES, paper
 from calm_bench.cli_report import EXAMPLES as REPORT_EXAMPLES
 from calm_bench.cli_report import report, say, show
+from calm_bench.cli_score import EXAMPLES as SCORE_EXAMPLES
+from calm_bench.cli_score import score
 from calm_bench.cli_speed import speed
 from calm_bench.cli_train import train
-from calm_bench.errors import BenchError, InputError
+from calm_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from calm_bench.plan import Plan
@@ -188,67 +190,7 @@ def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> N
     typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
 
 
-SCORE_EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench score my_clips --reference originals[/cyan]  FAD, KAD, DNSMOS, loudness of a folder
-
-[cyan]calm-bench score my_clips --reference originals --metrics fad kad[/cyan]  these two alone
-
-[cyan]calm-bench score speech-1a2b3c4d[/cyan]  a finished run, after an extra was installed
-"""
-
-
-@app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)
-def score(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|DIR", help="A run's id or folder, or any folder of sound files."
-        ),
-    ],
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            "--reference", metavar="DIR", help="Folder of real recordings to measure against."
-        ),
-    ] = None,
-    metrics: options.Metrics = None,
-    embedding: Annotated[
-        str | None,
-        typer.Option("--embedding", metavar="NAME", help="Embedding of FAD and KAD."),
-    ] = None,
-    out: options.Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Score a finished run again, or two plain folders of audio.
-
-    Folders are compared by every metric that needs no text; files of the same name in both are
-    taken for versions of one recording.
-    """
-    from calm_bench.run import find_run, is_run, score_run
-
-    if not is_run(target) and Path(target).is_dir():
-        from calm_bench.folders import score_folders
-
-        found = score_folders(
-            Path(target),
-            reference,
-            metrics=metrics or (),
-            embedding=embedding,
-            out=out,
-            command=["calm-bench", *sys.argv[1:]],
-        )
-        show(found, as_json)
-        return
-    folder = find_run(target)
-    if reference or metrics or embedding or out:
-        raise InputError(
-            "--reference, --metrics, --embedding and --out are for folders of audio; "
-            f"{folder} is a run, which has its own"
-        )
-    show(score_run(folder), as_json)
-
-
+app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)(score)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.add_typer(listening)
 app.command(cls=options.ListCommand)(train)

@@ -67,7 +67,7 @@ class Reader:
             self._check_length(count)
         if ours < _CANCELLED / self.channels * theirs:
             left_over = f"{10 * math.log10(theirs / ours):.0f} dB weaker" if ours else "silence"
-            self.remarks.append(f"{self.path}: its channels cancel, their mean is {left_over}")
+            self.remarks.append(f"its channels cancel, their mean is {left_over}")
 
     def _read(self, n: int) -> NDArray[np.float32]:
         samples: NDArray[np.float32] = self._file.read(n, dtype="float32", always_2d=True)
@@ -93,7 +93,7 @@ class Reader:
             return
         if missing > min(0.05 * self.sample_rate, 0.01 * whole):
             raise InputError(f"{self.path} is cut short: {n} of {whole} samples decode")
-        self.remarks.append(f"{self.path} lacks its last {missing} of {whole} samples")
+        self.remarks.append(f"it lacks its last {missing} of {whole} samples")
 
 
 @contextmanager

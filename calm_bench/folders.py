@@ -1,26 +1,45 @@
 """Scores of any two folders of audio: set metrics, and the clip metrics that need no text."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from calm_bench import paths, registry
 from calm_bench.audio import audio_hash, read_audio
 from calm_bench.environment import describe_environment
 from calm_bench.errors import InputError
 from calm_bench.instruments import Setting
+from calm_bench.pairing import DEFAULT_RULE, Pairing, pair
 from calm_bench.progress import stage
-from calm_bench.recordings import list_recordings
+from calm_bench.recordings import Listing, few, list_recordings
 from calm_bench.scoring import Scorer
 from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry, ClipShelf
 from calm_bench.store import Cell, Manifest, RunStore, TrialCount
 from calm_bench.summary import Facts, Outcome, summarise_run
 
-__all__ = ["score_folders"]
+__all__ = ["FolderScores", "read_folder", "score_folders"]
+
+_ALONE = "there is no folder of originals: name one with --reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderScores:
+    """What is asked of folders.
+
+    Attributes:
+        metrics: Names of metrics; none for all that need no text.
+        embedding: What set metrics look through.
+        pair_by: The rule of `pairing` that finds a clip's original; None to take those of the same
+            path, and to do without where there are none.
+    """
+
+    metrics: tuple[str, ...] = ()
+    embedding: str | None = None
+    pair_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +50,6 @@ class Folder:
     entries: list[ClipEntry]
     failures: list[str]
     notes: list[str]
-
-    @property
-    def names(self) -> set[str]:
-        """What pairs a clip with one of the same name in another folder."""
-        return {entry.prompt_id for entry in self.entries}
 
     @property
     def lines(self) -> list[str]:
@@ -53,46 +67,44 @@ class Folder:
 def score_folders(
     folder: Path,
     reference: Path | None,
+    asked: FolderScores | None = None,
     *,
-    metrics: Sequence[str] = (),
-    embedding: str | None = None,
     out: Path | None = None,
     command: Sequence[str] = (),
 ) -> Outcome:
     """Score the audio below a folder, against that below another one if there is one.
 
-    Files of the same name in both folders are taken for versions of one recording, which round-trip
+    Files of both folders that pair are taken for versions of one recording, which round-trip
     metrics compare. Files that cannot be read are counted and named, never skipped in silence.
 
     Raises:
-        InputError: If a folder holds no readable audio.
+        InputError: If a folder holds no readable audio, or nothing pairs by the rule asked for.
         UnknownNameError: If there is no such metric or embedding.
     """
-    names = list(metrics) or _metrics_without_text()
-    for name in names:
+    asked = asked or FolderScores()
+    for name in asked.metrics:
         registry.target("metric", name)
-    if embedding is not None:
-        registry.target("embedding", embedding)
-    sides = _read_sides(folder, reference)
-    cells = _cells(sides)
-    identity = [[entry.identity for entry in side.entries] for side in sides.values()]
-    asked = {"folders": [c.label for c in cells], "metrics": names, "embedding": embedding}
-    manifest = _manifest(content_hash(identity, names, embedding), asked, command)
+    if asked.embedding is not None:
+        registry.target("embedding", asked.embedding)
+    listings = _list_sides(folder, reference)
+    pairing = _pair(listings, asked.pair_by)
+    versions = {"clips": pairing.originals} if reference is not None else {}
+    sides = {row: read_folder(found, versions.get(row)) for row, found in listings.items()}
+    names = list(asked.metrics) or _metrics_without_text(paired=bool(pairing.originals))
+    unpaired = list(pairing.notes(str(folder), str(reference)))
+    setting = Setting(
+        embeddings=(asked.embedding,) if asked.embedding else (),
+        unpaired=unpaired[0] if unpaired else _ALONE,
+    )
+    cells = _cells(sides, paired=bool(pairing.originals))
+    manifest = _manifest(sides, asked, names, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
+    store.refuse_foreign()
     with store.lock():
         manifest = store.begin(manifest)
         shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
-        setting = Setting(embeddings=(embedding,) if embedding else ())
         scores = Scorer(cells, shelf, store, setting).score(names, [])
-        facts = Facts(
-            run_id=manifest.run_id,
-            benchmark=manifest.benchmark,
-            version=manifest.version,
-            cells=cells,
-            trials={cell_id: side.count for cell_id, side in sides.items()},
-            notes=[line for side in sides.values() for line in side.lines],
-        )
-        results = summarise_run(facts, shelf, scores, [])
+        results = summarise_run(_facts(manifest, cells, sides, unpaired), shelf, scores, [])
         store.write_results(results)
         failed = any(side.failures for side in sides.values())
         status = "partial" if failed else "finished"
@@ -100,71 +112,107 @@ def score_folders(
     return Outcome(folder=store.root, results=results)
 
 
-def _cells(sides: Mapping[str, Folder]) -> list[Cell]:
+def _facts(
+    manifest: Manifest, cells: Sequence[Cell], sides: Mapping[str, Folder], notes: Sequence[str]
+) -> Facts:
+    """What is to be said of the folders, and at the end of them these notes."""
+    return Facts(
+        run_id=manifest.run_id,
+        benchmark=manifest.benchmark,
+        version=manifest.version,
+        cells=cells,
+        trials={cell_id: side.count for cell_id, side in sides.items()},
+        notes=[*(line for side in sides.values() for line in side.lines), *notes],
+    )
+
+
+def _cells(sides: Mapping[str, Folder], *, paired: bool) -> list[Cell]:
     """The reference's row, if there is one, and the row of what is scored."""
-    ours, theirs = sides["clips"], sides.get("reference")
-    paired = theirs is not None and bool(ours.names & theirs.names)
-    kind: Literal["round_trip", "system"] = "round_trip" if paired else "system"
-    cells = [Cell(cell_id="clips", label=str(ours.path), kind=kind)]
-    if theirs is not None:
-        cells.insert(0, Cell(cell_id="reference", label=str(theirs.path), kind="reference"))
-    return cells
+    kinds: dict[str, Literal["reference", "round_trip", "system"]] = {
+        "reference": "reference",
+        "clips": "round_trip" if paired else "system",
+    }
+    return [Cell(cell_id=r, label=str(side.path), kind=kinds[r]) for r, side in sides.items()]
 
 
-def _read_sides(folder: Path, reference: Path | None) -> dict[str, Folder]:
+def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:
     """The clips, and the reference before them if there is one; neither holds files of the other.
 
     Raises:
-        InputError: If they are one folder, or one of them holds nothing that can be read.
+        InputError: If they are one folder, or one of them holds no sound files.
     """
-    if reference is None:
-        return {"clips": read_folder(folder)}
-    if folder.resolve() == reference.resolve():
-        raise InputError(
-            f"{folder} and --reference {reference} are the same folder: there is nothing to "
-            "measure against anything else"
-        )
-    theirs = read_folder(reference, without=(folder,))
-    return {"reference": theirs, "clips": read_folder(folder, without=(reference,))}
+    sides = {"clips": (folder, reference)}
+    if reference is not None:
+        if folder.resolve() == reference.resolve():
+            raise InputError(
+                f"{folder} and --reference {reference} are the same folder: there is nothing to "
+                "measure against anything else"
+            )
+        sides = {"reference": (reference, folder), **sides}
+    found = {
+        row: list_recordings(here, [other] if other else ()) for row, (here, other) in sides.items()
+    }
+    for listing in found.values():
+        listing.refuse_empty()
+    return found
 
 
-def read_folder(folder: Path, without: Sequence[Path] = ()) -> Folder:
-    """Every sound file below a folder, by name.
-
-    Args:
-        folder: Where to look.
-        without: Folders whose files are another side's, wherever they lie.
+def _pair(listings: Mapping[str, Listing], rule: str | None) -> Pairing:
+    """What belongs together; a rule that was asked for has to say so of every file it fits.
 
     Raises:
-        InputError: If it is no folder, or none of its files can be read.
+        InputError: If it pairs nothing, or fits two originals.
     """
-    listing = list_recordings(folder, without)
-    listing.refuse_empty()
-    names = Counter(Path(listing.name(path)).with_suffix("") for path in listing.files)
+    if "reference" not in listings:
+        if rule is not None:
+            raise InputError("--pair-by pairs clips with --reference DIR, which is missing")
+        return pair((), ())
+    clips, reference = listings["clips"], listings["reference"]
+    found = pair(clips.names, reference.names, rule or DEFAULT_RULE)
+    notes = list(found.notes(str(clips.folder), str(reference.folder)))
+    if rule is not None and found.ambiguous:
+        name, fitting = next(iter(found.ambiguous.items()))
+        raise InputError(
+            f"--pair-by {rule}: {name} in {clips.folder} could be a version of "
+            f"{few(fitting)} in {reference.folder}"
+        )
+    if rule is not None and not found.originals:
+        raise InputError(f"--pair-by {rule} pairs nothing: {notes[0]}")
+    return found
+
+
+def read_folder(listing: Listing, originals: Mapping[str, str] | None = None) -> Folder:
+    """Every sound file of a folder, under the name of its original if it has one.
+
+    Raises:
+        InputError: If none of its files can be read.
+    """
+    drawn = Counter[str]()
     entries, failures = [], list(listing.unlisted)
-    with stage(f"reading {folder.name}", len(listing.files)) as advance:
-        for path in listing.files:
-            name = Path(listing.name(path))
-            alone = names[name.with_suffix("")] == 1
+    with stage(f"reading {listing.folder.name}", len(listing.files)) as advance:
+        for path, own in zip(listing.files, listing.names, strict=True):
+            # No original is called ./a.wav, so that what is not paired is paired by no metric.
+            name = own if originals is None else originals.get(own, f"./{own}")
             try:
-                entries.append(_entry(path, (name.with_suffix("") if alone else name).as_posix()))
+                entries.append(_entry(path, name, drawn[name]))
+                drawn[name] += 1
             except InputError as error:
                 failures.append(str(error))
             advance(1)
     if not entries:
-        raise InputError(f"{folder} holds no readable audio: {failures[0]}")
-    return Folder(path=folder, entries=entries, failures=failures, notes=listing.notes)
+        raise InputError(f"{listing.folder} holds no readable audio: {failures[0]}")
+    return Folder(path=listing.folder, entries=entries, failures=failures, notes=listing.notes)
 
 
-def _entry(path: Path, name: str) -> ClipEntry:
+def _entry(path: Path, name: str, index: int) -> ClipEntry:
     wave, rate = read_audio(path)
     audio_id = audio_hash(wave, rate)
     return ClipEntry(
-        clip_id=content_hash(name, audio_id),
+        clip_id=content_hash(name, index, audio_id),
         audio_id=audio_id,
         prompt_id=name,
         group=name,
-        seed_index=0,
+        seed_index=index,
         path=path,
         sample_rate=rate,
         prompt_seconds=0.0,
@@ -172,18 +220,22 @@ def _entry(path: Path, name: str) -> ClipEntry:
     )
 
 
-def _metrics_without_text() -> list[str]:
-    """The registered metrics that look at audio alone."""
-
-    def of_audio() -> Iterator[str]:
-        for name in registry.names("metric"):
-            if not {"text", "transcript"} & registry.load("metric", name).needs:
-                yield name
-
-    return list(of_audio())
+def _metrics_without_text(*, paired: bool) -> list[str]:
+    """The registered metrics that look at audio alone, with those of pairs if there are pairs."""
+    beyond = {"text", "transcript"} | (set() if paired else {"paired_reference"})
+    names = registry.names("metric")
+    return [name for name in names if not beyond & registry.load("metric", name).needs]
 
 
-def _manifest(plan_hash: str, asked: dict[str, Any], command: Sequence[str]) -> Manifest:
+def _manifest(
+    sides: Mapping[str, Folder],
+    asked: FolderScores,
+    metrics: Sequence[str],
+    command: Sequence[str],
+) -> Manifest:
+    clips = [[entry.identity for entry in side.entries] for side in sides.values()]
+    plan_hash = content_hash(clips, list(metrics), asked.embedding)
+    folders = [str(side.path) for side in sides.values()]
     return Manifest(
         run_id=f"score-{plan_hash[:8]}",
         benchmark="score",
@@ -191,6 +243,6 @@ def _manifest(plan_hash: str, asked: dict[str, Any], command: Sequence[str]) -> 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=tuple(command),
         plan_hash=plan_hash,
-        options=asked,
+        options={"folders": folders, **asdict(asked), "metrics": list(metrics)},
         environment=describe_environment("cpu"),
     )

@@ -26,6 +26,7 @@ class Setting:
         optional: More of them, left out with a note where they cannot be loaded.
         segments: The stretches that metrics over time compare.
         reference_seconds: Where the recordings end, if before the clips do.
+        unpaired: Why a row that is no round trip has no originals to be compared with.
     """
 
     asr: str | None = None
@@ -33,6 +34,7 @@ class Setting:
     optional: tuple[str, ...] = ()
     segments: Segments = field(default_factory=Segments)
     reference_seconds: float | None = None
+    unpaired: str = "only a codec's round trip can be compared with its original"
 
     @classmethod
     def of(cls, spec: BenchmarkSpec) -> Self:

@@ -47,6 +47,11 @@ class Listing:
         return path.relative_to(self.folder).as_posix()
 
     @property
+    def names(self) -> list[str]:
+        """The names of its files."""
+        return [self.name(path) for path in self.files]
+
+    @property
     def notes(self) -> list[str]:
         """What was left out, a line for each kind."""
         notes = [
@@ -95,10 +100,10 @@ def list_recordings(folder: Path, without: Sequence[Path] = ()) -> Listing:
     return found
 
 
-def few(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+def few(names: Sequence[str], n: int | None = None) -> str:
+    """The first three of some names, and how many more there are of all `n` of them."""
+    more = (len(names) if n is None else n) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 class _Walk:

@@ -34,7 +34,7 @@ def run_folder(plan: Plan, out: Path | None) -> Path:
 
 def is_run(name: str) -> bool:
     """Whether a path or an id below results/runs is the folder of a run."""
-    return any((folder / "manifest.json").is_file() for folder in _places(name))
+    return any(RunStore(folder).holds_run for folder in _places(name))
 
 
 def find_run(name: str) -> Path:
@@ -44,7 +44,7 @@ def find_run(name: str) -> Path:
         UnknownNameError: If there is no such run.
     """
     for folder in _places(name):
-        if (folder / "manifest.json").is_file():
+        if RunStore(folder).holds_run:
             return folder
     known = [path.parent.name for path in paths.runs_dir().glob("*/manifest.json")]
     raise UnknownNameError("run", name, known)

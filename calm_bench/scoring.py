@@ -143,7 +143,7 @@ class Scorer:
         if cell.kind == "reference":
             return "this row is the reference"
         if "paired_reference" in metric.needs and cell.kind == "system":
-            return "only a codec's round trip can be compared with its original"
+            return self.setting.unpaired
         if "paired_reference" in metric.needs and cell.kind in ("silence", "noise"):
             return f"{cell.kind} is no version of the original"
         if self._reference is None:
@@ -182,7 +182,7 @@ class Scorer:
         return firsts(
             self.shelf.entries(cell_id),
             words=metric.scope == "clip",
-            originals={entry.pair_key: entry.audio_id for entry in originals},
+            originals={entry.prompt_id: entry.audio_id for entry in originals},
         )
 
     def _compare(self, metric: Metric, found: MetricScores, pairs: Sequence[Pair]) -> None:

@@ -91,7 +91,7 @@ def firsts(entries: Sequence[ClipEntry], *, words: bool, originals: Mapping[str,
     Args:
         entries: The clips of a row.
         words: Whether what was meant to be said counts.
-        originals: By pair key the audio that a clip is compared with; empty where it is not.
+        originals: By prompt the audio that a clip is compared with; empty where it is not.
     """
     known: dict[Hashable, str] = {}
     return {
@@ -100,7 +100,7 @@ def firsts(entries: Sequence[ClipEntry], *, words: bool, originals: Mapping[str,
                 entry.audio_id,
                 entry.prompt_seconds,
                 entry.words if words else None,
-                originals.get(entry.pair_key),
+                originals.get(entry.prompt_id),
             ),
             entry.clip_id,
         )

@@ -18,6 +18,7 @@ A record counts once its newline is on disk; a later record with the same key re
 one, so a half-done batch can simply be run again.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,15 @@ class RunStore:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether the folder's manifest is one of ours, be it of another version."""
+        try:
+            found = json.loads((self.root / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and {"run_id", "plan_hash"} <= found.keys()
+
     def refuse_foreign(self) -> None:
         """Write into a run's folder or an empty one, never among someone's files.
 
@@ -100,7 +110,7 @@ class RunStore:
         """
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file: --out names the folder of the run")
-        if not self.root.is_dir() or (self.root / "manifest.json").is_file():
+        if not self.root.is_dir() or self.holds_run:
             return
         if any(path.name != ".lock" for path in self.root.iterdir()):
             raise InputError(f"{self.root} is not empty and holds no run: choose another --out")

@@ -9,7 +9,7 @@ from calm_bench.types import Clip, Column, Estimate, MetricResult
 __all__ = ["Metric", "Need"]
 
 Need = Literal["reference", "text", "transcript", "paired_reference"]
-"""reference: a set of reference clips; paired_reference: the reference clip with the same pair_key;
+"""reference: a set of reference clips; paired_reference: the reference clip of the same prompt;
 text: Clip.words; transcript: Clip.transcript."""
 
 

@@ -66,12 +66,13 @@ class _RoundTripMetric(Metric):
         """Each field's value, or why it has none, of two waves of equal length."""
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        originals = {clip.pair_key: clip for clip in reference}
+        # Each prompt has one original; draws of it are versions of the same.
+        originals = {clip.prompt_id: clip for clip in reference}
         names = [name for column in self.columns for name in column.fields]
         values: dict[str, dict[str, float | None]] = {}
         notes: dict[str, str] = {}
         for clip in clips:
-            found = self._compare(clip, originals.get(clip.pair_key))
+            found = self._compare(clip, originals.get(clip.prompt_id))
             values[clip.clip_id] = {
                 name: None if isinstance(found[name], str) else float(found[name]) for name in names
             }

@@ -1,0 +1,162 @@
+"""What belongs together in two folders, by the command and by names alone."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from calm_bench.cli import app
+from calm_bench.pairing import pair
+
+RATE = 16_000
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> Any:
+    """The command over files of these names: its exit code, and its answer or its error."""
+
+    def run(clips: list[str], originals: list[str], *words: str) -> tuple[int, Any]:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        for side, names in (("clips", clips), ("real", originals)):
+            for index, name in enumerate(names):
+                path = tmp_path / side / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                rng = np.random.default_rng([index, len(side)])
+                soundfile.write(path, 0.1 * rng.standard_normal(RATE // 2), RATE)
+        line = ["score", str(tmp_path / "clips"), "--reference", str(tmp_path / "real"), "--json"]
+        line += ["--out", str(tmp_path / "run"), *words]
+        result = CliRunner().invoke(app, line)
+        answer = " ".join(result.output.split())
+        return result.exit_code, json.loads(result.stdout) if result.stdout else answer
+
+    return run
+
+
+FIDELITY = ("--metrics", "fidelity")
+
+
+def si_sdr(found: Any) -> Any:
+    return next(
+        row for row in found["rows"] if (row["cell_id"], row["metric"]) == ("clips", "si_sdr")
+    )
+
+
+def test_what_does_not_pair_is_named_with_its_true_reason(score: Any) -> None:
+    clips = ["a.wav", "b_gen.wav", "C.wav", "sub/d.wav", "e_1.wav", "zzz.wav"]
+    code, found = score(clips, ["a.flac", "b.wav", "c.wav", "d.wav", "f.wav"], *FIDELITY)
+    assert (code, si_sdr(found)["n"]) == (0, 1)
+    (note,) = [note for note in found["notes"] if "have no original" in note]
+    assert note.startswith("5 of 6 files in ")
+    assert "C.wav (there is c.wav, in other case), b_gen.wav (there is b.wav)" in note
+    assert "e_1.wav (there is nothing like it) and 2 more" in note
+    assert any("4 files in" in note and "have no version" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("clips", "originals", "rule"),
+    [
+        (["a_gen.wav", "b_gen.wav"], ["a.wav", "b.wav"], "{}_gen"),
+        (["a.wav", "b.wav"], ["a-real.wav", "b-real.wav"], "{}={}-real"),
+        (["gen/a.wav", "b.wav"], ["a.wav", "x/b.wav"], "stem"),
+        (["v2_a_x.wav", "v2_b_x.wav"], ["a.wav", "b.wav"], "v2_{}_x"),
+    ],
+)
+def test_nothing_pairs_and_the_suggestion_pairs(
+    score: Any, clips: list[str], originals: list[str], rule: str
+) -> None:
+    code, found = score(clips, originals, *FIDELITY)
+    assert code == 0
+    assert si_sdr(found)["value"] is None
+    assert f"--pair-by '{rule}' would pair more" in si_sdr(found)["reason"]
+    code, found = score(clips, originals, *FIDELITY, "--pair-by", rule)
+    assert (code, si_sdr(found)["n"]) == (0, 2)
+    assert not [note for note in found["notes"] if "have no" in note]
+
+
+def test_without_pairs_only_what_needs_none_is_measured(score: Any) -> None:
+    code, found = score(["x1.wav"], ["y1.wav"])
+    metrics = {row["metric"] for row in found["rows"]}
+    assert code == 0
+    assert "loudness" in metrics
+    assert "si_sdr" not in metrics
+    assert any("x1.wav (there is nothing like it)" in note for note in found["notes"])
+
+
+def test_one_original_has_many_versions_each_with_its_own_value(score: Any) -> None:
+    clips = ["a_1.wav", "a_2.wav", "b_1.wav"]
+    code, found = score(clips, ["a.wav", "b.wav"], *FIDELITY, "--pair-by", "{}_*")
+    assert (code, si_sdr(found)["n"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("originals", "rule", "said"),
+    [
+        (["x/a.wav", "y/a.wav"], "stem", "a.wav in .* could be a version of x/a.wav, y/a.wav"),
+        (["b.wav"], "stem", "pairs nothing: 1 of 1 .* a.wav .there is nothing like it"),
+        (["a.wav"], "gen", "neither path, nor stem, nor a template"),
+        (["a.wav"], "{}{}", "neither path, nor stem, nor a template"),
+    ],
+)
+def test_a_rule_that_does_not_hold_is_refused(
+    score: Any, originals: list[str], rule: str, said: str
+) -> None:
+    code, error = score(["a.wav"], originals, *FIDELITY, "--pair-by", rule)
+    assert code == 2
+    assert re.search(said, error), error
+
+
+def test_pairing_without_a_reference_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.ones(RATE), RATE)
+    result = CliRunner().invoke(app, ["score", str(tmp_path), "--pair-by", "stem"])
+    assert result.exit_code == 2
+    assert "--reference DIR" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("names", "originals", "rule", "found"),
+    [
+        # The same name before the same folder before any other.
+        (["a.wav", "a.flac"], ["a.wav", "a.flac"], "path", {"a.wav": "a.wav", "a.flac": "a.flac"}),
+        (["s/a.mp3"], ["t/a.wav", "s/a.wav"], "stem", {"s/a.mp3": "s/a.wav"}),
+        (["a.mp3"], ["a.wav", "a.flac"], "path", {}),
+        (["a.mp3", "a.ogg"], ["a.wav"], "path", {"a.mp3": "a.wav", "a.ogg": "a.wav"}),
+        # Composed and decomposed letters are the same letters.
+        (["caf\u00e9.wav"], ["cafe\u0301.flac"], "path", {"caf\u00e9.wav": "cafe\u0301.flac"}),
+        (["gen/x/a.wav"], ["real/x/a.wav"], "gen/{}=real/{}", {"gen/x/a.wav": "real/x/a.wav"}),
+        (["a.b_gen.wav"], ["a.b.wav"], "{}_gen", {"a.b_gen.wav": "a.b.wav"}),
+        (["a(1)[x].wav"], ["a.wav"], "{}(1)[x]", {"a(1)[x].wav": "a.wav"}),
+    ],
+)
+def test_rules(names: list[str], originals: list[str], rule: str, found: dict[str, str]) -> None:
+    assert dict(pair(names, originals, rule).originals) == found
+
+
+def test_ten_thousand_names_take_no_time() -> None:
+    originals = [f"speaker_{k % 100:03d}/utt_{k:05d}_take_1.wav" for k in range(10_000)]
+    names = [f"speaker_{k % 100:03d}/utt_{k:05d}_take_1_gen.wav" for k in range(10_000)]
+    assert pair(names, originals).suggestion == "{}_gen"
+
+
+def test_one_clip_under_two_names_is_compared_with_the_original_of_each(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wave = 0.1 * rng.standard_normal(RATE)
+    for name in ("a", "b"):
+        for index in (1, 2):
+            (tmp_path / "clips").mkdir(exist_ok=True)
+            soundfile.write(tmp_path / "clips" / f"{name}_{index}.wav", wave, RATE)
+        other = wave + (0.1 if name == "a" else 0.001) * rng.standard_normal(RATE)
+        (tmp_path / "real").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "real" / f"{name}.wav", other, RATE)
+    line = ["score", str(tmp_path / "clips"), "--reference", str(tmp_path / "real"), *FIDELITY]
+    line += ["--pair-by", "{}_*", "--out", str(tmp_path / "run"), "--json"]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    scores = (tmp_path / "run" / "scores.jsonl").read_text().splitlines()
+    values = [json.loads(line)["values"]["si_sdr"] for line in scores if "clips" in line]
+    assert sorted(round(value) for value in values) == [0, 0, 40, 40]
