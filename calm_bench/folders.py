@@ -54,14 +54,19 @@ class Folder:
     @property
     def lines(self) -> list[str]:
         """What must be said of it: what was left out, what is there twice, what is wrong."""
-        n, distinct = len(self.entries), len({entry.audio_id for entry in self.entries})
+        n, distinct = len(self.entries), self.n_distinct
         twice = f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
         return [*self.notes, *([twice] if distinct < n else []), *self.failures]
 
     @property
     def count(self) -> TrialCount:
-        """How many clips were read and how many could not be."""
-        return TrialCount(ok=len(self.entries), failed=len(self.failures))
+        """How many recordings were read and how many files could not be."""
+        return TrialCount(ok=self.n_distinct, failed=len(self.failures))
+
+    @property
+    def n_distinct(self) -> int:
+        """How many recordings the clips are."""
+        return len({entry.audio_id for entry in self.entries})
 
 
 def score_folders(

@@ -101,7 +101,7 @@ class ColumnInfo(StrictModel):
 
 
 class TrialCount(StrictModel):
-    """How many clips of a cell exist and how many failed."""
+    """How many clips of a cell exist, copies of one recording once, and how many failed."""
 
     ok: int
     failed: int = 0

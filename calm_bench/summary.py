@@ -1,12 +1,14 @@
 """results.json from a run's records and scores: every number with interval, n, recipe or reason."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Self
 
 from calm_bench.config import BenchmarkSpec
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
+from calm_bench.recordings import few
 from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
 from calm_bench.scoring import MetricScores
 from calm_bench.seeds import derive_seed
@@ -14,6 +16,7 @@ from calm_bench.shelf import ClipEntry, ClipShelf
 from calm_bench.speedups import SPEED_COLUMNS, result_row, speed_rows
 from calm_bench.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.store import Cell, CellScore, LatencyRecord, Manifest, RunStore, TrialRecord
+from calm_bench.titles import cell_name
 from calm_bench.types import Column, Estimate
 
 __all__ = ["Facts", "Outcome", "summarise_run"]
@@ -111,7 +114,7 @@ def summarise_run(
         differences=tuple(differences),
         trials=dict(facts.trials),
         counts={cell.cell_id: _counts(cell, scores) for cell in cells},
-        notes=(*speed.notes, *facts.notes),
+        notes=(*speed.notes, *facts.notes, *_floor_notes(facts, scores, rows)),
     )
 
 
@@ -200,8 +203,9 @@ def _codec_rows(cells: Sequence[Cell], codecs: Sequence[CellScore]) -> Iterator[
 
 
 def _count(cell: Cell, trials: Sequence[TrialRecord]) -> TrialCount:
-    states = [trial.status for trial in trials if trial.cell_id == cell.cell_id]
-    return TrialCount(ok=states.count("ok"), failed=states.count("failed"))
+    own = [trial for trial in trials if trial.cell_id == cell.cell_id]
+    made = {trial.clip_id for trial in own if trial.status == "ok"}
+    return TrialCount(ok=len(made), failed=sum(trial.status == "failed" for trial in own))
 
 
 def _counts(cell: Cell, scores: Sequence[MetricScores]) -> dict[str, float]:
@@ -225,3 +229,37 @@ def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
     heard = {t.prompt_id for t in trials if t.prompt_text_source == "transcribed"}
     if heard:
         yield f"the text of {len(heard)} prompts was recognised, not given"
+
+
+def _floor_notes(
+    facts: Facts, scores: Sequence[MetricScores], rows: Sequence[ResultRow]
+) -> Iterator[str]:
+    """What the rows without content say against the numbers, one line of each kind."""
+    of = {kind: [cell for cell in facts.cells if cell.kind == kind] for kind in _FLOORS}
+    columns = [
+        (c, s.recipe_id) for s in scores for c in s.columns if c.higher_is_better is not None
+    ]
+    headed = [c for c in columns if not facts.table or c[0].name in facts.table]
+    sets = [c for c in columns if c[0].aggregate == "set"]
+    known = {(row.cell_id, row.metric, row.recipe_id): row.value for row in rows}
+    floors = product(headed, [*of["silence"], *of["noise"]], of["reference"])
+    if found := [text for gap, text in _gaps(floors, known) if gap > 0]:
+        yield f"better than the reference without any content, so mistrust it: {few(found)}"
+    noise = product(sets, of["noise"], of["system"])
+    if found := [text for gap, text in _gaps(noise, known) if gap >= 0]:
+        yield f"noise does as well as a system or better: {few(found)}"
+
+
+_FLOORS = ("reference", "silence", "noise", "system")
+
+
+def _gaps(
+    compared: Iterable[tuple[tuple[Column, str | None], Cell, Cell]],
+    known: Mapping[tuple[str, str, str | None], float | None],
+) -> Iterator[tuple[float, str]]:
+    """By how much the first row is better than the second, and both values in words."""
+    for (column, recipe_id), one, other in compared:
+        a, b = (known.get((cell.cell_id, column.name, recipe_id)) for cell in (one, other))
+        if a is not None and b is not None:
+            pair = f"{cell_name(one)} {a:.3g}, {cell_name(other)} {b:.3g}"
+            yield (a - b if column.higher_is_better else b - a), f"{column.label} ({pair})"

@@ -1,0 +1,67 @@
+"""What a run's results say of rows that hold nothing."""
+
+from calm_bench.scoring import MetricScores
+from calm_bench.shelf import ClipShelf
+from calm_bench.store import Cell
+from calm_bench.summary import Facts, summarise_run
+from calm_bench.types import Column, Estimate, MetricResult
+
+CELLS = (
+    Cell(cell_id="reference", label="Reference", kind="reference"),
+    Cell(cell_id="silence", label="Silence", kind="silence"),
+    Cell(cell_id="noise", label="Noise", kind="noise"),
+    Cell(cell_id="a", label="A", kind="system", model="a", temperature=1.0),
+    Cell(cell_id="b", label="B", kind="system", model="b", temperature=0.8),
+)
+
+
+def column(name: str, *, better: bool | None = False) -> Column:
+    return Column(name=name, label=name, unit="", higher_is_better=better, aggregate="set")
+
+
+def scores(columns: tuple[Column, ...], **values: tuple[float | None, ...]) -> MetricScores:
+    results = {
+        row: MetricResult(
+            estimates={
+                c.name: Estimate(value=v, reason=None if v is not None else "unknown")
+                for c, v in zip(columns, found, strict=True)
+            }
+        )
+        for row, found in values.items()
+    }
+    missing = {c.cell_id: "not here" for c in CELLS if c.cell_id not in results}
+    return MetricScores(
+        metric="m", columns=columns, recipe_id="r", results=results, reasons=missing
+    )
+
+
+def notes(*found: MetricScores, table: tuple[str, ...] = ()) -> tuple[str, ...]:
+    facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={}, table=table)
+    return summarise_run(facts, ClipShelf({}), found, []).notes
+
+
+def test_silence_that_beats_the_reference_is_said_in_one_line() -> None:
+    columns = (column("PPX"), column("DNSMOS", better=True), column("level", better=None))
+    found = scores(
+        columns, reference=(508.2, 4.0, -20.0), silence=(3.4, 1.0, -99.0), noise=(600.0, 4.1, 0.0)
+    )
+    (note,) = notes(found)
+    assert note.startswith("better than the reference without any content")
+    assert "PPX (Silence 3.4, Reference 508)" in note
+    assert "DNSMOS (Noise 4.1, Reference 4)" in note
+    assert "level" not in note
+    assert notes(found, table=("level",)) == ()  # what nobody is shown misleads nobody
+
+
+def test_a_system_that_does_not_beat_noise_is_said_in_one_line() -> None:
+    (note,) = notes(scores((column("FAD"),), noise=(10.3,), a=(12.14,), b=(9.9,), silence=(1.0,)))
+    assert note == "noise does as well as a system or better: FAD (Noise 10.3, A, temp 1.0 12.1)"
+    (tie,) = notes(scores((column("FAD"),), noise=(10.3,), b=(10.3,)))
+    assert "B, temp 0.8 10.3" in tie
+
+
+def test_rows_in_their_right_order_raise_no_note() -> None:
+    found = scores(
+        (column("FAD"),), reference=(0.1,), noise=(10.3,), silence=(20.0,), a=(2.0,), b=(None,)
+    )
+    assert notes(found) == ()
