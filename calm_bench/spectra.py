@@ -1,4 +1,4 @@
-"""Short-time spectra, linear and on the mel scale, in numpy."""
+"""Short-time spectra, linear and on the mel scale, in numpy, and waves without their offset."""
 
 from functools import cache
 
@@ -7,9 +7,17 @@ from numpy.typing import NDArray
 
 from calm_bench.types import Wave
 
-__all__ = ["mean_power", "mel_filters", "mel_power"]
+__all__ = ["centred", "mean_power", "mel_filters", "mel_power"]
 
 Floats = NDArray[np.float64]
+
+
+def centred(wave: Wave) -> Wave:
+    """A wave without its mean, [S]; a constant becomes zeros.
+
+    No ear hears a constant offset, and a level, a spectrum or a network must not hear it either.
+    """
+    return wave - np.float32(wave.mean(dtype=np.float64)) if len(wave) else wave
 
 
 @cache

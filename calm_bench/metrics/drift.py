@@ -11,6 +11,9 @@
 * Blows up: the last segment is more than 10 LU louder than the prompt, or more than 1 % of its
   samples stand at full scale. A clip with samples that are not finite is a failed trial already.
 
+* Offset: how far the continuation's mean is from zero. All of the above is without it: it cannot be
+  heard, but a level, a spectrum and a predicted opinion score move with it.
+
 Real music has both kinds of ending, too: the reference row says how often. Without a prompt the
 first segment takes its place.
 """
@@ -24,7 +27,7 @@ import numpy as np
 from calm_bench.metrics.base import Metric
 from calm_bench.metrics.loudness import integrated_loudness
 from calm_bench.metrics.segments import Segments, cut
-from calm_bench.spectra import mean_power
+from calm_bench.spectra import centred, mean_power
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
 __all__ = ["DriftMetric", "bandwidth", "clipped_share", "segment_loudness"]
@@ -56,6 +59,7 @@ _WHOLE = (
     _mean("blows_up", "Blows up", "%", better=False),
     _mean("loudness_drift", "Loudness drift", "LU"),
     _mean("bandwidth_drift", "Bandwidth drift", "octaves"),
+    _mean("offset", "Offset", "%"),
 )
 _LOUDNESS = _mean("segment_loudness", "Loudness", "LUFS")
 _BANDWIDTH = _mean("bandwidth", "Bandwidth", "Hz")
@@ -87,10 +91,11 @@ class DriftMetric(Metric):
         """Segments, thresholds and what they are relative to."""
         return {
             "metric": "drift",
-            "version": 1,
+            "version": 2,
             "segment_seconds": self.segments.seconds,
             "loudness": f"ITU-R BS.1770-4 of a segment, at least {GATE_LUFS:g} LUFS",
             "bandwidth": f"{ROLL_OFF:.0%} of the power lies below",
+            "offset": "|mean| of the continuation in % of full scale, taken out of all else",
             "drift": "last whole segment against the first",
             "fades_out": f"last segment {FAR_LU:g} LU below the prompt",
             "blows_up": f"{FAR_LU:g} LU above, or {CLIPPED_SHARE:.0%} of samples at full scale",
@@ -108,6 +113,8 @@ class DriftMetric(Metric):
     def _fields(self, clip: Clip) -> Fields:
         """Everything about one clip."""
         fields: Fields = {column.name: None for column in self.own_columns}
+        if len(clip.continuation):
+            fields["offset"] = abs(float(clip.continuation.mean(dtype=np.float64)))
         waves: list[Wave] = []
         for span in self.segments.spans:
             for part in cut([clip], span):
@@ -150,7 +157,7 @@ def segment_loudness(wave: Wave, sample_rate: int) -> float | None:
 
 def bandwidth(wave: Wave, sample_rate: int) -> float | None:
     """The frequency in Hz below which 95 % of the power lies; None for silence."""
-    power = mean_power(wave, 1024)  # [513]
+    power = mean_power(centred(wave), 1024)  # [513]
     total = power.sum()
     if total <= 0.0:
         return None

@@ -2,6 +2,7 @@
 
 None of these is a quality score. They catch what quality scores average away: a model that fades
 out, that fills its time with silence, or whose timbre drifts off from the prompt's.
+A constant offset is taken out first: it is neither loud nor a timbre.
 
 * Loudness after ITU-R BS.1770-4: K-weighted, gated, so pauses do not count; LUFS.
 * Silence share: 20 ms frames below -50 dBFS.
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.metrics.base import Metric
-from calm_bench.spectra import mel_power
+from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
 __all__ = [
@@ -76,7 +77,8 @@ class LoudnessMetric(Metric):
         """Thresholds, windows and the standard behind each value."""
         return {
             "metric": "loudness",
-            "version": 1,
+            "version": 2,
+            "offset": "taken out",
             "loudness": "ITU-R BS.1770-4, integrated, mono, continuation",
             "silence": f"{_FRAME_SECONDS:g} s frames below {_SILENT_DB:g} dBFS, continuation",
             "drift": f"first and last quarter of the clip, {_N_MELS} mel bands",
@@ -106,7 +108,7 @@ def integrated_loudness(wave: Wave, sample_rate: int) -> float | None:
     block = round(_BLOCK_SECONDS * sample_rate)
     if len(wave) < block:
         return None
-    weighted = wave.astype(np.float64)
+    weighted = centred(wave).astype(np.float64)
     for numerator, denominator in k_weighting(sample_rate):
         weighted = lfilter(numerator, denominator, weighted)
     blocks = np.lib.stride_tricks.sliding_window_view(weighted**2, block)[:: block // 4]
@@ -143,7 +145,7 @@ def silence_share(wave: Wave, sample_rate: int) -> float | None:
     n_frames = len(wave) // frame
     if n_frames == 0:
         return None
-    frames = wave[: n_frames * frame].reshape(n_frames, frame).astype(np.float64)
+    frames = centred(wave[: n_frames * frame]).reshape(n_frames, frame).astype(np.float64)
     power = np.mean(frames**2, axis=1)
     return float(np.mean(power < 10.0 ** (_SILENT_DB / 10.0)))
 
@@ -152,6 +154,7 @@ def spectral_drift(wave: Wave, sample_rate: int) -> float | None:
     """How far the last quarter's mean spectrum is from the first's, in dB; None for silence."""
     n_fft = 2 ** round(math.log2(0.032 * sample_rate))
     quarter = len(wave) // 4
+    wave = centred(wave)
     if quarter < n_fft or not np.any(wave):
         return None
     first, last = (

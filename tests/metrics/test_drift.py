@@ -1,5 +1,7 @@
 """Segments cut where they say, and drift, fading and blowing up by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,17 @@ def test_bandwidth_is_where_the_power_ends() -> None:
         clip_id="o", prompt_id="p", seed_index=0, wave=mixed, sample_rate=RATE, prompt_seconds=3.0
     )
     assert fields(octave)["bandwidth_drift"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_an_offset_is_a_column_and_moves_no_other() -> None:
+    plain = clip_of(0.1, 0.03, 0.02)
+    moved = replace(plain, wave=plain.wave - np.float32(0.01))
+    before, after = fields(plain), fields(moved)
+    assert before.pop("offset") == pytest.approx(0.0, abs=1e-4)
+    assert after.pop("offset") == pytest.approx(0.01, abs=1e-4)
+    assert after == pytest.approx(before, abs=0.01)
+    (column,) = (column for column in DriftMetric().columns if column.name == "offset")
+    assert (column.unit, column.scale) == ("%", 100.0)
 
 
 def test_silence_stands_at_the_gate_and_short_clips_say_why() -> None:

@@ -46,6 +46,21 @@ def test_silence_and_too_short_waves_have_no_loudness():
     assert integrated_loudness(sine(0.3, 16_000), 16_000) is None
 
 
+def test_a_constant_offset_changes_nothing():
+    rate = 16_000
+    half = np.concatenate([sine(2, rate, level_db=-20.0), np.zeros(2 * rate, np.float32)])
+    moved = half + np.float32(0.01)
+    assert integrated_loudness(moved, rate) == pytest.approx(
+        integrated_loudness(half, rate), abs=0.01
+    )
+    assert silence_share(moved, rate) == silence_share(half, rate)
+    assert spectral_drift(moved, rate) == pytest.approx(spectral_drift(half, rate), abs=0.01)
+    constant = np.full(2 * rate, 0.3, np.float32)
+    assert integrated_loudness(constant, rate) is None
+    assert silence_share(constant, rate) == 1.0
+    assert spectral_drift(constant, rate) is None
+
+
 def test_silence_share():
     rate = 16_000
     half = np.concatenate([sine(1, rate, level_db=-20.0), np.zeros(rate, np.float32)])
