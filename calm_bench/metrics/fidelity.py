@@ -2,7 +2,9 @@
 
 Every value compares two waves sample by sample or frame by frame, so it means something for round
 trips alone: a model's own continuation is another recording, however good. The continuation is
-compared, at the reference's rate, over the length both have.
+compared, at the reference's rate and without its mean, over the longer of the two: what one of
+them lacks is silence there, so that a clip that ends early is no good copy. Of a difference in
+length, the last 0.1 s are forgiven, because codecs end where their frame ends.
 
 SI-SDR and PESQ punish a codec that invents plausible detail (any codec with an adversarial or a
 generative decoder does); STOI and the log-mel distance care less about phase. Read them together
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from calm_bench.audio import RESAMPLER, resample
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.spectra import mel_power
+from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
 
 __all__ = [
@@ -40,7 +42,10 @@ Floats = NDArray[np.float64]
 
 _RESOLUTIONS = ((256, 20), (512, 40), (1024, 80), (2048, 80))  # window in samples, mel bands
 _FLOOR = 1e-8
+_FRAME_SECONDS = 0.1  # a little more than the longest frame of a codec in use, 80 ms
 _PESQ_RATE = 16_000
+# The measure is made for single sentences, and the package does not survive all longer audio.
+_PESQ_SECONDS = 20
 
 BITS_PER_SECOND = Column(
     name="bits_per_second", label="bit/s", unit="bit/s", higher_is_better=None, aggregate="set"
@@ -85,15 +90,32 @@ class _RoundTripMetric(Metric):
         names = [name for column in self.columns for name in column.fields]
         if original is None:
             return dict.fromkeys(names, "no reference of the same prompt")
-        rate = original.sample_rate
-        wave = resample(clip.continuation, clip.sample_rate, rate)
-        length = min(len(wave), len(original.continuation))
-        if length == 0 or not np.any(original.continuation[:length]):
+        rate, target = original.sample_rate, centred(original.continuation)
+        if not np.any(target):
             return dict.fromkeys(names, "the reference is silent or empty")
-        return self.compare(wave[:length], original.continuation[:length], rate)
+        wave = centred(resample(clip.continuation, clip.sample_rate, rate))
+        covered = min(1.0, len(wave) / len(target))
+        return {"coverage": covered, **self.compare(*_aligned(wave, target, rate), rate)}
 
 
-def _column(name: str, label: str, unit: str, higher_is_better: bool) -> Column:
+def _aligned(wave: Wave, target: Wave, sample_rate: int) -> tuple[Wave, Wave]:
+    """Both at the length of the longer, less a codec's frame of what only one of them has, [S]."""
+    shorter, longer = sorted((len(wave), len(target)))
+    length = max(shorter, longer - round(_FRAME_SECONDS * sample_rate))
+    ours, theirs = (np.pad(w[:length], (0, max(0, length - len(w)))) for w in (wave, target))
+    return ours, theirs
+
+
+_SHARED = {
+    "scope": "continuation",
+    "resampler": RESAMPLER,
+    "lengths": f"the longer of the two less {_FRAME_SECONDS:g} s, silence where one has ended",
+    "offset": "taken out",
+}
+"""What all round-trip metrics do to the two waves before they compare them."""
+
+
+def _column(name: str, label: str, unit: str, higher_is_better: bool, scale: float = 1.0) -> Column:
     return Column(
         name=name,
         label=label,
@@ -101,16 +123,18 @@ def _column(name: str, label: str, unit: str, higher_is_better: bool) -> Column:
         higher_is_better=higher_is_better,
         aggregate="mean",
         fields=(name,),
+        scale=scale,
     )
 
 
 class FidelityMetric(_RoundTripMetric):
-    """SI-SDR and multi-resolution log-mel distance of a round trip."""
+    """SI-SDR and multi-resolution log-mel distance of a round trip, and how much of it is there."""
 
     name: ClassVar[str] = "fidelity"
     columns: ClassVar[tuple[Column, ...]] = (
         _column("si_sdr", "SI-SDR", "dB", True),
         _column("mel_distance", "Mel distance", "dB", False),
+        _column("coverage", "Coverage", "%", True, scale=100.0),
     )
 
     @property
@@ -118,9 +142,8 @@ class FidelityMetric(_RoundTripMetric):
         """Windows, bands and the variant of SI-SDR."""
         return {
             "metric": "fidelity",
-            "version": 1,
-            "scope": "continuation",
-            "resampler": RESAMPLER,
+            "version": 2,
+            **_SHARED,
             "si_sdr": "zero mean",
             "mel_distance": f"mean |dB| over windows and bands {_RESOLUTIONS}",
         }
@@ -143,20 +166,21 @@ class StoiMetric(_RoundTripMetric):
         """The variant of STOI and the version of the package."""
         return {
             "metric": "stoi",
-            "version": 1,
-            "scope": "continuation",
+            "version": 2,
+            **_SHARED,
             "extended": False,
             "pystoi": _version("STOI", "offline", "pystoi"),
         }
 
     def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
         pystoi = _optional("STOI", "offline", "pystoi")
-        # pystoi warns and answers 1e-5 where less than 0.4 s of the reference is not silent.
+        # Where less than 0.4 s of the reference is not silent, pystoi warns and answers 1e-5, and
+        # where it is less than a frame, it has no frames to index.
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             try:
                 value = pystoi.stoi(original, wave, sample_rate, extended=False)
-            except RuntimeWarning:
+            except (RuntimeWarning, np.exceptions.AxisError):
                 return {"stoi": "less than 0.4 s of speech for STOI"}
         return {"stoi": float(value)}
 
@@ -169,24 +193,30 @@ class PesqMetric(_RoundTripMetric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Mode, rate and the version of the package."""
+        """Mode, rate, windows and the version of the package."""
         return {
             "metric": "pesq",
-            "version": 1,
-            "scope": "continuation",
+            "version": 2,
+            **_SHARED,
             "mode": "wb",
             "pesq": _version("PESQ", "pesq", "pesq"),
             "sample_rate": _PESQ_RATE,
-            "resampler": RESAMPLER,
+            "longer_clips": f"mean of equal windows of at most {_PESQ_SECONDS} s",
         }
 
     def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
         pesq = _optional("PESQ", "pesq", "pesq")
         ours, theirs = (resample(w, sample_rate, _PESQ_RATE) for w in (wave, original))
+        n_windows = max(1, -(-len(theirs) // (_PESQ_SECONDS * _PESQ_RATE)))
+        windows = [np.array_split(w, n_windows) for w in (theirs, ours)]
         try:
-            return {"pesq": float(pesq.pesq(_PESQ_RATE, theirs, ours, "wb"))}
+            with np.errstate(invalid="ignore"):
+                found = [pesq.pesq(_PESQ_RATE, *pair, "wb") for pair in zip(*windows, strict=True)]
         except pesq.PesqError as error:
             return {"pesq": f"PESQ finds no speech to compare ({type(error).__name__})"}
+        except ValueError:  # the package meets NaN where it brings silence to speech level
+            return {"pesq": "PESQ of silence is not defined"}
+        return {"pesq": float(np.mean(found))}
 
 
 def si_sdr(wave: Wave, original: Wave) -> float | str:

@@ -88,17 +88,71 @@ def test_a_worse_copy_is_worse_in_every_column():
         for column in metric.columns:
             (name,) = column.fields
             better, worse = found.clips["25.0"][name], found.clips["0.0"][name]
-            assert (better > worse) == column.higher_is_better
+            assert name == "coverage" or (better > worse) == column.higher_is_better
 
 
-def test_only_the_continuation_is_compared_over_the_common_length():
+def test_only_the_continuation_is_compared():
     wave = voice()
     original = np.concatenate([np.zeros(RATE, np.float32), wave])
-    noisy = np.concatenate([np.ones(RATE), wave + orthogonal_noise(wave, 10.0), np.zeros(700)])
+    noisy = np.concatenate([np.ones(RATE), wave + orthogonal_noise(wave, 10.0)])
     found = FidelityMetric().score(
         [clip_of(noisy, prompt_seconds=1.0)], [clip_of(original, "r", prompt_seconds=1.0)]
     )
     assert found.clips["a"]["si_sdr"] == pytest.approx(10.0, abs=1e-3)
+    assert found.clips["a"]["coverage"] == 1.0
+
+
+def test_a_copy_that_ends_early_is_held_against_all_of_the_original():
+    wave = voice(5.0)
+    noisy = wave + orthogonal_noise(wave, 55.0)
+    short = FidelityMetric().score([clip_of(noisy[:4800])], [clip_of(wave, "r")]).clips["a"]
+    assert short["coverage"] == pytest.approx(0.06)
+    kept, lost = (float(np.sum(part**2)) for part in (wave[:4800], wave[4800:78_400]))
+    assert short["si_sdr"] == pytest.approx(10 * np.log10(kept / lost), abs=0.1)
+    whole = StoiMetric().score([clip_of(noisy)], [clip_of(wave, "r")]).clips["a"]
+    half = StoiMetric().score([clip_of(noisy[:40_000])], [clip_of(wave, "r")]).clips["a"]
+    assert half["stoi"] == pytest.approx(whole["stoi"] / 2, abs=0.05)
+
+
+def test_audio_beyond_the_original_counts_against_a_copy():
+    wave = voice(2.0)
+    longer = np.concatenate([wave, voice(1.0, seed=1)])
+    found = FidelityMetric().score([clip_of(longer)], [clip_of(wave, "r")]).clips["a"]
+    assert found["coverage"] == 1.0
+    assert 0.0 < found["si_sdr"] < 6.0
+
+
+@pytest.mark.parametrize("samples", [-1, 1, -480, 480, -1280, 1280, -1600, 1600])
+def test_a_codec_s_last_frame_is_forgiven(samples):
+    wave = voice(5.0)
+    noisy = wave + orthogonal_noise(wave, 30.0)
+    copy = np.concatenate([noisy, 0.1 * voice(1.0)])[: len(wave) + samples]
+    found = FidelityMetric().score([clip_of(copy)], [clip_of(wave, "r")]).clips["a"]
+    assert found["si_sdr"] == pytest.approx(30.0, abs=0.1)
+
+
+def test_the_forgiveness_has_no_edge():
+    wave = voice(5.0)
+    noisy = wave + orthogonal_noise(wave, 30.0)
+    at_edge, beyond = (
+        FidelityMetric().score([clip_of(noisy[:-n])], [clip_of(wave, "r")]).clips["a"]["si_sdr"]
+        for n in (1600, 1601)
+    )
+    assert beyond == pytest.approx(at_edge, abs=0.1)
+
+
+@pytest.mark.parametrize("metric", [FidelityMetric, StoiMetric, PesqMetric])
+def test_a_constant_offset_changes_no_comparison(metric):
+    if metric is PesqMetric:
+        pytest.importorskip("pesq")
+    wave = voice()
+    pauses = wave * (np.arange(len(wave)) % RATE < RATE // 2)  # where an offset stands alone
+    noisy = pauses + orthogonal_noise(wave, 10.0)
+    plain, moved = (
+        metric().score([clip_of(noisy + by)], [clip_of(pauses + by / 2, "r")]).clips["a"]
+        for by in (0.0, 0.02)
+    )
+    assert moved == pytest.approx(plain, abs=1e-3)
 
 
 def test_a_copy_at_another_rate_is_brought_to_the_references():
@@ -119,8 +173,8 @@ def test_what_has_no_value_is_noted_and_counted():
     ]
     reference = [clip_of(wave, "r1", prompt_id="x"), clip_of(silent, "r2", prompt_id="z")]
     found = FidelityMetric().score(clips, reference)
-    assert found.clips["perfect"] == {"si_sdr": None, "mel_distance": 0.0}
-    assert found.clips["alone"] == {"si_sdr": None, "mel_distance": None}
+    assert found.clips["perfect"] == {"si_sdr": None, "mel_distance": 0.0, "coverage": 1.0}
+    assert found.clips["alone"] == dict.fromkeys(("si_sdr", "mel_distance", "coverage"))
     assert "no reference" in found.notes["alone"]
     assert "silent" in found.notes["silent reference"]
     assert found.counts["n_undefined"] == 3
@@ -135,6 +189,10 @@ def test_stoi_of_a_copy_is_one_and_of_too_little_speech_none():
     assert found.clips["a"]["stoi"] is None
     assert "STOI" in found.notes["a"]
     assert metric.recipe["pystoi"]
+    click = np.eye(1, RATE, 500)[0]
+    for nearly_nothing in (wave[:320], click):
+        found = metric.score([clip_of(nearly_nothing)], [clip_of(nearly_nothing, "r")])
+        assert found.notes == {"a": "less than 0.4 s of speech for STOI"}
 
 
 @pytest.mark.extra("pesq")
@@ -146,6 +204,23 @@ def test_pesq_prefers_the_better_copy_and_names_what_it_cannot_do():
     short = PesqMetric().score([clip_of(wave[:200])], [clip_of(wave[:200], "r")])
     assert short.clips["a"]["pesq"] is None
     assert "no speech" in short.notes["a"]
+    for silence in (np.zeros_like(wave), 1e-30 * wave, wave[:0]):
+        silent = PesqMetric().score([clip_of(silence)], [clip_of(wave, "r")])
+        assert silent.clips["a"]["pesq"] is None
+        assert "silence" in silent.notes["a"]
+
+
+def test_pesq_of_more_than_a_sentence_is_a_mean_over_windows():
+    pytest.importorskip("pesq")
+    pauses = np.tile(np.repeat([1.0, 0.0], 2 * RATE), 12)
+    wave = voice(48.0) * pauses.astype(np.float32)
+    noisy = wave + orthogonal_noise(wave, 20.0)
+    found = PesqMetric().score([clip_of(noisy)], [clip_of(wave, "r")]).clips["a"]["pesq"]
+    parts = [
+        PesqMetric().score([clip_of(a)], [clip_of(b, "r")]).clips["a"]["pesq"]
+        for a, b in zip(np.split(noisy, 3), np.split(wave, 3), strict=True)
+    ]
+    assert found == pytest.approx(np.mean(parts), abs=0.02)
 
 
 @pytest.mark.parametrize(
