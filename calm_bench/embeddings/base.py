@@ -13,13 +13,18 @@ __all__ = ["Embedding"]
 
 
 class Embedding(ABC):
-    """Audio at a declared rate to vectors [N, E]; the caller resamples and refuses short clips."""
+    """Audio at a declared rate to vectors [N, E].
+
+    The caller resamples, refuses clips that are too short and cuts those that are too long.
+    """
 
     name: ClassVar[str]
     version: ClassVar[str]
     sample_rate: ClassVar[int]
     dim: ClassVar[int]
     min_seconds: ClassVar[float]
+    max_seconds: ClassVar[float | None] = None
+    """The longest wave that `embed` takes, at least twice `min_seconds`; None for any length."""
 
     @property
     @abstractmethod

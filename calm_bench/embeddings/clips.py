@@ -2,6 +2,8 @@
 
 Vectors describe the continuation alone, at the embedding's own rate. Clips that are too short for
 the embedding are refused by name; they are not padded, because the padding would be described too.
+Clips that are longer than it takes are cut into as few equal windows as will do, without overlap; a
+short last window would be heard like the start of another clip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from calm_bench.audio import RESAMPLER, resample
 from calm_bench.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
 from calm_bench.seeds import content_hash
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 __all__ = ["ClipEmbedder", "EmbeddedClips", "VectorCache", "Vectors", "shared_cache"]
 
@@ -62,7 +64,7 @@ class ClipEmbedder:
     def recipe(self) -> dict[str, Any]:
         """All that the vectors depend on besides the audio."""
         embedding = self.embedding
-        return {
+        recipe = {
             "embedding": embedding.name,
             "embedding_version": embedding.version,
             "dim": embedding.dim,
@@ -71,6 +73,10 @@ class ClipEmbedder:
             "scope": "continuation",
             **embedding.recipe,
         }
+        if embedding.max_seconds is not None:
+            longest = f"equal windows of at most {embedding.max_seconds:g} s, without overlap"
+            recipe["longer_clips"] = longest
+        return recipe
 
     def embed(self, clips: Sequence[Clip]) -> EmbeddedClips:
         """Vectors [N, E] of each clip's continuation; none is computed twice."""
@@ -103,15 +109,27 @@ class ClipEmbedder:
         rate, keys = self.embedding.sample_rate, list(clips)
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]
-            waves = [
+            waves = (
                 resample(clips[key].continuation, clips[key].sample_rate, rate) for key in batch
-            ]
-            for key, vectors in zip(batch, self.embedding.embed(waves), strict=True):
-                _, E = vectors.shape
-                if self.embedding.dim != E or not np.isfinite(vectors).all():
-                    raise ValueError(
-                        f"{self.embedding.name} gave {vectors.shape} vectors for "
-                        f"{clips[key].clip_id}, "
-                        f"which must be finite and {self.embedding.dim} wide"
-                    )
-                yield key, vectors
+            )
+            windows = [self._windows(wave) for wave in waves]
+            vectors = iter(self.embedding.embed([part for parts in windows for part in parts]))
+            for key, parts in zip(batch, windows, strict=True):
+                yield key, np.concatenate([self._checked(next(vectors)) for _ in parts])
+
+    def _windows(self, wave: Wave) -> list[Wave]:
+        """A wave in equal windows, to the sample, that the embedding takes."""
+        if self.embedding.max_seconds is None:
+            return [wave]
+        longest = int(self.embedding.max_seconds * self.embedding.sample_rate)
+        return np.array_split(wave, max(1, -(-len(wave) // longest)))
+
+    def _checked(self, vectors: Vectors) -> Vectors:
+        """The vectors, if they are what the embedding has declared."""
+        _, E = vectors.shape
+        if self.embedding.dim != E or not np.isfinite(vectors).all():
+            raise ValueError(
+                f"{self.embedding.name} gave {vectors.shape} vectors, "
+                f"which must be finite and {self.embedding.dim} wide"
+            )
+        return vectors

@@ -21,7 +21,6 @@ from calm_bench.types import Wave
 __all__ = ["WhisperEmbedding"]
 
 _FRAMES = 10  # encoder frames of 20 ms in one vector
-_LONGEST = 30  # seconds
 
 
 class WhisperEmbedding(Embedding):
@@ -37,6 +36,7 @@ class WhisperEmbedding(Embedding):
     sample_rate = 16_000
     dim = 384
     min_seconds = 1.0
+    max_seconds = 30.0
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -59,9 +59,11 @@ class WhisperEmbedding(Embedding):
         return list(ordered_map(self._embed, waves, self._recognizer.threads))
 
     def _embed(self, wave: Wave) -> NDArray[np.float32]:
-        if wave.size > _LONGEST * self.sample_rate:
+        if wave.size > self.max_seconds * self.sample_rate:
             seconds = wave.size / self.sample_rate
-            raise InputError(f"whisper embeds at most {_LONGEST} s of audio, not {seconds:.1f} s")
+            raise InputError(
+                f"whisper embeds at most {self.max_seconds:g} s of audio, not {seconds:.1f} s"
+            )
         frames = self._recognizer.encode(wave)  # [T, E]
         n_vectors = max(1, (len(frames) + _FRAMES // 2) // _FRAMES)
         frames = frames[: n_vectors * _FRAMES]

@@ -100,3 +100,22 @@ def test_the_memory_cache_forgets_what_was_used_longest_ago():
 
 def test_metrics_without_a_cache_of_their_own_share_one():
     assert ClipEmbedder(Means()).store is ClipEmbedder(Means()).store is shared_cache()
+
+
+def test_what_is_longer_than_the_embedding_takes_is_cut_into_equal_windows():
+    class Short(Means):
+        max_seconds = 1.0
+
+    embedding = Short()
+    clips = [clip_of(0.5, clip_id=f"{n}", seconds=1.0 + n) for n in (0.6, 1.0, 1.001, 2.5)]
+    found = ClipEmbedder(embedding, MemoryCache()).embed(clips).vectors
+    lengths = {name: [int(length) for _, length in vectors] for name, vectors in found.items()}
+    assert lengths == {"0.6": [600], "1.0": [1000], "1.001": [501, 500], "2.5": [834, 833, 833]}
+
+
+def test_the_cut_is_in_the_recipe_of_embeddings_that_need_it():
+    class Short(Means):
+        max_seconds = 1.0
+
+    assert "at most 1 s" in ClipEmbedder(Short(), MemoryCache()).recipe["longer_clips"]
+    assert "longer_clips" not in ClipEmbedder(Means(), MemoryCache()).recipe
