@@ -33,6 +33,10 @@ __all__ = ["TIMED"]
 _TIMIT_RATE = 16000  # .WRD and .TXT count samples at this rate, whatever rate a copy has
 
 
+def _as_split(name: object) -> object:
+    return (named_split(name) if isinstance(name, str) else None) or name
+
+
 class ManifestLine(StrictModel):
     """One line of a user's manifest; what `calm-bench data` writes is one, too.
 
@@ -44,7 +48,7 @@ class ManifestLine(StrictModel):
     id: str | None = None
     text: str | None = None
     words: tuple[tuple[str, float, float], ...] | None = None
-    split: Annotated[Split | None, BeforeValidator(lambda name: named_split(name) or name)] = None
+    split: Annotated[Split | None, BeforeValidator(_as_split)] = None
     speaker: str | None = None
     work: str | None = None
     licence: str | None = None

@@ -13,7 +13,6 @@ from typer.testing import CliRunner, Result
 from calm_bench.cli import app
 from calm_bench.data.corpus import CorpusCard, Item, read_card, read_manifest
 from calm_bench.data.layouts import LAYOUTS
-from calm_bench.data.splits import named_split
 
 Files = Mapping[str, str | float]
 """Files by name: a text, or the seconds of a sound."""
@@ -375,32 +374,3 @@ def test_one_list_is_a_source_and_its_name_a_split(source: Path) -> None:
     assert [(i, x.split, x.text) for i, x in items.items()] == [("a", "train", "one")]
     lay(source, {"notes.txt": "nothing of the kind\n"})
     assert "no list of a known form" in refused(source / "notes.txt")
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train", "train"),
-        ("TEST", "test"),
-        ("train-clean-100", "train"),
-        ("dev_other", "validation"),
-        ("val", "validation"),
-        ("validation", "validation"),
-        ("eval92", "test"),
-        ("testset", "test"),
-        ("nsynth-valid", "validation"),
-        ("cv-valid-train", "train"),
-        ("training", "train"),
-        ("testimony", None),
-        ("training-day", None),
-        ("contest", None),
-        ("devotion", None),
-        ("validated", None),
-        ("evaluated", None),
-        ("latest", None),
-        ("Artist - Test Song", None),
-        ("", None),
-    ],
-)
-def test_names_that_say_a_split(name: str, split: str | None) -> None:
-    assert named_split(name) == split

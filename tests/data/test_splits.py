@@ -1,0 +1,211 @@
+"""What goes into which split, as `calm-bench data folder` writes it."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner, Result
+
+from calm_bench.cli import app
+from calm_bench.data.corpus import Item, read_card, read_manifest
+from calm_bench.data.splits import named_split
+
+RATE = 8000
+
+
+def lay(root: Path, names: Iterable[str]) -> Path:
+    """Sounds of noise of their own."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(list(name.encode()))
+        soundfile.write(path, 0.1 * rng.standard_normal(RATE), RATE)
+    return root
+
+
+def call(source: Path, *options: str) -> Result:
+    out = source.parent / "corpus"
+    return CliRunner().invoke(app, ["data", "folder", str(source), "--out", str(out), *options])
+
+
+def read(source: Path, *options: str) -> list[Item]:
+    result = call(source, *options)
+    assert result.exit_code == 0, result.output
+    return read_manifest(source.parent / "corpus")
+
+
+def notes(source: Path) -> str:
+    return "\n".join(read_card(source.parent / "corpus").notes)
+
+
+def splits_by(items: Iterable[Item], part: int) -> Mapping[str, set[str]]:
+    """The splits of the recordings that share some part of their id."""
+    found = defaultdict(set)
+    for item in items:
+        found[item.id.split("-")[part]].add(item.split)
+    return found
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "source"
+
+
+def test_a_split_is_believed_anywhere_in_the_path(source: Path) -> None:
+    lay(source, [f"data/{name}/{name}.wav" for name in ("test", "dev", "train", "testimony")])
+    lay(source, ["audio/speaker1/eval/late.wav"])
+    assert {item.id.split("-")[-1]: item.split for item in read(source)} == {
+        "test": "test",
+        "dev": "validation",
+        "train": "train",
+        "late": "test",
+        "testimony": "train",  # the splits that the source fills get nothing more
+    }
+    assert "splits as the source names them: " in notes(source)
+    assert "eval → test (1)" in notes(source)
+
+
+def test_the_name_of_a_split_is_believed_before_a_name_with_a_split_in_it(source: Path) -> None:
+    lay(source, ["test/Someone/test-train/a.wav", "some-test/train/b.wav", "x/train-clean-5/c.wav"])
+    assert [(item.id[-1], item.split) for item in read(source)] == [
+        ("b", "train"),
+        ("a", "test"),
+        ("c", "train"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["test", "test-clean", "TEST"])
+def test_a_source_that_is_a_split_by_its_own_name(tmp_path: Path, name: str) -> None:
+    assert {item.split for item in read(lay(tmp_path / name, ["a.wav", "b.wav"]))} == {"test"}
+    assert "train is empty: the source gives its recordings to other splits" in notes(
+        tmp_path / name
+    )
+
+
+def test_a_folder_of_tests_is_no_split(tmp_path: Path) -> None:
+    items = read(lay(tmp_path / "test_something_else", [f"{k}.wav" for k in range(3)]))
+    assert {item.split for item in items} == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("n", [3, 4, 9])
+def test_splits_of_small_corpora_are_filled(source: Path, n: int) -> None:
+    items = read(lay(source, [f"{k}.wav" for k in range(n)]))
+    assert {item.split for item in items} == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(("n", "empty"), [(1, ["validation", "test"]), (2, ["validation"])])
+def test_a_split_that_cannot_be_filled_is_said(source: Path, n: int, empty: list[str]) -> None:
+    lay(source, [f"{k}.wav" for k in range(n)])
+    result = call(source)
+    lines = [line for line in result.output.splitlines() if " is empty: " in line]
+    groups = "1 group" if n == 1 else "2 groups"
+    assert lines == [
+        f"{split} is empty: {groups} cannot fill every split (see --group-by)" for split in empty
+    ]
+
+
+def test_speakers_microphones_and_folders_stay_together(source: Path) -> None:
+    lay(source, [f"s{s}/{k}.wav" for s in range(12) for k in range(3)])
+    found = splits_by(read(source), 0)
+    assert all(len(splits) == 1 for splits in found.values())
+    assert set.union(*found.values()) == {"train", "validation", "test"}
+    assert "12 folders; --group-by none" in notes(source)
+    alone = splits_by(read(source, "--group-by", "none"), 0)
+    assert any(len(splits) > 1 for splits in alone.values())
+
+
+def test_microphones_of_one_utterance_stay_together(source: Path) -> None:
+    names = [f"u{k}{mic}.wav" for k in range(20) for mic in ("_mic1", "_mic2", ".CH3")]
+    items = read(lay(source, names))
+    found = defaultdict(set)
+    for item in items:
+        found[item.id.split("_")[0].split(".")[0]].add(item.split)
+    assert len(found) == 20
+    assert all(len(splits) == 1 for splits in found.values())
+
+
+def test_microphones_may_have_folders_of_their_own(source: Path) -> None:
+    found = splits_by(read(lay(source, [f"mic{m}/u{k}.wav" for m in (1, 2) for k in range(12)])), 1)
+    assert all(len(splits) == 1 for splits in found.values())
+    assert len(set.union(*found.values())) == 3
+
+
+def test_a_pattern_says_what_stays_together(source: Path) -> None:
+    lay(source, [f"take{k}/day{d}-{k}.wav" for k in range(4) for d in range(10)])
+    found = splits_by(read(source, "--group-by", r"(day\d+)"), 1)
+    assert len(found) == 10
+    assert all(len(splits) == 1 for splits in found.values())
+    assert set.union(*found.values()) == {"train", "validation", "test"}
+    for wrong, message in (("(", "nor a pattern"), ("night", "nothing like it in take0/day0-0")):
+        result = call(source, "--group-by", wrong)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+def test_speakers_and_works_of_a_list_stay_together(source: Path) -> None:
+    lines = [
+        {"audio": f"{k}.wav", "speaker": f"s{k % 8}", "work": f"w{k % 8 // 2}"} for k in range(24)
+    ]
+    lay(source, [str(line["audio"]) for line in lines])
+    (source / "list.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = defaultdict(set)
+    for item in read(source):
+        found[item.work].add(item.split)
+    assert len(found) == 4
+    assert all(len(splits) == 1 for splits in found.values())
+
+
+def test_a_group_that_the_source_tears_is_said_and_the_rest_of_one_follows(source: Path) -> None:
+    given = {"a": "train", "b": "test", "c": None, "d": "test", "e": None, "f": None, "g": None}
+    speakers = {"a": "ann", "b": "ann", "c": "ann", "d": "bob", "e": "bob", "f": "cec", "g": "dan"}
+    lines = [{"audio": f"{n}.wav", "speaker": speakers[n], "split": given[n]} for n in given]
+    lay(source, [str(line["audio"]) for line in lines])
+    (source / "list.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    splits = {item.id: item.split for item in read(source)}
+    assert "the source itself puts into several splits: ann (train 1, test 1)" in notes(source)
+    assert splits["e"] == "test"  # with bob
+    assert splits["c"] == "train"
+    # Training and test are the source's own: of the two other speakers one fills validation.
+    assert {splits["f"], splits["g"]} == {"train", "validation"}
+
+
+def test_the_same_recording_in_two_splits_is_said(source: Path) -> None:
+    lay(source, ["train/a.wav"])
+    (source / "test").mkdir()
+    (source / "test" / "b.wav").write_bytes((source / "train" / "a.wav").read_bytes())
+    lay(source, ["test/c.wav"])
+    result = call(source)
+    assert "which is in test, this one in train" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("TEST", "test"),
+        ("train-clean-100", "train"),
+        ("dev_other", "validation"),
+        ("val", "validation"),
+        ("validation", "validation"),
+        ("eval92", "test"),
+        ("testset", "test"),
+        ("nsynth-valid", "validation"),
+        ("cv-valid-train", "train"),
+        ("training", "train"),
+        ("testimony", None),
+        ("training-day", None),
+        ("contest", None),
+        ("devotion", None),
+        ("validated", None),
+        ("evaluated", None),
+        ("latest", None),
+        ("Artist - Test Song", None),
+        ("", None),
+    ],
+)
+def test_names_that_say_a_split(name: str, split: str | None) -> None:
+    assert named_split(name) == split
