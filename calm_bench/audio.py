@@ -56,6 +56,10 @@ class AudioInfo:
     channels: int
     seconds: float
 
+    def lasts(self, seconds: float) -> bool:
+        """Whether it is so long, to the sample."""
+        return round(self.seconds * self.sample_rate) >= round(seconds * self.sample_rate)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFacts:

@@ -165,15 +165,20 @@ def run(
 def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: bool) -> None:
     """Print the plan, do it, show what came of it."""
     from calm_bench import run as runs
+    from calm_bench.codec_check import check_codecs
     from calm_bench.plan import plan_lines
+    from calm_bench.store import RunStore
 
-    say("\n".join([*plan_lines(plan), f"writes {runs.run_folder(plan, out)}"]))
+    folder = runs.run_folder(plan, out)
+    plan = check_codecs(plan, RunStore(folder))
+    say("\n".join([*plan_lines(plan), f"writes {folder}"]))
     command = ["calm-bench", *sys.argv[1:]]
     show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
 
 
 def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> None:
     """Print the plan after checking what it needs."""
+    from calm_bench.codec_check import check_codecs
     from calm_bench.environment import resolve_device
     from calm_bench.plan import check_prompts, plan_lines
     from calm_bench.run import run_folder
@@ -181,7 +186,9 @@ def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> N
 
     check_prompts(plan)
     folder = run_folder(plan, out)
-    RunStore(folder).refuse_foreign()
+    store = RunStore(folder)
+    store.refuse_foreign()
+    plan = check_codecs(plan, store)
     if device != "auto":  # which any machine has
         resolve_device(device)
     if as_json:

@@ -153,7 +153,6 @@ class BenchmarkSpec(StrictModel):
     Attributes:
         references: Rows that are no systems: reference, silence, noise, and `<name>_round_trip` for
             a name among `codecs`.
-        reference_seconds: How much of a clip the recordings cover, where that is not all of it.
         embedding: What FAD and KAD look through, each in columns of its own.
         embedding_if_usable: The same, left out with a note where they cannot be loaded.
         segment_seconds: Length of the stretches that metrics over time compare.
@@ -168,7 +167,6 @@ class BenchmarkSpec(StrictModel):
     temperatures: tuple[Temperature, ...] = (1.0,)
     prompt_seconds: float = Field(gt=0)
     seconds: float = Field(gt=0)
-    reference_seconds: float | None = Field(default=None, gt=0)
     prompts: str = Field(description="JSON lines of PromptSpec, below the benchmarks folder")
     default_prompts: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)

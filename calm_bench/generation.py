@@ -184,8 +184,9 @@ class _Studio:
             wave = np.zeros(end, dtype=np.float32)
         elif cell.kind == "noise":
             wave = np.zeros(end, dtype=np.float32)
-            rate = self.grid.sample_rate
-            wave[start:] = noise_like(prompt.wave[start:], end - start, rate, seed)
+            rest = prompt.wave[start:]
+            colour = rest if rest.any() else prompt.wave  # a recording may end with its prompt
+            wave[start:] = noise_like(colour, end - start, self.grid.sample_rate, seed)
         if cell.kind != "reference":
             wave[: len(prompt.wave[:start])] = prompt.wave[:start]
         return self._of_recording(prompt, wave, self.grid)
@@ -209,7 +210,9 @@ class _Studio:
         return made
 
     def _of_recording(self, prompt: LoadedPrompt, wave: Wave, grid: Grid) -> Made:
-        seconds = grid.samples(self.plan.spec.prompt_seconds) / grid.sample_rate
+        # A recording of the prompt alone ends before the prompt's last frame does.
+        samples = min(grid.samples(self.plan.spec.prompt_seconds), len(wave))
+        seconds = samples / grid.sample_rate
         words = prompt.words if prompt.text_source == "given" else None
         return Made(wave=wave, grid=grid, prompt_seconds=seconds, words=words)
 

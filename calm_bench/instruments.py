@@ -1,6 +1,6 @@
 """Metrics ready to be used on a benchmark: with its embeddings, its segments and its recogniser."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from calm_bench.metrics.drift import DriftMetric
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
 from calm_bench.metrics.fad_over_time import FadOverTime
 from calm_bench.metrics.segments import Segments
+from calm_bench.shelf import ClipShelf
 
 __all__ = ["Instrument", "Setting", "instruments_of", "usable_embeddings"]
 
@@ -25,16 +26,17 @@ class Setting:
         embeddings: What set metrics look through, each in columns of its own.
         optional: More of them, left out with a note where they cannot be loaded.
         segments: The stretches that metrics over time compare.
-        reference_seconds: Where the recordings end, if before the clips do.
         unpaired: Why a row that is no round trip has no originals to be compared with.
+        clip_seconds: How long clips are to be, where a recording that ends before that leaves its
+            clips to be compared up to its end; None for clips of any length.
     """
 
     asr: str | None = None
     embeddings: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     segments: Segments = field(default_factory=Segments)
-    reference_seconds: float | None = None
     unpaired: str = "only a codec's round trip can be compared with its original"
+    clip_seconds: float | None = None
 
     @classmethod
     def of(cls, spec: BenchmarkSpec) -> Self:
@@ -44,13 +46,17 @@ class Setting:
             embeddings=spec.embedding,
             optional=spec.embedding_if_usable,
             segments=Segments.within(spec.seconds - spec.prompt_seconds, spec.segment_seconds),
-            reference_seconds=spec.reference_seconds,
+            clip_seconds=spec.seconds,
         )
 
-    def end_for(self, metric: Metric) -> float | None:
-        """Where a metric stops to look: where the recordings end, if it needs and has no more."""
-        needs = "reference" in metric.needs and not metric.goes_beyond_reference
-        return self.reference_seconds if needs else None
+    def ends_for(
+        self, metric: Metric, shelf: ClipShelf, reference: str | None
+    ) -> Mapping[str, float]:
+        """By prompt, where its recording ends: clips are compared with recordings up to there."""
+        if "reference" not in metric.needs or metric.goes_beyond_reference:
+            return {}
+        known = reference is not None and self.clip_seconds is not None
+        return shelf.ends_before(str(reference), self.clip_seconds or 0.0) if known else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import paths
-from calm_bench.audio import probe_audio
+from calm_bench.audio import AudioInfo, probe_audio
 from calm_bench.config import AT_STEP, BenchmarkSpec, PromptSpec, SystemRow, kept_steps
-from calm_bench.data.prompts import plays_recording
 from calm_bench.errors import InputError
-from calm_bench.rows import choose_systems, with_head_steps, with_precisions
+from calm_bench.recordings import few
+from calm_bench.rows import ROUND_TRIP, choose_systems, with_head_steps, with_precisions
 from calm_bench.types import Precision
 
-__all__ = ["Overrides", "apply_overrides", "fit_recordings"]
+__all__ = ["Overrides", "apply_overrides", "check_lengths"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +78,7 @@ def apply_overrides(
     if overrides.checkpoints:
         spec, more = _at_checkpoints(spec)
         notes += more
-    spec, more = _without_recordings(spec, overrides.prompt_audio)
-    return spec, notes + more
+    return spec, notes
 
 
 def _at_checkpoints(spec: BenchmarkSpec) -> tuple[BenchmarkSpec, tuple[str, ...]]:
@@ -103,34 +102,42 @@ def _at_checkpoints(spec: BenchmarkSpec) -> tuple[BenchmarkSpec, tuple[str, ...]
     return spec.model_copy(update=update), tuple(notes)
 
 
-def _without_recordings(
-    spec: BenchmarkSpec, recordings: Sequence[Path]
-) -> tuple[BenchmarkSpec, tuple[str, ...]]:
-    """Without the rows that play a recording on, where one of the user's is too short for that."""
-    lengths = [probe_audio(path).seconds for path in recordings]
-    if not lengths or min(lengths) >= spec.seconds:
-        return spec, ()
-    kept = tuple(row for row in spec.references if not plays_recording(row))
-    left_out = ", ".join(row for row in spec.references if row not in kept)
-    note = (
-        f"a recording lasts {min(lengths):.2f} s, clips {spec.seconds:g} s: without a real "
-        f"continuation there is no {left_out}"
-    )
-    return spec.model_copy(update={"references": kept}), (note,)
-
-
-def fit_recordings(
+def check_lengths(
     spec: BenchmarkSpec, root: Path, prompts: Sequence[PromptSpec]
-) -> tuple[BenchmarkSpec, tuple[str, ...]]:
-    """The benchmark with `reference_seconds` where its recordings end before its clips do."""
-    lengths = [probe_audio(paths.inside(root, prompt.audio)).seconds for prompt in prompts]
-    shortest = min(lengths, default=spec.seconds)
-    played = any(plays_recording(row) for row in spec.references)
-    if not played or not spec.prompt_seconds < shortest < spec.seconds:
-        return spec, ()
-    note = (
-        f"the recordings last {shortest:g} s, the clips {spec.seconds:g} s: what is measured "
-        f"against the recordings looks at the first {shortest:g} s; FAD over time goes on "
-        "against their last stretch"
+) -> tuple[str, ...]:
+    """What to know of recordings that end before the clips do.
+
+    Raises:
+        InputError: If some are shorter than the prompt that is cut from them.
+    """
+    ends = {prompt.id: end for prompt in prompts if (end := _declared(root, prompt))}
+    short = [
+        f"{name} ({end.seconds:.2f} s)"
+        for name, end in ends.items()
+        if not end.lasts(spec.prompt_seconds)
+    ]
+    if short:
+        raise InputError(f"too short for the prompt of {spec.prompt_seconds:g} s: {few(short)}")
+    early = {name: end.seconds for name, end in ends.items() if not end.lasts(spec.seconds)}
+    if not early or not any(_plays_recording(row) for row in spec.references):
+        return ()
+    first = min(early, key=lambda name: early[name])
+    return (
+        f"{len(early)} of {len(prompts)} recordings end before the clips' {spec.seconds:g} s, "
+        f"{first} first, after {early[first]:.2f} s: rows made of recordings hold what there is of "
+        "them, and what is measured against recordings looks no further",
     )
-    return spec.model_copy(update={"reference_seconds": shortest}), (note,)
+
+
+def _declared(root: Path, prompt: PromptSpec) -> AudioInfo | None:
+    """What a recording's header says; None for one that is refused with its fault when read."""
+    try:
+        found = probe_audio(paths.inside(root, prompt.audio))
+    except InputError:
+        return None
+    return found if found.seconds > 0 else None
+
+
+def _plays_recording(row: str) -> bool:
+    """Whether a reference row is made of the real continuation."""
+    return row in ("reference", "noise") or row.endswith(ROUND_TRIP)

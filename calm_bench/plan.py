@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import paths, registry
+from calm_bench.codec_notes import CodecCheck
 from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.overrides import Overrides, apply_overrides, fit_recordings
+from calm_bench.overrides import Overrides, apply_overrides, check_lengths
 from calm_bench.readiness import lacking, missing_models
 from calm_bench.rows import Models, cells_of, identity_of
 from calm_bench.seeds import content_hash, derive_seed, file_hash
@@ -59,6 +60,7 @@ class Plan:
         root: The folder that the prompts' audio paths are relative to.
         weights: By model, the sha256 of its weights; None for random ones.
         notes: What the options changed that the user may not expect.
+        checks: What the codecs make of the prompts, where that was looked at.
     """
 
     spec: BenchmarkSpec
@@ -70,6 +72,7 @@ class Plan:
     plan_hash: str
     n_seeds: int
     notes: tuple[str, ...] = ()
+    checks: tuple[CodecCheck, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -94,6 +97,7 @@ class Plan:
             "n_batches": len(self.batches),
             "metrics": list(self.spec.metrics),
             "notes": list(self.notes),
+            "codec_checks": [check.model_dump() for check in self.checks],
         }
 
 
@@ -113,9 +117,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     if len(missing_models(spec)) > 1:  # one alone gets near names
         raise InputError(f"{spec.name} cannot run here: it {lacking(spec)}")
     root, prompts, prompt_notes = _prompts(benchmark, spec, overrides)
-    if overrides.seconds is not None:
-        spec, more = fit_recordings(spec, root, prompts)
-        notes += more
+    notes += check_lengths(spec, root, prompts)
     models = Models()
     cells = tuple(cells_of(spec, overrides.text_temperature, models))
     # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.

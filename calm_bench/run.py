@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calm_bench import paths, registry
+from calm_bench.codec_check import check_codecs
+from calm_bench.codec_notes import CodecCheck
 from calm_bench.config import BenchmarkSpec, load_model_config, parse
 from calm_bench.environment import resolve_device
 from calm_bench.errors import InputError, UnknownNameError
@@ -85,6 +87,7 @@ def run(
     with store.lock():
         if fresh:
             store.clear()
+        plan = check_codecs(plan, store)
         wanted = manifest_of(
             plan,
             cells,
@@ -96,6 +99,8 @@ def run(
         )
         # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
         manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
+        known = store.read(CodecCheck)
+        store.append(*(check for check in plan.checks if check not in known))
         generate(plan, store, device)
         hold_out(plan, store, device)
         time_systems(plan, store, device)
@@ -134,7 +139,9 @@ def score_run(folder: Path) -> Outcome:
     if "spec" not in manifest.options:
         raise InputError(f"{folder} holds scores of plain folders: repeat the command that made it")
     with store.lock():
-        spec = parse(BenchmarkSpec, manifest.options["spec"], where)
+        kept = dict(manifest.options["spec"])
+        kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it
+        spec = parse(BenchmarkSpec, kept, where)
         cells = [parse(Cell, cell, where) for cell in manifest.options["cells"]]
         return _finish(spec, manifest, cells, store)
 

@@ -68,6 +68,7 @@ class Scorer:
         self.shelf = shelf
         self.store = store
         self.setting = setting or Setting()
+        self._ends = partial(self.setting.ends_for, shelf=shelf, reference=self._reference)
         self.notes: tuple[str, ...] = ()
         self._cache = ContentCache("scores")
 
@@ -130,6 +131,8 @@ class Scorer:
             ids, groups = ({getattr(e, name) for e in entries} for name in ("audio_id", "group"))
             recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(sorted(ids))}
             recipe["reference_set"]["recordings"] = len(groups)
+            if self._ends(metric):
+                recipe["clips"] = f"{self.setting.clip_seconds:g} s, to their recordings' ends"
         if any(column.aggregate == "set" for column in metric.own_columns):
             recipe["copies"] = "counted once"
         return recipe
@@ -218,9 +221,8 @@ class Scorer:
         return [c for row in self._reference_row(metric) for c in self._clips(metric, of(row))]
 
     def _clips(self, metric: Metric, entries: Iterable[ClipEntry]) -> list[Clip]:
-        clips = self.shelf.clips(entries, self._transcripts(metric))
-        end = self.setting.end_for(metric)
-        return [c.within(c.prompt_seconds, end) for c in clips] if end else clips
+        clips, ends = self.shelf.clips(entries, self._transcripts(metric)), self._ends(metric)
+        return [c.within(c.prompt_seconds, ends.get(c.prompt_id)) for c in clips]
 
     def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
         return self._transcripts_by_id if "transcript" in metric.needs else {}
@@ -229,11 +231,10 @@ class Scorer:
         self, kind: str, metric: Metric, recipe: Mapping[str, Any], rows: Sequence[str]
     ) -> str:
         transcripts = self._transcripts(metric)
-        clips: list[Any] = [
+        clips = [
             [[*entry.identity, _heard_identity(transcripts.get(entry.audio_id))] for entry in found]
             for found in (self.shelf.entries(row) for row in rows)
         ]
-        clips += [end] if (end := self.setting.end_for(metric)) else []
         return content_hash(kind, metric.name, dict(recipe), _code(type(metric)), clips, length=40)
 
     @cached_property

@@ -147,6 +147,14 @@ class ClipShelf:
         """What is known of a row's clips."""
         return self._entries.get(cell_id, ())
 
+    def ends_before(self, cell_id: str, seconds: float) -> dict[str, float]:
+        """By prompt, where a row's clips end that are shorter than that."""
+        return {
+            entry.prompt_id: entry.n_samples / entry.sample_rate
+            for entry in self.entries(cell_id)
+            if entry.n_samples < round(seconds * entry.sample_rate)
+        }
+
     def shared(
         self, pair: tuple[str, str], alike: Mapping[str, Firsts], *, once: bool
     ) -> Iterator[tuple[ClipEntry, ClipEntry]]:

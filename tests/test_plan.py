@@ -254,14 +254,28 @@ def test_ones_own_recordings_replace_the_prompts(tmp_path: Path) -> None:
         write_flac(path, rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32), 16000)
     found = plan(prompt_audio=(long,))
     assert [p.audio for p in found.prompts] == [str(long)]
-    assert "reference" in cell_ids(found)
+    assert not any("recordings end" in note for note in found.notes)
     check_prompts(found)
     both = plan(prompt_audio=(long, short))
     assert [p.id.rpartition("-")[0] for p in both.prompts] == ["long", "a-b"]
-    assert "reference" not in cell_ids(both)
-    assert "silence" in cell_ids(both)
-    assert any("no reference, vae_round_trip, rvq_round_trip" in note for note in both.notes)
+    assert cell_ids(both) == cell_ids(found)
+    assert {"reference", "vae_round_trip", "rvq_round_trip"} <= set(cell_ids(both))
+    (note,) = (note for note in both.notes if "recordings end" in note)
+    assert note.startswith("1 of 2 recordings end before the clips' 0.96 s, a-b-")
+    assert "first, after 0.30 s: rows made of recordings hold what there is" in note
     check_prompts(both)
+
+
+def test_a_recording_shorter_than_the_prompt_is_refused_by_name_and_length(tmp_path: Path) -> None:
+    for index in range(5):
+        wave = np.full(3200 + 160 * index, 0.1, dtype=np.float32)
+        write_flac(tmp_path / f"r{index}.flac", wave, 16000)
+    with pytest.raises(InputError) as caught:
+        plan(prompt_audio=tuple(sorted(tmp_path.glob("*.flac"))))
+    text = str(caught.value)
+    assert text.startswith("too short for the prompt of 0.24 s: r0-")
+    assert "(0.20 s), r1-" in text
+    assert "(0.22 s) and 1 more" in text  # the last is long enough
 
 
 def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(

@@ -26,7 +26,6 @@ __all__ = [
     "LoadedPrompt",
     "load_prompt",
     "load_prompts",
-    "plays_recording",
     "present_prompts",
     "prompt_samples",
     "read_prompt_specs",
@@ -35,17 +34,12 @@ __all__ = [
 ]
 
 
-def plays_recording(row: str) -> bool:
-    """Whether a reference row is made of the real continuation, so that prompts must go on."""
-    return row in ("reference", "noise") or row.endswith("_round_trip")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPrompt:
-    """A prompt and, if the clip goes on, the real continuation after it.
+    """A prompt and what its recording has of the real continuation after it.
 
     Attributes:
-        wave: The whole clip [S], cut to the benchmark's length.
+        wave: The recording [S], cut to the length of the benchmark's clips; it may end earlier.
         words: Timed words of the whole clip. Where `text_source` is transcribed, of the prompt
             alone: the reference rows of such a prompt have no known text to be scored against.
     """
@@ -240,21 +234,17 @@ def load_prompt(
             "it was changed or is damaged"
         )
     wave, rate = read_audio(path, sample_rate)
-    whole = any(plays_recording(row) for row in spec.references)
-    seconds = spec.reference_seconds or spec.seconds
-    needed = seconds if whole else spec.prompt_seconds
-    if len(wave) < round(needed * rate):
-        part = "prompt and reference continuation" if whole else "prompt"
+    if len(wave) < round(spec.prompt_seconds * rate):
         raise InputError(
             f"prompt {prompt.id}: {path} lasts {len(wave) / rate:.2f} s, "
-            f"too short for the {part} of {needed:g} s"
+            f"too short for the prompt of {spec.prompt_seconds:g} s"
         )
     if not wave[: round(spec.prompt_seconds * rate)].any():
         raise InputError(f"prompt {prompt.id}: {path} is silent")
     words = _timed(prompt)
     return LoadedPrompt(
         id=prompt.id,
-        wave=wave[: round(seconds * rate)],
+        wave=wave[: round(spec.seconds * rate)],
         sample_rate=rate,
         sha256=prompt.sha256,
         words=words,

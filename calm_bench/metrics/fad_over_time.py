@@ -83,10 +83,11 @@ class FadOverTime(EmbeddingMetric):
         return found
 
     def _reference(self, reference: Sequence[Clip], span: Span) -> tuple[list[Clip], bool]:
-        """What a segment is compared with, and whether that is an earlier stretch."""
-        for index, candidate in enumerate(
-            other for other in reversed(self.segments.spans) if other <= span
-        ):
-            if found := cut(reference, candidate):
-                return found, index > 0
-        return [], False
+        """What a segment is compared with, and whether that is an earlier stretch.
+
+        Recordings may end one by one: a stretch that too few of them reach is no measure.
+        """
+        earlier = (other for other in reversed(self.segments.spans) if other <= span)
+        found = [(cut(reference, other), other != span) for other in earlier]
+        enough = (pair for pair in found if len(pair[0]) >= self.fewest_clips)
+        return next(enough, max(found, key=lambda pair: len(pair[0])))

@@ -1,7 +1,6 @@
 """Clips that outlast their recordings, weights kept in training, and the options for both."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,6 @@ from calm_bench.cli import app
 from calm_bench.config import model_dir
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.generation import generate
-from calm_bench.instruments import Setting
-from calm_bench.metrics.fad import FadMetric
 from calm_bench.metrics.fad_over_time import FadOverTime
 from calm_bench.metrics.segments import Segments
 from calm_bench.overrides import Overrides
@@ -64,17 +61,6 @@ def test_fad_over_time_grows_where_errors_do_and_goes_on_past_the_recordings() -
     assert gap.low > 0
     nothing = metric.difference(diverging, clips(2, 1.0, 3), real)["fad@6-9s"]
     assert nothing.reason == "needs 16 clips, the row has 0"
-
-
-def test_what_needs_the_recordings_stops_where_they_end() -> None:
-    setting = Setting(reference_seconds=7.0)
-    fad = FadMetric(MelEmbedding())
-    end = setting.end_for(fad)
-    assert end == 7.0
-    assert setting.end_for(FadOverTime(MelEmbedding())) is None
-    real, long = clips(2, 1.0, 0), [replace(c, end_seconds=end) for c in clips(3, 1.0, 1)]
-    short = [replace(c, wave=c.wave[: 7 * RATE], end_seconds=None) for c in long]
-    assert fad.distance(long, real).value == pytest.approx(fad.distance(short, real).value)
 
 
 def test_long_clips_are_made_beside_short_recordings(twin: Path, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Runs on recordings of the user's own: short ones, narrow ones, and ones with a text."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from calm_bench import paths
+from calm_bench.audio import read_audio, write_flac
+from calm_bench.cli import app
+from calm_bench.embeddings.mel import MelEmbedding
+from calm_bench.metrics.fad import FadMetric
+from calm_bench.shelf import ClipShelf, entries_of
+from calm_bench.store import Results, RunStore
+
+RATE = 16_000
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
+
+
+def call(*args: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(arg) for arg in args], env=PLAIN)
+
+
+def done(*args: str | Path) -> str:
+    """All that a command said, on one line."""
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def benchmark(folder: Path, **changes: object) -> Path:
+    """`smoke` with changes, beside its prompts."""
+    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
+    shutil.copytree(paths.benchmarks_dir() / "prompts/smoke", folder / "prompts/smoke")
+    shutil.copy(paths.benchmarks_dir() / "prompts/smoke.jsonl", folder / "prompts")
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({**spec, "temperatures": [1.0], "latency": None, **changes}))
+    return path
+
+
+def record(path: Path, seconds: float, seed: int = 0) -> Path:
+    noise = np.random.default_rng(seed).normal(0, 0.1, round(seconds * RATE))
+    write_flac(path, noise.astype(np.float32), RATE)
+    return path
+
+
+def value(results: Results, cell_id: str, metric: str) -> tuple[float | None, int]:
+    row = next(r for r in results.rows if (r.cell_id, r.metric) == (cell_id, metric))
+    return row.value, row.n
+
+
+# -- recordings that end before the clip does ----------------------------------------------------
+
+
+def test_one_short_recording_leaves_the_rows_of_all(tmp_path: Path) -> None:
+    long, short, bare = (
+        record(tmp_path / f"{name}.flac", seconds, index)
+        for index, (name, seconds) in enumerate((("long", 1.0), ("short", 0.6), ("bare", 0.24)))
+    )
+    out = tmp_path / "run"
+    said = done("run", "smoke", "--no-latency", "--out", out, "--prompt-audio", long, short, bare)
+    assert "2 of 3 recordings end before the clips' 0.96 s, bare-" in said
+    store = RunStore(out)
+    seconds = {}
+    for clip in out.glob("clips/*/*.flac"):
+        wave, rate = read_audio(clip)
+        seconds[clip.parent.name, clip.name.partition("-")[0]] = len(wave) / rate
+    for row in ("reference", "vae_round_trip", "rvq_round_trip"):
+        found = [seconds[row, name] for name in ("long", "short", "bare")]
+        assert found == pytest.approx([0.96, 0.6, 0.24])
+    assert seconds["calm-debug-t1", "bare"] == pytest.approx(0.96)
+    results = store.read_results()
+    assert results.trials["reference"].ok == results.trials["vae_round_trip"].ok == 3
+    # What ends with its prompt has no continuation to be compared: left out, and counted so.
+    distance, n = value(results, "vae_round_trip", "mel_distance")
+    assert (distance is not None, n) == (True, 2)
+    assert any("2 of 3 recordings end before" in note for note in results.notes)
+
+
+def test_fad_compares_each_clip_up_to_where_its_recording_ends(tmp_path: Path) -> None:
+    spec = benchmark(tmp_path, metrics=["fad"], embedding="mel", table=["fad"], seconds=6.0)
+    recordings = [
+        record(tmp_path / f"r{index:02}.flac", 3.2 + 0.15 * index, index) for index in range(17)
+    ]
+    record(recordings[0], 0.5)  # too short for the embedding after its prompt
+    out = tmp_path / "run"
+    done("run", spec, "--out", out, "--prompt-audio", *recordings)
+    store = RunStore(out)
+    results = store.read_results()
+    rows = entries_of(results.cells, store)
+    shelf = ClipShelf(rows)
+    reference, ours = (shelf.clips(rows[name], {}) for name in ("reference", "calm-debug-t1"))
+    ends = {clip.prompt_id: clip.seconds for clip in reference}
+    cut = [
+        replace(c, wave=c.wave[: round(ends[c.prompt_id] * c.sample_rate)], clip_id=f"cut {i}")
+        for i, c in enumerate(ours)
+    ]
+    expected = FadMetric(MelEmbedding()).distance(cut, reference)
+    assert value(results, "calm-debug-t1", "fad") == (pytest.approx(expected.value), 16)
+    whole = FadMetric(MelEmbedding()).distance(ours, reference)
+    assert abs((whole.value or 0) - (expected.value or 0)) > 0.01
+    recipe = next(r for r in results.recipes.values() if r["metric"] == "fad")
+    assert recipe["clips"] == "6 s, to their recordings' ends"
