@@ -139,3 +139,31 @@ def test_a_folder_without_sound_says_what_it_holds(tmp_path: Path, score: Any) -
     assert code == 2
     assert "1 .txt" in said
     assert ".b.wav" in said
+
+
+@pytest.mark.parametrize("text", ['{"name": "app"}', "[]", "no JSON", '{"run_id": "x"}'])
+def test_a_folder_with_a_foreign_manifest_is_a_folder_of_sound(
+    tmp_path: Path, score: Any, text: str
+) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    (tmp_path / "clips" / "manifest.json").write_text(text)
+    code, found = score(tmp_path / "clips")
+    assert (code, counts(found)) == (0, {"clips": (1, 0)})
+
+
+def test_a_run_s_own_manifest_makes_a_run(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    assert score(tmp_path / "clips")[0] == 0
+    (tmp_path / "run").rename(tmp_path / "clips" / "old")
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "clips" / "old")])
+    assert result.exit_code == 2
+    assert "repeat the command that made it" in " ".join(result.output.split())
+
+
+def test_results_do_not_go_among_the_files_of_others(tmp_path: Path) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    line = ["score", str(tmp_path / "clips"), "--out", str(tmp_path / "clips")]
+    result = CliRunner().invoke(app, [*line, "--metrics", "loudness"])
+    assert result.exit_code == 2
+    assert "is not empty and holds no run" in " ".join(result.output.split())
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["a.wav"]
