@@ -17,7 +17,7 @@ from calm_bench.asr import is_silent
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.loading import load_codec
 from calm_bench.config import load_model_config, model_names
-from calm_bench.errors import BenchError, MissingExtraError
+from calm_bench.errors import BenchError, MissingExtraError, WeightsError
 from calm_bench.metrics.base import Metric
 from calm_bench.seeds import content_hash
 from calm_bench.stats import compare, summarise
@@ -267,12 +267,12 @@ def metric_of(name: str) -> Metric:
 
 
 @cache
-def missing_extra(name: str) -> str | None:
-    """Why a metric cannot run here; the extra `offline` is never a reason."""
+def missing_part(name: str) -> str | None:
+    """The extra or the weights that a metric lacks here; `offline` and what it brings never are."""
     try:
         metric_of(name).score(reference()[:1], reference())
-    except MissingExtraError as error:
-        if error.extra == "offline":
+    except (MissingExtraError, WeightsError) as error:
+        if getattr(error, "extra", "") == "offline":
             raise
         return str(error)
     return None
@@ -280,7 +280,7 @@ def missing_extra(name: str) -> str | None:
 
 @pytest.fixture
 def metric(name: str) -> Metric:
-    if reason := missing_extra(name):
+    if reason := missing_part(name):
         pytest.skip(reason)
     return metric_of(name)
 

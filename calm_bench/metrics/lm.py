@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.errors import MissingExtraError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
 
 __all__ = [
@@ -184,7 +184,7 @@ class CausalModel(LanguageModel):
             model = AutoModelForCausalLM.from_pretrained(self.name, revision=revision, dtype="auto")
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"cannot load the language model {self.name}: {reason}") from error
+            raise WeightsError(f"cannot load the language model {self.name}: {reason}") from error
         return tokenizer, model.to(self.device).eval()
 
 
