@@ -1,6 +1,7 @@
 """The command line: what a user types, and errors as one line with an exit code.
 
-Exit codes: 0 done · 1 a check failed · 2 usage or input error · 3 unfit machine · 4 clips missing.
+Exit codes: 0 done · 1 a check failed · 2 usage or input error · 3 unfit machine · 4 clips missing ·
+70 an error of the program itself.
 Nothing heavy is imported here; every command imports what it needs when it runs.
 """
 
@@ -9,10 +10,9 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from typer.core import TyperGroup
 
 from calm_bench import __version__, options, options_sweep
 from calm_bench.cli_check import EXAMPLES as CHECK_EXAMPLES
@@ -21,12 +21,11 @@ from calm_bench.cli_data import data
 from calm_bench.cli_listen import listening
 from calm_bench.cli_paper import EXAMPLES, paper
 from calm_bench.cli_report import EXAMPLES as REPORT_EXAMPLES
-from calm_bench.cli_report import report, say, show
+from calm_bench.cli_report import BenchGroup, report, say, show
 from calm_bench.cli_score import EXAMPLES as SCORE_EXAMPLES
 from calm_bench.cli_score import score
 from calm_bench.cli_speed import speed
 from calm_bench.cli_train import train
-from calm_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from calm_bench.plan import Plan
@@ -35,22 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 UNFIT = 3
-INTERRUPTED = 130
-
-
-class BenchGroup(TyperGroup):
-    """The commands; an error that the user can mend is one red line on standard error."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except BenchError as error:
-            say(f"error: {error}", style="bold red")
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            say("stopped; the same command goes on from here", style="bold")
-            raise typer.Exit(INTERRUPTED) from error
 
 
 app = typer.Typer(

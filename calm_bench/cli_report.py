@@ -1,21 +1,24 @@
-"""`calm-bench report`, and how every command shows what a run found."""
+"""`calm-bench report`, and how every command ends: by what a run found, or by one line."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from calm_bench import options
-from calm_bench.errors import InputError
+from calm_bench.errors import BenchError, InputError, describe
 
 if TYPE_CHECKING:
     from calm_bench.summary import Outcome
 
-__all__ = ["EXAMPLES", "report", "say", "show"]
+__all__ = ["EXAMPLES", "BenchGroup", "report", "say", "show"]
 
 FAILED_TRIALS = 4
+UNEXPECTED = 70
+INTERRUPTED = 130
 ROWS = 8
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -109,7 +112,7 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
     elif open_page:
         _open(page)
     if outcome.n_failed:
-        say(f"{outcome.n_failed} clips could not be made; trials.jsonl says why", style="bold red")
+        say(f"{outcome.n_failed} clips failed; the notes of the table say why", style="bold red")
         raise typer.Exit(FAILED_TRIALS)
 
 
@@ -125,3 +128,33 @@ def say(text: str, style: str = "") -> None:
     from rich.console import Console
 
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class BenchGroup(TyperGroup):
+    """The commands; an error that the user can mend is one red line on standard error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            say(f"error: {describe(error)}", style="bold red")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            say("stopped; the same command goes on from here", style="bold")
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if _is_typers(error):
+                raise
+            say(
+                f"error: {describe(error)} (calm-bench did not expect this; with BENCH_DEBUG=1 the "
+                "command shows where it came from)",
+                style="bold red",
+            )
+            raise typer.Exit(UNEXPECTED) from error
+
+
+def _is_typers(error: Exception) -> bool:
+    """Whether an error is a way to end a command: usage, exit, or a reader that has gone."""
+    package = type(error).__module__.partition(".")[0]
+    return package in ("click", "typer") or isinstance(error, BrokenPipeError)

@@ -1,6 +1,8 @@
 """The errors a user can cause; the command line prints each as one line and exits with its code."""
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "MissingExtraError",
     "UnknownNameError",
     "WeightsError",
+    "describe",
     "near_names",
 ]
 
@@ -56,6 +59,16 @@ class UnknownNameError(BenchError):
         hint = f"known: {', '.join(known)}" if known else "there is none yet"
         hint = f"did you mean {' or '.join(near)}?" if near else hint
         super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+def describe(error: Exception) -> str:
+    """An error as one line; where BENCH_DEBUG is set, its traceback goes to standard error."""
+    if os.environ.get("BENCH_DEBUG", "0") != "0":
+        traceback.print_exception(error)
+    if isinstance(error, BenchError):
+        return str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from calm_bench import paths, registry
-from calm_bench.audio import audio_hash, read_audio
 from calm_bench.environment import describe_environment
 from calm_bench.errors import InputError
 from calm_bench.instruments import Setting
@@ -17,7 +16,7 @@ from calm_bench.progress import stage
 from calm_bench.recordings import Listing, few, list_recordings
 from calm_bench.scoring import Scorer
 from calm_bench.seeds import content_hash
-from calm_bench.shelf import ClipEntry, ClipShelf
+from calm_bench.shelf import ClipEntry, ClipShelf, sound_of
 from calm_bench.store import Cell, Manifest, RunStore, TrialCount
 from calm_bench.summary import Facts, Outcome, summarise_run
 
@@ -108,25 +107,31 @@ def score_folders(
     with store.lock():
         manifest = store.begin(manifest)
         shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
-        scores = Scorer(cells, shelf, store, setting).score(names, [])
-        results = summarise_run(_facts(manifest, cells, sides, unpaired), shelf, scores, [])
-        store.write_results(results)
-        failed = any(side.failures for side in sides.values())
-        status = "partial" if failed else "finished"
+        scorer = Scorer(cells, shelf, store, setting)
+        scores = scorer.score(names, [])
+        facts = _facts(manifest, cells, sides, unpaired, scorer)
+        outcome = Outcome(folder=store.root, results=summarise_run(facts, shelf, scores, []))
+        store.write_results(outcome.results)
+        status = "partial" if outcome.n_failed else "finished"
         store.write_manifest(manifest.model_copy(update={"status": status}))
-    return Outcome(folder=store.root, results=results)
+    return outcome
 
 
 def _facts(
-    manifest: Manifest, cells: Sequence[Cell], sides: Mapping[str, Folder], notes: Sequence[str]
+    manifest: Manifest,
+    cells: Sequence[Cell],
+    sides: Mapping[str, Folder],
+    notes: Sequence[str],
+    scorer: Scorer,
 ) -> Facts:
-    """What is to be said of the folders, and at the end of them these notes."""
+    """What is to be said of the folders, at the end of it these notes and what scoring found."""
     return Facts(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
         version=manifest.version,
         cells=cells,
         trials={cell_id: side.count for cell_id, side in sides.items()},
+        failures=scorer.failures,
         notes=[*(line for side in sides.values() for line in side.lines), *notes],
     )
 
@@ -210,16 +215,14 @@ def read_folder(listing: Listing, originals: Mapping[str, str] | None = None) ->
 
 
 def _entry(path: Path, name: str, index: int) -> ClipEntry:
-    wave, rate = read_audio(path)
-    audio_id = audio_hash(wave, rate)
+    sound = sound_of(path)
     return ClipEntry(
-        clip_id=content_hash(name, index, audio_id),
-        audio_id=audio_id,
+        clip_id=content_hash(name, index, sound.audio_id),
         prompt_id=name,
         group=name,
         seed_index=index,
         path=path,
-        sample_rate=rate,
+        sound=sound,
         prompt_seconds=0.0,
         words=None,
     )

@@ -6,6 +6,8 @@ from typing import Any
 from calm_bench.asr import Recognizer
 from calm_bench.audio import read_audio
 from calm_bench.cache import ContentCache
+from calm_bench.code import computed_by
+from calm_bench.errors import describe
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry
@@ -22,48 +24,66 @@ def recipe_id_of(recipe: Mapping[str, Any]) -> str:
 
 def transcribe(
     entries: Iterable[ClipEntry], recognizer: Recognizer, store: RunStore
-) -> Mapping[str, Transcript]:
-    """By audio id, what is heard in each clip; new transcripts go to the run and to the cache."""
+) -> tuple[Mapping[str, Transcript], Mapping[str, str]]:
+    """By audio id, what is heard in each clip, and why nothing could be in some of them.
+
+    New transcripts go to the run, in the order of the clips, and to the cache.
+    """
     wanted = {entry.audio_id: entry for entry in entries}
     recipe_id = recipe_id_of(recognizer.recipe)
+    code = computed_by(type(recognizer).__module__, __name__)
     cache = ContentCache("transcripts")
-    found = {
-        record.clip_id: record.transcript
-        for record in store.read(TranscriptRecord)
-        if record.recipe_id == recipe_id and record.clip_id in wanted
-    }
-    missing = []
-    for audio_id in wanted.keys() - found.keys():
-        kept = cache.read(f"{recipe_id}-{audio_id}")
-        if kept is None:
-            missing.append(wanted[audio_id])
-            continue
-        record = TranscriptRecord.model_validate(kept)
-        store.append(record)
+    keys = {audio_id: content_hash(recipe_id, code, audio_id, length=40) for audio_id in wanted}
+    known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == recipe_id}
+    kept = {a: known.get(a) or _load(cache.read(keys[a])) for a in wanted}
+    missing = [wanted[audio_id] for audio_id, record in kept.items() if record is None]
+    heard = _hear(missing, recognizer, len(wanted))
+    found, failures = {}, {}
+    for audio_id, record in kept.items():
+        if record is None:
+            transcript = next(heard)
+            if isinstance(transcript, Exception):
+                failures[audio_id] = describe(transcript)
+                continue
+            record = TranscriptRecord.of(audio_id, recipe_id, transcript)
+            cache.write(keys[audio_id], record.model_dump(mode="json"))
+        if audio_id not in known:
+            store.append(record)
         found[audio_id] = record.transcript
-    for record in _hear(sorted(missing, key=_order), recognizer, recipe_id, len(wanted)):
-        cache.write(f"{recipe_id}-{record.clip_id}", record.model_dump(mode="json"))
-        store.append(record)
-        found[record.clip_id] = record.transcript
-    return found
+    return found, failures
 
 
-def _order(entry: ClipEntry) -> str:
-    return str(entry.path)
+def _load(kept: Any | None) -> TranscriptRecord | None:
+    return None if kept is None else TranscriptRecord.model_validate(kept)
 
 
 def _hear(
-    entries: Sequence[ClipEntry], recognizer: Recognizer, recipe_id: str, total: int
-) -> Iterator[TranscriptRecord]:
-    """Records as the recogniser makes them, under a progress bar."""
+    entries: Sequence[ClipEntry], recognizer: Recognizer, total: int
+) -> Iterator[Transcript | Exception]:
+    """What the recogniser makes of each clip, or what it raised, under a progress bar."""
     if not entries:
         return
-
-    def audio() -> Iterator[tuple[Wave, int]]:
-        for entry in entries:
-            yield read_audio(entry.path)
-
     with stage("transcribing", total, total - len(entries)) as advance:
-        for entry, heard in zip(entries, recognizer.transcribe_all(audio()), strict=True):
-            yield TranscriptRecord.of(entry.audio_id, recipe_id, heard)
-            advance(1)
+        left = list(entries)
+        while left:
+            try:
+                for transcript in recognizer.transcribe_all(_audio(left)):
+                    del left[0]
+                    yield transcript
+                    advance(1)
+                return
+            except Exception:
+                yield _hear_alone(left.pop(0), recognizer)
+                advance(1)
+
+
+def _hear_alone(entry: ClipEntry, recognizer: Recognizer) -> Transcript | Exception:
+    """Another clip that was read ahead may have failed, and not this one."""
+    try:
+        return next(iter(recognizer.transcribe_all(_audio([entry]))))
+    except Exception as error:
+        return error
+
+
+def _audio(entries: Sequence[ClipEntry]) -> Iterator[tuple[Wave, int]]:
+    return (read_audio(entry.path) for entry in tuple(entries))

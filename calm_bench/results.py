@@ -101,10 +101,15 @@ class ColumnInfo(StrictModel):
 
 
 class TrialCount(StrictModel):
-    """How many clips of a cell exist, copies of one recording once, and how many failed."""
+    """How many clips of a cell exist, copies of one recording once, and how many failed.
+
+    Attributes:
+        unscored: Of those that exist, how many some metric failed on.
+    """
 
     ok: int
     failed: int = 0
+    unscored: int = 0
 
 
 class Results(StrictModel):

@@ -21,7 +21,7 @@ from calm_bench.pairs import compared_rows
 from calm_bench.plan import Plan
 from calm_bench.rows import with_temperature_kind
 from calm_bench.scoring import Scorer
-from calm_bench.shelf import ClipShelf, entries_of
+from calm_bench.shelf import ClipShelf
 from calm_bench.store import Cell, Manifest, RunStore
 from calm_bench.summary import Facts, Outcome, summarise_run
 from calm_bench.timing import time_systems
@@ -150,11 +150,11 @@ def _finish(
     spec: BenchmarkSpec, manifest: Manifest, cells: Sequence[Cell], store: RunStore
 ) -> Outcome:
     """Scores and results of the clips that are there."""
-    shelf = ClipShelf(entries_of(cells, store))
+    shelf = ClipShelf.of_run(cells, store)
     pairs = compared_rows(cells)
     scorer = Scorer(cells, shelf, store, Setting.of(spec))
     scores = scorer.score(spec.metrics, pairs) + held_out_scores(cells, store)
-    facts = Facts.of_run(spec, manifest, cells, store, scorer.notes)
+    facts = Facts.of_run(spec, manifest, cells, store, scorer)
     results = summarise_run(facts, shelf, scores, pairs)
     store.write_results(results)
     outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes

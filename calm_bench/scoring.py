@@ -1,56 +1,35 @@
 """Scores of a run's clips: each metric over each row, and what rows differ by.
 
-A score depends on the clips, the recipe and the metrics' code, and is kept under the hash of all
-three: the same clips are scored once per machine, whatever run they stand in. Audio is read and
-recognised only where that hash is new. A metric that cannot run, or not in this row, leaves its
-reason where the number would be.
+A score depends on the clips, the recipe and the code that computes it, and is kept under the hash
+of all three: the same clips are scored once per machine, whatever run they stand in. Audio is read
+and recognised only where that hash is new. A metric that cannot run, or not in this row, leaves its
+reason where the number would be; a clip that it fails on is noted and counted.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property, partial
-from pathlib import Path
+from dataclasses import asdict
+from functools import cached_property, partial
 from typing import Any
 
 from calm_bench.asr import Recognizer, load_recognizer
 from calm_bench.cache import ContentCache
-from calm_bench.errors import BenchError
+from calm_bench.code import computed_by
+from calm_bench.errors import BenchError, describe
 from calm_bench.hearing import recipe_id_of, transcribe
 from calm_bench.instruments import Instrument, Setting, instruments_of, usable_embeddings
+from calm_bench.metric_scores import MetricScores, Pair, record_scores
 from calm_bench.metrics.base import Metric
+from calm_bench.metrics.embedded import EmbeddingMetric
 from calm_bench.progress import stage
-from calm_bench.seeds import content_hash, file_hash
+from calm_bench.row_score import Failure, RowScore, score_row
+from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry, ClipShelf, Firsts, firsts
-from calm_bench.store import Cell, CellScore, RunStore, ScoreRecord
-from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript
+from calm_bench.store import Cell, RunStore
+from calm_bench.types import Clip, Estimate, MetricResult, Transcript
 
-__all__ = ["MetricScores", "Scorer"]
+__all__ = ["Scorer"]
 
-Pair = tuple[str, str]
-
-
-@dataclass(slots=True, kw_only=True)
-class MetricScores:
-    """All that one metric said of a run.
-
-    Attributes:
-        embedding: What it looked through, where the run has more than one.
-        results: By row, what it found.
-        reasons: By row, why it found nothing.
-        differences: By (row, other row), what its set columns differ by.
-        alike: By row, which of its clips are the same to the metric.
-    """
-
-    metric: str
-    columns: tuple[Column, ...]
-    embedding: str | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)
-    recipe_id: str | None = None
-    results: dict[str, MetricResult] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    differences: dict[Pair, Mapping[str, Estimate]] = field(default_factory=dict)
-    alike: dict[str, Firsts] = field(default_factory=dict)
+SCORED_BY = ("calm_bench.row_score", "calm_bench.shelf")
 
 
 class Scorer:
@@ -70,6 +49,7 @@ class Scorer:
         self.setting = setting or Setting()
         self._ends = partial(self.setting.ends_for, shelf=shelf, reference=self._reference)
         self.notes: tuple[str, ...] = ()
+        self.failures: list[Failure] = list(shelf.failures)
         self._cache = ContentCache("scores")
 
     def score(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[MetricScores]:
@@ -85,7 +65,7 @@ class Scorer:
             self._hear()
         with stage("scoring", len(found) * len(self.cells)) as advance:
             scores = [self._score_metric(instrument, pairs, advance) for instrument in found]
-        self._record(scores)
+        record_scores(scores, self.shelf, self.store)
         return scores
 
     def _score_metric(
@@ -165,13 +145,22 @@ class Scorer:
         key = self._key("score", metric, recipe, rows)
         kept = self._cache.read(key)
         alike = self._alike(metric, cell_id)
-        if kept is not None:
-            return MetricResult.from_json(kept, list(alike))
-        clips = self._clips(metric, self._distinct(metric, cell_id))
-        found = metric.score(clips, self._reference_clips(metric))
-        result = found.with_copies(alike)
-        self._cache.write(key, result.to_json(list(alike)))
-        return result
+        if kept is None:
+            clips = self._clips(metric, self._distinct(metric, cell_id))
+            found = score_row(metric, clips, self._reference_clips(metric)).with_copies(alike)
+            if found.lasting:
+                self._cache.write(key, found.to_json(list(alike)))
+        else:
+            found = RowScore.from_json(kept, list(alike))
+        for entry in self.shelf.entries(cell_id):
+            if reason := found.failed.get(entry.clip_id):
+                self._fail(cell_id, entry, metric.name, reason)
+        return found.result
+
+    def _fail(self, cell_id: str, entry: ClipEntry, by: str, reason: str) -> None:
+        clip_id, path = entry.clip_id, entry.path
+        found = Failure(cell_id=cell_id, clip_id=clip_id, path=path, by=by, reason=reason)
+        self.failures.append(found)
 
     def _distinct(self, metric: Metric, cell_id: str) -> list[ClipEntry]:
         """A row's clips without those that are copies of others to a metric."""
@@ -203,8 +192,8 @@ class Scorer:
             clips, base = (self._clips(metric, [both[i] for both in shared]) for i in (0, 1))
             try:
                 estimates = metric.difference(clips, base, self._reference_clips(metric))
-            except BenchError as error:
-                lost = Estimate(value=None, reason=str(error))
+            except Exception as error:
+                lost = Estimate(value=None, reason=describe(error))
                 names = [c.name for c in metric.own_columns if c.aggregate == "set"]
                 found.differences[pair] = dict.fromkeys(names, lost)
                 continue
@@ -235,7 +224,15 @@ class Scorer:
             [[*entry.identity, _heard_identity(transcripts.get(entry.audio_id))] for entry in found]
             for found in (self.shelf.entries(row) for row in rows)
         ]
-        return content_hash(kind, metric.name, dict(recipe), _code(type(metric)), clips, length=40)
+        about = [metric.name, dict(recipe), self._code(metric), self._ends(metric)]
+        return content_hash(kind, about, clips, length=40)
+
+    def _code(self, metric: Metric) -> str:
+        """What a metric's values are computed by besides its recipe."""
+        parts: list[object] = [metric]
+        parts += [metric.embedder.embedding] if isinstance(metric, EmbeddingMetric) else []
+        parts += [self._recognizer] if "transcript" in metric.needs else []
+        return computed_by(*SCORED_BY, *(type(part).__module__ for part in parts))
 
     @cached_property
     def _recognizer(self) -> Recognizer:
@@ -244,8 +241,14 @@ class Scorer:
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
         """What is heard in every clip."""
-        entries = [e for cell in self.cells for e in self.shelf.entries(cell.cell_id)]
-        return transcribe(entries, self._recognizer, self.store)
+        rows = {cell.cell_id: self.shelf.entries(cell.cell_id) for cell in self.cells}
+        entries = [entry for row in rows.values() for entry in row]
+        found, failed = transcribe(entries, self._recognizer, self.store)
+        for cell_id, row in rows.items():
+            for entry in row:
+                if reason := failed.get(entry.audio_id):
+                    self._fail(cell_id, entry, "speech recognition", reason)
+        return found
 
     def _hear(self) -> int:
         """Transcribe, under a bar of its own; without a recogniser nothing is heard."""
@@ -255,45 +258,6 @@ class Scorer:
             return 0  # the metrics that need it meet the same error and give it as their reason
         return len(self._transcripts_by_id)
 
-    def _record(self, scores: Sequence[MetricScores]) -> None:
-        """Write what is new to the run's records."""
-        known = {record.key: record for record in self.store.read(ScoreRecord)}
-        known_cells = {record.key: record for record in self.store.read(CellScore)}
-        for score in scores:
-            clip_records, cell_records = self._records(score)
-            self.store.append(*(r for r in clip_records if known.get(r.key) != r))
-            self.store.append(*(r for r in cell_records if known_cells.get(r.key) != r))
-
-    def _records(self, score: MetricScores) -> tuple[list[ScoreRecord], list[CellScore]]:
-        clips, cells = [], []
-        for cell_id, result in score.results.items():
-            about = {"metric": score.metric, "recipe_id": str(score.recipe_id), "cell_id": cell_id}
-            estimates, counts = dict(result.estimates), dict(result.counts)
-            cells.append(CellScore(**about, estimates=estimates, counts=counts))
-            clips += [
-                ScoreRecord(
-                    **about,
-                    trial_id=entry.clip_id,
-                    clip_id=entry.audio_id,
-                    values=dict(result.clips.get(entry.clip_id, {})),
-                    note=result.notes.get(entry.clip_id),
-                )
-                for entry in self.shelf.entries(cell_id)
-            ]
-        return clips, cells
-
 
 def _heard_identity(transcript: Transcript | None) -> Any:
     return None if transcript is None else asdict(transcript)
-
-
-@cache
-def _code(cls: type[Metric]) -> str:
-    """A hash of the code that a score comes from: the metric's own file and the packages' files."""
-    package = Path(__file__).parent
-    sources = [*package.glob("*.py")]
-    sources += [
-        p for name in ("metrics", "embeddings", "asr") for p in (package / name).glob("*.py")
-    ]
-    own = inspect.getsourcefile(cls)
-    return content_hash([file_hash(path) for path in sorted({*sources, Path(own or __file__)})])

@@ -7,20 +7,57 @@ recordings is compared once (`ClipShelf.shared`).
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import probe_audio, read_audio
-from calm_bench.cache import MemoryCache
+from calm_bench.audio import audio_hash, read_audio
+from calm_bench.cache import ContentCache, MemoryCache
+from calm_bench.code import computed_by
+from calm_bench.errors import InputError, describe
+from calm_bench.row_score import READING, Failure
+from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store import Cell, RunStore, TrialRecord
 from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
-__all__ = ["ClipEntry", "ClipShelf", "Firsts", "entries_of", "firsts"]
+__all__ = ["ClipEntry", "ClipShelf", "Firsts", "Sound", "firsts", "sound_of"]
 
 Firsts = Mapping[str, str]
 """By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """What a sound file holds, without its samples.
+
+    Attributes:
+        audio_id: The content hash of samples and rate, as `read_audio` gives them.
+    """
+
+    audio_id: str
+    sample_rate: int
+    n_samples: int
+
+
+def sound_of(path: Path) -> Sound:
+    """What a file holds: decoded once on this machine, whatever the file is called later.
+
+    Raises:
+        InputError: If it cannot be read; the message names it.
+    """
+    cache = ContentCache("sounds")
+    try:
+        key = content_hash(file_hash(path), computed_by(__name__), length=40)
+        if (kept := cache.read(key)) is not None:
+            return Sound(**kept)
+        wave, rate = read_audio(path)
+    except InputError:
+        raise
+    except Exception as error:  # a decoder's own
+        raise InputError(f"{path} cannot be read: {describe(error)}") from error
+    sound = Sound(audio_id=audio_hash(wave, rate), sample_rate=rate, n_samples=len(wave))
+    cache.write(key, asdict(sound))
+    return sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +66,16 @@ class ClipEntry:
 
     Attributes:
         clip_id: What tells it from every other clip of a run: its trial.
-        audio_id: The content hash of its samples and rate.
+        sound: What its file holds.
         group: What intervals resample: the recording that its prompt was cut from, or the prompt.
     """
 
     clip_id: str
-    audio_id: str
     prompt_id: str
     group: str
     seed_index: int
     path: Path
-    sample_rate: int
+    sound: Sound
     prompt_seconds: float
     words: tuple[tuple[str, float, float], ...] | None
 
@@ -50,39 +86,19 @@ class ClipEntry:
         return [self.audio_id, *place, self.prompt_seconds, self.words]
 
     @property
+    def audio_id(self) -> str:
+        """The content hash of its samples and rate: equal for clips that sound the same."""
+        return self.sound.audio_id
+
+    @property
+    def seconds(self) -> float:
+        """How long it is, prompt included."""
+        return self.sound.n_samples / self.sound.sample_rate
+
+    @property
     def pair_key(self) -> str:
         """What it has in common with clips of other rows for the same prompt and seed."""
         return f"{self.prompt_id}/{self.seed_index}"
-
-    @cached_property
-    def n_samples(self) -> int:
-        """How long it is, from the file's header."""
-        return round(probe_audio(self.path).seconds * self.sample_rate)
-
-
-def entries_of(cells: Sequence[Cell], store: RunStore) -> dict[str, list[ClipEntry]]:
-    """By row, the clips that a run has made, in the order of prompts and seeds."""
-    known = {cell.cell_id: list[ClipEntry]() for cell in cells}
-    for record in store.read(TrialRecord):
-        if record.cell_id not in known or not (record.clip and record.clip_id):
-            continue
-        assert record.sample_rate is not None  # the record's own rule
-        known[record.cell_id].append(
-            ClipEntry(
-                clip_id=record.trial_id,
-                audio_id=record.clip_id,
-                prompt_id=record.prompt_id,
-                group=record.group or record.prompt_id,
-                seed_index=record.seed_index,
-                path=store.root / record.clip,
-                sample_rate=record.sample_rate,
-                prompt_seconds=record.prompt_seconds,
-                words=record.words,
-            )
-        )
-    for entries in known.values():
-        entries.sort(key=lambda entry: (entry.prompt_id, entry.seed_index))
-    return known
 
 
 def firsts(entries: Sequence[ClipEntry], *, words: bool, originals: Mapping[str, str]) -> Firsts:
@@ -121,15 +137,14 @@ class _Stored:
 
     @property
     def n_samples(self) -> int:
-        return self.entry.n_samples
+        return self.entry.sound.n_samples
 
     def read(self) -> Wave:
-        key = str(self.entry.path)
-        wave = self.held.read(key)
+        wave = self.held.read(self.audio_id)
         if wave is None:
             wave, _ = read_audio(self.entry.path)
             wave.flags.writeable = False  # the next metric is to find what this one found
-            self.held.write(key, wave)
+            self.held.write(self.audio_id, wave)
         return wave
 
 
@@ -137,11 +152,43 @@ class ClipShelf:
     """Rows of clips; as much of their audio as there is room for is held at a time."""
 
     def __init__(
-        self, entries: Mapping[str, Sequence[ClipEntry]], max_bytes: int = 128 * 2**20
+        self,
+        entries: Mapping[str, Sequence[ClipEntry]],
+        failures: Sequence[Failure] = (),
+        max_bytes: int = 128 * 2**20,
     ) -> None:
-        """Serve these clips, by row, and hold up to `max_bytes` of what was read last."""
+        """Serve these clips, by row, and hold up to `max_bytes` of what was read last.
+
+        `failures` are the clips that could not be read.
+        """
         self._entries = entries
+        self.failures = failures
         self._held = MemoryCache(max_bytes)
+
+    @classmethod
+    def of_run(cls, cells: Sequence[Cell], store: RunStore) -> "ClipShelf":
+        """The clips that a run has made and that can be read, in the order of prompts and seeds."""
+        rows = {cell.cell_id: list[ClipEntry]() for cell in cells}
+        failures = []
+        for record in store.read(TrialRecord):
+            if record.cell_id not in rows or not record.clip:
+                continue
+            path = store.root / record.clip
+            try:
+                rows[record.cell_id].append(_entry(record, path, sound_of(path)))
+            except InputError as error:
+                failures.append(
+                    Failure(
+                        cell_id=record.cell_id,
+                        clip_id=record.trial_id,
+                        path=path,
+                        by=READING,
+                        reason=str(error),
+                    )
+                )
+        for entries in rows.values():
+            entries.sort(key=lambda entry: (entry.prompt_id, entry.seed_index))
+        return cls(rows, failures)
 
     def entries(self, cell_id: str) -> Sequence[ClipEntry]:
         """What is known of a row's clips."""
@@ -150,9 +197,9 @@ class ClipShelf:
     def ends_before(self, cell_id: str, seconds: float) -> dict[str, float]:
         """By prompt, where a row's clips end that are shorter than that."""
         return {
-            entry.prompt_id: entry.n_samples / entry.sample_rate
+            entry.prompt_id: entry.seconds
             for entry in self.entries(cell_id)
-            if entry.n_samples < round(seconds * entry.sample_rate)
+            if entry.sound.n_samples < round(seconds * entry.sound.sample_rate)
         }
 
     def shared(
@@ -186,13 +233,26 @@ class ClipShelf:
                 group=entry.group,
                 seed_index=entry.seed_index,
                 wave=_Stored(entry, self._held),  # type: ignore[arg-type]
-                sample_rate=entry.sample_rate,
+                sample_rate=entry.sound.sample_rate,
                 prompt_seconds=entry.prompt_seconds,
                 words=_timed(entry.words),
                 transcript=transcripts.get(entry.audio_id),
             )
             for entry in entries
         ]
+
+
+def _entry(record: TrialRecord, path: Path, sound: Sound) -> ClipEntry:
+    return ClipEntry(
+        clip_id=record.trial_id,
+        prompt_id=record.prompt_id,
+        group=record.group or record.prompt_id,
+        seed_index=record.seed_index,
+        path=path,
+        sound=sound,
+        prompt_seconds=record.prompt_seconds,
+        words=record.words,
+    )
 
 
 def _timed(words: tuple[tuple[str, float, float], ...] | None) -> tuple[TimedWord, ...] | None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Self
 
 from calm_bench.config import BenchmarkSpec
+from calm_bench.metric_scores import MetricScores, Pair
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.recordings import few
 from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
-from calm_bench.scoring import MetricScores
+from calm_bench.row_score import READING, Failure, failure_notes
+from calm_bench.scoring import Scorer
 from calm_bench.seeds import derive_seed
 from calm_bench.shelf import ClipEntry, ClipShelf
 from calm_bench.speedups import SPEED_COLUMNS, result_row, speed_rows
@@ -21,8 +23,6 @@ from calm_bench.types import Column, Estimate
 
 __all__ = ["Facts", "Outcome", "summarise_run"]
 
-Pair = tuple[str, str]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -31,6 +31,7 @@ class Facts:
     Attributes:
         table: Columns of the printed table, in order; empty for all.
         trials: Clips that were made and that failed, by row.
+        failures: What could not be scored of those that were made.
         codecs: What is known of the codecs of round-trip rows besides their clips.
         notes: What must be said of the clips.
     """
@@ -43,6 +44,7 @@ class Facts:
     trials: Mapping[str, TrialCount]
     latency: Sequence[LatencyRecord] = ()
     codecs: Sequence[CellScore] = ()
+    failures: Sequence[Failure] = ()
     notes: Sequence[str] = ()
 
     @classmethod
@@ -52,9 +54,9 @@ class Facts:
         manifest: Manifest,
         cells: Sequence[Cell],
         store: RunStore,
-        notes: Sequence[str] = (),
+        scorer: Scorer,
     ) -> Self:
-        """The facts of a benchmark's run, from its records; `notes` are the scorer's."""
+        """The facts of a benchmark's run, from its records and from what scoring found out."""
         trials = store.read(TrialRecord)
         return cls(
             run_id=manifest.run_id,
@@ -65,7 +67,8 @@ class Facts:
             trials={cell.cell_id: _count(cell, trials) for cell in cells},
             latency=store.read(LatencyRecord),
             codecs=[score for score in store.read(CellScore) if score.metric == "codec"],
-            notes=(*manifest.options.get("notes", ()), *notes, *_trial_notes(trials)),
+            failures=scorer.failures,
+            notes=(*manifest.options.get("notes", ()), *scorer.notes, *_trial_notes(trials)),
         )
 
 
@@ -78,8 +81,8 @@ class Outcome:
 
     @property
     def n_failed(self) -> int:
-        """Clips that could not be made."""
-        return sum(count.failed for count in self.results.trials.values())
+        """Clips that could not be made, read or scored."""
+        return sum(count.failed + count.unscored for count in self.results.trials.values())
 
 
 def summarise_run(
@@ -112,9 +115,14 @@ def summarise_run(
         recipes=recipes,
         rows=tuple(rows),
         differences=tuple(differences),
-        trials=dict(facts.trials),
+        trials={cell_id: _with_failures(facts, cell_id) for cell_id in facts.trials},
         counts={cell.cell_id: _counts(cell, scores) for cell in cells},
-        notes=(*speed.notes, *facts.notes, *_floor_notes(facts, scores, rows)),
+        notes=(
+            *speed.notes,
+            *facts.notes,
+            *failure_notes(facts.failures),
+            *_floor_notes(facts, scores, rows),
+        ),
     )
 
 
@@ -206,6 +214,18 @@ def _count(cell: Cell, trials: Sequence[TrialRecord]) -> TrialCount:
     own = [trial for trial in trials if trial.cell_id == cell.cell_id]
     made = {trial.clip_id for trial in own if trial.status == "ok"}
     return TrialCount(ok=len(made), failed=sum(trial.status == "failed" for trial in own))
+
+
+def _with_failures(facts: Facts, cell_id: str) -> TrialCount:
+    """A row's count of clips, with those that could not be read or scored."""
+    unread, unscored = (
+        {f.clip_id for f in facts.failures if f.cell_id == cell_id and (f.by == READING) is reading}
+        for reading in (True, False)
+    )
+    made = facts.trials[cell_id]
+    return TrialCount(
+        ok=made.ok - len(unread), failed=made.failed + len(unread), unscored=len(unscored)
+    )
 
 
 def _counts(cell: Cell, scores: Sequence[MetricScores]) -> dict[str, float]:

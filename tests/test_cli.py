@@ -190,7 +190,7 @@ def test_failed_clips_are_counted_and_give_exit_code_4(
     monkeypatch.setattr(CalmSystem, "finish", broken)
     result = call("run", "smoke", "--out", str(tmp_path / "run"))
     assert result.exit_code == 4
-    assert "4 clips could not be made" in result.stderr
+    assert "4 clips failed" in result.stderr
     results = RunStore(tmp_path / "run").read_results()
     assert results.trials["calm-debug-t1"].failed == 2
     assert any("the head fell off" in note for note in results.notes)

@@ -7,12 +7,12 @@ import pytest
 
 from calm_bench import framing
 from calm_bench.asr import Recognizer
-from calm_bench.audio import audio_hash, write_flac
+from calm_bench.audio import write_flac
 from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.framing import PromptShelf
 from calm_bench.hearing import transcribe
 from calm_bench.seeds import file_hash
-from calm_bench.shelf import ClipEntry
+from calm_bench.shelf import ClipEntry, sound_of
 from calm_bench.store import RunStore, TranscriptRecord
 from calm_bench.types import TimedWord, Wave
 
@@ -46,14 +46,14 @@ def noise(path: Path, seconds: float) -> Wave:
 
 
 def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
+    noise(path, seconds)
     return ClipEntry(
         clip_id=trial,
-        audio_id=audio_hash(noise(path, seconds), RATE),
         prompt_id="p",
         group="p",
         seed_index=0,
         path=path,
-        sample_rate=RATE,
+        sound=sound_of(path),
         prompt_seconds=0.1,
         words=None,
     )
@@ -62,11 +62,12 @@ def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
 def test_each_clip_is_heard_once_by_any_run(tmp_path: Path) -> None:
     entries = [entry(tmp_path / f"{i}.flac", s, str(i)) for i, s in enumerate((0.3, 0.4, 0.3))]
     ear = Ear()
-    first = transcribe(entries, ear, RunStore(tmp_path / "one"))
+    first, failed = transcribe(entries, ear, RunStore(tmp_path / "one"))
+    assert not failed
     assert {t.text for t in first.values()} == {"0.30", "0.40"}
     assert sorted(ear.heard) == [0.3, 0.4]  # two of the three clips are the same sound
     for name in ("one", "two"):
-        assert transcribe(entries, ear, RunStore(tmp_path / name)) == first
+        assert transcribe(entries, ear, RunStore(tmp_path / name)) == (first, {})
         assert len(RunStore(tmp_path / name).read(TranscriptRecord)) == 2
     assert len(ear.heard) == 2
 

@@ -10,10 +10,11 @@ from calm_bench import registry, scoring
 from calm_bench.asr import Recognizer
 from calm_bench.audio import audio_hash, write_flac
 from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.metric_scores import MetricScores
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.results import Results
-from calm_bench.scoring import MetricScores, Scorer
-from calm_bench.shelf import ClipShelf, entries_of
+from calm_bench.scoring import Scorer
+from calm_bench.shelf import ClipShelf
 from calm_bench.store import (
     Cell,
     CellScore,
@@ -191,7 +192,7 @@ def make_store(root: Path, n: int = 3, seeds: int = 1, group: str | None = None)
 
 
 def score(store: RunStore, *names: str) -> list[MetricScores]:
-    shelf = ClipShelf(entries_of(CELLS, store))
+    shelf = ClipShelf.of_run(CELLS, store)
     return Scorer(CELLS, shelf, store).score(names, PAIRS)
 
 
@@ -261,8 +262,9 @@ def test_rows_that_a_metric_says_nothing_of_have_a_reason(tmp_path: Path) -> Non
 
 def test_without_reference_clips_set_metrics_have_a_reason(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run")
-    entries = entries_of(CELLS, store) | {"reference": []}
-    (gap,) = Scorer(CELLS, ClipShelf(entries), store).score(["gap"], PAIRS)
+    full = ClipShelf.of_run(CELLS, store)
+    rows = {cell.cell_id: full.entries(cell.cell_id) for cell in CELLS[1:]}
+    (gap,) = Scorer(CELLS, ClipShelf(rows), store).score(["gap"], PAIRS)
     assert gap.reasons["a"] == "there are no reference clips"
     assert gap.reasons["reference"] == "there is no clip to score"
 
@@ -278,7 +280,7 @@ def test_a_recipe_names_the_recogniser_and_the_reference_set(tmp_path: Path) -> 
 def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run")
     scores = score(store, "level", "unavailable", "gap")
-    shelf = ClipShelf(entries_of(CELLS, store))
+    shelf = ClipShelf.of_run(CELLS, store)
     facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={})
     results = summarise_run(facts, shelf, scores, PAIRS)
     assert len(results.rows) == len(CELLS) * 3
@@ -298,7 +300,7 @@ def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Pa
 
 def summarised(store: RunStore, *names: str) -> Results:
     facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={})
-    shelf = ClipShelf(entries_of(CELLS, store))
+    shelf = ClipShelf.of_run(CELLS, store)
     return summarise_run(facts, shelf, score(store, *names), PAIRS)
 
 

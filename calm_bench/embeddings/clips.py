@@ -8,7 +8,7 @@ short last window would be heard like the start of another clip.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from calm_bench.audio import RESAMPLER, resample
 from calm_bench.cache import MemoryCache
+from calm_bench.code import computed_by
 from calm_bench.embeddings.base import Embedding
 from calm_bench.seeds import content_hash
 from calm_bench.types import Clip, Wave
@@ -78,12 +79,16 @@ class ClipEmbedder:
             recipe["longer_clips"] = longest
         return recipe
 
+    @cached_property
+    def _code(self) -> str:
+        return computed_by(__name__, type(self.embedding).__module__)
+
     def embed(self, clips: Sequence[Clip]) -> EmbeddedClips:
         """Vectors [N, E] of each clip's continuation; none is computed twice."""
-        recipe = content_hash(self.recipe)
+        made_by = content_hash(self.recipe, self._code)
         notes = {clip.clip_id: note for clip in clips if (note := self._too_short(clip))}
         keys = {
-            clip.clip_id: content_hash(clip.audio_id, *clip.span, recipe)
+            clip.clip_id: content_hash(clip.audio_id, *clip.span, made_by)
             for clip in clips
             if clip.clip_id not in notes
         }

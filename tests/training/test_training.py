@@ -230,9 +230,7 @@ train_model("mine", TrainOptions(accelerator="cpu", threads=1))
 
 def test_killed_training_goes_on(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
-    done = subprocess.run(
-        [sys.executable, "-c", DIES], check=False
-    )
+    done = subprocess.run([sys.executable, "-c", DIES], check=False)
     assert done.returncode == -signal.SIGKILL
     state = torch.load(paths.home() / "training" / name / "state.pt", weights_only=True)
     assert state["step"] == 5
