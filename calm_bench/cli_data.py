@@ -151,12 +151,36 @@ def prompts(
     name: Annotated[str, typer.Option("--name", help="What the list is called.")] = "speech",
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 32,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Length of a clip.")] = 12.0,
+    per_recording: Annotated[
+        int, typer.Option("--per-recording", min=1, help="At most so many of each recording.")
+    ] = 1,
+    offset: Annotated[
+        float | None,
+        typer.Option(
+            "--offset",
+            min=0.0,
+            metavar="SECONDS",
+            help="Where a recording's first clip begins.",
+            show_default="spread over the recording",
+        ),
+    ] = None,
     sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
 ) -> None:
-    """Cut prompts with their real continuations from a corpus's test split."""
-    from calm_bench.data.prompts import write_prompts
+    """Cut prompts with their real continuations from a corpus's test split.
 
-    index = write_prompts(corpus, out, name=name, n=n, seconds=seconds, sample_rate=sample_rate)
+    Clips of one recording do not overlap; the list says which recording each is of, and intervals
+    resample them together.
+    """
+    from calm_bench.data.cuts import Cuts, write_prompts
+
+    cuts = Cuts(
+        n=n,
+        seconds=seconds,
+        per_recording=per_recording,
+        offset=offset,
+        sample_rate=sample_rate,
+    )
+    index = write_prompts(corpus, out, name, cuts)
     typer.echo(f"wrote {index}")
 
 

@@ -3,19 +3,16 @@
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from calm_bench import paths
-from calm_bench.audio import read_audio, resample, write_flac
+from calm_bench.audio import read_audio, resample
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
-from calm_bench.data.corpus import Item, read_manifest
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.files import replace, text_lines
-from calm_bench.parallel import counted, ordered_map
+from calm_bench.files import text_lines
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
 
@@ -30,7 +27,6 @@ __all__ = [
     "prompt_samples",
     "read_prompt_specs",
     "transcribe_prompt",
-    "write_prompts",
 ]
 
 
@@ -65,75 +61,6 @@ def prompt_samples(prompt_seconds: float, sample_rate: int, hop_length: int) -> 
     """Samples of a prompt, rounded up to whole frames: 3 s at 12.5 Hz are 38 frames or 3.04 s."""
     # The product is rounded first, so that 0.08 s at 16 kHz is one frame and not two.
     return math.ceil(round(prompt_seconds * sample_rate / hop_length, 6)) * hop_length
-
-
-def write_prompts(
-    corpus: Path,
-    out_dir: Path,
-    *,
-    name: str = "speech",
-    n: int = 32,
-    seconds: float = 12.0,
-    prompt_seconds: float = 3.0,
-    sample_rate: int = 16000,
-) -> Path:
-    """Cut the first `seconds` of the first `n` test recordings that are long enough.
-
-    Where texts are known, a recording is passed over if what it says after `prompt_seconds` is said
-    in one training recording word by word: a model could have learned that by heart.
-
-    Writes `<out_dir>/<name>/<id>.flac` and `<out_dir>/<name>.jsonl`, whose path is returned. It
-    names audio relative to the parent of `out_dir`, the benchmarks folder.
-
-    Raises:
-        InputError: If the corpus has too few test recordings of this length.
-    """
-    known = read_manifest(corpus)
-    items = [i for i in known if i.split == "test" and i.seconds >= seconds]
-    training = [_spoken(i, 0.0, math.inf) for i in known if i.split == "train"]
-    told = {i.id for i in items if _is_told(_spoken(i, prompt_seconds, seconds), training)}
-    items = [item for item in items if item.id not in told]
-    if len(items) < n:
-        raise InputError(
-            f"{corpus} has {len(items)} test recordings of at least {seconds:g} s, not {n}"
-        )
-
-    def cut(item: Item) -> PromptSpec:
-        wave, _ = read_audio(corpus / item.audio, sample_rate)
-        path = out_dir / name / f"{item.id}.flac"
-        write_flac(path, wave[: round(seconds * sample_rate)], sample_rate)
-        return PromptSpec(
-            id=item.id,
-            audio=f"{out_dir.name}/{name}/{path.name}",
-            sha256=file_hash(path),
-            # A transcribed text is no ground truth: the run transcribes the prompt and says so.
-            words=_cut_words(item.words, seconds) if item.text_source == "given" else None,
-        )
-
-    specs = counted(ordered_map(cut, items[:n]), n, "cutting prompts")
-    index = out_dir / f"{name}.jsonl"
-    replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
-    return index
-
-
-def _spoken(item: Item, start: float, end: float) -> str:
-    """The words that begin in a stretch of a recording, bare and between spaces; "" if unknown."""
-    words = [word for word, at, _ in item.words or () if start <= at < end]
-    bare = [re.sub(r"[^\w']", "", word).lower() for word in words]
-    return f" {' '.join(bare)} " if bare else ""
-
-
-def _is_told(phrase: str, texts: Sequence[str]) -> bool:
-    return bool(phrase) and any(phrase in text for text in texts)
-
-
-def _cut_words(
-    words: Sequence[tuple[str, float, float]] | None, seconds: float
-) -> tuple[tuple[str, float, float], ...] | None:
-    """The words that begin within the clip; the last may end with it in mid-word."""
-    if words is None:
-        return None
-    return tuple((word, start, min(end, seconds)) for word, start, end in words if start < seconds)
 
 
 def read_prompt_specs(path: Path) -> list[PromptSpec]:

@@ -10,10 +10,11 @@ import pytest
 from calm_bench.audio import read_audio
 from calm_bench.data import music as module
 from calm_bench.data.corpus import read_card, read_manifest
+from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.music import Music, make_music, music_dir
 from calm_bench.data.music_groups import group_works, opus, phrases, playable
 from calm_bench.data.music_works import load_sources, load_works, playlist, split_of
-from calm_bench.data.prompts import read_prompt_specs, write_prompts
+from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.data.scores import Note, Score, corpus_dir
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 from calm_bench.seeds import content_hash
@@ -190,7 +191,7 @@ def test_prompts_are_cut_from_it(tmp_path: Path, played: list[str]) -> None:
     out = tmp_path / "music"
     make_music(out, SMALL)
     folder = tmp_path / "benchmarks" / "prompts"
-    index = write_prompts(out, folder, name="music", n=3, seconds=12.0, sample_rate=RATE)
+    index = write_prompts(out, folder, "music", Cuts(n=3, sample_rate=RATE))
     specs = read_prompt_specs(index)
     assert [spec.id for spec in specs] == ["test-00000", "test-00001", "test-00002"]
     for spec in specs:

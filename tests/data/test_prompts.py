@@ -12,13 +12,12 @@ import soundfile
 from calm_bench import paths
 from calm_bench.audio import audio_hash, read_audio, write_flac
 from calm_bench.config import BenchmarkSpec
-from calm_bench.data.corpus import Item, read_manifest, write_corpus
+from calm_bench.data.corpus import Item, write_corpus
+from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.prompts import (
     load_prompts,
     prompt_samples,
-    read_prompt_specs,
     transcribe_prompt,
-    write_prompts,
 )
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.seeds import file_hash
@@ -65,7 +64,8 @@ def benchmarks(tmp_path: Path) -> Path:
         )
     write_corpus(corpus, items, kind="folder", settings={})
     root = tmp_path / "benchmarks"
-    write_prompts(corpus, root / "prompts", n=3, seconds=2.0, sample_rate=RATE)
+    cuts = Cuts(n=3, seconds=2.0, offset=0.0, sample_rate=RATE)
+    write_prompts(corpus, root / "prompts", "speech", cuts)
     return root
 
 
@@ -101,32 +101,6 @@ def test_a_transcribed_text_is_not_passed_on_as_ground_truth(benchmarks: Path) -
     prompt = load_prompts(SPEC, root=benchmarks)[2]
     assert prompt.words is None
     assert prompt.text_source == "none"
-
-
-def test_too_few_recordings_are_refused(benchmarks: Path) -> None:
-    with pytest.raises(InputError, match="3 test recordings of at least 2 s, not 9"):
-        write_prompts(
-            benchmarks.parent / "corpus", benchmarks / "prompts", n=9, seconds=2.0, sample_rate=RATE
-        )
-
-
-def test_a_continuation_that_training_holds_word_by_word_makes_no_prompt(benchmarks: Path) -> None:
-    corpus, root = benchmarks.parent / "corpus", benchmarks / "prompts"
-    texts = {"r0": "A: two, three.", "r2": "a two", "r3": "a two four", "r4": "One two three"}
-    items = [
-        item.model_copy(
-            update={"words": tuple((w, i / 2, i / 2) for i, w in enumerate(texts[item.id].split()))}
-        )
-        for item in read_manifest(corpus)
-        if item.id in texts
-    ]
-    write_corpus(corpus, items, kind="folder", settings={})
-    cut = {"n": 1, "seconds": 2.0, "sample_rate": RATE}
-    # What r0 and r2 go on with, "two three" and "two", r4 of the training split says too.
-    index = write_prompts(corpus, root, **cut, prompt_seconds=0.5)  # type: ignore[arg-type]
-    assert [spec.id for spec in read_prompt_specs(index)] == ["r3"]
-    index = write_prompts(corpus, root, **cut, prompt_seconds=0.0)  # type: ignore[arg-type]
-    assert [spec.id for spec in read_prompt_specs(index)] == ["r0"]
 
 
 def test_some_prompts_may_be_chosen(benchmarks: Path) -> None:

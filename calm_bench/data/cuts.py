@@ -1,0 +1,159 @@
+"""Prompts with their real continuations, cut from the recordings of a corpus's test split."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from calm_bench.audio import write_flac
+from calm_bench.config import PromptSpec
+from calm_bench.data.corpus import Item, read_manifest
+from calm_bench.data.sources import without_suffix
+from calm_bench.errors import InputError
+from calm_bench.files import replace
+from calm_bench.parallel import counted, ordered_map
+from calm_bench.seeds import file_hash
+
+__all__ = ["Cuts", "write_prompts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cuts:
+    """What is cut.
+
+    Attributes:
+        n: How many clips.
+        seconds: The length of a clip.
+        prompt_seconds: How much of it is the prompt.
+        per_recording: At most so many of each recording.
+        offset: Where the first clip of a recording begins, in seconds; None spreads the clips over
+            the whole of it: one lies in its middle, two in the middles of its halves.
+        sample_rate: The rate of what is written.
+    """
+
+    n: int = 32
+    seconds: float = 12.0
+    prompt_seconds: float = 3.0
+    per_recording: int = 1
+    offset: float | None = None
+    sample_rate: int = 16000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clip:
+    """A stretch of a recording, the `number`-th of those that are cut from it."""
+
+    item: Item
+    number: int
+    start: float
+
+    def spoken(self, start: float, end: float) -> str:
+        """The words that begin in a stretch of the clip, bare and between spaces."""
+        return _spoken(self.item, self.start + start, self.start + end)
+
+
+def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
+    """Cut the first `n` clips of the test recordings that are long enough; none overlap.
+
+    Recordings take turns, so that a shorter list has as many of them as it can. Where texts are
+    known, a clip begins with a word, and one is passed over if what it says after `prompt_seconds`
+    is said in one training recording word by word: a model could have learned that by heart.
+
+    Writes `<out_dir>/<name>/<id>.flac` and `<out_dir>/<name>.jsonl`, whose path is returned. It
+    names audio relative to the parent of `out_dir`, the benchmarks folder.
+
+    Raises:
+        InputError: If the corpus has too few test recordings of this length.
+    """
+    known = read_manifest(corpus)
+    test = [item for item in known if item.split == "test"]
+    training = [_spoken(item, 0.0, math.inf) for item in known if item.split == "train"]
+    clips = [
+        clip
+        for clip in _in_turns([_clips(item, cuts) for item in test])
+        if not _is_told(clip.spoken(cuts.prompt_seconds, cuts.seconds), training)
+    ]
+    if len(clips) < cuts.n:
+        n_long = len({clip.item.id for clip in clips})
+        long = cuts.seconds + (cuts.offset or 0.0)
+        of_each = f", which give {len(clips)} clips" if len(clips) > n_long else ""
+        raise InputError(
+            f"{corpus} has {n_long} test recordings of at least {long:g} s{of_each}, not {cuts.n} "
+            "(--per-recording takes more of each)"
+        )
+
+    def cut(clip: _Clip) -> PromptSpec:
+        item, rate = clip.item, cuts.sample_rate
+        wave, _ = item.read(corpus, rate, start=clip.start, seconds=cuts.seconds)
+        own = item.id if cuts.per_recording == 1 else f"{item.id}-{clip.number}"
+        path = out_dir / name / f"{own}.flac"
+        write_flac(path, wave, rate)
+        return PromptSpec(
+            id=own,
+            audio=f"{out_dir.name}/{name}/{path.name}",
+            sha256=file_hash(path),
+            # Stretches of one file are one recording, whatever a list calls them.
+            group=item.id if item.offset is None else without_suffix(Path(item.audio).name),
+            # A transcribed text is no ground truth: the run transcribes the prompt and says so.
+            words=_cut_words(clip, cuts.seconds) if item.text_source == "given" else None,
+        )
+
+    specs = counted(ordered_map(cut, clips[: cuts.n]), cuts.n, "cutting prompts")
+    index = out_dir / f"{name}.jsonl"
+    replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
+    return index
+
+
+def _clips(item: Item, cuts: Cuts) -> list[_Clip]:
+    """The clips of a recording: a part of it for each, the clip in the middle of its part."""
+    first = cuts.offset or 0.0
+    # What is a float's error short of a clip is one.
+    n = min(cuts.per_recording, math.floor((item.seconds - first) / cuts.seconds + 1e-6))
+    clips = []
+    for number in range(n):
+        part = (item.seconds - first) / n
+        low = first + number * part
+        start = low
+        if cuts.offset is None:
+            start = _word_near(item, low, low + part - cuts.seconds)
+        clips.append(_Clip(item=item, number=number + 1, start=math.floor(start * 1e4) / 1e4))
+    return clips
+
+
+def _word_near(item: Item, low: float, high: float) -> float:
+    """The middle between two times, or where the word nearest to it begins, if one does there."""
+    middle = (low + high) / 2
+    starts = [start for _, start, _ in item.words or () if low <= start <= high]
+    return min(starts, key=lambda start: abs(start - middle), default=middle)
+
+
+def _in_turns(clips: Sequence[list[_Clip]]) -> list[_Clip]:
+    """A clip of each recording, then the next: each begins elsewhere, so that no part leads."""
+    turned = [
+        own[k % len(own) :] + own[: k % len(own)] for k, own in enumerate(filter(None, clips))
+    ]
+    return [clip for clip in chain(*zip_longest(*turned)) if clip is not None]
+
+
+def _spoken(item: Item, start: float, end: float) -> str:
+    """The words that begin in a stretch of a recording, bare and between spaces; "" if unknown."""
+    words = [word for word, at, _ in item.words or () if start <= at < end]
+    bare = [re.sub(r"[^\w']", "", word).lower() for word in words]
+    return f" {' '.join(bare)} " if bare else ""
+
+
+def _is_told(phrase: str, texts: Sequence[str]) -> bool:
+    return bool(phrase) and any(phrase in text for text in texts)
+
+
+def _cut_words(clip: _Clip, seconds: float) -> tuple[tuple[str, float, float], ...] | None:
+    """The words that begin within the clip; the last may end with it in mid-word."""
+    if clip.item.words is None:
+        return None
+    return tuple(
+        (word, round(start - clip.start, 4), round(min(end - clip.start, seconds), 4))
+        for word, start, end in clip.item.words
+        if clip.start <= start < clip.start + seconds
+    )

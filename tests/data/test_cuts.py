@@ -1,0 +1,160 @@
+"""Prompts cut from a corpus by `calm-bench data prompts`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner, Result
+
+from calm_bench import audio
+from calm_bench.audio import read_audio
+from calm_bench.cli import app
+from calm_bench.config import PromptSpec
+from calm_bench.data.prompts import read_prompt_specs
+
+RATE = 8000
+
+
+def lay(root: Path, recordings: Mapping[str, tuple[float, dict[str, Any]]]) -> Path:
+    """A corpus of recordings whose samples count up, so that a cut tells where it is from."""
+    (root / "source").mkdir(parents=True)
+    lines = []
+    for name, (seconds, known) in recordings.items():
+        # Recordings differ by less than a hundredth of a second's worth of the ramp.
+        ramp = (np.arange(round(seconds * RATE)) + ord(name[0]) / 4) / (60 * RATE)
+        soundfile.write(root / "source" / f"{name}.wav", ramp, RATE, subtype="FLOAT")
+        lines.append({"audio": f"{name}.wav", "split": "test", "speaker": name, **known})
+    (root / "source" / "list.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
+    source, corpus = root / "source" / "list.jsonl", root / "corpus"
+    made = CliRunner().invoke(app, ["data", "folder", str(source), "--out", str(corpus)])
+    assert made.exit_code == 0, made.output
+    return root
+
+
+def call(root: Path, *options: str, seconds: float = 2.0) -> Result:
+    places = [str(root / "corpus"), "--out", str(root / "benchmarks" / "prompts")]
+    length = ["--seconds", str(seconds), "--sample-rate", str(RATE)]
+    return CliRunner().invoke(app, ["data", "prompts", *places, *length, *options])
+
+
+def cut(root: Path, *options: str, seconds: float = 2.0) -> list[PromptSpec]:
+    result = call(root, *options, seconds=seconds)
+    assert result.exit_code == 0, result.output
+    return read_prompt_specs(root / "benchmarks" / "prompts" / "speech.jsonl")
+
+
+def starts(root: Path, specs: list[PromptSpec]) -> dict[str, float]:
+    """Where in its recording each prompt begins, as its samples tell."""
+    found = {}
+    for spec in specs:
+        wave, rate = read_audio(root / "benchmarks" / spec.audio)
+        assert (len(wave), rate) == (2 * RATE, RATE)
+        found[spec.id] = round(float(wave[0]) * 60, 1)
+    return found
+
+
+def test_one_prompt_lies_in_the_middle_of_its_recording(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (2.0, {}), "c": (1.5, {})})
+    specs = cut(tmp_path, "--n", "2")
+    assert starts(tmp_path, specs) == {"a": 4.0, "b": 0.0}
+    assert [spec.group for spec in specs] == ["a", "b"]
+
+
+def test_several_prompts_are_spread_over_the_recording_and_take_turns(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (12.0, {}), "b": (12.0, {}), "c": (5.2, {})})
+    specs = cut(tmp_path, "--n", "8", "--per-recording", "3")
+    assert starts(tmp_path, specs) == {
+        "a-1": 1.0,
+        "a-2": 5.0,
+        "a-3": 9.0,
+        "b-1": 1.0,
+        "b-2": 5.0,
+        "b-3": 9.0,
+        "c-1": 0.3,
+        "c-2": 2.9,
+    }
+    assert [spec.id for spec in specs[:3]] == ["a-1", "b-2", "c-1"]
+    assert all(spec.group == spec.id[0] for spec in specs)
+    few = cut(tmp_path, "--n", "3", "--per-recording", "3")
+    assert {spec.group for spec in few} == {"a", "b", "c"}
+
+
+def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (12.0, {}), "b": (4.0, {})})
+    assert starts(tmp_path, cut(tmp_path, "--n", "2", "--offset", "0")) == {"a": 0.0, "b": 0.0}
+    assert starts(tmp_path, cut(tmp_path, "--n", "1", "--offset", "3.5")) == {"a": 3.5}
+    two = cut(tmp_path, "--n", "2", "--offset", "4", "--per-recording", "2")
+    assert starts(tmp_path, two) == {"a-1": 4.0, "a-2": 8.0}
+    result = call(tmp_path, "--n", "2", "--offset", "3.5")
+    assert result.exit_code == 2
+    assert "1 test recordings of at least 5.5 s, not 2" in result.stderr
+
+
+def test_a_cut_begins_with_a_word_and_keeps_its_times(tmp_path: Path) -> None:
+    words = [["one", 0.5, 1.0], ["two", 3.7, 4.1], ["three", 5.5, 5.9], ["four", 5.6, 6.4]]
+    lay(tmp_path, {"a": (10.0, {"words": words})})
+    (spec,) = cut(tmp_path, "--n", "1")
+    assert starts(tmp_path, [spec]) == {"a": 3.7}
+    assert spec.words == (("two", 0.0, 0.4), ("three", 1.8, 2.0), ("four", 1.9, 2.0))
+
+
+def test_stretches_of_one_file_are_one_recording(tmp_path: Path) -> None:
+    stretches = {
+        f"s{k}": (1.0, {"audio": "long.wav", "id": f"s{k}", "offset": 4.0 * k, "seconds": 4.0})
+        for k in (1, 2)
+    }
+    lay(tmp_path, {"long": (12.0, {"split": "train", "speaker": None}), **stretches})
+    specs = cut(tmp_path, "--n", "2")
+    assert starts(tmp_path, specs) == {"s1": 5.0, "s2": 9.0}
+    assert {spec.group for spec in specs} == {"long"}
+
+
+def test_the_rest_of_a_recording_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"a": (30.0, {})})
+    decoded = []
+    joined = audio._joined
+
+    def watched(blocks: Any, expected: int) -> Any:
+        wave = joined(blocks, expected)
+        decoded.append(len(wave))
+        return wave
+
+    monkeypatch.setattr(audio, "_joined", watched)
+    cut(tmp_path, "--n", "1")
+    assert decoded == [2 * RATE]
+
+
+def test_too_few_recordings_are_refused(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (4.0, {}), "c": (1.0, {})})
+    message = call(tmp_path, "--n", "3").stderr
+    assert (
+        "2 test recordings of at least 2 s, not 3 (--per-recording takes more of each)" in message
+    )
+    message = call(tmp_path, "--n", "9", "--per-recording", "4").stderr
+    assert "2 test recordings of at least 2 s, which give 6 clips, not 9" in message
+
+
+def test_a_continuation_that_training_holds_word_by_word_makes_no_prompt(tmp_path: Path) -> None:
+    texts = {
+        "a": "So now, two three.",
+        "b": "so now he two",
+        "c": "We are all on",
+        "d": "Two, three",
+    }
+    known: dict[str, tuple[float, dict[str, Any]]] = {
+        name: (5.0, {"words": [[word, k + 0.5, k + 1] for k, word in enumerate(text.split())]})
+        for name, text in texts.items()
+    }
+    known["d"][1]["split"] = "train"
+    lay(tmp_path, known)
+    # After the prompt of 3 s a goes on with "3.", which d of the training split says too.
+    specs = cut(tmp_path, "--n", "1", "--offset", "0", seconds=5.0)
+    assert [spec.id for spec in specs] == ["c"]
+    result = call(tmp_path, "--n", "2", "--offset", "0", seconds=5.0)
+    assert "1 test recordings of at least 5 s, not 2" in result.stderr
