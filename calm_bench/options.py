@@ -165,10 +165,10 @@ def _text_temperature(value: str) -> float | None:
     return None if value == "same" else _temperature(value)
 
 
-def _file(value: str) -> Path:
+def _path(value: str) -> Path:
     path = Path(value).expanduser()
-    if not path.is_file():
-        raise InputError(f"{value} {'is no file' if path.exists() else 'does not exist'}")
+    if not path.exists():
+        raise InputError(f"{value} does not exist")
     return path
 
 
@@ -232,10 +232,10 @@ PromptAudio = Annotated[
     list[Path] | None,
     typer.Option(
         "--prompt-audio",
-        parser=_file,
-        metavar="FILE [FILE …]",
-        help="Your own recordings in place of the benchmark's prompts. Their first seconds are "
-        "transcribed, because the text stream needs words; the rows say so.",
+        parser=_path,
+        metavar="FILE|DIR [FILE|DIR …]",
+        help="Your own recordings, or folders of them, in place of the benchmark's prompts. Their "
+        "first seconds are transcribed, because the text stream needs words; the rows say so.",
         show_default=False,
     ),
 ]

@@ -167,3 +167,26 @@ def test_results_do_not_go_among_the_files_of_others(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "is not empty and holds no run" in " ".join(result.output.split())
     assert [path.name for path in (tmp_path / "clips").iterdir()] == ["a.wav"]
+
+
+def test_prompts_are_found_in_a_folder_as_clips_are(tmp_path: Path) -> None:
+    sound(tmp_path / "voices" / "a.wav", 1, 2.0)
+    sound(tmp_path / "voices" / "deep" / "B.WAV", 2, 2.0)
+    sound(tmp_path / "voices" / "._a.wav", 3)
+    shutil.copy(tmp_path / "voices" / "a.wav", tmp_path / "voices" / "deep" / "a.wav")
+    line = ["run", "smoke", "--prompt-audio", str(tmp_path / "voices"), "--dry-run", "--json"]
+    result = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert [name[:2] for name in plan["prompts"]] == ["a-", "B-"]
+    assert any("._a.wav" in note for note in plan["notes"])
+    assert any("deep/a.wav" in note for note in plan["notes"])
+
+
+@pytest.mark.parametrize("name", ["empty", "lost.wav"])
+def test_prompts_that_are_not_there_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    result = CliRunner().invoke(app, ["run", "smoke", "--prompt-audio", str(tmp_path / name)])
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert ("holds no sound files" if name == "empty" else "does not exist") in said

@@ -160,7 +160,7 @@ def load_prompt(
             f"prompt {prompt.id}: {path} has sha256 {found[:12]}…, not {prompt.sha256[:12]}…: "
             "it was changed or is damaged"
         )
-    wave, rate = read_audio(path, sample_rate)
+    wave, rate = read_audio(path, sample_rate, seconds=spec.seconds)
     if len(wave) < round(spec.prompt_seconds * rate):
         raise InputError(
             f"prompt {prompt.id}: {path} lasts {len(wave) / rate:.2f} s, "
@@ -171,7 +171,7 @@ def load_prompt(
     words = _timed(prompt)
     return LoadedPrompt(
         id=prompt.id,
-        wave=wave[: round(spec.seconds * rate)],
+        wave=wave,
         sample_rate=rate,
         sha256=prompt.sha256,
         words=words,
