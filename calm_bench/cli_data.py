@@ -191,6 +191,8 @@ def _show(card: "CorpusCard", folder: Path, as_json: bool) -> None:
         return
     for name, count in card.counts.items():
         typer.echo(f"{name:<20} {count:g}")
+    if card.kind == "folder":
+        typer.echo("terms: " + ", ".join(f"{name} ({n})" for name, n in card.licences.items()))
     for note in card.notes[:20]:
         typer.echo(note)
     if len(card.notes) > 20:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ __all__ = [
     "Item",
     "Skipped",
     "Split",
+    "licences",
     "read_card",
     "read_manifest",
     "write_corpus",
@@ -91,7 +92,8 @@ class Skipped(StrictModel):
 class CorpusCard(StrictModel):
     """corpus.json: how a corpus was made, what it holds, what was left out and what was checked.
 
-    `notes` are what its maker has to know: as what a source was read, what decided its splits.
+    `licences` counts the recordings had on each kind of terms. `notes` are what its maker has to
+    know: as what a source was read, what decided its splits.
     """
 
     kind: CorpusKind
@@ -99,6 +101,7 @@ class CorpusCard(StrictModel):
     counts: dict[str, float]
     skipped: tuple[Skipped, ...] = ()
     checks: dict[str, Any] = Field(default_factory=dict)
+    licences: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -121,6 +124,11 @@ def count(items: Sequence[Item], skipped: Sequence[Skipped]) -> dict[str, float]
     return counts | {"skipped": len(skipped)}
 
 
+def licences(items: Iterable[Item]) -> dict[str, int]:
+    """How many recordings were had on which terms, the most frequent first."""
+    return dict(Counter(item.licence or "not stated" for item in items).most_common())
+
+
 def write_corpus(
     folder: Path,
     items: Sequence[Item],
@@ -138,6 +146,7 @@ def write_corpus(
         counts=count(items, skipped),
         skipped=tuple(skipped),
         checks=dict(checks or {}),
+        licences=licences(items),
         notes=tuple(notes),
     )
     lines = "".join(f"{item.model_dump_json()}\n" for item in items)

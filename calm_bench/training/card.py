@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from calm_bench.config import ModelConfig
+from calm_bench.data.corpus import licences, read_manifest
+from calm_bench.training.build import corpus_dir
 from calm_bench.training.loop import Trainer
 
 __all__ = ["write_card"]
@@ -23,7 +25,7 @@ TEMPLATE = """# {name}
 | optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
 | cost | {flops}; {hours:.2f} h on {device}, torch {torch} |
 | data | {data} |
-| licence | MIT; trained on {made_of} |
+| licence | {licence} |
 
 Last validation: {validation}.
 
@@ -46,6 +48,15 @@ def _device(fabric: Any) -> str:
     if fabric.device.type == "cuda":
         return torch.cuda.get_device_name(fabric.device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _licence(corpus: str) -> str:
+    """On which terms the weights are given, and those of what they were trained on."""
+    if corpus in MADE_OF:
+        return f"MIT; trained on {MADE_OF[corpus]}"
+    trained = [item for item in read_manifest(corpus_dir(corpus)) if item.split == "train"]
+    terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())
+    return f"for whoever gives them on to state; trained on: {terms}"
 
 
 def write_card(
@@ -88,7 +99,7 @@ def write_card(
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
         data_words=recipe.corpus if known else f"folder RECORDINGS --out {recipe.corpus}",
         command=command,
-        made_of=MADE_OF.get(recipe.corpus, "a corpus whose own card names its licences"),
+        licence=_licence(recipe.corpus),
     )
     notes = folder / "notes.md"
     return text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")

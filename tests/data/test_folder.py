@@ -293,6 +293,24 @@ def test_one_command_at_a_time(source: Path, out: Path) -> None:
         make_folder(source, out)
 
 
+def test_the_corpus_carries_the_terms_that_its_maker_names(source: Path, out: Path) -> None:
+    for name in "abc":
+        sound(source / f"{name}.wav")
+    lines = [{"audio": "a.wav", "licence": "CC0"}, {"audio": "b.wav"}, {"audio": "c.wav"}]
+    path = source / "list.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = cli("data", "folder", str(path), "--out", str(out))
+    assert "terms: not stated (2), CC0 (1)" in result.output
+    result = cli("data", "folder", str(path), "--out", str(out), "--licence", "CC BY 4.0")
+    assert "terms: CC BY 4.0 (2), CC0 (1)" in result.output
+    assert {i: x.licence for i, x in by_id(out).items()} == {
+        "a": "CC0",
+        "b": "CC BY 4.0",
+        "c": "CC BY 4.0",
+    }
+    assert read_card(out).licences == {"CC BY 4.0": 2, "CC0": 1}
+
+
 class Listener:
     """A recogniser with a fixed answer per number of samples."""
 

@@ -154,6 +154,19 @@ def test_what_was_trained_can_be_loaded(corpus: Path, kind: str) -> None:
     assert "8 of 8" in card
 
 
+def test_the_card_of_a_model_names_the_terms_of_its_own_corpus(corpus: Path) -> None:
+    path = corpus / "manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, terms in zip(lines, ["CC0", "CC BY 4.0", "CC0", None, "CC0", "unused"], strict=True):
+        line["licence"] = terms
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train_model(model("mine", **KINDS["rvq"]), CPU)
+    (row,) = [x for x in Path("models/mine/card.md").read_text().splitlines() if "| licence |" in x]
+    assert "CC0 (3 recordings), CC BY 4.0 (1 recordings), not stated (1 recordings)" in row
+    assert "MIT" not in row
+    assert "unused" not in row  # a validation recording
+
+
 def test_the_averaged_weights_are_shipped_and_not_the_last(corpus: Path) -> None:
     fast = {"steps": 8, "learning_rate": 0.05, "final_learning_rate": 0.05, "warmup": 0}
     name = model("mine", "rvq-debug", {**fast, "objective": {"seconds": 0.64}})
