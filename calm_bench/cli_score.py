@@ -20,6 +20,8 @@ EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench score my_clips --reference originals --pair-by '{}_gen'[/cyan]  a_gen.wav of a.wav
 
+[cyan]calm-bench score cuts --reference songs --group-by folder[/cyan]  a folder is one recording
+
 [cyan]calm-bench score speech-1a2b3c4d[/cyan]  a finished run, after an extra was installed
 """
 
@@ -49,6 +51,18 @@ def score(
             show_default="path",
         ),
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="folder|PATTERN",
+            help="Which clips were cut from one recording and are resampled together: those of a "
+            "folder, or those in whose path a pattern finds the same, in its first (…) or all of "
+            "it: '^(.+)_\\d+' for song_1.wav and song_2.wav. A clip that pairs goes by the path of "
+            "its original.",
+            show_default="each for itself",
+        ),
+    ] = None,
     metrics: options.Metrics = None,
     embedding: Annotated[
         str | None,
@@ -71,16 +85,21 @@ def score(
         found = score_folders(
             Path(target),
             reference,
-            FolderScores(metrics=tuple(metrics or ()), embedding=embedding, pair_by=pair_by),
+            FolderScores(
+                metrics=tuple(metrics or ()),
+                embedding=embedding,
+                pair_by=pair_by,
+                group_by=group_by,
+            ),
             out=out,
             command=["calm-bench", *sys.argv[1:]],
         )
         show(found, as_json)
         return
     folder = find_run(target)
-    if reference or pair_by or metrics or embedding or out:
+    if reference or pair_by or group_by or metrics or embedding or out:
         raise InputError(
-            "--reference, --pair-by, --metrics, --embedding and --out are for folders of audio; "
-            f"{folder} is a run, which has its own"
+            "--reference, --pair-by, --group-by, --metrics, --embedding and --out are for folders "
+            f"of audio; {folder} is a run, which has its own"
         )
     show(score_run(folder), as_json)

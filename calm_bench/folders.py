@@ -13,7 +13,7 @@ from calm_bench.errors import InputError
 from calm_bench.instruments import Setting
 from calm_bench.pairing import DEFAULT_RULE, Pairing, pair
 from calm_bench.progress import stage
-from calm_bench.recordings import Listing, few, list_recordings
+from calm_bench.recordings import Listing, few, group_of, list_recordings
 from calm_bench.scoring import Scorer
 from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry, ClipShelf, sound_of
@@ -34,11 +34,14 @@ class FolderScores:
         embedding: What set metrics look through.
         pair_by: The rule of `pairing` that finds a clip's original; None to take those of the same
             path, and to do without where there are none.
+        group_by: The rule of `group_of` that says which files were cut from one recording; None if
+            each stands for itself.
     """
 
     metrics: tuple[str, ...] = ()
     embedding: str | None = None
     pair_by: str | None = None
+    group_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,17 @@ class Folder:
     @property
     def lines(self) -> list[str]:
         """What must be said of it: what was left out, what is there twice, what is wrong."""
-        n, distinct = len(self.entries), self.n_distinct
-        twice = f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
-        return [*self.notes, *([twice] if distinct < n else []), *self.failures]
+        n, distinct, groups = len(self.entries), self.n_distinct, {e.group for e in self.entries}
+        lines = list(self.notes)
+        if distinct < n:
+            lines.append(
+                f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
+            )
+        if len(groups) < distinct:
+            lines.append(
+                f"{self.path}: {len(groups)} recordings, each resampled with all its clips"
+            )
+        return [*lines, *self.failures]
 
     @property
     def count(self) -> TrialCount:
@@ -93,7 +104,10 @@ def score_folders(
     listings = _list_sides(folder, reference)
     pairing = _pair(listings, asked.pair_by)
     versions = {"clips": pairing.originals} if reference is not None else {}
-    sides = {row: read_folder(found, versions.get(row)) for row, found in listings.items()}
+    sides = {
+        row: read_folder(found, versions.get(row), asked.group_by)
+        for row, found in listings.items()
+    }
     names = list(asked.metrics) or _metrics_without_text(paired=bool(pairing.originals))
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
@@ -191,20 +205,23 @@ def _pair(listings: Mapping[str, Listing], rule: str | None) -> Pairing:
     return found
 
 
-def read_folder(listing: Listing, originals: Mapping[str, str] | None = None) -> Folder:
+def read_folder(
+    listing: Listing, originals: Mapping[str, str] | None = None, group_by: str | None = None
+) -> Folder:
     """Every sound file of a folder, under the name of its original if it has one.
 
     Raises:
-        InputError: If none of its files can be read.
+        InputError: If none of its files can be read, or one is of no group.
     """
+    # No original is called ./a.wav, so that what is not paired is paired by no metric.
+    names = [n if originals is None else originals.get(n, f"./{n}") for n in listing.names]
+    groups = [n if group_by is None else group_of(group_by, n.removeprefix("./")) for n in names]
     drawn = Counter[str]()
     entries, failures = [], list(listing.unlisted)
     with stage(f"reading {listing.folder.name}", len(listing.files)) as advance:
-        for path, own in zip(listing.files, listing.names, strict=True):
-            # No original is called ./a.wav, so that what is not paired is paired by no metric.
-            name = own if originals is None else originals.get(own, f"./{own}")
+        for path, name, group in zip(listing.files, names, groups, strict=True):
             try:
-                entries.append(_entry(path, name, drawn[name]))
+                entries.append(_entry(path, name, group, drawn[name]))
                 drawn[name] += 1
             except InputError as error:
                 failures.append(str(error))
@@ -214,12 +231,12 @@ def read_folder(listing: Listing, originals: Mapping[str, str] | None = None) ->
     return Folder(path=listing.folder, entries=entries, failures=failures, notes=listing.notes)
 
 
-def _entry(path: Path, name: str, index: int) -> ClipEntry:
+def _entry(path: Path, name: str, group: str, index: int) -> ClipEntry:
     sound = sound_of(path)
     return ClipEntry(
         clip_id=content_hash(name, index, sound.audio_id),
         prompt_id=name,
-        group=name,
+        group=group,
         seed_index=index,
         path=path,
         sound=sound,

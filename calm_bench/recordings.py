@@ -5,14 +5,15 @@ is listed, so that one that cannot be read is named by whoever reads it and neve
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from calm_bench.errors import InputError
 
-__all__ = ["SUFFIXES", "Listing", "few", "list_recordings"]
+__all__ = ["SUFFIXES", "Listing", "few", "group_of", "list_recordings"]
 
 _NAMES = "3ga aac ac3 aif aifc aiff amr ape au bwf caf dsf flac gsm m4a m4b mka mp1 mp2 mp3 mp4 mpc"
 _MORE = "nist oga ogg opus pcm ra raw rf64 sd2 snd sph spx tta voc w64 wav wave weba webm wma wv"
@@ -104,6 +105,29 @@ def few(names: Sequence[str], n: int | None = None) -> str:
     """The first three of some names, and how many more there are of all `n` of them."""
     more = (len(names) if n is None else n) - 3
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def group_of(rule: str, name: str) -> str:
+    """What a file belongs to by its path below a folder: what `--group-by` finds there.
+
+    Args:
+        rule: `folder`, or a pattern whose first group, or all that it finds in a path, is the name.
+        name: The path, with suffix.
+
+    Raises:
+        InputError: If the rule is no pattern, or finds nothing.
+    """
+    if rule == "folder":
+        return PurePosixPath(name).parent.as_posix()
+    try:
+        found = re.search(rule, name)
+    except re.error as error:
+        raise InputError(
+            f"--group-by {rule}: neither a rule that is known nor a pattern: {error}"
+        ) from error
+    if found is None:
+        raise InputError(f"--group-by {rule}: nothing like it in {name}")
+    return next((part for part in found.groups() if part is not None), found[0])
 
 
 class _Walk:

@@ -132,3 +132,55 @@ def test_copies_in_a_folder_are_said_and_count_once(tmp_path: Path) -> None:
     assert rows["kad"].value is None
     assert rows["loudness"].n == 1
     assert rows["si_sdr"].n == 20  # each with an original of its own
+
+
+def write_cuts(folder: Path, seed: int, songs: int = 8, cuts: int = 4) -> None:
+    """Cuts of 2 s of a few songs, each a noise of its own colour."""
+    for song in range(songs):
+        rng = np.random.default_rng([seed, song])
+        colour = rng.normal(size=8)
+        for cut in range(cuts):
+            path = folder / f"song{song}" / f"{cut}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            wave = np.convolve(rng.normal(0, 0.02, 32000), colour, "same")
+            soundfile.write(path, wave.clip(-1, 1), 16000)
+
+
+def test_cuts_of_one_recording_are_resampled_together(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    write_cuts(ours, 1)
+    write_cuts(theirs, 2)
+    found = {}
+    for rule in ("", "folder", r"^(song\d)/"):
+        out = tmp_path / f"run{len(found)}"
+        call = ["score", str(ours), "--reference", str(theirs), "--embedding", "mel"]
+        call += ["--metrics", "fad", "loudness", "--pair-by", "path", "--out", str(out)]
+        result = CliRunner().invoke(app, call + (["--group-by", rule] if rule else []))
+        assert result.exit_code == 0, result.output
+        found[rule] = RunStore(out).read_results()
+    rows = {
+        rule: {row.metric: row for row in results.rows if row.cell_id == "clips"}
+        for rule, results in found.items()
+    }
+    alone, together = rows[""], rows["folder"]
+    assert rows[r"^(song\d)/"] == together
+    for name in ("fad", "loudness"):
+        assert together[name].value == pytest.approx(alone[name].value)
+        assert together[name].n == alone[name].n == 32
+        assert together[name].low is not None
+    widths = [row["loudness"].high - row["loudness"].low for row in (together, alone)]
+    assert widths[0] > 1.5 * widths[1]
+    assert together["fad_inf"].reason == "needs 16 recordings on both sides, there are 8"
+    assert "recordings" not in str(alone["fad_inf"].reason)
+    assert any("ours: 8 recordings, each resampled" in note for note in found["folder"].notes)
+    assert not any("resampled" in note for note in found[""].notes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), [("[", "nor a pattern"), ("^(tape)", "nothing like it in song0/0.wav")]
+)
+def test_a_rule_that_groups_nothing_is_refused(tmp_path: Path, rule: str, said: str) -> None:
+    write_cuts(tmp_path / "ours", 1, songs=1, cuts=1)
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "ours"), "--group-by", rule])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())

@@ -90,6 +90,29 @@ def test_clips_of_one_prompt_do_not_count_as_independent():
     assert ten.high - ten.low == pytest.approx(one.high - one.low)
 
 
+def test_cuts_of_a_recording_are_no_independent_samples():
+    """Six cuts each of 24 recordings: by cut the truth lies outside too often, by recording not."""
+    rng = np.random.default_rng(0)
+    inside = {"cut": 0, "recording": 0}
+    for seed in range(100):
+        values = rng.normal(size=(24, 1)) + 0.4 * rng.normal(size=(24, 6))
+        cuts = {f"p{i}-{k}/0": {"x": x} for i, row in enumerate(values) for k, x in enumerate(row)}
+        groups = {key: key.partition("-")[0] for key in cuts}
+        for by, of in (("cut", {}), ("recording", groups)):
+            found = stats.summarise(MEAN, cuts, seed, of)
+            inside[by] += found.low <= 0.0 <= found.high
+    assert inside["cut"] <= 75
+    assert inside["recording"] >= 88
+
+
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    values = clips(np.random.default_rng(0).normal(size=30).tolist())
+    whole = stats.summarise(MEAN, values, 1)
+    monkeypatch.setattr(stats, "_BLOCK", 100)
+    found = stats.summarise(MEAN, values, 1)
+    assert (found.low, found.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
+
+
 def test_the_seed_decides_the_interval():
     values = clips(np.random.default_rng(0).normal(size=30).tolist())
     assert stats.summarise(MEAN, values, 1) == stats.summarise(MEAN, values, 1)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from calm_bench.data.corpus import SPLITS, Split
 from calm_bench.data.sources import Candidate, Source, without_suffix
-from calm_bench.errors import InputError
-from calm_bench.recordings import few
+from calm_bench.recordings import few, group_of
 from calm_bench.seeds import content_hash
 
 __all__ = ["assign_splits", "believed", "grouped", "named_split"]
@@ -96,10 +95,8 @@ def grouped(source: Source, candidates: Sequence[Candidate], rule: str) -> list[
         return [replace(candidate, groups=()) for candidate in candidates]
     if rule == "auto":
         groups = _default_groups(source, candidates)
-    elif rule == "folder":
-        groups = [(_place(c, source).parent.as_posix(),) for c in candidates]
     else:
-        groups = [_matched(rule, _place(c, source).as_posix()) for c in candidates]
+        groups = [(group_of(rule, _place(c, source).as_posix()),) for c in candidates]
     shared = {path for path, n in Counter(c.path for c in candidates).items() if n > 1}
     return [
         replace(c, groups=(*keys, str(c.path)) if c.path in shared else keys)
@@ -111,18 +108,6 @@ def _place(candidate: Candidate, source: Source) -> Path:
     """A recording's path below the source, or the whole of it if it lies elsewhere."""
     path = candidate.path
     return path.relative_to(source.root) if path.is_relative_to(source.root) else path
-
-
-def _matched(pattern: str, name: str) -> tuple[str]:
-    try:
-        found = re.search(pattern, name)
-    except re.error as error:
-        raise InputError(
-            f"--group-by {pattern}: neither auto, folder or none nor a pattern: {error}"
-        ) from error
-    if found is None:
-        raise InputError(f"--group-by {pattern}: nothing like it in {name}")
-    return (next((part for part in found.groups() if part is not None), found[0]),)
 
 
 def _default_groups(source: Source, candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """FAD as a metric: identity, order, refusals, caching, intervals and paired differences."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,6 +176,19 @@ def test_few_prompts_with_many_seeds_give_no_limit(metric):
     assert found.estimates["fad"].low is not None
     assert found.counts["n_groups"] == 8
     assert "needs 16 recordings on both sides, there are 8" in found.estimates["fad_inf"].reason
+
+
+def test_cuts_of_a_recording_widen_the_interval_and_keep_the_distance(metric):
+    def cuts(clips, by_recording):
+        return [replace(c, group=f"r{i // 4}") if by_recording else c for i, c in enumerate(clips)]
+
+    common = np.repeat(np.random.default_rng(5).standard_normal((20, 1, 4)), 4, axis=0)
+    rows, reference = clips_of(80, 1, common=common, shift=0.5), clips_of(80, 0, prefix="q")
+    alone, together = (
+        metric.score(cuts(rows, by), cuts(reference, by)).estimates["fad"] for by in (False, True)
+    )
+    assert together.value == pytest.approx(alone.value, abs=1e-9)
+    assert together.high - together.low > 1.3 * (alone.high - alone.low)
 
 
 def test_too_short_clips_are_noted_and_counted_not_padded(metric):
