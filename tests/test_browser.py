@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ pytestmark = [
 ]
 
 RATE, SECONDS, PROMPT = 16000, 4.0, 1.0
+PATIENCE = 120  # seconds until what a page owes will never come; nothing is slower for it
 PROMPTS = ("dog", "cat", "owl")
 # By row: the WER of its three clips.
 SYSTEMS = {"CALM": (30.0, 10.0, 20.0), "RQ-Transformer": (5.0, 50.0, 25.0)}
@@ -81,10 +83,10 @@ def make_run(root: Path, benchmark: str = "speech") -> RunStore:
             recipes={"r": {"metric": "wer"}},
         )
     )
-    time = np.arange(round(SECONDS * RATE)) / RATE
+    t = np.arange(round(SECONDS * RATE)) / RATE
     for c, cell in enumerate(cells):
         for p, prompt in enumerate(PROMPTS):
-            wave = (0.2 * np.sin(2 * np.pi * (200 + 90 * p + 20 * c) * time)).astype(np.float32)
+            wave = (0.2 * np.sin(2 * np.pi * (200 + 90 * p + 20 * c) * t)).astype(np.float32)
             clip, trial_id = f"clips/{cell.cell_id}/{prompt} #1.flac", f"{cell.cell_id}/{prompt}"
             write_flac(store.path(clip), wave, RATE)
             clip_id = audio_hash(wave, RATE)
@@ -149,7 +151,7 @@ class Watched:
 
     def __init__(self, page: Any) -> None:
         self.page, self.problems, self.requests = page, [], []
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("console", lambda message: self.problems.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("requestfailed", self.failed)
@@ -162,7 +164,8 @@ class Watched:
 
     def wait(self, condition: str) -> None:
         # Playwright's own waiting needs eval(), which the listening test's page forbids.
-        for _ in range(400):
+        given_up = time.monotonic() + PATIENCE
+        while time.monotonic() < given_up:
             if self.page.evaluate(condition):
                 return
             self.page.wait_for_timeout(50)

@@ -54,11 +54,24 @@ def package(monkeypatch):
     return fake
 
 
+@pytest.fixture
+def no_package(monkeypatch):
+    """Also where it is installed, in the environment of the extra."""
+    installed = importlib.metadata.version
+
+    def version(name):
+        if name == "frechet-audio-distance":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
 def wave(seconds, rate):
     return np.zeros(round(seconds * rate), dtype=np.float32)
 
 
-def test_without_the_package_the_extra_is_named():
+def test_without_the_package_the_extra_is_named(no_package):
     with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
         frechet_package.EncodecEmbedding().embed([wave(1, 24_000)])
 
@@ -157,6 +170,6 @@ def test_the_recipe_hashes_the_weights(package, monkeypatch):
     assert other.recipe["weights_sha256"] != recipe["weights_sha256"]
 
 
-def test_the_recipe_without_the_package_names_the_extra():
+def test_the_recipe_without_the_package_names_the_extra(no_package):
     with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
         dict(frechet_package.VggishEmbedding().recipe)
