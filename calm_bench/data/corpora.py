@@ -61,7 +61,8 @@ def _of_row(row: Mapping[str, Any], name: str, folders: Sequence[Path], path: Pa
 def _lj_lists(source: Source) -> list[Path]:
     """Lists with bars; a metadata.csv of another form is one, too, and is refused when read."""
     tables = source.lists("metadata*.csv", "metadata*.txt", whatever=True)
-    return [p for p in tables if _has_bars(head(p))] or source.lists("metadata.csv")
+    with_bars = [path for path in tables if _has_bars(head(path))]
+    return with_bars or [p for p in source.lists("metadata.csv") if p not in _hf_lists(source)]
 
 
 def _has_bars(line: str) -> bool:
@@ -132,35 +133,28 @@ def _vctk(source: Source) -> Iterator[Candidate]:
         yield said_by(sound.name.split("_")[0], sound, _text_of(said))
 
 
-_CV_SPLITS, _CV_VALID = ("train", "dev", "test"), ("validated", "valid")
-
-
 def _cv_lists(source: Source) -> list[Path]:
-    """The three splits first, then what was validated, then what was not."""
-    known, order = {"client_id", "path", "sentence"}, (*_CV_SPLITS, *_CV_VALID)
+    """Lists with sounds and sentences; where some are known to be good, these alone."""
     tables = source.lists("*.tsv", whatever=True)
-    found = [path for path in tables if known <= {*columns(head(path).split("\t"))}]
-    return sorted(found, key=lambda p: (p.parent, [*order, p.stem].index(p.stem), p.name))
+    found = [path for path in tables if {"path", "sentence"} <= {*columns(head(path).split("\t"))}]
+    good = ("train", "dev", "test", "validated", "valid")
+    return [path for path in found if path.stem in good] or found
 
 
 def _common_voice(source: Source) -> Iterator[Candidate]:
-    """`train.tsv`, `dev.tsv`, `test.tsv` and, for the rest, `validated.tsv`; sounds in `clips/`."""
+    """`train.tsv`, `dev.tsv`, `test.tsv` and `validated.tsv`, which has the rest; in `clips/`."""
     lists = _cv_lists(source)
-    good = [path for path in lists if path.stem in (*_CV_SPLITS, *_CV_VALID)] or lists
-    if left := [path.name for path in lists if path not in good]:
-        source.notes.append(f"not validated and left out: {few(left)}")
-    known: set[Path] = set()
-    for path in good:
+    if left := [p.name for p in source.lists("*.tsv") if p not in lists]:
+        source.notes.append(f"not validated, or no list of sounds, and left out: {few(left)}")
+    for path in lists:
+        # Beside dev.tsv, valid.tsv of early releases is what was validated, and no split.
+        everything = path.stem == "valid" and path.with_name("dev.tsv") in lists
         for where, row in table(path):
             name = row["path"].strip()
             if not name:
                 raise InputError(f"{where}: the column path is empty")
             found = _of_row(row, name, [path.parent / "clips", path.parent], path)
-            if path.stem in _CV_VALID:  # valid.tsv of early releases is no validation split
-                found = replace(found, listed=None)
-            if path.stem in _CV_SPLITS or found.path not in known:
-                yield found
-            known.add(found.path)
+            yield replace(found, listed=None) if everything else found
 
 
 def _seed_lists(source: Source) -> list[Path]:
@@ -211,7 +205,7 @@ def _audiofolder(source: Source) -> Iterator[Candidate]:
 
 CORPORA = {
     "commonvoice": Layout(
-        looks_like=lambda source: seen(_cv_lists(source), "with client_id, path and sentence"),
+        looks_like=lambda source: seen(_cv_lists(source), "with path and sentence"),
         read=_common_voice,
     ),
     "seed-tts": Layout(

@@ -18,6 +18,10 @@ __all__ = ["LAYOUTS", "Found", "find_recordings"]
 
 def _files(source: Source) -> Iterator[Candidate]:
     """Every sound file."""
+    texts = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".lst", ".scp", ".parquet", ".xlsx")
+    lists = [str(p.relative_to(source.root)) for p in source.others if p.suffix.lower() in texts]
+    if lists:
+        source.notes.append(f"nothing is read from {few(lists)} (to read a list, name it itself)")
     for path in source.sounds:
         name = without_suffix(path.relative_to(source.root).as_posix())
         yield Candidate(id=name, path=path)
@@ -57,7 +61,7 @@ def find_recordings(path: Path, layout: str = "auto", group_by: str = "auto") ->
     found = list(LAYOUTS[layout].read(source))
     if not found:
         raise InputError(f"{path} lists no recordings (read as {layout})")
-    found = grouped(source, believed(source, found), group_by)
+    found = grouped(source, _merged(believed(source, found)), group_by)
     known = {candidate.path for candidate in found}
     if left := [str(p.relative_to(source.root)) for p in source.sounds if p not in known]:
         source.notes.append(f"{len(left)} sound files are in no list and left out: {few(left)}")
@@ -80,6 +84,22 @@ def _recognised(source: Source) -> str:
     also = f"; --layout takes {', '.join(others)}, which it looks like, too" if others else ""
     source.notes.insert(0, f"read as {first}: {fits[first]}{also}")
     return first
+
+
+def _merged(found: Iterable[Candidate]) -> list[Candidate]:
+    """Each recording once that several lists name alike; the list that says a split counts.
+
+    What they do not agree about stays there twice, and is told when the audio turns out the same.
+    """
+    merged: dict[tuple[object, ...], Candidate] = {}
+    for candidate in found:
+        key = (candidate.path, candidate.start, candidate.seconds, candidate.text)
+        known = merged.get(key)
+        if known is None or (known.split is None and candidate.split is not None):
+            merged[key] = candidate
+        elif candidate.split not in (None, known.split):
+            merged[*key, candidate.split] = candidate
+    return list(merged.values())
 
 
 def _with_unique_ids(found: Iterable[Candidate]) -> list[Candidate]:

@@ -101,7 +101,7 @@ def _manifest(source: Source) -> Iterator[Candidate]:
             # A text that some recogniser heard is heard anew: it is no ground truth.
             given = line.text_source == "given"
             yield Candidate(
-                id=line.id or without_suffix(line.audio),
+                id=line.id or _id(line.audio, path),
                 path=path.parent / Path(line.audio).expanduser(),
                 start=line.offset,
                 seconds=line.seconds if line.offset is not None else None,
@@ -114,6 +114,11 @@ def _manifest(source: Source) -> Iterator[Candidate]:
                 licence=line.licence,
                 listed=path,
             )
+
+
+def _id(audio: str, manifest: Path) -> str:
+    """A file's name as the manifest has it, relative to the manifest if it lies below."""
+    return without_suffix(audio.removeprefix(f"{manifest.parent}/"))
 
 
 def _check_words(words: Iterable[tuple[str, float, float]] | None, where: str) -> None:
@@ -129,7 +134,7 @@ def _nemo(source: Source) -> Iterator[Candidate]:
             line = parse(NemoLine, value, where)
             speaker = pick(value, SPEAKER)
             stretch = line.offset is not None or line.duration is not None
-            name = without_suffix(line.audio_filepath)
+            name = _id(line.audio_filepath, path)
             yield Candidate(
                 id=f"{name}-{line.offset:g}" if line.offset else name,
                 path=path.parent / Path(line.audio_filepath).expanduser(),

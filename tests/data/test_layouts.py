@@ -142,7 +142,8 @@ CASES: dict[str, tuple[str, Files, dict[str, tuple[Any, ...]]]] = {
             "en/train.tsv": f'{CV}ann\tc0.mp3\tHe said ""yes"".\t2\n',
             "en/dev.tsv": f'{CV}bob\tc1.mp3\t"""No"" is no."\t2\n',
             "en/test.tsv": f"{CV}cec\tc2.mp3\tA | B\t2\n",
-            "en/validated.tsv": f'{CV}ann\tc0.mp3\tx\t2\ndan\tc3.mp3\tthe "rest"\t2\n',
+            "en/validated.tsv": f'{CV}ann\tc0.mp3\tHe said ""yes"".\t2\n'
+            'dan\tc3.mp3\tthe "rest"\t2\n',
             "en/other.tsv": f"{CV}eve\tc4.mp3\tnobody heard it\t0\n",
         },
         {
@@ -363,6 +364,27 @@ def test_where_two_layouts_fit_the_first_is_taken_and_said(source: Path) -> None
     assert "3 sound files are in no list and left out" in result.output
     items, _ = read(source, "--layout", "librispeech")
     assert len(items) == 4
+
+
+def test_a_list_that_says_a_split_counts_before_one_that_says_none(source: Path) -> None:
+    lay(source, {f"wavs/{name}.wav": 1.1 for name in "xyz"})
+    lists = {"metadata.csv": "x|1\ny|2\nz|3\n", "metadata_train.csv": "x|1\n"}
+    lay(source, {**lists, "metadata_val.csv": "y|2\nx|1\n"})
+    items, card = read(source)
+    assert {i: x.split for i, x in items.items()} == {
+        "x": "train",
+        "y": "validation",
+        "z": "test",
+    }
+    assert card.skipped[0].reason.endswith("x.wav, which is in train, this one in validation")
+
+
+def test_lists_that_are_not_read_are_named(source: Path) -> None:
+    lay(source, {"a.wav": 1.1, "my transcripts.csv": "a|one\n"})
+    _, card = read(source)
+    assert "nothing is read from my transcripts.csv (to read a list, name it itself)" in card.notes
+    items, _ = read(source / "my transcripts.csv")
+    assert items["a"].text == "one"
 
 
 def test_one_list_is_a_source_and_its_name_a_split(source: Path) -> None:
