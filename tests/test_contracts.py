@@ -358,3 +358,9 @@ class TestEmbedding:
             assert embedding.dim == E
             assert vectors.dtype == np.float32
             np.testing.assert_allclose(embedding.embed([wave])[0], vectors, atol=1e-4)
+
+    def test_a_constant_offset_is_not_described(self, name: str) -> None:
+        embedding = registry.load("embedding", name)()
+        wave = speechlike(3.0, 0)
+        plain, moved = embedding.embed([wave, wave + np.float32(0.01)])
+        assert np.linalg.norm(moved - plain) < 0.03 * np.linalg.norm(plain)

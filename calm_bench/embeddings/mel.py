@@ -9,7 +9,8 @@ What a distance between such vectors says: whether the continuations have the re
 level and dynamics, and their spread over clips. It notices lost bandwidth, buzz, noise, fading and
 a narrowed range of instruments. What it cannot say: whether notes, harmony or rhythm beyond a
 second make sense; noise of the right colour fools its means and is told by its deviations alone.
-Nothing is normalised, so level counts. Values compare within this recipe only.
+Nothing is normalised, so level counts; a constant offset alone is taken out. Values compare within
+this recipe only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.embeddings.base import Embedding
-from calm_bench.spectra import mel_power
+from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Wave
 
 __all__ = ["MelEmbedding"]
@@ -34,7 +35,7 @@ class MelEmbedding(Embedding):
     """Means and deviations of 64 log-mel bands over 1 s, four vectors a second."""
 
     name = "mel"
-    version = "1"
+    version = "2"
     sample_rate = 16_000
     dim = 2 * _BANDS
     min_seconds = 1.0
@@ -44,6 +45,7 @@ class MelEmbedding(Embedding):
         """Bands, windows and floor; there are no weights."""
         return {
             "bands": f"{_BANDS} mel bands to {self.sample_rate // 2} Hz, log10 of power",
+            "offset": "taken out",
             "n_fft": _N_FFT,
             "floor": _FLOOR,
             "window_seconds": _WINDOW,
@@ -56,7 +58,7 @@ class MelEmbedding(Embedding):
         return [self._embed(wave) for wave in waves]
 
     def _embed(self, wave: Wave) -> NDArray[np.float32]:
-        power = mel_power(wave, self.sample_rate, _N_FFT, _BANDS)
+        power = mel_power(centred(wave), self.sample_rate, _N_FFT, _BANDS)
         levels = np.log10(np.maximum(power, _FLOOR))  # [frames, 64]
         per_second = self.sample_rate / (_N_FFT // 4)
         # A window of 1 s holds as many frames as lie in it whole: one less at either end.

