@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calm_bench.audio import resample
 from calm_bench.metrics.base import Metric
 from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Clip, Column, MetricResult, Wave
@@ -35,6 +36,7 @@ Floats = NDArray[np.float64]
 _SILENT_DB = -50.0
 _FRAME_SECONDS = 0.02
 _BLOCK_SECONDS = 0.4
+_LEAST_RATE = 8000  # of the standard's filters, whose shelf lies around 1.7 kHz
 _FLOOR = 1e-8  # power of a mel band that counts as nothing, -80 dBFS
 _N_MELS = 40
 
@@ -105,6 +107,8 @@ def integrated_loudness(wave: Wave, sample_rate: int) -> float | None:
     """The gated loudness in LUFS; None below 0.4 s or if no block is louder than -70 LUFS."""
     from scipy.signal import lfilter
 
+    if sample_rate < _LEAST_RATE:
+        wave, sample_rate = resample(wave, sample_rate, _LEAST_RATE), _LEAST_RATE
     block = round(_BLOCK_SECONDS * sample_rate)
     if len(wave) < block:
         return None

@@ -46,6 +46,13 @@ def test_silence_and_too_short_waves_have_no_loudness():
     assert integrated_loudness(sine(0.3, 16_000), 16_000) is None
 
 
+def test_a_rate_below_the_filters_is_brought_up_to_them():
+    low, high = (sine(2, rate, hertz=300.0, level_db=-20.0) for rate in (1000, 16_000))
+    assert integrated_loudness(low, 1000) == pytest.approx(
+        integrated_loudness(high, 16_000), abs=0.2
+    )
+
+
 def test_a_constant_offset_changes_nothing():
     rate = 16_000
     half = np.concatenate([sine(2, rate, level_db=-20.0), np.zeros(2 * rate, np.float32)])

