@@ -66,8 +66,12 @@ def _lj_lists(source: Source) -> list[Path]:
 
 
 def _has_bars(line: str) -> bool:
-    first, *rest = columns(line.split("|"))
-    return bool(rest) and line[0] != "{" and (len(rest) <= 2 or first in _FILE)
+    names = columns(line.split("|"))
+    return len(names) > 1 and line[0] != "{" and (len(names) <= 3 or _is_header(names))
+
+
+def _is_header(names: Sequence[str]) -> bool:
+    return len(names) > 1 and (names[0] in _FILE or bool({*TEXT} & {*names[1:]}))
 
 
 def _ljspeech(source: Source) -> Iterator[Candidate]:
@@ -77,7 +81,7 @@ def _ljspeech(source: Source) -> Iterator[Candidate]:
         rows = bars(path)
         where, first = rows[0]
         names = columns(first)
-        if len(names) > 1 and names[0] in _FILE and not find_sound(folders, first[0]).is_file():
+        if _is_header(names) and not find_sound(folders, first[0]).is_file():
             rows = rows[1:]
         elif 2 <= len(names) <= 3:
             names = ["id", "text", "normalized_text"][: len(names)]

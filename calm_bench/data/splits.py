@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os.path import commonpath
+from os.path import commonpath, commonprefix
 from pathlib import Path
 
 from calm_bench.data.corpus import SPLITS, Split
@@ -84,8 +84,8 @@ def grouped(source: Source, candidates: Sequence[Candidate], rule: str) -> list[
     Args:
         source: Where they are from; a note says if folders stay together.
         candidates: The recordings, with the groups of their layout.
-        rule: auto (the layout's groups; without any, microphones of one utterance and, where there
-            are several, the folders), folder, none, or a pattern whose first group, or all that it
+        rule: auto (the layout's groups; without any, microphones of one utterance and the outermost
+            folders that differ), folder, none, or a pattern whose first group, or all that it
             finds in a path, is the group.
 
     Raises:
@@ -113,25 +113,39 @@ def _place(candidate: Candidate, source: Source) -> Path:
 def _default_groups(source: Source, candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
     """The layout's groups; else one folder and the microphones of one utterance stay together."""
     places = [_place(candidate, source) for candidate in candidates]
-    folders = [
-        "/".join(part for part in place.parent.parts if not _MICROPHONE.fullmatch(part))
-        for place in places
-    ]
-    several = len({*folders}) > 1 and not any(candidate.groups for candidate in candidates)
-    if several:
+    folders = [] if any(c.groups for c in candidates) else _outer_folders(places)
+    if folders:
         source.notes.append(
-            f"no speakers are known: the recordings of one folder stay in one split "
-            f"({len({*folders})} folders; --group-by none if they need not)"
+            "no speakers are known: the recordings of one folder stay in one split "
+            f"({few(sorted({*folders} - {''}))}; --group-by none if they need not)"
         )
     groups = []
-    for candidate, place, folder in zip(candidates, places, folders, strict=True):
-        bare = _MICROPHONE.sub("", without_suffix(place.name))
-        utterance = f"{folder}/{bare}".removeprefix("/")
-        several_takes = utterance != without_suffix(place.as_posix()) and bare
-        keys = [folder] if several and folder else []
-        keys += [utterance] if several_takes and not candidate.groups else []
-        groups.append((*candidate.groups, *keys))
+    for index, (candidate, place) in enumerate(zip(candidates, places, strict=True)):
+        folder = [part for part in place.parent.parts if not _MICROPHONE.fullmatch(part)]
+        utterance = "/".join([*folder, _MICROPHONE.sub("", without_suffix(place.name))])
+        keys = [folders[index]] if folders and folders[index] else []
+        keys += [utterance] if utterance != without_suffix(place.as_posix()) else []
+        groups.append(candidate.groups or tuple(keys))
     return groups
+
+
+def _outer_folders(places: Sequence[Path]) -> list[str]:
+    """The outermost folder in which recordings differ, "" for none; nothing if they do not.
+
+    Whose folders lie within it, a speaker's sessions or the albums of a band, stays together, too.
+    Folders of a split or of a microphone are passed over.
+    """
+    folders = [
+        [
+            part
+            for part in place.parts[:-1]
+            if not (_MICROPHONE.fullmatch(part) or named_split(part))
+        ]
+        for place in places
+    ]
+    shared = len(commonprefix(folders))
+    outer = [folder[shared] if len(folder) > shared else "" for folder in folders]
+    return outer if len({*outer}) > 1 else []
 
 
 def assign_splits(

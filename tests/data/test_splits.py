@@ -113,9 +113,23 @@ def test_speakers_microphones_and_folders_stay_together(source: Path) -> None:
     found = splits_by(read(source), 0)
     assert all(len(splits) == 1 for splits in found.values())
     assert set.union(*found.values()) == {"train", "validation", "test"}
-    assert "12 folders; --group-by none" in notes(source)
+    assert "(s0, s1, s10 and 9 more; --group-by none" in notes(source)
     alone = splits_by(read(source, "--group-by", "none"), 0)
     assert any(len(splits) > 1 for splits in alone.values())
+
+
+def test_the_sessions_of_a_speaker_and_the_albums_of_a_band_stay_together(source: Path) -> None:
+    lay(source, [f"wavs/s{s}/session{t}/{k}.wav" for s in range(5) for t in (1, 2) for k in (1, 2)])
+    found = splits_by(read(source), 1)
+    assert len(found) == 5
+    assert all(len(splits) == 1 for splits in found.values())
+    assert set.union(*found.values()) == {"train", "validation", "test"}
+
+
+def test_a_speakers_folder_in_two_splits_is_said(source: Path) -> None:
+    lay(source, ["train/ann/a.wav", "test/ann/b.wav", "test/bob/c.wav", "train/cec/d.wav"])
+    read(source)
+    assert "the source itself puts into several splits: ann (test 1, train 1)" in notes(source)
 
 
 def test_microphones_of_one_utterance_stay_together(source: Path) -> None:
