@@ -11,6 +11,7 @@ from calm_bench import paths, registry
 from calm_bench.environment import describe_environment
 from calm_bench.errors import InputError
 from calm_bench.instruments import Setting
+from calm_bench.likeness import unrelated
 from calm_bench.pairing import DEFAULT_RULE, Pairing, pair
 from calm_bench.progress import stage
 from calm_bench.recordings import Listing, few, group_of, list_recordings
@@ -104,10 +105,7 @@ def score_folders(
     listings = _list_sides(folder, reference)
     pairing = _pair(listings, asked.pair_by)
     versions = {"clips": pairing.originals} if reference is not None else {}
-    sides = {
-        row: read_folder(found, versions.get(row), asked.group_by)
-        for row, found in listings.items()
-    }
+    sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
     names = list(asked.metrics) or _metrics_without_text(paired=bool(pairing.originals))
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
@@ -139,6 +137,9 @@ def _facts(
     scorer: Scorer,
 ) -> Facts:
     """What is to be said of the folders, at the end of it these notes and what scoring found."""
+    originals = sides["reference"].entries if "reference" in sides else ()
+    doubt = unrelated(sides["clips"].entries, originals)
+    doubts = [] if doubt is None else [doubt]
     return Facts(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
@@ -146,7 +147,7 @@ def _facts(
         cells=cells,
         trials={cell_id: side.count for cell_id, side in sides.items()},
         failures=scorer.failures,
-        notes=[*(line for side in sides.values() for line in side.lines), *notes],
+        notes=[*(line for side in sides.values() for line in side.lines), *notes, *doubts],
     )
 
 
