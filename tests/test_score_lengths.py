@@ -8,7 +8,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from calm_bench.audio import read_audio
 from calm_bench.cli import app
+from calm_bench.paths import benchmarks_dir
+from calm_bench.records import ScoreRecord
 from calm_bench.store import ResultRow, RunStore
 from calm_bench.types import Wave
 
@@ -49,6 +52,47 @@ def test_a_clip_that_ends_early_is_no_good_copy(tmp_path: Path) -> None:
     assert found["si_sdr"].value < -5.0
     assert found["stoi"].value is not None
     assert found["stoi"].value < 0.1
+
+
+def test_a_clip_that_a_metric_cannot_judge_says_why_and_the_others_are_judged(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("pesq")
+    wave = speech(2.0)
+    copy = wave + speech(2.0, 1) / 10
+    theirs = write(tmp_path / "theirs", {"20ms": wave[:320], "mute": wave, "plain": wave})
+    ours = write(tmp_path / "ours", {"20ms": copy[:320], "mute": 0 * wave, "plain": copy})
+    line = (ours, "--reference", theirs, "--metrics", "stoi", "pesq", "fidelity")
+    found = score(tmp_path / "run", *line)
+    assert {name: found[name].n for name in ("stoi", "pesq", "si_sdr")} == {
+        "stoi": 2,
+        "pesq": 1,
+        "si_sdr": 2,
+    }
+    records = RunStore(tmp_path / "run").read(ScoreRecord)
+    notes = {r.note for r in records if r.cell_id == "clips" and r.note}
+    assert notes == {
+        "less than 0.4 s of speech for STOI",
+        "PESQ finds no speech to compare (BufferTooShortError)",
+        "PESQ of silence is not defined",
+        "SI-SDR of silence is not defined",
+    }
+
+
+def test_noise_at_the_end_of_a_long_clip_is_heard_as_the_reference_code_hears_it(
+    tmp_path: Path,
+) -> None:
+    if importlib.util.find_spec("speechmos") is None:
+        pytest.skip("speechmos is not installed")
+    spoken, _ = read_audio(benchmarks_dir() / "prompts/speech/test-00000.flac", RATE)
+    noise = 0.3 * np.random.default_rng(0).standard_normal(70_400)
+    wave = np.clip(np.concatenate([spoken[:144_000], noise]), -0.9, 0.9).astype(np.float32)
+    found = score(tmp_path / "run", write(tmp_path / "ours", {"a": wave}), "--metrics", "dnsmos")
+    # What speechmos' own DNSMOS class gives for the same wave without its mean; for the speech
+    # alone it is 3.48.
+    assert found["dnsmos"].value == pytest.approx(3.0605, abs=2e-3)
+    assert found["dnsmos_sig"].value == pytest.approx(3.5340, abs=2e-3)
+    assert found["dnsmos_bak"].value == pytest.approx(3.6671, abs=2e-3)
 
 
 def test_an_offset_is_printed_and_moves_nothing(tmp_path: Path) -> None:

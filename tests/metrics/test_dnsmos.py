@@ -6,10 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from calm_bench.audio import read_audio
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.dnsmos import DnsmosMetric
-from calm_bench.paths import benchmarks_dir
 from calm_bench.types import Clip
 
 WINDOW = 144_160
@@ -84,20 +82,6 @@ def test_an_offset_is_not_heard(metric):
     half = len(metric._session.fed) // 2
     plain, moved = (np.concatenate(metric._session.fed[at:][:half]) for at in (0, half))
     np.testing.assert_allclose(plain, moved, atol=1e-6)
-
-
-def test_noise_at_the_end_of_a_long_clip_is_heard_as_the_reference_code_hears_it():
-    if importlib.util.find_spec("speechmos") is None:
-        pytest.skip("speechmos is not installed")
-    speech, _ = read_audio(benchmarks_dir() / "prompts/speech/test-00000.flac", 16_000)
-    noise = 0.3 * np.random.default_rng(0).standard_normal(70_400)
-    wave = np.clip(np.concatenate([speech[:144_000], noise]), -0.9, 0.9).astype(np.float32)
-    found = DnsmosMetric().score([clip_of(wave)], []).clips["a"]
-    # What speechmos' own DNSMOS class gives for the same wave without its mean; for the speech
-    # alone it is 3.48.
-    assert found["dnsmos"] == pytest.approx(3.0605, abs=2e-3)
-    assert found["dnsmos_sig"] == pytest.approx(3.5340, abs=2e-3)
-    assert found["dnsmos_bak"] == pytest.approx(3.6671, abs=2e-3)
 
 
 def test_other_rates_are_resampled_and_loud_samples_clipped(metric):
