@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os.path import commonpath, commonprefix
+from itertools import takewhile
+from os.path import commonpath
 from pathlib import Path
 
 from calm_bench.data.corpus import SPLITS, Split
@@ -143,7 +144,8 @@ def _outer_folders(places: Sequence[Path]) -> list[str]:
         ]
         for place in places
     ]
-    shared = len(commonprefix(folders))
+    same = (len({*parts}) == 1 for parts in zip(*folders, strict=False))
+    shared = sum(1 for _ in takewhile(bool, same))
     outer = [folder[shared] if len(folder) > shared else "" for folder in folders]
     return outer if len({*outer}) > 1 else []
 
