@@ -8,7 +8,6 @@ left to do, so a resumed run makes the same clips.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     plan_hash = content_hash(
         [spec.name, spec.version, spec.prompt_seconds, spec.seconds, spec.batch_size],
         [identity_of(cell, models) for cell in cells],
-        [_identity(prompt) for prompt in prompts],
+        [[p.id, p.sha256, *filter(None, [p.group])] for p in prompts],
         overrides.n_seeds,
         spec.latency.model_dump() if spec.latency else None,
     )
@@ -227,11 +226,6 @@ def _prompts(
 _WHEEL = "an installed package carries the first of them, a checkout all"
 
 
-def _identity(prompt: PromptSpec) -> list[str]:
-    """What of a prompt decides a run's numbers: its audio, and which prompts belong together."""
-    return [prompt.id, prompt.sha256, *([prompt.group] if prompt.group else [])]
-
-
 def _check_count(
     name: str, asked: int | None, prompts: Sequence[PromptSpec], n_listed: int
 ) -> None:
@@ -287,9 +281,7 @@ def _batches(
             for prompt in prompts
             for index in range(n_seeds)
         ]
-        for first in count(0, spec.batch_size):
-            if first >= len(trials):
-                break
+        for first in range(0, len(trials), spec.batch_size):
             yield Batch(cell=cell, trials=tuple(trials[first : first + spec.batch_size]))
 
 
