@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calm_bench.errors import InputError
 from calm_bench.types import Wave
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "require_file"]
 
 # A data chunk of this size or more is a stream's, whose header was written before its end.
 _STREAMED = 0x7F000000
@@ -36,7 +36,7 @@ class Reader:
         """
         import soundfile
 
-        _require_file(path)
+        require_file(path)
         self.path = path
         self.remarks: list[str] = []
         with _decoding(path):
@@ -120,8 +120,12 @@ def _declared(file: Any) -> int | None:
     return int(file.frames * promised / there) if there and promised < _STREAMED else file.frames
 
 
-def _require_file(path: Path) -> None:
-    """Say plainly that a path is missing, a folder or empty, before a decoder says it its way."""
+def require_file(path: Path) -> None:
+    """Say plainly that a path is missing, a folder or empty, before a decoder says it its way.
+
+    Raises:
+        InputError: If it is.
+    """
     if path.is_symlink() and not path.exists():
         raise InputError(f"{path} is a link to a file that does not exist")
     if not path.is_file():

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from calm_bench import paths, registry
+from calm_bench.audio import AudioFacts
 from calm_bench.environment import describe_environment
 from calm_bench.errors import InputError
 from calm_bench.instruments import Setting
 from calm_bench.likeness import unrelated
 from calm_bench.pairing import DEFAULT_RULE, Pairing, pair
-from calm_bench.progress import stage
 from calm_bench.recordings import Listing, few, group_of, list_recordings
 from calm_bench.scoring import Scorer
 from calm_bench.seeds import content_hash
-from calm_bench.shelf import ClipEntry, ClipShelf, sound_of
+from calm_bench.shelf import ClipEntry, ClipShelf, sounds_of
 from calm_bench.store import Cell, Manifest, RunStore, TrialCount
 from calm_bench.summary import Facts, Outcome, summarise_run
 
@@ -218,22 +218,26 @@ def read_folder(
     names = [n if originals is None else originals.get(n, f"./{n}") for n in listing.names]
     groups = [n if group_by is None else group_of(group_by, n.removeprefix("./")) for n in names]
     drawn = Counter[str]()
-    entries, failures = [], list(listing.unlisted)
-    with stage(f"reading {listing.folder.name}", len(listing.files)) as advance:
-        for path, name, group in zip(listing.files, names, groups, strict=True):
-            try:
-                entries.append(_entry(path, name, group, drawn[name]))
-                drawn[name] += 1
-            except InputError as error:
-                failures.append(str(error))
-            advance(1)
+    entries, failures, remarks = [], list(listing.unlisted), []
+    sounds = sounds_of(listing.files, f"reading {listing.folder.name}")
+    for path, name, group, sound in zip(listing.files, names, groups, sounds, strict=True):
+        if isinstance(sound, InputError):
+            failures.append(str(sound))
+            continue
+        entries.append(_entry(path, name, group, drawn[name], sound))
+        drawn[name] += 1
+        remarks += [f"{listing.name(path)} ({remark})" for remark in sound.remarks]
     if not entries:
         raise InputError(f"{listing.folder} holds no readable audio: {failures[0]}")
-    return Folder(path=listing.folder, entries=entries, failures=failures, notes=listing.notes)
+    notes = listing.notes
+    if remarks:
+        notes.append(
+            f"listen to these before you believe their numbers, in {listing.folder}: {few(remarks)}"
+        )
+    return Folder(path=listing.folder, entries=entries, failures=failures, notes=notes)
 
 
-def _entry(path: Path, name: str, group: str, index: int) -> ClipEntry:
-    sound = sound_of(path)
+def _entry(path: Path, name: str, group: str, index: int, sound: AudioFacts) -> ClipEntry:
     return ClipEntry(
         clip_id=content_hash(name, index, sound.audio_id),
         prompt_id=name,

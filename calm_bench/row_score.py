@@ -93,9 +93,9 @@ def _failing(
 ) -> Iterator[tuple[str, Exception]]:
     """The clips on which a metric fails, each tried alone with what belongs to it."""
     paired = "paired_reference" in metric.needs
-    originals = {clip.pair_key: [clip] for clip in reference}
+    originals = {clip.prompt_id: [clip] for clip in reference}
     for clip in clips:
-        theirs = originals.get(clip.pair_key, []) if paired else reference
+        theirs = originals.get(clip.prompt_id, []) if paired else reference
         try:
             metric.score([clip], theirs)
         except Exception as error:

@@ -63,7 +63,7 @@ class Scorer:
         found = [i for n in names for i in instruments_of(n, self.setting, embeddings)]
         if any("transcript" in instrument.cls.needs for instrument in found):
             self._hear()
-        with stage("scoring", len(found) * len(self.cells)) as advance:
+        with stage("scoring", len(found) * self._n_clips) as advance:
             scores = [self._score_metric(instrument, pairs, advance) for instrument in found]
         record_scores(scores, self.shelf, self.store)
         return scores
@@ -83,23 +83,31 @@ class Scorer:
             if embedding is not None:  # keeps its column apart from that of another embedding
                 found.recipe = {"embedding": embedding}
                 found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
-            advance(len(self.cells))
+            advance(self._n_clips)
             return found
         found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
         found.alike = {cell.cell_id: self._alike(metric, cell.cell_id) for cell in self.cells}
         for cell in self.cells:
-            reason = self._unfit(metric, cell)
-            if reason is None:
-                try:
-                    found.results[cell.cell_id] = self._result(metric, found.recipe, cell.cell_id)
-                except BenchError as error:
-                    reason = str(error)
-            if reason is not None:
-                found.reasons[cell.cell_id] = reason
-            advance(1)
+            with self.shelf.counting(cell.cell_id, advance):
+                self._score_cell(metric, cell, found)
         if any(column.aggregate == "set" for column in columns):
             self._compare(metric, found, pairs)
         return found
+
+    def _score_cell(self, metric: Metric, cell: Cell, found: MetricScores) -> None:
+        """Add what a metric finds in a row, or why it finds nothing."""
+        reason = self._unfit(metric, cell)
+        if reason is None:
+            try:
+                found.results[cell.cell_id] = self._result(metric, found.recipe, cell.cell_id)
+            except BenchError as error:
+                reason = str(error)
+        if reason is not None:
+            found.reasons[cell.cell_id] = reason
+
+    @property
+    def _n_clips(self) -> int:
+        return sum(len(self.shelf.entries(cell.cell_id)) for cell in self.cells)
 
     def _recipe(self, metric: Metric) -> dict[str, Any]:
         """The metric's own, what its transcripts came from, and the set it compares with."""

@@ -6,58 +6,58 @@ further observations: each is scored and counted once (`firsts`), and of two row
 recordings is compared once (`ClipShelf.shared`).
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import audio_hash, read_audio
+from calm_bench.audio import AudioFacts, examine, read_audio
 from calm_bench.cache import ContentCache, MemoryCache
 from calm_bench.code import computed_by
-from calm_bench.errors import InputError, describe
+from calm_bench.decoding import require_file
+from calm_bench.errors import InputError
+from calm_bench.parallel import counted, ordered_map
 from calm_bench.row_score import READING, Failure
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store import Cell, RunStore, TrialRecord
 from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
-__all__ = ["ClipEntry", "ClipShelf", "Firsts", "Sound", "firsts", "sound_of"]
+__all__ = ["ClipEntry", "ClipShelf", "Firsts", "firsts", "sound_of", "sounds_of"]
 
 Firsts = Mapping[str, str]
 """By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
-    """What a sound file holds, without its samples.
-
-    Attributes:
-        audio_id: The content hash of samples and rate, as `read_audio` gives them.
-    """
-
-    audio_id: str
-    sample_rate: int
-    n_samples: int
-
-
-def sound_of(path: Path) -> Sound:
+def sound_of(path: Path) -> AudioFacts:
     """What a file holds: decoded once on this machine, whatever the file is called later.
 
     Raises:
         InputError: If it cannot be read; the message names it.
     """
+    require_file(path)
     cache = ContentCache("sounds")
     try:
         key = content_hash(file_hash(path), computed_by(__name__), length=40)
-        if (kept := cache.read(key)) is not None:
-            return Sound(**kept)
-        wave, rate = read_audio(path)
-    except InputError:
-        raise
-    except Exception as error:  # a decoder's own
-        raise InputError(f"{path} cannot be read: {describe(error)}") from error
-    sound = Sound(audio_id=audio_hash(wave, rate), sample_rate=rate, n_samples=len(wave))
-    cache.write(key, asdict(sound))
-    return sound
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if (kept := cache.read(key)) is not None:
+        return AudioFacts(**{**kept, "remarks": tuple(kept["remarks"])})
+    found = examine(path)
+    cache.write(key, asdict(found))
+    return found
+
+
+def sounds_of(paths: Sequence[Path], title: str) -> Iterator[AudioFacts | InputError]:
+    """What each file holds or why it cannot be read, several at a time and counted under a bar."""
+
+    def look(path: Path) -> AudioFacts | InputError:
+        try:
+            return sound_of(path)
+        except InputError as error:
+            return error
+
+    return counted(ordered_map(look, paths), len(paths), title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class ClipEntry:
     group: str
     seed_index: int
     path: Path
-    sound: Sound
+    sound: AudioFacts
     prompt_seconds: float
     words: tuple[tuple[str, float, float], ...] | None
 
@@ -130,6 +130,7 @@ class _Stored:
 
     entry: ClipEntry
     held: MemoryCache
+    looked: Callable[[str], None]
 
     @property
     def audio_id(self) -> str:
@@ -140,6 +141,7 @@ class _Stored:
         return self.entry.sound.n_samples
 
     def read(self) -> Wave:
+        self.looked(self.entry.clip_id)
         wave = self.held.read(self.audio_id)
         if wave is None:
             wave, _ = read_audio(self.entry.path)
@@ -164,31 +166,39 @@ class ClipShelf:
         self._entries = entries
         self.failures = failures
         self._held = MemoryCache(max_bytes)
+        self._unseen: set[str] = set()
+        self._advance: Callable[[int], None] = lambda n: None
 
     @classmethod
     def of_run(cls, cells: Sequence[Cell], store: RunStore) -> "ClipShelf":
         """The clips that a run has made and that can be read, in the order of prompts and seeds."""
         rows = {cell.cell_id: list[ClipEntry]() for cell in cells}
+        made = [r for r in store.read(TrialRecord) if r.cell_id in rows and r.clip]
+        paths = [store.root / str(record.clip) for record in made]
         failures = []
-        for record in store.read(TrialRecord):
-            if record.cell_id not in rows or not record.clip:
-                continue
-            path = store.root / record.clip
-            try:
-                rows[record.cell_id].append(_entry(record, path, sound_of(path)))
-            except InputError as error:
-                failures.append(
-                    Failure(
-                        cell_id=record.cell_id,
-                        clip_id=record.trial_id,
-                        path=path,
-                        by=READING,
-                        reason=str(error),
-                    )
-                )
+        for record, path, sound in zip(made, paths, sounds_of(paths, "reading clips"), strict=True):
+            if isinstance(sound, InputError):
+                about = {"cell_id": record.cell_id, "clip_id": record.trial_id}
+                failures.append(Failure(**about, path=path, by=READING, reason=str(sound)))
+            else:
+                rows[record.cell_id].append(_entry(record, path, sound))
         for entries in rows.values():
             entries.sort(key=lambda entry: (entry.prompt_id, entry.seed_index))
         return cls(rows, failures)
+
+    @contextmanager
+    def counting(self, cell_id: str, advance: Callable[[int], None]) -> Iterator[None]:
+        """Count a row's clips as they are looked at, and in the end those that nobody looked at."""
+        self._unseen = {entry.clip_id for entry in self.entries(cell_id)}
+        self._advance = advance
+        yield
+        advance(len(self._unseen))
+        self._unseen = set()
+
+    def _look(self, clip_id: str) -> None:
+        if clip_id in self._unseen:
+            self._unseen.remove(clip_id)
+            self._advance(1)
 
     def entries(self, cell_id: str) -> Sequence[ClipEntry]:
         """What is known of a row's clips."""
@@ -232,7 +242,7 @@ class ClipShelf:
                 prompt_id=entry.prompt_id,
                 group=entry.group,
                 seed_index=entry.seed_index,
-                wave=_Stored(entry, self._held),  # type: ignore[arg-type]
+                wave=_Stored(entry, self._held, self._look),  # type: ignore[arg-type]
                 sample_rate=entry.sound.sample_rate,
                 prompt_seconds=entry.prompt_seconds,
                 words=_timed(entry.words),
@@ -242,7 +252,7 @@ class ClipShelf:
         ]
 
 
-def _entry(record: TrialRecord, path: Path, sound: Sound) -> ClipEntry:
+def _entry(record: TrialRecord, path: Path, sound: AudioFacts) -> ClipEntry:
     return ClipEntry(
         clip_id=record.trial_id,
         prompt_id=record.prompt_id,

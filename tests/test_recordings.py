@@ -141,6 +141,43 @@ def test_a_folder_without_sound_says_what_it_holds(tmp_path: Path, score: Any) -
     assert ".b.wav" in said
 
 
+def test_what_a_reader_must_know_of_a_file_is_said(tmp_path: Path, score: Any) -> None:
+    sound(tmp_path / "clips" / "a.wav", 1)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE)
+    soundfile.write(tmp_path / "clips" / "anti.wav", np.stack([noise, -noise], axis=1), RATE)
+    whole = sound(tmp_path / "clips" / "short.wav", 2)
+    whole.write_bytes(whole.read_bytes()[:-20])
+    for _ in range(2):  # the second time from what was kept
+        code, found = score(tmp_path / "clips")
+        (note,) = [note for note in found["notes"] if "listen to these" in note]
+        assert "anti.wav (its channels cancel, their mean is 76 dB weaker)" in note
+        assert "short.wav (it lacks its last 10 of 9600 samples)" in note
+        assert (code, counts(found)) == (0, {"clips": (3, 0)})
+
+
+def test_progress_counts_clips_and_a_repeat_decodes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(3):
+        sound(tmp_path / "clips" / f"{k}.wav", k)
+        sound(tmp_path / "real" / f"{k}.wav", k + 10)
+    line = ["score", str(tmp_path / "clips"), "--reference", str(tmp_path / "real"), "--json"]
+    line += ["--metrics", "loudness", "fidelity", "--out"]
+    first = CliRunner().invoke(app, [*line, str(tmp_path / "one")])
+    assert first.exit_code == 0, first.output
+    for said in ("reading clips: 3/3 in", "reading real: 3/3 in", "scoring: 12/12 in"):
+        assert said in first.stderr
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a file is decoded again")
+
+    monkeypatch.setattr("calm_bench.decoding.Reader.blocks", refuse)
+    again = CliRunner().invoke(app, [*line, str(tmp_path / "two")])
+    assert again.exit_code == 0, again.output
+    one, two = (json.loads(result.stdout)["rows"] for result in (first, again))
+    assert one == two
+
+
 @pytest.mark.parametrize("text", ['{"name": "app"}', "[]", "no JSON", '{"run_id": "x"}'])
 def test_a_folder_with_a_foreign_manifest_is_a_folder_of_sound(
     tmp_path: Path, score: Any, text: str
