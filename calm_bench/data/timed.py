@@ -159,14 +159,14 @@ def _pairs(path: Path) -> dict[str, tuple[str, str]]:
     return pairs
 
 
-def _kaldi_file(where: str, name: str, source: Source) -> Path:
+def _kaldi_file(key: str, where: str, name: str, source: Source) -> Path:
     """The file of an entry of wav.scp: absolute, or relative to a folder at or above the list."""
     if not name:
-        raise InputError(f"{where}: column 2, the sound file, is missing")
+        raise InputError(f"{where}: column 2, the sound file of {key}, is missing")
     if name[0] == "|" or name[-1] == "|" or re.search(r"\.(ark|ark\.gz):\d+$", name):
         raise InputError(
-            f"{where}: {name[:60]!r} is a pipe or an archive and no sound file: write the sounds "
-            "to files once and name these"
+            f"{where}: {key} is no sound file but a pipe or an archive ({name[:60]!r}): write the "
+            "sounds to files once and name these"
         )
     folder, top = Path(where.rpartition(":")[0]).parent, source.root.parent.parent
     # Recipes give paths from where they are run, which is one or two folders above their data.
@@ -178,7 +178,7 @@ def _kaldi(source: Source) -> Iterator[Candidate]:
     """`wav.scp`, and beside it `text`, `utt2spk` and `segments`."""
     for path in source.lists("wav.scp"):
         texts, speakers = _pairs(path.with_name("text")), _pairs(path.with_name("utt2spk"))
-        places = {key: _kaldi_file(*entry, source) for key, entry in _pairs(path).items()}
+        places = {key: _kaldi_file(key, *entry, source) for key, entry in _pairs(path).items()}
         for key, place, start, seconds in _utterances(path, places):
             speaker = speakers.get(key, ("", ""))[1] or None
             yield Candidate(

@@ -304,9 +304,9 @@ def test_timit_times_its_words_in_samples_at_16_khz(source: Path) -> None:
         ({"a.wav": 1.1, "metadata.jsonl": '{"file_name": "a.wav"}\n[]\n'}, "metadata.jsonl:2: not"),
         (
             {"wav.scp": "u1 sph2pipe -f wav a.sph |\n"},
-            "wav.scp:1: 'sph2pipe -f wav a.sph |' is a pipe",
+            "wav.scp:1: u1 is no sound file but a pipe or an archive ('sph2pipe -f wav a.sph |')",
         ),
-        ({"wav.scp": "u1 raw_wav.1.ark:17\n"}, "is a pipe or an archive and no sound file"),
+        ({"wav.scp": "u1 raw_wav.1.ark:17\n"}, "u1 is no sound file but a pipe"),
         ({"wav.scp": "u1 a.wav\nu1 b.wav\n"}, "wav.scp:2: u1 has an earlier line"),
         (
             {"wav.scp": "r a.wav\n", "a.wav": 2.0, "segments": "u q 0 1\n"},

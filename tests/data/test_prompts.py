@@ -119,6 +119,19 @@ def test_prompts_are_resampled_on_demand(benchmarks: Path) -> None:
     assert prompt.wave.shape == (32000,)
 
 
+def test_a_list_ends_its_lines_at_the_newline_alone(benchmarks: Path) -> None:
+    path = benchmarks / SPEC.prompts
+    word = "a\u2028b\x85c"
+    edit(benchmarks, lambda lines: lines[0].update({"words": [[word, 0.0, 0.4]]}))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    path.write_bytes(f"\ufeff{text}\n\n".encode())
+    assert [prompt.id for prompt in load_prompts(SPEC, root=benchmarks)] == ["r0", "r2", "r3"]
+    assert load_prompts(SPEC, n=1, root=benchmarks)[0].words == (
+        TimedWord(word=word, start=0.0, end=0.4),
+    )
+
+
 def test_a_changed_file_is_refused(benchmarks: Path) -> None:
     write_flac(benchmarks / "prompts/speech/r0.flac", noise(2.0, 9), RATE)
     with pytest.raises(InputError, match="sha256"):
