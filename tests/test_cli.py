@@ -57,6 +57,35 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
 
 
+def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path, no_plots: None) -> None:
+    results = {}
+    for seeds in ("1", "2"):
+        out = tmp_path / seeds
+        options = ["--seeds", seeds, "--temps", "0", "1", "--no-latency", "--out", str(out)]
+        result = call("run", "smoke", *options)
+        assert result.exit_code == 0, result.output
+        results[seeds] = RunStore(out).read_results()
+    rows = {
+        seeds: {(r.cell_id, r.metric): r for r in found.rows if r.metric == "loudness"}
+        for seeds, found in results.items()
+    }
+    for (cell, metric), row in rows["2"].items():
+        if cell.endswith("-t1"):
+            assert row.n == 4  # the only rows that a second seed makes any different
+        else:
+            assert row == rows["1"][cell, metric]
+            assert row.n == 2 or row.value is None
+    counts = {cell: count.ok for cell, count in results["2"].trials.items()}
+    assert counts == {cell: 4 if cell.endswith("-t1") else 2 for cell in counts}
+    paired = {
+        (d.cell_id, d.baseline_cell_id): d.n
+        for d in results["2"].differences
+        if d.metric == "loudness"
+    }
+    assert {n for pair, n in paired.items() if all(c.endswith("-t0") for c in pair)} == {2}
+    assert {n for pair, n in paired.items() if any(c.endswith("-t1") for c in pair)} == {4}
+
+
 # -- help ----------------------------------------------------------------------------------------
 
 
