@@ -72,6 +72,33 @@ def test_each_clip_is_heard_once_by_any_run(tmp_path: Path) -> None:
     assert len(ear.heard) == 2
 
 
+def test_transcripts_are_written_in_the_order_of_the_clips(tmp_path: Path) -> None:
+    entries = [entry(tmp_path / f"{i}.flac", 0.9 - 0.1 * i, str(i)) for i in range(6)]
+    transcribe(entries[::2], Ear(), RunStore(tmp_path / "some"))
+    store = RunStore(tmp_path / "all")
+    transcribe(entries, Ear(), store)  # half of them are known to the cache
+    assert [r.clip_id for r in store.read(TranscriptRecord)] == [e.audio_id for e in entries]
+
+
+def test_a_clip_that_cannot_be_heard_keeps_no_other_from_being_heard(tmp_path: Path) -> None:
+    class Choosy(Ear):
+        def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
+            if len(wave) == round(0.4 * RATE):
+                raise ValueError("will not hear this")
+            return super().hear(wave)
+
+    seconds = (0.3, 0.4, 0.5, 0.6, 0.7)
+    entries = [entry(tmp_path / f"{s}.flac", s, str(s)) for s in seconds]
+    entries[3].path.unlink()
+    found, failed = transcribe(entries, Choosy(), RunStore(tmp_path / "run"))
+    assert [t.text for t in found.values()] == ["0.30", "0.50", "0.70"]
+    assert failed.keys() == {entries[1].audio_id, entries[3].audio_id}
+    assert failed[entries[1].audio_id] == "ValueError: will not hear this"
+    assert "0.6.flac does not exist" in failed[entries[3].audio_id]
+    again, _ = transcribe(entries, Ear(), RunStore(tmp_path / "run"))
+    assert [t.text for t in again.values()] == ["0.30", "0.40", "0.50", "0.70"]
+
+
 def test_a_prompt_without_text_is_heard_and_nothing_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
