@@ -96,6 +96,8 @@ def score(
         )
         show(found, as_json)
         return
+    if Path(target).is_file():
+        raise InputError(f"{target} is a file: score takes the folder that it lies in")
     folder = find_run(target)
     if reference or pair_by or group_by or metrics or embedding or out:
         raise InputError(

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.audio import read_audio
+from calm_bench.cache import ContentCache
+from calm_bench.code import computed_by
+from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry
 from calm_bench.spectra import mel_power
 
@@ -39,17 +42,27 @@ def unrelated(clips: Sequence[ClipEntry], originals: Sequence[ClipEntry]) -> str
     pairs = pairs[:: max(1, -(-len(pairs) // _PAIRS))]
     if len(pairs) < 2:
         return None
-    ours, theirs = ([_levels(pair[side]) for pair in pairs] for side in (0, 1))
-    gaps = _gaps(ours, theirs)
-    nearer = np.diag(gaps)[:, None] < gaps
-    told = nearer[_gaps(theirs, theirs) > _ALIKE]
-    share = float(told.mean()) if told.size else 1.0
+    cache = ContentCache("likeness")
+    key = content_hash(computed_by(__name__), [[e.audio_id for e in pair] for pair in pairs])
+    share = cache.read(key)
+    if share is None:
+        share = _share_nearer(pairs)
+        cache.write(key, share)
     if share >= _ENOUGH:
         return None
     return (
         f"the pairs look unrelated: of {len(pairs)} clips looked at, one is nearer to its own "
         f"original than to another in {100 * share:.0f} of 100 cases (50 by chance); see --pair-by"
     )
+
+
+def _share_nearer(pairs: Sequence[tuple[ClipEntry, ClipEntry]]) -> float:
+    """How often a clip is nearer to its own original than to another one, 0 to 1."""
+    ours, theirs = ([_levels(pair[side]) for pair in pairs] for side in (0, 1))
+    gaps = _gaps(ours, theirs)
+    nearer = np.diag(gaps)[:, None] < gaps
+    told = nearer[_gaps(theirs, theirs) > _ALIKE]
+    return float(told.mean()) if told.size else 1.0
 
 
 def _levels(entry: ClipEntry) -> Floats:

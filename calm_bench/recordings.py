@@ -31,7 +31,7 @@ class Listing:
         hidden: Sound files that are hidden or lie in a hidden folder.
         elsewhere: How many sound files lie in each of the folders that were to be left out.
         repeated: Links to folders that are listed already.
-        unlisted: Folders that cannot be looked into, in words.
+        unlisted: Folders that cannot be looked into and names that cannot be written, in words.
         others: The files that are no sound files.
     """
 
@@ -44,8 +44,8 @@ class Listing:
     others: list[Path] = field(default_factory=list)
 
     def name(self, path: Path) -> str:
-        """A file's path below the folder."""
-        return path.relative_to(self.folder).as_posix()
+        """A file's path below the folder; a byte that is no UTF-8 is written out."""
+        return _readable(path.relative_to(self.folder))
 
     @property
     def names(self) -> list[str]:
@@ -173,14 +173,23 @@ class _Walk:
         try:
             return sorted(folder.iterdir())
         except OSError as error:
-            self.found.unlisted.append(f"{folder} cannot be looked into: {error.strerror}")
+            self.found.unlisted.append(
+                f"{_readable(folder)} cannot be looked into: {error.strerror}"
+            )
             return []
 
     def _file(self, path: Path) -> None:
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
+            self.found.others.append(path)
+        elif _readable(path) == path.as_posix():
             self.found.files.append(path)
         else:
-            self.found.others.append(path)
+            self.found.unlisted.append(f"{_readable(path)} has a name that is no UTF-8: rename it")
+
+
+def _readable(path: Path) -> str:
+    """A path as text that any terminal and file takes."""
+    return path.as_posix().encode(errors="backslashreplace").decode()
 
 
 def _sounds_below(path: Path) -> Iterator[Path]:

@@ -227,3 +227,17 @@ def test_prompts_that_are_not_there_are_refused(tmp_path: Path, name: str) -> No
     assert result.exit_code == 2
     said = " ".join(result.output.split())
     assert ("holds no sound files" if name == "empty" else "does not exist") in said
+
+
+def test_a_name_that_is_no_text_is_a_named_failure(tmp_path: Path, score: Any) -> None:
+    good = sound(tmp_path / "clips" / "a.wav", 1)
+    shutil.copy(good, os.fsencode(tmp_path / "clips") + b"/caf\xe9.wav")
+    code, found = score(tmp_path / "clips")
+    assert (code, counts(found)) == (4, {"clips": (1, 1)})
+    assert any("caf\\udce9.wav has a name that is no UTF-8" in note for note in found["notes"])
+
+
+def test_a_file_is_no_folder(tmp_path: Path, score: Any) -> None:
+    code, said = score(sound(tmp_path / "a.wav"))
+    assert code == 2
+    assert "is a file: score takes the folder" in said
