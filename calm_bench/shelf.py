@@ -192,7 +192,8 @@ class ClipShelf:
         self._unseen = {entry.clip_id for entry in self.entries(cell_id)}
         self._advance = advance
         yield
-        advance(len(self._unseen))
+        if self._unseen:
+            advance(len(self._unseen))
         self._unseen = set()
 
     def _look(self, clip_id: str) -> None:
