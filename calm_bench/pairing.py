@@ -150,7 +150,8 @@ def _template(template: str, rule: str) -> Key:
 class _Near:
     """What comes near a name among the originals."""
 
-    def __init__(self, originals: Iterable[str]) -> None:
+    def __init__(self, originals: Sequence[str]) -> None:
+        self.paths = {_path(name) for name in originals}
         self.by_stem: dict[str, str] = {}
         self.by_case: dict[str, str] = {}
         self.by_piece: dict[str, str] = {}
@@ -166,6 +167,8 @@ class _Near:
         if fitting:
             return f"it could be a version of {' or '.join(fitting[:3])}"
         stem = _stem(name)
+        if _path(name) in self.paths:
+            return "the rule does not fit its name"
         if stem in self.by_stem:
             return f"there is {self.by_stem[stem]}, in another folder"
         if stem.casefold() in self.by_case:
@@ -194,7 +197,7 @@ def _suggestion(
     for name in originals:
         tried.update(f"{{}}={rule}" for piece, rule in _pieces(_stem(name)) if piece in ours)
     best, most = None, len(names) - len(unpaired)
-    for rule in ["stem", *(rule for rule, _ in tried.most_common(4))]:
+    for rule in [DEFAULT_RULE, "stem", *(rule for rule, _ in tried.most_common(4))]:
         n = len(_match(names, originals, rule)[0])
         best, most = (rule, n) if n > most else (best, most)
     return best

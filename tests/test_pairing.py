@@ -99,6 +99,7 @@ def test_one_original_has_many_versions_each_with_its_own_value(score: Any) -> N
     [
         (["x/a.wav", "y/a.wav"], "stem", "a.wav in .* could be a version of x/a.wav, y/a.wav"),
         (["b.wav"], "stem", "pairs nothing: 1 of 1 .* a.wav .there is nothing like it"),
+        (["a.wav"], "{}x", r"1 of 1 .* a.wav .the rule does not fit its name.; --pair-by 'path'"),
         (["a.wav"], "gen", "neither path, nor stem, nor a template"),
         (["a.wav"], "{}{}", "neither path, nor stem, nor a template"),
     ],
