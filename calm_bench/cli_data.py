@@ -79,7 +79,7 @@ def music(
 @data.command()
 def folder(
     source: Annotated[
-        Path, typer.Argument(metavar="DIR|MANIFEST", help="Your recordings.", exists=True)
+        Path, typer.Argument(metavar="DIR|LIST", help="Your recordings.", exists=True)
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder.")],
     layout: Annotated[

@@ -1,19 +1,29 @@
 """Durable files: a kill at any moment leaves the state before a write or the state after it."""
 
 import errno
+import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from calm_bench.errors import BenchError, InputError
 
-__all__ = ["append_lines", "committed_lines", "disk_errors", "locked", "replace", "text_lines"]
+__all__ = [
+    "append_lines",
+    "committed_lines",
+    "disk_errors",
+    "json_lines",
+    "locked",
+    "replace",
+    "text_lines",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +92,39 @@ def text_lines(path: Path, *, blank: bool = False) -> list[tuple[int, str]]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at {error.start}") from error
+    if "\0" in text:
+        raise InputError(f"{path} is not text: it holds zero bytes")
     lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
     return [(number, line) for number, line in lines if blank or line.strip()]
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A JSON object per line, with its `file:line`.
+
+    Raises:
+        InputError: If a line is something else, or holds a character that no file can hold.
+    """
+    for number, text in text_lines(path):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where}: not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: not an object: {text.strip()[:40]!r}")
+        if re.search(r"\\u(0000|d[89a-f])", text, re.IGNORECASE):
+            _check_characters(value, where)
+        yield where, value
+
+
+def _check_characters(value: Any, where: str) -> None:
+    plain = json.dumps(value, ensure_ascii=False)
+    try:
+        plain.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: half of a character stands alone ({error.reason})") from error
+    if r"\u0000" in plain:
+        raise InputError(f"{where}: a text holds a zero character")
 
 
 def replace(path: Path, data: bytes) -> None:

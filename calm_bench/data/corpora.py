@@ -17,7 +17,6 @@ from calm_bench.data.sources import (
     find_sound,
     first_object,
     head,
-    objects,
     pick,
     said_by,
     seen,
@@ -26,7 +25,7 @@ from calm_bench.data.sources import (
 )
 from calm_bench.data.splits import named_split
 from calm_bench.errors import InputError
-from calm_bench.files import text_lines
+from calm_bench.files import json_lines, text_lines
 from calm_bench.recordings import few
 
 __all__ = ["CORPORA"]
@@ -153,7 +152,7 @@ def _common_voice(source: Source) -> Iterator[Candidate]:
     for path in lists:
         # Beside dev.tsv, valid.tsv of early releases is what was validated, and no split.
         everything = path.stem == "valid" and path.with_name("dev.tsv") in lists
-        for where, row in table(path):
+        for where, row in table(path, "\t"):
             name = row["path"].strip()
             if not name:
                 raise InputError(f"{where}: the column path is empty")
@@ -200,7 +199,7 @@ def _hf_lists(source: Source) -> list[Path]:
 def _audiofolder(source: Source) -> Iterator[Candidate]:
     """`metadata.csv` or `metadata.jsonl` with a column file_name, in any folder."""
     for path in _hf_lists(source):
-        for where, row in objects(path) if path.suffix == ".jsonl" else table(path):
+        for where, row in json_lines(path) if path.suffix == ".jsonl" else table(path, ","):
             name = pick(row, (_file_column(row),))
             if name is None:
                 raise InputError(f"{where}: file_name is missing or empty")

@@ -1,6 +1,5 @@
 """What a corpus is on disk: manifest.jsonl, a line per recording, and corpus.json about all."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import Field, ValidationError
 from calm_bench.audio import read_audio
 from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
-from calm_bench.files import replace, text_lines
+from calm_bench.files import json_lines, replace
 from calm_bench.types import Wave
 
 __all__ = [
@@ -181,17 +180,15 @@ def read_manifest(folder: Path) -> list[Item]:
     if not path.is_file():
         raise InputError(f"no corpus in {folder}: make it with `calm-bench data`")
     items = []
-    for number, line in text_lines(path):
+    for where, line in json_lines(path):
         try:
-            items.append(Item.model_validate(json.loads(line)))
-        except (ValueError, ValidationError) as error:
-            raise InputError(f"{path}:{number}: not a recording: {_first(error)}") from error
+            items.append(Item.model_validate(line))
+        except ValidationError as error:
+            raise InputError(f"{where}: not a recording: {_first(error)}") from error
     return items
 
 
-def _first(error: ValueError) -> str:
+def _first(error: ValidationError) -> str:
     """The first thing wrong, on one line."""
-    if isinstance(error, ValidationError):
-        found = error.errors()[0]
-        return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
-    return str(error)
+    found = error.errors()[0]
+    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"

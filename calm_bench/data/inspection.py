@@ -120,9 +120,10 @@ def inspect(
                 journal.put(key, known)
         except InputError as error:
             return Facts(error=str(error))
+        except FileNotFoundError:
+            return Facts(error=f"{path} does not exist")
         except OSError as error:
-            missing = "does not exist" if not path.exists() else f"cannot be read: {error.strerror}"
-            return Facts(error=f"{path} {missing}")
+            return Facts(error=f"{path} cannot be read: {error.strerror}")
         return Facts.model_validate(known)
 
     results = ordered_map(facts, candidates, jobs)

@@ -5,7 +5,6 @@ seed, its split and its place in the list. Which works are held out depends on n
 the number of recordings: a larger corpus starts with the smaller one's recordings.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,7 +20,7 @@ from calm_bench.data.music_checks import check_music
 from calm_bench.data.music_works import Work, list_hash, playlist
 from calm_bench.data.scores import package_dir
 from calm_bench.errors import InputError
-from calm_bench.files import disk_errors, locked, text_lines
+from calm_bench.files import disk_errors, json_lines, locked
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, derive_seed, file_hash
@@ -189,7 +188,7 @@ def _finished(path: Path, chunk: Sequence[Recording]) -> list[dict[str, Any]] | 
     """
     if not path.is_file():
         return None
-    lines = [json.loads(line) for _, line in text_lines(path)]
+    lines = [line for _, line in json_lines(path)]
     known = [(line["id"], line["key"]) for line in lines]
     asked = [(recording.id, recording.key) for recording in chunk]
     shared = min(len(known), len(asked))

@@ -1,7 +1,6 @@
 """Prompts of a benchmark: cut from a corpus once, and checked each time they are read back."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from calm_bench import paths
 from calm_bench.audio import read_audio, resample
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.files import text_lines
+from calm_bench.files import json_lines
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
 
@@ -70,14 +69,7 @@ def read_prompt_specs(path: Path) -> list[PromptSpec]:
         InputError: If it is missing or empty, a line is no prompt, or two have the same id.
     """
     specs: dict[str, PromptSpec] = {}
-    for number, line in text_lines(path):
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: a prompt is an object with id, audio and sha256")
+    for where, record in json_lines(path):
         spec = parse(PromptSpec, record, where)
         if spec.id in specs:
             raise InputError(f"{where}: the id {spec.id!r} is taken by an earlier line")

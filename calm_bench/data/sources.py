@@ -26,9 +26,9 @@ __all__ = [
     "bars",
     "columns",
     "find_sound",
+    "first_file",
     "first_object",
     "head",
-    "objects",
     "open_source",
     "pick",
     "said_by",
@@ -149,8 +149,15 @@ def find_sound(folders: Sequence[Path], name: str) -> Path:
     """
     bare = without_suffix(name)
     names = [*([name] if bare != name else []), *(bare + suffix for suffix in _TRIED)]
-    tried = [folder / one for folder in folders for one in names]
-    return next((path for path in tried if path.is_file()), tried[0])
+    return first_file([folder / one for folder in folders for one in names])
+
+
+def first_file(places: Sequence[Path]) -> Path:
+    """The first of some places at which there is a file; where there is none, the first."""
+    try:
+        return next((place for place in places if place.is_file()), places[0])
+    except OSError:  # a name that no file can have, as a long text in the place of one
+        return places[0]
 
 
 def seen(files: Iterable[Path], what: str) -> str | None:
@@ -204,14 +211,15 @@ def columns(cells: Sequence[str]) -> list[str]:
     return [cell.strip().strip('"').lower().replace(" ", "_") for cell in cells]
 
 
-def table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows under a header, `file:line` and the cells by column: quoted CSV, or TSV.
+def table(path: Path, separator: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows under a header, `file:line` and the cells by column: quoted CSV, or between tabs.
 
     Raises:
         InputError: If a row has more or fewer cells than the header, or a quote stays open.
     """
-    is_tsv = path.suffix.lower() == ".tsv"
-    rows = iter([(w, [*map(_unquoted, c)]) for w, c in bars(path, "\t")] if is_tsv else _csv(path))
+    rows = _csv(path)
+    if separator == "\t":
+        rows = ((where, [*map(_unquoted, cells)]) for where, cells in bars(path, "\t"))
     _, header = next(rows)
     names = columns(header)
     for where, cells in rows:
@@ -251,27 +259,10 @@ def pick(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return None
 
 
-def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A JSON object per line, with its `file:line`.
-
-    Raises:
-        InputError: If a line is something else.
-    """
-    for number, text in text_lines(path):
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: not an object that names a sound file")
-        yield where, value
-
-
 def first_object(path: Path) -> Mapping[str, Any]:
     """The object in a file's first line; empty if it does not begin with one."""
     try:
         value = json.loads(head(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

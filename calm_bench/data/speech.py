@@ -4,7 +4,6 @@ A chunk of stories is the unit of reproducibility: its worker is seeded with the
 the same counts and seed give the same samples, on any number of cores and after any kill.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,7 +17,7 @@ from calm_bench.data.corpus import CorpusCard, Item, Split, read_card, write_cor
 from calm_bench.data.speech_checks import check_overlap, check_times
 from calm_bench.data.stories import Story, write_stories
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.files import disk_errors, locked, text_lines
+from calm_bench.files import disk_errors, json_lines, locked
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, file_hash
@@ -191,7 +190,7 @@ def read_chunk(out: Path, index: int, stories: Sequence[Story]) -> list[dict[str
     path = _chunk_path(out, index)
     if not path.is_file():
         raise InputError(f"{path} is missing: repeat `calm-bench data speech`")
-    lines = [json.loads(line) for _, line in text_lines(path)]
+    lines = [line for _, line in json_lines(path)]
     spoken = [(line["id"], [word["word"] for word in line["words"]]) for line in lines]
     if spoken != [(story.story_id, story.text.split()) for story in stories]:
         raise InputError(f"{path} holds other stories than these: choose another folder with --out")

@@ -47,7 +47,8 @@ def believed(source: Source, candidates: Sequence[Candidate]) -> list[Candidate]
     split in it, the outer before the inner. The source's own name counts if nothing in it says a
     split. Which names were believed is among the source's notes.
     """
-    outside = [str(c.path.parent) for c in candidates if not c.path.is_relative_to(source.root)]
+    folders = {candidate.path.parent for candidate in candidates}
+    outside = [str(folder) for folder in folders if not folder.is_relative_to(source.root)]
     common = Path(commonpath(outside)) if outside else source.root
     names = [_names(candidate, source.root, common) for candidate in candidates]
     said = [_said(each) for each in names]
@@ -202,9 +203,11 @@ def _components(candidates: Sequence[Candidate], hashes: Sequence[str]) -> list[
     above: dict[str, str] = {}
 
     def top(key: str) -> str:
-        while above.setdefault(key, key) != key:
-            key = above[key]
-        return key
+        highest = key
+        while above.setdefault(highest, highest) != highest:
+            highest = above[highest]
+        above[key] = highest
+        return highest
 
     for candidate in candidates:
         for key in candidate.groups[1:]:

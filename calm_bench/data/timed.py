@@ -16,8 +16,8 @@ from calm_bench.data.sources import (
     Candidate,
     Layout,
     Source,
+    first_file,
     first_object,
-    objects,
     pick,
     said_by,
     seen,
@@ -25,7 +25,7 @@ from calm_bench.data.sources import (
 )
 from calm_bench.data.splits import named_split
 from calm_bench.errors import InputError
-from calm_bench.files import text_lines
+from calm_bench.files import json_lines, text_lines
 from calm_bench.recordings import few
 
 __all__ = ["TIMED"]
@@ -95,7 +95,7 @@ def _manifests(source: Source) -> list[Path]:
 def _manifest(source: Source) -> Iterator[Candidate]:
     """A JSON object per line: `audio`, relative to the manifest, and what is known about it."""
     for path in _manifests(source):
-        for where, value in objects(path):
+        for where, value in json_lines(path):
             line = parse(ManifestLine, value, where)
             _check_words(line.words, where)
             # A text that some recogniser heard is heard anew: it is no ground truth.
@@ -130,7 +130,7 @@ def _check_words(words: Iterable[tuple[str, float, float]] | None, where: str) -
 def _nemo(source: Source) -> Iterator[Candidate]:
     """A JSON object per line: `audio_filepath`, `text`, `duration` and perhaps `offset`."""
     for path in _json_lists(source, "audio_filepath") or source.lists("*manifest*.json*"):
-        for where, value in objects(path):
+        for where, value in json_lines(path):
             line = parse(NemoLine, value, where)
             speaker = pick(value, SPEAKER)
             stretch = line.offset is not None or line.duration is not None
@@ -171,7 +171,7 @@ def _kaldi_file(key: str, where: str, name: str, source: Source) -> Path:
     folder, top = Path(where.rpartition(":")[0]).parent, source.root.parent.parent
     # Recipes give paths from where they are run, which is one or two folders above their data.
     bases = [folder, *(above for above in folder.parents if above.is_relative_to(top))]
-    return next((path for base in bases if (path := base / name).is_file()), folder / name)
+    return first_file([base / name for base in bases])
 
 
 def _kaldi(source: Source) -> Iterator[Candidate]:

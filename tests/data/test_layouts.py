@@ -333,6 +333,42 @@ def test_what_does_not_fit_is_refused_by_line_and_column(
     assert message in refused(lay(source, files))
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "list.jsonl", "list.json"])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"KEY": "a.wav", "text": "\\ud800"}', ":1: half of a character stands alone"),
+        ('{"KEY": "a\\u0000.wav"}', ":1: a text holds a zero character"),
+        ('{"KEY": "a.wav"}\n' + "[" * 100_000, ":2: not JSON"),
+        ('{"KEY": "a.wav"}\n"b.wav"', ":2: not an object: '\"b.wav\"'"),
+        ('{"KEY": "a.wav"}\n\0', "is not text: it holds zero bytes"),
+    ],
+)
+def test_lines_that_hold_no_text_are_refused(
+    source: Path, name: str, line: str, message: str
+) -> None:
+    key = {"metadata.jsonl": "file_name", "list.jsonl": "audio", "list.json": "audio_filepath"}
+    lay(source, {"a.wav": 1.1, name: line.replace("KEY", key[name]) + "\n"})
+    assert message in refused(source)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"wav.scp": "u a.wav\nv " + "b" * 5000 + "\n"},
+        {"a.trans.txt": "a YES\n" + "b" * 5000 + "\n"},
+        {"metadata.csv": "file_name,text\na.wav,yes\n" + "b" * 5000 + ",no\n"},
+        {"list.jsonl": '{"audio": "a.wav"}\n{"audio": "."}\n'},
+        {"list.jsonl": '{"audio": "a.wav"}\n{"audio": "/etc/passwd"}\n'},
+        {"list.jsonl": '{"audio": "a.wav"}\n{"audio": ""}\n'},
+    ],
+)
+def test_a_name_that_is_no_file_costs_its_own_recording(source: Path, files: Files) -> None:
+    items, card = read(lay(source, {"a.wav": 1.1, **files}))
+    assert len(items) == 1
+    assert len(card.skipped) == 1
+
+
 def test_stretches_of_long_files_are_recordings(source: Path) -> None:
     lay(source, {"long.wav": 10.0})
     whole, _ = soundfile.read(source / "long.wav", dtype="float32")
