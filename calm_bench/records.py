@@ -227,21 +227,22 @@ class TranscriptRecord(Record):
     text: str
     words: tuple[WordTimes, ...] = ()
     flags: tuple[str, ...] = ()
+    language: str = "en"
 
     @classmethod
-    def of(cls, clip_id: str, recipe_id: str, transcript: Transcript) -> Self:
+    def of(cls, clip_id: str, recipe_id: str, heard: Transcript) -> Self:
         """The record of a transcript."""
-        words = tuple((w.word, w.start, w.end) for w in transcript.words)
-        flags = transcript.flags
-        return cls(
-            clip_id=clip_id, recipe_id=recipe_id, text=transcript.text, words=words, flags=flags
-        )
+        words = tuple((w.word, w.start, w.end) for w in heard.words)
+        rest = {"text": heard.text, "flags": heard.flags, "language": heard.language}
+        return cls(clip_id=clip_id, recipe_id=recipe_id, words=words, **rest)
 
     @property
     def transcript(self) -> Transcript:
         """The transcript that this record holds."""
         words = tuple(TimedWord(word=w, start=start, end=end) for w, start, end in self.words)
-        return Transcript(text=self.text, words=words, flags=self.flags)
+        return Transcript(
+            text=self.text, words=words, flags=self.flags, language=self.language
+        )
 
 
 class ScoreRecord(Record):

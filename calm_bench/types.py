@@ -70,12 +70,14 @@ class Transcript:
     """What a speech recogniser heard in a whole clip, prompt included, with its health flags.
 
     Attributes:
-        flags: Names of the alarms that rang: compression, no_speech, fast, loop, silent.
+        flags: Names of the alarms that rang, of `asr.FLAGS`.
+        language: In which the recogniser listened.
     """
 
     text: str
     words: tuple[TimedWord, ...] = ()
     flags: tuple[str, ...] = ()
+    language: str = "en"
 
 
 class StoredWave(Protocol):

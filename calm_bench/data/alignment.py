@@ -15,7 +15,7 @@ SECONDS_PER_LETTER = 0.1
 
 
 def align_text(
-    text: str, heard: Sequence[TimedWord], seconds: float
+    text: str, heard: Sequence[TimedWord], seconds: float, language: str = "en"
 ) -> tuple[TimedWord, ...] | None:
     """The words of `text`, timed; None if too few of them were heard.
 
@@ -24,7 +24,7 @@ def align_text(
     """
     words = text.split()
     untimed = [TimedWord(word=word, start=0.0, end=0.0) for word in words]
-    meant, said = tokens_of(untimed), tokens_of(heard)
+    meant, said = tokens_of(untimed, language), tokens_of(heard, language)
     anchors: dict[int, TimedWord] = {}
     equal = 0
     for step in align([token.text for token in meant], [token.text for token in said]):

@@ -161,7 +161,7 @@ def _with_words(item: Item, heard: Any) -> tuple[Item, str]:
             return item, "nothing_heard"
         known = {"text": heard["text"], "text_source": "transcribed"}
         return item.model_copy(update={**known, "words": _triples(words)}), "transcribed"
-    timed = align_text(item.text, words, item.seconds)
+    timed = align_text(item.text, words, item.seconds, heard["language"])
     if timed is None:
         return item, "not_aligned"
     return item.model_copy(update={"words": _triples(timed)}), "aligned"

@@ -25,21 +25,11 @@ __all__ = [
     "TextScore",
     "TrigramModel",
     "load_language_model",
-    "spoken_form",
+    "trigram_words",
 ]
 
 _NATS = math.log(1.0001)  # pocketsphinx counts logarithms in this base
 _IMPOSSIBLE = -(1 << 28)  # above pocketsphinx's logarithm of zero, below that of any word
-
-# fmt: off
-_UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-# fmt: on
-_SCALES = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextScore:
@@ -58,7 +48,10 @@ class TextScore:
 
 
 class LanguageModel(ABC):
-    """Scores a list of words that follows a list of words."""
+    """Scores a list of words that follows a list of words; numbers come to it in words."""
+
+    language: str | None = None
+    """The only language that it knows; None for one that reads whatever it is given."""
 
     @property
     @abstractmethod
@@ -77,22 +70,24 @@ class TrigramModel(LanguageModel):
     follows it is scored from the words that the model knows.
     """
 
+    language = "en"
+
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
         """The model file's hash, and what stands for an unknown word."""
         return {
             "model": "pocketsphinx en-us trigram",
             "sha256": file_hash(_pocketsphinx_file("en-us/en-us.lm.bin")),
-            "text": "lower case, digits spelled, no sentence marks",
+            "text": "lower case, no sentence marks",
             "unknown_words": "rarest unigram",
         }
 
     def score(self, words: Sequence[str], context: Sequence[str] = ()) -> TextScore | None:
-        """The likelihood of the words in their spoken form."""
-        tokens = spoken_form(words)
+        """The likelihood of the words."""
+        tokens = trigram_words(words)
         if not tokens:
             return None
-        before = ["<s>", *spoken_form(context)]
+        before = ["<s>", *trigram_words(context)]
         text = before + tokens
         logs = [self._log(text[max(0, i - 2) : i + 1]) for i in range(len(before), len(text))]
         known = [value for value in logs if value > _IMPOSSIBLE]
@@ -124,7 +119,7 @@ class TrigramModel(LanguageModel):
 
 
 class CausalModel(LanguageModel):
-    """Any causal LM of the Hugging Face hub, given the transcript as the recogniser wrote it."""
+    """Any causal LM of the Hugging Face hub, given the text with its case and punctuation."""
 
     def __init__(self, name: str, *, device: str = "cpu") -> None:
         """Name the model, `@revision` included where one is meant; it is loaded at first use."""
@@ -142,7 +137,7 @@ class CausalModel(LanguageModel):
             "weights": content_hash(*map(file_hash, files)) if files else commit,
             "transformers": version("transformers"),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "text": "as transcribed",
+            "text": "as given",
         }
 
     def score(self, words: Sequence[str], context: Sequence[str] = ()) -> TextScore | None:
@@ -194,27 +189,11 @@ def load_language_model(spec: str = "trigram") -> LanguageModel:
     return TrigramModel() if spec == "trigram" else CausalModel(spec)
 
 
-def spoken_form(words: Sequence[str]) -> list[str]:
-    """Words as the trigram writes them: lower case, apostrophes inside words, digits spelled."""
-    text = " ".join(words).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    found: list[str] = []
-    for token in re.findall(r"[0-9]+|[^\W\d_]+(?:'[^\W\d_]+)*", text):
-        found += _spell(int(token)) if token[0].isdecimal() else [token]
-    return found
-
-
-def _spell(number: int) -> list[str]:
-    """A number in words: 1204 is one thousand two hundred four."""
-    if number < 20:
-        return [_UNITS[number]]
-    if number < 100:
-        tens, rest = [_TENS[number // 10 - 2]], number % 10
-    else:
-        size, name = next(scale for scale in _SCALES if number >= scale[0])
-        tens, rest = [*_spell(number // size), name], number % size
-    return [*tens, *_spell(rest)] if rest else tens
+def trigram_words(words: Sequence[str]) -> list[str]:
+    """Words as the trigram writes them: lower case, without accents, apostrophes inside words."""
+    text = unicodedata.normalize("NFKD", " ".join(words).lower())
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)
 
 
 def _pocketsphinx_file(name: str) -> Path:

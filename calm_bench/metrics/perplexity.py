@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from calm_bench import stats
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.lm import LanguageModel, load_language_model
+from calm_bench.metrics.spoken import spoken
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
 from calm_bench.seeds import derive_seed
 from calm_bench.types import Aggregate, Clip, Column, Estimate, MetricResult
@@ -95,8 +96,8 @@ class Perplexity(Metric):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Language model, scope and which words count."""
-        words = text_recipe()["words"]
-        return {"lm": dict(self.lm.recipe), "ppx_scope": self.ppx_scope, "words": words}
+        words = {name: text_recipe()[name] for name in ("spoken_form", "words")}
+        return {"lm": dict(self.lm.recipe), "ppx_scope": self.ppx_scope, **words}
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """Score each clip's heard words; empty transcripts are noted and counted."""
@@ -108,8 +109,9 @@ class Perplexity(Metric):
             if fields:
                 counts["n_short"] += len(heard_words(clip)) < SHORT_WORDS
             else:
-                notes[clip.clip_id] = missing_text(clip) or "nothing was heard after the prompt"
-                counts["n_empty"] += clip.transcript is not None
+                reason = self._unfit(clip)
+                notes[clip.clip_id] = reason or "nothing was heard after the prompt"
+                counts["n_empty"] += reason is None
         median = _median({clip.pair_key: values[clip.clip_id] for clip in clips}, _groups(clips))
         estimates = {self._median_column: median}
         return MetricResult(clips=values, notes=notes, counts=counts, estimates=estimates)
@@ -129,9 +131,21 @@ class Perplexity(Metric):
     def _median_column(self) -> str:
         return next(column.name for column in self.columns if column.aggregate == "set")
 
+    def _unfit(self, clip: Clip) -> str | None:
+        """Why the language model cannot read a clip's text; None if it can."""
+        reason = missing_text(clip)
+        if reason is not None or clip.transcript is None:
+            return reason
+        if self.lm.language in (None, clip.transcript.language):
+            return None
+        return f"the language model reads {self.lm.language}, not {clip.transcript.language}"
+
     def _score_clip(self, clip: Clip) -> Fields:
         """The fields of a clip, from memory where a text comes twice."""
-        text = tuple(heard_words(clip)), tuple(prompt_words(clip))
+        if clip.transcript is None or self._unfit(clip):
+            return {}
+        language = clip.transcript.language
+        text = (_said(heard_words(clip), language), _said(prompt_words(clip), language))
         if text not in self._scored:
             self._scored[text] = self._score_words(*text)
         return self._scored[text]
@@ -156,6 +170,10 @@ class Perplexity(Metric):
             "n_unknown": found.n_unknown,
             "nll_per_token_30": -short.log_likelihood / short.n_tokens,
         }
+
+
+def _said(words: Sequence[str], language: str) -> tuple[str, ...]:
+    return tuple(spoken(" ".join(words), language).split())
 
 
 class MistralPerplexity(Perplexity):

@@ -6,12 +6,14 @@ either edge may have cut is nobody's error. A word counts where it *starts*.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any
 
+from calm_bench.metrics.spoken import letters_are_latin, spoken
 from calm_bench.types import Clip, TimedWord
 
 __all__ = [
@@ -31,6 +33,9 @@ __all__ = [
 
 EDGE_SECONDS = 0.5
 """Words that start in the last half second may be cut by the end of the clip: not scored."""
+
+_WITHOUT_SPACES = {"zh", "ja", "th", "lo", "my", "yue"}
+"""Languages whose error rate is of characters, as Whisper's authors count it."""
 
 _SAME_WORD_SECONDS = 1.0  # how far recognised onsets stray where a pause precedes the word
 
@@ -73,21 +78,28 @@ def window_of(clip: Clip) -> Window:
 def text_recipe() -> dict[str, Any]:
     """What the scored words depend on, for the recipes of metrics that use them."""
     return {
-        "normaliser": f"whisper-normalizer {version('whisper-normalizer')}, English",
+        "spoken_form": f"typography plain, numbers and short forms by num2words "
+        f"{version('num2words')}",
+        "normaliser": f"whisper-normalizer {version('whisper-normalizer')}, English or basic",
         "words": "heard in the whole clip; scored if they start after the prompt "
         f"and more than {EDGE_SECONDS} s before the end",
     }
 
 
 @lru_cache(maxsize=1 << 16)
-def normalise(text: str) -> tuple[str, ...]:
-    """The words of a text without case, punctuation, spelling variants or number words."""
+def normalise(text: str, language: str = "en") -> tuple[str, ...]:
+    """The words of a text as it is said, without case, punctuation or spelling variants.
+
+    English numbers come out in digits, those said in a row as one: 105, 9th, $3.50, 123.
+    """
+    # The normaliser would read o'clock as a zero and a clock.
+    said = re.sub("(?i)o'clock", "oclock", spoken(text, language))
     # What is left of "..." is a lone full stop: no word, and it would count as an insertion.
-    words = _normaliser()(text).split()
+    words = _normaliser(language)(said).split()
     return tuple(word for word in words if any(map(str.isalnum, word)))
 
 
-def tokens_of(words: Sequence[TimedWord]) -> list[Token]:
+def tokens_of(words: Sequence[TimedWord], language: str = "en") -> list[Token]:
     """The normalised words of a timed text.
 
     Normalising may split a word ("don't") or join several ("twenty one"), so the text is normalised
@@ -96,9 +108,9 @@ def tokens_of(words: Sequence[TimedWord]) -> list[Token]:
     single = [
         Token(text, word.start, index)
         for index, word in enumerate(words)
-        for text in normalise(word.word)
+        for text in normalise(word.word, language)
     ]
-    whole = normalise(" ".join(word.word for word in words))
+    whole = normalise(" ".join(word.word for word in words), language)
     before = [token.text for token in single]
     if list(whole) == before:
         return single
@@ -139,7 +151,8 @@ def heard_words(clip: Clip) -> list[str]:
     words = clip.transcript.words
     starts = [word.start for word in words]
     if clip.words:
-        meant, heard = tokens_of(clip.words), tokens_of(words)
+        language = clip.transcript.language
+        meant, heard = tokens_of(clip.words, language), tokens_of(words, language)
         for step in align([t.text for t in meant], [t.text for t in heard]):
             if step.kind == "equal":
                 start, index = meant[step.reference].start, heard[step.heard].word
@@ -163,11 +176,18 @@ def missing_text(clip: Clip, *, needs_words: bool = False) -> str | None:
         return "no transcript"
     if needs_words and clip.words is None:
         return "nothing is known of what was meant to be said"
+    texts = " ".join(word.word for word in clip.words or ()), clip.transcript.text
+    if clip.transcript.language == "en" and not all(map(letters_are_latin, texts)):
+        return "the text is not in Latin letters, but was heard as English: say --language"
     return None
 
 
 @cache
-def _normaliser() -> Any:
-    from whisper_normalizer.english import EnglishTextNormalizer
+def _normaliser(language: str) -> Any:
+    if language == "en":
+        from whisper_normalizer.english import EnglishTextNormalizer
 
-    return EnglishTextNormalizer()
+        return EnglishTextNormalizer()
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    return BasicTextNormalizer(preserve_marks=True, split_letters=language in _WITHOUT_SPACES)

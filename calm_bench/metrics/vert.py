@@ -166,7 +166,11 @@ def _combine(precisions: Sequence[float], mean: str) -> float:
 
 def _texts(clips: Sequence[Clip]) -> dict[str, tuple[str, ...]]:
     """The normalised words of each clip's continuation by pair key, without the empty ones."""
-    texts = {clip.pair_key: normalise(" ".join(heard_words(clip))) for clip in clips}
+    texts = {
+        clip.pair_key: normalise(" ".join(heard_words(clip)), clip.transcript.language)
+        for clip in clips
+        if clip.transcript is not None and missing_text(clip) is None
+    }
     return {key: text for key, text in texts.items() if text}
 
 
