@@ -240,9 +240,7 @@ class TranscriptRecord(Record):
     def transcript(self) -> Transcript:
         """The transcript that this record holds."""
         words = tuple(TimedWord(word=w, start=start, end=end) for w, start, end in self.words)
-        return Transcript(
-            text=self.text, words=words, flags=self.flags, language=self.language
-        )
+        return Transcript(text=self.text, words=words, flags=self.flags, language=self.language)
 
 
 class ScoreRecord(Record):

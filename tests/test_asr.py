@@ -42,29 +42,61 @@ class Parrot(asr.Recognizer):
     recipe = MappingProxyType({"engine": "parrot"})
 
     def hear(self, wave):
-        return said(" ".join(["polly"] * (len(wave) // RATE)), 1.0), 0.0
+        return asr.Heard(words=said(" ".join(["polly"] * (len(wave) // RATE)), 1.0))
 
 
 STORY = "late at night oliver heard a strange sound and he woke his brother to look for it"
 
 
 @pytest.mark.parametrize(
-    ("text", "pace", "no_speech", "flags"),
+    ("text", "pace", "doubts", "flags"),
     [
-        (STORY, 0.3, 0.1, ()),
-        (STORY, 0.3, 0.61, ("no_speech",)),
-        (STORY, 0.15, 0.0, ("fast",)),
-        ("no no no", 0.3, 0.0, ()),
-        ("no, No. no no!", 0.3, 0.0, ("loop",)),
-        ("she ran to the to the to the barn", 0.3, 0.0, ("loop",)),
-        ("thank you very much for watching " * 9, 0.3, 0.0, ("compression", "loop")),
-        ("", 0.3, 0.0, ()),
+        (STORY, 0.3, {"no_speech": 0.1, "log_prob": -0.9}, ()),
+        (STORY, 0.3, {"no_speech": 0.61}, ("no_speech",)),
+        (STORY, 0.3, {"log_prob": -1.1}, ("unsure",)),
+        (STORY, 0.15, {}, ("fast",)),
+        ("no no no", 0.3, {}, ()),
+        ("no no no", 2.1, {}, ("long_word",)),
+        ("no, No. no no!", 0.3, {}, ("loop",)),
+        ("she ran to the to the to the barn", 0.3, {}, ("loop",)),
+        ("thank you very much for watching " * 9, 0.3, {}, ("compression", "loop")),
+        ("", 0.3, {}, ()),
     ],
 )
-def test_flags(text: str, pace: float, no_speech: float, flags: tuple[str, ...]) -> None:
-    found = asr.health_flags(said(text, pace), no_speech)
+def test_flags(text: str, pace: float, doubts: dict, flags: tuple[str, ...]) -> None:
+    words = said(text, pace)
+    found = asr.health_flags(words, tone(words[-1].end if words else 1.0), **doubts)
     assert found == flags
     assert set(found) <= set(asr.FLAGS)
+
+
+def test_speech_that_no_word_covers_is_sparse() -> None:
+    wave = tone(10.0)
+    words = said(STORY)  # 5.1 s
+    assert asr.health_flags(words, wave) == ("sparse",)
+    assert asr.health_flags(words, wave[: 7 * RATE]) == ()
+    # One word that is stretched over the rest covers two seconds of it.
+    stretched = [*words, TimedWord(word="end", start=5.1, end=10.0)]
+    assert asr.health_flags(stretched, wave) == ("long_word", "sparse")
+    wave[5 * RATE :] *= 1e-2  # a floor 40 dB below the speech is a pause
+    assert asr.health_flags(words, wave) == ()
+
+
+def test_no_word_is_heard_in_silence() -> None:
+    wave = np.concatenate([tone(2.0), np.zeros(5 * RATE, np.float32)])
+    times = {"the": (1.6, 1.9), "end": (2.15, 2.4), "thank": (3.5, 3.8), "you": (3.8, 4.2)}
+
+    class Dreamer(Parrot):
+        def hear(self, wave):
+            return asr.Heard(
+                words=[TimedWord(word=w, start=a, end=b) for w, (a, b) in times.items()]
+            )
+
+    heard = Dreamer().transcribe(wave, RATE)
+    # The second word belongs to the sound before it, and the others to none.
+    assert [(word.word, word.start) for word in heard.words] == [("the", 1.6), ("end", 1.9)]
+    assert heard.text == "the end"
+    assert heard.flags == ("in_silence",)
 
 
 def test_silence_is_quieter_than_60_db_everywhere() -> None:
@@ -105,8 +137,8 @@ def test_words_are_joined_as_the_text_writes_them() -> None:
         {"word": ".", "start": 0.8, "end": 1.6},
         {"word": " ...", "start": 1.6, "end": 1.8},
     ]
-    words = base.join_pieces(pieces, 2.0)
-    assert [(w.word, w.start, w.end) for w in words] == [("Tom's", 2.0, 2.4), ("cat.", 2.4, 2.8)]
+    words = base.join_pieces(pieces)
+    assert [(w.word, w.start, w.end) for w in words] == [("Tom's", 0.0, 0.4), ("cat.", 0.4, 0.8)]
 
 
 def test_long_audio_is_cut_where_it_is_quiet() -> None:
@@ -154,8 +186,8 @@ def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) ->
             words = [{"word": " hello", "start": 0.1, "end": 0.4}]
             return {
                 "segments": [
-                    {"words": words, "no_speech_prob": 0.7},
-                    {"words": [], "no_speech_prob": 0.2},
+                    {"words": words, "no_speech_prob": 0.7, "avg_logprob": -0.2},
+                    {"words": [], "no_speech_prob": 0.2, "avg_logprob": -1.2},
                 ]
             }
 
@@ -165,7 +197,7 @@ def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "whisper", fake)
     transcript = asr.OpenAiRecognizer("tiny.en").transcribe(tone(1.0), RATE)
     assert transcript.text == "hello"
-    assert transcript.flags == ("no_speech",)
+    assert transcript.flags == ("no_speech", "unsure")
     assert asked["temperature"] == 0.0
     assert asked["language"] == "en"
     assert not asked["condition_on_previous_text"]
@@ -198,3 +230,62 @@ def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None
         assert transcript.flags == ()
         onsets = [word.start for word in transcript.words]
         assert onsets == sorted(onsets)
+
+
+class Forgetful(asr.FasterWhisperRecognizer):
+    """Stops after three words unless it is asked for timestamps."""
+
+    passes: list[bool]
+
+    def _load(self):
+        model = types.SimpleNamespace(
+            feature_extractor=lambda wave: np.zeros((80, wave.size // 160 + 1), np.float32),
+            encode=lambda features: features,
+        )
+        return model, None
+
+    def _decode(self, encoded, frames, *, timestamps):
+        self.passes.append(timestamps)
+        return asr.Heard(words=said("a b c d e f g h i j k l" if timestamps else "a b c", 0.5))
+
+
+def test_a_window_with_speech_left_over_is_heard_once_more_with_timestamps() -> None:
+    engine = Forgetful("/nowhere")
+    engine.passes = []
+    heard = engine.transcribe(tone(6.0), RATE)
+    assert (len(heard.words), heard.flags, engine.passes) == (12, (), [False, True])
+    engine.passes = []
+    assert len(engine.transcribe(tone(3.0), RATE).words) == 3
+    assert engine.passes == [False]
+
+
+class TestLanguage:
+    def folder(self, path: Path, tokens: int) -> Path:
+        (path / "model.bin").write_bytes(b"weights")
+        (path / "vocabulary.txt").write_text("token\n" * tokens)
+        return path
+
+    def test_a_name_says_it(self, tmp_path: Path) -> None:
+        spec = asr.in_language(f"faster-whisper:{tmp_path}", "de")
+        assert spec == f"faster-whisper:{tmp_path}@de"
+        assert asr.in_language(spec, "en") == f"faster-whisper:{tmp_path}"
+        self.folder(tmp_path, 51_865)
+        german, english = (asr.load_recognizer(s) for s in (spec, asr.in_language(spec, "en")))
+        assert german.recipe["language"] == german.language == "de"
+        assert english.recipe["language"] == "en"
+        assert Parrot().transcribe(tone(1.0), RATE).language == "en"
+        with pytest.raises(UnknownNameError, match="language"):
+            asr.in_language(None, "deu")
+
+    def test_english_weights_refuse_another(self, tmp_path: Path) -> None:
+        self.folder(tmp_path, 51_864)
+        for name in (f"faster-whisper:{tmp_path}@de", "openai-whisper:tiny.en@de"):
+            with pytest.raises(
+                (InputError, MissingExtraError), match=r"English alone|openai-whisper"
+            ):
+                _ = asr.load_recognizer(name).recipe
+
+    @needs_weights
+    def test_those_that_come_along_are_english(self) -> None:
+        with pytest.raises(InputError, match="knows English alone and cannot listen to 'de'"):
+            _ = asr.load_recognizer("faster-whisper@de").recipe

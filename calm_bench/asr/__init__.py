@@ -7,13 +7,17 @@ transcript therefore carries health flags, and the share of flagged clips stands
 
 Windows are decoded without timestamp tokens and words are timed afterwards by cross-attention.
 faster-whisper's own loop goes back and decodes the last words of most clips a second time; on forty
-stories of 12 s that cost a fifth more time and made 73 word errors where one pass makes 63.
+stories of 12 s that cost a fifth more time and made 73 word errors where one pass makes 63. Without
+timestamps Whisper may stop after the first phrase of a window. Where more than two seconds as loud
+as speech are left without a word, the window is decoded once more, with timestamps.
 """
 
+import re
 from functools import cache
 
-from calm_bench.asr.base import FLAGS, SAMPLE_RATE, Recognizer, health_flags, is_silent
+from calm_bench.asr.base import SAMPLE_RATE, Heard, Recognizer
 from calm_bench.asr.faster_whisper import PINNED_SHA256, FasterWhisperRecognizer
+from calm_bench.asr.health import FLAGS, THRESHOLDS, health_flags, is_silent
 from calm_bench.asr.openai_whisper import OpenAiRecognizer
 from calm_bench.errors import UnknownNameError
 from calm_bench.parallel import cores
@@ -22,13 +26,18 @@ __all__ = [
     "FLAGS",
     "PINNED_SHA256",
     "SAMPLE_RATE",
+    "THRESHOLDS",
     "FasterWhisperRecognizer",
+    "Heard",
     "OpenAiRecognizer",
     "Recognizer",
     "health_flags",
+    "in_language",
     "is_silent",
     "load_recognizer",
 ]
+
+_LANGUAGE = re.compile("@[a-z]{2,3}$")
 
 
 def load_recognizer(
@@ -38,18 +47,36 @@ def load_recognizer(
 
     Args:
         spec: `faster-whisper` or None (the pinned weights), `faster-whisper:FOLDER_OR_HUB_NAME` or
-            `openai-whisper:NAME_OR_PATH`.
+            `openai-whisper:NAME_OR_PATH`; `@LANGUAGE` behind it for another one than English.
         device: `cpu` or `cuda`.
         threads: Clips that `transcribe_all` hears at a time, by default one per core.
     """
-    engine, _, weights = (spec or "faster-whisper").partition(":")
-    return _load_recognizer(engine, weights, device, threads or cores())
+    spec = spec or "faster-whisper"
+    name, _, language = spec.rpartition("@") if _LANGUAGE.search(spec) else (spec, "", "en")
+    engine, _, weights = name.partition(":")
+    return _load_recognizer(engine, weights, device, threads or cores(), language)
+
+
+def in_language(spec: str | None, language: str) -> str:
+    """The same recogniser, listening to another language.
+
+    Raises:
+        UnknownNameError: If Whisper knows no such language.
+    """
+    from faster_whisper.tokenizer import _LANGUAGE_CODES
+
+    if language not in _LANGUAGE_CODES:
+        raise UnknownNameError("language", language, _LANGUAGE_CODES)
+    name = _LANGUAGE.sub("", spec or "faster-whisper")
+    return name if language == "en" else f"{name}@{language}"
 
 
 @cache
-def _load_recognizer(engine: str, weights: str, device: str, threads: int) -> Recognizer:
+def _load_recognizer(
+    engine: str, weights: str, device: str, threads: int, language: str
+) -> Recognizer:
     if engine == "faster-whisper":
-        return FasterWhisperRecognizer(weights, device=device, threads=threads)
+        return FasterWhisperRecognizer(weights, device=device, threads=threads, language=language)
     if engine == "openai-whisper":
-        return OpenAiRecognizer(weights or "tiny.en", device=device)
+        return OpenAiRecognizer(weights or "tiny.en", device=device, language=language)
     raise UnknownNameError("speech recogniser", engine, ["faster-whisper", "openai-whisper"])

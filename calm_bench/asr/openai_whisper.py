@@ -7,10 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from calm_bench.asr.base import POLICY, Recognizer, join_pieces
+from calm_bench.asr.base import POLICY, Heard, Recognizer, english_alone, join_pieces
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import file_hash
-from calm_bench.types import TimedWord, Wave
+from calm_bench.types import Wave
 
 __all__ = ["OpenAiRecognizer"]
 
@@ -18,12 +18,17 @@ __all__ = ["OpenAiRecognizer"]
 class OpenAiRecognizer(Recognizer):
     """Whisper by the openai-whisper package, in float32 and with its own windows."""
 
-    def __init__(self, weights: str = "tiny.en", *, device: str = "cpu") -> None:
+    def __init__(
+        self, weights: str = "tiny.en", *, device: str = "cpu", language: str = "en"
+    ) -> None:
         """Name one of OpenAI's models, whose hash its package checks, or a checkpoint's path."""
+        if language != "en" and weights.endswith(".en"):
+            raise english_alone(f"openai-whisper:{weights}", language)
         if importlib.util.find_spec("whisper") is None:
             raise MissingExtraError("openai-whisper", "whisper", "openai-whisper")
         self.weights = weights
         self.device = device
+        self.language = language
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
@@ -34,14 +39,15 @@ class OpenAiRecognizer(Recognizer):
             "weights": file_hash(path) if path.is_file() else self.weights,
             "compute": f"float32 on {self.device}",
             "word_times": "cross-attention",
+            "language": self.language,
             **POLICY,
         }
 
-    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
-        """The words in 16 kHz audio [S] and the probability that nobody speaks."""
+    def hear(self, wave: Wave) -> Heard:
+        """The words in 16 kHz audio [S], and how sure the engine is of them."""
         result = self._model.transcribe(
             wave,
-            language="en",
+            language=self.language,
             temperature=0.0,  # a single temperature: no fallback
             no_speech_threshold=None,  # flagged instead of dropped
             condition_on_previous_text=False,
@@ -50,14 +56,20 @@ class OpenAiRecognizer(Recognizer):
         )
         segments = result["segments"]
         pieces = [piece for segment in segments for piece in segment["words"]]
-        no_speech = max((segment["no_speech_prob"] for segment in segments), default=1.0)
-        return join_pieces(pieces, 0.0), no_speech
+        return Heard(
+            words=join_pieces(pieces),
+            no_speech=max((segment["no_speech_prob"] for segment in segments), default=1.0),
+            log_prob=min((segment["avg_logprob"] for segment in segments), default=0.0),
+        )
 
     @cached_property
     def _model(self) -> Any:
         import whisper
 
         try:
-            return whisper.load_model(self.weights, device=self.device)
+            model = whisper.load_model(self.weights, device=self.device)
         except (OSError, RuntimeError) as error:
             raise InputError(f"cannot load openai-whisper:{self.weights}: {error}") from error
+        if self.language != "en" and not model.is_multilingual:
+            raise english_alone(f"openai-whisper:{self.weights}", self.language)
+        return model

@@ -7,7 +7,7 @@ flagged clips has text scores of the recogniser's making, not of the system's.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from calm_bench.asr import FLAGS
+from calm_bench.asr import FLAGS, THRESHOLDS
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.text import missing_text
 from calm_bench.types import Clip, Column, MetricResult
@@ -42,13 +42,7 @@ class AsrHealth(Metric):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """The alarms' thresholds."""
-        return {
-            "compression_above": 2.4,
-            "no_speech_above": 0.6,
-            "words_per_second_above": 5,
-            "loop": "three times in a row, four words in all",
-            "silent_below_dbfs": -60,
-        }
+        return dict(THRESHOLDS)
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """One and zero per alarm and clip; clips without a transcript are noted."""

@@ -31,6 +31,7 @@ __all__ = [
 _NATS = math.log(1.0001)  # pocketsphinx counts logarithms in this base
 _IMPOSSIBLE = -(1 << 28)  # above pocketsphinx's logarithm of zero, below that of any word
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextScore:
     """What a language model thinks of a text.

@@ -14,15 +14,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calm_bench import stats
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.lm import LanguageModel, load_language_model
+from calm_bench.metrics.medians import groups_of, median_of
 from calm_bench.metrics.spoken import spoken
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
-from calm_bench.seeds import derive_seed
 from calm_bench.types import Aggregate, Clip, Column, Estimate, MetricResult
 
 __all__ = ["SHORT_WORDS", "MistralPerplexity", "Perplexity", "Scope"]
@@ -34,7 +30,6 @@ SHORT_WORDS = 30
 """The length to which the short variant cuts a continuation."""
 
 Fields = Mapping[str, float | None]
-Floats = NDArray[np.float64]
 
 _COLUMNS: tuple[tuple[str, str, str, Aggregate, tuple[str, ...], float], ...] = (
     ("ppx_geo", "PPX", "", "exp_mean", ("nll_per_token",), 1.0),
@@ -112,7 +107,8 @@ class Perplexity(Metric):
                 reason = self._unfit(clip)
                 notes[clip.clip_id] = reason or "nothing was heard after the prompt"
                 counts["n_empty"] += reason is None
-        median = _median({clip.pair_key: values[clip.clip_id] for clip in clips}, _groups(clips))
+        found = {clip.pair_key: values[clip.clip_id] for clip in clips}
+        median = median_of("ppx", found, groups_of(clips))
         estimates = {self._median_column: median}
         return MetricResult(clips=values, notes=notes, counts=counts, estimates=estimates)
 
@@ -125,7 +121,7 @@ class Perplexity(Metric):
             for side in (clips, baseline)
         )
         shared = {key: mine[key] for key in mine.keys() & theirs.keys()}
-        return {self._median_column: _median(shared, _groups(clips), theirs)}
+        return {self._median_column: median_of("ppx", shared, groups_of(clips), theirs)}
 
     @property
     def _median_column(self) -> str:
@@ -182,43 +178,3 @@ class MistralPerplexity(Perplexity):
     name = "perplexity_mistral"
     columns = _columns("mistral_", "Mistral-7B ", closed=False)
     model = "mistralai/Mistral-7B-v0.1"
-
-
-def _groups(clips: Sequence[Clip]) -> stats.GroupOf:
-    return {clip.pair_key: clip.group for clip in clips}
-
-
-def _median(
-    mine: stats.ClipValues, group_of: stats.GroupOf, theirs: stats.ClipValues | None = None
-) -> Estimate:
-    """The median clip's perplexity, or the difference to that of `theirs`, resampling groups."""
-    keys = sorted(key for key, fields in mine.items() if fields.get("ppx") is not None)
-    if not keys:
-        return Estimate(value=None, reason="no clip has a perplexity")
-    groups = sorted({group_of[key] for key in keys})
-    place = {group: index for index, group in enumerate(groups)}
-    owner = [place[group_of[key]] for key in keys]
-    draws = stats.resample_counts(len(groups), derive_seed("ppx_median", groups))
-    weights = np.vstack([np.ones(len(keys)), draws[:, owner]])  # [1 + resamples, n]
-    medians = _weighted_medians(_perplexities(mine, keys), weights)
-    if theirs is not None:
-        medians = medians - _weighted_medians(_perplexities(theirs, keys), weights)
-    interval = stats.percentile_interval(medians[1:]) if len(groups) > 1 else None
-    value, n = float(medians[0]), len(keys)
-    if interval is None:
-        return Estimate(value=value, n=n, reason="an interval needs two independent samples")
-    return Estimate(value=value, low=interval[0], high=interval[1], n=n)
-
-
-def _perplexities(clips: stats.ClipValues, keys: Sequence[str]) -> Floats:
-    return np.array([clips[key]["ppx"] for key in keys], dtype=np.float64)
-
-
-def _weighted_medians(values: Floats, weights: Floats) -> Floats:
-    """The median of values [n] of which each counts weights [R, n] times, [R]."""
-    order = np.argsort(values)
-    reached = weights[:, order].cumsum(axis=1)
-    half = reached[:, -1:] / 2
-    low, high = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
-    medians: Floats = (values[order][low] + values[order][high]) / 2
-    return medians

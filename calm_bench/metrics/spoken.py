@@ -20,7 +20,7 @@ _TYPOGRAPHY = str.maketrans(
     | dict.fromkeys("™℠®©", "")
 )
 _VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")
-_INVISIBLE = re.compile("[\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-1}-\uFE0F]")
+_INVISIBLE = re.compile("[\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-1}-\ufe0f]")
 
 _CURRENCIES = {
     "$": ("dollar", "dollars", "cents"),

@@ -8,7 +8,11 @@ The number cannot tell a mumbling system from a recogniser that errs; read it be
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
+from calm_bench import stats
 from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.medians import groups_of, median_of
 from calm_bench.metrics.text import (
     Token,
     Window,
@@ -18,9 +22,12 @@ from calm_bench.metrics.text import (
     tokens_of,
     window_of,
 )
-from calm_bench.types import Clip, Column, MetricResult, TimedWord
+from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord
 
 __all__ = ["WordErrorRate", "count_errors"]
+
+RUNAWAY = 0.5
+"""A clip with a higher rate is counted apart: recogniser or system ran away in it."""
 
 _KINDS = {"substitute": "substitutions", "delete": "deletions", "insert": "insertions"}
 
@@ -49,11 +56,19 @@ def _mean(name: str, label: str, field: str) -> Column:
     )
 
 
+def _set(name: str, label: str) -> Column:
+    return Column(name=name, label=label, unit="%", higher_is_better=False, aggregate="set")
+
+
 class WordErrorRate(Metric):
     """Errors per word that was meant, over all words (micro) and as the mean of clips (macro).
 
     An insertion counts between scored words, and at the edges if it is heard inside the window. An
     empty transcript leaves every word deleted: it is scored, and counted in `n_empty`.
+
+    One clip in which the recogniser or the system ran away can be most of a row's errors. So the
+    share of such clips stands beside the rate, with the rate of the others, the median clip, and by
+    how much the rate changes at most when one clip is left out.
     """
 
     name = "wer"
@@ -63,6 +78,9 @@ class WordErrorRate(Metric):
         _rate("wer", "WER", "wer_errors"),
         _mean("wer_macro", "WER, mean of clips", "wer_clip"),
         _mean("wer_over_50", "clips with WER > 50 %", "wer_over_50"),
+        _rate("wer_within_50", "WER of the other clips", "wer_errors_50", "wer_words_50"),
+        _set("wer_median", "WER, median clip"),
+        _set("wer_influence", "WER, largest influence of a clip"),
         _rate("wer_substitutions", "substitutions", "wer_substitutions"),
         _rate("wer_deletions", "deletions", "wer_deletions"),
         _rate("wer_insertions", "insertions", "wer_insertions"),
@@ -81,13 +99,25 @@ class WordErrorRate(Metric):
         n_empty = 0
         for clip in clips:
             reason = missing_text(clip, needs_words=True)
-            values[clip.clip_id] = {} if reason else _score_clip(clip)
+            values[clip.clip_id] = _fields(clip)
             if reason:
                 notes[clip.clip_id] = reason
             elif values[clip.clip_id]["wer_clip"] is None:
                 notes[clip.clip_id] = "no word was meant to be said after the prompt"
             n_empty += clip.transcript is not None and not clip.transcript.words
-        return MetricResult(clips=values, notes=notes, counts={"n_empty": n_empty})
+        by_key = {clip.pair_key: values[clip.clip_id] for clip in clips}
+        return MetricResult(
+            clips=values,
+            notes=notes,
+            counts={"n_empty": n_empty},
+            estimates=_estimates(clips, by_key),
+        )
+
+    def difference(
+        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
+    ) -> Mapping[str, Estimate]:
+        """The difference of the median clips, over the clips that both cells score."""
+        return _estimates(clips, *({c.pair_key: _fields(c) for c in s} for s in (clips, baseline)))
 
 
 def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window) -> dict[str, int]:
@@ -111,14 +141,47 @@ def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window)
     return counts
 
 
-def _score_clip(clip: Clip) -> Mapping[str, float | None]:
-    """The per-clip fields, with and without normalisation."""
-    words, transcript = clip.words or (), clip.transcript
-    heard = transcript.words if transcript else ()
-    counts = count_errors(tokens_of(words), tokens_of(heard), window_of(clip))
-    raw = count_errors(_as_written(words), _as_written(heard), window_of(clip))
+def _estimates(
+    clips: Sequence[Clip], mine: stats.ClipValues, theirs: stats.ClipValues | None = None
+) -> dict[str, Estimate]:
+    """The median clip's rate and the largest influence, or by how much `mine` exceeds `theirs`."""
+    median = median_of("wer_clip", mine, groups_of(clips), theirs, scale=100.0)
+    if theirs is not None:
+        reason = "the largest influence is of one row, not of two"
+        return {"wer_median": median, "wer_influence": Estimate(value=None, reason=reason)}
+    return {"wer_median": median, "wer_influence": _influence(mine)}
+
+
+def _influence(values: stats.ClipValues) -> Estimate:
+    """By how many points the rate over all words changes at most when a clip is left out."""
+    counts = np.array(
+        [
+            (v["wer_errors"], v["wer_words"])
+            for v in values.values()
+            if v.get("wer_words") is not None
+        ],
+        dtype=np.float64,
+    ).reshape(-1, 2)
+    errors, words = counts.sum(axis=0)
+    others = counts[counts[:, 1] < words]
+    if not len(others):
+        return Estimate(value=None, n=len(counts), reason="without its only clip there is no rate")
+    without = (errors - others[:, 0]) / (words - others[:, 1])
+    largest = float(100.0 * np.abs(errors / words - without).max())
+    return Estimate(value=largest, n=len(counts), reason="one clip's influence has no interval")
+
+
+def _fields(clip: Clip) -> Mapping[str, float | None]:
+    """The per-clip fields, with and without normalisation; none where nothing can be compared."""
+    words, transcript = clip.words, clip.transcript
+    if words is None or transcript is None or missing_text(clip, needs_words=True):
+        return {}
+    meant, heard = (tokens_of(side, transcript.language) for side in (words, transcript.words))
+    counts = count_errors(meant, heard, window_of(clip))
+    raw = count_errors(_as_written(words), _as_written(transcript.words), window_of(clip))
     errors = sum(counts.values()) - counts["words"]
     rate = errors / counts["words"] if counts["words"] else None
+    within = rate is not None and rate <= RUNAWAY
     return {
         "wer_errors": errors,
         "wer_words": counts["words"],
@@ -126,7 +189,9 @@ def _score_clip(clip: Clip) -> Mapping[str, float | None]:
         "wer_deletions": counts["deletions"],
         "wer_insertions": counts["insertions"],
         "wer_clip": rate,
-        "wer_over_50": None if rate is None else float(rate > 0.5),
+        "wer_over_50": None if rate is None else float(not within),
+        "wer_errors_50": errors if within else None,
+        "wer_words_50": counts["words"] if within else None,
         "wer_raw_errors": sum(raw.values()) - raw["words"],
         "wer_raw_words": raw["words"],
     }

@@ -1,5 +1,6 @@
 """Perplexity: golden values of every aggregation, scopes, and what is not scored."""
 
+import dataclasses
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -7,12 +8,12 @@ import numpy as np
 import pytest
 
 from calm_bench import stats
+from calm_bench.metrics import medians
 from calm_bench.metrics.lm import LanguageModel, TextScore
 from calm_bench.metrics.perplexity import (
     SHORT_WORDS,
     MistralPerplexity,
     Perplexity,
-    _weighted_medians,
 )
 
 
@@ -68,7 +69,7 @@ def test_weighted_medians_are_medians_of_what_was_drawn() -> None:
     values = rng.normal(size=9)
     weights = rng.multinomial(9, np.full(9, 1 / 9), size=50).astype(float)
     expected = [np.median(np.repeat(values, row.astype(int))) for row in weights]
-    np.testing.assert_allclose(_weighted_medians(values, weights), expected)
+    np.testing.assert_allclose(medians._weighted_medians(values, weights), expected)
 
 
 def test_the_median_differs_by_pairs(spoken) -> None:
@@ -101,7 +102,7 @@ def test_scopes(spoken, scope, words: list[str], context: list[str]) -> None:
 
 def test_the_short_variant_stops_after_thirty_words(spoken) -> None:
     lm = Listed()
-    heard = " ".join(f"w{i}" for i in range(40))
+    heard = " ".join(["word"] * 40)
     result = Perplexity(lm).score([spoken(None, heard, prompt_words=0)], [])
     assert [len(words) for words, _ in lm.asked] == [40, SHORT_WORDS]
     assert result.counts["n_short"] == 0
@@ -126,3 +127,16 @@ def test_the_paper_s_model_has_columns_of_its_own() -> None:
     paper = {column.name for column in MistralPerplexity.columns}
     assert paper == {f"mistral_{name}" for name in ours - {"oov_rate"}}
     assert MistralPerplexity().lm.name == "mistralai/Mistral-7B-v0.1"
+
+
+def test_a_language_model_of_one_language_reads_no_other(spoken) -> None:
+    clip = spoken("p q ein Hund", "p q ein Hund")
+    german = dataclasses.replace(clip.transcript, language="de")
+    clip = dataclasses.replace(clip, transcript=german)
+    english = Listed()
+    english.language = "en"
+    result = Perplexity(english).score([clip], [])
+    assert result.clips[clip.clip_id] == {}
+    assert result.notes[clip.clip_id] == "the language model reads en, not de"
+    assert result.counts["n_empty"] == 0
+    assert Perplexity(Listed()).score([clip], []).clips[clip.clip_id]

@@ -88,12 +88,43 @@ def test_micro_and_macro_differ(spoken) -> None:
     clips = [spoken(long, long, name="a"), spoken(short, "p q u v", name="b")]
     result = METRIC.score(clips, [])
     pairs = {clip.pair_key: result.clips[clip.clip_id] for clip in clips}
-    values = {c.name: stats.summarise(c, pairs, 0).value for c in METRIC.columns}
+    values = {
+        c.name: stats.summarise(c, pairs, 0).value for c in METRIC.columns if c.aggregate != "set"
+    }
     assert values["wer"] == pytest.approx(20.0)
     assert values["wer_macro"] == pytest.approx(50.0)
     assert values["wer_over_50"] == pytest.approx(50.0)
     assert values["wer_substitutions"] == pytest.approx(20.0)
     assert values["wer_raw"] == pytest.approx(20.0)
+
+
+def test_a_runaway_clip_is_counted_apart(spoken) -> None:
+    # Ten words with 1, 0, 0 and 10 errors: 11 of 40, without the last one 1 of 30.
+    meant = "p q a b c d e f g h i j"
+    texts = {"a": "p q x b c d e f g h i j", "b": meant, "c": meant, "d": "p q" + " z" * 10}
+    clips = [spoken(meant, heard, name=name) for name, heard in texts.items()]
+    result = METRIC.score(clips, [])
+    pairs = {clip.pair_key: result.clips[clip.clip_id] for clip in clips}
+    columns = {column.name: column for column in METRIC.columns}
+    assert stats.summarise(columns["wer"], pairs, 0).value == pytest.approx(100 * 11 / 40)
+    within = stats.summarise(columns["wer_within_50"], pairs, 0)
+    assert (within.value, within.n) == (pytest.approx(100 / 30), 3)
+    median = result.estimates["wer_median"]
+    assert median.value == pytest.approx(5.0)
+    assert median.low <= median.value <= median.high
+    influence = result.estimates["wer_influence"]
+    assert influence.value == pytest.approx(100 * (11 / 40 - 1 / 30))
+    assert METRIC.score(clips[:1], []).estimates["wer_influence"].value is None
+    better = [spoken(meant, meant, name=name) for name in texts]
+    assert METRIC.difference(clips, better, [])["wer_median"].value == pytest.approx(5.0)
+    assert METRIC.difference(clips, better, [])["wer_influence"].reason
+
+
+def test_another_script_is_not_scored_as_english(spoken) -> None:
+    clip = spoken("p q \u043c\u0438\u0440 \u0434\u043e\u043c", "p q meer dome")
+    result = METRIC.score([clip], [])
+    assert result.clips[clip.clip_id] == {}
+    assert "--language" in result.notes[clip.clip_id]
 
 
 def test_normalising_forgives_what_the_raw_rate_counts(spoken) -> None:
