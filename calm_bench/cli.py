@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from calm_bench import __version__, options, options_sweep
+from calm_bench import __version__, options, options_sweep, options_words
 from calm_bench.cli_check import EXAMPLES as CHECK_EXAMPLES
 from calm_bench.cli_check import check
 from calm_bench.cli_data import data
@@ -113,6 +113,8 @@ def run(
     prompt_audio: options.PromptAudio = None,
     seeds: options.Seeds = 1,
     no_latency: options_sweep.NoLatency = False,
+    asr: options_words.Asr = None,
+    language: options_words.Language = None,
     device: options.Device = "auto",
     out: options.Out = None,
     fresh: options.Fresh = False,
@@ -137,6 +139,8 @@ def run(
         prompt_audio=tuple(prompt_audio or ()),
         n_seeds=seeds,
         latency=not no_latency,
+        asr=asr,
+        language=language,
     )
     plan = expand(benchmark, overrides)
     if dry_run:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from calm_bench import options
+from calm_bench import options, options_words
+from calm_bench.errors import InputError
 
 if TYPE_CHECKING:
     from calm_bench.data.corpus import CorpusCard
@@ -121,6 +122,7 @@ def folder(
             show_default=False,
         ),
     ] = None,
+    language: options_words.Language = None,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
@@ -130,14 +132,17 @@ def folder(
     reason in corpus.json. Splits that the source names are kept; the rest is drawn, and no speaker
     is in two. Your files stay where they are.
     """
+    from calm_bench.asr import listener
     from calm_bench.data.folder import FolderOptions, make_folder
 
+    if language and not transcribe:
+        raise InputError("--language says what --transcribe listens to: give both")
     chosen = FolderOptions(
         layout=layout,
         group_by=group_by,
         licence=licence,
         min_seconds=min_seconds,
-        transcribe=transcribe,
+        transcribe=listener(transcribe, language if transcribe else None),
     )
     _show(make_folder(source, out, chosen, jobs=jobs), out, as_json)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from calm_bench import options
+from calm_bench import options, options_words
 from calm_bench.cli_report import show
 from calm_bench.errors import InputError
 
@@ -68,6 +68,8 @@ def score(
         str | None,
         typer.Option("--embedding", metavar="NAME", help="Embedding of FAD and KAD."),
     ] = None,
+    asr: options_words.Asr = None,
+    language: options_words.Language = None,
     out: options.Out = None,
     as_json: options.Json = False,
 ) -> None:
@@ -80,6 +82,7 @@ def score(
     from calm_bench.run import find_run, is_run, score_run
 
     if not is_run(target) and Path(target).is_dir():
+        from calm_bench.asr import listener
         from calm_bench.folders import FolderScores, score_folders
 
         found = score_folders(
@@ -90,6 +93,7 @@ def score(
                 embedding=embedding,
                 pair_by=pair_by,
                 group_by=group_by,
+                asr=listener(asr, language),
             ),
             out=out,
             command=["calm-bench", *sys.argv[1:]],
@@ -99,9 +103,9 @@ def score(
     if Path(target).is_file():
         raise InputError(f"{target} is a file: score takes the folder that it lies in")
     folder = find_run(target)
-    if reference or pair_by or group_by or metrics or embedding or out:
+    if reference or pair_by or group_by or metrics or embedding or asr or language or out:
         raise InputError(
-            "--reference, --pair-by, --group-by, --metrics, --embedding and --out are for folders "
-            f"of audio; {folder} is a run, which has its own"
+            "--reference, --pair-by, --group-by, --metrics, --embedding, --asr, --language and "
+            f"--out are for folders of audio; {folder} is a run, which has its own"
         )
     show(score_run(folder), as_json)

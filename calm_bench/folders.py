@@ -37,12 +37,14 @@ class FolderScores:
             path, and to do without where there are none.
         group_by: The rule of `group_of` that says which files were cut from one recording; None if
             each stands for itself.
+        asr: Who hears the words, for the metrics that need them.
     """
 
     metrics: tuple[str, ...] = ()
     embedding: str | None = None
     pair_by: str | None = None
     group_by: str | None = None
+    asr: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ def score_folders(
     names = list(asked.metrics) or _metrics_without_text(paired=bool(pairing.originals))
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
+        asr=asked.asr,
         embeddings=(asked.embedding,) if asked.embedding else (),
         unpaired=unpaired[0] if unpaired else _ALONE,
     )
@@ -264,7 +267,7 @@ def _manifest(
     command: Sequence[str],
 ) -> Manifest:
     clips = [[entry.identity for entry in side.entries] for side in sides.values()]
-    plan_hash = content_hash(clips, list(metrics), asked.embedding)
+    plan_hash = content_hash(clips, list(metrics), asked.embedding, asked.asr)
     folders = [str(side.path) for side in sides.values()]
     return Manifest(
         run_id=f"score-{plan_hash[:8]}",

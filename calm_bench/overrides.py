@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import paths
+from calm_bench.asr import listener
 from calm_bench.audio import AudioInfo, probe_audio
 from calm_bench.config import AT_STEP, BenchmarkSpec, PromptSpec, SystemRow, kept_steps
 from calm_bench.errors import InputError
@@ -28,6 +29,8 @@ class Overrides:
         checkpoints: The weights kept in training in place of the final ones.
         precisions: A row for each of every system.
         latency: Whether systems are timed, if the benchmark times them.
+        asr: Who hears the words.
+        language: What is spoken.
     """
 
     temperatures: tuple[float, ...] = ()
@@ -41,6 +44,8 @@ class Overrides:
     checkpoints: bool = False
     precisions: tuple[Precision, ...] = ()
     latency: bool = True
+    asr: str | None = None
+    language: str | None = None
 
 
 def apply_overrides(
@@ -52,7 +57,7 @@ def apply_overrides(
         UnknownNameError: For a system that does not exist.
         InputError: If an option does not fit the benchmark.
     """
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"asr": _listener(spec, overrides)}
     notes: tuple[str, ...] = ()
     if overrides.temperatures:
         update["temperatures"] = tuple(dict.fromkeys(overrides.temperatures))
@@ -79,6 +84,15 @@ def apply_overrides(
         spec, more = _at_checkpoints(spec)
         notes += more
     return spec, notes
+
+
+def _listener(spec: BenchmarkSpec, overrides: Overrides) -> str | None:
+    """The recogniser, which knows the language; found out before anything is generated."""
+    if overrides.asr is None and overrides.language is None:
+        return spec.asr
+    if spec.asr is None:
+        raise InputError(f"{spec.name} listens to no words: it takes no --asr and no --language")
+    return listener(overrides.asr or spec.asr, overrides.language)
 
 
 def _at_checkpoints(spec: BenchmarkSpec) -> tuple[BenchmarkSpec, tuple[str, ...]]:

@@ -233,8 +233,8 @@ class TranscriptRecord(Record):
     def of(cls, clip_id: str, recipe_id: str, heard: Transcript) -> Self:
         """The record of a transcript."""
         words = tuple((w.word, w.start, w.end) for w in heard.words)
-        rest = {"text": heard.text, "flags": heard.flags, "language": heard.language}
-        return cls(clip_id=clip_id, recipe_id=recipe_id, words=words, **rest)
+        rest: dict[str, Any] = {"flags": heard.flags, "language": heard.language}
+        return cls(clip_id=clip_id, recipe_id=recipe_id, text=heard.text, words=words, **rest)
 
     @property
     def transcript(self) -> Transcript:

@@ -34,6 +34,7 @@ __all__ = [
     "health_flags",
     "in_language",
     "is_silent",
+    "listener",
     "load_recognizer",
 ]
 
@@ -55,6 +56,19 @@ def load_recognizer(
     name, _, language = spec.rpartition("@") if _LANGUAGE.search(spec) else (spec, "", "en")
     engine, _, weights = name.partition(":")
     return _load_recognizer(engine, weights, device, threads or cores(), language)
+
+
+def listener(spec: str | None, language: str | None) -> str | None:
+    """The recogniser that was asked for, listening to that language; None if none was asked for.
+
+    Raises:
+        BenchError: If there is no such recogniser or language, or the one does not know the other.
+    """
+    if spec is None and language is None:
+        return None
+    name = spec if language is None else in_language(spec, language)
+    dict(load_recognizer(name).recipe)
+    return name
 
 
 def in_language(spec: str | None, language: str) -> str:
