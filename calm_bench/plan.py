@@ -127,6 +127,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         [[p.id, p.sha256, *filter(None, [p.group])] for p in prompts],
         overrides.n_seeds,
         spec.latency.model_dump() if spec.latency else None,
+        *(asked for asked in (overrides.asr, overrides.language) if asked is not None),
     )
     return Plan(
         spec=spec,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calm_bench import framing
-from calm_bench.asr import Recognizer
+from calm_bench.asr import Heard, Recognizer
 from calm_bench.audio import write_flac
 from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.framing import PromptShelf
@@ -29,10 +29,10 @@ class Ear(Recognizer):
     def recipe(self) -> Mapping[str, Any]:
         return {"engine": "ear"}
 
-    def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
+    def hear(self, wave: Wave) -> Heard:
         seconds = len(wave) / RATE
         self.heard.append(seconds)
-        return [TimedWord(word=f"{seconds:.2f}", start=0.0, end=0.1)], 0.0
+        return Heard(words=[TimedWord(word=f"{seconds:.2f}", start=0.0, end=0.1)])
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.data.sources import (
+    LANGUAGE,
     SPEAKER,
     TEXT,
     Candidate,
@@ -53,6 +54,7 @@ def _of_row(row: Mapping[str, Any], name: str, folders: Sequence[Path], path: Pa
         groups=(group,) if group else (),
         split=named_split(str(row.get("split", ""))),
         licence=pick(row, ("licence", "license")),
+        language=pick(row, LANGUAGE),
         listed=path,
     )
 

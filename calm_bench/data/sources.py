@@ -18,6 +18,7 @@ from calm_bench.files import text_lines
 from calm_bench.recordings import SUFFIXES, few, list_recordings
 
 __all__ = [
+    "LANGUAGE",
     "SPEAKER",
     "TEXT",
     "Candidate",
@@ -43,6 +44,7 @@ TEXT = (
     *("transcription", "transcript", "text", "sentence", "raw_text"),
 )
 """Names of columns that hold what is said, the best first."""
+LANGUAGE = ("language", "lang", "locale")
 SPEAKER = ("speaker", "speaker_id", "speaker_name", "client_id", "spk", "spk_id")
 _TRIED = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".WAV", ".FLAC")
 
@@ -71,6 +73,7 @@ class Candidate:
     speaker: str | None = None
     work: str | None = None
     licence: str | None = None
+    language: str | None = None
     listed: Path | None = None
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from calm_bench.config import StrictModel, parse
 from calm_bench.data.corpus import Split
 from calm_bench.data.sources import (
+    LANGUAGE,
     SPEAKER,
     Candidate,
     Layout,
@@ -52,6 +53,7 @@ class ManifestLine(StrictModel):
     speaker: str | None = None
     work: str | None = None
     licence: str | None = None
+    language: str | None = Field(default=None, description="checked against --language")
     offset: float | None = Field(default=None, ge=0)
     seconds: float | None = Field(default=None, description="read from the file if it is whole")
     sample_rate: int | None = Field(default=None, description="read from the file instead")
@@ -112,6 +114,7 @@ def _manifest(source: Source) -> Iterator[Candidate]:
                 speaker=line.speaker,
                 work=line.work,
                 licence=line.licence,
+                language=line.language,
                 listed=path,
             )
 
@@ -144,6 +147,7 @@ def _nemo(source: Source) -> Iterator[Candidate]:
                 speaker=speaker,
                 groups=(speaker,) if speaker else (),
                 split=named_split(str(value.get("split", ""))),
+                language=pick(value, LANGUAGE),
                 listed=path,
             )
 

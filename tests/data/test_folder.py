@@ -286,6 +286,21 @@ def test_json_lines_end_at_the_newline_alone(source: Path, out: Path, tmp_path: 
         assert by_id(target)["a"].text == text
 
 
+def test_recordings_listed_in_another_language_are_not_heard_as_english(
+    source: Path, out: Path
+) -> None:
+    sound(source / "a.wav")
+    line = {"audio": "a.wav", "text": "Guten Tag", "language": "de-DE"}
+    (source / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    arguments = ("data", "folder", str(source), "--out", str(out))
+    found = cli(*arguments, "--transcribe", "faster-whisper")
+    assert found.exit_code == 2
+    said = " ".join(found.output.split())
+    assert "1 of 1 recordings are not in 'en', a for one is in 'de-DE': say --language" in said
+    assert cli(*arguments, "--language", "de").exit_code == 2  # nobody listens
+    assert cli(*arguments).exit_code == 0
+
+
 def test_one_command_at_a_time(source: Path, out: Path) -> None:
     sound(source / "a.wav")
     out.mkdir()
