@@ -91,7 +91,7 @@ def _whole(digits: str) -> str:
     bare = digits.replace(",", "")
     if len(bare) > 1 and bare[0] == "0":
         return " ".join(_words(digit) for digit in bare)
-    is_year = len(digits) == 4 and int(digits) < 2100 and digits[1:3] != "00"
+    is_year = len(digits) == 4 and int(digits) < 2100 and digits[1:3] != "00" != digits[2:]
     return _words(bare, "year" if is_year else "cardinal")
 
 
@@ -150,6 +150,13 @@ def _decade(match: re.Match[str]) -> str:
     return said + ("es" if said.endswith("x") else "s")
 
 
+def _hundreds(match: re.Match[str]) -> str:
+    """Fifteen hundred is what 1,500 and 1500 are, too: one thousand five hundred."""
+    teens = [_words(str(number)) for number in range(10, 20)]
+    count = teens.index(match[1].lower())
+    return f"one thousand {_words(str(count))} hundred" if count else match[0]
+
+
 def _street(match: re.Match[str]) -> str:
     return f"{match[1]} Street"
 
@@ -193,6 +200,7 @@ _ENGLISH: tuple[Rule, ...] = (
     (rf"(?i)(?<!half )\ba (?={_SCALE})", "one "),
     (rf"(?i)\b({_SCALE}) and (?=(?:{_SMALL})\b)", r"\1 "),
     (rf"(?i)\btwo thousand (?=(?:{_TEENS}|{_TENS}y)\b(?! (?:{_SCALE})))", "twenty "),
+    (rf"(?i)\b({_TEENS}) hundred\b", _hundreds),
     (r" {2,}", " "),
 )
 

@@ -92,8 +92,8 @@ def normalise(text: str, language: str = "en") -> tuple[str, ...]:
 
     English numbers come out in digits, those said in a row as one: 105, 9th, $3.50, 123.
     """
-    # The normaliser would read o'clock as a zero and a clock.
-    said = re.sub("(?i)o'clock", "oclock", spoken(text, language))
+    # The normaliser would read the O of o'clock and O'Brien as a zero.
+    said = re.sub(r"(?i)\bo'(?=\w)", "o", spoken(text, language))
     # What is left of "..." is a lone full stop: no word, and it would count as an insertion.
     words = _normaliser(language)(said).split()
     return tuple(word for word in words if any(map(str.isalnum, word)))

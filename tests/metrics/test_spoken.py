@@ -83,10 +83,12 @@ SAME = [
     ("May 5th, 2020", "May fifth twenty twenty"),
     ("30-40", "thirty forty"),
     ("the 100th", "the hundredth"),
+    ("Mr. O’Brien came at ten o’clock", "Mister OBrien came at 10 oclock"),
     ("a 6-year-old", "a six year old"),
     ("10k", "ten k"),
     ("1500 people", "fifteen hundred people"),
     ("1500 people", "one thousand five hundred people"),
+    ("1500 people", "1,500 people"),
 ]
 
 DIFFERENT = [
@@ -116,7 +118,13 @@ DIFFERENT = [
     ("salt & pepper", "salt pepper"),
 ]
 
-READ_IN_TWO_WAYS = {"911", "1500 people", "gonna go", "grey colour", "the 100th"}
+READ_IN_TWO_WAYS = {
+    "911",
+    "gonna go",
+    "grey colour",
+    "the 100th",
+    "Mr. O’Brien came at ten o’clock",
+}
 """What has two spoken forms, of which the digits or the spelling do not tell which it was."""
 
 
