@@ -104,6 +104,8 @@ class WordErrorRate(Metric):
                 notes[clip.clip_id] = reason
             elif values[clip.clip_id]["wer_clip"] is None:
                 notes[clip.clip_id] = "no word was meant to be said after the prompt"
+            elif values[clip.clip_id]["wer_words_50"] is None:
+                notes[clip.clip_id] = "more than half of its words are wrong: counted apart"
             n_empty += clip.transcript is not None and not clip.transcript.words
         by_key = {clip.pair_key: values[clip.clip_id] for clip in clips}
         return MetricResult(

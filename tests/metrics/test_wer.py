@@ -76,7 +76,8 @@ def test_what_cannot_be_scored_is_noted(spoken) -> None:
         spoken("once there was", "", name="c"),
     ]
     result = METRIC.score(clips, [])
-    assert result.notes.keys() == {"id-a", "id-b"}
+    assert result.notes.keys() == {"id-a", "id-b", "id-c"}
+    assert result.notes["id-c"] == "more than half of its words are wrong: counted apart"
     assert result.clips["id-a"] == {}
     assert result.clips["id-c"]["wer_clip"] == 1.0
     assert result.counts["n_empty"] == 1
