@@ -11,6 +11,7 @@ from calm_bench.audio import read_audio
 from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 from calm_bench.files import json_lines, replace
+from calm_bench.seeds import file_hash
 from calm_bench.types import Wave
 
 __all__ = [
@@ -73,12 +74,18 @@ class Item(StrictModel):
             seconds: How much to read; None for all that follows.
 
         Raises:
-            InputError: If the file can no longer be read.
+            InputError: If the file can no longer be read, or is not the one that was listed.
         """
+        path = corpus / self.audio
+        if path.is_file() and file_hash(path) != self.sha256:
+            raise InputError(
+                f"{path} was changed since {corpus / 'manifest.jsonl'} was written: repeat "
+                "`calm-bench data`"
+            )
         if seconds is None and self.offset is not None:
             seconds = self.seconds - start
         begin = (self.offset or 0.0) + start
-        return read_audio(corpus / self.audio, sample_rate, start=begin, seconds=seconds)
+        return read_audio(path, sample_rate, start=begin, seconds=seconds)
 
 
 class Skipped(StrictModel):

@@ -152,7 +152,9 @@ def _transcribe(
     wanted = [item for item in items if item.words is None]
     unheard = [item for item in wanted if journal.get(keys[item.id]) is None]
     done = len(wanted) - len(unheard)
-    for item, transcript in counted(_hear(unheard, recognizer), len(wanted), "transcribing", done):
+    for item, transcript in counted(
+        _hear(unheard, out, recognizer), len(wanted), "transcribing", done
+    ):
         journal.put(keys[item.id], asdict(transcript))
     counts = {"transcribed": 0, "aligned": 0, "not_aligned": 0, "nothing_heard": 0}
     result = []
@@ -165,8 +167,10 @@ def _transcribe(
     return result, {"recogniser": dict(recognizer.recipe), **counts}
 
 
-def _hear(items: Sequence[Item], recognizer: Recognizer) -> Iterator[tuple[Item, Transcript]]:
-    waves = (item.read(Path()) for item in items)
+def _hear(
+    items: Sequence[Item], out: Path, recognizer: Recognizer
+) -> Iterator[tuple[Item, Transcript]]:
+    waves = (item.read(out) for item in items)
     return zip(items, recognizer.transcribe_all(waves), strict=True)
 
 

@@ -130,6 +130,15 @@ def test_the_rest_of_a_recording_is_not_decoded(
     assert decoded == [2 * RATE]
 
 
+def test_a_recording_that_was_changed_since_it_was_listed_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {})})
+    soundfile.write(tmp_path / "source" / "a.wav", np.ones(10 * RATE) / 2, RATE, subtype="FLOAT")
+    result = call(tmp_path, "--n", "1")
+    assert result.exit_code == 2
+    assert "a.wav was changed since" in result.stderr
+    assert not (tmp_path / "benchmarks" / "prompts" / "speech.jsonl").exists()
+
+
 def test_too_few_recordings_are_refused(tmp_path: Path) -> None:
     lay(tmp_path, {"a": (10.0, {}), "b": (4.0, {}), "c": (1.0, {})})
     message = call(tmp_path, "--n", "3").stderr
