@@ -75,6 +75,8 @@ def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path, no_plot
         else:
             assert row == rows["1"][cell, metric]
             assert row.n == 2 or row.value is None
+    read = {r.n for r in results["2"].rows if r.metric == "text_nll" and r.value is not None}
+    assert read == {2}  # of the recordings, not of what was drawn
     counts = {cell: count.ok for cell, count in results["2"].trials.items()}
     assert counts == {cell: 4 if cell.endswith("-t1") else 2 for cell in counts}
     paired = {
