@@ -21,7 +21,9 @@ _ALONE: dict[str, Split] = {"training": "train", "testing": "test"}  # a trainin
 _ANY = "|".join(_WORDS)
 _TOKEN = re.compile(rf"({_ANY}) ?(?:set|split|data)?\d*")
 # What a folder is called that is nothing but a split; many a folder of tests is test_something.
-_SPLIT_ALONE = re.compile(rf"(?:{_ANY}|training|testing)(?:set)?(?:[-_](?:clean|other|\d+))*")
+_SPLIT_ALONE = re.compile(
+    rf"(?:{_ANY}|training|testing)(?:set|\d+)?(?:[-_](?:clean|other|si\d+|\d+|(?:{_ANY})\d*))*"
+)
 _MICROPHONE = re.compile(
     r"[-_. ]?(?:mic|microphone|ch|channel|headset|array|lapel)[-_]?\d+(?:-\d+)?$", re.IGNORECASE
 )

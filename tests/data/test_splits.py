@@ -78,7 +78,7 @@ def test_the_name_of_a_split_is_believed_before_a_name_with_a_split_in_it(source
     ]
 
 
-@pytest.mark.parametrize("name", ["test", "test-clean", "TEST"])
+@pytest.mark.parametrize("name", ["test", "test-clean", "TEST", "testset", "test_eval92"])
 def test_a_source_that_is_a_split_by_its_own_name(tmp_path: Path, name: str) -> None:
     assert {item.split for item in read(lay(tmp_path / name, ["a.wav", "b.wav"]))} == {"test"}
     assert "train is empty: the source gives its recordings to other splits" in notes(
