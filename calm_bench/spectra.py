@@ -1,5 +1,6 @@
 """Short-time spectra, linear and on the mel scale, in numpy, and waves without their offset."""
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,8 @@ from calm_bench.types import Wave
 __all__ = ["centred", "mean_power", "mel_filters", "mel_power"]
 
 Floats = NDArray[np.float64]
+
+_PIECE = 2**22  # samples in frames at a time; those of a whole track would take gigabytes
 
 
 def centred(wave: Wave) -> Wave:
@@ -44,8 +47,8 @@ def mel_power(wave: Wave, sample_rate: int, n_fft: int, n_mels: int) -> Floats:
     The bands of a frame add up to its mean square, but for what lies outside of the first and last
     peak. A wave shorter than a window is padded with zeros to one; the end is cut to whole hops.
     """
-    power: Floats = _spectra(wave, n_fft) @ mel_filters(sample_rate, n_fft, n_mels).T
-    return power
+    filters = mel_filters(sample_rate, n_fft, n_mels).T
+    return np.concatenate([spectra @ filters for spectra in _spectra(wave, n_fft)])
 
 
 def mean_power(wave: Wave, n_fft: int) -> Floats:
@@ -53,14 +56,20 @@ def mean_power(wave: Wave, n_fft: int) -> Floats:
 
     It adds up to the wave's mean square, as far as frames cover it.
     """
-    power: Floats = _spectra(wave, n_fft).mean(axis=0)
+    sums, counts = zip(*((s.sum(axis=0), len(s)) for s in _spectra(wave, n_fft)), strict=True)
+    power: Floats = np.sum(sums, axis=0) / sum(counts)
     return power
 
 
-def _spectra(wave: Wave, n_fft: int) -> Floats:
-    padded = np.pad(wave.astype(np.float64), (0, max(0, n_fft - len(wave))))
+def _spectra(wave: Wave, n_fft: int) -> Iterator[Floats]:
+    """Power spectra of frames, a bounded number at a time."""
+    hop = n_fft // 4
+    padded = np.pad(wave, (0, max(0, n_fft - len(wave))))
     window = np.hanning(n_fft + 1)[:-1]
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[:: n_fft // 4]
-    spectrum: Floats = np.abs(np.fft.rfft(frames * window)) ** 2
-    spectrum *= 2.0 / (n_fft * np.sum(window**2))  # one-sided; sums to the mean square of a frame
-    return spectrum
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    step = max(1, _PIECE // n_fft)
+    for start in range(0, len(frames), step):
+        piece = frames[start : start + step].astype(np.float64)
+        spectrum: Floats = np.abs(np.fft.rfft(piece * window)) ** 2
+        spectrum *= 2.0 / (n_fft * np.sum(window**2))  # one-sided; sums to a frame's mean square
+        yield spectrum

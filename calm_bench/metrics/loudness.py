@@ -12,7 +12,7 @@ A constant offset is taken out first: it is neither loud nor a timbre.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ _BLOCK_SECONDS = 0.4
 _LEAST_RATE = 8000  # of the standard's filters, whose shelf lies around 1.7 kHz
 _FLOOR = 1e-8  # power of a mel band that counts as nothing, -80 dBFS
 _N_MELS = 40
+_PIECE = 2**20  # samples in double precision at a time; a whole track would take gigabytes
 
 
 class LoudnessMetric(Metric):
@@ -105,22 +106,36 @@ class LoudnessMetric(Metric):
 
 def integrated_loudness(wave: Wave, sample_rate: int) -> float | None:
     """The gated loudness in LUFS; None below 0.4 s or if no block is louder than -70 LUFS."""
-    from scipy.signal import lfilter
-
     if sample_rate < _LEAST_RATE:
         wave, sample_rate = resample(wave, sample_rate, _LEAST_RATE), _LEAST_RATE
     block = round(_BLOCK_SECONDS * sample_rate)
     if len(wave) < block:
         return None
-    weighted = centred(wave).astype(np.float64)
-    for numerator, denominator in k_weighting(sample_rate):
-        weighted = lfilter(numerator, denominator, weighted)
-    blocks = np.lib.stride_tricks.sliding_window_view(weighted**2, block)[:: block // 4]
-    power = blocks.mean(axis=1)
+    power = np.concatenate(list(_block_powers(centred(wave), sample_rate, block)))
     power = power[power > _power(-70.0)]
     if power.size:
         power = power[power > power.mean() / 10.0]
     return -0.691 + 10.0 * math.log10(power.mean()) if power.size else None
+
+
+def _block_powers(wave: Wave, sample_rate: int, block: int) -> Iterator[Floats]:
+    """The mean squares of K-weighted blocks, each a quarter of one after the last, in pieces."""
+    from scipy.signal import lfilter
+
+    filters = k_weighting(sample_rate)
+    states = [np.zeros(2) for _ in filters]
+    hop, left = block // 4, np.empty(0)
+    for start in range(0, len(wave), _PIECE):
+        weighted = wave[start : start + _PIECE].astype(np.float64)
+        for index, (numerator, denominator) in enumerate(filters):
+            weighted, states[index] = lfilter(numerator, denominator, weighted, zi=states[index])
+        left = np.concatenate([left, weighted**2])
+        n = max(0, (len(left) - block) // hop + 1)
+        if n:
+            yield np.lib.stride_tricks.sliding_window_view(left, block)[: n * hop : hop].mean(
+                axis=1
+            )
+            left = left[n * hop :]
 
 
 def k_weighting(sample_rate: int) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
@@ -149,8 +164,9 @@ def silence_share(wave: Wave, sample_rate: int) -> float | None:
     n_frames = len(wave) // frame
     if n_frames == 0:
         return None
-    frames = centred(wave[: n_frames * frame]).reshape(n_frames, frame).astype(np.float64)
-    power = np.mean(frames**2, axis=1)
+    frames = centred(wave[: n_frames * frame]).reshape(n_frames, frame)
+    pieces = np.array_split(frames, 1 + frames.size // _PIECE)
+    power = np.concatenate([np.mean(piece.astype(np.float64) ** 2, axis=1) for piece in pieces])
     return float(np.mean(power < 10.0 ** (_SILENT_DB / 10.0)))
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from calm_bench import spectra
+from calm_bench.metrics import loudness
 from calm_bench.metrics.loudness import (
     LoudnessMetric,
     integrated_loudness,
@@ -115,3 +117,14 @@ def test_the_metric_notes_what_it_cannot_say():
     assert found.clips["tone"]["silence_share"] == 0.0
     assert found.clips["faded"]["silence_share"] == pytest.approx(4 / 7, abs=0.01)
     assert found.clips["faded"]["spectral_drift"] > 5.0
+
+
+@pytest.mark.parametrize("piece", [1000, 4097, 10**6])
+def test_a_long_clip_is_looked_at_in_pieces_that_leave_no_seam(monkeypatch, piece):
+    rng = np.random.default_rng(0)
+    wave = (np.linspace(0, 0.2, 33_075) * rng.standard_normal(33_075)).astype(np.float32)
+    looks = (integrated_loudness, silence_share, spectral_drift)
+    whole = [look(wave, 11_025) for look in looks]
+    monkeypatch.setattr(loudness, "_PIECE", piece)
+    monkeypatch.setattr(spectra, "_PIECE", piece)
+    assert [look(wave, 11_025) for look in looks] == pytest.approx(whole, rel=1e-12)
