@@ -227,10 +227,7 @@ def _extras() -> list[Check]:
 def _install(extra: str) -> str:
     """The command that brings an extra."""
     if extra == "fad":
-        return (
-            "in an environment of its own, from the checkout: "
-            'pip install -c constraints-fad.txt -e ".[fad]"'
-        )
+        return "in an environment of its own, which benchmarks/fad.sh of the checkout makes"
     return f'pip install -c constraints.txt "calm-bench[{extra}]"'
 
 

@@ -1,5 +1,6 @@
 """What every test stands on: one thread, no compiler, no network, a home that is thrown away."""
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -19,6 +20,12 @@ os.environ.update(
 import pytest
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: what collects garbage, as each timing does, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -114,6 +114,7 @@ def test_the_hub_is_off_line_for_the_import_alone(package, monkeypatch):
         def find_spec(self, name, path=None, target=None):
             if name == "frechet_audio_distance":
                 seen.append(constants.HF_HUB_OFFLINE)
+                raise ModuleNotFoundError(name)  # also where it is installed
 
     monkeypatch.setattr(sys, "meta_path", [Importer(), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError):
