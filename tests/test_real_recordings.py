@@ -14,7 +14,7 @@ from calm_bench.audio import read_audio, write_flac
 from calm_bench.cli import app
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
-from calm_bench.shelf import ClipShelf, entries_of
+from calm_bench.shelf import ClipShelf
 from calm_bench.store import Results, RunStore
 
 RATE = 16_000
@@ -96,9 +96,10 @@ def test_fad_compares_each_clip_up_to_where_its_recording_ends(tmp_path: Path) -
     done("run", spec, "--out", out, "--prompt-audio", *recordings)
     store = RunStore(out)
     results = store.read_results()
-    rows = entries_of(results.cells, store)
-    shelf = ClipShelf(rows)
-    reference, ours = (shelf.clips(rows[name], {}) for name in ("reference", "calm-debug-t1"))
+    shelf = ClipShelf.of_run(results.cells, store)
+    reference, ours = (
+        shelf.clips(shelf.entries(name), {}) for name in ("reference", "calm-debug-t1")
+    )
     ends = {clip.prompt_id: clip.seconds for clip in reference}
     cut = [
         replace(c, wave=c.wave[: round(ends[c.prompt_id] * c.sample_rate)], clip_id=f"cut {i}")
