@@ -29,8 +29,12 @@ stands for (that which it stands for is a root of its own)."""
 LIBRARIES = ("ctranslate2", "faster-whisper", "jiwer", "numpy", "scipy", "soundfile", "soxr")
 
 
+@cache
 def computed_by(*roots: str) -> str:
-    """What scores depend on besides audio and recipe: the code of these modules, and libraries."""
+    """What scores depend on besides audio and recipe: the code of these modules, and libraries.
+
+    The code is that of the first call: what a process has loaded does not change.
+    """
     return content_hash(code_hash(*roots), {name: _version(name) for name in LIBRARIES})
 
 

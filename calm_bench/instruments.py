@@ -7,7 +7,7 @@ from typing import Any, Self
 from calm_bench import registry
 from calm_bench.cache import ArrayCache
 from calm_bench.config import BenchmarkSpec
-from calm_bench.errors import BenchError
+from calm_bench.errors import describe
 from calm_bench.metrics.base import Metric
 from calm_bench.metrics.drift import DriftMetric
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
@@ -80,8 +80,8 @@ def usable_embeddings(setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...
         try:
             dict(registry.load("embedding", name)().recipe)
             chosen.append(name)
-        except BenchError as error:
-            notes.append(f"no columns with the embedding {name}: {error}")
+        except Exception as error:
+            notes.append(f"no columns with the embedding {name}: {describe(error)}")
     return tuple(dict.fromkeys(chosen)), tuple(notes)
 
 
@@ -102,5 +102,5 @@ def instruments_of(
 def _built(cls: type[Metric], embedding: str | None, *parts: Any) -> Instrument:
     try:
         return Instrument(cls=cls, metric=cls(*parts), embedding=embedding)
-    except BenchError as error:
-        return Instrument(cls=cls, metric=None, embedding=embedding, reason=str(error))
+    except Exception as error:
+        return Instrument(cls=cls, metric=None, embedding=embedding, reason=describe(error))

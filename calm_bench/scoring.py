@@ -78,8 +78,8 @@ class Scorer:
             if metric is None:
                 raise BenchError(instrument.reason)
             found.recipe = self._recipe(metric)
-        except BenchError as error:
-            found.reasons = {cell.cell_id: str(error) for cell in self.cells}
+        except Exception as error:
+            found.reasons = dict.fromkeys((cell.cell_id for cell in self.cells), describe(error))
             if embedding is not None:  # keeps its column apart from that of another embedding
                 found.recipe = {"embedding": embedding}
                 found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
@@ -262,7 +262,7 @@ class Scorer:
         """Transcribe, under a bar of its own; without a recogniser nothing is heard."""
         try:
             dict(self._recognizer.recipe)
-        except BenchError:
+        except Exception:
             return 0  # the metrics that need it meet the same error and give it as their reason
         return len(self._transcripts_by_id)
 

@@ -16,7 +16,7 @@ from calm_bench.audio import AudioFacts, examine, read_audio
 from calm_bench.cache import ContentCache, MemoryCache
 from calm_bench.code import computed_by
 from calm_bench.decoding import require_file
-from calm_bench.errors import InputError
+from calm_bench.errors import InputError, describe
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.row_score import READING, Failure
 from calm_bench.seeds import content_hash, file_hash
@@ -43,7 +43,12 @@ def sound_of(path: Path) -> AudioFacts:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if (kept := cache.read(key)) is not None:
         return AudioFacts(**{**kept, "remarks": tuple(kept["remarks"])})
-    found = examine(path)
+    try:
+        found = examine(path)
+    except InputError:
+        raise
+    except Exception as error:  # a decoder's own
+        raise InputError(f"{path} cannot be read: {describe(error)}") from error
     cache.write(key, asdict(found))
     return found
 

@@ -195,14 +195,14 @@ def test_a_decoder_that_raises_costs_one_file_and_shows_its_traceback_when_asked
 ) -> None:
     for seed in range(3):
         write(tmp_path / "clips" / f"{seed}.wav", noise(seed))
-    read = shelf.read_audio
+    examine = shelf.examine
 
     def broken(path: Path) -> Any:
         if path.name == "1.wav":
             raise ValueError("array is too big")
-        return read(path)
+        return examine(path)
 
-    monkeypatch.setattr(shelf, "read_audio", broken)
+    monkeypatch.setattr(shelf, "examine", broken)
     found = score(tmp_path / "clips", "--metrics", "loudness", code=4)
     assert found["trials"]["clips"] == {"ok": 2, "failed": 1, "unscored": 0}
     assert any("1.wav cannot be read: ValueError: array is too big" in n for n in found["notes"])

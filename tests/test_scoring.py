@@ -21,6 +21,7 @@ from calm_bench.store import (
     RunStore,
     ScoreRecord,
     TranscriptRecord,
+    TrialCount,
     TrialRecord,
 )
 from calm_bench.summary import Facts, summarise_run
@@ -124,7 +125,26 @@ class Fussy(Level):
         return super().score(clips, reference)
 
 
-METRICS = {m.name: m for m in (Level, Heard, Gap, RoundTrip, Unavailable, Fussy)}
+class Told(Level):
+    """How many words were meant to be said."""
+
+    name = "told"
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        values = {c.clip_id: {"level": float(len(c.words or ()))} for c in clips}
+        return MetricResult(clips=values)
+
+
+class Torn(Gap):
+    """Trips over any row."""
+
+    name = "torn"
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        raise ZeroDivisionError("no vectors")
+
+
+METRICS = {m.name: m for m in (Level, Heard, Gap, RoundTrip, Unavailable, Fussy, Told, Torn)}
 
 
 class Ear(Recognizer):
@@ -340,3 +360,56 @@ def test_prompts_of_one_recording_are_resampled_together(tmp_path: Path) -> None
         assert row.n == 3
         assert row.low is None
         assert row.reason == "an interval needs two independent samples"
+
+
+def test_the_same_audio_with_other_words_has_a_score_of_its_own(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    first, second, third = [r for r in store.read(TrialRecord) if r.cell_id == "a"]
+    words = (("so", 0.4, 0.5), ("it", 0.6, 0.7))
+    same = {"clip": first.clip, "clip_id": first.clip_id}
+    store.append(first.model_copy(update={"words": words}))
+    store.append(second.model_copy(update={**same, "words": words[:1]}))
+    store.append(third.model_copy(update={**same, "words": words}))
+    (found,) = score(store, "told")
+    values = {trial: fields["level"] for trial, fields in found.results["a"].clips.items()}
+    assert values == {"a-0-0": 2.0, "a-1-0": 1.0, "a-2-0": 2.0}
+
+
+def test_a_metric_that_cannot_even_say_its_recipe_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fussy, "recipe", property(lambda self: 1 / 0))
+    fussy, level = score(make_store(tmp_path / "run"), "fussy", "level")
+    assert set(fussy.reasons.values()) == {"ZeroDivisionError: division by zero"}
+    assert level.results.keys() == ALL
+
+
+def test_a_set_metric_that_raises_costs_its_rows_value_and_says_why(tmp_path: Path) -> None:
+    torn, level = score(make_store(tmp_path / "run"), "torn", "level")
+    assert torn.reasons["a"] == "ZeroDivisionError: no vectors"
+    assert level.results.keys() == ALL
+
+
+def test_a_clip_whose_file_is_gone_or_damaged_fails_alone(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    (store.root / "clips/a/0.0.flac").unlink()
+    (store.root / "clips/a/1.0.flac").write_bytes(b"fLaC of nothing")
+    scorer = Scorer(CELLS, ClipShelf.of_run(CELLS, store), store)
+    scores = scorer.score(["level"], PAIRS)
+    about = {"run_id": "r", "benchmark": "x", "version": 1, "cells": CELLS}
+    facts = Facts(**about, trials={"a": TrialCount(ok=3)}, failures=scorer.failures)
+    results = summarise_run(facts, scorer.shelf, scores, PAIRS)
+    row = next(r for r in results.rows if (r.cell_id, r.metric) == ("a", "level"))
+    assert row.n == 1
+    assert results.trials["a"] == TrialCount(ok=1, failed=2)
+    (note,) = [note for note in results.notes if note.startswith("reading failed on 2 clips")]
+    assert "clips/a/0.0.flac does not exist" in note
+
+
+def test_a_clip_that_was_replaced_is_scored_as_what_it_is(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    (before,) = score(store, "level")
+    write_flac(store.root / "clips/a/0.0.flac", np.full(RATE, 0.5, np.float32), RATE)
+    (after,) = score(store, "level")
+    assert after.results["a"].clips["a-0-0"] == {"level": 0.5}
+    assert after.results["a"].clips["a-1-0"] == before.results["a"].clips["a-1-0"]
