@@ -68,7 +68,8 @@ def codec_notes(checks: Sequence[CodecCheck]) -> Iterator[str]:
         own = [check for check in checks if check.codec == codec]
         lost = [check for check in own if not check.is_carried]
         if not lost:
-            yield f"{codec} returns the {len(own)} prompts at {_text(own)}"
+            all_of_them = "the prompt" if len(own) == 1 else f"the {len(own)} prompts"
+            yield f"{codec} returns {all_of_them} at {_text(own)}"
             continue
         names = few([check.prompt_id for check in lost])
         yield (
@@ -86,5 +87,5 @@ def _text(checks: Sequence[CodecCheck]) -> str:
         median(values) / 1000
         for values in zip(*((c.bandwidth_hz, c.returned_bandwidth_hz) for c in checks), strict=True)
     )
-    parts.append(f"bandwidth {after:.1f} kHz (recorded {before:.1f} kHz)")
+    parts.append(f"bandwidth {after:.1f} kHz (before {before:.1f} kHz)")
     return ", ".join(parts) + (", medians" if len(checks) > 1 else "")

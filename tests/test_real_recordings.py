@@ -1,5 +1,7 @@
 """Runs on recordings of the user's own: short ones, narrow ones, and ones with a text."""
 
+import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +12,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from calm_bench import paths
-from calm_bench.audio import read_audio, write_flac
+from calm_bench.audio import read_audio, resample, write_flac
 from calm_bench.cli import app
+from calm_bench.codec_notes import CodecCheck
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.shelf import ClipShelf
@@ -111,3 +114,68 @@ def test_fad_compares_each_clip_up_to_where_its_recording_ends(tmp_path: Path) -
     assert abs((whole.value or 0) - (expected.value or 0)) > 0.01
     recipe = next(r for r in results.recipes.values() if r["metric"] == "fad")
     assert recipe["clips"] == "6 s, to their recordings' ends"
+
+
+# -- what the codecs make of a prompt ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A prompt like those the codecs know, and the same with nothing above 4 kHz."""
+    source, rate = read_audio(paths.benchmarks_dir() / "prompts/speech/test-00000.flac")
+    folder = tmp_path_factory.mktemp("voices")
+    write_flac(folder / "wide.flac", source, rate)
+    write_flac(folder / "narrow.flac", resample(source, rate, 8000), 8000)
+    return folder / "wide.flac", folder / "narrow.flac"
+
+
+def test_a_dry_run_says_which_codec_cannot_carry_a_prompt(voices: tuple[Path, Path]) -> None:
+    wide, narrow = voices
+    said = done("run", "speech", "--dry-run", "--prompt-audio", wide, narrow)
+    for codec in ("vae", "rvq"):
+        assert f"note: {codec}-speech-tiny cannot carry 1 of 2 prompts (narrow-" in said
+    assert re.search(
+        r"bandwidth \d\.\d kHz \(before 3\.[89] kHz\): rows that hear through it do", said
+    )
+    said = done("run", "speech", "--dry-run", "--prompt-audio", wide)
+    assert "cannot carry" not in said
+    assert re.search(r"vae-speech-tiny returns the prompt at −\d\.\d dB, STOI 0\.[89]", said)
+    assert "cannot carry" not in done("run", "speech", "--dry-run", "--prompts", "2")
+
+
+def test_music_is_not_judged_by_the_intelligibility_of_speech(voices: tuple[Path, Path]) -> None:
+    tune = paths.benchmarks_dir() / "prompts/music/test-00002.flac"
+    said = done("run", "music", "--dry-run", "--systems", "calm", "--prompt-audio", tune)
+    assert "vae-music-tiny returns the prompt at" in said
+    assert "STOI" not in said
+    result = call("run", "music", "--dry-run", "--json", "--prompt-audio", voices[1])
+    checks = json.loads(result.stdout)["codec_checks"]
+    assert {check["codec"] for check in checks} >= {"vae-music-tiny", "rvq-music-tiny"}
+    for check in checks:
+        assert check["returned_level_db"] < check["level_db"] - 10
+        assert check["stoi"] is None
+
+
+def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
+    tmp_path: Path, voices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = benchmark(
+        tmp_path,
+        systems=[{"model": "calm-speech-tiny", "label": "CALM"}],
+        references=["vae_round_trip"],
+        codecs={"vae": "vae-speech-tiny"},
+        metrics=["loudness"],
+        prompt_seconds=1.0,
+        seconds=1.2,
+    )
+    command = ("run", spec, "--out", tmp_path / "run", "--prompt-audio", voices[1])
+    note = "vae-speech-tiny cannot carry 1 of 1 prompts (narrow-"
+    assert done(*command).count(note) >= 2  # in the plan and under the table
+    (kept,) = (c for c in RunStore(tmp_path / "run").read(CodecCheck) if "vae-speech" in c.codec)
+    assert kept.change_db < -10
+    page = (tmp_path / "run/page/index.html").read_text()
+    assert "vae-speech-tiny cannot carry it: −" in page
+    assert note in page
+    monkeypatch.setattr("calm_bench.codec_check._compared", None)
+    assert note in done(*command)
+    assert note in done(*command, "--dry-run")

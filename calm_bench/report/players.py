@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from calm_bench import audio, files, paths
+from calm_bench.codec_notes import CodecCheck
 from calm_bench.report.clips import ClipLookup, Word, mark_differences
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import plain_number
@@ -136,6 +137,7 @@ class RowBuilder:
         self.metrics = [column for column in shown if column.column.aggregate != "set"]
         several = steps_vary(results.cells)
         self.names = {c.cell_id: cell_name(c, several_steps=several) for c in results.cells}
+        self.lost = [check for check in self.store.read(CodecCheck) if not check.is_carried]
 
     def row(self, index: int, prompt_id: str, seed_index: int) -> PageRow:
         """What every cell made of one prompt."""
@@ -144,11 +146,11 @@ class RowBuilder:
         return PageRow(
             prompt_id=prompt_id,
             seed_index=seed_index,
-            prompt=self._prompt(index, trials),
+            prompt=self._prompt(index, prompt_id, trials),
             clips=[self._clip(self.names[cell.cell_id], trial) for cell, trial in pairs],
         )
 
-    def _prompt(self, index: int, trials: Sequence[TrialRecord | None]) -> PageClip:
+    def _prompt(self, index: int, prompt_id: str, trials: Sequence[TrialRecord | None]) -> PageClip:
         """The prompt alone, cut from the real recording or else from a clip that begins with it."""
         order = sorted(self.cells, key=lambda cell: cell.kind != "reference")
         by_cell = {trial.cell_id: trial for trial in trials if trial is not None}
@@ -163,6 +165,8 @@ class RowBuilder:
             flags = [] if cell.kind == "reference" else [f"as {cell.label} renders it"]
             if trial.prompt_text_source == "transcribed":
                 flags.append("text transcribed, not given")
+            lost = (check for check in self.lost if check.prompt_id == prompt_id)
+            flags += [f"{check.codec} cannot carry it: {check.text}" for check in lost]
             return PageClip(
                 name="the prompt",
                 source=self.folder.sound(f"prompts/{index:03d}", wave, rate),
