@@ -99,6 +99,7 @@ class PromptSpec(StrictModel):
     audio: str
     sha256: str
     group: str | None = Field(default=None, description="the recording of which several were cut")
+    text: str | None = Field(default=None, description="of all the audio, if words have no times")
     words: tuple[tuple[str, float, float], ...] | None = None
 
 

@@ -1,14 +1,20 @@
 """Prompts on the frames of a codec: loaded, checked, cut, and handed to a system."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+from calm_bench import paths
 from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.audio import read_audio
 from calm_bench.config import BenchmarkSpec, PromptSpec
+from calm_bench.data.alignment import align_text, spread_text
 from calm_bench.data.prompts import LoadedPrompt, load_prompt, prompt_samples, transcribe_prompt
+from calm_bench.errors import BenchError
+from calm_bench.hearing import hear
 
 if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
@@ -59,9 +65,25 @@ class PromptShelf:
 
     def _load(self, prompt: PromptSpec) -> LoadedPrompt:
         loaded = load_prompt(prompt, self.spec, self.root, self.sample_rate)
+        if prompt.text and loaded.words is None:
+            return self._timed(prompt, loaded)
         if loaded.text_source != "none" or self.spec.asr is None:
             return loaded
         return transcribe_prompt(loaded, self._recognizer, self.spec.prompt_seconds)
+
+    def _timed(self, prompt: PromptSpec, loaded: LoadedPrompt) -> LoadedPrompt:
+        """The prompt with its text, which is of the whole recording, timed by what is heard."""
+        wave, rate = read_audio(paths.inside(self.root, prompt.audio))
+        text, seconds = str(prompt.text), len(wave) / rate
+        try:
+            heard = hear(wave, rate, self._recognizer).words if self.spec.asr else ()
+        except BenchError:  # no recogniser on this machine
+            heard = ()
+        words = align_text(text, heard, seconds)
+        source: Literal["given", "estimated"] = "given" if words else "estimated"
+        end = len(loaded.wave) / loaded.sample_rate
+        kept = tuple(word for word in words or spread_text(text, seconds) if word.start < end)
+        return dataclasses.replace(loaded, words=kept, text_source=source)
 
     @cached_property
     def _recognizer(self) -> Recognizer:

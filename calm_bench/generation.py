@@ -213,7 +213,7 @@ class _Studio:
         # A recording of the prompt alone ends before the prompt's last frame does.
         samples = min(grid.samples(self.plan.spec.prompt_seconds), len(wave))
         seconds = samples / grid.sample_rate
-        words = prompt.words if prompt.text_source == "given" else None
+        words = prompt.words if prompt.text_source in ("given", "estimated") else None
         return Made(wave=wave, grid=grid, prompt_seconds=seconds, words=words)
 
     def _continue(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from calm_bench.asr import Recognizer
-from calm_bench.audio import read_audio
+from calm_bench.audio import audio_hash, read_audio
 from calm_bench.cache import ContentCache
 from calm_bench.code import computed_by
 from calm_bench.errors import describe
@@ -14,7 +14,7 @@ from calm_bench.shelf import ClipEntry
 from calm_bench.store import RunStore, TranscriptRecord
 from calm_bench.types import Transcript, Wave
 
-__all__ = ["recipe_id_of", "transcribe"]
+__all__ = ["hear", "recipe_id_of", "transcribe"]
 
 
 def recipe_id_of(recipe: Mapping[str, Any]) -> str:
@@ -51,6 +51,19 @@ def transcribe(
             store.append(record)
         found[audio_id] = record.transcript
     return found, failures
+
+
+def hear(wave: Wave, sample_rate: int, recognizer: Recognizer) -> Transcript:
+    """What is heard in a recording that is no clip of a run."""
+    recipe_id, audio_id = recipe_id_of(recognizer.recipe), audio_hash(wave, sample_rate)
+    code = computed_by(type(recognizer).__module__, __name__)
+    cache, key = ContentCache("transcripts"), content_hash(recipe_id, code, audio_id, length=40)
+    if (kept := _load(cache.read(key))) is not None:
+        return kept.transcript
+    heard = recognizer.transcribe(wave, sample_rate)
+    record = TranscriptRecord.of(audio_id, recipe_id, heard)
+    cache.write(key, record.model_dump(mode="json"))
+    return heard
 
 
 def _load(kept: Any | None) -> TranscriptRecord | None:

@@ -233,9 +233,10 @@ PromptAudio = Annotated[
     typer.Option(
         "--prompt-audio",
         parser=_path,
-        metavar="FILE|DIR [FILE|DIR …]",
-        help="Your own recordings, or folders of them, in place of the benchmark's prompts. Their "
-        "first seconds are transcribed, because the text stream needs words; the rows say so.",
+        metavar="FILE|DIR|LIST …",
+        help="Your own recordings in place of the benchmark's prompts: files, folders, or lists "
+        "with texts (JSON lines of audio, text, words). What has no text is transcribed in its "
+        "first seconds, because the text stream needs words; the rows say so.",
         show_default=False,
     ),
 ]

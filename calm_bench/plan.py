@@ -14,13 +14,13 @@ from typing import Any
 from calm_bench import paths, registry
 from calm_bench.codec_notes import CodecCheck
 from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark
+from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
 from calm_bench.overrides import Overrides, apply_overrides, check_lengths
 from calm_bench.readiness import lacking, missing_models
-from calm_bench.recordings import few, list_recordings
 from calm_bench.rows import Models, cells_of, identity_of
-from calm_bench.seeds import content_hash, derive_seed, file_hash
+from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store import Cell
 from calm_bench.titles import cell_name, swept
 
@@ -210,9 +210,10 @@ def _prompts(
 ) -> tuple[Path, tuple[PromptSpec, ...], tuple[str, ...]]:
     """The chosen prompts, the folder their audio is relative to, and what to know about them."""
     if overrides.prompt_audio:
-        own, notes = _own_prompts(overrides.prompt_audio)
-        _check_count(spec.name, overrides.n_prompts, own, len(own))
-        return Path(Path.cwd().anchor), tuple(own[: overrides.n_prompts]), notes
+        candidates, said = find_candidates(overrides.prompt_audio)
+        _check_count("--prompt-audio", overrides.n_prompts, candidates, len(candidates))
+        own, left = own_prompts(candidates[: overrides.n_prompts], spec.seconds)
+        return Path(Path.cwd().anchor), tuple(own), (*said, *left, *text_note(own, spec.asr))
     is_file = benchmark.endswith((".yaml", ".yml"))
     root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
     listed = read_prompt_specs(paths.inside(root, spec.prompts))
@@ -227,44 +228,10 @@ def _prompts(
 _WHEEL = "an installed package carries the first of them, a checkout all"
 
 
-def _check_count(
-    name: str, asked: int | None, prompts: Sequence[PromptSpec], n_listed: int
-) -> None:
+def _check_count(name: str, asked: int | None, prompts: Sequence[object], n_listed: int) -> None:
     if asked is not None and asked > len(prompts):
         more = f" ({n_listed} are listed: {_WHEEL})" if n_listed > len(prompts) else ""
         raise InputError(f"{name} has {len(prompts)} prompts, not the {asked} asked for{more}")
-
-
-def _own_prompts(given: Sequence[Path]) -> tuple[list[PromptSpec], tuple[str, ...]]:
-    """Recordings of the user's, those of folders among them, and what was left out."""
-    files, notes = [], []
-    for path in given:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        listing = list_recordings(path)
-        listing.refuse_empty()
-        files += listing.files
-        notes += [*listing.notes, *listing.unlisted]
-    own: dict[str, PromptSpec] = {}
-    twice = []
-    for path in dict.fromkeys(files):
-        prompt = _own_prompt(path)
-        if own.setdefault(prompt.id, prompt) is not prompt:
-            twice.append(str(path))
-    if twice:
-        notes.append(f"copies of another recording of the same name are left out: {few(twice)}")
-    return list(own.values()), tuple(notes)
-
-
-def _own_prompt(path: Path) -> PromptSpec:
-    """A recording of the user's, named by its file and its content."""
-    path = path.resolve()
-    if not path.is_file():
-        raise InputError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
-    digest = file_hash(path)
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in path.stem)[:40]
-    return PromptSpec(id=f"{stem}-{digest[:6]}", audio=str(path), sha256=digest)
 
 
 def _batches(

@@ -105,7 +105,7 @@ class TrialRecord(Record):
     clip_id: str | None = None
     sample_rate: int | None = None
     prompt_seconds: float
-    prompt_text_source: Literal["given", "transcribed", "none"]
+    prompt_text_source: Literal["given", "estimated", "transcribed", "none"]
     words: tuple[WordTimes, ...] | None = None
 
     @model_validator(mode="after")

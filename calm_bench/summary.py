@@ -246,6 +246,12 @@ def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
             f"{len(failed)} of {len(trials)} clips could not be made; the first, "
             f"{failed[0].cell_id} {failed[0].prompt_id}: {failed[0].error}"
         )
+    untimed = sorted({t.prompt_id for t in trials if t.prompt_text_source == "estimated"})
+    if untimed:
+        yield (
+            f"the texts of {len(untimed)} prompts were not heard in them ({few(untimed)}): the "
+            "times of their words are estimated"
+        )
     heard = {t.prompt_id for t in trials if t.prompt_text_source == "transcribed"}
     if heard:
         yield f"the text of {len(heard)} prompts was recognised, not given"

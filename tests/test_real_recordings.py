@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from calm_bench.codec_notes import CodecCheck
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.shelf import ClipShelf
-from calm_bench.store import Results, RunStore
+from calm_bench.store import Results, RunStore, ScoreRecord, TrialRecord
+from calm_bench.types import TimedWord, Transcript, Wave
 
 RATE = 16_000
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -179,3 +182,139 @@ def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
     monkeypatch.setattr("calm_bench.codec_check._compared", None)
     assert note in done(*command)
     assert note in done(*command, "--dry-run")
+
+
+# -- folders, and lists with texts ---------------------------------------------------------------
+
+
+def write_list(path: Path, *lines: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+class Hears:
+    """A recogniser that hears the same words in whatever it is given."""
+
+    recipe: ClassVar[dict[str, str]] = {"model": "fake"}
+
+    def __init__(self, *words: tuple[str, float]) -> None:
+        self.words = tuple(TimedWord(word=w, start=at, end=at + 0.04) for w, at in words)
+
+    def transcribe(self, wave: Wave, sample_rate: int) -> Transcript:
+        return Transcript(text=" ".join(w.word for w in self.words), words=self.words)
+
+    def transcribe_all(self, clips: Iterable[tuple[Wave, int]]) -> Iterator[Transcript]:
+        return (self.transcribe(*clip) for clip in clips)
+
+
+@pytest.fixture
+def hears_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    ear = Hears(("red", 0.0), ("green", 0.25), ("blue", 0.3), ("grey", 0.4))
+    for module in ("framing", "scoring"):
+        monkeypatch.setattr(f"calm_bench.{module}.load_recognizer", lambda _: ear)
+
+
+def sources(folder: Path, cell_id: str) -> dict[str, tuple[str, list[str]]]:
+    """By the beginning of a prompt's id, where its text is from, and its words."""
+    return {
+        record.prompt_id.partition("-")[0]: (
+            record.prompt_text_source,
+            [word for word, _, _ in record.words or ()],
+        )
+        for record in RunStore(folder).read(TrialRecord)
+        if record.cell_id == cell_id
+    }
+
+
+@pytest.mark.usefixtures("hears_four")
+def test_a_list_brings_the_texts_that_references_are_scored_against(tmp_path: Path) -> None:
+    for index, name in enumerate(("a", "b", "c", "d")):
+        record(tmp_path / f"{name}.flac", 1.0, index)
+    listed = write_list(
+        tmp_path / "mine.jsonl",
+        {"audio": "a.flac", "text": "Red, green, blue, pink."},
+        {"audio": "b.flac", "words": [["red", 0.0, 0.2], ["white", 0.3, 0.4], ["late", 0.97, 1.0]]},
+        {"audio": "c.flac", "text": "nothing of this was heard"},
+        {"audio": "d.flac"},
+    )
+    spec = benchmark(tmp_path, metrics=["wer"], table=["wer"], asr="faster-whisper")
+    said = done("run", spec, "--out", tmp_path / "run", "--prompt-audio", listed)
+    note = "the texts of 2 of 4 prompts come without times: what faster-whisper hears times them"
+    assert said.count(note) == 2  # in the plan and under the table
+    assert "the texts of 1 prompts were not heard in them (c-" in said
+    assert "the text of 1 prompts was recognised, not given" in said
+    assert sources(tmp_path / "run", "reference") == {
+        "a": ("given", ["Red,", "green,", "blue,", "pink."]),
+        "b": ("given", ["red", "white"]),
+        "c": ("estimated", ["nothing", "of", "this", "was", "heard"]),
+        "d": ("transcribed", []),
+    }
+    found = RunStore(tmp_path / "run").read(ScoreRecord)
+    errors = {
+        record.trial_id: (record.values.get("wer_errors"), record.values.get("wer_words"))
+        for record in found
+        if record.cell_id == "reference"
+    }
+    by_prompt = {
+        record.prompt_id.partition("-")[0]: errors[record.trial_id]
+        for record in RunStore(tmp_path / "run").read(TrialRecord)
+        if record.cell_id == "reference"
+    }
+    # Scored: what starts from the prompt's end, 0.24 s, to 0.5 s before the clip's, 0.46 s.
+    assert by_prompt["a"] == (1, 3)
+    assert by_prompt["b"] == (3, 1)  # one replaced, two more heard
+    assert by_prompt["d"] == (None, None)
+
+
+def test_without_a_recogniser_a_text_is_laid_over_the_recording(tmp_path: Path) -> None:
+    record(tmp_path / "a.flac", 2.0)
+    listed = write_list(tmp_path / "mine.jsonl", {"audio": "a.flac", "text": "aa bb cc dd"})
+    said = done("run", "smoke", "--no-latency", "--out", tmp_path / "run", "--prompt-audio", listed)
+    assert "come without times: their length times them" in said
+    (known,) = {
+        record.words
+        for record in RunStore(tmp_path / "run").read(TrialRecord)
+        if record.cell_id == "reference"
+    }
+    assert known == (("aa", 0.0, 0.5), ("bb", 0.5, 1.0))  # the clip ends at 0.96 s
+
+
+def test_another_text_is_another_run(tmp_path: Path) -> None:
+    record(tmp_path / "a.flac", 1.0)
+    folders = set()
+    for text in ("one", "two", None):
+        listed = write_list(tmp_path / "mine.jsonl", {"audio": "a.flac", "text": text})
+        said = done("run", "smoke", "--dry-run", "--prompt-audio", listed)
+        folders.add(said.rpartition("would write ")[2])
+    assert len(folders) == 3
+
+
+def test_a_folder_is_all_that_is_in_it_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "voices"
+    (folder / "more").mkdir(parents=True)
+    for index, name in enumerate(("b.flac", "a.flac", "more/c.flac", ".hidden.flac")):
+        record(folder / name, 1.0, index)
+    result = call("run", "smoke", "--dry-run", "--json", "--prompt-audio", folder)
+    plan = json.loads(result.stdout)
+    assert [name.partition("-")[0] for name in plan["prompts"]] == ["a", "b", "c"]
+    assert any(".hidden.flac" in note for note in plan["notes"])
+    few = call("run", "smoke", "--dry-run", "--json", "--prompts", "2", "--prompt-audio", folder)
+    assert json.loads(few.stdout)["prompts"] == plan["prompts"][:2]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"audio": "lost.flac", "text": "x"}, r"mine.jsonl lists, do not exist: .*lost\.flac"),
+        ({"audio": "a.flac", "offset": 0.1}, "stretches of longer files, which `calm-bench data"),
+        ({"audio": "a.flac", "txt": "x"}, r"mine\.jsonl:1: txt: unknown field; did you mean text"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, line: dict[str, object], message: str
+) -> None:
+    record(tmp_path / "a.flac", 1.0)
+    listed = write_list(tmp_path / "mine.jsonl", line)
+    result = call("run", "smoke", "--dry-run", "--prompt-audio", listed)
+    assert result.exit_code == 2
+    assert re.search(message, " ".join(result.output.split()))

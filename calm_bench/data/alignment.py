@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from calm_bench.metrics.text import align, tokens_of
 from calm_bench.types import TimedWord
 
-__all__ = ["align_text"]
+__all__ = ["align_text", "spread_text"]
 
 MATCHED_SHARE = 0.5
 """Fewer recognised words than this, and the text is not what is said: no times are given."""
@@ -34,6 +34,11 @@ def align_text(
     if not meant or equal < MATCHED_SHARE * len(meant):
         return None
     return _fill(words, anchors, seconds)
+
+
+def spread_text(text: str, seconds: float) -> tuple[TimedWord, ...]:
+    """The words of `text` laid end to end over a recording that nobody has heard."""
+    return tuple(_spread(text.split(), 0.0, seconds))
 
 
 def _fill(

@@ -37,6 +37,7 @@ class LoadedPrompt:
         wave: The recording [S], cut to the length of the benchmark's clips; it may end earlier.
         words: Timed words of the whole clip. Where `text_source` is transcribed, of the prompt
             alone: the reference rows of such a prompt have no known text to be scored against.
+            Where it is estimated, the text is given and its times are not.
     """
 
     id: str
@@ -44,7 +45,7 @@ class LoadedPrompt:
     sample_rate: int
     sha256: str
     words: tuple[TimedWord, ...] | None
-    text_source: Literal["given", "transcribed", "none"]
+    text_source: Literal["given", "estimated", "transcribed", "none"]
 
     def words_before(self, seconds: float) -> tuple[TimedWord, ...]:
         """The words that begin in the first `seconds`: the text a system is given."""

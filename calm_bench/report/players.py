@@ -165,6 +165,8 @@ class RowBuilder:
             flags = [] if cell.kind == "reference" else [f"as {cell.label} renders it"]
             if trial.prompt_text_source == "transcribed":
                 flags.append("text transcribed, not given")
+            if trial.prompt_text_source == "estimated":
+                flags.append("the times of its words are estimated")
             lost = (check for check in self.lost if check.prompt_id == prompt_id)
             flags += [f"{check.codec} cannot carry it: {check.text}" for check in lost]
             return PageClip(
