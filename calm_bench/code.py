@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 from calm_bench.seeds import content_hash
 
@@ -111,9 +112,14 @@ class _Code:
             yield from (f"{module}.{alias.name}".lstrip(".") for alias in node.names)
 
 
+_PARSING = Lock()
+"""CPython 3.11 counts how deep it is in a tree for all threads together, and gives up on them."""
+
+
 @lru_cache(maxsize=1024)
 def _code(source: bytes) -> _Code:
-    return _Code(source)
+    with _PARSING:
+        return _Code(source)
 
 
 class _Plain(ast.NodeTransformer):

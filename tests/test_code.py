@@ -1,11 +1,14 @@
 """The hash of code: it changes with whatever a value is computed by, and with nothing else."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +156,26 @@ def test_the_command_scores_anew_when_code_has_changed_and_only_then(tmp_path: P
     spectra.write_text(spectra.read_text() + doubled)
     assert distance() > 1.2 * first
     assert kept() == known + 1
+
+
+def test_threads_may_hash_code_at_once() -> None:
+    """The interpreter's parser takes threads that interrupt each other for one that is lost."""
+
+    def interrupt(*_: object) -> None:
+        time.sleep(0)
+
+    sources = [path.read_bytes() for path in sorted(Path(code.__file__).parent.glob("*.py"))[:30]]
+    code._code.cache_clear()
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(interrupt)
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(code._code, sources))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(interrupt)
+        code._code.cache_clear()
+    assert [one.hash for one in found] == [code._Code(source).hash for source in sources]
