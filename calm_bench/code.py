@@ -27,6 +27,8 @@ SILENT = frozenset(
 """Modules that decide no score: how far things are, what went wrong, where files lie, what a name
 stands for (that which it stands for is a root of its own)."""
 
+_PARSING = Lock()  # Python 3.11 raises SystemError where two threads build syntax trees at once
+
 LIBRARIES = ("ctranslate2", "faster-whisper", "jiwer", "numpy", "scipy", "soundfile", "soxr")
 
 
@@ -94,7 +96,8 @@ class _Code:
     """One module's code: the hash of what it does, and what it imports."""
 
     def __init__(self, source: bytes) -> None:
-        tree = _Plain().visit(ast.parse(source))
+        with _PARSING:
+            tree = _Plain().visit(ast.parse(source))
         self.hash = content_hash(ast.dump(tree))
         self._imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
 
