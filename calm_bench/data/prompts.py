@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from calm_bench import paths
 from calm_bench.audio import read_audio, resample
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
-from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.errors import InputError
 from calm_bench.files import json_lines
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedPrompt",
     "load_prompt",
-    "load_prompts",
     "present_prompts",
     "prompt_samples",
     "read_prompt_specs",
@@ -93,53 +92,10 @@ def present_prompts(specs: Sequence[PromptSpec], root: Path) -> list[PromptSpec]
     return list(specs) if any(there[whole:]) or whole == 0 else list(specs[:whole])
 
 
-def load_prompts(
-    spec: BenchmarkSpec,
-    *,
-    n: int | None = None,
-    ids: Sequence[str] | None = None,
-    sample_rate: int | None = None,
-    root: Path | None = None,
-) -> list[LoadedPrompt]:
-    """The prompts of a benchmark in the order of its list, each checked against its sha256.
-
-    Args:
-        spec: The benchmark; its `prompts` names the list, relative to `root`.
-        n: How many from the head of the list; None for the benchmark's default or all.
-        ids: These prompts instead, by id.
-        sample_rate: The rate to resample to; None keeps each file's.
-        root: The folder that paths are relative to; None for the benchmarks folder.
-
-    Raises:
-        InputError: If a file is missing, changed, damaged, not finite or too short.
-        UnknownNameError: If there is no prompt with one of the ids.
-    """
-    root = root or paths.benchmarks_dir()
-    chosen = _choose(read_prompt_specs(paths.inside(root, spec.prompts)), spec, n, ids)
-    return [load_prompt(prompt, spec, root, sample_rate) for prompt in chosen]
-
-
-def _choose(
-    prompts: list[PromptSpec], spec: BenchmarkSpec, n: int | None, ids: Sequence[str] | None
-) -> list[PromptSpec]:
-    if ids is not None:
-        by_id = {prompt.id: prompt for prompt in prompts}
-        for wanted in ids:
-            if wanted not in by_id:
-                raise UnknownNameError("prompt", wanted, by_id)
-        return [by_id[wanted] for wanted in ids]
-    n = n if n is not None else spec.default_prompts
-    if n is None:
-        return prompts
-    if not 1 <= n <= len(prompts):
-        raise InputError(f"{n} prompts asked for; {spec.prompts} has {len(prompts)}")
-    return prompts[:n]
-
-
 def load_prompt(
     prompt: PromptSpec, spec: BenchmarkSpec, root: Path, sample_rate: int | None = None
 ) -> LoadedPrompt:
-    """One prompt, checked as `load_prompts` checks each of its own.
+    """A prompt of a benchmark, checked against its sha256; paths are relative to `root`.
 
     Raises:
         InputError: If its file is missing, changed, damaged, not finite, silent or too short.

@@ -30,7 +30,6 @@ __all__ = [
     "ShardItem",
     "Shards",
     "frames_path",
-    "open_frames",
     "open_shards",
     "prepare",
     "write_frames",
@@ -197,15 +196,6 @@ def _item(record: dict[str, Any]) -> ShardItem:
 def frames_path(shards: Shards, codec_key: str) -> Path:
     """Where the frames of a codec lie; the key is the hash of its weights and config."""
     return shards.folder / f"frames-{codec_key}.bin"
-
-
-def open_frames(shards: Shards, codec_key: str) -> PackedArrays:
-    """The frames of every recording, in the shards' order: [T, C] float16 or [T, K] int16 each.
-
-    Raises:
-        InputError: If they were not computed yet.
-    """
-    return open_packed(frames_path(shards, codec_key))
 
 
 def write_frames(shards: Shards, codec_key: str, encode: Encode) -> PackedArrays:

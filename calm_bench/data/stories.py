@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from calm_bench.data.story_shapes import SHAPES, WORDS
 
-__all__ = ["Story", "tell_story", "vocabulary", "write_stories"]
+__all__ = ["Story", "tell_story", "write_stories"]
 
 SPLITS = ("train", "validation", "test")
 FIRST_TRAIN = 512
@@ -114,14 +114,3 @@ def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:
             seen.add(story.text)
             stories.append(story)
     return stories
-
-
-def vocabulary() -> set[str]:
-    """Every word a story may hold, lower-cased and without punctuation."""
-    templates = [sentence for beats in SHAPES.values() for beat in beats for sentence in beat]
-    fillers = [word.split("/")[0] for words in WORDS.values() for word in words]
-    words: set[str] = {"she", "he", "her", "him", "his"}
-    for text in [*templates, *fillers]:
-        plain = "".join(c if c.isalpha() or c in " {}_'" else " " for c in text.lower())
-        words |= {word for word in plain.split() if "{" not in word and "}" not in word}
-    return words

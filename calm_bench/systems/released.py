@@ -116,11 +116,6 @@ class ReleasedSystem(System):
         frames = self.codec.encode(prompt.wave[None].to(self.device))[0]
         return frames if self.codec.continuous else frames.transpose(0, 1)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
     def backbone_step(self, state: RowsState) -> Tensor:
         """Contexts [B, D], row by row."""
         return torch.stack([self.advance_row(row) for row in state.rows])

@@ -17,7 +17,6 @@ from calm_bench.files import disk_errors
 from calm_bench.training.build import build_objective, with_settings, write_model
 from calm_bench.training.card import write_card
 from calm_bench.training.kept import Keeper
-from calm_bench.training.log import RunLog
 from calm_bench.training.loop import Trainer
 from calm_bench.training.recipe import TrainingConfig
 from calm_bench.training.sharding import sharded_strategy
@@ -139,15 +138,3 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
         words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
     return shlex.join(words)
-
-
-def read_log(name: str) -> list[dict[str, Any]]:
-    """Every line of a training run's log.
-
-    Raises:
-        InputError: If the model was never trained here.
-    """
-    log = RunLog(paths.home() / "training" / name)
-    if not log.path.is_file():
-        raise InputError(f"{name} was not trained here: {log.path} does not exist")
-    return log.records()

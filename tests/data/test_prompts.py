@@ -15,11 +15,13 @@ from calm_bench.config import BenchmarkSpec
 from calm_bench.data.corpus import Item, write_corpus
 from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.prompts import (
-    load_prompts,
+    LoadedPrompt,
+    load_prompt,
     prompt_samples,
+    read_prompt_specs,
     transcribe_prompt,
 )
-from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Transcript
 
@@ -69,6 +71,13 @@ def benchmarks(tmp_path: Path) -> Path:
     return root
 
 
+def load(
+    root: Path, sample_rate: int | None = None, spec: BenchmarkSpec = SPEC
+) -> list[LoadedPrompt]:
+    specs = read_prompt_specs(paths.inside(root, spec.prompts))
+    return [load_prompt(prompt, spec, root, sample_rate) for prompt in specs]
+
+
 def edit(root: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
     path = root / SPEC.prompts
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -85,7 +94,7 @@ def overwrite(root: Path, wave: np.ndarray, *, subtype: str = "PCM_16") -> None:
 
 
 def test_prompts_are_the_heads_of_the_test_recordings_long_enough(benchmarks: Path) -> None:
-    prompts = load_prompts(SPEC, root=benchmarks)
+    prompts = load(benchmarks)
     assert [prompt.id for prompt in prompts] == ["r0", "r2", "r3"]
     source, _ = read_audio(benchmarks.parent / "corpus" / "r2.flac")
     np.testing.assert_array_equal(prompts[1].wave, source[: 2 * RATE])
@@ -98,23 +107,13 @@ def test_prompts_are_the_heads_of_the_test_recordings_long_enough(benchmarks: Pa
 
 
 def test_a_transcribed_text_is_not_passed_on_as_ground_truth(benchmarks: Path) -> None:
-    prompt = load_prompts(SPEC, root=benchmarks)[2]
+    prompt = load(benchmarks)[2]
     assert prompt.words is None
     assert prompt.text_source == "none"
 
 
-def test_some_prompts_may_be_chosen(benchmarks: Path) -> None:
-    assert [p.id for p in load_prompts(SPEC, n=2, root=benchmarks)] == ["r0", "r2"]
-    assert [p.id for p in load_prompts(SPEC, ids=["r3", "r0"], root=benchmarks)] == ["r3", "r0"]
-    with pytest.raises(UnknownNameError, match="did you mean"):
-        load_prompts(SPEC, ids=["r33"], root=benchmarks)
-    for n in (0, 4):
-        with pytest.raises(InputError, match=f"{n} prompts asked for"):
-            load_prompts(SPEC, n=n, root=benchmarks)
-
-
 def test_prompts_are_resampled_on_demand(benchmarks: Path) -> None:
-    prompt = load_prompts(SPEC, n=1, sample_rate=16000, root=benchmarks)[0]
+    prompt = load(benchmarks, 16000)[0]
     assert prompt.sample_rate == 16000
     assert prompt.wave.shape == (32000,)
 
@@ -126,22 +125,20 @@ def test_a_list_ends_its_lines_at_the_newline_alone(benchmarks: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     path.write_bytes(f"\ufeff{text}\n\n".encode())
-    assert [prompt.id for prompt in load_prompts(SPEC, root=benchmarks)] == ["r0", "r2", "r3"]
-    assert load_prompts(SPEC, n=1, root=benchmarks)[0].words == (
-        TimedWord(word=word, start=0.0, end=0.4),
-    )
+    assert [prompt.id for prompt in load(benchmarks)] == ["r0", "r2", "r3"]
+    assert load(benchmarks)[0].words == (TimedWord(word=word, start=0.0, end=0.4),)
 
 
 def test_a_changed_file_is_refused(benchmarks: Path) -> None:
     write_flac(benchmarks / "prompts/speech/r0.flac", noise(2.0, 9), RATE)
     with pytest.raises(InputError, match="sha256"):
-        load_prompts(SPEC, root=benchmarks)
+        load(benchmarks)
 
 
 def test_a_missing_file_is_named(benchmarks: Path) -> None:
     (benchmarks / "prompts/speech/r0.flac").unlink()
     with pytest.raises(InputError, match=r"prompt r0: .*r0\.flac does not exist"):
-        load_prompts(SPEC, root=benchmarks)
+        load(benchmarks)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +153,12 @@ def test_a_missing_file_is_named(benchmarks: Path) -> None:
 def test_unusable_audio_is_refused(benchmarks: Path, wave: np.ndarray, message: str) -> None:
     overwrite(benchmarks, wave, subtype="FLOAT")
     with pytest.raises(InputError, match=message):
-        load_prompts(SPEC, root=benchmarks)
+        load(benchmarks)
 
 
 def test_a_recording_that_ends_before_the_clip_is_kept_as_it_is(benchmarks: Path) -> None:
     overwrite(benchmarks, noise(0.6))
-    assert load_prompts(SPEC, n=1, root=benchmarks)[0].wave.size == round(0.6 * RATE)
+    assert load(benchmarks)[0].wave.size == round(0.6 * RATE)
 
 
 @pytest.mark.parametrize(
@@ -179,14 +176,14 @@ def test_a_list_that_is_wrong_is_refused(
 ) -> None:
     edit(benchmarks, change)
     with pytest.raises(InputError, match=message):
-        load_prompts(SPEC, root=benchmarks)
+        load(benchmarks)
 
 
 @pytest.mark.parametrize("line", ["{", "[1]"])
 def test_a_line_that_is_no_prompt_is_refused(benchmarks: Path, line: str) -> None:
     (benchmarks / SPEC.prompts).write_text(line + "\n")
     with pytest.raises(InputError, match=r"speech\.jsonl:1"):
-        load_prompts(SPEC, root=benchmarks)
+        load(benchmarks)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +206,7 @@ def test_only_the_prompt_of_unknown_text_is_transcribed(benchmarks: Path) -> Non
         return Transcript(text="hello", words=(word,))
 
     recognizer: Any = SimpleNamespace(transcribe=transcribe)
-    given, _, unknown = load_prompts(SPEC, root=benchmarks)
+    given, _, unknown = load(benchmarks)
     assert transcribe_prompt(given, recognizer, 0.5) is given
     prompt = transcribe_prompt(unknown, recognizer, 0.5)
     assert heard == [RATE // 2]
@@ -219,7 +216,7 @@ def test_only_the_prompt_of_unknown_text_is_transcribed(benchmarks: Path) -> Non
 
 def test_the_shipped_prompts_are_whole() -> None:
     spec = SPEC.model_copy(update={"prompt_seconds": 3.0, "seconds": 12.0})
-    prompts = load_prompts(spec)
+    prompts = load(paths.benchmarks_dir(), spec=spec)
     assert len(prompts) == 32
     for prompt in prompts:
         assert prompt.sample_rate == 16000
@@ -230,7 +227,7 @@ def test_the_shipped_prompts_are_whole() -> None:
 
 def test_the_shipped_music_prompts_are_whole_and_begin_with_music() -> None:
     update = {"prompt_seconds": 3.0, "seconds": 12.0, "prompts": "prompts/music.jsonl"}
-    prompts = load_prompts(SPEC.model_copy(update=update))
+    prompts = load(paths.benchmarks_dir(), spec=SPEC.model_copy(update=update))
     assert len(prompts) == 64
     assert len({audio_hash(prompt.wave, prompt.sample_rate) for prompt in prompts}) == 64
     for prompt in prompts:

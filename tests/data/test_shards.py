@@ -8,11 +8,10 @@ import pytest
 from calm_bench import files
 from calm_bench.audio import read_audio, write_flac
 from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
-from calm_bench.data.packed import PackedArrays
+from calm_bench.data.packed import PackedArrays, open_packed
 from calm_bench.data.shards import (
     Shards,
     frames_path,
-    open_frames,
     open_shards,
     prepare,
     write_frames,
@@ -143,14 +142,12 @@ def test_frames_are_computed_once_per_codec(corpus: Path) -> None:
     assert len(calls) == len(shards)
     write_frames(shards, "codec", counting)
     assert len(calls) == len(shards)
-    again = open_frames(shards, "codec")
+    again = open_packed(frames_path(shards, "codec"))
     assert frames_path(shards, "codec").is_file()
     for index in range(len(shards)):
         expected = encode(shards.read(index)).astype(np.float16)
         np.testing.assert_array_equal(frames[index], expected)
         np.testing.assert_array_equal(again[index], expected)
-    with pytest.raises(InputError, match="not prepared"):
-        open_frames(shards, "other")
 
 
 def test_codes_are_kept_as_integers(corpus: Path) -> None:

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from calm_bench.data.speech import Speech
-from calm_bench.data.stories import vocabulary, write_stories
+from calm_bench.data.stories import write_stories
 from calm_bench.data.story_shapes import SHAPES, WORDS
 
 
@@ -31,11 +31,9 @@ def test_more_training_stories_leave_the_others_as_they_are() -> None:
     ]
 
 
-def test_the_vocabulary_is_large_enough_and_holds_every_word_told() -> None:
-    known = vocabulary()
-    assert len(known) >= 300
-    for story in write_stories((200, 0, 0)):
-        assert set(re.findall(r"[a-z']+", story.text.lower())) <= known
+def test_the_vocabulary_is_large_enough_to_lose_track_in() -> None:
+    told = " ".join(story.text.lower() for story in write_stories((200, 0, 0)))
+    assert len(set(re.findall(r"[a-z']+", told))) >= 300
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))

@@ -28,11 +28,12 @@ from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
 from calm_bench.training import build
 from calm_bench.training.build import write_weights
+from calm_bench.training.log import RunLog
 from calm_bench.training.loop import Trainer
 from calm_bench.training.losses import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
 from calm_bench.training.objective import Objective, StepLoss
 from calm_bench.training.recipe import TrainingConfig, TrainingError
-from calm_bench.training.train import TrainOptions, read_log, train_model
+from calm_bench.training.train import TrainOptions, train_model
 
 RATE = 1600
 CPU = TrainOptions(accelerator="cpu", threads=1)
@@ -88,6 +89,10 @@ def model(name: str, like: str, training: dict[str, Any], **changes: Any) -> str
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(data))
     return name
+
+
+def read_log(name: str) -> list[dict[str, Any]]:
+    return RunLog(paths.home() / "training" / name).records()
 
 
 def losses(name: str) -> list[float]:
