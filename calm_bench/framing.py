@@ -76,10 +76,10 @@ class PromptShelf:
         wave, rate = read_audio(paths.inside(self.root, prompt.audio))
         text, seconds = str(prompt.text), len(wave) / rate
         try:
-            heard = hear(wave, rate, self._recognizer).words if self.spec.asr else ()
+            heard = hear(wave, rate, self._recognizer) if self.spec.asr else None
         except BenchError:  # no recogniser on this machine
-            heard = ()
-        words = align_text(text, heard, seconds)
+            heard = None
+        words = align_text(text, heard.words, seconds, heard.language) if heard else None
         source: Literal["given", "estimated"] = "given" if words else "estimated"
         end = len(loaded.wave) / loaded.sample_rate
         kept = tuple(word for word in words or spread_text(text, seconds) if word.start < end)
