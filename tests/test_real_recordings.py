@@ -19,6 +19,7 @@ from calm_bench.cli import app
 from calm_bench.codec_notes import CodecCheck
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
+from calm_bench.seeds import file_hash
 from calm_bench.shelf import ClipShelf
 from calm_bench.store import Results, RunStore, ScoreRecord, TrialRecord
 from calm_bench.types import TimedWord, Transcript, Wave
@@ -318,3 +319,24 @@ def test_a_list_that_cannot_be_used_is_refused_in_one_line(
     result = call("run", "smoke", "--dry-run", "--prompt-audio", listed)
     assert result.exit_code == 2
     assert re.search(message, " ".join(result.output.split()))
+
+
+# -- docs/real-data.md ---------------------------------------------------------------------------
+
+
+def test_the_pages_benchmark_of_real_music_is_one(tmp_path: Path, checkout: Path) -> None:
+    page = (checkout / "docs/real-data.md").read_text()
+    (spec,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        compile(script, "page", "exec")
+    path = tmp_path / "game-music.yaml"
+    path.write_text(spec)
+    audio = record(tmp_path / "track.flac", 13.0)
+    line = {"id": "track", "audio": audio.name, "sha256": file_hash(audio)}
+    (tmp_path / "prompts").mkdir()
+    write_list(tmp_path / "prompts/game-music.jsonl", line)
+    said = done("run", path, "--no-latency", "--dry-run")
+    assert "6 rows × 1 prompts = 6 clips of 12 s, 3 s given" in said
+    assert "vae-music-tiny" in said  # whose note any prompt that is not shipped gets
