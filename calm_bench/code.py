@@ -115,14 +115,9 @@ class _Code:
             yield from (f"{module}.{alias.name}".lstrip(".") for alias in node.names)
 
 
-_PARSING = Lock()
-"""CPython 3.11 counts how deep it is in a tree for all threads together, and gives up on them."""
-
-
 @lru_cache(maxsize=1024)
 def _code(source: bytes) -> _Code:
-    with _PARSING:
-        return _Code(source)
+    return _Code(source)
 
 
 class _Plain(ast.NodeTransformer):
