@@ -31,21 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["TEXT_LOSS", "held_out_scores", "hold_out", "text_losses"]
 
 TEXT_LOSS = (
-    Column(
-        name="text_nll",
-        label="text NLL",
-        unit="nats/token",
-        higher_is_better=False,
+    Column.of(
+        *("text_nll", "text NLL", "nats/token", "word_nats", "word_tokens"),
+        better=False,
         aggregate="ratio",
-        fields=("word_nats", "word_tokens"),
     ),
-    Column(
-        name="text_stream_nll",
-        label="text stream NLL",
-        unit="nats/frame",
-        higher_is_better=False,
+    Column.of(
+        *("text_stream_nll", "text stream NLL", "nats/frame", "stream_nats", "stream_tokens"),
+        better=False,
         aggregate="ratio",
-        fields=("stream_nats", "stream_tokens"),
     ),
 )
 """Loss of the words' tokens, and of all tokens, PAD and EPAD (when to speak) included."""

@@ -218,6 +218,28 @@ class Column:
     scale: float = 1.0
     span: tuple[float, float] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        label: str,
+        unit: str,
+        *fields: str,
+        better: bool | None = None,
+        aggregate: Aggregate = "mean",
+    ) -> "Column":
+        """A column with the usual choices: a field of its own name, and shares in per cent."""
+        own = () if aggregate == "set" else (name,)
+        return cls(
+            name=name,
+            label=label,
+            unit=unit,
+            higher_is_better=better,
+            aggregate=aggregate,
+            fields=fields or own,
+            scale=100.0 if unit == "%" else 1.0,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:

@@ -15,18 +15,6 @@ from calm_bench.types import Clip, Column, MetricResult
 __all__ = ["AsrHealth"]
 
 
-def _share(field: str, label: str) -> Column:
-    return Column(
-        name=field,
-        label=label,
-        unit="%",
-        higher_is_better=False,
-        aggregate="mean",
-        fields=(field,),
-        scale=100.0,
-    )
-
-
 class AsrHealth(Metric):
     """Share of clips whose transcript set off an alarm, any and each, and of empty ones."""
 
@@ -34,9 +22,12 @@ class AsrHealth(Metric):
     scope = "clip"
     needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
     columns = (
-        _share("flagged", "flagged transcripts"),
-        _share("empty", "empty transcripts"),
-        *(_share(f"flag_{flag}", f"flag: {flag.replace('_', ' ')}") for flag in FLAGS),
+        Column.of("flagged", "flagged transcripts", "%", better=False),
+        Column.of("empty", "empty transcripts", "%", better=False),
+        *(
+            Column.of(f"flag_{flag}", f"flag: {flag.replace('_', ' ')}", "%", better=False)
+            for flag in FLAGS
+        ),
     )
 
     @property

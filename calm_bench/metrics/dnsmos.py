@@ -45,21 +45,15 @@ _POLYNOMIALS = (
 )
 
 
-def _mos(name: str, label: str) -> Column:
-    return Column(
-        name=name, label=label, unit="MOS", higher_is_better=True, aggregate="mean", fields=(name,)
-    )
-
-
 class DnsmosMetric(Metric):
     """Predicted opinion scores of the continuation: overall, signal and background, 1 to 5."""
 
     name: ClassVar[str] = "dnsmos"
     scope: ClassVar[Literal["clip", "set"]] = "clip"
     columns: ClassVar[tuple[Column, ...]] = (
-        _mos("dnsmos", "DNSMOS"),
-        _mos("dnsmos_sig", "DNSMOS signal"),
-        _mos("dnsmos_bak", "DNSMOS background"),
+        Column.of("dnsmos", "DNSMOS", "MOS", better=True),
+        Column.of("dnsmos_sig", "DNSMOS signal", "MOS", better=True),
+        Column.of("dnsmos_bak", "DNSMOS background", "MOS", better=True),
     )
 
     @property

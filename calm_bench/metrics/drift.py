@@ -41,28 +41,15 @@ ROLL_OFF = 0.95
 Fields = dict[str, float | None]
 
 
-def _mean(name: str, label: str, unit: str, better: bool | None = None) -> Column:
-    scale = 100.0 if unit == "%" else 1.0
-    return Column(
-        name=name,
-        label=label,
-        unit=unit,
-        higher_is_better=better,
-        aggregate="mean",
-        fields=(name,),
-        scale=scale,
-    )
-
-
 _WHOLE = (
-    _mean("fades_out", "Fades out", "%", better=False),
-    _mean("blows_up", "Blows up", "%", better=False),
-    _mean("loudness_drift", "Loudness drift", "LU"),
-    _mean("bandwidth_drift", "Bandwidth drift", "octaves"),
-    _mean("offset", "Offset", "%"),
+    Column.of("fades_out", "Fades out", "%", better=False),
+    Column.of("blows_up", "Blows up", "%", better=False),
+    Column.of("loudness_drift", "Loudness drift", "LU"),
+    Column.of("bandwidth_drift", "Bandwidth drift", "octaves"),
+    Column.of("offset", "Offset", "%"),
 )
-_LOUDNESS = _mean("segment_loudness", "Loudness", "LUFS")
-_BANDWIDTH = _mean("bandwidth", "Bandwidth", "Hz")
+_LOUDNESS = Column.of("segment_loudness", "Loudness", "LUFS")
+_BANDWIDTH = Column.of("bandwidth", "Bandwidth", "Hz")
 
 
 class DriftMetric(Metric):

@@ -60,8 +60,8 @@ class FadMetric(EmbeddingMetric):
 
     name: ClassVar[str] = "fad"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column(name="fad", label="FAD", unit="", higher_is_better=False, aggregate="set"),
-        Column(name="fad_inf", label="FAD∞", unit="", higher_is_better=False, aggregate="set"),
+        Column.of("fad", "FAD", "", better=False, aggregate="set"),
+        Column.of("fad_inf", "FAD∞", "", better=False, aggregate="set"),
     )
     fewest_clips: ClassVar[int] = 16
 

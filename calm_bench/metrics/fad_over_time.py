@@ -22,7 +22,7 @@ from calm_bench.types import Clip, Column, Estimate, MetricResult
 
 __all__ = ["FadOverTime"]
 
-_FAD = Column(name="fad", label="FAD", unit="", higher_is_better=False, aggregate="set")
+_FAD = Column.of("fad", "FAD", "", better=False, aggregate="set")
 
 
 class FadOverTime(EmbeddingMetric):

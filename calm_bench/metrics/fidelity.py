@@ -47,9 +47,7 @@ _PESQ_RATE = 16_000
 # The measure is made for single sentences, and the package does not survive all longer audio.
 _PESQ_SECONDS = 20
 
-BITS_PER_SECOND = Column(
-    name="bits_per_second", label="bit/s", unit="bit/s", higher_is_better=None, aggregate="set"
-)
+BITS_PER_SECOND = Column.of("bits_per_second", "bit/s", "bit/s", aggregate="set")
 """The rate of a codec's code stream: a property of the codec, which no clip can tell."""
 
 
@@ -115,26 +113,14 @@ _SHARED = {
 """What all round-trip metrics do to the two waves before they compare them."""
 
 
-def _column(name: str, label: str, unit: str, higher_is_better: bool, scale: float = 1.0) -> Column:
-    return Column(
-        name=name,
-        label=label,
-        unit=unit,
-        higher_is_better=higher_is_better,
-        aggregate="mean",
-        fields=(name,),
-        scale=scale,
-    )
-
-
 class FidelityMetric(_RoundTripMetric):
     """SI-SDR and multi-resolution log-mel distance of a round trip, and how much of it is there."""
 
     name: ClassVar[str] = "fidelity"
     columns: ClassVar[tuple[Column, ...]] = (
-        _column("si_sdr", "SI-SDR", "dB", True),
-        _column("mel_distance", "Mel distance", "dB", False),
-        _column("coverage", "Coverage", "%", True, scale=100.0),
+        Column.of("si_sdr", "SI-SDR", "dB", better=True),
+        Column.of("mel_distance", "Mel distance", "dB", better=False),
+        Column.of("coverage", "Coverage", "%", better=True),
     )
 
     @property
@@ -159,7 +145,7 @@ class StoiMetric(_RoundTripMetric):
     """Short-time objective intelligibility of a round trip, 0 to 1, by pystoi."""
 
     name: ClassVar[str] = "stoi"
-    columns: ClassVar[tuple[Column, ...]] = (_column("stoi", "STOI", "", True),)
+    columns: ClassVar[tuple[Column, ...]] = (Column.of("stoi", "STOI", "", better=True),)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -189,7 +175,7 @@ class PesqMetric(_RoundTripMetric):
     """Wide-band PESQ of a round trip (mean opinion score, 1 to 4.6), by the package pesq."""
 
     name: ClassVar[str] = "pesq"
-    columns: ClassVar[tuple[Column, ...]] = (_column("pesq", "PESQ", "MOS", True),)
+    columns: ClassVar[tuple[Column, ...]] = (Column.of("pesq", "PESQ", "MOS", better=True),)
 
     @property
     def recipe(self) -> Mapping[str, Any]:

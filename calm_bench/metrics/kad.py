@@ -64,7 +64,7 @@ class KadMetric(EmbeddingMetric):
 
     name: ClassVar[str] = "kad"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column(name="kad", label="KAD", unit="", higher_is_better=False, aggregate="set"),
+        Column.of("kad", "KAD", "", better=False, aggregate="set"),
     )
 
     def __init__(

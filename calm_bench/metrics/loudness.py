@@ -48,31 +48,9 @@ class LoudnessMetric(Metric):
     name: ClassVar[str] = "loudness"
     scope: ClassVar[Literal["clip", "set"]] = "clip"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column(
-            name="loudness",
-            label="Loudness",
-            unit="LUFS",
-            higher_is_better=None,
-            aggregate="mean",
-            fields=("loudness",),
-        ),
-        Column(
-            name="silence_share",
-            label="Silence",
-            unit="%",
-            higher_is_better=None,
-            aggregate="mean",
-            fields=("silence_share",),
-            scale=100.0,
-        ),
-        Column(
-            name="spectral_drift",
-            label="Drift",
-            unit="dB",
-            higher_is_better=False,
-            aggregate="mean",
-            fields=("spectral_drift",),
-        ),
+        Column.of("loudness", "Loudness", "LUFS"),
+        Column.of("silence_share", "Silence", "%"),
+        Column.of("spectral_drift", "Drift", "dB", better=False),
     )
 
     @property

@@ -46,7 +46,7 @@ def _name(part: str, order: int, mean: str) -> str:
 def _column(part: str, order: int, mean: str) -> Column:
     name = _name(part, order, mean)
     label = "VERT" if name == "vert" else f"{_PARTS[part]}, {order}-gram {mean}"
-    return Column(name=name, label=label, unit="", higher_is_better=False, aggregate="set")
+    return Column.of(name, label, "", better=False, aggregate="set")
 
 
 class Vert(Metric):
