@@ -3,15 +3,15 @@
 What is resampled is the group: a prompt with all its clips, or a recording with all that was cut
 from it, because these are not independent. Cells are compared over the clips both have scored, with
 the same resampled groups on both sides, so that what makes a prompt hard cancels. Every aggregate
-of a column is a quotient of two sums (the mean's denominator counts clips), which makes 2,000
-resamples one matrix product.
+of a column but the median is a quotient of two sums (the mean's denominator counts clips), which
+makes 2,000 resamples one matrix product.
 
 An interval speaks of recordings like these and of this reference set; it knows nothing of a model
 that would come out of another training run.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -25,9 +25,7 @@ __all__ = [
     "GroupOf",
     "compare",
     "n_needed",
-    "percentile_interval",
     "ratio_interval",
-    "resample_counts",
     "summarise",
 ]
 
@@ -42,6 +40,9 @@ GroupOf = Mapping[str, str]
 
 Floats = NDArray[np.float64]
 
+Statistic = Callable[[Floats], Floats]
+"""Values [R] by how often each group is drawn, [R, G]."""
+
 
 def summarise(
     column: Column, clips: ClipValues, seed: int, groups: GroupOf = MappingProxyType({})
@@ -53,9 +54,9 @@ def summarise(
     keys = _scored(column, clips)
     if not keys:
         return Estimate(value=None, reason=f"no clip has a value for {column.name}")
-    sums = _group_sums(column, clips, keys, groups)  # [G, 2]
-    draws = _quotients(column, _resampled(sums, seed))
-    return _estimate(float(_quotients(column, sums.sum(axis=0))), draws, len(keys), len(sums))
+    owners, n_groups = _owners(keys, groups)
+    draws = _resampled(_aggregate(column, clips, keys, owners), n_groups, seed)
+    return _estimate(float(draws[0]), draws[1:], len(keys), n_groups)
 
 
 def compare(
@@ -70,11 +71,10 @@ def compare(
     keys = [key for key in _scored(column, a) if key in in_b]
     if not keys:
         return Estimate(value=None, reason=f"no prompt has a value for {column.name} in both rows")
-    sums_a, sums_b = (_group_sums(column, side, keys, groups) for side in (a, b))
-    drawn = _resampled(np.hstack([sums_a, sums_b]), seed)  # [R, 4]
-    draws = _quotients(column, drawn[:, :2]) - _quotients(column, drawn[:, 2:])
-    value = _quotients(column, sums_a.sum(axis=0)) - _quotients(column, sums_b.sum(axis=0))
-    return _estimate(float(value), draws, len(keys), len(sums_a))
+    owners, n_groups = _owners(keys, groups)
+    ours, theirs = (_aggregate(column, side, keys, owners) for side in (a, b))
+    draws = _resampled(lambda counts: ours(counts) - theirs(counts), n_groups, seed)
+    return _estimate(float(draws[0]), draws[1:], len(keys), n_groups)
 
 
 def n_needed(difference: Estimate) -> int | None:
@@ -108,24 +108,18 @@ def ratio_interval(
     return _estimate(math.exp(float(np.median(logs))), draws, len(logs), len(logs), level)
 
 
-def resample_counts(n: int, seed: int) -> Floats:
-    """How often each of n groups is drawn in each bootstrap resample, [RESAMPLES, n]."""
-    return _draw(np.random.default_rng(seed), n, RESAMPLES)
+def _resampled(statistic: Statistic, n_groups: int, seed: int) -> Floats:
+    """A statistic of all groups, and then of each resample of them, [1 + RESAMPLES]."""
+    rng, block = np.random.default_rng(seed), max(1, _BLOCK // n_groups)
+    even = np.full(n_groups, 1.0 / n_groups)
+    drawn = (
+        rng.multinomial(n_groups, even, size=min(block, RESAMPLES - at)).astype(np.float64)
+        for at in range(0, RESAMPLES, block)
+    )
+    return np.concatenate([statistic(counts) for counts in (np.ones((1, n_groups)), *drawn)])
 
 
-def _resampled(sums: Floats, seed: int) -> Floats:
-    """The sums of each resample of groups, [G, F] to [RESAMPLES, F], a block at a time."""
-    rng, n = np.random.default_rng(seed), len(sums)
-    block = max(1, _BLOCK // n)
-    starts = range(0, RESAMPLES, block)
-    return np.concatenate([_draw(rng, n, min(block, RESAMPLES - at)) @ sums for at in starts])
-
-
-def _draw(rng: np.random.Generator, n: int, resamples: int) -> Floats:
-    return rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
-
-
-def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float] | None:
+def _percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float] | None:
     """The central interval that holds `level` of the draws; None if no draw is a finite number."""
     # A resample without a single denominator (all empty transcripts, say) has no value at all.
     finite = draws[np.isfinite(draws)]
@@ -146,24 +140,44 @@ def _scored(column: Column, clips: ClipValues) -> list[str]:
     )
 
 
-def _group_sums(column: Column, clips: ClipValues, keys: Sequence[str], groups: GroupOf) -> Floats:
-    """Numerator and denominator of the column summed over each group's clips, [G, 2]."""
-    rows = {groups.get(key, key): np.zeros(2) for key in keys}
-    for key in keys:
-        fields = [clips[key][name] for name in column.fields]
-        pair = fields if len(fields) == 2 else [fields[0], 1.0]
-        rows[groups.get(key, key)] += np.asarray(pair, dtype=np.float64)
-    return np.stack(list(rows.values()))
+def _owners(keys: Sequence[str], groups: GroupOf) -> tuple[NDArray[np.int64], int]:
+    """The number of the group of each clip [n], and how many groups there are."""
+    names = [groups.get(key, key) for key in keys]
+    place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names]), len(place)
 
 
-def _quotients(column: Column, sums: Floats) -> Floats:
-    """The column's value for each pair of sums, [..., 2] to [...]; NaN over a denominator of 0."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        value = sums[..., 0] / np.where(sums[..., 1] == 0, np.nan, sums[..., 1])
-        if column.aggregate in ("exp_mean", "exp_ratio"):
-            value = np.exp(value)
-    scaled: Floats = value * column.scale
-    return scaled
+def _aggregate(
+    column: Column, clips: ClipValues, keys: Sequence[str], owners: NDArray[np.int64]
+) -> Statistic:
+    """The column's value by how often each group is drawn; NaN over a denominator of 0."""
+    fields = [[clips[key][name] for key in keys] for name in column.fields]
+    above = np.array(fields[0], dtype=np.float64)
+    if column.aggregate == "median":
+        return lambda counts: column.scale * _weighted_medians(above, counts[:, owners])
+    below = np.array(fields[1], dtype=np.float64) if len(fields) == 2 else np.ones(len(keys))
+    sums = np.stack([np.bincount(owners, of) for of in (above, below)], axis=1)  # [G, 2]
+
+    def quotients(counts: Floats) -> Floats:
+        a, b = (counts @ sums).T
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            value = a / np.where(b == 0, np.nan, b)
+            if column.aggregate in ("exp_mean", "exp_ratio"):
+                value = np.exp(value)
+        scaled: Floats = value * column.scale
+        return scaled
+
+    return quotients
+
+
+def _weighted_medians(values: Floats, weights: Floats) -> Floats:
+    """The median of values [n] of which each counts weights [R, n] times, [R]."""
+    order = np.argsort(values)
+    reached = weights[:, order].cumsum(axis=1)
+    half = reached[:, -1:] / 2
+    low, high = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
+    medians: Floats = (values[order][low] + values[order][high]) / 2
+    return medians
 
 
 def _estimate(
@@ -172,7 +186,7 @@ def _estimate(
     """The value with the draws' interval, or with the reason why one of them is missing."""
     if not math.isfinite(value):
         return Estimate(value=None, n=n, reason="the sums behind it are zero, infinite or NaN")
-    interval = percentile_interval(draws, level) if n_independent > 1 else None
+    interval = _percentile_interval(draws, level) if n_independent > 1 else None
     if interval is None:
         return Estimate(value=value, n=n, reason="an interval needs two independent samples")
     return Estimate(value=value, low=interval[0], high=interval[1], n=n)

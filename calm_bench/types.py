@@ -41,9 +41,9 @@ Mode = Literal["plain", "eager", "graph", "compile"]
 against; the flat step; the flat step captured as CUDA graphs; the flat step through
 torch.compile."""
 
-Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "set"]
-"""How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); set:
-the metric's own estimate, because no sum over clips gives it (FAD, VERT)."""
+Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "median", "set"]
+"""How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); median
+x; set: the metric's own estimate, because no clip values give it (FAD, VERT)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +202,8 @@ class Column:
     """One number a metric yields: its unit, its direction and how clips aggregate to it.
 
     Attributes:
-        fields: Names of the per-clip values it is made of: one for mean and exp_mean, numerator and
-            denominator for the ratios, none for set.
+        fields: Names of the per-clip values it is made of: numerator and denominator for the
+            ratios, none for set, one for all else.
         higher_is_better: None where neither direction is better (loudness).
         span: The stretch of the continuation that it is about, in seconds after the prompt; None
             for all of it. Columns over time share the part of their names before the `@`.

@@ -23,6 +23,9 @@ POOLED = Column(
 )
 
 
+MEDIAN = Column.of("m", "m", "", "x", better=False, aggregate="median")
+
+
 def clips(values, field="x"):
     return {f"p{i:03d}/0": {field: value} for i, value in enumerate(values)}
 
@@ -31,7 +34,7 @@ def pairs(a, b):
     return {f"p{i}/0": {"a": x, "b": y} for i, (x, y) in enumerate(zip(a, b, strict=True))}
 
 
-def test_the_four_aggregates_are_their_formulas():
+def test_the_aggregates_are_their_formulas():
     # Perplexity of three utterances: summed log-likelihoods −10, −40, −3 over 5, 10, 3 tokens.
     losses, tokens = (10.0, 40.0, 3.0), (5.0, 10.0, 3.0)
     assert stats.summarise(MEAN, clips((1.0, 2.0, 6.0)), 0).value == pytest.approx(300.0)
@@ -39,13 +42,16 @@ def test_the_four_aggregates_are_their_formulas():
     assert stats.summarise(POOLED, pairs(losses, tokens), 0).value == pytest.approx(19.000104)
     rates = [loss / n for loss, n in zip(losses, tokens, strict=True)]
     assert stats.summarise(GEOMETRIC, clips(rates), 0).value == pytest.approx(10.312259)
+    assert stats.summarise(MEDIAN, clips(rates), 0).value == 2.0
+    assert stats.summarise(MEDIAN, clips([*rates, 3.0]), 0).value == 2.5
 
 
-def test_interval_agrees_with_scipys_bootstrap():
+@pytest.mark.parametrize(("column", "statistic"), [(MEAN, np.mean), (MEDIAN, np.median)])
+def test_interval_agrees_with_scipys_bootstrap(column, statistic):
     values = np.random.default_rng(1).gamma(2.0, size=80)
-    ours = stats.summarise(MEAN, clips(values.tolist()), 3)
+    ours = stats.summarise(column, clips(values.tolist()), 3)
     theirs = scipy.stats.bootstrap(
-        (100 * values,), np.mean, method="percentile", n_resamples=4000, rng=0
+        (column.scale * values,), statistic, method="percentile", n_resamples=4000, rng=0
     ).confidence_interval
     width = theirs.high - theirs.low
     assert ours.low == pytest.approx(theirs.low, abs=0.06 * width)
@@ -61,6 +67,14 @@ def test_paired_interval_covers_a_true_difference_about_95_times_in_100():
         found = stats.compare(MEAN, clips(a.tolist()), clips(b.tolist()), seed)
         covered += found.low <= 30.0 <= found.high
     assert covered / 100 >= 0.88
+
+
+def test_the_median_differs_by_pairs():
+    a, b = clips((7.4, 54.6, 2.7)), clips((7.4, 7.4, 7.4, 1.0))
+    same = stats.compare(MEDIAN, a, a, 0)
+    assert (same.value, same.low, same.high, same.n) == (0.0, 0.0, 0.0, 3)
+    assert stats.compare(MEDIAN, clips((1.0, 9.0, 5.0)), b, 0).value == pytest.approx(-2.4)
+    assert stats.compare(MEDIAN, a, {}, 0).reason
 
 
 def test_pairing_removes_what_prompts_have_in_common():

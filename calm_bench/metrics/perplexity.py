@@ -16,10 +16,9 @@ from typing import Any, ClassVar, Literal
 
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.lm import LanguageModel, load_language_model
-from calm_bench.metrics.medians import groups_of, median_of
 from calm_bench.metrics.spoken import spoken
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
-from calm_bench.types import Aggregate, Clip, Column, Estimate, MetricResult
+from calm_bench.types import Aggregate, Clip, Column, MetricResult
 
 __all__ = ["SHORT_WORDS", "MistralPerplexity", "Perplexity", "Scope"]
 
@@ -34,7 +33,7 @@ Fields = Mapping[str, float | None]
 _COLUMNS: tuple[tuple[str, str, str, Aggregate, tuple[str, ...], float], ...] = (
     ("ppx_geo", "PPX", "", "exp_mean", ("nll_per_token",), 1.0),
     ("ppx_corpus", "PPX, pooled tokens", "", "exp_ratio", ("nll", "n_tokens"), 1.0),
-    ("ppx_median", "PPX, median clip", "", "set", (), 1.0),
+    ("ppx_median", "PPX, median clip", "", "median", ("ppx",), 1.0),
     ("ppx_arith", "PPX, mean of clips", "", "mean", ("ppx",), 1.0),
     (
         "bits_per_character",
@@ -107,25 +106,7 @@ class Perplexity(Metric):
                 reason = self._unfit(clip)
                 notes[clip.clip_id] = reason or "nothing was heard after the prompt"
                 counts["n_empty"] += reason is None
-        found = {clip.pair_key: values[clip.clip_id] for clip in clips}
-        median = median_of("ppx", found, groups_of(clips))
-        estimates = {self._median_column: median}
-        return MetricResult(clips=values, notes=notes, counts=counts, estimates=estimates)
-
-    def difference(
-        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
-    ) -> Mapping[str, Estimate]:
-        """The difference of the median clips, over the clips that both cells score."""
-        mine, theirs = (
-            {clip.pair_key: fields for clip in side if (fields := self._score_clip(clip))}
-            for side in (clips, baseline)
-        )
-        shared = {key: mine[key] for key in mine.keys() & theirs.keys()}
-        return {self._median_column: median_of("ppx", shared, groups_of(clips), theirs)}
-
-    @property
-    def _median_column(self) -> str:
-        return next(column.name for column in self.columns if column.aggregate == "set")
+        return MetricResult(clips=values, notes=notes, counts=counts)
 
     def _unfit(self, clip: Clip) -> str | None:
         """Why the language model cannot read a clip's text; None if it can."""

@@ -24,7 +24,6 @@ import numpy as np
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.embedded import student_interval
 from calm_bench.metrics.frechet import deal_blocks
-from calm_bench.metrics.medians import groups_of
 from calm_bench.metrics.text import heard_words, missing_text, normalise, text_recipe
 from calm_bench.seeds import derive_seed
 from calm_bench.types import Clip, Column, Estimate, MetricResult
@@ -83,9 +82,7 @@ class Vert(Metric):
         empty = [clip for clip in clips if clip.clip_id in notes and clip.transcript is not None]
         one_word = [text for text in texts.values() if len(text) == 1]
         counts = {"n_empty": float(len(empty)), "n_one_word": float(len(one_word))}
-        return MetricResult(
-            notes=notes, counts=counts, estimates=_estimates(texts, groups_of(clips))
-        )
+        return MetricResult(notes=notes, counts=counts, estimates=_estimates(texts, _groups(clips)))
 
     def difference(
         self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
@@ -93,7 +90,7 @@ class Vert(Metric):
         """Differences over the clips for which both cells have text, so that n is the same."""
         mine, theirs = _texts(clips), _texts(baseline)
         shared = {key: mine[key] for key in mine.keys() & theirs.keys()}
-        return _estimates(shared, groups_of(clips), theirs)
+        return _estimates(shared, _groups(clips), theirs)
 
 
 def vert_values(texts: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -165,6 +162,10 @@ def _combine(precisions: Sequence[float], mean: str) -> float:
     if mean == "arithmetic":
         return sum(precisions) / len(precisions)
     return math.prod(precisions) ** (1 / len(precisions))
+
+
+def _groups(clips: Sequence[Clip]) -> Mapping[str, str]:
+    return {clip.pair_key: clip.group for clip in clips}
 
 
 def _texts(clips: Sequence[Clip]) -> dict[str, tuple[str, ...]]:

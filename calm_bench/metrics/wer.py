@@ -12,7 +12,6 @@ import numpy as np
 
 from calm_bench import stats
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.metrics.medians import groups_of, median_of
 from calm_bench.metrics.text import (
     Token,
     Window,
@@ -33,31 +32,7 @@ _KINDS = {"substitute": "substitutions", "delete": "deletions", "insert": "inser
 
 
 def _rate(name: str, label: str, numerator: str, denominator: str = "wer_words") -> Column:
-    return Column(
-        name=name,
-        label=label,
-        unit="%",
-        higher_is_better=False,
-        aggregate="ratio",
-        fields=(numerator, denominator),
-        scale=100.0,
-    )
-
-
-def _mean(name: str, label: str, field: str) -> Column:
-    return Column(
-        name=name,
-        label=label,
-        unit="%",
-        higher_is_better=False,
-        aggregate="mean",
-        fields=(field,),
-        scale=100.0,
-    )
-
-
-def _set(name: str, label: str) -> Column:
-    return Column(name=name, label=label, unit="%", higher_is_better=False, aggregate="set")
+    return Column.of(name, label, "%", numerator, denominator, better=False, aggregate="ratio")
 
 
 class WordErrorRate(Metric):
@@ -76,11 +51,17 @@ class WordErrorRate(Metric):
     needs: ClassVar[frozenset[Need]] = frozenset({"text", "transcript"})
     columns = (
         _rate("wer", "WER", "wer_errors"),
-        _mean("wer_macro", "WER, mean of clips", "wer_clip"),
-        _mean("wer_over_50", "clips with WER > 50 %", "wer_over_50"),
+        Column.of("wer_macro", "WER, mean of clips", "%", "wer_clip", better=False),
+        Column.of("wer_over_50", "clips with WER > 50 %", "%", better=False),
         _rate("wer_within_50", "WER of the other clips", "wer_errors_50", "wer_words_50"),
-        _set("wer_median", "WER, median clip"),
-        _set("wer_influence", "WER, largest influence of a clip"),
+        Column.of(
+            *("wer_median", "WER, median clip", "%", "wer_clip"), better=False, aggregate="median"
+        ),
+        Column.of(
+            *("wer_influence", "WER, largest influence of a clip", "%"),
+            better=False,
+            aggregate="set",
+        ),
         _rate("wer_substitutions", "substitutions", "wer_substitutions"),
         _rate("wer_deletions", "deletions", "wer_deletions"),
         _rate("wer_insertions", "insertions", "wer_insertions"),
@@ -107,19 +88,12 @@ class WordErrorRate(Metric):
             elif values[clip.clip_id]["wer_words_50"] is None:
                 notes[clip.clip_id] = "more than half of its words are wrong: counted apart"
             n_empty += clip.transcript is not None and not clip.transcript.words
-        by_key = {clip.pair_key: values[clip.clip_id] for clip in clips}
         return MetricResult(
             clips=values,
             notes=notes,
             counts={"n_empty": n_empty},
-            estimates=_estimates(clips, by_key),
+            estimates={"wer_influence": _influence(values)},
         )
-
-    def difference(
-        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
-    ) -> Mapping[str, Estimate]:
-        """The difference of the median clips, over the clips that both cells score."""
-        return _estimates(clips, *({c.pair_key: _fields(c) for c in s} for s in (clips, baseline)))
 
 
 def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window) -> dict[str, int]:
@@ -141,17 +115,6 @@ def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window)
         if step.kind == "insert"
     )
     return counts
-
-
-def _estimates(
-    clips: Sequence[Clip], mine: stats.ClipValues, theirs: stats.ClipValues | None = None
-) -> dict[str, Estimate]:
-    """The median clip's rate and the largest influence, or by how much `mine` exceeds `theirs`."""
-    median = median_of("wer_clip", mine, groups_of(clips), theirs, scale=100.0)
-    if theirs is not None:
-        reason = "the largest influence is of one row, not of two"
-        return {"wer_median": median, "wer_influence": Estimate(value=None, reason=reason)}
-    return {"wer_median": median, "wer_influence": _influence(mine)}
 
 
 def _influence(values: stats.ClipValues) -> Estimate:

@@ -110,15 +110,12 @@ def test_a_runaway_clip_is_counted_apart(spoken) -> None:
     assert stats.summarise(columns["wer"], pairs, 0).value == pytest.approx(100 * 11 / 40)
     within = stats.summarise(columns["wer_within_50"], pairs, 0)
     assert (within.value, within.n) == (pytest.approx(100 / 30), 3)
-    median = result.estimates["wer_median"]
+    median = stats.summarise(columns["wer_median"], pairs, 0)
     assert median.value == pytest.approx(5.0)
     assert median.low <= median.value <= median.high
     influence = result.estimates["wer_influence"]
     assert influence.value == pytest.approx(100 * (11 / 40 - 1 / 30))
     assert METRIC.score(clips[:1], []).estimates["wer_influence"].value is None
-    better = [spoken(meant, meant, name=name) for name in texts]
-    assert METRIC.difference(clips, better, [])["wer_median"].value == pytest.approx(5.0)
-    assert METRIC.difference(clips, better, [])["wer_influence"].reason
 
 
 def test_another_script_is_not_scored_as_english(spoken) -> None:
