@@ -46,16 +46,19 @@ def test_the_aggregates_are_their_formulas():
     assert stats.summarise(MEDIAN, clips([*rates, 3.0]), 0).value == 2.5
 
 
-@pytest.mark.parametrize(("column", "statistic"), [(MEAN, np.mean), (MEDIAN, np.median)])
-def test_interval_agrees_with_scipys_bootstrap(column, statistic):
+# Medians of resamples come in lumps.
+@pytest.mark.parametrize(
+    ("column", "statistic", "near"), [(MEAN, np.mean, 0.06), (MEDIAN, np.median, 0.15)]
+)
+def test_interval_agrees_with_scipys_bootstrap(column, statistic, near):
     values = np.random.default_rng(1).gamma(2.0, size=80)
     ours = stats.summarise(column, clips(values.tolist()), 3)
     theirs = scipy.stats.bootstrap(
         (column.scale * values,), statistic, method="percentile", n_resamples=4000, rng=0
     ).confidence_interval
     width = theirs.high - theirs.low
-    assert ours.low == pytest.approx(theirs.low, abs=0.06 * width)
-    assert ours.high == pytest.approx(theirs.high, abs=0.06 * width)
+    assert ours.low == pytest.approx(theirs.low, abs=near * width)
+    assert ours.high == pytest.approx(theirs.high, abs=near * width)
 
 
 def test_paired_interval_covers_a_true_difference_about_95_times_in_100():

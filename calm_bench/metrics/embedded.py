@@ -136,6 +136,11 @@ class EmbeddingMetric(Metric):
             embedder=self.embedder,
         )
 
+    def vectors_of_both(self, clips: Sequence[Clip], baseline: Sequence[Clip]) -> list[VectorSet]:
+        """The vectors of two rows, of the prompts that both have."""
+        shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
+        return [self.vectors_of([c for c in r if c.pair_key in shared]) for r in (clips, baseline)]
+
     def result(
         self,
         estimates: Mapping[str, Estimate],

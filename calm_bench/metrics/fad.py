@@ -54,6 +54,15 @@ class _Measured:
     deleted: Floats  # [B]
     limit: Limit | str | None  # why there is none, or None where nobody asked
 
+    def minus(self, other: "_Measured") -> "_Measured":
+        """By how much it exceeds another set's."""
+        limit = other.limit if isinstance(self.limit, Limit) else self.limit
+        if isinstance(self.limit, Limit) and isinstance(other.limit, Limit):
+            limit = replace(self.limit, value=self.limit.value - other.limit.value)
+        return _Measured(
+            value=self.value - other.value, deleted=self.deleted - other.deleted, limit=limit
+        )
+
 
 class FadMetric(EmbeddingMetric):
     """Fréchet distance of the continuations' embeddings from the reference's, and its limit."""
@@ -94,47 +103,18 @@ class FadMetric(EmbeddingMetric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         ours, theirs = self.vectors_of(clips), self.vectors_of(reference)
-        refused = self._refusal(ours, theirs)
-        if refused:
-            return self.result(_missing(refused, ours.n_clips), ours, theirs)
-        self._warn(ours, theirs)
-        blocks = deal_blocks([ours.groups, theirs.groups], _SEED)
-        found = self._measure(ours, theirs, blocks)
-        fad = student_interval(found.value, found.deleted, ours.n_clips)
-        if fad.low is not None:
-            fad = replace(fad, low=max(fad.low, 0.0))
-        counts = {"n_groups": float(len(blocks))}
-        if not isinstance(found.limit, Limit):
-            fad_inf = Estimate(value=None, n=ours.n_clips, reason=found.limit)
-        else:
-            fad_inf = student_interval(found.limit.value, found.deleted, ours.n_clips)
-            counts["fad_inf_r_squared"] = found.limit.r_squared
-            counts["fad_inf_smallest"] = found.limit.smallest * ours.n_clips // len(blocks)
-        return self.result({"fad": fad, "fad_inf": fad_inf}, ours, theirs, **counts)
+        estimates, counts = self._estimates([ours], theirs)
+        if counts:
+            self._warn(ours, theirs)
+        return self.result(estimates, ours, theirs, **counts)
 
     def difference(
         self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
     ) -> Mapping[str, Estimate]:
         """Both columns over the prompts both rows have: `clips` minus `baseline`."""
-        shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
-        ours, base, theirs = (
-            self.vectors_of([c for c in clips if c.pair_key in shared]),
-            self.vectors_of([c for c in baseline if c.pair_key in shared]),
-            self.vectors_of(reference),
-        )
-        refused = self._refusal(ours, theirs) or self._refusal(base, theirs)
-        if refused:
-            return _missing(refused, ours.n_clips)
-        blocks = deal_blocks([ours.groups, base.groups, theirs.groups], _SEED)
-        a, b = self._measure(ours, theirs, blocks), self._measure(base, theirs, blocks)
-        deleted = a.deleted - b.deleted
-        fad = student_interval(a.value - b.value, deleted, ours.n_clips)
-        if not (isinstance(a.limit, Limit) and isinstance(b.limit, Limit)):
-            reason = a.limit if isinstance(a.limit, str) else b.limit
-            assert isinstance(reason, str)
-            return {"fad": fad, "fad_inf": Estimate(value=None, n=ours.n_clips, reason=reason)}
-        gap = a.limit.value - b.limit.value
-        return {"fad": fad, "fad_inf": student_interval(gap, deleted, ours.n_clips)}
+        rows = self.vectors_of_both(clips, baseline)
+        estimates, _ = self._estimates(rows, self.vectors_of(reference))
+        return estimates
 
     def distance(
         self,
@@ -143,23 +123,40 @@ class FadMetric(EmbeddingMetric):
         baseline: Sequence[Clip] | None = None,
     ) -> Estimate:
         """The plain distance with its interval, or by how much it exceeds that of a baseline."""
-        sides = [list(clips)]
+        rows = [self.vectors_of(clips)]
         if baseline is not None:
-            shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
-            sides = [[c for c in row if c.pair_key in shared] for row in (clips, baseline)]
-        rows = [self.vectors_of(side) for side in sides]
-        theirs = self.vectors_of(reference)
+            rows = self.vectors_of_both(clips, baseline)
+        estimates, _ = self._estimates(rows, self.vectors_of(reference), limit=False)
+        return estimates["fad"]
+
+    def _estimates(
+        self, rows: Sequence[VectorSet], theirs: VectorSet, *, limit: bool = True
+    ) -> tuple[dict[str, Estimate], dict[str, float]]:
+        """Both columns of a row, or by how much they exceed those of a second, and its counts.
+
+        There are no counts where a set is too small.
+        """
+        n = rows[0].n_clips
         for row in rows:
             if refused := self._refusal(row, theirs):
-                return Estimate(value=None, n=rows[0].n_clips, reason=refused)
+                missing = Estimate(value=None, n=n, reason=refused)
+                return dict.fromkeys(("fad", "fad_inf"), missing), {}
         blocks = deal_blocks([row.groups for row in (*rows, theirs)], _SEED)
-        found = [self._measure(row, theirs, blocks, limit=False) for row in rows]
-        if baseline is None:
-            fad = student_interval(found[0].value, found[0].deleted, rows[0].n_clips)
-            return fad if fad.low is None else replace(fad, low=max(fad.low, 0.0))
-        ours, base = found
-        gap, deleted = ours.value - base.value, ours.deleted - base.deleted
-        return student_interval(gap, deleted, rows[0].n_clips)
+        found, *base = (self._measure(row, theirs, blocks, limit=limit) for row in rows)
+        counts = {"n_groups": float(len(blocks))}
+        if isinstance(found.limit, Limit):
+            counts["fad_inf_r_squared"] = found.limit.r_squared
+            counts["fad_inf_smallest"] = found.limit.smallest * n // len(blocks)
+        for other in base:
+            found = found.minus(other)
+        fad = student_interval(found.value, found.deleted, n)
+        if not base and fad.low is not None:
+            fad = replace(fad, low=max(fad.low, 0.0))
+        if isinstance(found.limit, Limit):
+            fad_inf = student_interval(found.limit.value, found.deleted, n)
+        else:
+            fad_inf = Estimate(value=None, n=n, reason=found.limit)
+        return {"fad": fad, "fad_inf": fad_inf}, counts
 
     def _measure(
         self, ours: VectorSet, theirs: VectorSet, blocks: list[list[str]], *, limit: bool = True
@@ -218,8 +215,3 @@ class FadMetric(EmbeddingMetric):
                 fewest,
                 _WARN_CLIPS,
             )
-
-
-def _missing(reason: str, n: int) -> dict[str, Estimate]:
-    """Neither column, and why."""
-    return dict.fromkeys(("fad", "fad_inf"), Estimate(value=None, n=n, reason=reason))

@@ -103,9 +103,7 @@ class KadMetric(EmbeddingMetric):
         self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
     ) -> Mapping[str, Estimate]:
         """KAD of `clips` minus KAD of `baseline` over the prompts both rows have."""
-        shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
-        ours = self.vectors_of([c for c in clips if c.pair_key in shared])
-        base = self.vectors_of([c for c in baseline if c.pair_key in shared])
+        ours, base = self.vectors_of_both(clips, baseline)
         theirs = self.vectors_of(reference)
         sigma = bandwidth_of(theirs)
         refused = _refusal(ours, theirs, sigma) or _refusal(base, theirs, sigma)
