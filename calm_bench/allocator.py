@@ -8,8 +8,6 @@ training step of an RQ-Transformer over 32 codebooks, and of the time in which C
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory", "return_freed_memory"]
-
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4

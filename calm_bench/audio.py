@@ -22,19 +22,6 @@ from calm_bench.files import disk_errors, replace
 from calm_bench.seeds import SamplesHash, samples_hash
 from calm_bench.types import Wave
 
-__all__ = [
-    "RESAMPLER",
-    "AudioFacts",
-    "AudioInfo",
-    "audio_hash",
-    "examine",
-    "probe_audio",
-    "read_audio",
-    "resample",
-    "write_flac",
-    "write_opus",
-]
-
 RESAMPLER = "soxr-VHQ"
 """What `resample` uses; metrics whose values depend on it name it in their recipe."""
 

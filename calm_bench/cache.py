@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from calm_bench import files, paths
 from calm_bench.errors import InputError
 
-__all__ = ["ArrayCache", "ContentCache", "MemoryCache"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -5,8 +5,6 @@ from typing import get_args
 
 from calm_bench.errors import InputError, near_names
 
-__all__ = ["choice", "precision"]
-
 
 def choice(value: str, known: Sequence[str], what: str) -> str:
     """The word itself.

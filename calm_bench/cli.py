@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from calm_bench.plan import Plan
     from calm_bench.types import Precision
 
-__all__ = ["app", "main"]
-
 UNFIT = 3
 
 

@@ -10,8 +10,6 @@ from calm_bench import options, options_check
 if TYPE_CHECKING:
     from calm_bench.gate.outcome import Outcome
 
-__all__ = ["EXAMPLES", "check"]
-
 EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench check[/cyan]  counts and ratios against benchmarks/speed_baseline.yaml

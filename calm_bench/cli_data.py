@@ -11,8 +11,6 @@ from calm_bench.errors import InputError
 if TYPE_CHECKING:
     from calm_bench.data.corpus import CorpusCard
 
-__all__ = ["data"]
-
 data = typer.Typer(
     no_args_is_help=True,
     help="Corpora to train on: spoken stories and played music for the tiny models, or your own.",

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from calm_bench.listening.sessions import ClipFiles
     from calm_bench.listening.votes import VoteBook
 
-__all__ = ["listening"]
-
 listening = typer.Typer()
 
 LISTEN_EXAMPLES = """[bold]Examples[/bold]

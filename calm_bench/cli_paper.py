@@ -11,8 +11,6 @@ from calm_bench import options
 if TYPE_CHECKING:
     from calm_bench.report.paper.build import Paper
 
-__all__ = ["EXAMPLES", "paper"]
-
 DIFFERS = 1
 
 EXAMPLES = """[bold]Examples[/bold]

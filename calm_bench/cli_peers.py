@@ -9,8 +9,6 @@ import typer
 from calm_bench import options
 from calm_bench.choices import precision as known_precision
 
-__all__ = ["PEERS_EXAMPLES", "peers"]
-
 PEERS_EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]benchmarks/peers.sh[/cyan]  prepare an environment with the packages; it says how to go on

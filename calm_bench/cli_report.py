@@ -14,8 +14,6 @@ from calm_bench.errors import BenchError, InputError, describe
 if TYPE_CHECKING:
     from calm_bench.summary import Outcome
 
-__all__ = ["EXAMPLES", "BenchGroup", "report", "say", "show"]
-
 FAILED_TRIALS = 4
 UNEXPECTED = 70
 INTERRUPTED = 130

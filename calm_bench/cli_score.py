@@ -10,8 +10,6 @@ from calm_bench import options, options_words
 from calm_bench.cli_report import show
 from calm_bench.errors import InputError
 
-__all__ = ["EXAMPLES", "score"]
-
 EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench score my_clips --reference originals[/cyan]  FAD, KAD, DNSMOS, loudness of a folder

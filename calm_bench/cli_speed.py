@@ -14,8 +14,6 @@ from calm_bench.cli_report import say
 if TYPE_CHECKING:
     from calm_bench.speed.plan import SpeedPlan
 
-__all__ = ["speed"]
-
 UNFIT = 3
 PARTS = {
     "speech": "Speech: the RQ-Transformer against CALM.",

@@ -9,8 +9,6 @@ import typer
 from calm_bench import options
 from calm_bench.errors import InputError
 
-__all__ = ["train"]
-
 
 def train(
     name: Annotated[

@@ -3,8 +3,6 @@
 import time
 from typing import Any, Protocol
 
-__all__ = ["Clock", "CudaClock", "HostClock", "ThreadClock", "clock_for"]
-
 
 class Clock(Protocol):
     """Marks on a time line, and nanoseconds between two of them."""

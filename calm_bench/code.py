@@ -17,8 +17,6 @@ from threading import Lock
 
 from calm_bench.seeds import content_hash
 
-__all__ = ["SILENT", "code_hash", "computed_by", "modules_of"]
-
 HOME = "calm_bench"
 
 SILENT = frozenset(

@@ -21,8 +21,6 @@ from calm_bench.types import Wave
 if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
 
-__all__ = ["check_codecs"]
-
 WITHIN_DB = 50.0
 SILENT = 1e-12
 """A mean square that stands for digital silence: -120 dB."""

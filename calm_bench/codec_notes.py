@@ -13,8 +13,6 @@ from statistics import median
 from calm_bench.recordings import few
 from calm_bench.records import Record
 
-__all__ = ["CodecCheck", "codec_notes"]
-
 LEVEL_DB = 10.0
 STOI = 0.75
 BANDWIDTH = 0.5

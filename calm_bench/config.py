@@ -17,27 +17,6 @@ from calm_bench import paths
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
 from calm_bench.types import Precision
 
-__all__ = [
-    "BenchmarkSpec",
-    "CodecRow",
-    "LatencySpec",
-    "ModelConfig",
-    "PromptSpec",
-    "StrictModel",
-    "SystemRow",
-    "Temperature",
-    "WeightsSpec",
-    "benchmark_names",
-    "kept_steps",
-    "load_benchmark",
-    "load_model_config",
-    "model_dir",
-    "model_names",
-    "parse",
-    "read_yaml",
-    "training_step_of",
-]
-
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
 

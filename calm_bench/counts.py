@@ -24,8 +24,6 @@ from calm_bench.types import SamplingParams
 if TYPE_CHECKING:
     from calm_bench.systems.base import System
 
-__all__ = ["StageCounts", "count_frame"]
-
 PROMPT_FRAMES = 12
 FRAME = 2
 """Which new frame is counted: the first ones fill caches that later ones find."""

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from calm_bench.errors import InputError
 from calm_bench.types import Wave
 
-__all__ = ["Reader", "require_file"]
-
 # A data chunk of this size or more is a stream's, whose header was written before its end.
 _STREAMED = 0x7F000000
 # The mean of unrelated channels has 1 / channels of their power; a tenth of that is cancellation.

@@ -25,8 +25,6 @@ from calm_bench.errors import BenchError, MissingExtraError
 from calm_bench.readiness import lacking
 from calm_bench.seeds import file_hash
 
-__all__ = ["EXTRAS", "Check", "Entry", "Status", "collect", "healthy", "listing"]
-
 Status = Literal["ok", "missing", "broken"]
 
 EXTRAS = {

@@ -13,8 +13,6 @@ from calm_bench import __version__
 from calm_bench.errors import InputError, MachineError
 from calm_bench.seeds import content_hash
 
-__all__ = ["code_hash", "describe_environment", "device_name", "resolve_device"]
-
 # No clip, time or score depends on these.
 OTHER_CODE = ("cli", "options", "choices", "doctor", "gate", "listening", "report", "training")
 

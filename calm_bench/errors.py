@@ -5,17 +5,6 @@ import os
 import traceback
 from collections.abc import Iterable
 
-__all__ = [
-    "BenchError",
-    "InputError",
-    "MachineError",
-    "MissingExtraError",
-    "UnknownNameError",
-    "WeightsError",
-    "describe",
-    "near_names",
-]
-
 
 class BenchError(Exception):
     """Something the user can mend: what is wrong, where, and what to do about it."""

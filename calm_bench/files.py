@@ -15,16 +15,6 @@ from typing import Any, BinaryIO
 
 from calm_bench.errors import BenchError, InputError
 
-__all__ = [
-    "append_lines",
-    "committed_lines",
-    "disk_errors",
-    "json_lines",
-    "locked",
-    "replace",
-    "text_lines",
-]
-
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5

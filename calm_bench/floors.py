@@ -11,8 +11,6 @@ from calm_bench.metrics.loudness import integrated_loudness
 from calm_bench.spectra import mean_power
 from calm_bench.types import Wave
 
-__all__ = ["noise_like"]
-
 
 def noise_like(wave: Wave, n_samples: int, sample_rate: int, seed: int) -> Wave:
     """Gaussian noise [n_samples] with the mean power spectrum and loudness of a recording [S].

@@ -21,8 +21,6 @@ from calm_bench.shelf import ClipEntry, ClipShelf, sounds_of
 from calm_bench.store import Cell, Manifest, RunStore, TrialCount
 from calm_bench.summary import Facts, Outcome, summarise_run
 
-__all__ = ["FolderScores", "read_folder", "score_folders"]
-
 _ALONE = "there is no folder of originals: name one with --reference"
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
     from calm_bench.systems.base import Prompt
 
-__all__ = ["Grid", "PromptShelf", "system_prompt"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:

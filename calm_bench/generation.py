@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
     from calm_bench.systems.base import System
 
-__all__ = ["generate", "pending_batches"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:

@@ -14,8 +14,6 @@ from calm_bench.shelf import ClipEntry
 from calm_bench.store import RunStore, TranscriptRecord
 from calm_bench.types import Transcript, Wave
 
-__all__ = ["hear", "recipe_id_of", "transcribe"]
-
 
 def recipe_id_of(recipe: Mapping[str, Any]) -> str:
     """The short hash that a recipe goes by in records and results."""

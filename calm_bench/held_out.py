@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from calm_bench.data.prompts import LoadedPrompt
     from calm_bench.systems.streaming import StreamingSystem
 
-__all__ = ["TEXT_LOSS", "held_out_scores", "hold_out", "text_losses"]
-
 TEXT_LOSS = (
     Column.of(
         *("text_nll", "text NLL", "nats/token", "word_nats", "word_tokens"),

@@ -15,8 +15,6 @@ from calm_bench.metrics.fad_over_time import FadOverTime
 from calm_bench.metrics.segments import Segments
 from calm_bench.shelf import ClipShelf
 
-__all__ = ["Instrument", "Setting", "instruments_of", "usable_embeddings"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:

@@ -19,8 +19,6 @@ from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry
 from calm_bench.spectra import mel_power
 
-__all__ = ["unrelated"]
-
 Floats = NDArray[np.float64]
 
 _PAIRS = 16

@@ -7,8 +7,6 @@ from typing import Any, Protocol
 from calm_bench.environment import describe_environment
 from calm_bench.store import Cell, Manifest
 
-__all__ = ["manifest_of"]
-
 
 class _Spec(Protocol):
     @property

@@ -8,8 +8,6 @@ from calm_bench.shelf import ClipShelf, Firsts
 from calm_bench.store import CellScore, RunStore, ScoreRecord
 from calm_bench.types import Column, Estimate, MetricResult
 
-__all__ = ["MetricScores", "Pair", "record_scores"]
-
 Pair = tuple[str, str]
 """A row and the one that it is compared with."""
 

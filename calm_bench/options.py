@@ -16,26 +16,6 @@ from typer.core import TyperCommand
 
 from calm_bench.errors import InputError
 
-__all__ = [
-    "LISTS",
-    "Benchmark",
-    "Device",
-    "DryRun",
-    "Fresh",
-    "Json",
-    "ListCommand",
-    "ListOption",
-    "Metrics",
-    "Out",
-    "PromptAudio",
-    "Prompts",
-    "Seeds",
-    "Systems",
-    "Temps",
-    "TextTemp",
-    "spread_values",
-]
-
 # A minus sign followed by what float() reads is a value, however wrong, and not an option.
 _VALUE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 

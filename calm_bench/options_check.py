@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Against", "BaselineFile", "Gates", "Update"]
-
 Against = Annotated[
     str | None,
     typer.Option(

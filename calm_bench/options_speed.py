@@ -8,20 +8,6 @@ import typer
 from calm_bench.choices import choice, precision
 from calm_bench.errors import InputError
 
-__all__ = [
-    "Batch",
-    "Clock",
-    "Frames",
-    "Generation",
-    "Growth",
-    "Modes",
-    "Precisions",
-    "Rounds",
-    "Scale",
-    "SpeedFile",
-    "Threads",
-]
-
 MAX_BATCH = 1024
 
 

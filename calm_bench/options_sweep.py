@@ -7,8 +7,6 @@ import typer
 from calm_bench.choices import precision
 from calm_bench.errors import InputError
 
-__all__ = ["Checkpoints", "HeadSteps", "NoLatency", "Precisions", "Seconds"]
-
 MAX_HEAD_STEPS = 1000
 MAX_SECONDS = 600.0
 

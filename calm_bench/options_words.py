@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Asr", "Language"]
-
 Asr = Annotated[
     str | None,
     typer.Option(

@@ -14,8 +14,6 @@ from calm_bench.recordings import few
 from calm_bench.rows import ROUND_TRIP, choose_systems, with_head_steps, with_precisions
 from calm_bench.types import Precision
 
-__all__ = ["Overrides", "apply_overrides", "check_lengths"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:

@@ -23,8 +23,6 @@ from pathlib import PurePosixPath
 from calm_bench.errors import InputError
 from calm_bench.recordings import few
 
-__all__ = ["DEFAULT_RULE", "Pairing", "pair"]
-
 DEFAULT_RULE = "path"
 
 Key = Callable[[str], str | None]

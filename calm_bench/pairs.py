@@ -5,8 +5,6 @@ from typing import Any
 
 from calm_bench.store import Cell
 
-__all__ = ["compared_rows"]
-
 
 def compared_rows(cells: Sequence[Cell]) -> list[tuple[str, str]]:
     """Pairs of rows whose difference is shown, the second one being subtracted.

@@ -9,8 +9,6 @@ from typing import TypeVar
 
 from calm_bench.progress import stage
 
-__all__ = ["cores", "counted", "ordered_map"]
-
 In = TypeVar("In")
 Out = TypeVar("Out")
 

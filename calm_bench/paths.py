@@ -5,8 +5,6 @@ from pathlib import Path
 
 from calm_bench.errors import InputError
 
-__all__ = ["benchmarks_dir", "home", "inside", "is_packaged", "models_dirs", "runs_dir"]
-
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parent
 

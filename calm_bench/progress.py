@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["stage"]
-
 Advance = Callable[[int], None]
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -15,23 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "PRIOR",
-    "RESAMPLES",
-    "SWEEPS",
-    "Votes",
-    "agreement",
-    "centred_elo",
-    "connected",
-    "elo",
-    "gamma_coverage",
-    "gamma_interval",
-    "mean_opinions",
-    "strengths",
-    "two_way_errors",
-    "win_matrix",
-]
-
 PRIOR = 0.1
 """Shape and rate of the Gamma prior on every strength."""
 SWEEPS = 30

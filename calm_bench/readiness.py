@@ -4,8 +4,6 @@ from calm_bench import paths
 from calm_bench.config import BenchmarkSpec, load_model_config
 from calm_bench.errors import BenchError, UnknownNameError
 
-__all__ = ["lacking", "missing_models"]
-
 
 def missing_models(spec: BenchmarkSpec) -> list[str]:
     """The systems and codecs of a benchmark that have no folder."""

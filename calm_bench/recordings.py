@@ -13,8 +13,6 @@ from pathlib import Path, PurePosixPath
 
 from calm_bench.errors import InputError
 
-__all__ = ["SUFFIXES", "Listing", "few", "group_of", "list_recordings"]
-
 _NAMES = "3ga aac ac3 aif aifc aiff amr ape au bwf caf dsf flac gsm m4a m4b mka mp1 mp2 mp3 mp4 mpc"
 _MORE = "nist oga ogg opus pcm ra raw rf64 sd2 snd sph spx tta voc w64 wav wave weba webm wma wv"
 

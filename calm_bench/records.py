@@ -11,21 +11,6 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 from calm_bench.config import StrictModel
 from calm_bench.types import Estimate, Mode, Precision, TemperatureKind, TimedWord, Transcript
 
-__all__ = [
-    "BandwidthRecord",
-    "Cell",
-    "CellScore",
-    "FootprintRecord",
-    "GenerationRecord",
-    "GrowthRecord",
-    "LatencyRecord",
-    "Manifest",
-    "Record",
-    "ScoreRecord",
-    "TranscriptRecord",
-    "TrialRecord",
-]
-
 
 def _check_relative(name: str) -> str:
     """Refuse paths that would leave the run folder when joined to it."""

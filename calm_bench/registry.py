@@ -12,19 +12,6 @@ from typing import Any, Literal
 
 from calm_bench.errors import BenchError, UnknownNameError
 
-__all__ = [
-    "ANY_HEAD_STEPS",
-    "CODECS",
-    "EMBEDDINGS",
-    "METRICS",
-    "OWN_TEXT",
-    "SYSTEMS",
-    "Kind",
-    "load",
-    "names",
-    "target",
-]
-
 Kind = Literal["system", "codec", "metric", "embedding"]
 
 SYSTEMS = {

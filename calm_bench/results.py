@@ -14,8 +14,6 @@ from calm_bench.config import StrictModel
 from calm_bench.records import Cell
 from calm_bench.types import Aggregate, Column, TemperatureKind
 
-__all__ = ["ColumnInfo", "Difference", "Rated", "Ratings", "ResultRow", "Results", "TrialCount"]
-
 
 class _Number(StrictModel):
     """A number with its interval and n, or None with a reason."""

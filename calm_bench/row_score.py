@@ -10,8 +10,6 @@ from calm_bench.errors import BenchError, describe
 from calm_bench.metrics.base import Metric
 from calm_bench.types import Clip, MetricResult
 
-__all__ = ["READING", "Failure", "RowScore", "failure_notes", "score_row"]
-
 READING = "reading"
 """What failed on a file that no metric got to see."""
 

@@ -18,18 +18,6 @@ from calm_bench.seeds import content_hash
 from calm_bench.store import Cell
 from calm_bench.types import Precision, SamplingParams
 
-__all__ = [
-    "Models",
-    "cells_of",
-    "choose_systems",
-    "has_text",
-    "identity_of",
-    "sampling_of",
-    "with_head_steps",
-    "with_precisions",
-    "with_temperature_kind",
-]
-
 ROUND_TRIP = "_round_trip"
 FIXED_ROWS: dict[str, tuple[Literal["reference", "silence", "noise"], str]] = {
     "reference": ("reference", "Reference"),

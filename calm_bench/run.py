@@ -26,8 +26,6 @@ from calm_bench.store import Cell, Manifest, RunStore
 from calm_bench.summary import Facts, Outcome, summarise_run
 from calm_bench.timing import time_systems
 
-__all__ = ["find_run", "is_run", "read_run", "run", "run_folder", "score_run"]
-
 
 def run_folder(plan: Plan, out: Path | None) -> Path:
     """Where a plan's run is written."""

@@ -27,8 +27,6 @@ from calm_bench.shelf import ClipEntry, ClipShelf, Firsts, firsts
 from calm_bench.store import Cell, RunStore
 from calm_bench.types import Clip, Estimate, MetricResult, Transcript
 
-__all__ = ["Scorer"]
-
 SCORED_BY = ("calm_bench.row_score", "calm_bench.shelf")
 
 

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SamplesHash", "content_hash", "derive_seed", "file_hash", "samples_hash"]
-
 
 def content_hash(*parts: Any, length: int = 16) -> str:
     """A short sha256 of JSON-like parts (or raw bytes), equal for equal content on any machine."""

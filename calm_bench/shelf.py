@@ -23,8 +23,6 @@ from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store import Cell, RunStore, TrialRecord
 from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
-__all__ = ["ClipEntry", "ClipShelf", "Firsts", "firsts", "sound_of", "sounds_of"]
-
 Firsts = Mapping[str, str]
 """By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
 

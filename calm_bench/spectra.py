@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from calm_bench.types import Wave
 
-__all__ = ["centred", "mean_power", "mel_filters", "mel_power"]
-
 Floats = NDArray[np.float64]
 
 _PIECE = 2**22  # samples in frames at a time; those of a whole track would take gigabytes

@@ -16,15 +16,6 @@ from calm_bench.stats import ratio_interval, summarise
 from calm_bench.store import Cell, ColumnInfo, LatencyRecord, ResultRow
 from calm_bench.types import Column, Estimate
 
-__all__ = [
-    "SPEED_COLUMNS",
-    "arm_key",
-    "estimates",
-    "recipe_of",
-    "result_row",
-    "speed_rows",
-]
-
 
 def _column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
     return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=better)

@@ -8,8 +8,6 @@ from calm_bench.seeds import derive_seed
 from calm_bench.stats import ratio_interval
 from calm_bench.types import Estimate
 
-__all__ = ["Sums", "doubts", "predicted_speedup", "restlessness", "time_ratio"]
-
 SUMS_AGREE = 0.05
 RESTLESS = 0.05
 CONTROL_OFF = 0.02

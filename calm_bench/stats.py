@@ -19,16 +19,6 @@ from numpy.typing import NDArray
 
 from calm_bench.types import Column, Estimate
 
-__all__ = [
-    "RESAMPLES",
-    "ClipValues",
-    "GroupOf",
-    "compare",
-    "n_needed",
-    "ratio_interval",
-    "summarise",
-]
-
 RESAMPLES = 2000
 _BLOCK = 2_000_000  # counts held at once
 

@@ -21,8 +21,6 @@ from calm_bench.store import Cell, CellScore, LatencyRecord, Manifest, RunStore,
 from calm_bench.titles import cell_name
 from calm_bench.types import Column, Estimate
 
-__all__ = ["Facts", "Outcome", "summarise_run"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:

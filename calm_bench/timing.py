@@ -25,8 +25,6 @@ from calm_bench.types import Precision
 if TYPE_CHECKING:
     from calm_bench.systems.base import System
 
-__all__ = ["time_systems"]
-
 
 def time_systems(plan: Plan, store: RunStore, device: str) -> None:
     """Time every system of a plan, and the baseline twice, in the rounds that are still missing."""

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 
 from calm_bench.store import Cell
 
-__all__ = ["cell_name", "steps_text", "steps_vary", "swept", "temperature_text"]
-
 
 def temperature_text(value: float | None) -> str:
     """A temperature as one writes it (0.8, 1.0); nothing where there is none."""

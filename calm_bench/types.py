@@ -10,22 +10,6 @@ from numpy.typing import NDArray
 
 from calm_bench.seeds import samples_hash
 
-__all__ = [
-    "Aggregate",
-    "Clip",
-    "Column",
-    "Estimate",
-    "MetricResult",
-    "Mode",
-    "Precision",
-    "SamplingParams",
-    "StoredWave",
-    "TemperatureKind",
-    "TimedWord",
-    "Transcript",
-    "Wave",
-]
-
 Wave = NDArray[np.float32]
 """Mono samples in [-1, 1], shape [S]."""
 

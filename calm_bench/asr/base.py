@@ -12,15 +12,6 @@ from calm_bench.errors import InputError
 from calm_bench.parallel import ordered_map
 from calm_bench.types import TimedWord, Transcript, Wave
 
-__all__ = [
-    "POLICY",
-    "SAMPLE_RATE",
-    "Heard",
-    "Recognizer",
-    "english_alone",
-    "join_pieces",
-]
-
 SAMPLE_RATE = 16_000
 
 POLICY = {

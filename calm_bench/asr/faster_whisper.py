@@ -26,8 +26,6 @@ from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
 
-__all__ = ["PINNED_SHA256", "FasterWhisperRecognizer"]
-
 logger = logging.getLogger(__name__)
 
 PINNED_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"

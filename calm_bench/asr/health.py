@@ -11,16 +11,6 @@ from numpy.typing import NDArray
 
 from calm_bench.types import TimedWord, Wave
 
-__all__ = [
-    "FLAGS",
-    "THRESHOLDS",
-    "health_flags",
-    "is_silent",
-    "is_sparse",
-    "placed_in_sound",
-    "unheard_seconds",
-]
-
 FLAGS = (
     "compression", "fast", "in_silence", "long_word", "loop", "no_speech", "silent", "sparse",
     "unsure",

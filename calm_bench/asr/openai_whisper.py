@@ -12,8 +12,6 @@ from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import file_hash
 from calm_bench.types import Wave
 
-__all__ = ["OpenAiRecognizer"]
-
 
 class OpenAiRecognizer(Recognizer):
     """Whisper by the openai-whisper package, in float32 and with its own windows."""

@@ -13,8 +13,6 @@ from calm_bench.codecs.flat import FlatDecoder
 from calm_bench.codecs.trunk import Decoder, Encoder, TrunkConfig
 from calm_bench.nn.causal import Stream
 
-__all__ = ["Autoencoder"]
-
 
 class Autoencoder(Codec):
     """Encoder, bottleneck and decoder; subclasses say what a frame is."""

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from calm_bench.config import StrictModel
 
-__all__ = ["Codec"]
-
 
 class Codec(nn.Module, ABC):
     """A causal codec between mono audio [B, S] and frames: latents [B, T, C] or codes [B, K, T].

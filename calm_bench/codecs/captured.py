@@ -15,8 +15,6 @@ from calm_bench.nn.capture import Lane, Runner
 from calm_bench.nn.causal import Stream
 from calm_bench.nn.transformer import KvCache
 
-__all__ = ["CapturedCodec"]
-
 
 class FixedStream(dict[object, object]):
     """A stream whose tensors are never replaced, and the steps captured on them."""

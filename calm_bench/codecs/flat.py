@@ -32,9 +32,6 @@ from calm_bench.nn.product import pack
 from calm_bench.nn.taps import Taps, rows
 from calm_bench.nn.transformer import KvCache
 
-__all__ = ["FlatDecoder"]
-
-
 FEW_FRAMES = 128
 """From so many on, depthwise taps are a convolution's, to which each call costs more."""
 

@@ -15,8 +15,6 @@ from calm_bench.config import ModelConfig, StrictModel, load_model_config, parse
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
 
-__all__ = ["ModelCard", "attach_card", "build_module", "codec_key", "fill_weights", "load_codec"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:

@@ -17,8 +17,6 @@ from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 
-__all__ = ["AVERAGES", "ResidualQuantiser", "RvqCodec", "RvqConfig"]
-
 
 class RvqConfig(StrictModel):
     """The trunk and the quantiser's shape."""

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from calm_bench.nn.causal import Stream, history
 
-__all__ = ["InverseStft", "LogMel", "mel_filterbank"]
-
 LOG_FLOOR = 1e-5
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from calm_bench.codecs.base import Codec
 
-__all__ = ["StreamingDecoder"]
-
 
 class StreamingDecoder:
     """Frames in at one end, audio out at the other, in order and with `decode_step`'s values.

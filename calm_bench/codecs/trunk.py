@@ -26,8 +26,6 @@ from calm_bench.nn.causal import (
 )
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 
-__all__ = ["Decoder", "Encoder", "TrunkConfig"]
-
 
 class TrunkConfig(StrictModel):
     """Shape of the trunk.

@@ -12,8 +12,6 @@ from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.config import StrictModel
 
-__all__ = ["VaeCodec", "VaeConfig"]
-
 
 class VaeConfig(StrictModel):
     """The trunk and the number of latent channels."""

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from calm_bench.metrics.text import align, tokens_of
 from calm_bench.types import TimedWord
 
-__all__ = ["align_text", "spread_text"]
-
 MATCHED_SHARE = 0.5
 """Fewer recognised words than this, and the text is not what is said: no times are given."""
 

@@ -12,8 +12,6 @@ from typing import Any
 from calm_bench.errors import BenchError
 from calm_bench.files import replace
 
-__all__ = ["run_worker"]
-
 
 def run_worker(
     command: Sequence[str],

@@ -29,8 +29,6 @@ from calm_bench.errors import InputError
 from calm_bench.files import json_lines, text_lines
 from calm_bench.recordings import few
 
-__all__ = ["CORPORA"]
-
 _FILE = (
     *("file_name", "file", "filename", "fileid", "file_id", "id", "name", "path", "wav", "audio"),
     *("audio_file", "audio_path", "wav_file", "wav_filename", "wav_path", "utterance", "utt_id"),

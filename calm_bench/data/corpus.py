@@ -14,18 +14,6 @@ from calm_bench.files import json_lines, replace
 from calm_bench.seeds import file_hash
 from calm_bench.types import Wave
 
-__all__ = [
-    "SPLITS",
-    "CorpusCard",
-    "Item",
-    "Skipped",
-    "Split",
-    "licences",
-    "read_card",
-    "read_manifest",
-    "write_corpus",
-]
-
 Split = Literal["train", "validation", "test"]
 CorpusKind = Literal["speech", "music", "folder"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -16,8 +16,6 @@ from calm_bench.files import replace
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import file_hash
 
-__all__ = ["Cuts", "write_prompts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cuts:

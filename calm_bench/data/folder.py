@@ -22,8 +22,6 @@ from calm_bench.parallel import counted
 from calm_bench.seeds import content_hash
 from calm_bench.types import TimedWord, Transcript
 
-__all__ = ["FolderOptions", "make_folder"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderOptions:

@@ -15,9 +15,6 @@ from calm_bench.files import append_lines, committed_lines
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import file_hash
 
-__all__ = ["Facts", "Journal", "inspect", "keep_usable"]
-
-
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
 

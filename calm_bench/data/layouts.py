@@ -13,8 +13,6 @@ from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.recordings import few, list_recordings
 from calm_bench.seeds import content_hash
 
-__all__ = ["LAYOUTS", "Found", "find_recordings"]
-
 
 def _files(source: Source) -> Iterator[Candidate]:
     """Every sound file."""

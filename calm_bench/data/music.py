@@ -25,8 +25,6 @@ from calm_bench.parallel import counted, ordered_map
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, derive_seed, file_hash
 
-__all__ = ["Music", "Recording", "make_music", "music_dir", "soundfont_path"]
-
 CHUNK_RECORDINGS = 32
 PACKAGES = ("music21", "pretty_midi", "midirenderer")
 SOUNDFONT_LICENCE = (

@@ -9,8 +9,6 @@ from calm_bench.data.corpus import Item
 from calm_bench.data.music_groups import phrases
 from calm_bench.data.scores import kept_score
 
-__all__ = ["check_music"]
-
 
 def check_music(
     items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], scores: Path

@@ -17,8 +17,6 @@ from calm_bench.data.scores import Score, corpus_dir, kept_score
 from calm_bench.errors import InputError
 from calm_bench.parallel import counted
 
-__all__ = ["PHRASE_NOTES", "group_works", "main", "opus", "phrases", "playable"]
-
 PHRASE_NOTES = 16
 """Steps and rhythm of this many notes in a row, in any part, make two works one group."""
 MIN_STEPS = 6

@@ -20,8 +20,6 @@ from calm_bench.errors import InputError
 from calm_bench.metrics.loudness import integrated_loudness
 from calm_bench.types import Wave
 
-__all__ = ["Unusable", "level", "longest_pause", "main", "render"]
-
 LOUDNESS_LUFS = -20.0
 PEAK = 0.891
 """-1 dBFS: where a recording at the loudness aimed for would pass it, it stays below that."""

@@ -18,8 +18,6 @@ from calm_bench.data.corpus import Split
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 
-__all__ = ["Sources", "Work", "list_hash", "load_sources", "load_works", "playlist", "split_of"]
-
 SOURCES = Path(__file__).with_name("music_sources.yaml")
 WORKS = Path(__file__).with_name("music_works.tsv")
 HELD_OUT = {"test": 0.12, "validation": 0.05}

@@ -11,8 +11,6 @@ from calm_bench.errors import InputError
 from calm_bench.recordings import SUFFIXES, few
 from calm_bench.seeds import content_hash, file_hash
 
-__all__ = ["find_candidates", "own_prompts", "text_note"]
-
 
 def find_candidates(sources: Iterable[Path]) -> tuple[list[Candidate], list[str]]:
     """The recordings of files, folders and lists, each once, and what has to be said of them.

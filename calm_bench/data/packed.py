@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from calm_bench.errors import InputError
 from calm_bench.files import committed_lines, disk_errors, replace
 
-__all__ = ["PackedArrays", "Packer", "is_packed", "open_packed"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedArrays:

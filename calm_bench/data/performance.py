@@ -13,8 +13,6 @@ from typing import Any
 
 from calm_bench.data.scores import Note, Score
 
-__all__ = ["ENSEMBLES", "Performance", "as_midi", "perform"]
-
 ENSEMBLES: dict[str, tuple[int, ...]] = {
     "piano": (0,),
     "electric piano": (4,),

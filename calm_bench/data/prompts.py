@@ -18,15 +18,6 @@ from calm_bench.types import TimedWord, Wave
 if TYPE_CHECKING:
     from calm_bench.asr import Recognizer
 
-__all__ = [
-    "LoadedPrompt",
-    "load_prompt",
-    "present_prompts",
-    "prompt_samples",
-    "read_prompt_specs",
-    "transcribe_prompt",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPrompt:

@@ -13,8 +13,6 @@ from calm_bench.config import StrictModel
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.files import replace
 
-__all__ = ["Note", "Score", "corpus_dir", "kept_score", "package_dir", "read_score"]
-
 Note = tuple[float, float, int]
 """Onset and length in quarter notes, and the MIDI pitch as it sounds."""
 

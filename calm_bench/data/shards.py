@@ -25,16 +25,6 @@ from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import content_hash
 from calm_bench.types import TimedWord, Wave
 
-__all__ = [
-    "Encode",
-    "ShardItem",
-    "Shards",
-    "frames_path",
-    "open_shards",
-    "prepare",
-    "write_frames",
-]
-
 FULL_SCALE = 32768
 
 Encode = Callable[[Wave], NDArray[Any]]

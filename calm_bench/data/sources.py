@@ -17,27 +17,6 @@ from calm_bench.errors import InputError
 from calm_bench.files import text_lines
 from calm_bench.recordings import SUFFIXES, few, list_recordings
 
-__all__ = [
-    "LANGUAGE",
-    "SPEAKER",
-    "TEXT",
-    "Candidate",
-    "Layout",
-    "Source",
-    "bars",
-    "columns",
-    "find_sound",
-    "first_file",
-    "first_object",
-    "head",
-    "open_source",
-    "pick",
-    "said_by",
-    "seen",
-    "table",
-    "without_suffix",
-]
-
 TEXT = (
     *("normalized_text", "normalised_text", "normalized", "normalised"),
     *("normalized_transcription", "normalised_transcription"),

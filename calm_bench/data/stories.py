@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from calm_bench.data.story_shapes import SHAPES, WORDS
 
-__all__ = ["Story", "tell_story", "write_stories"]
-
 SPLITS = ("train", "validation", "test")
 FIRST_TRAIN = 512
 """Training stories beyond these are drawn last: more of them never move the held-out ones."""

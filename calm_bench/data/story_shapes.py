@@ -7,8 +7,6 @@ with {f_they}/{f_them}/{f_their}, {pet} called {pet_name}, {place}, {far_place},
 or wrong for one reason.
 """
 
-__all__ = ["SHAPES", "WORDS"]
-
 # fmt: off
 
 WORDS: dict[str, list[str]] = {

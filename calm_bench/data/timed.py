@@ -29,8 +29,6 @@ from calm_bench.errors import InputError
 from calm_bench.files import json_lines, text_lines
 from calm_bench.recordings import few
 
-__all__ = ["TIMED"]
-
 _TIMIT_RATE = 16000  # .WRD and .TXT count samples at this rate, whatever rate a copy has
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from calm_bench.types import Wave
 
-__all__ = ["Embedding"]
-
 
 class Embedding(ABC):
     """Audio at a declared rate to vectors [N, E].

@@ -21,8 +21,6 @@ from calm_bench.embeddings.base import Embedding
 from calm_bench.seeds import content_hash
 from calm_bench.types import Clip, Wave
 
-__all__ = ["ClipEmbedder", "EmbeddedClips", "VectorCache", "Vectors", "shared_cache"]
-
 Vectors = NDArray[np.float32]
 """The vectors of one clip, [N, E]."""
 

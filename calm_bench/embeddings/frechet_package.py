@@ -28,14 +28,6 @@ from calm_bench.embeddings.base import Embedding
 from calm_bench.errors import BenchError, MissingExtraError
 from calm_bench.types import Wave
 
-__all__ = [
-    "ClapEmbedding",
-    "ClapMusicEmbedding",
-    "EncodecEmbedding",
-    "PannEmbedding",
-    "VggishEmbedding",
-]
-
 _PACKAGE = "frechet-audio-distance"
 _NUMPY_SCALAR = "numpy.core.multiarray.scalar"
 _VGGISH_REPOSITORY = "harritaylor_torchvggish"

@@ -23,8 +23,6 @@ from calm_bench.embeddings.base import Embedding
 from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Wave
 
-__all__ = ["MelEmbedding"]
-
 _BANDS = 64
 _N_FFT = 1024  # 64 ms every 16 ms: the lowest bands are as wide as two bins
 _WINDOW, _HOP = 1.0, 0.25  # seconds

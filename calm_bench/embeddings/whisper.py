@@ -19,8 +19,6 @@ from calm_bench.parallel import ordered_map
 from calm_bench.spectra import centred
 from calm_bench.types import Wave
 
-__all__ = ["WhisperEmbedding"]
-
 _FRAMES = 10  # encoder frames of 20 ms in one vector
 
 

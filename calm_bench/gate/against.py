@@ -11,8 +11,6 @@ from calm_bench.gate.checkout import own_tree
 from calm_bench.gate.rounds import Arm, Schedule, timed_rounds
 from calm_bench.gate.rule import Judgement, Part, Quantity, judge, settle
 
-__all__ = ["AGAINST", "CONTROL", "MODELS", "OURS", "REFERENCE", "SLACK", "compare"]
-
 MODELS = {"calm": "calm-speech-tiny", "rq": "rq-speech-tiny"}
 
 SLACK = 0.07

@@ -22,20 +22,6 @@ from calm_bench.errors import InputError
 from calm_bench.files import replace
 from calm_bench.records import Stage
 
-__all__ = [
-    "KNOWN_SLACK",
-    "UNKNOWN_SLACK",
-    "Baseline",
-    "Lasting",
-    "Machine",
-    "Reference",
-    "Versioned",
-    "default_path",
-    "read_baseline",
-    "torch_key",
-    "write_baseline",
-]
-
 KNOWN_SLACK = 0.10
 """How far under its reference a ratio may lie on the processor that the reference is of."""
 

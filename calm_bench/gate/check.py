@@ -23,8 +23,6 @@ from calm_bench.gate.outcome import Outcome
 from calm_bench.gate.ratios import RATIOS, compare_stored, measured_ratios
 from calm_bench.gate.rule import Judgement, Quantity
 
-__all__ = ["COUNTS", "Request", "check", "update"]
-
 COUNTS = "counts"
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import calm_bench
 from calm_bench.errors import InputError
 
-__all__ = ["Checkout", "checked_out", "own_tree"]
-
 NAME = 12
 
 

@@ -15,16 +15,6 @@ from calm_bench.types import Mode, SamplingParams
 if TYPE_CHECKING:
     from calm_bench.counts import StageCounts
 
-__all__ = [
-    "Change",
-    "Counted",
-    "Found",
-    "count_systems",
-    "counted_systems",
-    "differences",
-    "stored",
-]
-
 SCALES = ("-tiny", "-debug")
 MODES: tuple[Mode, Mode] = ("plain", "eager")
 

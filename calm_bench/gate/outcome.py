@@ -12,8 +12,6 @@ from calm_bench.report.formats import to_markdown
 from calm_bench.report.tables import Table, Text
 from calm_bench.types import Estimate
 
-__all__ = ["Outcome", "write_step_summary"]
-
 REGRESSED, UNDECIDED = 1, 3
 
 CONTROL = "A/A is the reference against itself: 1.00 on a fit machine"

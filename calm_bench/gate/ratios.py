@@ -15,8 +15,6 @@ from calm_bench.gate.checkout import own_tree
 from calm_bench.gate.rounds import Arm, Schedule, timed_rounds
 from calm_bench.gate.rule import Judgement, Quantity, judge, settle
 
-__all__ = ["RATIOS", "compare_stored", "measured_ratios"]
-
 OURS = "this tree"
 AGAIN = " again"
 

@@ -16,8 +16,6 @@ from calm_bench.gate.workers import Worker, quietest_core
 from calm_bench.progress import stage
 from calm_bench.seeds import derive_seed
 
-__all__ = ["CREWS", "ROUNDS", "Arm", "Schedule", "timed_rounds"]
-
 CREWS = 3
 ROUNDS = 8
 FRAMES = 12

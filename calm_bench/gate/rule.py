@@ -23,8 +23,6 @@ from calm_bench.seeds import derive_seed
 from calm_bench.stats import ratio_interval
 from calm_bench.types import Estimate
 
-__all__ = ["FLOOR_NS", "Judgement", "Part", "Quantity", "Round", "Verdict", "judge", "settle"]
-
 Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "not gated"]
 
 FLOOR_NS = 2_000_000

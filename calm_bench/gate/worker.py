@@ -22,8 +22,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["main"]
-
 PROMPT_FRAMES = 12
 STAGES = ("backbone", "head", "step", "codec", "total")  # step: backbone and head
 CLOCKS = {"cpu": time.process_time_ns, "wall": time.perf_counter_ns}

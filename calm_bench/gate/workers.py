@@ -14,8 +14,6 @@ from typing import Any, Self
 
 from calm_bench.errors import BenchError
 
-__all__ = ["Times", "Worker", "quietest_core"]
-
 Times = dict[str, dict[str, int]]
 """Nanoseconds of a block by clock (cpu, wall) and stage."""
 

@@ -18,8 +18,6 @@ from calm_bench.config import StrictModel
 from calm_bench.seeds import content_hash
 from calm_bench.store import Cell
 
-__all__ = ["PAIRED", "QUESTIONS", "Asked", "Ballot", "Question", "Session"]
-
 Question = Literal["meaningfulness", "enjoyment", "quality"]
 QUESTIONS: tuple[Question, ...] = ("meaningfulness", "enjoyment", "quality")
 PAIRED: tuple[Question, ...] = ("meaningfulness", "enjoyment")

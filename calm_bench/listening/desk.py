@@ -20,8 +20,6 @@ from calm_bench.listening.ballot import Asked
 from calm_bench.listening.sessions import ClipFiles
 from calm_bench.listening.votes import Answer, Vote, VoteBook, clean_name
 
-__all__ = ["Desk", "Refused"]
-
 M = TypeVar("M", bound=StrictModel)
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 

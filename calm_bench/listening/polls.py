@@ -8,8 +8,6 @@ from calm_bench.errors import InputError
 from calm_bench.listening.ballot import QUESTIONS, Session
 from calm_bench.listening.votes import Vote, VoteBook
 
-__all__ = ["Poll", "clip_ids", "read_polls", "vote_files"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:

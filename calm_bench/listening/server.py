@@ -19,8 +19,6 @@ from typing import Any, cast
 from calm_bench.errors import InputError
 from calm_bench.listening.desk import Desk, Refused
 
-__all__ = ["ListeningServer"]
-
 logger = logging.getLogger(__name__)
 
 _PAGE = {

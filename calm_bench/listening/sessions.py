@@ -11,8 +11,6 @@ from calm_bench.listening.ballot import QUESTIONS, Question, Session
 from calm_bench.listening.votes import new_session_name
 from calm_bench.store import Cell, RunStore, TrialRecord
 
-__all__ = ["ClipFiles", "Wanted", "plan_session", "vote_file"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:

@@ -15,8 +15,6 @@ from calm_bench.speedups import result_row
 from calm_bench.store import RunStore, TrialRecord
 from calm_bench.types import Estimate
 
-__all__ = ["join_run", "rated", "results_of"]
-
 ONE_LISTENER = "an interval needs two listeners and two prompts"
 ALIKE = "an interval needs votes that differ"
 Interval = tuple[ratings.Floats, ratings.Floats]

@@ -20,8 +20,6 @@ from calm_bench.errors import InputError
 from calm_bench.listening.ballot import Asked, Ballot, Session
 from calm_bench.seeds import content_hash
 
-__all__ = ["Answer", "Rater", "Vote", "VoteBook", "clean_name", "new_session_name"]
-
 Answer = Literal["first", "second", "tie", 1, 2, 3, 4, 5]
 _LINE = re.compile(rb'\{"check":"([0-9a-f]{16})","record":(\{.*\})\}', re.DOTALL)
 _LONGEST_NAME = 40

@@ -12,8 +12,6 @@ from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.text import missing_text
 from calm_bench.types import Clip, Column, MetricResult
 
-__all__ = ["AsrHealth"]
-
 
 class AsrHealth(Metric):
     """Share of clips whose transcript set off an alarm, any and each, and of empty ones."""

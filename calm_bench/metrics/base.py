@@ -6,8 +6,6 @@ from typing import Any, ClassVar, Literal
 
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
-__all__ = ["Metric", "Need"]
-
 Need = Literal["reference", "text", "transcript", "paired_reference"]
 """reference: a set of reference clips; paired_reference: the reference clip of the same prompt;
 text: Clip.words; transcript: Clip.transcript."""

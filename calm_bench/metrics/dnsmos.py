@@ -30,8 +30,6 @@ from calm_bench.seeds import file_hash
 from calm_bench.spectra import centred
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
-__all__ = ["DnsmosMetric"]
-
 _RATE = 16_000
 _WINDOW = 144_160  # samples; 9.01 s
 _MIN_SECONDS = 1.0

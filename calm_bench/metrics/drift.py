@@ -30,8 +30,6 @@ from calm_bench.metrics.segments import Segments, cut
 from calm_bench.spectra import centred, mean_power
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
-__all__ = ["DriftMetric", "bandwidth", "clipped_share", "segment_loudness"]
-
 GATE_LUFS = -70.0
 FAR_LU = 10.0
 FULL_SCALE = 0.999

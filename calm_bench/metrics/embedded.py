@@ -23,8 +23,6 @@ from calm_bench.embeddings.clips import ClipEmbedder, VectorCache, Vectors
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.types import Clip, Estimate, MetricResult
 
-__all__ = ["DEFAULT_EMBEDDING", "EmbeddingMetric", "VectorSet", "student_interval"]
-
 DEFAULT_EMBEDDING = "whisper"
 _FEW_CLIPS = 500
 _SAME_LENGTH = 0.05

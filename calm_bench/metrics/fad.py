@@ -36,8 +36,6 @@ from calm_bench.metrics.frechet import (
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
-__all__ = ["FadMetric"]
-
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]

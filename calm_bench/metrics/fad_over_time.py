@@ -20,8 +20,6 @@ from calm_bench.metrics.fad import FadMetric
 from calm_bench.metrics.segments import Segments, Span, cut
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
-__all__ = ["FadOverTime"]
-
 _FAD = Column.of("fad", "FAD", "", better=False, aggregate="set")
 
 

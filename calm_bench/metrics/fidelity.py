@@ -28,16 +28,6 @@ from calm_bench.metrics.base import Metric, Need
 from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
 
-__all__ = [
-    "BITS_PER_SECOND",
-    "FidelityMetric",
-    "PesqMetric",
-    "StoiMetric",
-    "bit_rate",
-    "log_mel_distance",
-    "si_sdr",
-]
-
 Floats = NDArray[np.float64]
 
 _RESOLUTIONS = ((256, 20), (512, 40), (1024, 80), (2048, 80))  # window in samples, mel bands

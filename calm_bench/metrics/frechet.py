@@ -17,16 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Blocks",
-    "Gaussian",
-    "Limit",
-    "deal_blocks",
-    "extrapolate",
-    "frechet_distance",
-    "subset_sizes",
-]
-
 Floats = NDArray[np.float64]
 
 _MAX_BLOCKS = 32

@@ -31,8 +31,6 @@ from calm_bench.metrics.embedded import (
 from calm_bench.seeds import content_hash
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
-__all__ = ["KadMetric", "bandwidth_of"]
-
 Floats = NDArray[np.float64]
 
 _SCALE = 100.0

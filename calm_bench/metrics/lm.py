@@ -19,15 +19,6 @@ from typing import Any
 from calm_bench.errors import MissingExtraError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
 
-__all__ = [
-    "CausalModel",
-    "LanguageModel",
-    "TextScore",
-    "TrigramModel",
-    "load_language_model",
-    "trigram_words",
-]
-
 _NATS = math.log(1.0001)  # pocketsphinx counts logarithms in this base
 _IMPOSSIBLE = -(1 << 28)  # above pocketsphinx's logarithm of zero, below that of any word
 

@@ -23,14 +23,6 @@ from calm_bench.metrics.base import Metric
 from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
-__all__ = [
-    "LoudnessMetric",
-    "integrated_loudness",
-    "k_weighting",
-    "silence_share",
-    "spectral_drift",
-]
-
 Floats = NDArray[np.float64]
 
 _SILENT_DB = -50.0

@@ -20,8 +20,6 @@ from calm_bench.metrics.spoken import spoken
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
 from calm_bench.types import Aggregate, Clip, Column, MetricResult
 
-__all__ = ["SHORT_WORDS", "MistralPerplexity", "Perplexity", "Scope"]
-
 Scope = Literal["continuation", "full", "unconditional"]
 """What is scored: the continuation given the prompt's text, both, or the continuation alone."""
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 from calm_bench.types import Clip, Column
 
-__all__ = ["Segments", "Span", "cut"]
-
 Span = tuple[float, float]
 """Start and end in seconds after the prompt."""
 

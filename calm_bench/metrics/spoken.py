@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-__all__ = ["letters_are_latin", "plain", "spoken"]
-
 # NFKC takes some of these apart into a space and an accent, so they are replaced before it.
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("‘’‚‛′´`ʹʻʼʽˈ՚＇", "'")

@@ -16,21 +16,6 @@ from typing import Any
 from calm_bench.metrics.spoken import letters_are_latin, spoken
 from calm_bench.types import Clip, TimedWord
 
-__all__ = [
-    "EDGE_SECONDS",
-    "Step",
-    "Token",
-    "Window",
-    "align",
-    "heard_words",
-    "missing_text",
-    "normalise",
-    "prompt_words",
-    "text_recipe",
-    "tokens_of",
-    "window_of",
-]
-
 EDGE_SECONDS = 0.5
 """Words that start in the last half second may be cut by the end of the clip: not scored."""
 

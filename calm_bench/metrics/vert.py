@@ -28,8 +28,6 @@ from calm_bench.metrics.text import heard_words, missing_text, normalise, text_r
 from calm_bench.seeds import derive_seed
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
-__all__ = ["Vert", "auto_precisions", "self_precisions", "vert_values"]
-
 Ngram = tuple[str, ...]
 Texts = Mapping[str, Sequence[str]]
 

@@ -23,8 +23,6 @@ from calm_bench.metrics.text import (
 )
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord
 
-__all__ = ["WordErrorRate", "count_errors"]
-
 RUNAWAY = 0.5
 """A clip with a higher rate is counted apart: recogniser or system ran away in it."""
 

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from calm_bench.config import StrictModel
 
-__all__ = ["AdaLnConfig", "AdaLnMlp"]
-
 TIME_FEATURES = 256
 
 

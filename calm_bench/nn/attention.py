@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["attention", "attention_mask"]
-
 
 def attention_mask(
     queries: int, keys: int, context: int | None, key_mask: Tensor | None, device: torch.device

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from calm_bench.nn.transformer import KvCache, TransformerConfig
 
-__all__ = ["Graph", "Lane", "Lanes", "Runner", "bucket_of"]
-
 Function = Callable[..., Any]
 Runner = Callable[[Function, Iterable[Tensor]], Function]
 """What makes a function of tensors fast, given the tensors that it changes in place."""

@@ -14,16 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "CausalConv",
-    "ConvNextBlock",
-    "DepthwiseUpsample",
-    "SeanetBlock",
-    "Stream",
-    "Upsample",
-    "history",
-]
-
 Stream = dict[Hashable, Any]
 """What a streaming pass remembers, by module (or any key a module chooses)."""
 

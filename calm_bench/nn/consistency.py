@@ -15,15 +15,6 @@ from torch import Tensor
 
 from calm_bench.nn.trigflow import TimeLaw, Velocity, noised
 
-__all__ = [
-    "ConsistencyConfig",
-    "ConsistencyTerms",
-    "consistency_target",
-    "consistency_terms",
-    "sample_consistency",
-    "uniform_times",
-]
-
 
 class ConsistencyConfig(TimeLaw):
     """What the paper leaves open of consistency training, besides the law of t.

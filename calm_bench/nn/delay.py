@@ -15,8 +15,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["DelayPattern"]
-
 
 class DelayPattern:
     """Delays of K codebooks, and the layouts that follow from them."""

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 
 from calm_bench.config import StrictModel
 
-__all__ = ["DepthConfig", "DepthTransformer"]
-
 
 class DepthConfig(StrictModel):
     """Shape of the depth transformer; `schedule` maps each codebook to one of the weight sets.

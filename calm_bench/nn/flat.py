@@ -27,8 +27,6 @@ from calm_bench.nn.release import discard
 from calm_bench.nn.transformer import KvCache, Layer, Transformer
 from calm_bench.types import Precision
 
-__all__ = ["FlatTransformer", "RmsNorm"]
-
 
 class RmsNorm:
     """RMSNorm of rows [M, D] without a weight; products that follow have it in theirs."""

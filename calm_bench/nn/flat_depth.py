@@ -26,8 +26,6 @@ from calm_bench.nn.product import Product, pack
 from calm_bench.nn.release import discard
 from calm_bench.types import Precision
 
-__all__ = ["DepthCache", "FlatDepth", "draw_tokens"]
-
 
 class DepthView(NamedTuple):
     """A layer's part of the cache at one level, as that level uses it."""

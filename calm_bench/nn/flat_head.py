@@ -23,8 +23,6 @@ from calm_bench.nn.release import discard
 from calm_bench.nn.trigflow import rotation_times
 from calm_bench.types import Precision
 
-__all__ = ["FlatHead", "Path", "consistency_path", "rotation_path"]
-
 
 class Step(NamedTuple):
     """One evaluation of F at `time`: the next x is keep * x - turn * F.

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from calm_bench.errors import InputError
 from calm_bench.types import Precision
 
-__all__ = ["Product", "pack"]
-
 PACKED_FOR = 8
 """Rows that oneDNN lays weights out for: this layout serves 1 and 32 rows as well as their own."""
 

@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-__all__ = ["discard"]
-
 
 def discard(module: nn.Module, *names: str) -> None:
     """Let go of the matrices of a module that are packed elsewhere now.

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from calm_bench.config import StrictModel
 from calm_bench.nn.transformer import Transformer, TransformerConfig
 
-__all__ = ["ShortContext", "ShortContextConfig", "inject_noise"]
-
 
 def inject_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     """Latents [B, T, C] mixed with noise: sqrt(k) * noise + sqrt(1 - k) * x, k ~ U(0, 1) per frame.

@@ -9,8 +9,6 @@ from torch import Tensor
 from calm_bench.nn.causal import Stream, history
 from calm_bench.nn.product import Product, pack
 
-__all__ = ["Taps", "rows"]
-
 
 def rows(product: Product, x: Tensor) -> Tensor:
     """A product of x [B, T, D]: [B, T, O]."""

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from calm_bench.config import StrictModel
 from calm_bench.nn.attention import attention, attention_mask
 
-__all__ = ["KvCache", "RotaryTable", "SinusoidTable", "Transformer", "TransformerConfig"]
-
 
 class TransformerConfig(StrictModel):
     """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated.

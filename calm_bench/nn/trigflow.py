@@ -17,18 +17,6 @@ from torch import Tensor, nn
 
 from calm_bench.config import StrictModel
 
-__all__ = [
-    "FlowTerms",
-    "TimeLaw",
-    "TimeWeight",
-    "Velocity",
-    "draw_times",
-    "flow_terms",
-    "noised",
-    "rotation_times",
-    "sample_trigflow",
-]
-
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """F of noisy latents [R, C] and times [R], contexts bound: [R, C]."""
 

@@ -7,8 +7,6 @@ from calm_bench.records import WordTimes
 from calm_bench.report.columns import Shown
 from calm_bench.store import RunStore, ScoreRecord, TranscriptRecord, TrialRecord
 
-__all__ = ["ClipLookup", "Word", "mark_differences"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:

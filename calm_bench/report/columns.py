@@ -7,8 +7,6 @@ from typing import Any
 from calm_bench.report.numbers import decimals_of, heading
 from calm_bench.store import ColumnInfo, ResultRow, Results
 
-__all__ = ["SPEED_COLUMNS", "Shown", "shown_columns", "shown_recipes"]
-
 SPEED_COLUMNS = ("overall_speedup", "head_speedup", "head_share")
 """What stands before the quality columns, as in the paper's tables."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_against_time", "draw_against_training", "draw_by_row"]
-
 
 def draw_by_row(results: Results) -> "Figure | None":
     """Each quality column with a line for each row; None if temperatures vary or weights do."""

@@ -11,8 +11,6 @@ from calm_bench.report.tables import INTERVALS, NO_REASON, Table, Text
 from calm_bench.store import Cell, Difference, ResultRow, Results
 from calm_bench.titles import steps_text, swept, temperature_text
 
-__all__ = ["difference_tables", "held_out_table"]
-
 PAIRED = (
     "paired over shared prompts and seeds; n needed: clips at which the interval would just leave "
     "zero if the observed difference were the true one, — where it has left zero or there is none"

@@ -19,28 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "COLORS",
-    "GREY",
-    "GREY_LINES",
-    "GREY_MARKERS",
-    "MARKERS",
-    "STYLE",
-    "Look",
-    "add_caption",
-    "add_legend",
-    "encode",
-    "fit_scale",
-    "floors_of",
-    "logarithmic",
-    "looks_of",
-    "new_figure",
-    "references_of",
-    "row_name",
-    "spread_of",
-    "system_name",
-]
-
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#6b6b6b"

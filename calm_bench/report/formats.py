@@ -7,8 +7,6 @@ from calm_bench.report.columns import shown_columns
 from calm_bench.report.tables import Table, Text
 from calm_bench.store import Results
 
-__all__ = ["footnote_mark", "marks", "one_line", "to_csv", "to_latex", "to_markdown"]
-
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
 _LATEX = {
     "\\": r"\textbackslash{}",

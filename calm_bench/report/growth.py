@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["apart", "render_growth", "times_along"]
-
 _PANELS: tuple[tuple[Stage, str], ...] = (
     ("backbone", "backbone, ms per frame"),
     ("head", "head, ms per frame"),

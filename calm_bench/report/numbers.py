@@ -4,17 +4,6 @@ from collections.abc import Iterable
 
 from calm_bench.store import ColumnInfo, Difference, ResultRow
 
-__all__ = [
-    "TEMPERATURE_KINDS",
-    "TIMES",
-    "decimals_of",
-    "heading",
-    "interval_text",
-    "plain_number",
-    "signed",
-    "value_text",
-]
-
 TEMPERATURE_KINDS = {
     "noise_variance": "noise variance",
     "softmax_divisor": "softmax divisor",

@@ -24,8 +24,6 @@ from calm_bench.report.tables import Table
 from calm_bench.store import Cell, Manifest, Results, RunStore
 from calm_bench.titles import steps_vary, temperature_text
 
-__all__ = ["MAX_ROWS", "SITE_MARK", "Section", "write_page", "write_site"]
-
 MAX_ROWS = 100
 """Rows of players on the page of a run; more would make it too heavy to open."""
 

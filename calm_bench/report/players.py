@@ -15,8 +15,6 @@ from calm_bench.store import Cell, Results, RunStore, TrialRecord
 from calm_bench.titles import cell_name, steps_vary
 from calm_bench.types import Wave
 
-__all__ = ["PageClip", "PageFolder", "PageRow", "Picture", "RowBuilder", "Score"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["render_plots"]
-
 _STAGES = {"backbone": "#999999", "head": "#D55E00", "codec": "#56B4E9", "other": "#d9d9d9"}
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 

@@ -16,8 +16,6 @@ from calm_bench.report.build import read_section
 from calm_bench.report.page import SITE_MARK, write_site
 from calm_bench.store import RunStore, TrialRecord
 
-__all__ = ["build_site"]
-
 _OURS = re.compile(r"run-\d+")
 
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from calm_bench.types import Wave
 
-__all__ = ["COLUMNS", "SPECTROGRAM", "outline", "spectrogram_png"]
-
 COLUMNS = 160
 """Bars of an outline, which is as wide as this and 100 high."""
 

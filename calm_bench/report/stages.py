@@ -8,8 +8,6 @@ from statistics import median
 from calm_bench.store import Cell, LatencyRecord
 from calm_bench.titles import cell_name, swept
 
-__all__ = ["StageTimes", "stage_times"]
-
 _PARTS = ("backbone", "head", "codec")
 
 

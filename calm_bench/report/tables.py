@@ -11,16 +11,6 @@ from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
 from calm_bench.store import Cell, Results
 from calm_bench.titles import cell_name, steps_vary, swept, temperature_text
 
-__all__ = [
-    "INTERVALS",
-    "NO_REASON",
-    "Table",
-    "Text",
-    "counts_table",
-    "main_table",
-    "main_tables",
-]
-
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"
 

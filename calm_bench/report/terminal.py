@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as Grid
 
-__all__ = ["print_table", "print_tables"]
-
 _COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
 _NOTE_WIDTH = 100
 _FEW_ROWS = 2  # that can be read side by side

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_over_time"]
-
 MANY_ROWS = 8  # systems from which lines over time cannot be told apart
 
 

@@ -14,8 +14,6 @@ from calm_bench.store import Cell
 if TYPE_CHECKING:
     from calm_bench.systems.base import Prompt, System
 
-__all__ = ["arms_of", "control_of", "load_row", "row_arms", "whole_arm"]
-
 
 def load_row(plan: SpeedPlan, cell: Cell) -> "System":
     """The system of a row in its mode and precision.

@@ -3,8 +3,6 @@
 from calm_bench.results import ColumnInfo
 from calm_bench.speed.spec import Setting
 
-__all__ = ["batch_columns", "columns_of", "tables_of"]
-
 
 def _column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
     return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=better)

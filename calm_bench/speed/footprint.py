@@ -20,8 +20,6 @@ from calm_bench.store import Cell, FootprintRecord
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Peak", "footprint", "held_bytes", "measure_peaks", "reading", "state_bytes"]
-
 STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")
 ONE_CLIP = "bytes are counted for one clip"
 

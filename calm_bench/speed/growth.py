@@ -18,8 +18,6 @@ from calm_bench.store import GrowthRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["time_growth"]
-
 Marks = tuple[Any, ...]
 
 

@@ -9,8 +9,6 @@ from calm_bench.stats import ratio_interval
 from calm_bench.store import FootprintRecord, LatencyRecord
 from calm_bench.types import Estimate
 
-__all__ = ["limits"]
-
 STAGES: tuple[tuple[Stage, str], ...] = (
     ("total", "limit_ratio"),
     ("backbone", "backbone_limit_ratio"),

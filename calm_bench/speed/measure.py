@@ -25,8 +25,6 @@ from calm_bench.store import (
     RunStore,
 )
 
-__all__ = ["measure"]
-
 Wanted = set[tuple[str, bool, int]]
 """Arms by cell, whether control, and batch size."""
 

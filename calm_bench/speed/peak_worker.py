@@ -16,8 +16,6 @@ from calm_bench.latency import Arm, peak_allocated, time_arm
 from calm_bench.speed.arms import load_row, row_arms
 from calm_bench.speed.plan import Request, expand
 
-__all__ = ["main"]
-
 STATUS = Path("/proc/self/status")
 UNKNOWN = "the system does not say how much memory a process held at most"
 

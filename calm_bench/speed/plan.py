@@ -23,8 +23,6 @@ from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, Whole, load_sp
 from calm_bench.store import Cell
 from calm_bench.types import Mode, Precision
 
-__all__ = ["Request", "SpeedPlan", "expand", "plan_lines", "sessions"]
-
 MIN_ROUNDS = 5
 """Below that an interval of ratios is as good as none."""
 

@@ -12,8 +12,6 @@ from calm_bench.clocks import Clock
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ReadProbe", "last_cache_bytes"]
-
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 BEYOND = 8  # times the last cache
 

@@ -12,8 +12,6 @@ from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
 from calm_bench.store import Results, RunStore
 
-__all__ = ["is_fit", "run_speed", "speed_folder"]
-
 
 def speed_folder(plan: SpeedPlan, out: Path | None) -> Path:
     """Where a plan's run is written."""

@@ -10,17 +10,6 @@ from calm_bench.config import StrictModel, SystemRow, Temperature, parse, read_y
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.types import Mode, Precision
 
-__all__ = [
-    "Growth",
-    "PartSpec",
-    "ScaleSpec",
-    "Setting",
-    "SpeedScale",
-    "SpeedSpec",
-    "Whole",
-    "load_spec",
-]
-
 SpeedScale = Literal["tiny", "paper"]
 
 

@@ -31,8 +31,6 @@ from calm_bench.store import (
 )
 from calm_bench.types import Estimate
 
-__all__ = ["tidy"]
-
 THIRTY_SECONDS = 30.0
 NOT_PLAIN = "the plain fp32 step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"

@@ -15,8 +15,6 @@ from calm_bench.seeds import derive_seed
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.store import GenerationRecord, RunStore
 
-__all__ = ["missing_generations", "time_generations"]
-
 
 def missing_generations(
     plan: SpeedPlan, cell_ids: set[str], session: int, store: RunStore

@@ -18,8 +18,6 @@ from calm_bench.types import Mode, Precision, SamplingParams, TemperatureKind, T
 if TYPE_CHECKING:
     from calm_bench.systems.steps import FlatSteps
 
-__all__ = ["Generation", "Prompt", "System"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:

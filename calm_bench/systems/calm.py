@@ -25,8 +25,6 @@ from calm_bench.systems.state import StreamState, TextConfig
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
-__all__ = ["CalmConfig", "CalmSystem", "Sampler"]
-
 Sampler = Literal["consistency", "trigflow"]
 
 DEFAULT_STEPS: dict[Sampler, int] = {"consistency": 1, "trigflow": 100}  # the paper's

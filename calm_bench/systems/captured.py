@@ -19,8 +19,6 @@ from calm_bench.nn.transformer import KvCache
 from calm_bench.systems.state import StreamState
 from calm_bench.systems.steps import FlatSteps
 
-__all__ = ["CapturedSteps"]
-
 
 class CapturedSteps:
     """Runs a system's flat steps through a `Runner`, each set of shapes and settings apart."""

@@ -23,8 +23,6 @@ from calm_bench.systems.captured import CapturedSteps
 from calm_bench.systems.steps import FlatSteps
 from calm_bench.types import Mode, Precision
 
-__all__ = ["TOLERANCES", "install", "prepare"]
-
 # On processors without VNNI int8 is coarser; this holds there, too.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 0.03, "int8": 0.15}
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from calm_bench.systems.musicgen import MusicGenSystem
     from calm_bench.systems.rq import RqSystem
 
-__all__ = ["FlatCalm", "FlatMusicGen", "FlatRq"]
-
 
 class FlatCalm(FlatSteps):
     """CALM: latents by the AdaLN head; for music with the short context."""

@@ -15,8 +15,6 @@ from calm_bench.systems.engine import prepare
 from calm_bench.systems.random_weights import fill_at_random
 from calm_bench.types import Mode, Precision
 
-__all__ = ["build_system", "load_system"]
-
 
 def build_system(config: ModelConfig, folder: Path, codec: Codec) -> Any:
     """A system of the registered class with random weights, around its codec.

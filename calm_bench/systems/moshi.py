@@ -31,8 +31,6 @@ from calm_bench.systems.released import ReleasedSystem, Row, fetched
 from calm_bench.systems.state import TEXT_TOP_K
 from calm_bench.types import SamplingParams, TemperatureKind, TimedWord
 
-__all__ = ["MoshiConfig", "MoshiSystem"]
-
 
 class MoshiConfig(StrictModel):
     """Shapes of language model and codec, as the package names them; for random weights only."""

@@ -31,8 +31,6 @@ from calm_bench.systems.state import StreamState
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
-__all__ = ["MusicGenConfig", "MusicGenSystem"]
-
 
 class MusicGenConfig(StrictModel):
     """Backbone and delays, one per codebook; codebooks must be the codec's."""

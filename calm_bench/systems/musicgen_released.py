@@ -25,8 +25,6 @@ from calm_bench.systems.base import Prompt
 from calm_bench.systems.released import ReleasedSystem, Row, fetched
 from calm_bench.types import SamplingParams, TemperatureKind
 
-__all__ = ["ReleasedMusicGen", "ReleasedMusicGenConfig"]
-
 WINDOW = 50  # frames
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import yaml
 
-__all__ = ["END_THRESHOLD", "at_random", "shipped_config", "shipped_names"]
-
 END_THRESHOLD = 1e9  # no clip ends before its time
 
 

@@ -28,8 +28,6 @@ from calm_bench.systems.base import Prompt
 from calm_bench.systems.released import ReleasedSystem, Row, fetched
 from calm_bench.types import SamplingParams, TemperatureKind
 
-__all__ = ["PocketConfig", "PocketSystem"]
-
 FIRST_CAPACITY = 64  # frames of the streaming decoder's cache; it grows
 
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from calm_bench.types import Precision
 
-__all__ = ["fill_at_random"]
-
 BLOCK = 4_194_301
 """Numbers drawn, and repeated over all matrices: drawing billions would take minutes. A prime, so
 that no two rows of a matrix are the same."""

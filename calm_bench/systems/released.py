@@ -20,8 +20,6 @@ from calm_bench.errors import WeightsError
 from calm_bench.systems.base import Generation, Prompt, System
 from calm_bench.types import SamplingParams
 
-__all__ = ["ReleasedSystem", "Row", "RowsState", "fetched"]
-
 T = TypeVar("T")
 
 

@@ -23,8 +23,6 @@ from calm_bench.systems.state import StreamState, TextConfig
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TemperatureKind
 
-__all__ = ["RqConfig", "RqSystem"]
-
 
 class RqConfig(StrictModel):
     """Backbone, depth transformer and text stream.

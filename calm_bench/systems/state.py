@@ -13,8 +13,6 @@ from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import KvCache
 from calm_bench.types import SamplingParams
 
-__all__ = ["TEXT_TOP_K", "StreamState", "TextConfig"]
-
 TEXT_TOP_K = 25  # Moshi's default for the text stream
 
 

@@ -32,8 +32,6 @@ from calm_bench.types import Precision, SamplingParams
 if TYPE_CHECKING:
     from calm_bench.systems.streaming import StreamingSystem
 
-__all__ = ["FlatSteps", "float32"]
-
 
 class FlatSteps(ABC):
     """Backbone and text stream; a subclass adds how frames are read and drawn."""

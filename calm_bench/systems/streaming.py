@@ -22,8 +22,6 @@ from calm_bench.systems.state import TEXT_TOP_K, StreamState, TextConfig
 from calm_bench.systems.text import FREE, TextStream
 from calm_bench.types import SamplingParams, TimedWord
 
-__all__ = ["StreamingSystem"]
-
 
 class StreamingSystem(System):
     """Backbone with text and audio streams; subclasses embed frames and draw them from contexts."""

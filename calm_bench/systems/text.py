@@ -16,8 +16,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from calm_bench.errors import WeightsError
 from calm_bench.types import TimedWord
 
-__all__ = ["EPAD", "FREE", "PAD", "TextStream", "train_tokenizer"]
-
 PAD, EPAD = 0, 1
 FREE = -1  # a text frame that the prompt does not decide
 SPECIALS = ["<pad>", "<epad>"]

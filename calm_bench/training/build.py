@@ -20,8 +20,6 @@ from calm_bench.files import disk_errors, replace
 from calm_bench.training.objective import Objective
 from calm_bench.training.recipe import TrainingConfig
 
-__all__ = ["build_objective", "corpus_dir", "with_settings", "write_model", "write_weights"]
-
 OURS = r"weights(-[0-9a-f]{12})?\.safetensors"
 """What weights are called here: by their content, and before that by nothing."""
 

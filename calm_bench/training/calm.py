@@ -19,8 +19,6 @@ from calm_bench.systems.calm import CalmSystem
 from calm_bench.training.language import VALIDATION_STEP, LanguageObjective
 from calm_bench.training.objective import StepLoss, step_generator
 
-__all__ = ["CalmObjective", "FlowObjective"]
-
 
 class Copies(NamedTuple):
     """The head's batch: clean latents and noise [R, C], times [R]."""

@@ -11,8 +11,6 @@ from calm_bench.data.corpus import licences, read_manifest
 from calm_bench.training.build import corpus_dir
 from calm_bench.training.loop import Trainer
 
-__all__ = ["write_card"]
-
 TEMPLATE = """# {name}
 
 {description}

@@ -32,9 +32,6 @@ from calm_bench.training.losses import (
 )
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
 
-__all__ = ["CodecObjective", "CodecTraining"]
-
-
 STD_FLOOR = 0.5  # of the median channel's standard deviation
 
 

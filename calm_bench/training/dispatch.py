@@ -17,8 +17,6 @@ from calm_bench.training.language import LanguageObjective, LanguageTraining
 from calm_bench.training.recipe import TrainingConfig
 from calm_bench.training.tokens import MusicGenObjective, RqObjective
 
-__all__ = ["build_language_objective"]
-
 
 def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path) -> None:
     text = config.architecture.get("text") or {}

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from calm_bench.errors import InputError
 
-__all__ = ["Distillation", "load_teacher"]
-
 Teacher = Callable[[Tensor, int], Tensor]
 """Audio [B, S] and its rate to features [B, T', E], T' frames over the same time."""
 

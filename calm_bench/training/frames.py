@@ -17,8 +17,6 @@ from calm_bench.data.shards import Shards, prepare, write_frames
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.systems.text import PAD
 
-__all__ = ["FrameSplit", "frame_split"]
-
 
 class FrameSplit:
     """One split's frames and text tokens, cropped on demand."""

@@ -13,8 +13,6 @@ from torch import Tensor
 from calm_bench.config import ModelConfig
 from calm_bench.training.build import write_weights
 
-__all__ = ["Keeper"]
-
 
 class Keeper:
     """Writes the weights of a step as a model."""

@@ -29,8 +29,6 @@ from calm_bench.training.objective import Objective, StepLoss, step_rng
 from calm_bench.training.recipe import TrainingConfig
 from calm_bench.types import SamplingParams
 
-__all__ = ["VALIDATION_STEP", "LanguageObjective", "LanguageTraining"]
-
 VALIDATION_STEP = -1  # the step whose generator validation draws from
 VALIDATION_BATCH = 32
 SAMPLE_SECONDS = (3.0, 12.0)  # a sample's prompt, and its end: those of the benchmarks

@@ -8,8 +8,6 @@ from typing import Any
 
 from calm_bench.files import committed_lines
 
-__all__ = ["Means", "RunLog"]
-
 
 class Means:
     """Running means of what steps log, until they are taken."""

@@ -33,8 +33,6 @@ from calm_bench.training.sharding import (
 )
 from calm_bench.training.signals import StopSignals
 
-__all__ = ["Trainer"]
-
 logger = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights

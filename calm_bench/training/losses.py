@@ -11,14 +11,6 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.spectral import LOG_FLOOR, mel_filterbank
 
-__all__ = [
-    "MultiScaleDiscriminator",
-    "SpectralLoss",
-    "feature_matching",
-    "hinge_discriminator",
-    "hinge_generator",
-]
-
 
 class Scale(NamedTuple):
     """One STFT resolution: FFT size and mel bands."""

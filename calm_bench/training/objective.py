@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from calm_bench.seeds import derive_seed
 
-__all__ = ["Objective", "StepLoss", "seeded", "step_generator", "step_rng"]
-
 
 class StepLoss(NamedTuple):
     """A scalar loss to differentiate and the numbers worth logging."""

@@ -8,8 +8,6 @@ from pydantic import Field
 from calm_bench.config import StrictModel
 from calm_bench.errors import BenchError
 
-__all__ = ["TrainingConfig", "TrainingError"]
-
 
 class TrainingError(BenchError):
     """Training that cannot go on: a loss that is not a number, or state of another run."""

@@ -14,16 +14,6 @@ from torch.utils._pytree import tree_map
 
 from calm_bench.nn.transformer import Layer
 
-__all__ = [
-    "clip_gradients",
-    "clone",
-    "load_module",
-    "load_optimizer",
-    "sharded_strategy",
-    "unsharded",
-    "whole",
-]
-
 
 def sharded_strategy(ranks: int) -> Any:
     """Fabric's strategy that shards a module over all ranks."""

@@ -13,8 +13,6 @@ from calm_bench.systems.rq import RqSystem
 from calm_bench.training.language import LanguageObjective
 from calm_bench.training.objective import StepLoss
 
-__all__ = ["MusicGenObjective", "RqObjective"]
-
 
 def code_loss(logits: Tensor, codes: Tensor) -> StepLoss:
     """Mean cross-entropy of codes [R, K] under logits [R, K, V]; codes of -100 do not count."""

@@ -21,8 +21,6 @@ from calm_bench.training.loop import Trainer
 from calm_bench.training.recipe import TrainingConfig
 from calm_bench.training.sharding import sharded_strategy
 
-__all__ = ["TrainOptions", "train_model"]
-
 logger = logging.getLogger(__name__)
 
 STRATEGIES = ("auto", "ddp", "fsdp")

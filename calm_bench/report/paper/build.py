@@ -27,8 +27,6 @@ from calm_bench.report.paper.ledger_text import ledger_csv, ledger_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
 from calm_bench.report.paper.tables import paper_csv, paper_table
 
-__all__ = ["Paper", "build_paper", "verify_paper"]
-
 _HEAD = (
     "Rebuilt by `calm-bench paper` from the stored runs {runs}; nothing here is written by hand. "
     "How a verdict is reached: docs/claims.md.\n"

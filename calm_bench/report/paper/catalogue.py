@@ -13,8 +13,6 @@ from calm_bench.report.paper.time_panels import (
     latency_split,
 )
 
-__all__ = ["FIGURES", "FigureSpec"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureSpec:

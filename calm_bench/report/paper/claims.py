@@ -14,8 +14,6 @@ from calm_bench.report.paper.names import METRICS, RATIO_METRICS
 from calm_bench.report.paper.runs import SCALES, Scale
 from calm_bench.report.paper.verdicts import Side
 
-__all__ = ["Claim", "Published", "Source", "load_claims"]
-
 Section = Literal["speech", "music", "steps", "ablations", "scale", "conditioning", "tts", "codecs"]
 
 

@@ -18,8 +18,6 @@ from typing import Literal, NoReturn, cast
 
 from calm_bench.errors import InputError, near_names
 
-__all__ = ["FUNCTIONS", "Expression", "Function", "Selector", "parse_expression"]
-
 Function = Literal["difference", "order", "ratio", "value"]
 FUNCTIONS: dict[Function, tuple[int, int | None]] = {
     "difference": (2, 2),

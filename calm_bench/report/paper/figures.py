@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_figures", "looks_agree"]
-
 # One look per system in all figures; what is ablated is never in a figure with other baselines.
 _LOOKS = {
     "calm-speech": 0,

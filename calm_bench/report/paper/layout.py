@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 from calm_bench import paths
 from calm_bench.config import StrictModel, parse, read_yaml
 
-__all__ = ["ColumnSpec", "RowSpec", "TableSpec", "load_tables"]
-
 Value = float | tuple[float, float]
 
 

@@ -16,8 +16,6 @@ from calm_bench.report.paper.names import SPEED_METRICS
 from calm_bench.report.paper.runs import Scale, StoredRun, instrument_of
 from calm_bench.report.paper.verdicts import VERDICTS, Verdict
 
-__all__ = ["Entry", "Ledger", "build_ledger", "changes", "fitting_decimals"]
-
 
 class Entry(StrictModel):
     """One line of the ledger.

@@ -9,8 +9,6 @@ from calm_bench.report.numbers import plain_number
 from calm_bench.report.paper.ledger import Entry, Ledger, fitting_decimals
 from calm_bench.report.tables import Table, Text
 
-__all__ = ["interval_of", "ledger_csv", "ledger_tables", "remedy_lines"]
-
 _COMMAND_WIDTH = 52  # beyond it, a command pushes what follows it
 
 

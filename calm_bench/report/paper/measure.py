@@ -29,8 +29,6 @@ from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
 from calm_bench.results import ResultRow
 from calm_bench.store import Cell, Difference
 
-__all__ = ["Effect", "Measured", "Missing", "find_rows", "measure"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:

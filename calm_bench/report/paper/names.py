@@ -16,20 +16,6 @@ from calm_bench.results import ResultRow, Results
 from calm_bench.speedups import SPEED_COLUMNS
 from calm_bench.store import Cell
 
-__all__ = [
-    "METRICS",
-    "OF_THE_MODEL",
-    "RATIO_METRICS",
-    "SPEED_METRICS",
-    "UNFIT",
-    "ModelName",
-    "Point",
-    "cells_for",
-    "is_part",
-    "rows_for",
-    "segments",
-]
-
 SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_for_30s"}
 """What random weights measure as well as trained ones."""
 

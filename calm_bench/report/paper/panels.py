@@ -9,21 +9,6 @@ from calm_bench.results import ResultRow
 from calm_bench.store import Cell
 from calm_bench.titles import steps_text, temperature_text
 
-__all__ = [
-    "Dot",
-    "Line",
-    "Panel",
-    "by_recipe",
-    "caption_of",
-    "dot",
-    "heading_of",
-    "label_of",
-    "levels_of",
-    "lines_of",
-    "systems_of",
-    "title_of",
-]
-
 Interval = tuple[float, float] | None
 
 

@@ -18,8 +18,6 @@ from calm_bench.report.paper.panels import (
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.titles import temperature_text
 
-__all__ = ["head_steps", "quality_speed", "temperature_sweep"]
-
 
 def quality_speed(run: StoredRun) -> Iterator[Panel]:
     """The benchmark's quality against its speed-up over the baseline, a line per system's steps."""

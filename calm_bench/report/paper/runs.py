@@ -15,17 +15,6 @@ from calm_bench.paths import runs_dir
 from calm_bench.report.paper.names import ModelName
 from calm_bench.store import Cell, GrowthRecord, LatencyRecord, Manifest, Results, RunStore
 
-__all__ = [
-    "SCALES",
-    "Scale",
-    "StoredRun",
-    "check_one_build",
-    "find_stored",
-    "instrument_of",
-    "read_stored",
-    "scale_of",
-]
-
 Scale = Literal["tiny", "paper", "released"]
 SCALES: tuple[Scale, ...] = ("tiny", "paper", "released")
 

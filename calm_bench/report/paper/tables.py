@@ -21,8 +21,6 @@ from calm_bench.report.tables import Table, Text
 from calm_bench.results import ResultRow
 from calm_bench.titles import temperature_text
 
-__all__ = ["Block", "Shown", "number_text", "paper_csv", "paper_table", "published_block", "shown"]
-
 UNPUBLISHED = "–"
 
 

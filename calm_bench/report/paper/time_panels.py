@@ -22,8 +22,6 @@ from calm_bench.report.paper.runs import StoredRun, instrument_of
 from calm_bench.results import ResultRow
 from calm_bench.store import Cell, LatencyRecord
 
-__all__ = ["convergence", "fad_over_time", "latency_position", "latency_split"]
-
 STAGES = ("backbone", "head", "codec")
 ABLATED = (
     "calm-music-none",

@@ -18,8 +18,6 @@ from typing import Literal
 from calm_bench.stats import n_needed
 from calm_bench.types import Estimate
 
-__all__ = ["VERDICTS", "Side", "Verdict", "clips_needed", "judge"]
-
 Verdict = Literal["reproduced", "direction only", "contradicted", "inconclusive", "not measured"]
 Side = Literal["above", "below"]
 VERDICTS: tuple[Verdict, ...] = (

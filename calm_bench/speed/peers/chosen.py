@@ -6,8 +6,6 @@ from importlib import metadata
 from calm_bench.errors import BenchError, UnknownNameError
 from calm_bench.speed.peers.items import PAIRS, Pair
 
-__all__ = ["choose_pairs", "missing_package", "refuse_if_none"]
-
 
 def choose_pairs(wanted: Sequence[str]) -> list[Pair]:
     """The pairs of these names, or whose names begin so; all if none is named.

@@ -15,16 +15,6 @@ from calm_bench.codecs.trunk import Decoder
 from calm_bench.nn.causal import CausalConv, SeanetBlock, Upsample
 from calm_bench.nn.transformer import Layer, Transformer
 
-__all__ = [
-    "LayerWeights",
-    "SeanetWeights",
-    "fill_decoder",
-    "fill_linear",
-    "fill_transformer",
-    "halves",
-    "put",
-]
-
 
 def put(target: Tensor, source: Tensor) -> None:
     """Overwrite a parameter, shapes being equal."""

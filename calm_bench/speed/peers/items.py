@@ -2,19 +2,6 @@
 
 from dataclasses import dataclass, field
 
-__all__ = [
-    "CONTROL",
-    "ITEMS",
-    "PACKAGE",
-    "PACKAGE_INT8",
-    "PACKAGE_SINGLE",
-    "PAIRS",
-    "Item",
-    "Pair",
-    "is_ours",
-    "ours",
-]
-
 PACKAGE, CONTROL = "package", "package again"
 """The package as it comes, and the same a second time in each round, which shows what the machine
 adds to a ratio."""

@@ -29,8 +29,6 @@ from calm_bench.speed.peers.copying import (
 from calm_bench.systems.rq import RqConfig, RqSystem
 from calm_bench.systems.state import TextConfig
 
-__all__ = ["SMALL_LM", "build_codec", "build_lm", "twin_codec", "twin_system"]
-
 SMALL_LM: dict[str, Any] = {
     "dim": 512,
     "num_layers": 6,

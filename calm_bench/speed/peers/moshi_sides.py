@@ -19,8 +19,6 @@ from calm_bench.speed.peers.sides import (
 from calm_bench.speed.peers.stubs import stub_codec, stub_system
 from calm_bench.types import Precision, SamplingParams
 
-__all__ = ["mimi_side_of", "side_of"]
-
 SAMPLING = SamplingParams(temperature=0.8, text_temperature=0.7, top_k=250)  # the package's
 
 

@@ -14,8 +14,6 @@ from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.speed.peers.copying import LayerWeights, fill_transformer, put
 from calm_bench.systems.musicgen import MusicGenConfig, MusicGenSystem
 
-__all__ = ["SMALL_DECODER", "build_decoder", "twin_system"]
-
 SMALL_DECODER: dict[str, int] = {
     "vocab_size": 2048,
     "max_position_embeddings": 2048,

@@ -12,8 +12,6 @@ from calm_bench.speed.peers.sides import Driven, Side, fast, precision_of
 from calm_bench.speed.peers.stubs import stub_codec
 from calm_bench.types import Precision, SamplingParams
 
-__all__ = ["side_of"]
-
 MUSIC_POSITION = 256  # steps in the cache when a block begins
 SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0, top_k=250)
 

@@ -34,8 +34,6 @@ from calm_bench.speed.peers.copying import (
 from calm_bench.systems.calm import CalmConfig, CalmSystem
 from calm_bench.systems.pocket_random import END_THRESHOLD
 
-__all__ = ["PocketTwin"]
-
 NORM_EPS = 1e-5  # of our time embedding's norm
 
 

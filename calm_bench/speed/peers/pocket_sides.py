@@ -22,8 +22,6 @@ from calm_bench.speed.peers.sides import (
 )
 from calm_bench.types import Precision, SamplingParams
 
-__all__ = ["side_of"]
-
 ONE_STEP = SamplingParams(temperature=0.3, text_temperature=1.0)  # the package's default
 POCKET = {"pocket-english": "english", "pocket-18m": "english_18m_2026-10"}
 

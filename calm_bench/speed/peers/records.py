@@ -5,8 +5,6 @@ from typing import ClassVar
 from calm_bench.config import StrictModel
 from calm_bench.records import Record
 
-__all__ = ["Block", "Machine"]
-
 
 class Machine(StrictModel):
     """machine.json: where and with what the blocks were timed; one folder holds one of these."""

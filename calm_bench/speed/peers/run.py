@@ -20,8 +20,6 @@ from calm_bench.speed.peers.records import Machine
 from calm_bench.speed.peers.worker import Task
 from calm_bench.store import RunStore
 
-__all__ = ["MACHINE_FILE", "PeerRequest", "read_machine", "run_peers"]
-
 MACHINE_FILE = "machine.json"
 PACKAGES = ("torch", "pocket-tts", "moshi", "transformers", "torchao")
 """What decides the times; torchao because pocket-tts prefers it for int8 wherever it is there."""

@@ -14,17 +14,6 @@ from calm_bench.speed.peers.items import ours
 from calm_bench.systems.base import Prompt, System
 from calm_bench.types import Precision, SamplingParams
 
-__all__ = [
-    "DECODED",
-    "POSITION",
-    "Driven",
-    "OurDecoder",
-    "Side",
-    "fast",
-    "nothing",
-    "precision_of",
-]
-
 POSITION = 128  # frames in the cache when a block begins
 DECODED = 24  # frames a decoder has heard when a block begins
 

@@ -7,8 +7,6 @@ from calm_bench.nn.depth import DepthConfig
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.rq import RqConfig, RqSystem
 
-__all__ = ["stub_codec", "stub_system"]
-
 
 def stub_codec(n_codebooks: int, codebook_size: int) -> RvqCodec:
     """A codec of so many codebooks whose frames last 80 ms and mean nothing."""

@@ -34,8 +34,6 @@ from calm_bench.stats import ratio_interval
 from calm_bench.store import RunStore
 from calm_bench.types import Estimate, Precision
 
-__all__ = ["Row", "build_tables", "peers_table", "rows_of", "to_csv"]
-
 NAMES = {
     PACKAGE: "package",
     CONTROL: "package again (A/A)",

@@ -23,8 +23,6 @@ from calm_bench.store import RunStore
 if TYPE_CHECKING:
     from calm_bench.speed.peers.sides import Side
 
-__all__ = ["Task", "arms_of", "main", "missing_rounds", "time_pair"]
-
 WARM_UP_BLOCKS = 2
 
 
