@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.errors import InputError
+from calm_bench.errors import InputError, describe
 from calm_bench.types import Wave
 
 # A data chunk of this size or more is a stream's, whose header was written before its end.
@@ -92,6 +92,23 @@ class Reader:
         if missing > min(0.05 * self.sample_rate, 0.01 * whole):
             raise InputError(f"{self.path} is cut short: {n} of {whole} samples decode")
         self.remarks.append(f"it lacks its last {missing} of {whole} samples")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file is told in one line that names it.
+
+    Raises:
+        InputError: If anything does, or there is no such file.
+    """
+    require_file(path)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else describe(error)
+        raise InputError(f"{path} cannot be read: {reason}") from error
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from typing import Any
 from calm_bench.audio import AudioFacts, examine, read_audio
 from calm_bench.cache import ContentCache, MemoryCache
 from calm_bench.code import computed_by
-from calm_bench.decoding import require_file
-from calm_bench.errors import InputError, describe
+from calm_bench.decoding import readable
+from calm_bench.errors import InputError
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.row_score import READING, Failure
 from calm_bench.seeds import content_hash, file_hash
@@ -33,20 +33,12 @@ def sound_of(path: Path) -> AudioFacts:
     Raises:
         InputError: If it cannot be read; the message names it.
     """
-    require_file(path)
     cache = ContentCache("sounds")
-    try:
-        key = content_hash(file_hash(path), computed_by(__name__), length=40)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if (kept := cache.read(key)) is not None:
-        return AudioFacts(**{**kept, "remarks": tuple(kept["remarks"])})
-    try:
+    with readable(path):
+        key = content_hash(file_hash(path), computed_by(AudioFacts.__module__), length=40)
+        if (kept := cache.read(key)) is not None:
+            return AudioFacts(**{**kept, "remarks": tuple(kept["remarks"])})
         found = examine(path)
-    except InputError:
-        raise
-    except Exception as error:  # a decoder's own
-        raise InputError(f"{path} cannot be read: {describe(error)}") from error
     cache.write(key, asdict(found))
     return found
 

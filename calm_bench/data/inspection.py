@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.audio import examine, probe_audio
+from calm_bench.code import computed_by
 from calm_bench.config import StrictModel
 from calm_bench.data.corpus import Skipped
 from calm_bench.data.sources import Candidate
+from calm_bench.decoding import readable
 from calm_bench.errors import InputError
 from calm_bench.files import append_lines, committed_lines
 from calm_bench.parallel import counted, ordered_map
@@ -17,9 +19,6 @@ from calm_bench.seeds import file_hash
 
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
-
-RECIPE = "facts-3"
-"""What `_look` finds out; another recipe is looked for anew."""
 
 
 class Facts(StrictModel):
@@ -106,21 +105,17 @@ def inspect(
     """
 
     def facts(candidate: Candidate) -> Facts:
-        path = candidate.path
         try:
-            sha256 = file_hash(path)
-            stretch = [] if candidate.start is None else [candidate.start, candidate.seconds]
-            key = " ".join(map(str, (RECIPE, sha256, *stretch)))
-            known = journal.get(key)
-            if known is None:
-                known = _look(candidate, sha256).model_dump()
-                journal.put(key, known)
+            with readable(candidate.path):
+                sha256 = file_hash(candidate.path)
+                stretch = [] if candidate.start is None else [candidate.start, candidate.seconds]
+                key = " ".join(map(str, (computed_by(__name__), sha256, *stretch)))
+                known = journal.get(key)
+                if known is None:
+                    known = _look(candidate, sha256).model_dump()
+                    journal.put(key, known)
         except InputError as error:
             return Facts(error=str(error))
-        except FileNotFoundError:
-            return Facts(error=f"{path} does not exist")
-        except OSError as error:
-            return Facts(error=f"{path} cannot be read: {error.strerror}")
         return Facts.model_validate(known)
 
     results = ordered_map(facts, candidates, jobs)

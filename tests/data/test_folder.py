@@ -260,6 +260,25 @@ def test_files_are_inspected_once(source: Path, out: Path, looks: list[str]) -> 
     assert "c.wav" in looks
 
 
+def test_a_decoder_that_raises_costs_one_file(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound(source / "a.wav", seed=1)
+    sound(source / "b.wav", seed=2)
+    examine = inspection.examine
+
+    def broken(path: Path, *rest: Any) -> Any:
+        if path.name == "a.wav":
+            raise ValueError("array is too big")
+        return examine(path, *rest)
+
+    monkeypatch.setattr(inspection, "examine", broken)
+    assert cli("data", "folder", str(source), "--out", str(out)).exit_code == 0
+    assert list(by_id(out)) == ["b"]
+    (skipped,) = read_card(out).skipped
+    assert skipped.reason.endswith("a.wav cannot be read: ValueError: array is too big")
+
+
 def test_a_file_put_in_the_place_of_another_is_seen(
     source: Path, out: Path, looks: list[str]
 ) -> None:
