@@ -1,7 +1,7 @@
 """results.json from a run's records and scores: every number with interval, n, recipe or reason."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Self
@@ -169,14 +169,23 @@ class _Numbers:
         entries = self.shelf.entries(cell_id)
         own = [e for e in entries if alike.get(e.clip_id, e.clip_id) == e.clip_id]
         found = summarise(column, self._values(cell_id, own), seed, _groups(own))
-        return self._explained(cell_id, found)
+        return self._explained(cell_id, column, own, found)
 
-    def _explained(self, cell_id: str, found: Estimate) -> Estimate:
-        """A missing value with the clips' own reason where they all agree."""
-        notes = set(self.score.results[cell_id].notes.values())
-        if found.value is not None or len(notes) != 1:
+    def _explained(
+        self, cell_id: str, column: Column, entries: Sequence[ClipEntry], found: Estimate
+    ) -> Estimate:
+        """The number with the reasons of the clips that have no part in it."""
+        score = self.score.results[cell_id]
+        lost: dict[str, list[str]] = {}
+        for entry in entries:
+            values, note = score.clips.get(entry.clip_id, {}), score.notes.get(entry.clip_id)
+            if note and any(values.get(name) is None for name in column.fields):
+                lost.setdefault(note, []).append(entry.path.name)
+        if not lost:
             return found
-        return Estimate(value=None, n=found.n, reason=notes.pop())
+        named = [f"{note} ({few(names)})" for note, names in lost.items()]
+        alone = found.value is None and len(lost) == 1
+        return replace(found, reason=next(iter(lost)) if alone else few(named))
 
     def _gap(self, pair: Pair, column: Column) -> Estimate:
         if column.aggregate == "set":

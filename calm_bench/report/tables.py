@@ -155,4 +155,5 @@ def _value(table: Table, results: Results, cell: Cell, shown: Shown) -> Text:
     count = results.trials.get(cell.cell_id)
     partial = not shown.is_speed and count is not None and row.n not in (0, count.ok)
     text = value_text(row, shown.column, shown.decimals)
-    return table.text(text, f"n = {row.n}" if partial else None)
+    why = f": {row.reason}" if row.reason else ""
+    return table.text(text, f"n = {row.n}{why}" if partial else None)

@@ -1,0 +1,771 @@
+"""Inputs as folders, corpora, recorders and tools really leave them, through the commands."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from calm_bench import scoring
+from calm_bench.asr import Heard, Recognizer
+from calm_bench.cli import app
+from calm_bench.seeds import file_hash
+from calm_bench.types import TimedWord
+
+RATE = 16000
+Wave = NDArray[np.float64]
+
+
+@dataclass
+class Said:
+    """What a command answered: its exit code, all that it printed, and its JSON if it has one."""
+
+    code: int
+    text: str
+    json: dict[str, Any]
+
+    def row(self, metric: str, cell: str = "clips") -> dict[str, Any]:
+        return next(
+            row for row in self.json["rows"] if (row["cell_id"], row["metric"]) == (cell, metric)
+        )
+
+    def value(self, metric: str, cell: str = "clips") -> float:
+        row = self.row(metric, cell)
+        assert row["value"] is not None, row["reason"]
+        return float(row["value"])
+
+    def n(self, metric: str, cell: str = "clips") -> int:
+        return int(self.row(metric, cell)["n"])
+
+
+def command(*words: object, code: int | Sequence[int] = 0) -> Said:
+    """Run one command line, which has to end with this exit code and without a traceback."""
+    codes = (code,) if isinstance(code, int) else code
+    runner = CliRunner(env={"COLUMNS": "400", "TERM": "dumb"})
+    result = runner.invoke(app, [str(word) for word in words])
+    assert result.exit_code in codes, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    assert "Traceback" not in result.output
+    found = result.stdout[result.stdout.find("{") :] if "--json" in words else ""
+    return Said(result.exit_code, " ".join(result.output.split()), json.loads(found or "{}"))
+
+
+def noise(seed: int, seconds: float = 1.0, rate: int = RATE) -> Wave:
+    wave = np.random.default_rng(seed).normal(size=int(seconds * rate))
+    return 0.1 * (wave - wave.mean())
+
+
+def version(original: Wave, decibels: float, seed: int = 99) -> Wave:
+    """The original with as much noise, at right angles to it, as gives exactly this SI-SDR."""
+    added = np.random.default_rng(seed).normal(size=original.size)
+    added -= added.mean()
+    added -= original * (added @ original) / (original @ original)
+    return original + added * np.linalg.norm(original) / np.linalg.norm(added) / 10 ** (
+        decibels / 20
+    )
+
+
+def write(path: Path, wave: Wave, rate: int = RATE, **how: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not how and path.suffix.lower() == ".wav":
+        how = {"subtype": "FLOAT"}
+    soundfile.write(path, wave, rate, **how)
+    return path
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    return tmp_path / "ours"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    return tmp_path / "theirs"
+
+
+@pytest.fixture
+def score(tmp_path: Path, ours: Path, theirs: Path) -> Callable[..., Said]:
+    """Scores one folder against the other in a run of its own each time."""
+    runs = iter(range(99))
+
+    def scored(*words: object, clips: Path = ours, code: int | Sequence[int] = 0) -> Said:
+        options: list[object] = list(words)
+        if "--metrics" not in options:
+            options += ["--metrics", "fidelity", "loudness"]
+        if "--reference" not in options and theirs.exists():
+            options += ["--reference", theirs]
+        if "--out" not in options:
+            options += ["--out", tmp_path / f"run{next(runs)}"]
+        return command("score", clips, *options, "--json", code=code)
+
+    return scored
+
+
+# Identity
+
+
+def test_recordings_below_half_a_step_of_16_bits(
+    score: Callable[..., Said], ours: Path, theirs: Path, tmp_path: Path
+) -> None:
+    for index in range(3):
+        original = 1e-4 * noise(index)
+        write(theirs / f"{index}.wav", original)
+        write(ours / f"{index}.wav", version(original, 20))
+        write(tmp_path / "other" / f"{index}.wav", version(original, 10))
+    assert score().value("si_sdr") == pytest.approx(20, abs=0.05)
+    assert score(clips=tmp_path / "other").value("si_sdr") == pytest.approx(10, abs=0.05)
+
+
+def test_the_same_samples_at_two_rates_are_two_recordings(
+    score: Callable[..., Said], ours: Path
+) -> None:
+    write(ours / "a.wav", noise(1), 16000)
+    write(ours / "b.wav", noise(1), 22050)
+    said = score()
+    assert said.n("loudness") == 2
+    assert "distinct" not in said.text
+
+
+def test_dual_mono_and_flac_of_a_recording_are_copies_of_it(
+    score: Callable[..., Said], ours: Path
+) -> None:
+    wave = np.round(noise(1) * 32768) / 32768
+    write(ours / "a.wav", wave, subtype="PCM_16")
+    write(ours / "b.wav", np.stack([wave, wave], axis=1), subtype="PCM_16")
+    write(ours / "c.flac", wave, subtype="PCM_16")
+    said = score()
+    assert said.n("loudness") == 1
+    assert "distinct 1" in said.text
+
+
+def test_an_original_replaced_under_its_name_size_and_time(
+    score: Callable[..., Said], ours: Path, theirs: Path, tmp_path: Path
+) -> None:
+    path = write(theirs / "a.wav", noise(1))
+    write(ours / "a.wav", version(noise(1), 20))
+    assert score("--out", tmp_path / "run").value("si_sdr") == pytest.approx(20, abs=0.05)
+    before = path.stat()
+    write(path, version(version(noise(1), 20), 10, seed=3))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    again = score("--out", tmp_path / "run")
+    assert again.value("si_sdr") == pytest.approx(10, abs=0.5)
+
+
+def test_one_folder_against_two_references(
+    score: Callable[..., Said], ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(16):
+        write(ours / f"{index}.wav", noise(index, 3))
+        write(tmp_path / "one" / f"{index}.wav", noise(100 + index, 3))
+        write(tmp_path / "two" / f"{index}.wav", np.cumsum(noise(200 + index, 3)) / 30)
+    words = ("--metrics", "fad", "kad", "--embedding", "mel", "--reference")
+    first = score(*words, tmp_path / "one")
+    warm = score(*words, tmp_path / "two")
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
+    cold = score(*words, tmp_path / "two")
+    for metric in ("fad", "kad"):
+        assert warm.value(metric) == cold.value(metric) > 2 * first.value(metric)
+
+
+def test_one_clip_as_a_version_of_two_originals(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    clip = noise(1)
+    write(ours / "a_gen.wav", clip)
+    write(theirs / "a.wav", version(clip, 20))
+    write(theirs / "orig_a.wav", version(clip, 10))
+    plain = score("--pair-by", "{}_gen").value("si_sdr")
+    other = score("--pair-by", "{}_gen=orig_{}").value("si_sdr")
+    assert (plain, other) == (pytest.approx(20, abs=0.1), pytest.approx(10, abs=0.5))
+
+
+def corpus(source: Path, *words: object, code: int | Sequence[int] = 0) -> tuple[Said, list[Any]]:
+    """List a corpus, and give back what was said and the lines of its manifest."""
+    out = source.parent / f"listed {source.name}"
+    said = command("data", "folder", source, "--out", out, "--json", "--min-seconds", 0.2, *words,
+                   code=code)
+    lines = (out / "manifest.jsonl").read_text("utf-8").split("\n") if said.code == 0 else []
+    return said, [json.loads(line) for line in lines if line]
+
+
+def test_a_test_recording_that_training_has_in_another_format(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    wave = np.round(noise(0, 0.5) * 32768) / 32768
+    write(source / "train" / "x.wav", wave, subtype="PCM_16")
+    write(source / "test" / "y.flac", wave, subtype="PCM_16")
+    for index in range(1, 4):
+        write(source / "train" / f"{index}.wav", noise(index, 0.5))
+    said, items = corpus(source)
+    assert len(items) == 4
+    assert sum(item["id"][-1] in "xy" for item in items) == 1
+    assert said.json["counts"]["skipped"] == 1
+
+
+# Folders and pairs
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_against_itself(
+    score: Callable[..., Said], ours: Path, tmp_path: Path, linked: bool
+) -> None:
+    write(ours / "a.wav", noise(1))
+    link = tmp_path / "link"
+    link.symlink_to(ours)
+    said = score("--reference", link if linked else ours, code=2)
+    assert "same" in said.text
+
+
+def test_clips_by_speaker_against_a_flat_reference(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    for index in range(4):
+        write(theirs / f"u{index}.wav", noise(index))
+        write(ours / f"s{index % 2}" / f"u{index}.wav", version(noise(index), 20))
+    said = score()
+    assert said.row("si_sdr")["value"] is None
+    assert "s0/u0.wav" in said.text and "4" in said.text and "--pair-by 'stem'" in said.text
+    said = score("--pair-by", "stem")
+    assert (said.n("si_sdr"), said.value("si_sdr")) == (4, pytest.approx(20, abs=0.05))
+
+
+def test_takes_of_one_stem_in_two_folders_are_never_guessed(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    for index in range(2):
+        write(theirs / f"s{index}" / "001.wav", noise(index))
+        write(ours / f"s{index}" / "001.wav", version(noise(index), 20))
+    said = score("--pair-by", "stem")
+    assert said.value("si_sdr") == pytest.approx(20, abs=0.05)
+    (ours / "s0" / "001.wav").rename(ours / "001.wav")
+    said = score("--pair-by", "stem", code=2)
+    assert "001.wav" in said.text and "s0/001.wav, s1/001.wav" in said.text
+
+
+def test_names_that_shells_and_globs_trip_over(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    names = ("take [1]", "100% (final)", "#3", "-a", "ü ß", "two  spaces", "{x}")
+    for index, name in enumerate(names):
+        write(theirs / f"{name}.wav", noise(index))
+        write(ours / f"{name}.wav", version(noise(index), 20))
+    assert score().n("si_sdr") == len(names)
+
+
+def test_unreadable_names_are_printed_as_they_are(
+    score: Callable[..., Said], ours: Path, tmp_path: Path
+) -> None:
+    names = ("[red]x.wav", "take [bold].wav", "[@click=x]y.wav")
+    write(ours / "good.wav", noise(1))
+    for name in names:
+        (ours / name).write_bytes(b"nothing")
+    said = score(code=4)
+    assert said.n("loudness") == 1
+    table = command("score", ours, "--metrics", "loudness", "--out", tmp_path / "run", code=4)
+    for name in names:
+        assert name in said.text and name in table.text
+
+
+def test_what_tools_leave_beside_recordings(
+    score: Callable[..., Said], ours: Path
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        write(ours / name, noise(ord(name[0])))
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "a.wav.bak", "a.wav.asd", "b.lab",
+                 "a.wav.reapeaks", "a.TextGrid", "a.txt", "a.json", "__MACOSX/._a.wav"):
+        (ours / name).parent.mkdir(exist_ok=True)
+        (ours / name).write_bytes(b"\0\5\x16\7")
+    assert score().n("loudness") == 2
+
+
+def test_one_folder_of_nine_formats(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    formats = {"MP3": {}, "ogg": {}, "Opus": {"format": "OGG", "subtype": "OPUS"}, "AIFF": {},
+               "au": {}, "w64": {}, "caf": {}, "flac": {}, "WAV": {}}
+    for index, (suffix, how) in enumerate(formats.items()):
+        write(theirs / f"{index}.wav", noise(index))
+        write(ours / f"{index}.{suffix}", version(noise(index), 20), **how)
+    said = score()
+    assert said.n("si_sdr") == said.n("loudness") == 9
+
+
+def test_stems_with_dots(score: Callable[..., Said], ours: Path, theirs: Path) -> None:
+    for index, name in enumerate(("a", "b", "c.v1.2")):
+        write(theirs / f"{name}.wav", noise(index))
+        write(ours / f"{name}.temp0.8.wav", version(noise(index), 20))
+    said = score("--pair-by", "{}.temp0.8")
+    assert (said.n("si_sdr"), said.value("si_sdr")) == (3, pytest.approx(20, abs=0.05))
+
+
+def test_links_that_lead_in_circles(score: Callable[..., Said], ours: Path) -> None:
+    write(ours / "two.wav", noise(2))
+    write(ours / "three.wav", noise(3))
+    (ours / "again").symlink_to(ours)
+    (ours / "loop").symlink_to("..")
+    (ours / "one.wav").symlink_to("two.wav")
+    said = score()
+    assert said.n("loudness") == 2
+    assert "distinct 2" in said.text
+
+
+def test_a_folder_with_the_list_of_another_tool(
+    score: Callable[..., Said], ours: Path
+) -> None:
+    write(ours / "a.wav", noise(1))
+    lines = [json.dumps({"audio_filepath": f"{name}.wav", "duration": 1}) for name in "ab"]
+    (ours / "manifest.json").write_text("\n".join(lines))
+    assert score().n("loudness") == 1
+
+
+# Files
+
+
+def test_files_that_hold_no_sound(score: Callable[..., Said], ours: Path) -> None:
+    for name in ("good", "fine"):
+        write(ours / f"{name}.wav", noise(len(name) + ord(name[0])))
+    write(ours / "header.wav", np.zeros(0))
+    broken = {
+        "empty.wav": b"",
+        "page.wav": b"<!DOCTYPE html><html><body>Please log in</body></html>",
+        "pointer.wav": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    }
+    for name, content in broken.items():
+        (ours / name).write_bytes(content)
+    said = score(code=4)
+    assert said.n("loudness") == 2
+    assert all(name in said.text for name in [*broken, "header.wav"])
+
+
+def test_samples_that_are_no_numbers(score: Callable[..., Said], ours: Path) -> None:
+    for index in range(2):
+        write(ours / f"good{index}.wav", noise(index))
+    good = score()
+    for name, value in (("nan.wav", np.nan), ("inf.wav", np.inf)):
+        wave = noise(7)
+        wave[800] = value
+        write(ours / name, wave)
+    said = score(code=4)
+    assert said.n("loudness") == 2
+    assert said.value("loudness") == good.value("loudness")
+    assert "nan.wav" in said.text and "inf.wav" in said.text
+
+
+def test_eight_codings_of_one_recording(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    codings = ("PCM_U8", "PCM_24", "PCM_32", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
+    for index, coding in enumerate(codings):
+        write(theirs / f"{coding}.wav", 3 * noise(index))
+        write(ours / f"{coding}.wav", 3 * noise(index), subtype=coding)
+    said = score()
+    assert said.n("si_sdr") == 8
+    assert said.value("si_sdr") > 20
+    assert said.value("loudness") == pytest.approx(said.value("loudness", "reference"), abs=0.3)
+
+
+def test_odd_rates_through_every_metric(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    for rate in (4000, 11025, 37800, 96000, 192000):
+        write(theirs / f"{rate}.wav", noise(rate, 1.0, rate), rate)
+        write(ours / f"{rate}.wav", version(noise(rate, 1.0, rate), 20), rate)
+    metrics = ("fidelity", "loudness", "drift", "stoi", "pesq", "dnsmos")
+    said = score("--metrics", *metrics, code=(0, 4))
+    assert said.n("loudness") == said.n("si_sdr") == 5
+    assert all(row["value"] is not None or row["reason"] for row in said.json["rows"])
+
+
+def test_sound_in_one_of_six_channels(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    for index in range(2):
+        channels = np.zeros((RATE, 6))
+        channels[:, 2] = noise(index)
+        write(ours / f"{index}.wav", channels)
+        write(theirs / f"{index}.wav", noise(index))
+    said = score()
+    drop = said.value("loudness") - said.value("loudness", "reference")
+    assert drop == pytest.approx(-20 * np.log10(6), abs=0.02)
+
+
+def test_a_download_that_broke_off(score: Callable[..., Said], ours: Path) -> None:
+    write(ours / "good.flac", noise(1))
+    path = write(ours / "half.flac", noise(2))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    said = score(code=4)
+    assert said.n("loudness") == 1
+    assert "half.flac" in said.text
+
+
+def test_pipes_and_folders_with_the_names_of_recordings(
+    score: Callable[..., Said], ours: Path
+) -> None:
+    write(ours / "good.wav", noise(1))
+    write(ours / "song.wav" / "take1.wav", noise(2))
+    os.mkfifo(ours / "live.wav")
+    said = score(code=(0, 4))
+    assert said.n("loudness") == 2
+    assert "live.wav" in said.text
+
+
+def test_clips_of_one_and_of_ten_samples(
+    score: Callable[..., Said], ours: Path, theirs: Path
+) -> None:
+    for name, samples in (("one", 1), ("ten", 10), ("a", RATE), ("b", RATE), ("c", RATE)):
+        original = np.random.default_rng(samples + ord(name[-1])).normal(size=samples) / 10
+        write(theirs / f"{name}.wav", original)
+        write(ours / f"{name}.wav", version(original, 20) if samples > 10 else original)
+    metrics = ("fidelity", "loudness", "drift", "stoi", "pesq", "dnsmos", "fad", "kad")
+    said = score("--metrics", *metrics, "--embedding", "mel", code=(0, 4))
+    assert said.n("si_sdr") >= 3 and said.n("dnsmos_ovrl") >= 3
+    assert all(row["value"] is not None or row["reason"] for row in said.json["rows"])
+    if said.code == 4:
+        assert "one.wav" in said.text
+
+
+# Corpora
+
+
+def by_id(items: list[Any], part: str) -> Any:
+    return next(item for item in items if part in item["id"])
+
+
+def test_splits_in_the_path_above_the_corpus(tmp_path: Path) -> None:
+    source = tmp_path / "test" / "train data" / "corpus"
+    for index, split in enumerate(("train", "train", "dev", "test")):
+        write(source / split / f"{index}.wav", noise(index, 0.5))
+    _, items = corpus(source)
+    splits = {Path(item["audio"]).stem: item["split"] for item in items}
+    assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test"}
+
+
+def test_training_validation_and_testing(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for index, split in enumerate(("Training", "Training", "Validation", "Testing")):
+        write(source / split / "genre" / f"{index}.wav", noise(index, 0.5))
+    _, items = corpus(source)
+    splits = {Path(item["audio"]).stem: item["split"] for item in items}
+    assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test"}
+
+
+def test_names_that_only_contain_the_letters_of_a_split(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    names = ("latest", "contest", "devices", "trainers", "evaluation-free", "invalid")
+    for index in range(18):
+        write(source / names[index % 6] / f"{index}.wav", noise(index, 0.5))
+    said, items = corpus(source)
+    assert len(items) == 18
+    assert not any("as the source names them" in note for note in said.json["notes"])
+
+
+def test_common_voice_with_quotes_and_rejected_clips(tmp_path: Path) -> None:
+    source = tmp_path / "cv-corpus-17" / "en"
+    header = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage"
+    sentences = ['"Well, he said.', 'A "quoted" word', "It's 5 o'clock", 'End with "', "Plain", "6"]
+    rows = [
+        f"speaker{index}\tcommon_voice_en_{index}.mp3\ts{index}\t{text}\t\t2\t0\t"
+        for index, text in enumerate(sentences)
+    ]
+    lists = {"train": [0, 1], "dev": [2], "test": [3], "other": [4], "invalidated": [5],
+             "validated": [0, 1, 2, 3]}
+    for index in range(6):
+        write(source / "clips" / f"common_voice_en_{index}.mp3", noise(index, 0.8))
+    for name, members in lists.items():
+        (source / f"{name}.tsv").write_text("\n".join([header, *(rows[i] for i in members)]) + "\n")
+    said, items = corpus(source)
+    found = {Path(item["audio"]).stem[-1]: (item["split"], item["text"]) for item in items}
+    assert {key: found[key] for key in "0123"} == {
+        "0": ("train", sentences[0]), "1": ("train", sentences[1]),
+        "2": ("validation", sentences[2]), "3": ("test", sentences[3]),
+    }
+    assert "5" not in found and len(items) == len(found)
+
+
+def test_vctk_with_a_missing_microphone_and_a_speaker_without_text(tmp_path: Path) -> None:
+    source = tmp_path / "VCTK-Corpus-0.92"
+    audio = source / "wav48_silence_trimmed"
+    seed = 0
+    for speaker, mics in (("p225", (1, 2)), ("p226", (1,)), ("p227", (1, 2)), ("p315", (1, 2))):
+        for utterance in ("001", "002"):
+            for mic in mics:
+                seed += 1
+                name = f"{speaker}_{utterance}_mic{mic}.flac"
+                write(audio / speaker / name, noise(seed, 0.5, 48000), 48000)
+            if speaker != "p315":
+                text = source / "txt" / speaker / f"{speaker}_{utterance}.txt"
+                text.parent.mkdir(parents=True, exist_ok=True)
+                text.write_text(f"Please call Stella {speaker}.\n")
+    (source / "speaker-info.txt").write_text("ID  AGE  GENDER\np225  23  F\n")
+    said, items = corpus(source)
+    assert len(items) == 14
+    assert said.json["counts"]["with_text"] == 10
+    assert said.json["counts"]["speakers"] == 4
+    for item in items:
+        speaker = Path(item["audio"]).parent.name
+        assert item["speaker"] == speaker
+        want = None if speaker == "p315" else f"Please call Stella {speaker}."
+        assert item["text"] == want
+    assert all(
+        len({item["split"] for item in items if item["speaker"] == speaker}) == 1
+        for speaker in ("p225", "p226", "p227", "p315")
+    )
+
+
+def test_ljspeech_saved_by_a_spreadsheet(tmp_path: Path) -> None:
+    source = tmp_path / "LJSpeech-1.1"
+    texts = ['"Printing, he said', 'the "art" of it', "eighteen ninety's"]
+    lines = []
+    for index, text in enumerate(texts):
+        write(source / "wavs" / f"LJ00{index}-0001.wav", noise(index, 0.5), subtype="PCM_16")
+        lines.append(f"LJ00{index}-0001|raw {index}|{text}")
+    (source / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
+    _, items = corpus(source)
+    assert [item["text"] for item in sorted(items, key=lambda item: item["audio"])] == texts
+    assert all("\ufeff" not in item["id"] for item in items)
+
+
+def test_kaldi_segments_of_one_recording(tmp_path: Path) -> None:
+    source = tmp_path / "data" / "eval2000"
+    write(source / "call.wav", noise(0, 4))
+    (source / "wav.scp").write_text("call call.wav\n")
+    (source / "segments").write_text("a-1 call 0.50 1.75\na-2 call 2.00 3.00\n")
+    (source / "text").write_text("a-1 hello there\na-2 good bye\n")
+    (source / "utt2spk").write_text("a-1 a\na-2 a\n")
+    said, items = corpus(source, code=(0, 2))
+    if said.code == 2:
+        assert "segments" in said.text
+        return
+    found = [(item["text"], item["offset"], item["seconds"]) for item in items]
+    assert sorted(found) == [("good bye", 2.0, 1.0), ("hello there", 0.5, 1.25)]
+
+
+def test_nemo_lines_into_one_long_file(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write(source / "talk.wav", noise(0, 4))
+    lines = [
+        {"audio_filepath": "talk.wav", "offset": 0.5, "duration": 1.25, "text": "hello there"},
+        {"audio_filepath": "talk.wav", "offset": 2.0, "duration": 1.0, "text": "good bye"},
+    ]
+    (source / "train_manifest.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    said, items = corpus(source / "train_manifest.json", code=(0, 2))
+    if said.code == 2:
+        assert "offset" in said.text
+        return
+    found = [(item["text"], item["offset"], item["seconds"]) for item in items]
+    assert sorted(found) == [("good bye", 2.0, 1.0), ("hello there", 0.5, 1.25)]
+
+
+def test_audiofolder_texts_with_commas_quotes_and_lines(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    texts = {"train": "One, two", "validation": 'He said "no"', "test": "First line\nsecond line"}
+    for index, (split, text) in enumerate(texts.items()):
+        write(source / split / "sub" / "a.wav", noise(index, 0.5))
+        quoted = text.replace('"', '""')
+        (source / split / "metadata.csv").write_text(
+            f'file_name,transcription\nsub/a.wav,"{quoted}"\n'
+        )
+    _, items = corpus(source)
+    found = {item["split"]: " ".join(item["text"].split()) for item in items}
+    assert found == {split: " ".join(text.split()) for split, text in texts.items()}
+
+
+def test_timit_as_it_is_sold(tmp_path: Path) -> None:
+    source = tmp_path / "TIMIT"
+    for index, (split, speaker) in enumerate((("TRAIN", "FCJF0"), ("TEST", "MDAB0"))):
+        folder = source / split / f"DR{index + 1}" / speaker
+        for name in ("SA1", "SX37"):
+            wave = noise(10 * index + len(name), 0.5)
+            write(folder / f"{name}.WAV", wave, format="NIST", subtype="PCM_16")
+            (folder / f"{name}.TXT").write_text(f"0 8000 She had your dark {name}.\n")
+            (folder / f"{name}.PHN").write_text("0 8000 h#\n")
+    said, items = corpus(source)
+    found = sorted((item["split"], item["speaker"], item["text"]) for item in items)
+    assert found == [
+        ("test", "MDAB0", "She had your dark SA1."),
+        ("test", "MDAB0", "She had your dark SX37."),
+        ("train", "FCJF0", "She had your dark SA1."),
+        ("train", "FCJF0", "She had your dark SX37."),
+    ]
+
+
+def test_seed_tts_prompts_that_two_lines_share(tmp_path: Path) -> None:
+    source = tmp_path / "seedtts_testset" / "en"
+    for index, name in enumerate(("a", "b")):
+        write(source / "prompt-wavs" / f"{name}.wav", noise(index, 0.5))
+    (source / "meta.lst").write_text(
+        "a-1|what a said|prompt-wavs/a.wav|speak this\n"
+        "a-2|what a said|prompt-wavs/a.wav|and this\n"
+        "b-1|what b said|prompt-wavs/b.wav|and that\n"
+    )
+    _, items = corpus(source)
+    assert {(Path(item["audio"]).stem, item["text"]) for item in items} == {
+        ("a", "what a said"), ("b", "what b said"),
+    }
+    assert len({item["split"] for item in items if Path(item["audio"]).stem == "a"}) == 1
+
+
+# Real recordings
+
+
+def continued(tmp_path: Path, *paths: object, code: int | Sequence[int] = 0) -> Said:
+    """What `run smoke` says of one's own recordings."""
+    words = ("--no-latency", "--systems", "calm", "--temps", "0.8", "--json")
+    return command("run", "smoke", *words, "--out", tmp_path / "run", "--prompt-audio", *paths,
+                   code=code)
+
+
+def test_two_prompts_of_one_name(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name / "1.wav", noise(ord(name), 1.5)) for name in "ab"]
+    said = continued(tmp_path, *paths)
+    assert said.n("loudness", "reference") == 2
+    clips = [path for path in (tmp_path / "run" / "clips").rglob("*") if path.is_file()]
+    assert len({path.read_bytes() for path in clips if "ref" in path.parent.name}) == 2
+
+
+def test_a_prompt_given_by_folder_and_by_name(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "mine" / f"{index}.wav", noise(index, 1.5)) for index in range(2)]
+    said = continued(tmp_path, tmp_path / "mine", paths[0])
+    assert said.n("loudness", "reference") == 2
+
+
+def test_prompts_too_short_or_empty_are_named(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    write(mine / "good.wav", noise(0, 1.5))
+    write(mine / "short.wav", noise(1, 0.1))
+    (mine / "empty.wav").write_bytes(b"")
+    (mine / "notes.txt").write_text("two takes")
+    said = continued(tmp_path, mine, code=(0, 2, 4))
+    assert "short.wav" in said.text
+    if said.code != 2:
+        assert "empty.wav" in said.text
+
+
+def test_prompts_cut_from_two_long_recordings(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for index in range(2):
+        write(source / "test" / f"{index}.wav", noise(index, 10))
+    for index in range(2, 4):
+        write(source / "train" / f"{index}.wav", noise(index, 1))
+    corpus(source)
+    words = ("data", "prompts", tmp_path / "listed source", "--per-recording", 4, "--seconds", 2)
+    command(*words, "--n", 8, "--out", tmp_path / "eight")
+    path = next((tmp_path / "eight").rglob("*.jsonl"))
+    prompts = [json.loads(line) for line in path.read_text().split("\n") if line]
+    assert len(prompts) == 8
+    assert len({prompt["group"] for prompt in prompts}) == 2
+    originals = [soundfile.read(source / "test" / f"{index}.wav")[0] for index in range(2)]
+    starts: dict[int, list[int]] = {0: [], 1: []}
+    for prompt in prompts:
+        wave, rate = soundfile.read(tmp_path / prompt["audio"])
+        assert (rate, wave.size) == (RATE, 2 * RATE)
+        scores = [np.abs(np.correlate(whole, wave[:400], "valid")) for whole in originals]
+        index = int(np.argmax([score.max() for score in scores]))
+        starts[index].append(int(np.argmax(scores[index])))
+    for begins in starts.values():
+        begins.sort()
+        assert len(begins) == 4 and begins[-1] + 2 * RATE <= 10 * RATE
+        assert all(later - earlier >= 2 * RATE for earlier, later in zip(begins, begins[1:]))
+    said = command(*words, "--n", 20, "--out", tmp_path / "twenty", code=(0, 2))
+    assert "8" in said.text and "20" in said.text
+
+
+# Words
+
+MEANT_AND_HEARD = {
+    "invisible": (
+        "The ﬁnal re\u00adsult was won\u200bder\u200bful and\u00a0clear… it was a ｃａｔ—the dog ran",
+        "The final result was wonderful and clear. It was a cat. The dog ran.",
+    ),
+    "spelling": (
+        "Dr. Smith's neighbour won't favour the colour of Mr. Brown's theatre",
+        "Doctor Smith's neighbor will not favor the color of Mister Brown's theater.",
+    ),
+    "numbers": (
+        "Twenty-one men had one million coins in the twentieth century and three point five more",
+        "21 men had 1,000,000 coins in the 20th century and 3.5 more.",
+    ),
+    "digits": (
+        "The 21 people came on the 3rd day at 10:15 and paid $5 for it",
+        "The 21 people came on the 3rd day at 10:15 and paid $5 for it.",
+    ),
+    "words": (
+        "The twenty-one people came on the third day at ten fifteen and paid five dollars for it",
+        "The twenty-one people came on the third day at ten fifteen and paid five dollars for it.",
+    ),
+}
+
+
+def timed(text: str) -> list[TimedWord]:
+    return [
+        TimedWord(word=word, start=0.5 + 0.3 * index, end=0.7 + 0.3 * index)
+        for index, word in enumerate(text.split(" "))
+    ]
+
+
+class Ear(Recognizer):
+    """Knows each clip by the pitch of its tone, and what it is said to hear there."""
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        return {"engine": "ear"}
+
+    def hear(self, wave: NDArray[np.float32]) -> Heard:
+        pitch = np.argmax(np.abs(np.fft.rfft(wave))) * RATE / wave.size
+        texts = [heard for _, heard in MEANT_AND_HEARD.values()]
+        return Heard(words=timed(texts[int(pitch // 100) % len(texts)]))
+
+
+@pytest.fixture(scope="module")
+def words_scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """What a run says of each text's own recording."""
+    folder = tmp_path_factory.mktemp("words")
+    prompts = []
+    for index, (name, (meant, _)) in enumerate(MEANT_AND_HEARD.items()):
+        tone = 0.1 * np.sin(2 * np.pi * (50 + 100 * index) * np.arange(6 * RATE) / RATE)
+        path = write(folder / f"{name}.flac", tone, subtype="PCM_16")
+        words = [(word.word, word.start, word.end) for word in timed(meant)]
+        prompts.append({"id": name, "audio": path.name, "sha256": file_hash(path), "words": words})
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)) + "\n")
+    spec = {
+        "name": "words", "version": 1, "description": "texts",
+        "systems": [{"model": "calm-debug", "label": "CALM", "baseline": True}],
+        "references": ["reference"], "codecs": {"vae": "vae-debug"}, "temperatures": [1.0],
+        "prompt_seconds": 0.24, "seconds": 6, "prompts": "prompts.jsonl", "batch_size": 5,
+        "metrics": ["wer", "perplexity"], "table": ["wer", "ppx"],
+    }
+    (folder / "words.yaml").write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "load_recognizer", lambda spec: Ear())
+        command("run", folder / "words.yaml", "--no-latency", "--out", folder / "run", "--json")
+    names = {
+        trial["trial_id"]: trial["prompt_id"]
+        for line in (folder / "run" / "trials.jsonl").read_text().split("\n") if line
+        for trial in [json.loads(line)] if trial["cell_id"] == "reference"
+    }
+    found: dict[str, dict[str, float]] = {name: {} for name in MEANT_AND_HEARD}
+    for line in (folder / "run" / "scores.jsonl").read_text().split("\n"):
+        score = json.loads(line or "{}")
+        if score.get("trial_id") in names:
+            found[names[score["trial_id"]]].update(score["values"])
+    return found
+
+
+@pytest.mark.parametrize("name", MEANT_AND_HEARD)
+def test_words_heard_exactly_are_no_errors(
+    words_scored: dict[str, dict[str, float]], name: str
+) -> None:
+    assert words_scored[name]["wer_errors"] == 0
+
+
+def test_perplexity_of_numbers_is_that_of_their_words(
+    words_scored: dict[str, dict[str, float]]
+) -> None:
+    assert words_scored["digits"]["nll"] == pytest.approx(words_scored["words"]["nll"])
