@@ -122,7 +122,7 @@ def check_lengths(
     Raises:
         InputError: If some are shorter than the prompt that is cut from them.
     """
-    ends = {prompt.id: end for prompt in prompts if (end := _declared(root, prompt))}
+    ends = {prompt.audio: end for prompt in prompts if (end := _declared(root, prompt))}
     short = [
         f"{name} ({end.seconds:.2f} s)"
         for name, end in ends.items()

@@ -258,7 +258,7 @@ def _changes(known: Manifest, wanted: Manifest) -> list[str]:
     if before != now:
         changes.append(f"it holds {before}, not {now}")
     elif known.plan_hash != wanted.plan_hash:
-        changes.append("it was planned with other options")
+        changes.append("it was planned with other options or recordings")
     for name in ("device", "torch"):
         before, now = known.environment[name], wanted.environment[name]
         if before != now:

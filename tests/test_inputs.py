@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from calm_bench.types import TimedWord
 
 RATE = 16000
 Wave = NDArray[np.float64]
+Code = int | tuple[int, ...]
 
 
 @dataclass
@@ -45,7 +47,10 @@ class Said:
         return int(self.row(metric, cell)["n"])
 
 
-def command(*words: object, code: int | Sequence[int] = 0) -> Said:
+Score = Callable[..., Said]
+
+
+def command(*words: object, code: Code = 0) -> Said:
     """Run one command line, which has to end with this exit code and without a traceback."""
     codes = (code,) if isinstance(code, int) else code
     runner = CliRunner(env={"COLUMNS": "400", "TERM": "dumb"})
@@ -91,11 +96,11 @@ def theirs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def score(tmp_path: Path, ours: Path, theirs: Path) -> Callable[..., Said]:
+def score(tmp_path: Path, ours: Path, theirs: Path) -> Score:
     """Scores one folder against the other in a run of its own each time."""
     runs = iter(range(99))
 
-    def scored(*words: object, clips: Path = ours, code: int | Sequence[int] = 0) -> Said:
+    def scored(*words: object, clips: Path = ours, code: Code = 0) -> Said:
         options: list[object] = list(words)
         if "--metrics" not in options:
             options += ["--metrics", "fidelity", "loudness"]
@@ -112,7 +117,7 @@ def score(tmp_path: Path, ours: Path, theirs: Path) -> Callable[..., Said]:
 
 
 def test_recordings_below_half_a_step_of_16_bits(
-    score: Callable[..., Said], ours: Path, theirs: Path, tmp_path: Path
+    score: Score, ours: Path, theirs: Path, tmp_path: Path
 ) -> None:
     for index in range(3):
         original = 1e-4 * noise(index)
@@ -123,9 +128,7 @@ def test_recordings_below_half_a_step_of_16_bits(
     assert score(clips=tmp_path / "other").value("si_sdr") == pytest.approx(10, abs=0.05)
 
 
-def test_the_same_samples_at_two_rates_are_two_recordings(
-    score: Callable[..., Said], ours: Path
-) -> None:
+def test_the_same_samples_at_two_rates_are_two_recordings(score: Score, ours: Path) -> None:
     write(ours / "a.wav", noise(1), 16000)
     write(ours / "b.wav", noise(1), 22050)
     said = score()
@@ -133,9 +136,7 @@ def test_the_same_samples_at_two_rates_are_two_recordings(
     assert "distinct" not in said.text
 
 
-def test_dual_mono_and_flac_of_a_recording_are_copies_of_it(
-    score: Callable[..., Said], ours: Path
-) -> None:
+def test_dual_mono_and_flac_of_a_recording_are_copies_of_it(score: Score, ours: Path) -> None:
     wave = np.round(noise(1) * 32768) / 32768
     write(ours / "a.wav", wave, subtype="PCM_16")
     write(ours / "b.wav", np.stack([wave, wave], axis=1), subtype="PCM_16")
@@ -146,7 +147,7 @@ def test_dual_mono_and_flac_of_a_recording_are_copies_of_it(
 
 
 def test_an_original_replaced_under_its_name_size_and_time(
-    score: Callable[..., Said], ours: Path, theirs: Path, tmp_path: Path
+    score: Score, ours: Path, theirs: Path, tmp_path: Path
 ) -> None:
     path = write(theirs / "a.wav", noise(1))
     write(ours / "a.wav", version(noise(1), 20))
@@ -155,12 +156,12 @@ def test_an_original_replaced_under_its_name_size_and_time(
     write(path, version(version(noise(1), 20), 10, seed=3))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
-    again = score("--out", tmp_path / "run")
-    assert again.value("si_sdr") == pytest.approx(10, abs=0.5)
+    assert "other options or recordings" in score("--out", tmp_path / "run", code=2).text
+    assert score().value("si_sdr") == pytest.approx(10, abs=0.5)
 
 
 def test_one_folder_against_two_references(
-    score: Callable[..., Said], ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    score: Score, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index in range(16):
         write(ours / f"{index}.wav", noise(index, 3))
@@ -175,9 +176,7 @@ def test_one_folder_against_two_references(
         assert warm.value(metric) == cold.value(metric) > 2 * first.value(metric)
 
 
-def test_one_clip_as_a_version_of_two_originals(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_one_clip_as_a_version_of_two_originals(score: Score, ours: Path, theirs: Path) -> None:
     clip = noise(1)
     write(ours / "a_gen.wav", clip)
     write(theirs / "a.wav", version(clip, 20))
@@ -187,11 +186,12 @@ def test_one_clip_as_a_version_of_two_originals(
     assert (plain, other) == (pytest.approx(20, abs=0.1), pytest.approx(10, abs=0.5))
 
 
-def corpus(source: Path, *words: object, code: int | Sequence[int] = 0) -> tuple[Said, list[Any]]:
+def corpus(source: Path, *words: object, code: Code = 0) -> tuple[Said, list[Any]]:
     """List a corpus, and give back what was said and the lines of its manifest."""
     out = source.parent / f"listed {source.name}"
-    said = command("data", "folder", source, "--out", out, "--json", "--min-seconds", 0.2, *words,
-                   code=code)
+    said = command(
+        "data", "folder", source, "--out", out, "--json", "--min-seconds", 0.2, *words, code=code
+    )
     lines = (out / "manifest.jsonl").read_text("utf-8").split("\n") if said.code == 0 else []
     return said, [json.loads(line) for line in lines if line]
 
@@ -213,9 +213,7 @@ def test_a_test_recording_that_training_has_in_another_format(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_folder_against_itself(
-    score: Callable[..., Said], ours: Path, tmp_path: Path, linked: bool
-) -> None:
+def test_a_folder_against_itself(score: Score, ours: Path, tmp_path: Path, linked: bool) -> None:
     write(ours / "a.wav", noise(1))
     link = tmp_path / "link"
     link.symlink_to(ours)
@@ -223,21 +221,20 @@ def test_a_folder_against_itself(
     assert "same" in said.text
 
 
-def test_clips_by_speaker_against_a_flat_reference(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_clips_by_speaker_against_a_flat_reference(score: Score, ours: Path, theirs: Path) -> None:
     for index in range(4):
         write(theirs / f"u{index}.wav", noise(index))
         write(ours / f"s{index % 2}" / f"u{index}.wav", version(noise(index), 20))
     said = score()
     assert said.row("si_sdr")["value"] is None
-    assert "s0/u0.wav" in said.text and "4" in said.text and "--pair-by 'stem'" in said.text
+    assert f"4 of 4 files in {ours} have no original in {theirs}: s0/u0.wav" in said.text
+    assert "--pair-by 'stem' would pair more" in said.text
     said = score("--pair-by", "stem")
     assert (said.n("si_sdr"), said.value("si_sdr")) == (4, pytest.approx(20, abs=0.05))
 
 
 def test_takes_of_one_stem_in_two_folders_are_never_guessed(
-    score: Callable[..., Said], ours: Path, theirs: Path
+    score: Score, ours: Path, theirs: Path
 ) -> None:
     for index in range(2):
         write(theirs / f"s{index}" / "001.wav", noise(index))
@@ -246,12 +243,10 @@ def test_takes_of_one_stem_in_two_folders_are_never_guessed(
     assert said.value("si_sdr") == pytest.approx(20, abs=0.05)
     (ours / "s0" / "001.wav").rename(ours / "001.wav")
     said = score("--pair-by", "stem", code=2)
-    assert "001.wav" in said.text and "s0/001.wav, s1/001.wav" in said.text
+    assert f"001.wav in {ours} could be a version of s0/001.wav, s1/001.wav in" in said.text
 
 
-def test_names_that_shells_and_globs_trip_over(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_names_that_shells_and_globs_trip_over(score: Score, ours: Path, theirs: Path) -> None:
     names = ("take [1]", "100% (final)", "#3", "-a", "ü ß", "two  spaces", "{x}")
     for index, name in enumerate(names):
         write(theirs / f"{name}.wav", noise(index))
@@ -259,9 +254,7 @@ def test_names_that_shells_and_globs_trip_over(
     assert score().n("si_sdr") == len(names)
 
 
-def test_unreadable_names_are_printed_as_they_are(
-    score: Callable[..., Said], ours: Path, tmp_path: Path
-) -> None:
+def test_unreadable_names_are_printed_as_they_are(score: Score, ours: Path, tmp_path: Path) -> None:
     names = ("[red]x.wav", "take [bold].wav", "[@click=x]y.wav")
     write(ours / "good.wav", noise(1))
     for name in names:
@@ -270,26 +263,43 @@ def test_unreadable_names_are_printed_as_they_are(
     assert said.n("loudness") == 1
     table = command("score", ours, "--metrics", "loudness", "--out", tmp_path / "run", code=4)
     for name in names:
-        assert name in said.text and name in table.text
+        assert name in said.text
+        assert name in table.text
 
 
-def test_what_tools_leave_beside_recordings(
-    score: Callable[..., Said], ours: Path
-) -> None:
+def test_what_tools_leave_beside_recordings(score: Score, ours: Path) -> None:
     for name in ("a.wav", "b.wav"):
         write(ours / name, noise(ord(name[0])))
-    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "a.wav.bak", "a.wav.asd", "b.lab",
-                 "a.wav.reapeaks", "a.TextGrid", "a.txt", "a.json", "__MACOSX/._a.wav"):
+    for name in (
+        "Thumbs.db",
+        "desktop.ini",
+        ".DS_Store",
+        "a.wav.bak",
+        "a.wav.asd",
+        "b.lab",
+        "a.wav.reapeaks",
+        "a.TextGrid",
+        "a.txt",
+        "a.json",
+        "__MACOSX/._a.wav",
+    ):
         (ours / name).parent.mkdir(exist_ok=True)
         (ours / name).write_bytes(b"\0\5\x16\7")
     assert score().n("loudness") == 2
 
 
-def test_one_folder_of_nine_formats(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
-    formats = {"MP3": {}, "ogg": {}, "Opus": {"format": "OGG", "subtype": "OPUS"}, "AIFF": {},
-               "au": {}, "w64": {}, "caf": {}, "flac": {}, "WAV": {}}
+def test_one_folder_of_nine_formats(score: Score, ours: Path, theirs: Path) -> None:
+    formats = {
+        "MP3": {},
+        "ogg": {},
+        "Opus": {"format": "OGG", "subtype": "OPUS"},
+        "AIFF": {},
+        "au": {},
+        "w64": {},
+        "caf": {},
+        "flac": {},
+        "WAV": {},
+    }
     for index, (suffix, how) in enumerate(formats.items()):
         write(theirs / f"{index}.wav", noise(index))
         write(ours / f"{index}.{suffix}", version(noise(index), 20), **how)
@@ -297,7 +307,7 @@ def test_one_folder_of_nine_formats(
     assert said.n("si_sdr") == said.n("loudness") == 9
 
 
-def test_stems_with_dots(score: Callable[..., Said], ours: Path, theirs: Path) -> None:
+def test_stems_with_dots(score: Score, ours: Path, theirs: Path) -> None:
     for index, name in enumerate(("a", "b", "c.v1.2")):
         write(theirs / f"{name}.wav", noise(index))
         write(ours / f"{name}.temp0.8.wav", version(noise(index), 20))
@@ -305,7 +315,7 @@ def test_stems_with_dots(score: Callable[..., Said], ours: Path, theirs: Path) -
     assert (said.n("si_sdr"), said.value("si_sdr")) == (3, pytest.approx(20, abs=0.05))
 
 
-def test_links_that_lead_in_circles(score: Callable[..., Said], ours: Path) -> None:
+def test_links_that_lead_in_circles(score: Score, ours: Path) -> None:
     write(ours / "two.wav", noise(2))
     write(ours / "three.wav", noise(3))
     (ours / "again").symlink_to(ours)
@@ -316,9 +326,7 @@ def test_links_that_lead_in_circles(score: Callable[..., Said], ours: Path) -> N
     assert "distinct 2" in said.text
 
 
-def test_a_folder_with_the_list_of_another_tool(
-    score: Callable[..., Said], ours: Path
-) -> None:
+def test_a_folder_with_the_list_of_another_tool(score: Score, ours: Path) -> None:
     write(ours / "a.wav", noise(1))
     lines = [json.dumps({"audio_filepath": f"{name}.wav", "duration": 1}) for name in "ab"]
     (ours / "manifest.json").write_text("\n".join(lines))
@@ -328,7 +336,7 @@ def test_a_folder_with_the_list_of_another_tool(
 # Files
 
 
-def test_files_that_hold_no_sound(score: Callable[..., Said], ours: Path) -> None:
+def test_files_that_hold_no_sound(score: Score, ours: Path) -> None:
     for name in ("good", "fine"):
         write(ours / f"{name}.wav", noise(len(name) + ord(name[0])))
     write(ours / "header.wav", np.zeros(0))
@@ -344,7 +352,7 @@ def test_files_that_hold_no_sound(score: Callable[..., Said], ours: Path) -> Non
     assert all(name in said.text for name in [*broken, "header.wav"])
 
 
-def test_samples_that_are_no_numbers(score: Callable[..., Said], ours: Path) -> None:
+def test_samples_that_are_no_numbers(score: Score, ours: Path) -> None:
     for index in range(2):
         write(ours / f"good{index}.wav", noise(index))
     good = score()
@@ -355,25 +363,22 @@ def test_samples_that_are_no_numbers(score: Callable[..., Said], ours: Path) -> 
     said = score(code=4)
     assert said.n("loudness") == 2
     assert said.value("loudness") == good.value("loudness")
-    assert "nan.wav" in said.text and "inf.wav" in said.text
+    assert all(name in said.text for name in ("nan.wav", "inf.wav"))
 
 
-def test_eight_codings_of_one_recording(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_eight_codings_of_one_recording(score: Score, ours: Path, theirs: Path) -> None:
     codings = ("PCM_U8", "PCM_24", "PCM_32", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")
     for index, coding in enumerate(codings):
         write(theirs / f"{coding}.wav", 3 * noise(index))
         write(ours / f"{coding}.wav", 3 * noise(index), subtype=coding)
     said = score()
-    assert said.n("si_sdr") == 8
+    assert said.n("si_sdr") == 7
+    assert said.row("si_sdr")["reason"] == "SI-SDR of a perfect copy has no bound (DOUBLE.wav)"
     assert said.value("si_sdr") > 20
     assert said.value("loudness") == pytest.approx(said.value("loudness", "reference"), abs=0.3)
 
 
-def test_odd_rates_through_every_metric(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_odd_rates_through_every_metric(score: Score, ours: Path, theirs: Path) -> None:
     for rate in (4000, 11025, 37800, 96000, 192000):
         write(theirs / f"{rate}.wav", noise(rate, 1.0, rate), rate)
         write(ours / f"{rate}.wav", version(noise(rate, 1.0, rate), 20), rate)
@@ -383,9 +388,7 @@ def test_odd_rates_through_every_metric(
     assert all(row["value"] is not None or row["reason"] for row in said.json["rows"])
 
 
-def test_sound_in_one_of_six_channels(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_sound_in_one_of_six_channels(score: Score, ours: Path, theirs: Path) -> None:
     for index in range(2):
         channels = np.zeros((RATE, 6))
         channels[:, 2] = noise(index)
@@ -396,7 +399,7 @@ def test_sound_in_one_of_six_channels(
     assert drop == pytest.approx(-20 * np.log10(6), abs=0.02)
 
 
-def test_a_download_that_broke_off(score: Callable[..., Said], ours: Path) -> None:
+def test_a_download_that_broke_off(score: Score, ours: Path) -> None:
     write(ours / "good.flac", noise(1))
     path = write(ours / "half.flac", noise(2))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -405,9 +408,7 @@ def test_a_download_that_broke_off(score: Callable[..., Said], ours: Path) -> No
     assert "half.flac" in said.text
 
 
-def test_pipes_and_folders_with_the_names_of_recordings(
-    score: Callable[..., Said], ours: Path
-) -> None:
+def test_pipes_and_folders_with_the_names_of_recordings(score: Score, ours: Path) -> None:
     write(ours / "good.wav", noise(1))
     write(ours / "song.wav" / "take1.wav", noise(2))
     os.mkfifo(ours / "live.wav")
@@ -416,19 +417,17 @@ def test_pipes_and_folders_with_the_names_of_recordings(
     assert "live.wav" in said.text
 
 
-def test_clips_of_one_and_of_ten_samples(
-    score: Callable[..., Said], ours: Path, theirs: Path
-) -> None:
+def test_clips_of_one_and_of_ten_samples(score: Score, ours: Path, theirs: Path) -> None:
     for name, samples in (("one", 1), ("ten", 10), ("a", RATE), ("b", RATE), ("c", RATE)):
         original = np.random.default_rng(samples + ord(name[-1])).normal(size=samples) / 10
         write(theirs / f"{name}.wav", original)
         write(ours / f"{name}.wav", version(original, 20) if samples > 10 else original)
     metrics = ("fidelity", "loudness", "drift", "stoi", "pesq", "dnsmos", "fad", "kad")
     said = score("--metrics", *metrics, "--embedding", "mel", code=(0, 4))
-    assert said.n("si_sdr") >= 3 and said.n("dnsmos_ovrl") >= 3
     assert all(row["value"] is not None or row["reason"] for row in said.json["rows"])
-    if said.code == 4:
-        assert "one.wav" in said.text
+    for metric in ("si_sdr", "loudness", "stoi", "pesq"):
+        assert said.n(metric) == 3
+        assert "one.wav" in said.row(metric)["reason"]
 
 
 # Corpora
@@ -458,7 +457,7 @@ def test_training_validation_and_testing(tmp_path: Path) -> None:
 
 def test_names_that_only_contain_the_letters_of_a_split(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    names = ("latest", "contest", "devices", "trainers", "evaluation-free", "invalid")
+    names = ("latest", "contest", "devices", "trainers", "evaluations", "invalid")
     for index in range(18):
         write(source / names[index % 6] / f"{index}.wav", noise(index, 0.5))
     said, items = corpus(source)
@@ -474,19 +473,27 @@ def test_common_voice_with_quotes_and_rejected_clips(tmp_path: Path) -> None:
         f"speaker{index}\tcommon_voice_en_{index}.mp3\ts{index}\t{text}\t\t2\t0\t"
         for index, text in enumerate(sentences)
     ]
-    lists = {"train": [0, 1], "dev": [2], "test": [3], "other": [4], "invalidated": [5],
-             "validated": [0, 1, 2, 3]}
+    lists = {
+        "train": [0, 1],
+        "dev": [2],
+        "test": [3],
+        "other": [4],
+        "invalidated": [5],
+        "validated": [0, 1, 2, 3],
+    }
     for index in range(6):
         write(source / "clips" / f"common_voice_en_{index}.mp3", noise(index, 0.8))
     for name, members in lists.items():
         (source / f"{name}.tsv").write_text("\n".join([header, *(rows[i] for i in members)]) + "\n")
-    said, items = corpus(source)
+    _, items = corpus(source)
     found = {Path(item["audio"]).stem[-1]: (item["split"], item["text"]) for item in items}
     assert {key: found[key] for key in "0123"} == {
-        "0": ("train", sentences[0]), "1": ("train", sentences[1]),
-        "2": ("validation", sentences[2]), "3": ("test", sentences[3]),
+        "0": ("train", sentences[0]),
+        "1": ("train", sentences[1]),
+        "2": ("validation", sentences[2]),
+        "3": ("test", sentences[3]),
     }
-    assert "5" not in found and len(items) == len(found)
+    assert len(items) == len(found.keys() - {"5"})
 
 
 def test_vctk_with_a_missing_microphone_and_a_speaker_without_text(tmp_path: Path) -> None:
@@ -539,10 +546,7 @@ def test_kaldi_segments_of_one_recording(tmp_path: Path) -> None:
     (source / "segments").write_text("a-1 call 0.50 1.75\na-2 call 2.00 3.00\n")
     (source / "text").write_text("a-1 hello there\na-2 good bye\n")
     (source / "utt2spk").write_text("a-1 a\na-2 a\n")
-    said, items = corpus(source, code=(0, 2))
-    if said.code == 2:
-        assert "segments" in said.text
-        return
+    _, items = corpus(source)
     found = [(item["text"], item["offset"], item["seconds"]) for item in items]
     assert sorted(found) == [("good bye", 2.0, 1.0), ("hello there", 0.5, 1.25)]
 
@@ -555,10 +559,7 @@ def test_nemo_lines_into_one_long_file(tmp_path: Path) -> None:
         {"audio_filepath": "talk.wav", "offset": 2.0, "duration": 1.0, "text": "good bye"},
     ]
     (source / "train_manifest.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    said, items = corpus(source / "train_manifest.json", code=(0, 2))
-    if said.code == 2:
-        assert "offset" in said.text
-        return
+    _, items = corpus(source / "train_manifest.json")
     found = [(item["text"], item["offset"], item["seconds"]) for item in items]
     assert sorted(found) == [("good bye", 2.0, 1.0), ("hello there", 0.5, 1.25)]
 
@@ -586,7 +587,7 @@ def test_timit_as_it_is_sold(tmp_path: Path) -> None:
             write(folder / f"{name}.WAV", wave, format="NIST", subtype="PCM_16")
             (folder / f"{name}.TXT").write_text(f"0 8000 She had your dark {name}.\n")
             (folder / f"{name}.PHN").write_text("0 8000 h#\n")
-    said, items = corpus(source)
+    _, items = corpus(source)
     found = sorted((item["split"], item["speaker"], item["text"]) for item in items)
     assert found == [
         ("test", "MDAB0", "She had your dark SA1."),
@@ -607,7 +608,8 @@ def test_seed_tts_prompts_that_two_lines_share(tmp_path: Path) -> None:
     )
     _, items = corpus(source)
     assert {(Path(item["audio"]).stem, item["text"]) for item in items} == {
-        ("a", "what a said"), ("b", "what b said"),
+        ("a", "what a said"),
+        ("b", "what b said"),
     }
     assert len({item["split"] for item in items if Path(item["audio"]).stem == "a"}) == 1
 
@@ -615,11 +617,12 @@ def test_seed_tts_prompts_that_two_lines_share(tmp_path: Path) -> None:
 # Real recordings
 
 
-def continued(tmp_path: Path, *paths: object, code: int | Sequence[int] = 0) -> Said:
+def continued(tmp_path: Path, *paths: object, code: Code = 0) -> Said:
     """What `run smoke` says of one's own recordings."""
     words = ("--no-latency", "--systems", "calm", "--temps", "0.8", "--json")
-    return command("run", "smoke", *words, "--out", tmp_path / "run", "--prompt-audio", *paths,
-                   code=code)
+    return command(
+        "run", "smoke", *words, "--out", tmp_path / "run", "--prompt-audio", *paths, code=code
+    )
 
 
 def test_two_prompts_of_one_name(tmp_path: Path) -> None:
@@ -642,10 +645,11 @@ def test_prompts_too_short_or_empty_are_named(tmp_path: Path) -> None:
     write(mine / "short.wav", noise(1, 0.1))
     (mine / "empty.wav").write_bytes(b"")
     (mine / "notes.txt").write_text("two takes")
-    said = continued(tmp_path, mine, code=(0, 2, 4))
-    assert "short.wav" in said.text
-    if said.code != 2:
-        assert "empty.wav" in said.text
+    assert "short.wav (0.10 s)" in continued(tmp_path, mine, code=2).text
+    (mine / "short.wav").unlink()
+    assert "empty.wav is empty (0 bytes)" in continued(tmp_path, mine, code=2).text
+    (mine / "empty.wav").unlink()
+    assert continued(tmp_path, mine).n("loudness", "reference") == 1
 
 
 def test_prompts_cut_from_two_long_recordings(tmp_path: Path) -> None:
@@ -671,17 +675,19 @@ def test_prompts_cut_from_two_long_recordings(tmp_path: Path) -> None:
         starts[index].append(int(np.argmax(scores[index])))
     for begins in starts.values():
         begins.sort()
-        assert len(begins) == 4 and begins[-1] + 2 * RATE <= 10 * RATE
-        assert all(later - earlier >= 2 * RATE for earlier, later in zip(begins, begins[1:]))
-    said = command(*words, "--n", 20, "--out", tmp_path / "twenty", code=(0, 2))
-    assert "8" in said.text and "20" in said.text
+        assert len(begins) == 4
+        assert begins[-1] + 2 * RATE <= 10 * RATE
+        assert all(later - earlier >= 2 * RATE for earlier, later in pairwise(begins))
+    said = command(*words, "--n", 20, "--out", tmp_path / "twenty", code=2)
+    assert "2 test recordings of at least 2 s, which give 8 clips, not 20" in said.text
 
 
 # Words
 
 MEANT_AND_HEARD = {
     "invisible": (
-        "The ﬁnal re\u00adsult was won\u200bder\u200bful and\u00a0clear… it was a ｃａｔ—the dog ran",
+        "The ﬁnal re\u00adsult was won\u200bder\u200bful and\u00a0clear… it was a"
+        "  ｃａｔ—the dog ran",
         "The final result was wonderful and clear. It was a cat. The dog ran.",
     ),
     "spelling": (
@@ -735,11 +741,19 @@ def words_scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
         prompts.append({"id": name, "audio": path.name, "sha256": file_hash(path), "words": words})
     (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)) + "\n")
     spec = {
-        "name": "words", "version": 1, "description": "texts",
+        "name": "words",
+        "version": 1,
+        "description": "texts",
         "systems": [{"model": "calm-debug", "label": "CALM", "baseline": True}],
-        "references": ["reference"], "codecs": {"vae": "vae-debug"}, "temperatures": [1.0],
-        "prompt_seconds": 0.24, "seconds": 6, "prompts": "prompts.jsonl", "batch_size": 5,
-        "metrics": ["wer", "perplexity"], "table": ["wer", "ppx"],
+        "references": ["reference"],
+        "codecs": {"vae": "vae-debug"},
+        "temperatures": [1.0],
+        "prompt_seconds": 0.24,
+        "seconds": 6,
+        "prompts": "prompts.jsonl",
+        "batch_size": 5,
+        "metrics": ["wer", "perplexity"],
+        "table": ["wer", "ppx"],
     }
     (folder / "words.yaml").write_text(json.dumps(spec))
     with pytest.MonkeyPatch.context() as patch:
@@ -747,8 +761,10 @@ def words_scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
         command("run", folder / "words.yaml", "--no-latency", "--out", folder / "run", "--json")
     names = {
         trial["trial_id"]: trial["prompt_id"]
-        for line in (folder / "run" / "trials.jsonl").read_text().split("\n") if line
-        for trial in [json.loads(line)] if trial["cell_id"] == "reference"
+        for line in (folder / "run" / "trials.jsonl").read_text().split("\n")
+        if line
+        for trial in [json.loads(line)]
+        if trial["cell_id"] == "reference"
     }
     found: dict[str, dict[str, float]] = {name: {} for name in MEANT_AND_HEARD}
     for line in (folder / "run" / "scores.jsonl").read_text().split("\n"):
@@ -766,6 +782,6 @@ def test_words_heard_exactly_are_no_errors(
 
 
 def test_perplexity_of_numbers_is_that_of_their_words(
-    words_scored: dict[str, dict[str, float]]
+    words_scored: dict[str, dict[str, float]],
 ) -> None:
     assert words_scored["digits"]["nll"] == pytest.approx(words_scored["words"]["nll"])

@@ -75,7 +75,7 @@ def test_one_short_recording_leaves_the_rows_of_all(tmp_path: Path) -> None:
     )
     out = tmp_path / "run"
     said = done("run", "smoke", "--no-latency", "--out", out, "--prompt-audio", long, short, bare)
-    assert "2 of 3 recordings end before the clips' 0.96 s, bare-" in said
+    assert f"2 of 3 recordings end before the clips' 0.96 s, {bare} first" in said
     store = RunStore(out)
     seconds = {}
     for clip in out.glob("clips/*/*.flac"):
