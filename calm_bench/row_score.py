@@ -1,10 +1,9 @@
 """What a metric finds in a row; a clip that it fails on costs that clip's score and no other."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
 
 from calm_bench.errors import BenchError, describe
 from calm_bench.metrics.base import Metric
@@ -25,37 +24,10 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowScore:
-    """A metric's result and, by clip id, why it failed on clips of the row.
-
-    Attributes:
-        lasting: Whether another try would find the same, as far as one can tell.
-    """
-
-    result: MetricResult
-    failed: Mapping[str, str]
-    lasting: bool = True
-
-    def with_copies(self, first_of: Mapping[str, str]) -> Self:
-        """The same, with what was found in a clip said of its copies; `first_of` names it."""
-        failed = {copy: self.failed[i] for copy, i in first_of.items() if i in self.failed}
-        return replace(self, result=self.result.with_copies(first_of), failed=failed)
-
-    def to_json(self, clip_ids: Sequence[str]) -> dict[str, Any]:
-        """As JSON, with the places of clips in their row for their ids, which other runs share."""
-        failed = {str(i): self.failed[c] for i, c in enumerate(clip_ids) if c in self.failed}
-        return {**self.result.to_json(clip_ids), "failed": failed}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], clip_ids: Sequence[str]) -> Self:
-        """What `to_json` gave, for these clips."""
-        failed = {clip_ids[int(place)]: reason for place, reason in data["failed"].items()}
-        return cls(result=MetricResult.from_json(data, clip_ids), failed=failed)
-
-
-def score_row(metric: Metric, clips: Sequence[Clip], reference: Sequence[Clip]) -> RowScore:
-    """What a metric finds in a row.
+def score_row(
+    metric: Metric, clips: Sequence[Clip], reference: Sequence[Clip]
+) -> tuple[MetricResult, bool]:
+    """What a metric finds in a row, and whether another try would find the same for all one knows.
 
     A metric of single clips is tried on each clip alone once it has failed on all together; a set
     metric that fails says nothing of the row.
@@ -64,7 +36,7 @@ def score_row(metric: Metric, clips: Sequence[Clip], reference: Sequence[Clip]) 
         BenchError: If the metric says nothing of the row.
     """
     try:
-        return RowScore(result=metric.score(clips, reference), failed={})
+        return metric.score(clips, reference), True
     except Exception as error:
         errors = dict(_failing(metric, clips, reference)) if metric.scope == "clip" else {}
         reasons = {str(e) if isinstance(e, BenchError) else None for e in errors.values()}
@@ -80,10 +52,11 @@ def score_row(metric: Metric, clips: Sequence[Clip], reference: Sequence[Clip]) 
         found,
         clips={**found.clips, **{clip_id: {} for clip_id in failed}},
         notes={**found.notes, **failed},
+        failed=frozenset(failed),
     )
     passing = (OSError, MemoryError, BenchError)
     lasting = not any(isinstance(error, passing) for error in errors.values())
-    return RowScore(result=result, failed=failed, lasting=lasting)
+    return result, lasting
 
 
 def _failing(

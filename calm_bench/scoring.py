@@ -21,7 +21,7 @@ from calm_bench.metric_scores import MetricScores, Pair, record_scores
 from calm_bench.metrics.base import Metric
 from calm_bench.metrics.embedded import EmbeddingMetric
 from calm_bench.progress import stage
-from calm_bench.row_score import Failure, RowScore, score_row
+from calm_bench.row_score import Failure, score_row
 from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry, ClipShelf, Firsts, firsts
 from calm_bench.store import Cell, RunStore
@@ -153,15 +153,16 @@ class Scorer:
         alike = self._alike(metric, cell_id)
         if kept is None:
             clips = self._clips(metric, self._distinct(metric, cell_id))
-            found = score_row(metric, clips, self._reference_clips(metric)).with_copies(alike)
-            if found.lasting:
+            found, is_lasting = score_row(metric, clips, self._reference_clips(metric))
+            found = found.with_copies(alike)
+            if is_lasting:
                 self._cache.write(key, found.to_json(list(alike)))
         else:
-            found = RowScore.from_json(kept, list(alike))
+            found = MetricResult.from_json(kept, list(alike))
         for entry in self.shelf.entries(cell_id):
-            if reason := found.failed.get(entry.clip_id):
-                self._fail(cell_id, entry, metric.name, reason)
-        return found.result
+            if entry.clip_id in found.failed:
+                self._fail(cell_id, entry, metric.name, found.notes[entry.clip_id])
+        return found
 
     def _fail(self, cell_id: str, entry: ClipEntry, by: str, reason: str) -> None:
         clip_id, path = entry.clip_id, entry.path

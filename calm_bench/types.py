@@ -245,12 +245,14 @@ class MetricResult:
         notes: By clip id, why fields are None (empty transcript, too short, ...).
         estimates: By column name, for `set` columns only.
         counts: What stands beside the numbers: n_empty, n_flagged, n_vectors, ...
+        failed: Clips on which the metric raised, found out by the scorer; their notes say why.
     """
 
     clips: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     estimates: Mapping[str, Estimate] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
 
     def values(self, name: str, clip_ids: Sequence[str]) -> list[float | None]:
         """One per-clip field in the order of `clip_ids`."""
@@ -260,14 +262,16 @@ class MetricResult:
         """The same, with what was found in a clip said of its copies; `first_of` names it."""
         clips = {copy: self.clips[i] for copy, i in first_of.items() if i in self.clips}
         notes = {copy: self.notes[i] for copy, i in first_of.items() if i in self.notes}
-        return replace(self, clips=clips, notes=notes)
+        failed = frozenset(copy for copy, i in first_of.items() if i in self.failed)
+        return replace(self, clips=clips, notes=notes, failed=failed)
 
     def to_json(self, clip_ids: Sequence[str]) -> dict[str, Any]:
         """As JSON, with the places of clips in their row for their ids, which other runs share."""
         place = {clip_id: str(index) for index, clip_id in enumerate(clip_ids)}
         clips = {place[clip_id]: dict(values) for clip_id, values in self.clips.items()}
         notes = {place[clip_id]: note for clip_id, note in self.notes.items()}
-        return {**asdict(self), "clips": clips, "notes": notes}
+        failed = sorted(place[clip_id] for clip_id in self.failed)
+        return {**asdict(self), "clips": clips, "notes": notes, "failed": failed}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], clip_ids: Sequence[str]) -> "MetricResult":
@@ -277,4 +281,7 @@ class MetricResult:
             for name in ("clips", "notes")
         )
         estimates = {name: Estimate(**value) for name, value in data["estimates"].items()}
-        return cls(clips=clips, notes=notes, estimates=estimates, counts=data["counts"])
+        failed = frozenset(clip_ids[int(place)] for place in data["failed"])
+        return cls(
+            clips=clips, notes=notes, estimates=estimates, counts=data["counts"], failed=failed
+        )
