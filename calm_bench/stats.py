@@ -30,6 +30,9 @@ GroupOf = Mapping[str, str]
 
 Floats = NDArray[np.float64]
 
+Owners = NDArray[np.int64]
+"""The group of each clip, [n], numbered from 0 on."""
+
 Statistic = Callable[[Floats], Floats]
 """Values [R] by how often each group is drawn, [R, G]."""
 
@@ -44,9 +47,9 @@ def summarise(
     keys = _scored(column, clips)
     if not keys:
         return Estimate(value=None, reason=f"no clip has a value for {column.name}")
-    owners, n_groups = _owners(keys, groups)
-    draws = _resampled(_aggregate(column, clips, keys, owners), n_groups, seed)
-    return _estimate(float(draws[0]), draws[1:], len(keys), n_groups)
+    owners = _owners(keys, groups)
+    draws = _resampled(_aggregate(column, clips, keys, owners), owners, seed)
+    return _estimate(float(draws[0]), draws[1:], len(keys), owners.max() + 1)
 
 
 def compare(
@@ -61,10 +64,10 @@ def compare(
     keys = [key for key in _scored(column, a) if key in in_b]
     if not keys:
         return Estimate(value=None, reason=f"no prompt has a value for {column.name} in both rows")
-    owners, n_groups = _owners(keys, groups)
+    owners = _owners(keys, groups)
     ours, theirs = (_aggregate(column, side, keys, owners) for side in (a, b))
-    draws = _resampled(lambda counts: ours(counts) - theirs(counts), n_groups, seed)
-    return _estimate(float(draws[0]), draws[1:], len(keys), n_groups)
+    draws = _resampled(lambda counts: ours(counts) - theirs(counts), owners, seed)
+    return _estimate(float(draws[0]), draws[1:], len(keys), owners.max() + 1)
 
 
 def n_needed(difference: Estimate) -> int | None:
@@ -98,9 +101,10 @@ def ratio_interval(
     return _estimate(math.exp(float(np.median(logs))), draws, len(logs), len(logs), level)
 
 
-def _resampled(statistic: Statistic, n_groups: int, seed: int) -> Floats:
+def _resampled(statistic: Statistic, owners: Owners, seed: int) -> Floats:
     """A statistic of all groups, and then of each resample of them, [1 + RESAMPLES]."""
-    rng, block = np.random.default_rng(seed), max(1, _BLOCK // n_groups)
+    rng, block = np.random.default_rng(seed), max(1, _BLOCK // len(owners))
+    n_groups = owners.max() + 1
     even = np.full(n_groups, 1.0 / n_groups)
     drawn = (
         rng.multinomial(n_groups, even, size=min(block, RESAMPLES - at)).astype(np.float64)
@@ -130,16 +134,14 @@ def _scored(column: Column, clips: ClipValues) -> list[str]:
     )
 
 
-def _owners(keys: Sequence[str], groups: GroupOf) -> tuple[NDArray[np.int64], int]:
-    """The number of the group of each clip [n], and how many groups there are."""
+def _owners(keys: Sequence[str], groups: GroupOf) -> Owners:
+    """The number of the group of each clip."""
     names = [groups.get(key, key) for key in keys]
     place = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    return np.array([place[name] for name in names]), len(place)
+    return np.array([place[name] for name in names])
 
 
-def _aggregate(
-    column: Column, clips: ClipValues, keys: Sequence[str], owners: NDArray[np.int64]
-) -> Statistic:
+def _aggregate(column: Column, clips: ClipValues, keys: Sequence[str], owners: Owners) -> Statistic:
     """The column's value by how often each group is drawn; NaN over a denominator of 0."""
     fields = [[clips[key][name] for key in keys] for name in column.fields]
     above = np.array(fields[0], dtype=np.float64)
