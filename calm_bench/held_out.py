@@ -16,9 +16,9 @@ from calm_bench.config import load_model_config
 from calm_bench.errors import BenchError
 from calm_bench.framing import Grid, PromptShelf
 from calm_bench.hearing import recipe_id_of
-from calm_bench.metric_scores import MetricScores
 from calm_bench.plan import Plan
 from calm_bench.progress import stage
+from calm_bench.scoring import MetricScores
 from calm_bench.seeds import file_hash
 from calm_bench.shelf import Firsts
 from calm_bench.store import Cell, RunStore, ScoreRecord, TrialRecord

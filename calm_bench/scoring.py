@@ -7,7 +7,7 @@ reason where the number would be; a clip that it fails on is noted and counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,17 +17,43 @@ from calm_bench.code import computed_by
 from calm_bench.errors import BenchError, describe
 from calm_bench.hearing import recipe_id_of, transcribe
 from calm_bench.instruments import Instrument, Setting, instruments_of, usable_embeddings
-from calm_bench.metric_scores import MetricScores, Pair, record_scores
 from calm_bench.metrics.base import Metric
 from calm_bench.metrics.embedded import EmbeddingMetric
 from calm_bench.progress import stage
 from calm_bench.row_score import Failure, score_row
 from calm_bench.seeds import content_hash
 from calm_bench.shelf import ClipEntry, ClipShelf, Firsts, firsts
-from calm_bench.store import Cell, RunStore
-from calm_bench.types import Clip, Estimate, MetricResult, Transcript
+from calm_bench.store import Cell, CellScore, RunStore, ScoreRecord
+from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript
 
 SCORED_BY = ("calm_bench.row_score", "calm_bench.shelf")
+
+
+Pair = tuple[str, str]
+"""A row and the one that it is compared with."""
+
+
+@dataclass(slots=True, kw_only=True)
+class MetricScores:
+    """All that one metric said of a run.
+
+    Attributes:
+        embedding: What it looked through, where the run has more than one.
+        results: By row, what it found.
+        reasons: By row, why it found nothing.
+        differences: By (row, other row), what its set columns differ by.
+        alike: By row, which of its clips are the same to the metric.
+    """
+
+    metric: str
+    columns: tuple[Column, ...]
+    embedding: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_id: str | None = None
+    results: dict[str, MetricResult] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    differences: dict[Pair, Mapping[str, Estimate]] = field(default_factory=dict)
+    alike: dict[str, Firsts] = field(default_factory=dict)
 
 
 class Scorer:
@@ -63,7 +89,7 @@ class Scorer:
             self._hear()
         with stage("scoring", len(found) * self._n_clips) as advance:
             scores = [self._score_metric(instrument, pairs, advance) for instrument in found]
-        record_scores(scores, self.shelf, self.store)
+        _record_scores(scores, self.shelf, self.store)
         return scores
 
     def _score_metric(
@@ -268,3 +294,32 @@ class Scorer:
 
 def _heard_identity(transcript: Transcript | None) -> Any:
     return None if transcript is None else asdict(transcript)
+
+
+def _record_scores(scores: Sequence[MetricScores], shelf: ClipShelf, store: RunStore) -> None:
+    """Write what is new to the run's records."""
+    known = {record.key: record for record in store.read(ScoreRecord)}
+    known_cells = {record.key: record for record in store.read(CellScore)}
+    for score in scores:
+        clip_records, cell_records = _records(score, shelf)
+        store.append(*(r for r in clip_records if known.get(r.key) != r))
+        store.append(*(r for r in cell_records if known_cells.get(r.key) != r))
+
+
+def _records(score: MetricScores, shelf: ClipShelf) -> tuple[list[ScoreRecord], list[CellScore]]:
+    clips, cells = [], []
+    for cell_id, result in score.results.items():
+        about = {"metric": score.metric, "recipe_id": str(score.recipe_id), "cell_id": cell_id}
+        estimates, counts = dict(result.estimates), dict(result.counts)
+        cells.append(CellScore(**about, estimates=estimates, counts=counts))
+        clips += [
+            ScoreRecord(
+                **about,
+                trial_id=entry.clip_id,
+                clip_id=entry.audio_id,
+                values=dict(result.clips.get(entry.clip_id, {})),
+                note=result.notes.get(entry.clip_id),
+            )
+            for entry in shelf.entries(cell_id)
+        ]
+    return clips, cells

@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import AudioFacts, examine, read_audio
+from calm_bench.audio import AudioFacts, examine, read_audio, readable
 from calm_bench.cache import ContentCache, MemoryCache
 from calm_bench.code import computed_by
-from calm_bench.decoding import readable
 from calm_bench.errors import InputError
 from calm_bench.parallel import counted, ordered_map
 from calm_bench.row_score import READING, Failure

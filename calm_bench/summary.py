@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Self
 
 from calm_bench.config import BenchmarkSpec
-from calm_bench.metric_scores import MetricScores, Pair
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.recordings import few
 from calm_bench.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
 from calm_bench.row_score import READING, Failure, failure_notes
-from calm_bench.scoring import Scorer
+from calm_bench.scoring import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
 from calm_bench.shelf import ClipEntry, ClipShelf
 from calm_bench.speedups import SPEED_COLUMNS, result_row, speed_rows

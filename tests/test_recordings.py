@@ -171,7 +171,7 @@ def test_progress_counts_clips_and_a_repeat_decodes_none(
     def refuse(*_: Any) -> Any:
         raise AssertionError("a file is decoded again")
 
-    monkeypatch.setattr("calm_bench.decoding.Reader.blocks", refuse)
+    monkeypatch.setattr("calm_bench.audio.Reader.blocks", refuse)
     again = CliRunner().invoke(app, [*line, str(tmp_path / "two")])
     assert again.exit_code == 0, again.output
     one, two = (json.loads(result.stdout)["rows"] for result in (first, again))

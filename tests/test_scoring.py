@@ -10,10 +10,9 @@ from calm_bench import registry, scoring
 from calm_bench.asr import Recognizer
 from calm_bench.audio import audio_hash, write_flac
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.metric_scores import MetricScores
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.results import Results
-from calm_bench.scoring import Scorer
+from calm_bench.scoring import MetricScores, Scorer
 from calm_bench.shelf import ClipShelf
 from calm_bench.store import (
     Cell,

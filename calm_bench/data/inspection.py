@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import examine, probe_audio
+from calm_bench.audio import examine, probe_audio, readable
 from calm_bench.code import computed_by
 from calm_bench.config import StrictModel
 from calm_bench.data.corpus import Skipped
 from calm_bench.data.sources import Candidate
-from calm_bench.decoding import readable
 from calm_bench.errors import InputError
 from calm_bench.files import append_lines, committed_lines
 from calm_bench.parallel import counted, ordered_map
