@@ -25,15 +25,14 @@ def transcribe(
 ) -> tuple[Mapping[str, Transcript], Mapping[str, str]]:
     """By audio id, what is heard in each clip, and why nothing could be in some of them.
 
-    New transcripts go to the run, in the order of the clips, and to the cache.
+    New transcripts go to the run, in the order of the clips, and to the cache. What the run holds
+    is not taken from there: it does not say by which code it was heard.
     """
     wanted = {entry.audio_id: entry for entry in entries}
     recipe_id = recipe_id_of(recognizer.recipe)
-    code = computed_by(type(recognizer).__module__, __name__)
-    cache = ContentCache("transcripts")
-    keys = {audio_id: content_hash(recipe_id, code, audio_id, length=40) for audio_id in wanted}
+    cache, keys = ContentCache("transcripts"), {a: _key(recognizer, a) for a in wanted}
     known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == recipe_id}
-    kept = {a: known.get(a) or _load(cache.read(keys[a])) for a in wanted}
+    kept = {a: _load(cache.read(keys[a])) for a in wanted}
     missing = [wanted[audio_id] for audio_id, record in kept.items() if record is None]
     heard = _hear(missing, recognizer, len(wanted))
     found, failures = {}, {}
@@ -45,7 +44,7 @@ def transcribe(
                 continue
             record = TranscriptRecord.of(audio_id, recipe_id, transcript)
             cache.write(keys[audio_id], record.model_dump(mode="json"))
-        if audio_id not in known:
+        if known.get(audio_id) != record:
             store.append(record)
         found[audio_id] = record.transcript
     return found, failures
@@ -54,14 +53,18 @@ def transcribe(
 def hear(wave: Wave, sample_rate: int, recognizer: Recognizer) -> Transcript:
     """What is heard in a recording that is no clip of a run."""
     recipe_id, audio_id = recipe_id_of(recognizer.recipe), audio_hash(wave, sample_rate)
-    code = computed_by(type(recognizer).__module__, __name__)
-    cache, key = ContentCache("transcripts"), content_hash(recipe_id, code, audio_id, length=40)
+    cache, key = ContentCache("transcripts"), _key(recognizer, audio_id)
     if (kept := _load(cache.read(key))) is not None:
         return kept.transcript
     heard = recognizer.transcribe(wave, sample_rate)
     record = TranscriptRecord.of(audio_id, recipe_id, heard)
     cache.write(key, record.model_dump(mode="json"))
     return heard
+
+
+def _key(recognizer: Recognizer, audio_id: str) -> str:
+    code = computed_by(type(recognizer).__module__, __name__)
+    return content_hash(recipe_id_of(recognizer.recipe), code, audio_id, length=40)
 
 
 def _load(kept: Any | None) -> TranscriptRecord | None:

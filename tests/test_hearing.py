@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench import framing
+from calm_bench import framing, hearing
 from calm_bench.asr import Heard, Recognizer
 from calm_bench.audio import write_flac
 from calm_bench.config import BenchmarkSpec, PromptSpec
@@ -72,6 +72,22 @@ def test_each_clip_is_heard_once_by_any_run(tmp_path: Path) -> None:
     assert len(ear.heard) == 2
 
 
+def test_a_run_is_heard_again_by_a_recogniser_of_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Ear):
+        def hear(self, wave: Wave) -> Heard:
+            return Heard(words=[TimedWord(word="other", start=0.1, end=0.2)])
+
+    entries = [entry(tmp_path / "a.flac", 0.3, "a")]
+    store = RunStore(tmp_path / "run")
+    transcribe(entries, Ear(), store)
+    monkeypatch.setattr(hearing, "computed_by", lambda *roots: "other code")
+    found, _ = transcribe(entries, Other(), store)
+    assert [t.text for t in found.values()] == ["other"]
+    assert [r.text for r in store.read(TranscriptRecord)] == ["other"]
+
+
 def test_transcripts_are_written_in_the_order_of_the_clips(tmp_path: Path) -> None:
     entries = [entry(tmp_path / f"{i}.flac", 0.9 - 0.1 * i, str(i)) for i in range(6)]
     transcribe(entries[::2], Ear(), RunStore(tmp_path / "some"))
@@ -82,7 +98,7 @@ def test_transcripts_are_written_in_the_order_of_the_clips(tmp_path: Path) -> No
 
 def test_a_clip_that_cannot_be_heard_keeps_no_other_from_being_heard(tmp_path: Path) -> None:
     class Choosy(Ear):
-        def hear(self, wave: Wave) -> tuple[list[TimedWord], float]:
+        def hear(self, wave: Wave) -> Heard:
             if len(wave) == round(0.4 * RATE):
                 raise ValueError("will not hear this")
             return super().hear(wave)

@@ -24,7 +24,8 @@ from calm_bench.metrics.base import Metric, Need
 from calm_bench.types import Clip, Estimate, MetricResult
 
 DEFAULT_EMBEDDING = "whisper"
-_FEW_CLIPS = 500
+FEW_CLIPS = 500
+"""Sets of fewer clips are said to be small."""
 _SAME_LENGTH = 0.05
 _AT_ONCE = 64
 
@@ -155,7 +156,7 @@ class EmbeddingMetric(Metric):
             "n_reference_clips": theirs.n_clips,
             "n_reference_vectors": theirs.n_vectors,
             "n_too_short": len(ours.notes),
-            "few_clips": float(min(ours.n_clips, theirs.n_clips) < _FEW_CLIPS),
+            "few_clips": float(min(ours.n_clips, theirs.n_clips) < FEW_CLIPS),
             "unequal_lengths": float(uneven),
         }
         return MetricResult(notes=ours.notes, estimates=estimates, counts={**sizes, **counts})

@@ -21,6 +21,7 @@ from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.clips import VectorCache
 from calm_bench.metrics.embedded import (
     DEFAULT_EMBEDDING,
+    FEW_CLIPS,
     EmbeddingMetric,
     VectorSet,
     student_interval,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 
-_WARN_CLIPS = 500
 _SEED = derive_seed("fad")
 
 
@@ -205,11 +205,11 @@ class FadMetric(EmbeddingMetric):
     def _warn(self, ours: VectorSet, theirs: VectorSet) -> None:
         """Say once that the sets are small."""
         fewest = min(ours.n_clips, theirs.n_clips)
-        if fewest < _WARN_CLIPS and not self._said_few:
+        if fewest < FEW_CLIPS and not self._said_few:
             self._said_few = True
             logger.warning(
                 "FAD of %d clips is inflated by its small sample: compare it within this run only, "
                 "not with published values (%d clips and more)",
                 fewest,
-                _WARN_CLIPS,
+                FEW_CLIPS,
             )
