@@ -38,6 +38,9 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 # A data chunk of this size or more is a stream's, whose header was written before its end.
 _STREAMED = 0x7F000000
+_NOT_READ = frozenset(
+    f".{name}" for name in ["aac", "ac3", "amr", "m4a", "m4b", "mka", "mp4", "weba", "webm", "wma"]
+)
 # The mean of unrelated channels has 1 / channels of their power; a tenth of that is cancellation.
 _CANCELLED = 0.1
 
@@ -173,7 +176,12 @@ def _decoding(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} is not a readable sound file: {_one_line(error)}") from error
+        hint = ""
+        if path.suffix.lower() in _NOT_READ:
+            hint = f"; convert it, as in `ffmpeg -i {path.name} {path.stem}.flac`"
+        raise InputError(
+            f"{path} is not a readable sound file: {_one_line(error)}{hint}"
+        ) from error
 
 
 def _declared(file: Any) -> int | None:
@@ -205,7 +213,7 @@ def require_file(path: Path) -> None:
 
 def _one_line(error: Exception) -> str:
     """An error's text without the path that the decoder repeats."""
-    return str(error).rsplit(": ", 1)[-1].strip() or type(error).__name__
+    return str(error).rsplit(": ", 1)[-1].strip().removesuffix(".") or type(error).__name__
 
 
 def probe_audio(path: Path) -> AudioInfo:

@@ -8,6 +8,7 @@ taken for missing. A cache that cannot be written costs time and no result: that
 import io
 import json
 import logging
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,14 @@ class _Folder:
     def __init__(self, kind: str) -> None:
         """Keep entries of one kind; the folder is made with the first of them."""
         self.folder = paths.home() / "cache" / kind
-        self._writable = True
 
     def path(self, key: str) -> Path:
         """Where the entry of a key lies."""
         return self.folder / key[:2] / f"{key}{self.suffix}"
 
     def _keep(self, key: str, data: bytes) -> None:
-        if not self._writable:
+        cache = self.folder.parent
+        if cache in _given_up:
             return
         path = self.path(key)
         try:
@@ -44,8 +45,26 @@ class _Folder:
                 path.parent.mkdir(parents=True, exist_ok=True)
             files.replace(path, data)
         except InputError as error:
-            self._writable = False
-            logger.warning("nothing is kept for the next run: %s", error)
+            _give_up(cache, error)
+
+
+_given_up: set[Path] = set()
+"""Caches that could not be written, which is said once for all that would be kept there."""
+_lock = threading.Lock()
+
+
+def _give_up(cache: Path, error: InputError) -> None:
+    with _lock:
+        if cache in _given_up:
+            return
+        _given_up.add(cache)
+        why = getattr(error.__cause__, "strerror", None) or error
+        logger.warning(
+            "nothing is kept for the next run: cannot write %s: %s; CALM_BENCH_HOME names another "
+            "place",
+            cache,
+            why,
+        )
 
 
 class ContentCache(_Folder):

@@ -110,7 +110,8 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
     elif open_page:
         _open(page)
     if outcome.n_failed:
-        say(f"{outcome.n_failed} clips failed; the notes of the table say why", style="bold red")
+        clips = "1 clip" if outcome.n_failed == 1 else f"{outcome.n_failed} clips"
+        say(f"{clips} failed; the notes of the table say why", style="bold red")
         raise typer.Exit(FAILED_TRIALS)
 
 
@@ -131,6 +132,11 @@ def say(text: str, style: str = "") -> None:
 class BenchGroup(TyperGroup):
     """The commands; an error that the user can mend is one red line on standard error."""
 
+    def __init__(self, **settings: Any) -> None:
+        """Take the commands; the lines of their docstrings flow, as a terminal is wide."""
+        super().__init__(**settings)
+        _let_flow(self)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
@@ -150,6 +156,14 @@ class BenchGroup(TyperGroup):
                 style="bold red",
             )
             raise typer.Exit(UNEXPECTED) from error
+
+
+def _let_flow(command: Any) -> None:
+    """Join the lines of each paragraph of a command's help, and of those below it."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
+    for one in getattr(command, "commands", {}).values():
+        _let_flow(one)
 
 
 def _is_typers(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from calm_bench.config import PromptSpec, load_model_config
 from calm_bench.data.prompts import load_prompt
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.fidelity import StoiMetric
-from calm_bench.plan import Plan
+from calm_bench.plan import Plan, check_prompts
 from calm_bench.seeds import content_hash
 from calm_bench.spectra import mean_power
 from calm_bench.store import RunStore
@@ -33,7 +33,7 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
     made like those that the shipped codecs were trained on, and are left alone.
 
     Raises:
-        InputError: If a prompt cannot be used.
+        InputError: If some prompts cannot be used.
     """
     if plan.root == paths.benchmarks_dir():
         return plan
@@ -44,6 +44,8 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
         for prompt in plan.prompts
     }
     missing = [pair for recipe_id, pair in wanted.items() if recipe_id not in known]
+    if missing:
+        check_prompts(plan)
     known |= {check.recipe_id: check for check in _checks(plan, missing)}
     checks = tuple(known[recipe_id] for recipe_id in wanted)
     notes = (note for note in codec_notes(checks) if note not in plan.notes)

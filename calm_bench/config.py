@@ -269,10 +269,10 @@ def load_benchmark(name: str) -> BenchmarkSpec:
 
     Raises:
         UnknownNameError: If there is no such benchmark.
-        InputError: If its file is not valid.
+        InputError: If its file does not exist or is not valid.
     """
     is_file = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_file else paths.benchmarks_dir() / f"{name}.yaml"
-    if not path.is_file() or (not is_file and name in NO_BENCHMARKS):
+    if not is_file and (not path.is_file() or name in NO_BENCHMARKS):
         raise UnknownNameError("benchmark", name, benchmark_names())
     return parse(BenchmarkSpec, read_yaml(path), str(path))

@@ -129,7 +129,11 @@ def check_lengths(
         if not end.lasts(spec.prompt_seconds)
     ]
     if short:
-        raise InputError(f"too short for the prompt of {spec.prompt_seconds:g} s: {few(short)}")
+        raise InputError(
+            f"too short for the prompt of {spec.prompt_seconds:g} s: {few(short)}; "
+            f"`calm-bench data folder DIR --out CORPUS --min-seconds {spec.prompt_seconds:g}` "
+            "leaves them out, and --prompt-audio takes the CORPUS"
+        )
     early = {name: end.seconds for name, end in ends.items() if not end.lasts(spec.seconds)}
     if not early or not any(_plays_recording(row) for row in spec.references):
         return ()

@@ -14,11 +14,13 @@ from typing import Any
 from calm_bench import paths, registry
 from calm_bench.codec_notes import CodecCheck
 from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark
+from calm_bench.data.languages import refuse_other_languages
 from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
 from calm_bench.overrides import Overrides, apply_overrides, check_lengths
 from calm_bench.readiness import lacking, missing_models
+from calm_bench.recordings import few
 from calm_bench.rows import Models, cells_of, identity_of
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store import Cell
@@ -151,10 +153,19 @@ def check_prompts(plan: Plan) -> None:
     """Read every prompt once.
 
     Raises:
-        InputError: If one is missing, changed, damaged, silent or too short.
+        InputError: If some are missing, changed, damaged, silent or too short.
     """
+    faults = []
     for prompt in plan.prompts:
-        load_prompt(prompt, plan.spec, plan.root)
+        try:
+            load_prompt(prompt, plan.spec, plan.root)
+        except InputError as error:
+            faults.append(str(error))
+    if len(faults) > 1:
+        n = len(plan.prompts)
+        raise InputError(f"{len(faults)} of {n} prompts cannot be used: {few(faults)}")
+    if faults:
+        raise InputError(faults[0])
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -212,7 +223,10 @@ def _prompts(
     if overrides.prompt_audio:
         candidates, said = find_candidates(overrides.prompt_audio)
         _check_count("--prompt-audio", overrides.n_prompts, candidates, len(candidates))
-        own, left = own_prompts(candidates[: overrides.n_prompts], spec.seconds)
+        chosen = candidates[: overrides.n_prompts]
+        if spec.asr is not None:
+            refuse_other_languages(chosen, spec.asr)
+        own, left = own_prompts(chosen, spec.seconds)
         return Path(Path.cwd().anchor), tuple(own), (*said, *left, *text_note(own, spec.asr))
     is_file = benchmark.endswith((".yaml", ".yml"))
     root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()

@@ -41,11 +41,16 @@ def find_run(name: str) -> Path:
     """The folder of a run, by path or by its id below results/runs.
 
     Raises:
-        UnknownNameError: If there is no such run.
+        InputError: If the path is no run's folder.
+        UnknownNameError: If there is no run of this id.
     """
     for folder in _places(name):
         if RunStore(folder).holds_run:
             return folder
+    if Path(name).exists():
+        raise InputError(f"{name} is no run: a run's folder holds manifest.json")
+    if len(Path(name).parts) > 1:
+        raise InputError(f"{name} does not exist")
     known = [path.parent.name for path in paths.runs_dir().glob("*/manifest.json")]
     raise UnknownNameError("run", name, known)
 

@@ -46,7 +46,7 @@ def summarise(
     """
     keys = _scored(column, clips)
     if not keys:
-        return Estimate(value=None, reason=f"no clip has a value for {column.name}")
+        return Estimate(value=None, reason=f"no clip has a value for {column.label}")
     owners = _owners(keys, groups)
     draws = _resampled(_aggregate(column, clips, keys, owners), owners, seed)
     return _estimate(float(draws[0]), draws[1:], len(keys), owners.max() + 1)
@@ -63,7 +63,7 @@ def compare(
     in_b = set(_scored(column, b))
     keys = [key for key in _scored(column, a) if key in in_b]
     if not keys:
-        return Estimate(value=None, reason=f"no prompt has a value for {column.name} in both rows")
+        return Estimate(value=None, reason=f"no prompt has a value for {column.label} in both rows")
     owners = _owners(keys, groups)
     ours, theirs = (_aggregate(column, side, keys, owners) for side in (a, b))
     draws = _resampled(lambda counts: ours(counts) - theirs(counts), owners, seed)

@@ -55,6 +55,7 @@ def test_a_cache_that_cannot_be_written_is_one_warning(
     with caplog.at_level(logging.WARNING):
         cache.write("abcd", 1)
         cache.write("abce", 2)
+        ArrayCache("vectors").write("abcd", np.zeros(2, dtype=np.float32))
     assert cache.read("abcd") is None
     assert len(caplog.records) == 1
     assert "nothing is kept for the next run" in caplog.text

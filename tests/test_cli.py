@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from calm_bench import paths
@@ -113,6 +115,12 @@ def test_every_command_explains_itself(command: str) -> None:
     result = call(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_the_lines_of_a_docstring_flow() -> None:
+    command: Any = get_command(app)
+    text = command.commands["data"].commands["prompts"].help
+    assert "which recording each is of, and intervals resample them together." in text
 
 
 @pytest.mark.parametrize("command", ["run", "score", "report"])
@@ -301,7 +309,7 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
     ("args", "message"),
     [
         ("run smoek", "unknown benchmark 'smoek'; did you mean smoke?"),
-        ("run nowhere.yaml", "unknown benchmark 'nowhere.yaml'"),
+        ("run nowhere.yaml", "cannot read nowhere.yaml: No such file"),
         ("run smoke --systems kalm-debug", "unknown system 'kalm-debug'; did you mean calm-debug"),
         ("run smoke --temps nan", "a temperature is a number from 0 to 10, not nan"),
         ("run smoke --temps 0.8 inf", "a number from 0 to 10, not inf"),
@@ -316,6 +324,7 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
         ("run smoke --prompt-audio lost.wav", "lost.wav does not exist"),
         ("run smoke --language de", "smoke listens to no words: it takes no --asr and no"),
         ("run speech --language de", "knows English alone and cannot listen to 'de'"),
+        ("run speech --language german", "'german' is no language's code: name German, for one"),
         ("run speech --language dee", "unknown language 'dee'"),
         ("run speech --asr fast-whisper", "; did you mean faster-whisper"),
         ("score . --language de", "knows English alone and cannot listen to 'de'"),
@@ -326,6 +335,7 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
         ("report one --clips 4", "--clips is for a page in a folder of its own"),
         ("report one two --out site --json", "--json prints the numbers of one run"),
         ("score nowhere", "unknown run 'nowhere'"),
+        ("score no/where", "no/where does not exist"),
         ("train lost", "unknown model 'lost'"),
     ],
 )

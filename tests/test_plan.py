@@ -278,6 +278,26 @@ def test_a_recording_shorter_than_the_prompt_is_refused_by_name_and_length(tmp_p
     assert "(0.22 s) and 1 more" in text  # the last is long enough
 
 
+def test_all_recordings_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
+    write_flac(tmp_path / "good.flac", np.full(16000, 0.1, dtype=np.float32), 16000)
+    for name in ("bad.wav", "voice.m4a"):
+        (tmp_path / name).write_bytes(b"no sound")
+    with pytest.raises(InputError) as caught:
+        check_prompts(plan(prompt_audio=(tmp_path,)))
+    assert str(caught.value).startswith("2 of 3 prompts cannot be used: ")
+    assert "bad.wav is not a readable sound file" in str(caught.value)
+    assert "ffmpeg -i voice.m4a voice.flac" in str(caught.value)
+
+
+def test_what_a_list_says_is_spoken_is_checked_against_who_listens(tmp_path: Path) -> None:
+    write_flac(tmp_path / "a.flac", np.full(48000, 0.1, dtype=np.float32), 16000)
+    listed = tmp_path / "test.jsonl"
+    listed.write_text('{"audio": "a.flac", "text": "guten Tag", "language": "de"}\n')
+    with pytest.raises(InputError, match="1 of 1 recordings are not in 'en', a for one is in 'de'"):
+        expand("speech", Overrides(prompt_audio=(listed,)))
+    assert not any("split" in note for note in plan(prompt_audio=(listed,)).notes)
+
+
 def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from calm_bench.asr.base import SAMPLE_RATE, Heard, Recognizer
 from calm_bench.asr.faster_whisper import PINNED_SHA256, FasterWhisperRecognizer
 from calm_bench.asr.health import FLAGS, THRESHOLDS, health_flags, is_silent
 from calm_bench.asr.openai_whisper import OpenAiRecognizer
-from calm_bench.errors import UnknownNameError
+from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.parallel import cores
 
 __all__ = [
@@ -75,10 +75,13 @@ def in_language(spec: str | None, language: str) -> str:
     """The same recogniser, listening to another language.
 
     Raises:
+        InputError: If it is no code of a language.
         UnknownNameError: If Whisper knows no such language.
     """
     from faster_whisper.tokenizer import _LANGUAGE_CODES
 
+    if language not in _LANGUAGE_CODES and len(language) > 3:
+        raise InputError(f"{language!r} is no language's code: name German, for one, as de")
     if language not in _LANGUAGE_CODES:
         raise UnknownNameError("language", language, _LANGUAGE_CODES)
     name = _LANGUAGE.sub("", spec or "faster-whisper")

@@ -78,8 +78,9 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
         long = cuts.seconds + (cuts.offset or 0.0)
         of_each = f", which give {len(clips)} clips" if len(clips) > n_long else ""
         raise InputError(
-            f"{corpus} has {n_long} test recordings of at least {long:g} s{of_each}, not {cuts.n} "
-            "(--per-recording takes more of each)"
+            f"{corpus} has {n_long} test recordings of at least {long:g} s{of_each}, not {cuts.n}: "
+            "--n asks for fewer, --per-recording takes more of each, and a list of yours can say "
+            '"split": "test" of all'
         )
 
     def cut(clip: _Clip) -> PromptSpec:

@@ -13,6 +13,7 @@ from calm_bench.asr import Recognizer, load_recognizer
 from calm_bench.data.alignment import align_text
 from calm_bench.data.corpus import CorpusCard, Item, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
+from calm_bench.data.languages import refuse_other_languages
 from calm_bench.data.layouts import find_recordings
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
@@ -68,7 +69,7 @@ def make_folder(
     listed = find_recordings(source.expanduser().resolve(), options.layout, options.group_by)
     candidates = listed.recordings
     if options.transcribe is not None:
-        _check_language(candidates, options.transcribe)
+        refuse_other_languages(candidates, options.transcribe)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
@@ -100,21 +101,6 @@ def make_folder(
             skipped=skipped,
             checks=checks,
             notes=[*listed.notes, *remarks, *heard],
-        )
-
-
-def _check_language(candidates: Sequence[Candidate], recogniser: str) -> None:
-    """Refuse recordings that are listed in another language than the recogniser listens to.
-
-    Languages are known by two letters: en, eng, en-US and English are one.
-    """
-    named = [(c.id, c.language) for c in candidates if c.language]
-    heard = load_recognizer(recogniser).language if named else ""
-    other = [(name, said) for name, said in named if said[:2].lower() != heard[:2]]
-    if other:
-        raise InputError(
-            f"{len(other)} of {len(candidates)} recordings are not in {heard!r}, {other[0][0]} "
-            f"for one is in {other[0][1]!r}: say --language, or list one language alone"
         )
 
 

@@ -149,6 +149,7 @@ def keep_usable(
         if reason is None:
             kept[found.audio_hash] = (candidate, found)
         else:
+            reason = reason.removeprefix(f"{candidate.path} ")
             place = "" if candidate.start is None else f" from {candidate.start:g} s"
             skipped.append(Skipped(audio=f"{candidate.path}{place}", reason=reason))
     return list(kept.values()), skipped

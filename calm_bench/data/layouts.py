@@ -44,8 +44,12 @@ class Found:
     notes: list[str]
 
 
-def find_recordings(path: Path, layout: str = "auto", group_by: str = "auto") -> Found:
+def find_recordings(
+    path: Path, layout: str = "auto", group_by: str = "auto", *, split: bool = True
+) -> Found:
     """The recordings of a folder or list in a fixed order, with unique ids, splits and groups.
+
+    Without `split` no names of folders are read for splits and groups.
 
     Raises:
         InputError: If the source does not exist, holds nothing, or is not what it looks like.
@@ -59,7 +63,8 @@ def find_recordings(path: Path, layout: str = "auto", group_by: str = "auto") ->
     found = list(LAYOUTS[layout].read(source))
     if not found:
         raise InputError(f"{path} lists no recordings (read as {layout})")
-    found = grouped(source, _merged(believed(source, found)), group_by)
+    if split:
+        found = grouped(source, _merged(believed(source, found)), group_by)
     known = {candidate.path for candidate in found}
     if left := [str(p.relative_to(source.root)) for p in source.sounds if p not in known]:
         source.notes.append(f"{len(left)} sound files are in no list and left out: {few(left)}")

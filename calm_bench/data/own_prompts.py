@@ -24,7 +24,7 @@ def find_candidates(sources: Iterable[Path]) -> tuple[list[Candidate], list[str]
         if _is_sound(source):
             listed = [Candidate(id=without_suffix(source.name), path=source)]
         else:
-            inside = find_recordings(source, group_by="none")  # nothing is split here
+            inside = find_recordings(source, split=False)
             listed = inside.recordings
             notes += (f"{source.name}: {note}" for note in inside.notes)
         for one in listed:

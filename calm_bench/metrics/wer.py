@@ -90,7 +90,7 @@ class WordErrorRate(Metric):
             clips=values,
             notes=notes,
             counts={"n_empty": n_empty},
-            estimates={"wer_influence": _influence(values)},
+            estimates={"wer_influence": _influence(values, notes)},
         )
 
 
@@ -115,7 +115,7 @@ def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window)
     return counts
 
 
-def _influence(values: stats.ClipValues) -> Estimate:
+def _influence(values: stats.ClipValues, notes: Mapping[str, str]) -> Estimate:
     """By how many points the rate over all words changes at most when a clip is left out."""
     counts = np.array(
         [
@@ -127,6 +127,8 @@ def _influence(values: stats.ClipValues) -> Estimate:
     ).reshape(-1, 2)
     errors, words = counts.sum(axis=0)
     others = counts[counts[:, 1] < words]
+    if not len(counts):
+        return Estimate(value=None, reason=next(iter(notes.values()), "there are no clips"))
     if not len(others):
         return Estimate(value=None, n=len(counts), reason="without its only clip there is no rate")
     without = (errors - others[:, 0]) / (words - others[:, 1])

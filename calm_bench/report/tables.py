@@ -101,7 +101,7 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
         table.rows.append(row)
     if any(row.low is not None for shown in columns for row in shown.rows.values()):
         table.notes.append(INTERVALS)
-    table.notes.extend(results.notes)
+    table.notes.extend(note for note in results.notes if note not in table.footnotes)
     return table
 
 

@@ -142,9 +142,7 @@ def test_a_recording_that_was_changed_since_it_was_listed_is_refused(tmp_path: P
 def test_too_few_recordings_are_refused(tmp_path: Path) -> None:
     lay(tmp_path, {"a": (10.0, {}), "b": (4.0, {}), "c": (1.0, {})})
     message = call(tmp_path, "--n", "3").stderr
-    assert (
-        "2 test recordings of at least 2 s, not 3 (--per-recording takes more of each)" in message
-    )
+    assert "2 test recordings of at least 2 s, not 3: --n asks for fewer" in message
     message = call(tmp_path, "--n", "9", "--per-recording", "4").stderr
     assert "2 test recordings of at least 2 s, which give 6 clips, not 9" in message
 

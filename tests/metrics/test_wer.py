@@ -116,6 +116,8 @@ def test_a_runaway_clip_is_counted_apart(spoken) -> None:
     influence = result.estimates["wer_influence"]
     assert influence.value == pytest.approx(100 * (11 / 40 - 1 / 30))
     assert METRIC.score(clips[:1], []).estimates["wer_influence"].value is None
+    unheard = METRIC.score([spoken(meant, None)], [])
+    assert unheard.estimates["wer_influence"].reason in unheard.notes.values()
 
 
 def test_another_script_is_not_scored_as_english(spoken) -> None:

@@ -68,6 +68,9 @@ def test_a_missing_value_is_a_dash_with_its_reason(results: Results) -> None:
     assert field.text == "—"
     assert [table.footnotes[i] for i in field.footnotes] == ["every transcript is empty"]
     assert table.footnotes.count("every transcript is empty") == 1
+    said = results.model_copy(update={"notes": ("every transcript is empty", "and more")})
+    assert "every transcript is empty" not in main_table(said).notes
+    assert "and more" in main_table(said).notes
 
 
 def test_references_are_not_timed_and_miss_nothing(results: Results) -> None:
