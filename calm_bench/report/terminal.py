@@ -5,6 +5,7 @@ Of one or two rows, it is turned on its side instead: a line for each column.
 
 import io
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from calm_bench.report.differences import difference_tables
@@ -37,7 +38,6 @@ def print_tables(tables: Sequence[Table], console: "Console") -> None:
 
 
 def _print(table: Table, console: "Console", width: int | None) -> None:
-    from rich.padding import Padding
     from rich.text import Text as Rich
 
     table = _upright(table, width or _NOTE_WIDTH)
@@ -50,9 +50,16 @@ def _print(table: Table, console: "Console", width: int | None) -> None:
         else:
             console.print(grid)
     below = [f"{footnote_mark(i)}  {text}" for i, text in enumerate(table.footnotes)]
+    room = min(_NOTE_WIDTH, console.width)
     for text in (*below, *table.notes):
-        note = Padding(Rich(one_line(text), style="dim"), (0, 0, 0, 2), expand=False)
-        console.print(note, width=min(_NOTE_WIDTH, width or _NOTE_WIDTH))
+        # Where a note goes on it stands further in, so that many do not run into one another.
+        lines = wrap(
+            *(one_line(text), room),
+            initial_indent="  ",
+            subsequent_indent="     ",
+            break_on_hyphens=False,
+        )
+        console.print(Rich("\n".join(lines), style="dim"), soft_wrap=True)
     console.print()
 
 
