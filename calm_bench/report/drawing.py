@@ -44,7 +44,7 @@ OFF_SCALE = 2.0  # times the largest of the other rows
 WIDE_RANGE = 8.0  # largest over smallest value from which an axis is logarithmic
 _LETTERS_PER_INCH = 14  # of a caption
 _LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
-GREY_MARKERS = ("*", "x", "+", "1", "2", "3", "4")
+GREY_MARKERS = ("*", "x", "P", "1", "2", "3", "4")
 GREY_LINES = ("-", "--", "-.", ":", (0, (1, 3)))  # of the rows that are not systems, in their order
 
 
