@@ -178,7 +178,7 @@ def _decoding(path: Path) -> Iterator[None]:
     except Exception as error:
         hint = ""
         if path.suffix.lower() in _NOT_READ:
-            hint = f"; convert it, as in `ffmpeg -i {path.name} {path.stem}.flac`"
+            hint = "; convert it to FLAC or WAV, as ffmpeg does"
         raise InputError(
             f"{path} is not a readable sound file: {_one_line(error)}{hint}"
         ) from error

@@ -3,7 +3,8 @@
 A value that does not exist is "—" with a footnote that says why.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from calm_bench.report.columns import Shown, shown_columns
@@ -13,6 +14,7 @@ from calm_bench.titles import cell_name, steps_vary, swept, temperature_text
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"
+_MANY_NOTES = 5  # that say the same of one file each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def main_tables(results: Results) -> list[Table]:
         table = main_table(part)
         table.title = title
         tables.append(table)
-    tables[-1].notes.extend(results.notes)
+    tables[-1].notes.extend(_folded(results.notes))
     return tables
 
 
@@ -101,8 +103,22 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
         table.rows.append(row)
     if any(row.low is not None for shown in columns for row in shown.rows.values()):
         table.notes.append(INTERVALS)
-    table.notes.extend(note for note in results.notes if note not in table.footnotes)
+    table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
     return table
+
+
+def _folded(notes: Iterable[str]) -> Iterator[str]:
+    """The notes; of many that say the same of one file each, the first three and how many more."""
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        said = re.sub(r"^.*?\.\w{2,4} ", "", note)
+        alike.setdefault(re.sub(r"\d+", "#", said), []).append(note)
+    for same in alike.values():
+        if len(same) <= _MANY_NOTES:
+            yield from same
+        else:
+            yield from same[:3]
+            yield f"… and {len(same) - 3} more like it, all in results.json"
 
 
 def counts_table(results: Results) -> Table:

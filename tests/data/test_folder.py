@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(source: Path, out: Path) 
         "brief.wav": "too short: 0.30 s, less than 1 s",
         "broken.wav": "not a readable sound file",
         "empty.wav": "empty (0 bytes)",
-        "phone.m4a": "; convert it, as in `ffmpeg -i phone.m4a phone.flac`",
+        "phone.m4a": "; convert it to FLAC or WAV, as ffmpeg does",
         "zero.wav": "silent: every sample is zero",
         "faint.wav": "silent: never louder than -80 dBFS",
         "nan.wav": "NaN",

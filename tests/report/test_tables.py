@@ -73,6 +73,15 @@ def test_a_missing_value_is_a_dash_with_its_reason(results: Results) -> None:
     assert "and more" in main_table(said).notes
 
 
+def test_many_notes_that_say_the_same_are_few(results: Results) -> None:
+    cut = tuple(f"a b/{i} x.wav is cut short: {i} of 99 samples decode" for i in range(30))
+    other = tuple(f"{i}.wav is empty (0 bytes)" for i in range(5))
+    said = results.model_copy(update={"notes": (*cut, *other, "one more")})
+    notes = main_table(said).notes
+    more = "… and 27 more like it, all in results.json"
+    assert notes[-10:] == [*cut[:3], more, *other, "one more"]
+
+
 def test_references_are_not_timed_and_miss_nothing(results: Results) -> None:
     assert named(main_table(results), 0)["overall × ↑"] == Text(text="")
 
