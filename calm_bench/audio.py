@@ -158,8 +158,8 @@ def readable(path: Path) -> Iterator[None]:
     Raises:
         InputError: If anything does, or there is no such file.
     """
-    require_file(path)
     try:
+        require_file(path)
         yield
     except InputError:
         raise

@@ -192,7 +192,8 @@ def parse(model: type[Model], data: dict[str, Any], where: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt name comes before the field that is missing for it.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         field = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":

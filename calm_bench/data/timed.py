@@ -36,6 +36,15 @@ def _as_split(name: object) -> object:
     return (named_split(name) if isinstance(name, str) else None) or name
 
 
+def _as_words(words: object) -> object:
+    """Words as they are, if each of them has its times."""
+    if isinstance(words, list) and all(isinstance(w, list) and len(w) == 3 for w in words):
+        return words
+    if words is None or isinstance(words, tuple):
+        return words
+    raise ValueError('a list is wanted, of ["word", start, end] with times in seconds')
+
+
 class ManifestLine(StrictModel):
     """One line of a user's manifest; what `calm-bench data` writes is one, too.
 
@@ -46,7 +55,7 @@ class ManifestLine(StrictModel):
     audio: str
     id: str | None = None
     text: str | None = None
-    words: tuple[tuple[str, float, float], ...] | None = None
+    words: Annotated[tuple[tuple[str, float, float], ...] | None, BeforeValidator(_as_words)] = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = None
     speaker: str | None = None
     work: str | None = None

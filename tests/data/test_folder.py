@@ -163,6 +163,11 @@ def test_a_corpus_is_a_source_too(source: Path, out: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (
+            '{"audio": "a.wav", "words": [{"word": "x", "start": 0, "end": 1}]}',
+            r'list\.jsonl:1: words: a list is wanted, of \["word", start, end\]',
+        ),
+        ('{"txt": "x"}', r"list\.jsonl:1: txt: unknown field; did you mean text\? \(and 1 more"),
         ('{"audio": "a.wav", "txt": "x"}', r"list\.jsonl:1: txt: unknown field; did you mean text"),
         ('{"audio": "a.wav", "words": [["a", 2, 1]]}', "timed from 2.0 to 1.0"),
         ('{"audio": "a.wav", "split": "some"}', "split"),
