@@ -8,19 +8,16 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
 )
 
-from calm_bench import paths
+from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
-from calm_bench.types import Precision
+from calm_bench.types import Precision, StrictModel
 
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
-
-
 MAX_TEMPERATURE = 10.0  # a softmax is all but uniform, CALM's noise 3.2 times as wide as trained
 
 
@@ -32,12 +29,6 @@ def check_temperature(value: float) -> float:
 
 
 Temperature = Annotated[float, AfterValidator(check_temperature)]
-
-
-class StrictModel(BaseModel):
-    """A frozen record that refuses fields it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class WeightsSpec(StrictModel):
@@ -111,7 +102,6 @@ def _as_list(value: Any) -> Any:
 
 Codecs = dict[str, Annotated[CodecRow, BeforeValidator(_as_row)]]
 """Codecs by what their round-trip rows are called; a bare name is a model."""
-
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 """A list of names, or one name alone."""
 
@@ -160,7 +150,6 @@ class BenchmarkSpec(StrictModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-
 NO_BENCHMARKS = frozenset({"claims", "published", "speed", "speed_baseline"})
 """What else lies there: what the paper claims and printed, what is timed, what `check` keeps to."""
 

@@ -7,24 +7,24 @@ a kill costs the batch in flight and nothing else.
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm_bench import paths, registry
-from calm_bench.codec_check import check_codecs
-from calm_bench.codec_notes import CodecCheck
+from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, load_model_config, parse
-from calm_bench.environment import resolve_device
+from calm_bench.core import paths
+from calm_bench.core.environment import describe_environment, resolve_device
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.generation import generate
-from calm_bench.held_out import held_out_scores, hold_out
-from calm_bench.instruments import Setting
-from calm_bench.manifests import manifest_of
-from calm_bench.pairs import compared_rows
-from calm_bench.plan import Plan
-from calm_bench.rows import with_temperature_kind
-from calm_bench.scoring import Scorer
-from calm_bench.shelf import ClipShelf
-from calm_bench.store import Cell, Manifest, RunStore
-from calm_bench.summary import Facts, Outcome, summarise_run
-from calm_bench.timing import time_systems
+from calm_bench.generate.clips import generate
+from calm_bench.generate.codec_check import check_codecs
+from calm_bench.numbers.pairs import compared_rows
+from calm_bench.plan.plan import Plan
+from calm_bench.plan.rows import with_temperature_kind
+from calm_bench.score.clips import ClipShelf
+from calm_bench.score.held_out import held_out_scores, hold_out
+from calm_bench.score.scorer import Scorer, Setting
+from calm_bench.score.summary import Facts, Outcome, summarise_run
+from calm_bench.speed.in_run import time_systems
+from calm_bench.store.codec_checks import CodecCheck
+from calm_bench.store.records import Cell, Manifest
+from calm_bench.store.run_store import RunStore, manifest_of
 
 
 def run_folder(plan: Plan, out: Path | None) -> Path:
@@ -94,7 +94,7 @@ def run(
         wanted = manifest_of(
             plan,
             cells,
-            device,
+            describe_environment(device),
             command,
             spec=plan.spec.model_dump(mode="json"),
             prompts=[prompt.id for prompt in plan.prompts],

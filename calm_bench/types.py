@@ -7,24 +7,31 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+)
 
 from calm_bench.seeds import samples_hash
 
+
+class StrictModel(BaseModel):
+    """A frozen record that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
 Wave = NDArray[np.float32]
 """Mono samples in [-1, 1], shape [S]."""
-
 TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]
 """What a temperature means: CALM scales the variance of its noise, token models divide logits."""
-
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 """What weights are kept and multiplied in: float32; float16 and multiplied as float32; bfloat16; or
 int8 with activations quantised on the fly. Between the products all numbers are float32."""
-
 Mode = Literal["plain", "eager", "graph", "compile"]
 """How a step runs: the modules as they are trained, always float32, which the others are checked
 against; the flat step; the flat step captured as CUDA graphs; the flat step through
 torch.compile."""
-
 Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "median", "set"]
 """How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); median
 x; set: the metric's own estimate, because no clip values give it (FAD, VERT)."""

@@ -31,7 +31,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked with an extra that is not installed, and say which."""
-    from calm_bench.doctor import EXTRAS
+    from calm_bench.cli.doctor import EXTRAS
 
     for extra in (name for mark in item.iter_markers("extra") for name in mark.args):
         if absent := [module for module in EXTRAS[extra] if find_spec(module) is None]:
@@ -82,7 +82,7 @@ def parse_command() -> Callable[[Sequence[str]], Any]:
     """
     import typer.main
 
-    from calm_bench.cli import app
+    from calm_bench.cli.app import app
 
     def parsed(words: Sequence[str]) -> Any:
         command, context, rest = typer.main.get_command(app), None, list(words)

@@ -6,7 +6,7 @@ import pytest
 COUNT = """
 import resource
 import numpy as np
-from calm_bench.allocator import keep_freed_memory
+from calm_bench.core.allocator import keep_freed_memory
 
 kept = {keep} and keep_freed_memory()
 np.ones(1 << 24)  # 128 MB, whose pages are faulted in once in any case
@@ -38,7 +38,7 @@ def test_large_blocks_are_used_again_without_page_faults() -> None:
 RETURN = """
 from pathlib import Path
 import numpy as np
-from calm_bench.allocator import keep_freed_memory, return_freed_memory
+from calm_bench.core.allocator import keep_freed_memory, return_freed_memory
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -215,8 +215,8 @@ def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None
     from jiwer import wer
     from soundfile import read
 
-    from calm_bench import paths
-    from calm_bench.metrics.text import normalise
+    from calm_bench.asr.words import normalise
+    from calm_bench.core import paths
 
     folder = paths.benchmarks_dir()
     lines = (folder / "prompts" / "speech.jsonl").read_text(encoding="utf-8").splitlines()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from calm_bench import audio
+from calm_bench.core import audio
 from calm_bench.errors import BenchError, InputError
 
 RATE = 16_000

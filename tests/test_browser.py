@@ -10,23 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench.audio import audio_hash, write_flac
+from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.desk import Desk
 from calm_bench.listening.server import ListeningServer
 from calm_bench.listening.sessions import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
-from calm_bench.store import (
-    Cell,
-    ColumnInfo,
-    Manifest,
-    ResultRow,
-    Results,
-    RunStore,
-    ScoreRecord,
-    TranscriptRecord,
-    TrialRecord,
-)
+from calm_bench.store.records import Cell, Manifest, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.results import ColumnInfo, ResultRow, Results
+from calm_bench.store.run_store import RunStore
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

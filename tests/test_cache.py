@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calm_bench.cache import ArrayCache, ContentCache
+from calm_bench.core.cache import ArrayCache, ContentCache
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,11 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from calm_bench import paths
-from calm_bench.cli import app
-from calm_bench.store import Results, RunStore, TrialRecord
+from calm_bench.cli.app import app
+from calm_bench.core import paths
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
@@ -96,7 +98,7 @@ def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path, no_plot
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['calm-bench', '--help']\n"
-        "from calm_bench.cli import main\n"
+        "from calm_bench.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'scipy', 'matplotlib', 'pandas', 'numpy', 'pydantic'}\n"
@@ -269,8 +271,8 @@ def test_without_latency_the_clips_are_the_same_and_nothing_is_timed(
 
 DIES = """
 import os, signal, sys
-from calm_bench import files
-from calm_bench.cli import main
+from calm_bench.core import files
+from calm_bench.cli.app import main
 
 name, lines, append = sys.argv.pop(1), int(sys.argv.pop(1)), files.append_lines
 
@@ -404,17 +406,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calm_bench import generation
+    from calm_bench.generate import clips
 
-    real, calls = generation.write_flac, list[Path]()
+    real, calls = clips.write_flac, list[Path]()
 
     def full(path: Path, *args: object) -> int:
         calls.append(path)
         if len(calls) > 5:
-            raise generation.BenchError(f"cannot write {path}: No space left on device")
+            raise clips.BenchError(f"cannot write {path}: No space left on device")
         return real(path, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generation, "write_flac", full)
+    monkeypatch.setattr(clips, "write_flac", full)
     assert "No space left" in refused("run", "smoke", "--out", str(tmp_path / "run"))
     assert len(RunStore(tmp_path / "run").read(TrialRecord)) == 4
 

@@ -16,15 +16,16 @@ import pytest
 import soundfile
 
 import calm_bench
-from calm_bench import code, registry
-from calm_bench.code import code_hash, modules_of
+from calm_bench import registry
+from calm_bench.core import code
+from calm_bench.core.code import code_hash, modules_of
 
 SOURCES = {
     "__init__.py": "SCALE = 1",
     "metric.py": """
 '''A metric.'''
 from typing import TYPE_CHECKING
-from calm_bench.stats import summarise
+from calm_bench.core.stats import summarise
 from . import near
 if TYPE_CHECKING:
     from otherpackage.hints import Hint
@@ -86,8 +87,8 @@ def test_what_does_nothing_does_not_count(other: Path) -> None:
 
 def test_this_package_is_followed_from_anothers(other: Path) -> None:
     found = modules_of("otherpackage.metric")
-    assert {"otherpackage.deep.inner", "calm_bench.stats", "calm_bench.types"} <= found.keys()
-    assert not {"otherpackage.hints", "calm_bench.progress", "numpy"} & found.keys()
+    assert {"otherpackage.deep.inner", "calm_bench.core.stats", "calm_bench.types"} <= found.keys()
+    assert not {"otherpackage.hints", "calm_bench.core.progress", "numpy"} & found.keys()
 
 
 @pytest.mark.parametrize("name", ["fad", "fidelity", "perplexity", "wer"])
@@ -112,7 +113,7 @@ def test_a_metric_is_what_it_imports_and_no_command(
     for path in paths.values():
         changed[:] = [path]
         assert (code_hash(root) != before) == (path in reached), path
-    idle = [p for n, p in paths.items() if n.startswith(("cli", "options", "progress", "report/"))]
+    idle = [p for n, p in paths.items() if n.startswith(("cli/", "core/progress", "report/"))]
     assert len(idle) > 20
     assert reached.isdisjoint(idle)
 
@@ -130,7 +131,7 @@ def test_the_command_scores_anew_when_code_has_changed_and_only_then(tmp_path: P
         line = ["score", tmp_path / "clips", "--reference", tmp_path / "originals"]
         line += ["--metrics", "fidelity", "--out", tmp_path / "run", "--json"]
         home = {"CALM_BENCH_HOME": str(tmp_path / "home"), "PYTHONPATH": str(package.parent)}
-        start = [sys.executable, "-c", "from calm_bench.cli import main; main()"]
+        start = [sys.executable, "-c", "from calm_bench.cli.app import main; main()"]
         done = subprocess.run(
             [*start, *map(str, line)],
             env={**os.environ, **home},
@@ -147,7 +148,7 @@ def test_the_command_scores_anew_when_code_has_changed_and_only_then(tmp_path: P
 
     first = distance()
     known = kept()
-    spectra, progress = package / "spectra.py", package / "progress.py"
+    spectra, progress = package / "core/spectra.py", package / "core/progress.py"
     progress.write_text(progress.read_text() + "\nMORE = 1\n")
     spectra.write_text(spectra.read_text() + "\n# more\n")
     assert distance() == first
@@ -164,7 +165,9 @@ def test_threads_may_hash_code_at_once() -> None:
     def interrupt(*_: object) -> None:
         time.sleep(0)
 
-    sources = [path.read_bytes() for path in sorted(Path(code.__file__).parent.glob("*.py"))[:30]]
+    sources = [
+        path.read_bytes() for path in sorted(Path(code.__file__).parent.parent.rglob("*.py"))[:30]
+    ]
     code._code.cache_clear()
     threshold, interval = gc.get_threshold(), sys.getswitchinterval()
     gc.callbacks.append(interrupt)

@@ -17,10 +17,10 @@ from calm_bench.asr import is_silent
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.loading import load_codec
 from calm_bench.config import load_model_config, model_names
+from calm_bench.core.stats import compare, summarise
 from calm_bench.errors import BenchError, MissingExtraError, WeightsError
 from calm_bench.metrics.base import Metric
 from calm_bench.seeds import content_hash
-from calm_bench.stats import compare, summarise
 from calm_bench.systems.base import Generation, Prompt, System
 from calm_bench.systems.loading import load_system
 from calm_bench.types import Clip, MetricResult, SamplingParams, TimedWord, Transcript, Wave

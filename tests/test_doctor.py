@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from calm_bench import doctor, registry
+from calm_bench import registry
+from calm_bench.cli import doctor
 from calm_bench.seeds import file_hash
 
 CONFIG = "kind: codec\ntype: vae\ndescription: a codec\n"

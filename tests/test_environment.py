@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from calm_bench import environment
-from calm_bench.environment import describe_environment, resolve_device
+from calm_bench.core import environment, paths
+from calm_bench.core.environment import describe_environment, resolve_device
 from calm_bench.errors import InputError, MachineError
 
 
@@ -41,15 +41,15 @@ def test_the_environment_names_what_decides_the_clips() -> None:
 def test_the_codes_hash_is_of_what_makes_and_scores_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = Path(environment.__file__).parent
+    package = paths.package_dir()
     shutil.copytree(package, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     known, fresh = environment.code_hash(), environment.code_hash.__wrapped__
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "copy" / "environment.py"))
+    monkeypatch.setattr(paths, "package_dir", lambda: tmp_path / "copy")
     before = fresh()
     assert before == known
     with (tmp_path / "copy/report/page.py").open("a") as file:
         file.write("\n")
     assert fresh() == before
-    with (tmp_path / "copy/stats.py").open("a") as file:
+    with (tmp_path / "copy/core/stats.py").open("a") as file:
         file.write("\n")
     assert fresh() != before

@@ -6,10 +6,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.folders import FolderScores, score_folders
-from calm_bench.store import RunStore
+from calm_bench.score.folders import FolderScores, score_folders
+from calm_bench.store.run_store import RunStore
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from calm_bench.audio import audio_hash, read_audio
+from calm_bench.core.audio import audio_hash, read_audio
 from calm_bench.errors import InputError
-from calm_bench.framing import Grid
-from calm_bench.generation import generate, pending_batches
-from calm_bench.plan import Overrides, Plan, expand
-from calm_bench.store import CellScore, RunStore, TrialRecord
+from calm_bench.generate.clips import generate, pending_batches
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import Plan, expand
+from calm_bench.store.records import CellScore, TrialRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
 from calm_bench.systems.loading import load_system
+from calm_bench.systems.prompts import Grid
 from calm_bench.types import Precision
 
 
@@ -73,7 +75,7 @@ def test_round_trip_rows_know_their_codecs_bit_rate(made: RunStore) -> None:
 
 def test_nothing_is_made_twice(plan: Plan, made: RunStore, monkeypatch: Any) -> None:
     assert pending_batches(plan, made) == []
-    monkeypatch.setattr("calm_bench.generation._Studio", None)
+    monkeypatch.setattr("calm_bench.generate.clips._Studio", None)
     generate(plan, made, "cpu")
 
 

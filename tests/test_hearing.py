@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench import framing, hearing
-from calm_bench.asr import Heard, Recognizer
-from calm_bench.audio import write_flac
+from calm_bench.asr import Heard, Recognizer, heard
 from calm_bench.config import BenchmarkSpec, PromptSpec
-from calm_bench.framing import PromptShelf
-from calm_bench.hearing import transcribe
+from calm_bench.core.audio import write_flac
+from calm_bench.data import prompts
+from calm_bench.data.prompts import PromptShelf
+from calm_bench.score.clips import ClipEntry, sound_of
+from calm_bench.score.transcripts import transcribe
 from calm_bench.seeds import file_hash
-from calm_bench.shelf import ClipEntry, sound_of
-from calm_bench.store import RunStore, TranscriptRecord
+from calm_bench.store.records import TranscriptRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import TimedWord, Wave
 
 RATE = 16000
@@ -82,7 +83,7 @@ def test_a_run_is_heard_again_by_a_recogniser_of_other_code(
     entries = [entry(tmp_path / "a.flac", 0.3, "a")]
     store = RunStore(tmp_path / "run")
     transcribe(entries, Ear(), store)
-    monkeypatch.setattr(hearing, "computed_by", lambda *roots: "other code")
+    monkeypatch.setattr(heard, "computed_by", lambda *roots: "other code")
     found, _ = transcribe(entries, Other(), store)
     assert [t.text for t in found.values()] == ["other"]
     assert [r.text for r in store.read(TranscriptRecord)] == ["other"]
@@ -119,7 +120,7 @@ def test_a_prompt_without_text_is_heard_and_nothing_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ear = Ear()
-    monkeypatch.setattr(framing, "load_recognizer", lambda spec: ear)
+    monkeypatch.setattr(prompts, "load_recognizer", lambda spec: ear)
     noise(tmp_path / "me.flac", 1.0)
     prompt = PromptSpec(id="me", audio="me.flac", sha256=file_hash(tmp_path / "me.flac"))
     spec = BenchmarkSpec(

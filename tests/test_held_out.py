@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from calm_bench.data.prompts import LoadedPrompt
-from calm_bench.generation import generate
-from calm_bench.held_out import held_out_scores, hold_out, text_losses
-from calm_bench.plan import Overrides, Plan, expand
-from calm_bench.store import RunStore, ScoreRecord, TrialRecord
+from calm_bench.generate.clips import generate
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import Plan, expand
+from calm_bench.score.held_out import held_out_scores, hold_out, text_losses
+from calm_bench.store.records import ScoreRecord, TrialRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.systems.text import EPAD, PAD

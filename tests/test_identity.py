@@ -13,9 +13,9 @@ import soundfile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from calm_bench import shelf
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.metrics.fidelity import FidelityMetric, si_sdr
+from calm_bench.score import clips
 
 RATE = 16_000
 METRICS = ("loudness", "drift", "fidelity", "stoi", "fad", "kad")
@@ -195,14 +195,14 @@ def test_a_decoder_that_raises_costs_one_file_and_shows_its_traceback_when_asked
 ) -> None:
     for seed in range(3):
         write(tmp_path / "clips" / f"{seed}.wav", noise(seed))
-    examine = shelf.examine
+    examine = clips.examine
 
     def broken(path: Path) -> Any:
         if path.name == "1.wav":
             raise ValueError("array is too big")
         return examine(path)
 
-    monkeypatch.setattr(shelf, "examine", broken)
+    monkeypatch.setattr(clips, "examine", broken)
     found = score(tmp_path / "clips", "--metrics", "loudness", code=4)
     assert found["trials"]["clips"] == {"ok": 2, "failed": 1, "unscored": 0}
     assert any("1.wav cannot be read: ValueError: array is too big" in n for n in found["notes"])
@@ -215,7 +215,7 @@ def test_what_nobody_expected_is_one_line_that_says_how_to_see_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "clips" / "a.wav", noise(0))
-    monkeypatch.setattr("calm_bench.folders.ClipShelf", None)
+    monkeypatch.setattr("calm_bench.score.folders.ClipShelf", None)
     result = CliRunner().invoke(app, ["score", str(tmp_path / "clips")], env=PLAIN)
     assert result.exit_code == 70
     (line,) = [n for n in result.stderr.splitlines() if n.startswith("error: ")]

@@ -14,9 +14,9 @@ import soundfile
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from calm_bench import scoring
 from calm_bench.asr import Heard, Recognizer
-from calm_bench.cli import app
+from calm_bench.cli.app import app
+from calm_bench.score import scorer
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord
 
@@ -761,7 +761,7 @@ def words_scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
     }
     (folder / "words.yaml").write_text(json.dumps(spec))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "load_recognizer", lambda spec: Ear())
+        patch.setattr(scorer, "load_recognizer", lambda spec: Ear())
         command("run", folder / "words.yaml", "--no-latency", "--out", folder / "run", "--json")
     names = {
         trial["trial_id"]: trial["prompt_id"]

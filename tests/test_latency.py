@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from calm_bench import timing
 from calm_bench.config import LatencySpec
-from calm_bench.latency import Arm, HostClock, clock_for, measure, missing_rounds, time_arm, warm_up
-from calm_bench.store import Cell, LatencyRecord, RunStore
+from calm_bench.speed import in_run
+from calm_bench.speed.clocks import HostClock, clock_for
+from calm_bench.speed.protocol import Arm, measure, missing_rounds, time_arm, warm_up
+from calm_bench.store.records import Cell, LatencyRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import SamplingParams
 
 SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
@@ -228,13 +230,14 @@ def test_peak_memory_holds_what_was_packed_and_captured_and_nothing_of_other_sys
         "calm_bench.systems.loading.load_system",
         lambda name, device, precision: GreedySystem(memory, *sizes[name]),
     )
-    monkeypatch.setattr(timing, "load_prompt", lambda *_: None)
-    monkeypatch.setattr(timing, "system_prompt", lambda *_: None)
+    prompt = SimpleNamespace(wave=None, words=None)
+    monkeypatch.setattr(in_run, "load_prompt", lambda *_: prompt)
+    monkeypatch.setattr(in_run, "system_prompt", lambda *_: None)
     spec = SimpleNamespace(latency=SPEC, prompt_seconds=3.0)
     plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None)
     timed = [(cell, False) for cell in cells] + [(cells[0], True)]
     peaks = {
-        (arm.cell_id, arm.control): arm.peak_bytes for arm in timing._arms(plan, timed, "cuda")
+        (arm.cell_id, arm.control): arm.peak_bytes for arm in in_run._arms(plan, timed, "cuda")
     }
     assert peaks == {
         ("big-1", False): 1370,

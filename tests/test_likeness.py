@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 
 RATE = 16_000
 

@@ -1,7 +1,7 @@
 import pytest
 
+from calm_bench.cli.options import LISTS, spread_values
 from calm_bench.errors import InputError
-from calm_bench.options import LISTS, spread_values
 
 SPREAD = ["--temps", "0.8", "--temps", "1.0"]
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from calm_bench import config, doctor
+from calm_bench import config
+from calm_bench.cli import doctor
 
 WEIGHTS_BUDGET = 80_000_000
 WHEEL_BUDGET = 95_000_000

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
-from calm_bench.pairing import pair
+from calm_bench.cli.app import app
+from calm_bench.score.pairing import pair
 
 RATE = 16_000
 

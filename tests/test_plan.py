@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import yaml
 
-from calm_bench import paths
-from calm_bench.audio import write_flac
+from calm_bench.core import paths
+from calm_bench.core.audio import write_flac
 from calm_bench.errors import BenchError, InputError, UnknownNameError, WeightsError
-from calm_bench.pairs import compared_rows
-from calm_bench.plan import Overrides, Plan, check_prompts, expand, plan_lines
-from calm_bench.rows import sampling_of
+from calm_bench.numbers.pairs import compared_rows
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import Plan, check_prompts, expand, plan_lines
+from calm_bench.plan.rows import sampling_of
 
 
 def plan(**overrides: object) -> Plan:

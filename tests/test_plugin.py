@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calm_bench.audio import write_flac
+from calm_bench.core.audio import write_flac
 from calm_bench.seeds import file_hash
 
 BENCHMARK = """
@@ -58,7 +58,7 @@ def folder(checkout: Path, tmp_path: Path) -> Path:
 
 def calm_bench(installed: Path, folder: Path, *words: str, code: int = 0) -> str:
     """What the command line prints in a fresh process that can see the plug-in, or its error."""
-    program = "from calm_bench.cli import main; main()"
+    program = "from calm_bench.cli.app import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, *words],
         cwd=folder,

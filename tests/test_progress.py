@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from calm_bench import progress
+from calm_bench.core import progress
 
 
 def test_plain_lines_say_where_it_begins_and_where_it_ends(
@@ -20,7 +20,7 @@ def test_plain_lines_come_now_and_then_with_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("calm_bench.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("calm_bench.core.progress.time.monotonic", lambda: now[0])
     with progress.stage("making", 100) as advance:
         for _ in range(6):
             now[0] += 4.0

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from calm_bench import ratings
-from calm_bench.ratings import Votes
+from calm_bench.listening import ratings
+from calm_bench.listening.ratings import Votes
 
 
 def matrix(k: int, **wins: float) -> np.ndarray:

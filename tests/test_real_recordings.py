@@ -13,15 +13,17 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from calm_bench import paths
-from calm_bench.audio import read_audio, resample, write_flac
-from calm_bench.cli import app
-from calm_bench.codec_notes import CodecCheck
+from calm_bench.cli.app import app
+from calm_bench.core import paths
+from calm_bench.core.audio import read_audio, resample, write_flac
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
+from calm_bench.score.clips import ClipShelf
 from calm_bench.seeds import file_hash
-from calm_bench.shelf import ClipShelf
-from calm_bench.store import Results, RunStore, ScoreRecord, TrialRecord
+from calm_bench.store.codec_checks import CodecCheck
+from calm_bench.store.records import ScoreRecord, TrialRecord
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import TimedWord, Transcript, Wave
 
 RATE = 16_000
@@ -180,7 +182,7 @@ def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
     page = (tmp_path / "run/page/index.html").read_text()
     assert "vae-speech-tiny cannot carry it: −" in page
     assert note in page
-    monkeypatch.setattr("calm_bench.codec_check._compared", None)
+    monkeypatch.setattr("calm_bench.generate.codec_check._compared", None)
     assert note in done(*command)
     assert note in done(*command, "--dry-run")
 
@@ -211,7 +213,7 @@ class Hears:
 @pytest.fixture
 def hears_four(monkeypatch: pytest.MonkeyPatch) -> None:
     ear = Hears(("red", 0.0), ("green", 0.25), ("blue", 0.3), ("grey", 0.4))
-    for module in ("framing", "scoring"):
+    for module in ("data.prompts", "score.scorer"):
         monkeypatch.setattr(f"calm_bench.{module}.load_recognizer", lambda _: ear)
 
 

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
-from calm_bench.recordings import list_recordings
+from calm_bench.cli.app import app
+from calm_bench.core.recordings import list_recordings
 
 RATE = 16_000
 
@@ -171,7 +171,7 @@ def test_progress_counts_clips_and_a_repeat_decodes_none(
     def refuse(*_: Any) -> Any:
         raise AssertionError("a file is decoded again")
 
-    monkeypatch.setattr("calm_bench.audio.Reader.blocks", refuse)
+    monkeypatch.setattr("calm_bench.core.audio.Reader.blocks", refuse)
     again = CliRunner().invoke(app, [*line, str(tmp_path / "two")])
     assert again.exit_code == 0, again.output
     one, two = (json.loads(result.stdout)["rows"] for result in (first, again))

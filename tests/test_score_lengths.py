@@ -8,11 +8,12 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from calm_bench.audio import read_audio
-from calm_bench.cli import app
-from calm_bench.paths import benchmarks_dir
-from calm_bench.records import ScoreRecord
-from calm_bench.store import ResultRow, RunStore
+from calm_bench.cli.app import app
+from calm_bench.core.audio import read_audio
+from calm_bench.core.paths import benchmarks_dir
+from calm_bench.store.records import ScoreRecord
+from calm_bench.store.results import ResultRow
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Wave
 
 RATE = 16_000

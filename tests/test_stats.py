@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from calm_bench import stats
+from calm_bench.core import stats
 from calm_bench.types import Column, Estimate
 
 MEAN = Column(

@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from calm_bench import files
+from calm_bench.core import files
 from calm_bench.errors import BenchError, InputError
-from calm_bench.store import (
+from calm_bench.store.records import (
     CellScore,
     LatencyRecord,
     Manifest,
-    ResultRow,
-    Results,
-    RunStore,
     ScoreRecord,
     TranscriptRecord,
     TrialRecord,
 )
+from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, TimedWord, Transcript
 
 
@@ -132,7 +131,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_store import trial
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 store = RunStore(Path({root!r}))
 with store.lock():
     for batch in range(10**9):

@@ -1,9 +1,9 @@
 """What a run's results say of rows that hold nothing."""
 
-from calm_bench.scoring import MetricScores
-from calm_bench.shelf import ClipShelf
-from calm_bench.store import Cell
-from calm_bench.summary import Facts, summarise_run
+from calm_bench.score.clips import ClipShelf
+from calm_bench.score.scorer import MetricScores
+from calm_bench.score.summary import Facts, summarise_run
+from calm_bench.store.records import Cell
 from calm_bench.types import Column, Estimate, MetricResult
 
 CELLS = (

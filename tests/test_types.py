@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from calm_bench.audio import audio_hash
+from calm_bench.core.audio import audio_hash
 from calm_bench.types import Clip, Wave
 
 RATE = 100

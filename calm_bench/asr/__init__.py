@@ -19,8 +19,8 @@ from calm_bench.asr.base import SAMPLE_RATE, Heard, Recognizer
 from calm_bench.asr.faster_whisper import PINNED_SHA256, FasterWhisperRecognizer
 from calm_bench.asr.health import FLAGS, THRESHOLDS, health_flags, is_silent
 from calm_bench.asr.openai_whisper import OpenAiRecognizer
+from calm_bench.core.parallel import cores
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.parallel import cores
 
 __all__ = [
     "FLAGS",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from calm_bench.asr.health import health_flags, is_silent, placed_in_sound
+from calm_bench.core.parallel import ordered_map
 from calm_bench.errors import InputError
-from calm_bench.parallel import ordered_map
 from calm_bench.types import TimedWord, Transcript, Wave
 
 SAMPLE_RATE = 16_000

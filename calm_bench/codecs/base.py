@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from calm_bench.config import StrictModel
+from calm_bench.types import StrictModel
 
 
 class Codec(nn.Module, ABC):

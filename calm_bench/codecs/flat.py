@@ -28,8 +28,7 @@ from calm_bench.nn.causal import (
     history,
 )
 from calm_bench.nn.flat import FlatTransformer
-from calm_bench.nn.product import pack
-from calm_bench.nn.taps import Taps, rows
+from calm_bench.nn.product import Taps, pack, rows
 from calm_bench.nn.transformer import KvCache
 
 FEW_FRAMES = 128

@@ -11,9 +11,10 @@ from torch import nn
 
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
-from calm_bench.config import ModelConfig, StrictModel, load_model_config, parse
+from calm_bench.config import ModelConfig, load_model_config, parse
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
+from calm_bench.types import StrictModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

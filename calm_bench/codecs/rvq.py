@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.trunk import TrunkConfig
-from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
+from calm_bench.types import StrictModel
 
 
 class RvqConfig(StrictModel):

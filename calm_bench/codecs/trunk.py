@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.spectral import InverseStft, LogMel
-from calm_bench.config import StrictModel
 from calm_bench.nn.causal import (
     CausalConv,
     ConvNextBlock,
@@ -25,6 +24,7 @@ from calm_bench.nn.causal import (
     Upsample,
 )
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
+from calm_bench.types import StrictModel
 
 
 class TrunkConfig(StrictModel):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.trunk import TrunkConfig
-from calm_bench.config import StrictModel
+from calm_bench.types import StrictModel
 
 
 class VaeConfig(StrictModel):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from calm_bench.metrics.text import align, tokens_of
+from calm_bench.asr.words import align, tokens_of
 from calm_bench.types import TimedWord
 
 MATCHED_SHARE = 0.5

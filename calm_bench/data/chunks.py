@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from calm_bench.core.files import replace
 from calm_bench.errors import BenchError
-from calm_bench.files import replace
 
 
 def run_worker(

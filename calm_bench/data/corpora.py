@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calm_bench.core.files import json_lines, text_lines
+from calm_bench.core.recordings import few
 from calm_bench.data.sources import (
     LANGUAGE,
     SPEAKER,
@@ -26,8 +28,6 @@ from calm_bench.data.sources import (
 )
 from calm_bench.data.splits import named_split
 from calm_bench.errors import InputError
-from calm_bench.files import json_lines, text_lines
-from calm_bench.recordings import few
 
 _FILE = (
     *("file_name", "file", "filename", "fileid", "file_id", "id", "name", "path", "wav", "audio"),

@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from calm_bench.audio import read_audio
-from calm_bench.config import StrictModel
+from calm_bench.core.audio import read_audio
+from calm_bench.core.files import json_lines, replace
 from calm_bench.errors import InputError
-from calm_bench.files import json_lines, replace
 from calm_bench.seeds import file_hash
-from calm_bench.types import Wave
+from calm_bench.types import StrictModel, Wave
 
 Split = Literal["train", "validation", "test"]
 CorpusKind = Literal["speech", "music", "folder"]

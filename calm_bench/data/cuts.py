@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from calm_bench.audio import write_flac
 from calm_bench.config import PromptSpec
+from calm_bench.core.audio import write_flac
+from calm_bench.core.files import replace
+from calm_bench.core.parallel import counted, ordered_map
 from calm_bench.data.corpus import Item, read_manifest
 from calm_bench.data.sources import without_suffix
 from calm_bench.errors import InputError
-from calm_bench.files import replace
-from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import file_hash
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.core.files import disk_errors, locked
+from calm_bench.core.parallel import counted
 from calm_bench.data.alignment import align_text
 from calm_bench.data.corpus import CorpusCard, Item, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
@@ -18,8 +20,6 @@ from calm_bench.data.layouts import find_recordings
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
-from calm_bench.files import disk_errors, locked
-from calm_bench.parallel import counted
 from calm_bench.seeds import content_hash
 from calm_bench.types import TimedWord, Transcript
 

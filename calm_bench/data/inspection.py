@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from calm_bench.audio import examine, probe_audio, readable
-from calm_bench.code import computed_by
-from calm_bench.config import StrictModel
+from calm_bench.core.audio import examine, probe_audio, readable
+from calm_bench.core.code import computed_by
+from calm_bench.core.files import append_lines, committed_lines
+from calm_bench.core.parallel import counted, ordered_map
 from calm_bench.data.corpus import Skipped
 from calm_bench.data.sources import Candidate
 from calm_bench.errors import InputError
-from calm_bench.files import append_lines, committed_lines
-from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import file_hash
+from calm_bench.types import StrictModel
 
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from calm_bench.core.recordings import few, list_recordings
 from calm_bench.data.corpora import CORPORA
 from calm_bench.data.sources import Candidate, Layout, Source, head, open_source, without_suffix
 from calm_bench.data.splits import believed, grouped
 from calm_bench.data.timed import TIMED
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.recordings import few, list_recordings
 from calm_bench.seeds import content_hash
 
 

@@ -12,17 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from calm_bench import paths
+from calm_bench.core import paths
+from calm_bench.core.files import disk_errors, json_lines, locked
+from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import stage
 from calm_bench.data import music_worker
 from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, read_card, write_corpus
-from calm_bench.data.music_checks import check_music
+from calm_bench.data.music_groups import check_music
 from calm_bench.data.music_works import Work, list_hash, playlist
 from calm_bench.data.scores import package_dir
 from calm_bench.errors import InputError
-from calm_bench.files import disk_errors, json_lines, locked
-from calm_bench.parallel import counted, ordered_map
-from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, derive_seed, file_hash
 
 CHUNK_RECORDINGS = 32

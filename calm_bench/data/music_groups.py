@@ -8,25 +8,58 @@ of a corpus says whether test and training works share a phrase after all.
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from calm_bench.core.parallel import counted
+from calm_bench.data.corpus import Item
 from calm_bench.data.music_works import WORKS, load_sources
 from calm_bench.data.scores import Score, corpus_dir, kept_score
 from calm_bench.errors import InputError
-from calm_bench.parallel import counted
+
+
+def check_music(
+    items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], scores: Path
+) -> dict[str, Any]:
+    """Works of each split, hours of each composer, and held-out works that training has heard.
+
+    Args:
+        items: The recordings.
+        lines: By recording, what the player said about it.
+        scores: The folder of the scores that were read.
+    """
+    works: dict[str, set[str]] = defaultdict(set)
+    hours: dict[str, float] = defaultdict(float)
+    for item in items:
+        works[item.split].add(item.work or "")
+        hours[(item.licence or "").partition(":")[0]] += item.seconds / 3600
+
+    def runs(work: str) -> set[int]:
+        return phrases(kept_score(work, scores))
+
+    training = set[int]().union(*map(runs, sorted(works["train"])))
+    held_out = works["test"] | works["validation"]
+    return {
+        "works": {split: len(found) for split, found in sorted(works.items())},
+        "held_out_works_sharing_a_phrase_with_training": sum(
+            not training.isdisjoint(runs(work)) for work in held_out
+        ),
+        "composer_hours": {name: round(value, 3) for name, value in sorted(hours.items())},
+        "ensembles": dict(sorted(Counter(lines[item.id]["ensemble"] for item in items).items())),
+    }
+
 
 PHRASE_NOTES = 16
 """Steps and rhythm of this many notes in a row, in any part, make two works one group."""
 MIN_STEPS = 6
-
 OPUS = (
     re.compile(r"^(bach/bwv\d+)\."),  # a cantata, passion or oratorio
     re.compile(r"^((?:haydn|mozart|beethoven)/[^/.]+)[/.]"),
     re.compile(r"^(schumann_robert/opus41no1)/"),
 )
-
 Phrase = tuple[tuple[int, float], ...]
 
 

@@ -13,11 +13,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from calm_bench.audio import resample, write_flac
+from calm_bench.core.audio import resample, write_flac
+from calm_bench.core.loudness import integrated_loudness
 from calm_bench.data.performance import TAIL_SECONDS, as_midi, perform
 from calm_bench.data.scores import kept_score
 from calm_bench.errors import InputError
-from calm_bench.metrics.loudness import integrated_loudness
 from calm_bench.types import Wave
 
 LOUDNESS_LUFS = -20.0

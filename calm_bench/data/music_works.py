@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from calm_bench.config import StrictModel, parse, read_yaml
+from calm_bench.config import parse, read_yaml
 from calm_bench.data.corpus import Split
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
+from calm_bench.types import StrictModel
 
 SOURCES = Path(__file__).with_name("music_sources.yaml")
 WORKS = Path(__file__).with_name("music_works.tsv")

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from calm_bench.audio import probe_audio
 from calm_bench.config import PromptSpec
+from calm_bench.core.audio import probe_audio
+from calm_bench.core.recordings import SUFFIXES, few
 from calm_bench.data.layouts import find_recordings
 from calm_bench.data.sources import Candidate, without_suffix
 from calm_bench.errors import InputError
-from calm_bench.recordings import SUFFIXES, few
 from calm_bench.seeds import content_hash, file_hash
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calm_bench.core.files import committed_lines, disk_errors, replace
 from calm_bench.errors import InputError
-from calm_bench.files import committed_lines, disk_errors, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

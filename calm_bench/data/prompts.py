@@ -2,21 +2,27 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from calm_bench import paths
-from calm_bench.audio import read_audio, resample
+from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.asr.heard import hear
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
-from calm_bench.errors import InputError
-from calm_bench.files import json_lines
+from calm_bench.core import paths
+from calm_bench.core.audio import read_audio, resample
+from calm_bench.core.files import json_lines
+from calm_bench.data.alignment import align_text, spread_text
+from calm_bench.errors import BenchError, InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
 
 if TYPE_CHECKING:
     from calm_bench.asr import Recognizer
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +51,6 @@ class LoadedPrompt:
         """The same prompt at another rate."""
         wave = resample(self.wave, self.sample_rate, sample_rate)
         return dataclasses.replace(self, wave=wave, sample_rate=sample_rate)
-
-
-def prompt_samples(prompt_seconds: float, sample_rate: int, hop_length: int) -> int:
-    """Samples of a prompt, rounded up to whole frames: 3 s at 12.5 Hz are 38 frames or 3.04 s."""
-    # The product is rounded first, so that 0.08 s at 16 kHz is one frame and not two.
-    return math.ceil(round(prompt_seconds * sample_rate / hop_length, 6)) * hop_length
 
 
 def read_prompt_specs(path: Path) -> list[PromptSpec]:
@@ -126,6 +126,52 @@ def _timed(prompt: PromptSpec) -> tuple[TimedWord, ...] | None:
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
             raise InputError(f"prompt {prompt.id}: {word!r} is timed from {start} to {end} s")
     return tuple(TimedWord(word=w, start=start, end=end) for w, start, end in prompt.words)
+
+
+class PromptShelf:
+    """Prompts of a benchmark, loaded when asked for; a few hundred are kept in memory."""
+
+    def __init__(self, spec: BenchmarkSpec, root: Path, sample_rate: int) -> None:
+        """Load prompts, whose paths are relative to `root`, at the rate of the run's codecs."""
+        self.spec = spec
+        self.root = root
+        self.sample_rate = sample_rate
+        self.load = lru_cache(maxsize=256)(self._load)
+
+    def check(self, prompts: Iterable[PromptSpec]) -> None:
+        """Load every prompt once, so that a damaged one is found before anything is generated.
+
+        Raises:
+            InputError: If a prompt is missing, changed, damaged, silent or too short.
+        """
+        for prompt in prompts:
+            self.load(prompt)
+
+    def _load(self, prompt: PromptSpec) -> LoadedPrompt:
+        loaded = load_prompt(prompt, self.spec, self.root, self.sample_rate)
+        if prompt.text and loaded.words is None:
+            return self._timed(prompt, loaded)
+        if loaded.text_source != "none" or self.spec.asr is None:
+            return loaded
+        return transcribe_prompt(loaded, self._recognizer, self.spec.prompt_seconds)
+
+    def _timed(self, prompt: PromptSpec, loaded: LoadedPrompt) -> LoadedPrompt:
+        """The prompt with its text, which is of the whole recording, timed by what is heard."""
+        wave, rate = read_audio(paths.inside(self.root, prompt.audio))
+        text, seconds = str(prompt.text), len(wave) / rate
+        try:
+            heard = hear(wave, rate, self._recognizer) if self.spec.asr else None
+        except BenchError:  # no recogniser on this machine
+            heard = None
+        words = align_text(text, heard.words, seconds, heard.language) if heard else None
+        source: Literal["given", "estimated"] = "given" if words else "estimated"
+        end = len(loaded.wave) / loaded.sample_rate
+        kept = tuple(word for word in words or spread_text(text, seconds) if word.start < end)
+        return dataclasses.replace(loaded, words=kept, text_source=source)
+
+    @cached_property
+    def _recognizer(self) -> Recognizer:
+        return load_recognizer(self.spec.asr)
 
 
 def transcribe_prompt(

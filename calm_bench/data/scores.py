@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from calm_bench.config import StrictModel
+from calm_bench.core.files import replace
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.files import replace
+from calm_bench.types import StrictModel
 
 Note = tuple[float, float, int]
 """Onset and length in quarter notes, and the MIDI pitch as it sounds."""

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.audio import RESAMPLER
+from calm_bench.core.audio import RESAMPLER
+from calm_bench.core.files import disk_errors, locked, replace
+from calm_bench.core.parallel import counted, ordered_map
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
 from calm_bench.data.packed import PackedArrays, Packer, is_packed, open_packed
 from calm_bench.errors import InputError
-from calm_bench.files import disk_errors, locked, replace
-from calm_bench.parallel import counted, ordered_map
 from calm_bench.seeds import content_hash
 from calm_bench.types import TimedWord, Wave
 

@@ -12,10 +12,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from calm_bench.core.files import text_lines
+from calm_bench.core.recordings import SUFFIXES, few, list_recordings
 from calm_bench.data.corpus import Split
 from calm_bench.errors import InputError
-from calm_bench.files import text_lines
-from calm_bench.recordings import SUFFIXES, few, list_recordings
 
 TEXT = (
     *("normalized_text", "normalised_text", "normalized", "normalised"),

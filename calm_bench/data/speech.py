@@ -10,16 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from calm_bench import paths
-from calm_bench.audio import read_audio
+from calm_bench.core import paths
+from calm_bench.core.audio import read_audio
+from calm_bench.core.files import disk_errors, json_lines, locked
+from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import stage
 from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import CorpusCard, Item, Split, read_card, write_corpus
 from calm_bench.data.speech_checks import check_overlap, check_times
 from calm_bench.data.stories import Story, write_stories
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.files import disk_errors, json_lines, locked
-from calm_bench.parallel import counted, ordered_map
-from calm_bench.progress import stage
 from calm_bench.seeds import content_hash, file_hash
 
 CHUNK_STORIES = 24

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.asr.words import align, tokens_of
+from calm_bench.core.parallel import counted
 from calm_bench.data.corpus import Item
 from calm_bench.data.stories import Story
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.metrics.text import align, tokens_of
-from calm_bench.parallel import counted
 from calm_bench.types import TimedWord, Transcript
 
 logger = logging.getLogger(__name__)

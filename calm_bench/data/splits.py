@@ -8,9 +8,9 @@ from itertools import takewhile
 from os.path import commonpath
 from pathlib import Path
 
+from calm_bench.core.recordings import few, group_of
 from calm_bench.data.corpus import SPLITS, Split
 from calm_bench.data.sources import Candidate, Source, without_suffix
-from calm_bench.recordings import few, group_of
 from calm_bench.seeds import content_hash
 
 _WORDS: dict[str, Split] = {"train": "train", "test": "test", "eval": "test", "evaluation": "test"}

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from calm_bench.config import StrictModel, parse
+from calm_bench.config import parse
+from calm_bench.core.files import json_lines, text_lines
+from calm_bench.core.recordings import few
 from calm_bench.data.corpus import Split
 from calm_bench.data.sources import (
     LANGUAGE,
@@ -26,8 +28,7 @@ from calm_bench.data.sources import (
 )
 from calm_bench.data.splits import named_split
 from calm_bench.errors import InputError
-from calm_bench.files import json_lines, text_lines
-from calm_bench.recordings import few
+from calm_bench.types import StrictModel
 
 _TIMIT_RATE = 16000  # .WRD and .TXT count samples at this rate, whatever rate a copy has
 

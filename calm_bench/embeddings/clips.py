@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.audio import RESAMPLER, resample
-from calm_bench.cache import MemoryCache
-from calm_bench.code import computed_by
+from calm_bench.core.audio import RESAMPLER, resample
+from calm_bench.core.cache import MemoryCache
+from calm_bench.core.code import computed_by
 from calm_bench.embeddings.base import Embedding
 from calm_bench.seeds import content_hash
 from calm_bench.types import Clip, Wave

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.asr import FasterWhisperRecognizer, load_recognizer
+from calm_bench.core.parallel import ordered_map
+from calm_bench.core.spectra import centred
 from calm_bench.embeddings.base import Embedding
 from calm_bench.errors import InputError
-from calm_bench.parallel import ordered_map
-from calm_bench.spectra import centred
 from calm_bench.types import Wave
 
 _FRAMES = 10  # encoder frames of 20 ms in one vector

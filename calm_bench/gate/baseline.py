@@ -15,12 +15,13 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
-from calm_bench import paths
-from calm_bench.config import StrictModel, parse, read_yaml
-from calm_bench.environment import device_name
+from calm_bench.config import parse, read_yaml
+from calm_bench.core import paths
+from calm_bench.core.environment import device_name
+from calm_bench.core.files import replace
 from calm_bench.errors import InputError
-from calm_bench.files import replace
-from calm_bench.records import Stage
+from calm_bench.store.records import Stage
+from calm_bench.types import StrictModel
 
 KNOWN_SLACK = 0.10
 """How far under its reference a ratio may lie on the processor that the reference is of."""

@@ -7,9 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 from calm_bench import __version__
-from calm_bench.environment import device_name
+from calm_bench.core.environment import device_name
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.gate.against import AGAINST, compare
 from calm_bench.gate.baseline import (
     Baseline,
     default_path,
@@ -20,7 +19,7 @@ from calm_bench.gate.baseline import (
 from calm_bench.gate.checkout import checked_out
 from calm_bench.gate.counting import Counted, count_systems, counted_systems, differences, stored
 from calm_bench.gate.outcome import Outcome
-from calm_bench.gate.ratios import RATIOS, compare_stored, measured_ratios
+from calm_bench.gate.ratios import AGAINST, RATIOS, compare, compare_stored, measured_ratios
 from calm_bench.gate.rule import Judgement, Quantity
 
 COUNTS = "counts"

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calm_bench import paths
 from calm_bench.config import load_model_config
+from calm_bench.core import paths
+from calm_bench.core.progress import stage
 from calm_bench.gate.baseline import Baseline, Lasting, Versioned, torch_key
-from calm_bench.progress import stage
-from calm_bench.records import Stage
+from calm_bench.store.records import Stage
 from calm_bench.types import Mode, SamplingParams
 
 if TYPE_CHECKING:
-    from calm_bench.counts import StageCounts
+    from calm_bench.speed.counts import StageCounts
 
 SCALES = ("-tiny", "-debug")
 MODES: tuple[Mode, Mode] = ("plain", "eager")
@@ -84,7 +84,7 @@ def count_systems(folders: list[Path]) -> dict[str, dict[Stage, "StageCounts"]]:
 
 
 def _counted(folder: Path, mode: Mode) -> dict[Stage, "StageCounts"]:
-    from calm_bench.counts import count_frame
+    from calm_bench.speed.counts import count_frame
     from calm_bench.systems.loading import load_system
 
     system = load_system(str(folder), mode=mode, random_weights=True)

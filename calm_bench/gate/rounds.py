@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from calm_bench.core.progress import stage
 from calm_bench.gate.rule import Round
 from calm_bench.gate.workers import Worker, quietest_core
-from calm_bench.progress import stage
 from calm_bench.seeds import derive_seed
 
 CREWS = 3

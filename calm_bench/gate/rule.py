@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
+from calm_bench.core.stats import ratio_interval
 from calm_bench.gate.workers import Times
 from calm_bench.seeds import derive_seed
-from calm_bench.stats import ratio_interval
 from calm_bench.types import Estimate
 
 Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "not gated"]

@@ -14,9 +14,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from calm_bench.config import StrictModel
 from calm_bench.seeds import content_hash
-from calm_bench.store import Cell
+from calm_bench.store.records import Cell
+from calm_bench.types import StrictModel
 
 Question = Literal["meaningfulness", "enjoyment", "quality"]
 QUESTIONS: tuple[Question, ...] = ("meaningfulness", "enjoyment", "quality")

@@ -14,11 +14,11 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 from calm_bench.listening.ballot import Asked
 from calm_bench.listening.sessions import ClipFiles
 from calm_bench.listening.votes import Answer, Vote, VoteBook, clean_name
+from calm_bench.types import StrictModel
 
 M = TypeVar("M", bound=StrictModel)
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]

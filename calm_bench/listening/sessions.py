@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from calm_bench import paths
+from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.listening.ballot import QUESTIONS, Question, Session
 from calm_bench.listening.votes import new_session_name
-from calm_bench.store import Cell, RunStore, TrialRecord
+from calm_bench.store.records import Cell, TrialRecord
+from calm_bench.store.run_store import RunStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

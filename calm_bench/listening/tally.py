@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from calm_bench import ratings
 from calm_bench.errors import InputError
+from calm_bench.listening import ratings
 from calm_bench.listening.polls import Poll, clip_ids
-from calm_bench.results import ColumnInfo, Rated, Ratings, Results, TrialCount
+from calm_bench.numbers.speed import result_row
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.speedups import result_row
-from calm_bench.store import RunStore, TrialRecord
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.results import ColumnInfo, Rated, Ratings, Results, TrialCount
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate
 
 ONE_LISTENER = "an interval needs two listeners and two prompts"

@@ -14,11 +14,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from calm_bench import files
-from calm_bench.config import StrictModel
+from calm_bench.core import files
 from calm_bench.errors import InputError
 from calm_bench.listening.ballot import Asked, Ballot, Session
 from calm_bench.seeds import content_hash
+from calm_bench.types import StrictModel
 
 Answer = Literal["first", "second", "tie", 1, 2, 3, 4, 5]
 _LINE = re.compile(rb'\{"check":"([0-9a-f]{16})","record":(\{.*\})\}', re.DOTALL)

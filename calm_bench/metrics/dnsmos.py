@@ -23,11 +23,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from calm_bench.audio import RESAMPLER, resample
+from calm_bench.core.audio import RESAMPLER, resample
+from calm_bench.core.spectra import centred
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Metric
 from calm_bench.seeds import file_hash
-from calm_bench.spectra import centred
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
 _RATE = 16_000

@@ -22,10 +22,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.audio import RESAMPLER, resample
+from calm_bench.core.audio import RESAMPLER, resample
+from calm_bench.core.spectra import centred, mel_power
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.spectra import centred, mel_power
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
 
 Floats = NDArray[np.float64]

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from calm_bench.asr.spoken import spoken
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.metrics.lm import LanguageModel, load_language_model
-from calm_bench.metrics.spoken import spoken
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
 from calm_bench.types import Aggregate, Clip, Column, MetricResult
 

@@ -10,17 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from calm_bench import stats
+from calm_bench.asr.words import Token, align, tokens_of
+from calm_bench.core import stats
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.metrics.text import (
-    Token,
-    Window,
-    align,
-    missing_text,
-    text_recipe,
-    tokens_of,
-    window_of,
-)
+from calm_bench.metrics.text import Window, missing_text, text_recipe, window_of
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord
 
 RUNAWAY = 0.5

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.config import StrictModel
+from calm_bench.types import StrictModel
 
 TIME_FEATURES = 256
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.config import StrictModel
+from calm_bench.types import StrictModel
 
 
 class DepthConfig(StrictModel):

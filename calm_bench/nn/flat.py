@@ -20,11 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.attention import attention_mask
 from calm_bench.nn.capture import Lane
-from calm_bench.nn.product import Product, pack
-from calm_bench.nn.release import discard
-from calm_bench.nn.transformer import KvCache, Layer, Transformer
+from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.transformer import KvCache, Layer, Transformer, attention_mask
 from calm_bench.types import Precision
 
 

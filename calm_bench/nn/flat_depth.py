@@ -22,8 +22,7 @@ from torch.nn import functional as F
 
 from calm_bench.nn.depth import DepthConfig, DepthLayer, DepthTransformer
 from calm_bench.nn.flat import RmsNorm
-from calm_bench.nn.product import Product, pack
-from calm_bench.nn.release import discard
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.types import Precision
 
 

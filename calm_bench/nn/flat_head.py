@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from calm_bench.nn.adaln import AdaLnMlp, Block
 from calm_bench.nn.consistency import uniform_times
-from calm_bench.nn.product import Product, pack
-from calm_bench.nn.release import discard
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.trigflow import rotation_times
 from calm_bench.types import Precision
 
@@ -36,10 +35,10 @@ class Step(NamedTuple):
     renoise: tuple[float, float] | None = None
 
 
-Path = tuple[Step, ...]
+HeadPath = tuple[Step, ...]
 
 
-def consistency_path(steps: int) -> Path:
+def consistency_path(steps: int) -> HeadPath:
     """`sample_consistency` on its uniform grid; cos(pi / 2) is 0 as in exact arithmetic."""
     first, *rest = uniform_times(steps)
     path = [Step(first, 0.0, 1.0)]
@@ -48,7 +47,7 @@ def consistency_path(steps: int) -> Path:
     return tuple(path)
 
 
-def rotation_path(steps: int, spread: float) -> Path:
+def rotation_path(steps: int, spread: float) -> HeadPath:
     """`sample_trigflow` on the grid of `rotation_times`."""
     times = pairwise(rotation_times(steps, spread))
     return tuple(Step(a, math.cos(a - b), math.sin(a - b)) for a, b in times)
@@ -87,12 +86,12 @@ class FlatHead:
             )
             for block in blocks
         ]
-        self._tables: dict[Path, Tensor] = {}
+        self._tables: dict[HeadPath, Tensor] = {}
         if release:
             for part in (mlp.blocks, mlp.final_modulation, mlp.condition, mlp.input, mlp.output):
                 discard(part)
 
-    def sample(self, z: Tensor, noises: Tensor, path: Path) -> Tensor:
+    def sample(self, z: Tensor, noises: Tensor, path: HeadPath) -> Tensor:
         """Latents [R, C] of contexts z [R, D] from noises [R, 1 or n, C], along a path."""
         R, n = len(z), len(path)
         base = self.times(path)  # [n, 1, W]
@@ -120,7 +119,7 @@ class FlatHead:
         shift, scale = of[-2:]
         return self.output(torch.addcmul(shift, F.layer_norm(h, (self.width,), eps=1e-6), scale))
 
-    def times(self, path: Path) -> Tensor:
+    def times(self, path: HeadPath) -> Tensor:
         """Time embeddings plus the condition's bias, [n, 1, W]; computed once per path."""
         if path not in self._tables:
             bias = self.mlp.condition.bias

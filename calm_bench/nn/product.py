@@ -10,15 +10,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.errors import InputError
+from calm_bench.nn.causal import Stream, history
 from calm_bench.types import Precision
+
+
+def discard(module: nn.Module, *names: str) -> None:
+    """Let go of the matrices of a module that are packed elsewhere now.
+
+    Their shapes stay known, on the meta device. Without names, all of the module and its parts.
+    """
+    for prefix, part in module.named_modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            packed = parameter.ndim >= 2 if not names else not prefix and name in names
+            if packed:
+                empty = torch.empty_like(parameter, device="meta")
+                setattr(part, name, nn.Parameter(empty, requires_grad=False))
+
 
 PACKED_FOR = 8
 """Rows that oneDNN lays weights out for: this layout serves 1 and 32 rows as well as their own."""
-
 FROM_FBGEMM, FROM_ONEDNN, FROM_SPLIT = 1 << 15, 1 << 16, 1 << 17
 """Weights from which on a call of each library costs less than it gains, and from which on float32
 is split."""
@@ -44,6 +58,12 @@ class Product(ABC):
     def into(self, out: Tensor, x: Tensor) -> None:
         """Write the product to `out` [M, O]."""
         out.copy_(self(x))
+
+
+def rows(product: Product, x: Tensor) -> Tensor:
+    """A product of x [B, T, D]: [B, T, O]."""
+    B, T, D = x.shape
+    return product(x.reshape(B * T, D)).view(B, T, -1)
 
 
 class Dense(Product):
@@ -286,6 +306,40 @@ def _fits_half(weight: Tensor) -> bool:
 def has_fbgemm() -> bool:
     """Whether this build of torch multiplies float16 weights by float32 rows."""
     return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+class Taps:
+    """A causal convolution of stride 1: y[t] is the sum over k of W[k] x[t - K + 1 + k], plus b.
+
+    Heavy taps are bound by their weights: windows are laid side by side for one product. Light taps
+    that make fewer channels of many are bound by what is moved: each multiplies the frames where
+    they lie, onto what the taps before it gave.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """`weight` [K, O, D]."""
+        self.count, self.width, wide = weight.shape
+        self.windows: Product | None = None
+        if self.width < wide and weight[0].numel() < 1 << 16:
+            self.each = weight.transpose(1, 2).contiguous().unbind(0)
+            self.bias = weight.new_zeros(self.width) if bias is None else bias
+            self.nbytes = 4 * (weight.numel() + self.width)
+        else:
+            self.windows = pack(weight.transpose(0, 1).flatten(1), bias, "fp32")
+            self.nbytes = self.windows.nbytes
+
+    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
+        x = history(self, x, self.count - 1, stream)
+        if self.windows is not None:
+            return rows(self.windows, x.unfold(1, self.count, 1).transpose(2, 3).flatten(2))
+        B, P, D = x.shape
+        frames = x.view(B * P, D)  # clips end to end: what lies across two is cut off
+        n = B * P - self.count + 1
+        y = x.new_empty(B * P, self.width)
+        torch.addmm(self.bias, frames[:n], self.each[0], out=y[:n])
+        for k in range(1, self.count):
+            y[:n].addmm_(frames[k : k + n], self.each[k])
+        return y.view(B, P, -1)[:, : P - self.count + 1]
 
 
 def _bytes(*tensors: Tensor | None) -> int:

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from calm_bench.config import StrictModel
 from calm_bench.nn.transformer import Transformer, TransformerConfig
+from calm_bench.types import StrictModel
 
 
 def inject_noise(x: Tensor, generator: torch.Generator) -> Tensor:

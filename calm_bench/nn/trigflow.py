@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calm_bench.config import StrictModel
+from calm_bench.types import StrictModel
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """F of noisy latents [R, C] and times [R], contexts bound: [R, C]."""

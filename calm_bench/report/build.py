@@ -4,17 +4,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm_bench import files
+from calm_bench.core import files
 from calm_bench.report.columns import shown_recipes
 from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.growth import render_growth
 from calm_bench.report.page import Section, write_page
-from calm_bench.report.plots import render_plots
-from calm_bench.report.stages import stage_times
+from calm_bench.report.plots import render_plots, stage_times
 from calm_bench.report.tables import Table, counts_table, main_tables
 from calm_bench.report.terminal import print_table
-from calm_bench.store import GrowthRecord, LatencyRecord, Results, RunStore, TrialRecord
+from calm_bench.store.records import GrowthRecord, LatencyRecord, TrialRecord
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 
 __all__ = ["build_report", "print_table", "read_section"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calm_bench.records import WordTimes
 from calm_bench.report.columns import Shown
-from calm_bench.store import RunStore, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.records import ScoreRecord, TranscriptRecord, TrialRecord, WordTimes
+from calm_bench.store.run_store import RunStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calm_bench.report.numbers import decimals_of, heading
-from calm_bench.store import ColumnInfo, ResultRow, Results
+from calm_bench.store.results import ColumnInfo, ResultRow, Results
 
 SPEED_COLUMNS = ("overall_speedup", "head_speedup", "head_share")
 """What stands before the quality columns, as in the paper's tables."""

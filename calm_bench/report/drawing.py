@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from calm_bench.report.columns import Shown
 from calm_bench.report.numbers import TEMPERATURE_KINDS
-from calm_bench.store import Cell, Results
-from calm_bench.titles import cell_name, steps_text, swept
+from calm_bench.store.records import Cell
+from calm_bench.store.results import Results
+from calm_bench.store.titles import cell_name, steps_text, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from calm_bench.report.columns import shown_columns
 from calm_bench.report.tables import Table, Text
-from calm_bench.store import Results
+from calm_bench.store.results import Results
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
 _LATEX = {

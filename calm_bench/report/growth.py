@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.records import Stage
 from calm_bench.report.drawing import (
     GREY,
     STYLE,
@@ -18,8 +17,9 @@ from calm_bench.report.drawing import (
     new_figure,
     system_name,
 )
-from calm_bench.store import Cell, GrowthRecord, ResultRow, Results
-from calm_bench.titles import swept
+from calm_bench.store.records import Cell, GrowthRecord, Stage
+from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.titles import swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from calm_bench.store import ColumnInfo, Difference, ResultRow
+from calm_bench.store.results import ColumnInfo, Difference, ResultRow
 
 TEMPERATURE_KINDS = {
     "noise_variance": "noise variance",

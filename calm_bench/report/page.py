@@ -13,16 +13,18 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from calm_bench import files
-from calm_bench.progress import stage
+from calm_bench.core import files
+from calm_bench.core.progress import stage
 from calm_bench.report.clips import ClipLookup
 from calm_bench.report.columns import shown_columns, shown_recipes
 from calm_bench.report.formats import footnote_mark
 from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
 from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
-from calm_bench.store import Cell, Manifest, Results, RunStore
-from calm_bench.titles import steps_vary, temperature_text
+from calm_bench.store.records import Cell, Manifest
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
+from calm_bench.store.titles import steps_vary, temperature_text
 
 MAX_ROWS = 100
 """Rows of players on the page of a run; more would make it too heavy to open."""

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from calm_bench import audio, files, paths
-from calm_bench.codec_notes import CodecCheck
+from calm_bench.core import audio, files, paths
 from calm_bench.report.clips import ClipLookup, Word, mark_differences
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import plain_number
 from calm_bench.report.sound import outline, spectrogram_png
-from calm_bench.store import Cell, Results, RunStore, TrialRecord
-from calm_bench.titles import cell_name, steps_vary
+from calm_bench.store.codec_checks import CodecCheck
+from calm_bench.store.records import Cell, TrialRecord
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
+from calm_bench.store.titles import cell_name, steps_vary
 from calm_bench.types import Wave
 
 

@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm_bench import files, paths
+from calm_bench.core import files, paths
 from calm_bench.errors import InputError
 from calm_bench.report.build import read_section
 from calm_bench.report.page import SITE_MARK, write_site
-from calm_bench.store import RunStore, TrialRecord
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.run_store import RunStore
 
 _OURS = re.compile(r"run-\d+")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from calm_bench.report.differences import difference_tables
 from calm_bench.report.formats import footnote_mark, marks, one_line
 from calm_bench.report.tables import Table, Text, main_tables
-from calm_bench.store import Results
+from calm_bench.store.results import Results
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -19,8 +19,9 @@ from calm_bench.report.drawing import (
     spread_of,
     system_name,
 )
-from calm_bench.store import Cell, Results
-from calm_bench.titles import swept
+from calm_bench.store.records import Cell
+from calm_bench.store.results import Results
+from calm_bench.store.titles import swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calm_bench.data.prompts import load_prompt
-from calm_bench.framing import Grid, system_prompt
-from calm_bench.latency import Arm
-from calm_bench.rows import sampling_of
+from calm_bench.plan.rows import sampling_of
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.store import Cell
+from calm_bench.speed.protocol import Arm
+from calm_bench.store.records import Cell
+from calm_bench.systems.prompts import Grid, system_prompt
 
 if TYPE_CHECKING:
     from calm_bench.systems.base import Prompt, System
@@ -87,4 +87,7 @@ def _prompts_of(plan: SpeedPlan, system: "System") -> "list[Prompt]":
     grid, spec = Grid.of(system.codec), plan.benchmark
     loaded = [load_prompt(p, spec, plan.root, grid.sample_rate) for p in plan.prompts]
     device = plan.request.device
-    return [system_prompt(prompt, grid, spec.prompt_seconds, device) for prompt in loaded]
+    return [
+        system_prompt(prompt.wave, prompt.words or (), grid, spec.prompt_seconds, device)
+        for prompt in loaded
+    ]

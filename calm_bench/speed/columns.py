@@ -1,7 +1,7 @@
 """The columns of a speed run beyond those of every run, and the tables that show them."""
 
-from calm_bench.results import ColumnInfo
 from calm_bench.speed.spec import Setting
+from calm_bench.store.results import ColumnInfo
 
 
 def _column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:

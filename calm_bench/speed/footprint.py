@@ -9,20 +9,66 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.counts import count_frame
-from calm_bench.latency import Arm
-from calm_bench.records import Stage
+from calm_bench.speed.clocks import Clock
+from calm_bench.speed.counts import count_frame
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.store import Cell, FootprintRecord
+from calm_bench.speed.protocol import Arm
+from calm_bench.store.records import Cell, FootprintRecord, Stage
 
 if TYPE_CHECKING:
     import torch
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+BEYOND = 8  # times the last cache
+
+
+class ReadProbe:
+    """A buffer in a device's memory, read whole once per call."""
+
+    def __init__(self, device: str, megabytes: int, clock: Clock) -> None:
+        """Fill a buffer of so many megabytes, or more where caches are large."""
+        import torch
+
+        wanted = max(megabytes * 1_000_000, BEYOND * (last_cache_bytes() or 0))
+        self._buffer: Tensor = torch.ones(wanted // 4, dtype=torch.float32, device=device)
+        self._clock = clock
+        self._taken: list[int] = []
+        self.n_bytes = self._buffer.numel() * 4
+
+    def read(self) -> None:
+        """Read it whole, on the clock."""
+        self._clock.wait()
+        start = self._clock.mark()
+        self._buffer.sum()
+        end = self._clock.mark()
+        self._clock.wait()
+        self._taken.append(self._clock.between(start, end))
+
+    def taken(self) -> tuple[int, ...]:
+        """Nanoseconds of each reading since the last call."""
+        found, self._taken = tuple(self._taken), []
+        return found
+
+
+def last_cache_bytes() -> int | None:
+    """Size of the processor's largest cache; None where the system does not tell."""
+    sizes = []
+    for path in CACHES.glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0)
+        if unit and text[:-1].isdecimal():
+            sizes.append(int(text[:-1]) * unit)
+    return max(sizes, default=None)
+
 
 STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")
 ONE_CLIP = "bytes are counted for one clip"
-
 Peak = tuple[int | None, str | None]
 """Bytes, or why there is none."""
 

@@ -9,11 +9,11 @@ delays), those before the timed ones are drawn as well.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.clocks import Clock
-from calm_bench.latency import Arm, quiet
+from calm_bench.speed.clocks import Clock
 from calm_bench.speed.footprint import state_bytes
+from calm_bench.speed.protocol import Arm, quiet
 from calm_bench.speed.spec import Growth
-from calm_bench.store import GrowthRecord
+from calm_bench.store.records import GrowthRecord
 
 if TYPE_CHECKING:
     from torch import Tensor

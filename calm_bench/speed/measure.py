@@ -4,26 +4,25 @@ import gc
 import random
 from collections.abc import Sequence
 
-from calm_bench.allocator import keep_freed_memory, return_freed_memory
-from calm_bench.clocks import Clock, ThreadClock, clock_for
 from calm_bench.config import LatencySpec
-from calm_bench.latency import Arm, time_round, warm_up
-from calm_bench.progress import stage
+from calm_bench.core.allocator import keep_freed_memory, return_freed_memory
+from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.arms import arms_of, control_of, whole_arm
-from calm_bench.speed.footprint import Peak, footprint, measure_peaks
+from calm_bench.speed.clocks import Clock, ThreadClock, clock_for
+from calm_bench.speed.footprint import Peak, ReadProbe, footprint, measure_peaks
 from calm_bench.speed.growth import time_growth
 from calm_bench.speed.plan import SpeedPlan, sessions
-from calm_bench.speed.probe import ReadProbe
+from calm_bench.speed.protocol import Arm, time_round, warm_up
 from calm_bench.speed.whole import missing_generations, time_generations
-from calm_bench.store import (
+from calm_bench.store.records import (
     BandwidthRecord,
     Cell,
     FootprintRecord,
     GrowthRecord,
     LatencyRecord,
-    RunStore,
 )
+from calm_bench.store.run_store import RunStore
 
 Wanted = set[tuple[str, bool, int]]
 """Arms by cell, whether control, and batch size."""

@@ -6,22 +6,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from calm_bench import paths
 from calm_bench.config import (
     BenchmarkSpec,
     PromptSpec,
-    StrictModel,
     SystemRow,
     load_benchmark,
     load_model_config,
 )
+from calm_bench.core import paths
 from calm_bench.data.prompts import present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.rows import Models, has_text, with_head_steps
+from calm_bench.plan.rows import Models, has_text, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, Whole, load_spec
-from calm_bench.store import Cell
-from calm_bench.types import Mode, Precision
+from calm_bench.store.records import Cell
+from calm_bench.types import Mode, Precision, StrictModel
 
 MIN_ROUNDS = 5
 """Below that an interval of ratios is as good as none."""

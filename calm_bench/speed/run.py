@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm_bench import paths
-from calm_bench.manifests import manifest_of
+from calm_bench.core import paths
+from calm_bench.core.environment import describe_environment
+from calm_bench.plan.rows import with_temperature_kind
 from calm_bench.report.paper.names import UNFIT
-from calm_bench.rows import with_temperature_kind
 from calm_bench.speed.measure import measure
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
-from calm_bench.store import Results, RunStore
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore, manifest_of
 
 
 def speed_folder(plan: SpeedPlan, out: Path | None) -> Path:
@@ -35,7 +36,7 @@ def run_speed(
         wanted = manifest_of(
             plan,
             cells,
-            plan.request.device,
+            describe_environment(plan.request.device),
             command,
             request=plan.request.model_dump(mode="json"),
             setting=plan.setting.model_dump(mode="json"),

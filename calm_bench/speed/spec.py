@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from calm_bench import paths
-from calm_bench.config import StrictModel, SystemRow, Temperature, parse, read_yaml
+from calm_bench.config import SystemRow, Temperature, parse, read_yaml
+from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.types import Mode, Precision
+from calm_bench.types import Mode, Precision, StrictModel
 
 SpeedScale = Literal["tiny", "paper"]
 

@@ -5,38 +5,88 @@ plain fp32 step. What a batch of several clips does stands in columns of its own
 claims are about one clip.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
 from typing import Any
 
+from calm_bench.core.stats import ratio_interval
+from calm_bench.numbers.speed import (
+    SPEED_COLUMNS,
+    Sums,
+    doubts,
+    estimates,
+    predicted_speedup,
+    recipe_of,
+    restlessness,
+    result_row,
+    time_ratio,
+)
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.speed.columns import batch_columns, columns_of, tables_of
-from calm_bench.speed.limit import limits
+from calm_bench.speed.footprint import last_cache_bytes
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.speed.probe import last_cache_bytes
-from calm_bench.speedups import SPEED_COLUMNS, estimates, recipe_of, result_row
-from calm_bench.stage_sums import Sums, doubts, predicted_speedup, restlessness, time_ratio
-from calm_bench.stats import ratio_interval
-from calm_bench.store import (
+from calm_bench.store.records import (
     BandwidthRecord,
     Cell,
     FootprintRecord,
     GenerationRecord,
     LatencyRecord,
-    ResultRow,
-    Results,
-    RunStore,
+    Stage,
 )
+from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate
+
+STAGES: tuple[tuple[Stage, str], ...] = (
+    ("total", "limit_ratio"),
+    ("backbone", "backbone_limit_ratio"),
+    ("head", "head_limit_ratio"),
+    ("codec", "codec_limit_ratio"),
+)
+NOTHING_READ = "this stage reads no weights"
+
+
+def limits(
+    own: Sequence[LatencyRecord],
+    footprint: FootprintRecord | None,
+    bandwidth: Mapping[int, float],
+) -> dict[str, Estimate]:
+    """Bytes of a step, the bandwidth of its rounds, and time over bytes / bandwidth by stage.
+
+    Args:
+        own: The rounds of a row at batch 1.
+        footprint: What its step reads.
+        bandwidth: By round, bytes per nanosecond.
+    """
+    rounds = [record for record in own if record.round in bandwidth]
+    seed = derive_seed("speed", "limit")
+    speeds = [bandwidth[record.round] for record in rounds]
+    found = {"bandwidth_gbs": ratio_interval(speeds, [1.0] * len(speeds), seed)}
+    read = footprint.read_bytes if footprint else None
+    if read is None:
+        reason = (footprint.read_reason if footprint else None) or "bytes were not counted"
+        names = ("read_mb", "limit_ms", *(name for _, name in STAGES))
+        return found | {name: Estimate(value=None, reason=reason) for name in names}
+    found["read_mb"] = Estimate(value=read["total"] / 1e6, n=1)
+    times = [read["total"] / speed / 1e6 for speed in speeds]
+    found["limit_ms"] = ratio_interval(times, [1.0] * len(times), seed)
+    for stage, name in STAGES:
+        if not read.get(stage):
+            found[name] = Estimate(value=None, reason=NOTHING_READ)
+            continue
+        floors = [read[stage] / speed for speed in speeds]
+        sums = [Sums.of(record) for record in rounds]
+        found[name] = ratio_interval([getattr(s, stage) / s.frames for s in sums], floors, seed)
+    return found
+
 
 THIRTY_SECONDS = 30.0
 NOT_PLAIN = "the plain fp32 step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
-
 Found = dict[str, Estimate]
 
 

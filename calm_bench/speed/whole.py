@@ -7,13 +7,14 @@ decoding whole clips. Rows take turns in random order, so that their ratios can 
 import random
 from collections.abc import Callable, Sequence
 
-from calm_bench.clocks import Clock
-from calm_bench.framing import Grid
-from calm_bench.latency import Arm, quiet
-from calm_bench.progress import stage
+from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
+from calm_bench.speed.clocks import Clock
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.store import GenerationRecord, RunStore
+from calm_bench.speed.protocol import Arm, quiet
+from calm_bench.store.records import GenerationRecord
+from calm_bench.store.run_store import RunStore
+from calm_bench.systems.prompts import Grid
 
 
 def missing_generations(

@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
-from calm_bench.config import StrictModel
-from calm_bench.types import Mode, Precision, SamplingParams, TemperatureKind, TimedWord
+from calm_bench.types import (
+    Mode,
+    Precision,
+    SamplingParams,
+    StrictModel,
+    TemperatureKind,
+    TimedWord,
+)
 
 if TYPE_CHECKING:
     from calm_bench.systems.steps import FlatSteps

@@ -7,26 +7,92 @@ last clean ones say (`nn/short_context.py`); for speech the paper found no gain 
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
-from calm_bench.config import StrictModel
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp
 from calm_bench.nn.consistency import sample_consistency, uniform_times
+from calm_bench.nn.flat import FlatTransformer
+from calm_bench.nn.flat_head import FlatHead, HeadPath, consistency_path, rotation_path
+from calm_bench.nn.product import Product, pack
 from calm_bench.nn.short_context import ShortContext, ShortContextConfig
-from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.nn.transformer import KvCache, TransformerConfig
 from calm_bench.nn.trigflow import TimeWeight, rotation_times, sample_trigflow
-from calm_bench.systems.heads import FlatCalm
-from calm_bench.systems.state import StreamState, TextConfig
-from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import Precision, SamplingParams, TemperatureKind
+from calm_bench.systems.steps import FlatSteps
+from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
+from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
+
+if TYPE_CHECKING:
+    pass
+
+
+class FlatCalm(FlatSteps):
+    """CALM: latents by the AdaLN head; for music with the short context."""
+
+    def __init__(self, system: "CalmSystem", precision: Precision, release: bool) -> None:
+        """Pack the weights."""
+        super().__init__(system, precision, release)
+        self.calm = system
+        # 32 to 128 channels wide: nothing to be gained from fewer bits.
+        self.latent_input = pack(system.latent_input.weight, None, "fp32")
+        self.mlp = FlatHead(system.mlp, precision, release)
+        self.short: FlatTransformer | None = None
+        if system.short is not None:
+            self.replaces = (*FlatSteps.replaces, "read_window")
+            self.short = FlatTransformer(system.short.transformer, precision, release)
+            self.output: Product | None = None
+            if system.short.output is not None:
+                self.output = pack(system.short.output.weight, None, precision)
+        self._paths: dict[int, HeadPath] = {}
+
+    def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
+        """The latent's projection on top of the text's embedding."""
+        return self.latent_input(frame) if text is None else self.latent_input.onto(text, frame)
+
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
+        """One latent [B, C] per row."""
+        return self.mlp.sample(z, draws, self.path(sampling.head_steps))
+
+    def path(self, steps: int) -> HeadPath:
+        """The sampler's steps."""
+        if steps not in self._paths:
+            config = self.calm.config
+            trigflow = config.sampler == "trigflow"
+            path = rotation_path(steps, config.grid_spread) if trigflow else consistency_path(steps)
+            self._paths[steps] = path
+        return self._paths[steps]
+
+    def read_window(self, window: Tensor) -> Tensor:
+        """The short context's part of Z, [B, D], of windows [B, K, W]: every frame read anew."""
+        assert self.short is not None
+        cache = KvCache(self.short.config, len(window), window.shape[1], window)
+        z = self.short(window, cache)
+        return z if self.output is None else self.output(z)
+
+    def head_bytes(self, steps: int) -> int:
+        """Of the AdaLN MLP."""
+        return self.mlp.weight_bytes(steps)
+
+    def input_bytes(self) -> int:
+        """Of the latent's projection, and of the short context."""
+        short = 0 if self.short is None else self.short.weight_bytes()
+        if self.short is not None and self.output is not None:
+            short += self.output.nbytes
+        return self.latent_input.nbytes + short
+
 
 Sampler = Literal["consistency", "trigflow"]
-
 DEFAULT_STEPS: dict[Sampler, int] = {"consistency": 1, "trigflow": 100}  # the paper's
 
 

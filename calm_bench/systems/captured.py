@@ -16,8 +16,8 @@ from torch import Tensor
 from calm_bench.codecs.captured import CapturedCodec
 from calm_bench.nn.capture import Lanes, Runner
 from calm_bench.nn.transformer import KvCache
-from calm_bench.systems.state import StreamState
 from calm_bench.systems.steps import FlatSteps
+from calm_bench.systems.streaming import StreamState
 
 
 class CapturedSteps:

@@ -14,22 +14,58 @@ last frame hold SPECIAL, as in training.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
-from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
+from calm_bench.nn.product import discard, pack
 from calm_bench.nn.transformer import TransformerConfig
-from calm_bench.systems.heads import FlatMusicGen
-from calm_bench.systems.state import StreamState
-from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import Precision, SamplingParams, TemperatureKind
+from calm_bench.systems.steps import FlatCodes, chooser
+from calm_bench.systems.streaming import StreamingSystem, StreamState
+from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
+
+if TYPE_CHECKING:
+    pass
+
+
+class FlatMusicGen(FlatCodes):
+    """MusicGen: all K codes of a step from one product."""
+
+    def __init__(self, system: "MusicGenSystem", precision: Precision, release: bool) -> None:
+        """Pack the weights; the K heads are one product."""
+        super().__init__(system, precision, release)
+        self.heads = pack(system.code_heads.flatten(0, 1), None, precision)
+        if release:
+            discard(system, "code_heads")
+
+    def step_input(self, state: StreamState) -> Tensor:
+        """The step before, or SPECIAL before the first."""
+        if state.step == 0 or state.stream is None:
+            return self.owner.inputs(state, 0, 1)[:, 0].float()
+        return self.frame_input(state.stream[:, state.step - 1], None)
+
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
+        """Codes [B, K] of one step."""
+        B, K = draws.shape
+        codes = chooser(sampling)(self.heads(z).view(B * K, -1), draws.reshape(-1, 1))
+        return codes.view(B, K)
+
+    def head_bytes(self, steps: int) -> int:
+        """Of the K heads."""
+        return self.heads.nbytes
 
 
 class MusicGenConfig(StrictModel):

@@ -17,13 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from calm_bench.codecs.base import Codec
-from calm_bench.config import StrictModel
 from calm_bench.errors import MissingExtraError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.released import ReleasedSystem, Row, fetched
-from calm_bench.types import SamplingParams, TemperatureKind
+from calm_bench.types import SamplingParams, StrictModel, TemperatureKind
 
 WINDOW = 50  # frames
 

@@ -22,11 +22,10 @@ from pydantic import Field
 from torch import Tensor
 
 from calm_bench.codecs.base import Codec
-from calm_bench.config import StrictModel
 from calm_bench.errors import MissingExtraError, UnknownNameError
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.released import ReleasedSystem, Row, fetched
-from calm_bench.types import SamplingParams, TemperatureKind
+from calm_bench.types import SamplingParams, StrictModel, TemperatureKind
 
 FIRST_CAPACITY = 64  # frames of the streaming decoder's cache; it grows
 
@@ -196,7 +195,7 @@ def _load(config: PocketConfig, release: str | None) -> Any:
         from pocket_tts import TTSModel
     except ModuleNotFoundError as error:
         raise MissingExtraError("Pocket TTS", "kyutai", "pocket-tts") from error
-    from calm_bench.systems.pocket_random import at_random, shipped_config, shipped_names
+    from calm_bench.systems.random_weights import at_random, shipped_config, shipped_names
 
     if config.name not in (known := shipped_names()):
         raise UnknownNameError("configuration of Pocket TTS", config.name, known)

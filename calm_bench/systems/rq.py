@@ -6,7 +6,7 @@ text describes K - 1 passes, but only this form has its 701M parameters.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
@@ -14,14 +14,54 @@ from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.rvq import RvqCodec
-from calm_bench.config import StrictModel
 from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthConfig, DepthTransformer
+from calm_bench.nn.flat_depth import DepthCache, FlatDepth
 from calm_bench.nn.transformer import TransformerConfig
-from calm_bench.systems.heads import FlatRq
-from calm_bench.systems.state import StreamState, TextConfig
-from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.types import Precision, SamplingParams, TemperatureKind
+from calm_bench.systems.steps import FlatCodes, chooser
+from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
+from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
+
+if TYPE_CHECKING:
+    pass
+
+
+class FlatRq(FlatCodes):
+    """The RQ-Transformer: K codes by the depth transformer."""
+
+    def __init__(self, system: "RqSystem", precision: Precision, release: bool) -> None:
+        """Pack the weights."""
+        super().__init__(system, precision, release)
+        self.depth = FlatDepth(system.depth, precision, release)
+
+    def head_text(self, state: StreamState) -> Tensor | None:
+        """The frame's text tokens."""
+        return None if state.text is None else state.text[:, state.step - 1]
+
+    def new_scratch(self, z: Tensor) -> DepthCache:
+        """The depth transformer's cache."""
+        return self.depth.new_cache(len(z), z)
+
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: DepthCache,
+    ) -> Tensor:
+        """Codes [B, K] of one frame."""
+        return self.depth.sample(z, text, draws, scratch, chooser(sampling))
+
+    def head_bytes(self, steps: int) -> int:
+        """Of the depth transformer."""
+        return self.depth.weight_bytes()
+
+    def kv_bytes(self, position: int, batch_size: int) -> dict[str, int]:
+        """With the depth transformer's, which level k reads k + 1 positions of."""
+        config, K = self.depth.config, len(self.depth.schedule)
+        depth = 2 * config.layers * config.dim * (K * (K + 1) // 2) * batch_size * 4
+        return super().kv_bytes(position, batch_size) | {"head": depth}
 
 
 class RqConfig(StrictModel):

@@ -13,6 +13,8 @@ and for music `read_window`, the short context. What differs from system to syst
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,15 +24,22 @@ from torch.nn import functional as F
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.flat import FlatTransformer
 from calm_bench.nn.flat_depth import draw_tokens
-from calm_bench.nn.product import Product, pack
-from calm_bench.nn.release import discard
+from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import KvCache
-from calm_bench.systems.state import StreamState
+from calm_bench.systems.streaming import StreamState
 from calm_bench.systems.text import FREE
 from calm_bench.types import Precision, SamplingParams
 
 if TYPE_CHECKING:
     from calm_bench.systems.streaming import StreamingSystem
+if TYPE_CHECKING:
+    from calm_bench.systems.musicgen import MusicGenSystem
+    from calm_bench.systems.rq import RqSystem
+
+
+def chooser(sampling: SamplingParams) -> Callable[[Tensor, Tensor], Tensor]:
+    """`draw_tokens` at the sampling's temperature and top-k."""
+    return partial(draw_tokens, temperature=sampling.temperature, top_k=sampling.top_k)
 
 
 class FlatSteps(ABC):
@@ -152,6 +161,32 @@ class FlatSteps(ABC):
         config = self.backbone.config
         held = position + 1 if config.context is None else min(position + 1, config.context)
         return {"backbone": 2 * config.layers * config.dim * held * batch_size * 4, "head": 0}
+
+
+class FlatCodes(FlatSteps):
+    """Codes in: the sum of K rows of one table."""
+
+    def __init__(
+        self, system: "RqSystem | MusicGenSystem", precision: Precision, release: bool
+    ) -> None:
+        """Lay the K tables one below the other; tables of a low rank are multiplied out."""
+        super().__init__(system, precision, release)
+        tables: Tensor = system.code_tables
+        maps = getattr(system, "code_maps", None)
+        if maps is not None:
+            tables = torch.bmm(tables, maps)
+        K, rows, _ = tables.shape
+        self.table = tables.flatten(0, 1)
+        self.offsets = torch.arange(K, device=tables.device) * rows
+
+    def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
+        """The sum of K code embeddings, and the text's."""
+        x = float32(F.embedding_bag(frame + self.offsets, self.table, mode="sum"))
+        return x if text is None else x + text
+
+    def input_bytes(self) -> int:
+        """K rows."""
+        return len(self.offsets) * self.table.shape[1] * self.table.element_size()
 
 
 def float32(x: Tensor) -> Tensor:

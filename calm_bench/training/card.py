@@ -1,15 +1,38 @@
 """The card of a trained model: what it is, how it came about, what it can and cannot do."""
 
 import platform
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from calm_bench.config import ModelConfig
 from calm_bench.data.corpus import licences, read_manifest
-from calm_bench.training.build import corpus_dir
+from calm_bench.training.build import corpus_dir, write_weights
 from calm_bench.training.loop import Trainer
+
+
+class Keeper:
+    """Writes the weights of a step as a model."""
+
+    def __init__(self, work: Path, config: ModelConfig, folder: Path, *, writes: bool) -> None:
+        """Below the run's folder `work`, for the model in `folder`; one rank of many `writes`."""
+        self.work, self.config, self.folder, self.writes = work, config, folder, writes
+
+    def __call__(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Write one model."""
+        if not self.writes:
+            return
+        target = self.work / "kept" / f"{self.folder.name}-{step:07d}"
+        tokenizer = (self.config.architecture.get("text") or {}).get("tokenizer")
+        if tokenizer is not None:  # first: a folder with a config.yaml is a whole model
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / tokenizer, target / tokenizer)
+        write_weights(target, self.config, weights)
+
 
 TEMPLATE = """# {name}
 
@@ -29,8 +52,6 @@ Last validation: {validation}.
 
 Rebuild: `calm-bench data {data_words} && {command}`
 """
-
-
 MADE_OF = {
     "speech": "speech made by this project",
     "music": "scores rendered by this project, whose licences the corpus card names",

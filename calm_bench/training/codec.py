@@ -14,23 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calm_bench.audio import write_flac
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.rvq import AVERAGES, RvqCodec
 from calm_bench.codecs.vae import VaeCodec
-from calm_bench.config import StrictModel
+from calm_bench.core.audio import write_flac
 from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
-from calm_bench.training.distillation import Distillation, load_teacher
 from calm_bench.training.losses import (
+    Distillation,
     MultiScaleDiscriminator,
     SpectralLoss,
     Verdicts,
     feature_matching,
     hinge_discriminator,
     hinge_generator,
+    load_teacher,
 )
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
+from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
 

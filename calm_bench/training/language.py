@@ -17,17 +17,28 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.audio import write_flac
-from calm_bench.config import StrictModel
+from calm_bench.core.audio import write_flac
 from calm_bench.nn.consistency import ConsistencyConfig
 from calm_bench.nn.trigflow import TimeLaw
 from calm_bench.systems.base import Prompt
+from calm_bench.systems.musicgen import MusicGenSystem
+from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.systems.text import PAD
 from calm_bench.training.frames import FrameSplit
 from calm_bench.training.objective import Objective, StepLoss, step_rng
 from calm_bench.training.recipe import TrainingConfig
-from calm_bench.types import SamplingParams
+from calm_bench.types import SamplingParams, StrictModel
+
+
+def code_loss(logits: Tensor, codes: Tensor) -> StepLoss:
+    """Mean cross-entropy of codes [R, K] under logits [R, K, V]; codes of -100 do not count."""
+    losses = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none")
+    counted = (codes >= 0).sum(0)
+    per_level = losses.view_as(codes).sum(0) / counted.clamp_min(1)  # [K]
+    logs = {"codes": float(per_level.detach().mean()), "code_1": float(per_level[0].detach())}
+    return StepLoss(per_level.mean(), logs)
+
 
 VALIDATION_STEP = -1  # the step whose generator validation draws from
 VALIDATION_BATCH = 32
@@ -163,3 +174,33 @@ class LanguageObjective(Objective):
         """Data behind the weights."""
         hours = self.train.shards.seconds / 3600
         return {"train_hours": round(hours, 2), "corpus_hash": self.train.shards.content_hash}
+
+
+class RqObjective(LanguageObjective):
+    """All codebooks of a frame at once, each given the codes before it."""
+
+    system: RqSystem
+
+    def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
+        """Mean cross-entropy per code."""
+        mask = batch["mask"]
+        codes = batch["frames"][mask]  # [R, K]
+        text = batch["text"][:, self.system.lead :][mask] if "text" in batch else None
+        return code_loss(self.system.depth(z, codes, text), codes)
+
+
+class MusicGenObjective(LanguageObjective):
+    """All codebooks of a step at once, each of a frame of its own."""
+
+    system: MusicGenSystem
+
+    def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
+        """Mean cross-entropy per code, over every step of the delayed stream."""
+        pattern, frames = self.system.pattern, batch["frames"]
+        targets = pattern.apply(frames.masked_fill(~batch["mask"][..., None], -100), -100)
+        z = self.system.contexts(frames, None, batch.get("seen"))  # [B, S, D]
+        return self.head_loss(z.flatten(0, 1), {"targets": targets.flatten(0, 1)}, step)
+
+    def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
+        """Mean cross-entropy of `targets` [R, K] from contexts of steps z [R, D]."""
+        return code_loss(self.system.logits(z), batch["targets"])

@@ -5,13 +5,18 @@ samples/. What it makes goes to models/<name>/: weights, what names them into co
 into card.md.
 """
 
+import json
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -19,8 +24,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from calm_bench.core.files import committed_lines
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.training.log import Means, RunLog
 from calm_bench.training.objective import Objective, seeded
 from calm_bench.training.recipe import TrainingConfig, TrainingError
 from calm_bench.training.sharding import (
@@ -31,10 +36,119 @@ from calm_bench.training.sharding import (
     unsharded,
     whole,
 )
-from calm_bench.training.signals import StopSignals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM asks for a stop; the second acts as it always did.
+
+    Outside the main thread, where Python allows no handlers, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is asked yet."""
+        self.asked = False
+        self._old: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._old = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def any_rank(self, fabric: Any) -> bool:
+        """Whether a stop was asked for on any rank: all stop after the same step."""
+        if fabric.world_size == 1:
+            return self.asked
+        asked = torch.tensor(float(self.asked), device=fabric.device)
+        return bool(fabric.all_reduce(asked, reduce_op="sum") > 0)
+
+    def _restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+
+class Means:
+    """Running means of what steps log, until they are taken."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, logs: Mapping[str, float]) -> None:
+        """Count one step."""
+        self.count += 1
+        for key, value in logs.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {key: value / self.count for key, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+def _scalars(record: Mapping[str, Any], prefix: str = "training") -> Iterator[tuple[str, float]]:
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, key)
+        elif isinstance(value, int | float):
+            yield f"{prefix}/{key}", float(value)
+
+
+class RunLog:
+    """One JSON line per record in <folder>/log.jsonl, in step with the saved state."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is written yet."""
+        self.path = folder / "log.jsonl"
+        self._board: Any = None  # made by the first record: who only reads leaves no files
+
+    def add(self, step: int, record: Mapping[str, Any]) -> None:
+        """Append a record, and its numbers to TensorBoard."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **record}) + "\n")
+        if find_spec("tensorboard") is None:
+            return
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path.with_name("tensorboard")))
+        for name, value in _scalars(record):
+            self._board.add_scalar(name, value, step)
+        self._board.flush()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every whole line; a kill may have left half of one."""
+        return [json.loads(line) for line in committed_lines(self.path)]
+
+    def cut(self, step: int) -> None:
+        """Forget what was logged after a step."""
+        if self.path.is_file():
+            kept = [record for record in self.records() if record["step"] <= step]
+            self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+    def last_validation(self) -> dict[str, float]:
+        """The numbers of the last validation; empty if there was none."""
+        found = [record["validation"] for record in self.records() if "validation" in record]
+        return dict(found[-1]) if found else {}
+
 
 logger = logging.getLogger(__name__)
-
 WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights
 
 

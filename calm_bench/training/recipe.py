@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import Field
 
-from calm_bench.config import StrictModel
 from calm_bench.errors import BenchError
+from calm_bench.types import StrictModel
 
 
 class TrainingError(BenchError):

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calm_bench import paths
-from calm_bench.allocator import keep_freed_memory
 from calm_bench.config import load_model_config
+from calm_bench.core import paths
+from calm_bench.core.allocator import keep_freed_memory
+from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
-from calm_bench.files import disk_errors
 from calm_bench.training.build import build_objective, with_settings, write_model
-from calm_bench.training.card import write_card
-from calm_bench.training.kept import Keeper
+from calm_bench.training.card import Keeper, write_card
 from calm_bench.training.loop import Trainer
 from calm_bench.training.recipe import TrainingConfig
 from calm_bench.training.sharding import sharded_strategy

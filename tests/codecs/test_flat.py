@@ -5,7 +5,7 @@ import torch
 
 from calm_bench.codecs.loading import load_codec
 from calm_bench.nn.causal import CausalConv, Stream, Upsample
-from calm_bench.nn.taps import Taps
+from calm_bench.nn.product import Taps
 
 
 @pytest.mark.parametrize("name", ["vae-debug", "rvq-debug"])

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-from calm_bench import audio
-from calm_bench.audio import read_audio
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.config import PromptSpec
+from calm_bench.core import audio
+from calm_bench.core.audio import read_audio
 from calm_bench.data.prompts import read_prompt_specs
 
 RATE = 8000

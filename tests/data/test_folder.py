@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
+from calm_bench.core.files import locked
 from calm_bench.data import folder as module
 from calm_bench.data import inspection
 from calm_bench.data.corpus import Item, read_card, read_manifest
@@ -17,7 +18,6 @@ from calm_bench.data.folder import FolderOptions, make_folder
 from calm_bench.data.shards import prepare
 from calm_bench.data.sources import Candidate
 from calm_bench.errors import BenchError, InputError, UnknownNameError
-from calm_bench.files import locked
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Transcript
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench.audio import read_audio
+from calm_bench.core.audio import read_audio
 from calm_bench.data import music as module
 from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.cuts import Cuts, write_prompts

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from calm_bench.audio import read_audio
+from calm_bench.core.audio import read_audio
+from calm_bench.core.loudness import integrated_loudness
 from calm_bench.data import music_worker
 from calm_bench.data.music_worker import Unusable, level, longest_pause, render
 from calm_bench.data.performance import ENSEMBLES, MAX_SECONDS, as_midi, perform
 from calm_bench.data.scores import Score, kept_score, package_dir, read_score
 from calm_bench.errors import InputError
-from calm_bench.metrics.loudness import integrated_loudness
 
 RATE = 16000
 

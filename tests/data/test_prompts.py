@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from calm_bench import paths
-from calm_bench.audio import audio_hash, read_audio, write_flac
 from calm_bench.config import BenchmarkSpec
+from calm_bench.core import paths
+from calm_bench.core.audio import audio_hash, read_audio, write_flac
 from calm_bench.data.corpus import Item, write_corpus
 from calm_bench.data.cuts import Cuts, write_prompts
-from calm_bench.data.prompts import (
-    LoadedPrompt,
-    load_prompt,
-    prompt_samples,
-    read_prompt_specs,
-    transcribe_prompt,
-)
+from calm_bench.data.prompts import LoadedPrompt, load_prompt, read_prompt_specs, transcribe_prompt
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
+from calm_bench.systems.prompts import prompt_samples
 from calm_bench.types import TimedWord, Transcript
 
 RATE = 8000

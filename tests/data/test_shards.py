@@ -5,19 +5,13 @@ from queue import Queue
 import numpy as np
 import pytest
 
-from calm_bench import files
-from calm_bench.audio import read_audio, write_flac
+from calm_bench.core import files
+from calm_bench.core.audio import read_audio, write_flac
+from calm_bench.core.files import locked
 from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
 from calm_bench.data.packed import PackedArrays, open_packed
-from calm_bench.data.shards import (
-    Shards,
-    frames_path,
-    open_shards,
-    prepare,
-    write_frames,
-)
+from calm_bench.data.shards import Shards, frames_path, open_shards, prepare, write_frames
 from calm_bench.errors import InputError
-from calm_bench.files import locked
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
 

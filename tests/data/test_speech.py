@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench.audio import read_audio
 from calm_bench.config import PromptSpec
+from calm_bench.core.audio import read_audio
+from calm_bench.core.files import locked
 from calm_bench.data import speech as module
 from calm_bench.data import speech_checks
 from calm_bench.data.corpus import read_card, read_manifest
@@ -17,7 +18,6 @@ from calm_bench.data.speech import Speech, make_speech, speak_chunk, speech_dir
 from calm_bench.data.speech_checks import check_overlap, check_times, time_errors
 from calm_bench.data.stories import Story
 from calm_bench.errors import BenchError, InputError, MissingExtraError
-from calm_bench.files import locked
 from calm_bench.types import TimedWord, Transcript
 
 # Speaks the Piper worker's protocol: a seeded noise per story, a word every tenth of a second.

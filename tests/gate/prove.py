@@ -55,7 +55,7 @@ def say(text: str) -> None:
 
 def check(tree: Path, gates: list[str]) -> tuple[int, str, float]:
     """Exit code, table and seconds of `calm-bench check --against HEAD` in a tree."""
-    code = "from calm_bench.cli import main; main()"
+    code = "from calm_bench.cli.app import main; main()"
     words = ["check", "--against", "HEAD", "--gates", *gates]
     began = time.monotonic()
     done = subprocess.run(

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from calm_bench import config
-from calm_bench.counts import StageCounts
 from calm_bench.errors import InputError
 from calm_bench.gate import baseline as baselines
 from calm_bench.gate.baseline import (
@@ -20,7 +19,8 @@ from calm_bench.gate.baseline import (
     write_baseline,
 )
 from calm_bench.gate.counting import counted_systems, differences, stored
-from calm_bench.records import Stage
+from calm_bench.speed.counts import StageCounts
+from calm_bench.store.records import Stage
 
 COUNTS = StageCounts(calls=1, operators=50, flops=1000, parameters=40, bytes_read=160)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.errors import BenchError, InputError
-from calm_bench.gate import against, checkout, counting, ratios, rounds
+from calm_bench.gate import checkout, counting, ratios, rounds
 from calm_bench.gate.baseline import Baseline, read_baseline, write_baseline
 from calm_bench.gate.check import Request
 from calm_bench.gate.check import check as run_check
@@ -188,7 +188,7 @@ def test_another_commit_is_timed_and_leaves_nothing(
     root = checkout.own_tree()
     if not in_git(root):
         pytest.skip("this is no git checkout")
-    monkeypatch.setattr(against, "MODELS", {"calm": "calm-debug", "rq": "rq-debug"})
+    monkeypatch.setattr(ratios, "MODELS", {"calm": "calm-debug", "rq": "rq-debug"})
     before = worktrees(root)
     found = run_check(Request(against="HEAD", gates=("calm_head", "head_speedup")))
     assert worktrees(root) <= before

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from calm_bench.gate.against import AGAINST, CONTROL, OURS, REFERENCE
+from calm_bench.gate.ratios import AGAINST, CONTROL, OURS, REFERENCE
 from calm_bench.gate.rounds import CREWS, ROUNDS
 from calm_bench.gate.rule import Judgement, Quantity, Round, judge, settle
 

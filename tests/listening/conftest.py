@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calm_bench.audio import audio_hash, write_flac
+from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.ballot import Session
 from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
 from calm_bench.listening.votes import Vote, VoteBook
-from calm_bench.store import Cell, Manifest, Results, RunStore, TrialRecord
+from calm_bench.store.records import Cell, Manifest, TrialRecord
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 
 RATE = 16000
 PROMPTS = ("dog", "cat", "owl", "fox")

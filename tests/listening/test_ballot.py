@@ -6,7 +6,8 @@ import pytest
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.listening.ballot import Asked, Ballot, Session
 from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
-from calm_bench.store import Cell, RunStore
+from calm_bench.store.records import Cell
+from calm_bench.store.run_store import RunStore
 
 
 def session(rows: int = 5, prompts: int = 8, per_rater: int = 10, **changes: object) -> Session:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.listening.sessions import Wanted, plan_session, vote_file
 from calm_bench.listening.votes import VoteBook
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 

@@ -20,7 +20,7 @@ from calm_bench.listening.desk import Desk
 from calm_bench.listening.server import ListeningServer
 from calm_bench.listening.sessions import ClipFiles
 from calm_bench.listening.votes import VoteBook
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 
 SECRETS = ("reference", "calm-t", "CALM", "rq-t0.8", "RQ-Transformer", "clips/", "owl", "dog")
 
@@ -247,7 +247,7 @@ def test_many_browsers_at_once_lose_nothing(client: Client, tmp_path: Path) -> N
 def started(run: Path, *options: str) -> tuple[subprocess.Popen[str], Client]:
     # A test suite in the background ignores Ctrl-C, and what it starts would inherit that.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from calm_bench.cli import main; main()"
+    code += "from calm_bench.cli.app import main; main()"
     command = [sys.executable, "-c", code, "listen", str(run), "--no-open", *options]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None

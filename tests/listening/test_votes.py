@@ -10,9 +10,9 @@ from calm_bench.listening.polls import Poll, read_polls, vote_files
 from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
 from calm_bench.listening.tally import join_run, rated, results_of
 from calm_bench.listening.votes import VoteBook, clean_name
-from calm_bench.results import Results
 from calm_bench.seeds import content_hash
-from calm_bench.store import RunStore
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 
 Fill = Callable[..., None]
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from calm_bench import stats
+from calm_bench.core import stats
 from calm_bench.metrics.asr_health import AsrHealth
 from calm_bench.types import Transcript
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calm_bench.cache import MemoryCache
+from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.types import Clip

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from calm_bench.core.spectra import mel_filters, mel_power
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics import fidelity
 from calm_bench.metrics.fidelity import FidelityMetric, PesqMetric, StoiMetric
-from calm_bench.spectra import mel_filters, mel_power
 from calm_bench.types import Clip
 
 RATE = 16_000

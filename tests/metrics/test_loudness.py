@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 
-from calm_bench import spectra
+from calm_bench.core import spectra
+from calm_bench.core.loudness import integrated_loudness, k_weighting
 from calm_bench.metrics import loudness
-from calm_bench.metrics.loudness import (
-    LoudnessMetric,
-    integrated_loudness,
-    k_weighting,
-    silence_share,
-    spectral_drift,
-)
+from calm_bench.metrics.loudness import LoudnessMetric, silence_share, spectral_drift
 from calm_bench.types import Clip
 
 

@@ -6,13 +6,9 @@ from types import MappingProxyType
 
 import pytest
 
-from calm_bench import stats
+from calm_bench.core import stats
 from calm_bench.metrics.lm import LanguageModel, TextScore
-from calm_bench.metrics.perplexity import (
-    SHORT_WORDS,
-    MistralPerplexity,
-    Perplexity,
-)
+from calm_bench.metrics.perplexity import SHORT_WORDS, MistralPerplexity, Perplexity
 
 
 class Listed(LanguageModel):

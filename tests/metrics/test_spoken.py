@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
+from calm_bench.asr.spoken import letters_are_latin, plain, spoken
+from calm_bench.asr.words import align, normalise
 from calm_bench.metrics.lm import TrigramModel, trigram_words
-from calm_bench.metrics.spoken import letters_are_latin, plain, spoken
-from calm_bench.metrics.text import align, normalise
 
 SAME = [
     ("It’s Tom’s dog, isn’t it?", "It's Tom's dog, isn't it?"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from calm_bench.asr.words import Token, align, normalise, tokens_of
 from calm_bench.metrics import text
 from calm_bench.types import TimedWord
 
@@ -11,40 +12,38 @@ def words(*pairs: tuple[str, float]) -> list[TimedWord]:
 
 
 def test_normal_form() -> None:
-    assert text.normalise("The dog ran. The DOG, the dog sat!") == (
+    assert normalise("The dog ran. The DOG, the dog sat!") == (
         "the", "dog", "ran", "the", "dog", "the", "dog", "sat",
     )  # fmt: skip
-    assert text.normalise("Outside there was...") == ("outside", "there", "was")
-    assert text.normalise("colour of twenty one Mr. Fox") == ("color", "of", "21", "mister", "fox")
-    assert text.normalise("-- ... !") == ()
+    assert normalise("Outside there was...") == ("outside", "there", "was")
+    assert normalise("colour of twenty one Mr. Fox") == ("color", "of", "21", "mister", "fox")
+    assert normalise("-- ... !") == ()
 
 
 def test_tokens_know_when_they_were_said() -> None:
     said = words(
         ("She", 0.0), ("didn't", 0.3), ("want", 0.6), ("twenty", 0.9), ("one.", 1.2), ("Why?", 1.5)
     )
-    tokens = text.tokens_of(said)
-    assert [token.text for token in tokens] == list(
-        text.normalise("She didn't want twenty one. Why?")
-    )
+    tokens = tokens_of(said)
+    assert [token.text for token in tokens] == list(normalise("She didn't want twenty one. Why?"))
     times = {token.text: (token.start, token.word) for token in tokens}
     assert times["did"] == times["not"] == (0.3, 1)
     assert times["21"][0] in (0.9, 1.2)
     assert times["why"] == (1.5, 5)
-    assert text.tokens_of([]) == []
+    assert tokens_of([]) == []
 
 
 def test_tokens_survive_words_that_vanish() -> None:
     said = words(("[noise]", 0.0), ("um", 0.2), ("(a", 0.4), ("cough)", 0.6), ("yes", 0.8))
-    assert text.tokens_of(said)[-1] == text.Token("yes", 0.8, 4)
+    assert tokens_of(said)[-1] == Token("yes", 0.8, 4)
 
 
 def test_alignment_is_a_shortest_edit() -> None:
-    steps = text.align(["a", "b", "c", "d"], ["a", "x", "c", "d", "e"])
+    steps = align(["a", "b", "c", "d"], ["a", "x", "c", "d", "e"])
     assert [step.kind for step in steps] == ["equal", "substitute", "equal", "equal", "insert"]
-    assert [step.kind for step in text.align([], ["a"])] == ["insert"]
-    assert [step.kind for step in text.align(["a"], [])] == ["delete"]
-    assert text.align([], []) == []
+    assert [step.kind for step in align([], ["a"])] == ["insert"]
+    assert [step.kind for step in align(["a"], [])] == ["delete"]
+    assert align([], []) == []
 
 
 def test_the_continuation_starts_with_its_first_word(spoken) -> None:

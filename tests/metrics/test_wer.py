@@ -5,8 +5,8 @@ import random
 import jiwer
 import pytest
 
-from calm_bench import stats
-from calm_bench.metrics.text import normalise
+from calm_bench.asr.words import normalise
+from calm_bench.core import stats
 from calm_bench.metrics.wer import WordErrorRate
 
 METRIC = WordErrorRate()

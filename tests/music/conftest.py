@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import yaml
 
-from calm_bench.audio import write_flac
 from calm_bench.config import PromptSpec
-from calm_bench.overrides import Overrides
-from calm_bench.plan import Plan, expand
+from calm_bench.core.audio import write_flac
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import Plan, expand
 from calm_bench.run import run
+from calm_bench.score.summary import Outcome
 from calm_bench.seeds import file_hash
-from calm_bench.store import RunStore
-from calm_bench.summary import Outcome
+from calm_bench.store.run_store import RunStore
 
 RATE = 1600  # the debug codecs'
 N_PROMPTS = 16

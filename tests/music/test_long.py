@@ -8,17 +8,17 @@ import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from calm_bench.audio import read_audio
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.config import model_dir
+from calm_bench.core.audio import read_audio
 from calm_bench.embeddings.mel import MelEmbedding
-from calm_bench.generation import generate
-from calm_bench.metrics.fad_over_time import FadOverTime
-from calm_bench.metrics.segments import Segments
-from calm_bench.overrides import Overrides
-from calm_bench.plan import expand
+from calm_bench.generate.clips import generate
+from calm_bench.metrics.fad_over_time import FadOverTime, Segments
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import expand
 from calm_bench.seeds import file_hash
-from calm_bench.store import RunStore, TrialRecord
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system
 from calm_bench.types import Clip
 

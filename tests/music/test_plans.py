@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from calm_bench import paths
+from calm_bench.cli.doctor import listing
 from calm_bench.config import load_benchmark, load_model_config, model_dir, training_step_of
-from calm_bench.doctor import listing
+from calm_bench.core import paths
 from calm_bench.errors import InputError, WeightsError
-from calm_bench.overrides import Overrides
-from calm_bench.pairs import compared_rows
-from calm_bench.plan import Plan, expand, plan_lines
-from calm_bench.readiness import lacking
+from calm_bench.numbers.pairs import compared_rows
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import Plan, expand, lacking, plan_lines
 
 Planner = Callable[..., Plan]
 

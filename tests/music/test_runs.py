@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench.audio import read_audio
-from calm_bench.metrics.loudness import integrated_loudness
-from calm_bench.overrides import Overrides
-from calm_bench.plan import expand
+from calm_bench.core.audio import read_audio
+from calm_bench.core.loudness import integrated_loudness
+from calm_bench.core.spectra import mean_power
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import expand
 from calm_bench.report.columns import shown_columns
 from calm_bench.report.curves import draw_against_time, draw_against_training, draw_by_row
 from calm_bench.report.formats import to_csv
-from calm_bench.report.stages import stage_times
+from calm_bench.report.plots import stage_times
 from calm_bench.report.tables import main_table
 from calm_bench.report.timeline import draw_over_time
-from calm_bench.spectra import mean_power
-from calm_bench.store import CellScore, LatencyRecord, ResultRow, RunStore, TrialRecord
-from calm_bench.summary import Outcome
-from calm_bench.timing import _arms, _timed_cells
+from calm_bench.score.summary import Outcome
+from calm_bench.speed.in_run import _arms, _timed_cells
+from calm_bench.store.records import CellScore, LatencyRecord, TrialRecord
+from calm_bench.store.results import ResultRow
+from calm_bench.store.run_store import RunStore
 
 
 def rows_of(outcome: Outcome, metric: str) -> dict[str, ResultRow]:

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from calm_bench.nn.attention import attention
-from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
+from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig, attention
 
 SHAPE = TransformerConfig(dim=16, layers=3, heads=2, mlp_dim=32)
 

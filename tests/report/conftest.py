@@ -5,21 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calm_bench.audio import audio_hash, write_flac
-from calm_bench.store import (
+from calm_bench.core.audio import audio_hash, write_flac
+from calm_bench.store.records import (
     Cell,
-    ColumnInfo,
-    Difference,
     LatencyRecord,
     Manifest,
-    ResultRow,
-    Results,
-    RunStore,
     ScoreRecord,
     TranscriptRecord,
-    TrialCount,
     TrialRecord,
 )
+from calm_bench.store.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
+from calm_bench.store.run_store import RunStore
 
 RATE = 16000
 PROMPT_SECONDS = 1.04

@@ -8,23 +8,17 @@ from urllib.parse import unquote
 
 import pytest
 
-from calm_bench.audio import read_audio
+from calm_bench.core.audio import read_audio
 from calm_bench.errors import InputError
 from calm_bench.report import page
 from calm_bench.report.build import build_report
 from calm_bench.report.clips import ClipLookup, Word, mark_differences
 from calm_bench.report.columns import shown_columns
 from calm_bench.report.drawing import add_caption, new_figure
-from calm_bench.report.plots import render_plots
-from calm_bench.report.stages import stage_times
-from calm_bench.store import (
-    LatencyRecord,
-    Results,
-    RunStore,
-    ScoreRecord,
-    TranscriptRecord,
-    TrialRecord,
-)
+from calm_bench.report.plots import render_plots, stage_times
+from calm_bench.store.records import LatencyRecord, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 
 
 class Elements(HTMLParser):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from calm_bench.audio import probe_audio, read_audio, write_flac
-from calm_bench.cli import app
+from calm_bench.cli.app import app
+from calm_bench.core.audio import probe_audio, read_audio, write_flac
 from calm_bench.report.build import build_report
-from calm_bench.store import RunStore, TrialRecord
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.run_store import RunStore
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from calm_bench.clocks import HostClock
-from calm_bench.latency import Arm
-from calm_bench.speed import probe as probes
-from calm_bench.speed.footprint import held_bytes
+from calm_bench.speed import footprint as probes
+from calm_bench.speed.clocks import HostClock
+from calm_bench.speed.footprint import ReadProbe, held_bytes, last_cache_bytes
 from calm_bench.speed.growth import time_growth
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.speed.probe import ReadProbe, last_cache_bytes
+from calm_bench.speed.protocol import Arm
 from calm_bench.speed.spec import Growth
 from calm_bench.speed.whole import missing_generations
-from calm_bench.store import GenerationRecord, RunStore
+from calm_bench.store.records import GenerationRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.loading import load_system
 from calm_bench.types import SamplingParams

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.speed.footprint import measure_peaks
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.store import (
+from calm_bench.store.records import (
     BandwidthRecord,
     FootprintRecord,
     GenerationRecord,
     GrowthRecord,
     LatencyRecord,
-    RunStore,
 )
+from calm_bench.store.run_store import RunStore
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 Listed = Callable[..., Path]

@@ -14,17 +14,16 @@ from calm_bench.report.tables import main_tables
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.run import is_fit
 from calm_bench.speed.tidy import tidy
-from calm_bench.store import (
+from calm_bench.store.records import (
     BandwidthRecord,
     Cell,
     FootprintRecord,
     GenerationRecord,
     GrowthRecord,
     LatencyRecord,
-    ResultRow,
-    Results,
-    RunStore,
 )
+from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.run_store import RunStore
 
 # Milliseconds of backbone, head and codec, by model and mode.
 TIMES = {

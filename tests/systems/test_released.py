@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from calm_bench.cli.doctor import collect
 from calm_bench.config import load_model_config
-from calm_bench.doctor import collect
 from calm_bench.errors import BenchError, MissingExtraError, UnknownNameError, WeightsError
-from calm_bench.generation import generate
-from calm_bench.plan import Overrides, expand
-from calm_bench.rows import Models
-from calm_bench.store import RunStore, TrialRecord
+from calm_bench.generate.clips import generate
+from calm_bench.plan.overrides import Overrides
+from calm_bench.plan.plan import expand
+from calm_bench.plan.rows import Models
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.released import fetched
 
@@ -88,7 +90,7 @@ def test_it_runs_in_a_benchmark_of_another_rate(name: str, tmp_path: Path) -> No
 
 
 def test_doctor_says_where_released_weights_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calm_bench.doctor._extras", list)
+    monkeypatch.setattr("calm_bench.cli.doctor._extras", list)
     found = {check.name: check for check in collect()}
     assert found["model moshi"].status == "ok"
     assert "kyutai/moshiko-pytorch-bf16" in found["model moshi"].detail

@@ -10,10 +10,10 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from calm_bench import paths
-from calm_bench.audio import write_flac
 from calm_bench.codecs.loading import load_codec
 from calm_bench.config import kept_steps, load_model_config
+from calm_bench.core import paths
+from calm_bench.core.audio import write_flac
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.calm import CalmSystem
@@ -22,9 +22,8 @@ from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.training.build import build_objective
 from calm_bench.training.calm import CalmObjective, FlowObjective
 from calm_bench.training.codec import CodecObjective
-from calm_bench.training.language import LanguageObjective
+from calm_bench.training.language import LanguageObjective, MusicGenObjective, RqObjective
 from calm_bench.training.recipe import TrainingConfig
-from calm_bench.training.tokens import MusicGenObjective, RqObjective
 from calm_bench.training.train import TrainOptions, train_model
 
 RATE = 1600

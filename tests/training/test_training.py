@@ -18,18 +18,17 @@ import yaml
 from lightning_fabric import Fabric
 from typer.testing import CliRunner
 
-from calm_bench import paths
-from calm_bench.audio import write_flac
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.codecs.loading import load_codec
 from calm_bench.config import kept_steps, load_model_config
+from calm_bench.core import paths
+from calm_bench.core.audio import write_flac
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
 from calm_bench.training import build
 from calm_bench.training.build import write_weights
-from calm_bench.training.log import RunLog
-from calm_bench.training.loop import Trainer
+from calm_bench.training.loop import RunLog, Trainer
 from calm_bench.training.losses import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
 from calm_bench.training.objective import Objective, StepLoss
 from calm_bench.training.recipe import TrainingConfig, TrainingError
@@ -463,7 +462,7 @@ def test_distillation_pulls_latents_towards_the_teacher(corpus: Path) -> None:
         train_model(
             model("none", "vae-debug", {"steps": 2, "objective": {"distillation": 1.0}}), CPU
         )
-    from calm_bench.training.distillation import Distillation
+    from calm_bench.training.losses import Distillation
 
     torch.manual_seed(0)
     term = Distillation(lambda wave, rate: wave.unfold(1, 160, 160).abs()[..., :8], RATE, 4)

@@ -14,16 +14,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from calm_bench import files
+from calm_bench.core import files
+from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
-from calm_bench.files import disk_errors
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.claims import load_claims
 from calm_bench.report.paper.figures import draw_figures
 from calm_bench.report.paper.layout import load_tables
-from calm_bench.report.paper.ledger import Ledger, build_ledger, changes
-from calm_bench.report.paper.ledger_text import ledger_csv, ledger_tables
+from calm_bench.report.paper.ledger import Ledger, build_ledger, changes, ledger_csv, ledger_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
 from calm_bench.report.paper.tables import paper_csv, paper_table
 

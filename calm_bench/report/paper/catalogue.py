@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from calm_bench.report.paper.panels import Panel
-from calm_bench.report.paper.quality_panels import head_steps, quality_speed, temperature_sweep
+from calm_bench.report.paper.panels import Panel, head_steps, quality_speed, temperature_sweep
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.paper.time_panels import (
     convergence,

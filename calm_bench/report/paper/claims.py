@@ -6,13 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from calm_bench import paths
-from calm_bench.config import StrictModel, parse, read_yaml
+from calm_bench.config import parse, read_yaml
+from calm_bench.core import paths
 from calm_bench.errors import InputError, near_names
 from calm_bench.report.paper.expressions import Expression, parse_expression
 from calm_bench.report.paper.names import METRICS, RATIO_METRICS
 from calm_bench.report.paper.runs import SCALES, Scale
 from calm_bench.report.paper.verdicts import Side
+from calm_bench.types import StrictModel
 
 Section = Literal["speech", "music", "steps", "ablations", "scale", "conditioning", "tts", "codecs"]
 

@@ -5,8 +5,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from calm_bench import paths
-from calm_bench.config import StrictModel, parse, read_yaml
+from calm_bench.config import parse, read_yaml
+from calm_bench.core import paths
+from calm_bench.types import StrictModel
 
 Value = float | tuple[float, float]
 

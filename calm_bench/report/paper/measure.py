@@ -26,8 +26,8 @@ from calm_bench.report.paper.names import (
 )
 from calm_bench.report.paper.runs import Scale, StoredRun, scale_of
 from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
-from calm_bench.results import ResultRow
-from calm_bench.store import Cell, Difference
+from calm_bench.store.records import Cell
+from calm_bench.store.results import Difference, ResultRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calm_bench.results import ResultRow, Results
-from calm_bench.speedups import SPEED_COLUMNS
-from calm_bench.store import Cell
+from calm_bench.numbers.speed import SPEED_COLUMNS
+from calm_bench.store.records import Cell
+from calm_bench.store.results import ResultRow, Results
 
 SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_for_30s"}
 """What random weights measure as well as trained ones."""

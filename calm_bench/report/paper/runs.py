@@ -10,10 +10,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.paths import runs_dir
 from calm_bench.report.paper.names import ModelName
-from calm_bench.store import Cell, GrowthRecord, LatencyRecord, Manifest, Results, RunStore
+from calm_bench.store.records import Cell, GrowthRecord, LatencyRecord, Manifest
+from calm_bench.store.results import Results
+from calm_bench.store.run_store import RunStore
 
 Scale = Literal["tiny", "paper", "released"]
 SCALES: tuple[Scale, ...] = ("tiny", "paper", "released")

@@ -18,8 +18,8 @@ from calm_bench.report.paper.measure import find_rows
 from calm_bench.report.paper.names import SPEED_METRICS, rows_for
 from calm_bench.report.paper.runs import Scale, StoredRun, instrument_of
 from calm_bench.report.tables import Table, Text
-from calm_bench.results import ResultRow
-from calm_bench.titles import temperature_text
+from calm_bench.store.results import ResultRow
+from calm_bench.store.titles import temperature_text
 
 UNPUBLISHED = "–"
 

@@ -19,8 +19,8 @@ from calm_bench.report.paper.panels import (
     title_of,
 )
 from calm_bench.report.paper.runs import StoredRun, instrument_of
-from calm_bench.results import ResultRow
-from calm_bench.store import Cell, LatencyRecord
+from calm_bench.store.records import Cell, LatencyRecord
+from calm_bench.store.results import ResultRow
 
 STAGES = ("backbone", "head", "codec")
 ABLATED = (

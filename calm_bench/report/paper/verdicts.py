@@ -15,7 +15,7 @@ No number without an interval gets a verdict, and no rounding comes before a com
 import math
 from typing import Literal
 
-from calm_bench.stats import n_needed
+from calm_bench.core.stats import n_needed
 from calm_bench.types import Estimate
 
 Verdict = Literal["reproduced", "direction only", "contradicted", "inconclusive", "not measured"]

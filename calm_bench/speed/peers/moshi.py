@@ -27,7 +27,7 @@ from calm_bench.speed.peers.copying import (
     put,
 )
 from calm_bench.systems.rq import RqConfig, RqSystem
-from calm_bench.systems.state import TextConfig
+from calm_bench.systems.streaming import TextConfig
 
 SMALL_LM: dict[str, Any] = {
     "dim": 512,

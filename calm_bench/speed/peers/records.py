@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
-from calm_bench.config import StrictModel
-from calm_bench.records import Record
+from calm_bench.store.records import Record
+from calm_bench.types import StrictModel
 
 
 class Machine(StrictModel):

@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from calm_bench import __version__, environment, paths
+from calm_bench import __version__
 from calm_bench.config import parse
+from calm_bench.core import environment, paths
+from calm_bench.core.parallel import cores
 from calm_bench.errors import BenchError, InputError
-from calm_bench.parallel import cores
 from calm_bench.speed.peers.chosen import missing_package, refuse_if_none
 from calm_bench.speed.peers.items import Pair
 from calm_bench.speed.peers.records import Machine
 from calm_bench.speed.peers.worker import Task
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 
 MACHINE_FILE = "machine.json"
 PACKAGES = ("torch", "pocket-tts", "moshi", "transformers", "torchao")

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
+from calm_bench.core.stats import ratio_interval
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.numbers import TIMES
@@ -30,8 +31,7 @@ from calm_bench.speed.peers.items import (
 )
 from calm_bench.speed.peers.records import Block, Machine
 from calm_bench.speed.peers.run import read_machine
-from calm_bench.stats import ratio_interval
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, Precision
 
 NAMES = {

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calm_bench.progress import stage
+from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.peers.items import CONTROL, ITEMS, PACKAGE, PAIRS, Item, is_ours, ours
 from calm_bench.speed.peers.records import Block
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 
 if TYPE_CHECKING:
     from calm_bench.speed.peers.sides import Side

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.store import (
-    Cell,
-    ColumnInfo,
-    Difference,
-    LatencyRecord,
-    Manifest,
-    ResultRow,
-    Results,
-    RunStore,
-)
+from calm_bench.store.records import Cell, LatencyRecord, Manifest
+from calm_bench.store.results import ColumnInfo, Difference, ResultRow, Results
+from calm_bench.store.run_store import RunStore
 
 Number = float | tuple[float, float, float] | None
 """A value alone, or with its interval."""

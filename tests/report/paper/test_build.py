@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.errors import InputError
 from calm_bench.report.paper import build
 from calm_bench.report.paper.build import build_paper, verify_paper

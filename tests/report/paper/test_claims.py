@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.config import (
     SystemRow,
     benchmark_names,
@@ -20,12 +20,12 @@ from calm_bench.config import (
     read_yaml,
 )
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.overrides import Overrides, apply_overrides
+from calm_bench.plan.overrides import Overrides, apply_overrides
+from calm_bench.plan.rows import with_head_steps
 from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.claims import Claim, load_claims
 from calm_bench.report.paper.layout import load_tables
 from calm_bench.report.paper.names import ModelName
-from calm_bench.rows import with_head_steps
 from calm_bench.speed.spec import load_spec
 
 # What the paper's result sections and the demo page hold, and the claims that speak of each: every

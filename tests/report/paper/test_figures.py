@@ -7,7 +7,7 @@ import pytest
 
 from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.figures import draw_figures, looks_agree
-from calm_bench.report.paper.quality_panels import head_steps, quality_speed, temperature_sweep
+from calm_bench.report.paper.panels import head_steps, quality_speed, temperature_sweep
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.paper.time_panels import (
     convergence,
@@ -15,7 +15,7 @@ from calm_bench.report.paper.time_panels import (
     latency_position,
     latency_split,
 )
-from calm_bench.store import GrowthRecord
+from calm_bench.store.records import GrowthRecord
 
 
 def test_a_sweep_is_one_line_per_head_and_instrument(music: StoredRun) -> None:

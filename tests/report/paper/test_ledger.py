@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 
 from calm_bench.errors import InputError
+from calm_bench.numbers.speed import speed_rows
 from calm_bench.report.paper.claims import Claim, load_claims
-from calm_bench.report.paper.ledger import Entry, Ledger, build_ledger, changes
-from calm_bench.report.paper.ledger_text import ledger_csv, ledger_tables
+from calm_bench.report.paper.ledger import (
+    Entry,
+    Ledger,
+    build_ledger,
+    changes,
+    ledger_csv,
+    ledger_tables,
+)
 from calm_bench.report.paper.names import UNFIT
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.speedups import speed_rows
-from calm_bench.store import LatencyRecord
+from calm_bench.store.records import LatencyRecord
 
 
 def claim(measure: str, side: str = "below", **changes: Any) -> Claim:

@@ -11,7 +11,7 @@ import pytest
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.names import ModelName
 from calm_bench.report.paper.runs import StoredRun, check_one_build, find_stored, read_stored
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 
 
 def other(make: SimpleNamespace, **changes: Any) -> StoredRun:

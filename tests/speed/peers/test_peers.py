@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from calm_bench.cli import app
+from calm_bench.cli.app import app
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.speed.peers import chosen, items, run, worker
@@ -17,7 +17,7 @@ from calm_bench.speed.peers.run import PeerRequest, run_peers
 from calm_bench.speed.peers.sides import Side
 from calm_bench.speed.peers.table import build_tables, rows_of
 from calm_bench.speed.peers.worker import Task, arms_of, time_pair
-from calm_bench.store import RunStore
+from calm_bench.store.run_store import RunStore
 
 STEP = ITEMS["pocket-english/step"]
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from calm_bench.codecs.base import Codec
-from calm_bench.config import StrictModel
 from calm_bench.systems.base import Generation, Prompt, System
-from calm_bench.types import SamplingParams
+from calm_bench.types import SamplingParams, StrictModel
 
 __all__ = ["LoopConfig", "LoopSystem"]
 

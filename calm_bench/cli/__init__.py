@@ -1,0 +1,1 @@
+"""The commands: one file a verb, its options beside it."""

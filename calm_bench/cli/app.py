@@ -1,0 +1,117 @@
+"""The command line: what a user types, and errors as one line with an exit code.
+
+Exit codes: 0 done · 1 a check failed · 2 usage or input error · 3 unfit machine · 4 clips missing ·
+70 an error of the program itself.
+Nothing heavy is imported here; every command imports what it needs when it runs.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from calm_bench import __version__
+from calm_bench.cli import options
+from calm_bench.cli.check import EXAMPLES as CHECK_EXAMPLES
+from calm_bench.cli.check import check
+from calm_bench.cli.data import data
+from calm_bench.cli.listen import listening
+from calm_bench.cli.paper import EXAMPLES, paper
+from calm_bench.cli.report import EXAMPLES as REPORT_EXAMPLES
+from calm_bench.cli.report import BenchGroup, report
+from calm_bench.cli.run import RUN_EXAMPLES, run
+from calm_bench.cli.score import EXAMPLES as SCORE_EXAMPLES
+from calm_bench.cli.score import score
+from calm_bench.cli.speed import speed
+from calm_bench.cli.train import train
+
+if TYPE_CHECKING:
+    pass
+
+UNFIT = 3
+app = typer.Typer(
+    cls=BenchGroup,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    help="Are continuous audio language models better and faster than token-based ones?\n\n"
+    "[cyan]calm-bench run speech --temps 0.8 1.0[/cyan] lets CALM and an RQ-Transformer "
+    "continue the same spoken prompts, times them and prints the table.",
+)
+app.add_typer(data, name="data")
+app.add_typer(speed, name="speed")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"calm-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def setup(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more while working.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Set up logging, which goes to standard error."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
+
+
+app.command(cls=options.ListCommand, epilog=RUN_EXAMPLES)(run)
+app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)(score)
+app.command(epilog=REPORT_EXAMPLES)(report)
+app.add_typer(listening)
+app.command(cls=options.ListCommand)(train)
+app.command(epilog=EXAMPLES)(paper)
+app.command(cls=options.ListCommand, epilog=CHECK_EXAMPLES)(check)
+
+
+@app.command("list")
+def list_names(as_json: options.Json = False) -> None:
+    """Everything that has a name: benchmarks, systems, models, metrics, embeddings, codecs."""
+    from calm_bench.cli.doctor import listing
+
+    found = listing()
+    if as_json:
+        typer.echo(json.dumps({k: {e.name: e.summary for e in v} for k, v in found.items()}))
+        return
+    for kind, entries in found.items():
+        typer.echo(kind)
+        for entry in entries:
+            typer.echo(f"  {entry.name:<22} {entry.summary}")
+
+
+@app.command()
+def doctor(as_json: options.Json = False) -> None:
+    """Check packages, extras, weights, device and disk; say what to do about what is missing."""
+    from calm_bench.cli.doctor import collect, healthy
+
+    checks = collect()
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False))
+    else:
+        for check in checks:
+            typer.echo(f"{check.status:<8} {check.name:<26} {check.detail}")
+            if check.status != "ok" and check.remedy:
+                typer.echo(f"{'':<8} {'':<26} → {check.remedy}")
+    if not healthy(checks):
+        raise typer.Exit(UNFIT)

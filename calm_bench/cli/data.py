@@ -1,0 +1,207 @@
+"""`calm-bench data`: corpora to train on, and the prompts that are cut from them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from calm_bench.cli import options
+from calm_bench.errors import InputError
+
+if TYPE_CHECKING:
+    from calm_bench.data.corpus import CorpusCard
+
+data = typer.Typer(
+    no_args_is_help=True,
+    help="Corpora to train on: spoken stories and played music for the tiny models, or your own.",
+)
+
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Threads or processes.", show_default="one per core"),
+]
+Corpus = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The corpus folder.", show_default="user's home"),
+]
+
+
+@data.command()
+def speech(
+    out: Corpus = None,
+    train: Annotated[int, typer.Option("--train", min=1, help="Stories to train on.")] = 2048,
+    validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
+    test: Annotated[
+        int, typer.Option("--test", min=1, help="Stories whose texts are in no other split.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of words and voice.")] = 0,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write stories and have Piper speak them, with exact word times. Needs the extra `data`."""
+    from calm_bench.data.speech import Speech, make_speech, speech_dir
+
+    counts = Speech(train=train, validation=validation, test=test, seed=seed)
+    _show(make_speech(out, counts, jobs=jobs), out or speech_dir(), as_json)
+
+
+@data.command()
+def music(
+    out: Corpus = None,
+    train: Annotated[
+        int, typer.Option("--train", min=1, help="Recordings to train on, some 50 s each.")
+    ] = 600,
+    validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
+    test: Annotated[
+        int, typer.Option("--test", min=1, help="Recordings of as many works, in no other split.")
+    ] = 72,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of instruments, keys, tempi and touch.")
+    ] = 0,
+    sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """Play real compositions on General MIDI instruments. Needs the extra `data`.
+
+    The works are those of music21's corpus whose encodings may be used; each recording has its
+    licence in the manifest. What is silent, clipped or too short is skipped and counted.
+    """
+    from calm_bench.data.music import Music, make_music, music_dir
+
+    counts = Music(
+        train=train, validation=validation, test=test, seed=seed, sample_rate=sample_rate
+    )
+    _show(make_music(out, counts, jobs=jobs), out or music_dir(), as_json)
+
+
+@data.command()
+def folder(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|LIST", help="Your recordings.", exists=True)
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout",
+            metavar="NAME",
+            help="What it is read as: auto, manifest, nemo, kaldi, timit, commonvoice, seed-tts, "
+            "audiofolder, librispeech, libritts, vctk, ljspeech or files.",
+        ),
+    ] = "auto",
+    group_by: Annotated[
+        str,
+        typer.Option(
+            "--group-by",
+            metavar="auto|folder|none|PATTERN",
+            help="What stays in one split: speakers and the like as the layout names them, the "
+            "files of a folder, or what a pattern finds in a path.",
+        ),
+    ] = "auto",
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--licence",
+            metavar="TERMS",
+            help="On which terms you have the recordings, where their list does not say.",
+            show_default=False,
+        ),
+    ] = None,
+    min_seconds: Annotated[
+        float, typer.Option("--min-seconds", min=0.0, help="Skip shorter recordings.")
+    ] = 1.0,
+    transcribe: Annotated[
+        str | None,
+        typer.Option(
+            "--transcribe",
+            metavar="RECOGNISER",
+            help="Fill missing texts and word times in, with `faster-whisper` for one.",
+            show_default=False,
+        ),
+    ] = None,
+    language: options.Language = None,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the usable recordings of a folder, a known corpus or a list.
+
+    What is unreadable, silent, too short or there twice is skipped, counted and listed with its
+    reason in corpus.json. Splits that the source names are kept; the rest is drawn, and no speaker
+    is in two. Your files stay where they are.
+    """
+    from calm_bench.asr import listener
+    from calm_bench.data.folder import FolderOptions, make_folder
+
+    if language and not transcribe:
+        raise InputError("--language says what --transcribe listens to: give both")
+    chosen = FolderOptions(
+        layout=layout,
+        group_by=group_by,
+        licence=licence,
+        min_seconds=min_seconds,
+        transcribe=listener(transcribe, language if transcribe else None),
+    )
+    _show(make_folder(source, out, chosen, jobs=jobs), out, as_json)
+
+
+@data.command()
+def prompts(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The prompts folder of a benchmark.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="What the list is called.")] = "speech",
+    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 32,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Length of a clip.")] = 12.0,
+    per_recording: Annotated[
+        int, typer.Option("--per-recording", min=1, help="At most so many of each recording.")
+    ] = 1,
+    offset: Annotated[
+        float | None,
+        typer.Option(
+            "--offset",
+            min=0.0,
+            metavar="SECONDS",
+            help="Where a recording's first clip begins.",
+            show_default="spread over the recording",
+        ),
+    ] = None,
+    sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
+) -> None:
+    """Cut prompts with their real continuations from a corpus's test split.
+
+    Clips of one recording do not overlap; the list says which recording each is of, and intervals
+    resample them together.
+    """
+    from calm_bench.data.cuts import Cuts, write_prompts
+
+    cuts = Cuts(
+        n=n,
+        seconds=seconds,
+        per_recording=per_recording,
+        offset=offset,
+        sample_rate=sample_rate,
+    )
+    index = write_prompts(corpus, out, name, cuts)
+    typer.echo(f"wrote {index}")
+
+
+def _show(card: "CorpusCard", folder: Path, as_json: bool) -> None:
+    """What a corpus holds and what was left out."""
+    if as_json:
+        typer.echo(card.model_dump_json())
+        return
+    for name, count in card.counts.items():
+        typer.echo(f"{name:<20} {count:g}")
+    if card.kind == "folder":
+        typer.echo("terms: " + ", ".join(f"{name} ({n})" for name, n in card.licences.items()))
+    for note in card.notes[:20]:
+        typer.echo(note)
+    if len(card.notes) > 20:
+        typer.echo(f"… and {len(card.notes) - 20} more notes, all in {folder / 'corpus.json'}")
+    for skipped in card.skipped[:20]:
+        typer.echo(f"skipped {skipped.audio}: {skipped.reason}")
+    if len(card.skipped) > 20:
+        typer.echo(f"… and {len(card.skipped) - 20} more, all in {folder / 'corpus.json'}")
+    typer.echo(f"corpus: {folder}")

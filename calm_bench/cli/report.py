@@ -1,0 +1,173 @@
+"""`calm-bench report`, and how every command ends: by what a run found, or by one line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from calm_bench.cli import options
+from calm_bench.errors import BenchError, InputError, describe
+
+if TYPE_CHECKING:
+    from calm_bench.score.summary import Outcome
+
+FAILED_TRIALS = 4
+UNEXPECTED = 70
+INTERRUPTED = 130
+ROWS = 8
+
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]calm-bench report speech-1a2b3c4d --open[/cyan]  its tables, plots and page anew
+
+[cyan]calm-bench report speech-1a2b3c4d --json[/cyan]  its numbers for a script
+
+[cyan]calm-bench report results/speech results/music --out site[/cyan]  one page of two runs
+
+[cyan]calm-bench report results/speech --out site --clips 4[/cyan]  a small page to publish
+
+With --out, clips are copied as Opus, some 7 kB a second. The folder needs no server and nothing
+else; nothing is written into the runs.
+"""
+
+
+def report(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="A run's id or folder; several with --out.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Write a listening page that stands alone into this folder, a section for each "
+            "run in the order given. An earlier page there is replaced.",
+            show_default=False,
+        ),
+    ] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(
+            "--clips",
+            min=1,
+            metavar="N",
+            help="How many prompts (rows of players) of each run that page shows, spread over the "
+            "run's.",
+            show_default=str(ROWS),
+        ),
+    ] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the listening page in a browser.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Rebuild a run's tables, plots and page from its records, or make one page of several runs."""
+    from calm_bench.run import find_run, read_run
+
+    if out is None and len(runs) > 1:
+        raise InputError("several runs make one page in a folder of its own: name it with --out")
+    if out is None and clips is not None:
+        raise InputError("--clips is for a page in a folder of its own: name it with --out")
+    if out is not None and as_json:
+        raise InputError("--json prints the numbers of one run: leave out --out")
+    folders = [find_run(run) for run in runs]
+    if out is None:
+        show(read_run(folders[0]), as_json, open_page=open_page)
+    else:
+        _site(folders, out, clips or ROWS, open_page=open_page)
+
+
+def _site(folders: Sequence[Path], out: Path, n_rows: int, *, open_page: bool) -> None:
+    from calm_bench.report.site import build_site
+
+    n_bytes = build_site(folders, out, n_rows)
+    typer.echo(f"listen: {out / 'index.html'} ({n_bytes / 1e6:.1f} MB with all that it plays)")
+    if open_page:
+        _open(out / "index.html")
+
+
+def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
+    """Build the report, print it, and exit with 4 if clips are missing."""
+    from rich.console import Console
+
+    from calm_bench.report.build import build_report
+    from calm_bench.report.terminal import print_table
+
+    build_report(outcome.folder)
+    page = outcome.folder / "page" / "index.html"
+    if as_json:
+        found = {"folder": str(outcome.folder), **outcome.results.model_dump(mode="json")}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        print_table(outcome.results, Console())
+        if page.is_file():
+            typer.echo(f"listen: {page}")
+        typer.echo(f"tables: {outcome.folder / 'tables'}")
+    if open_page and not page.is_file():
+        say(f"{outcome.folder} has no clips of its own, and no page to open")
+    elif open_page:
+        _open(page)
+    if outcome.n_failed:
+        clips = "1 clip" if outcome.n_failed == 1 else f"{outcome.n_failed} clips"
+        say(f"{clips} failed; the notes of the table say why", style="bold red")
+        raise typer.Exit(FAILED_TRIALS)
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        say(f"no browser could be started: open {page} in one")
+
+
+def say(text: str, style: str = "") -> None:
+    """A message on standard error, its lines not wrapped."""
+    from rich.console import Console
+
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class BenchGroup(TyperGroup):
+    """The commands; an error that the user can mend is one red line on standard error."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the commands; the lines of their docstrings flow, as a terminal is wide."""
+        super().__init__(**settings)
+        _let_flow(self)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            say(f"error: {describe(error)}", style="bold red")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            say("stopped; the same command goes on from here", style="bold")
+            raise typer.Exit(INTERRUPTED) from error
+        except Exception as error:
+            if _is_typers(error):
+                raise
+            say(
+                f"error: {describe(error)} (calm-bench did not expect this; with BENCH_DEBUG=1 the "
+                "command shows where it came from)",
+                style="bold red",
+            )
+            raise typer.Exit(UNEXPECTED) from error
+
+
+def _let_flow(command: Any) -> None:
+    """Join the lines of each paragraph of a command's help, and of those below it."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
+    for one in getattr(command, "commands", {}).values():
+        _let_flow(one)
+
+
+def _is_typers(error: Exception) -> bool:
+    """Whether an error is a way to end a command: usage, exit, or a reader that has gone."""
+    package = type(error).__module__.partition(".")[0]
+    return package in ("click", "typer") or isinstance(error, BrokenPipeError)

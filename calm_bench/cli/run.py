@@ -1,0 +1,118 @@
+"""`calm-bench run`: generate, time, score and report."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from calm_bench.cli import options
+from calm_bench.cli.report import say, show
+
+if TYPE_CHECKING:
+    from calm_bench.plan.plan import Plan
+    from calm_bench.types import Precision
+
+
+RUN_EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]calm-bench run speech --temps 0.8 1.0[/cyan]  both systems at two temperatures
+
+[cyan]calm-bench run speech --prompts 8 --systems calm[/cyan]  a quick look at one system
+
+[cyan]calm-bench run speech --prompt-audio mine/*.wav[/cyan]  your own voice continued
+
+[cyan]calm-bench run music --head-steps 1 4 10 25 50 100[/cyan]  FAD against time per frame
+
+[cyan]calm-bench run speech --precision fp32 int8 --no-latency[/cyan]  what int8 costs in quality
+
+[cyan]calm-bench run speech --dry-run[/cyan]  what would be done
+
+The same command again goes on where it stopped; a finished one prints its table at once.
+"""
+
+
+def run(
+    benchmark: options.Benchmark,
+    temps: options.Temps = None,
+    text_temp: options.TextTemp = None,
+    head_steps: options.HeadSteps = None,
+    seconds: options.Seconds = None,
+    checkpoints: options.Checkpoints = False,
+    precision: options.Precisions = None,
+    systems: options.Systems = None,
+    prompts: options.Prompts = None,
+    prompt_audio: options.PromptAudio = None,
+    seeds: options.Seeds = 1,
+    no_latency: options.NoLatency = False,
+    asr: options.Asr = None,
+    language: options.Language = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    fresh: options.Fresh = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Generate, time, score and report: every system continues the same prompts.
+
+    Writes results/runs/<id>/: clips, records, results.json, tables, plots and a listening page.
+    """
+    from calm_bench.plan.overrides import Overrides
+    from calm_bench.plan.plan import expand
+
+    overrides = Overrides(
+        temperatures=tuple(temps or ()),
+        text_temperature=text_temp,
+        head_steps=tuple(head_steps or ()),
+        seconds=seconds,
+        checkpoints=checkpoints,
+        precisions=cast("tuple[Precision, ...]", tuple(precision or ())),
+        systems=tuple(systems or ()),
+        n_prompts=prompts,
+        prompt_audio=tuple(prompt_audio or ()),
+        n_seeds=seeds,
+        latency=not no_latency,
+        asr=asr,
+        language=language,
+    )
+    plan = expand(benchmark, overrides)
+    if dry_run:
+        _dry_run(plan, out, device=device, as_json=as_json)
+    else:
+        _run(plan, out, device=device, fresh=fresh, as_json=as_json)
+
+
+def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: bool) -> None:
+    """Print the plan, do it, show what came of it."""
+    from calm_bench import run as runs
+    from calm_bench.generate.codec_check import check_codecs
+    from calm_bench.plan.plan import plan_lines
+    from calm_bench.store.run_store import RunStore
+
+    folder = runs.run_folder(plan, out)
+    plan = check_codecs(plan, RunStore(folder))
+    say("\n".join([*plan_lines(plan), f"writes {folder}"]))
+    command = ["calm-bench", *sys.argv[1:]]
+    show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
+
+
+def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> None:
+    """Print the plan after checking what it needs."""
+    from calm_bench.core.environment import resolve_device
+    from calm_bench.generate.codec_check import check_codecs
+    from calm_bench.plan.plan import check_prompts, plan_lines
+    from calm_bench.run import run_folder
+    from calm_bench.store.run_store import RunStore
+
+    check_prompts(plan)
+    folder = run_folder(plan, out)
+    store = RunStore(folder)
+    store.refuse_foreign()
+    plan = check_codecs(plan, store)
+    if device != "auto":  # which any machine has
+        resolve_device(device)
+    if as_json:
+        typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
+        return
+    typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))

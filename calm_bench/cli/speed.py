@@ -1,0 +1,259 @@
+"""`calm-bench speed`: every system's time, memory and bytes, next to each other."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from calm_bench.cli import options
+from calm_bench.cli.options import choice, precision
+from calm_bench.cli.peers import PEERS_EXAMPLES, peers
+from calm_bench.cli.report import say
+from calm_bench.errors import InputError
+
+if TYPE_CHECKING:
+    from calm_bench.speed.plan import SpeedPlan
+
+
+MAX_BATCH = 1024
+
+
+def _mode(value: str) -> str:
+    from calm_bench.types import Mode
+
+    return choice(value, get_args(Mode), "mode")
+
+
+def _scale(value: str) -> str:
+    return choice(value, ("tiny", "paper"), "scale")
+
+
+def _clock(value: str) -> str:
+    return choice(value, ("wall", "cpu"), "clock")
+
+
+def _batch(value: str) -> int:
+    if not value.isascii() or not value.isdecimal() or not 1 <= int(value) <= MAX_BATCH:
+        raise InputError(f"{value!r} is no batch size: give a whole number from 1 to {MAX_BATCH}")
+    return int(value)
+
+
+Scale = Annotated[
+    str,
+    typer.Option(
+        "--scale",
+        parser=_scale,
+        metavar="tiny|paper",
+        help="`tiny`: the shipped models. `paper`: the paper's shapes with random weights, a "
+        "handful of frames on a processor.",
+        show_default="tiny",
+    ),
+]
+Modes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mode",
+        parser=_mode,
+        metavar="MODE [MODE …]",
+        help="How the step runs, each a row: `plain` (the modules in fp32), `eager` (the flat "
+        "step), `graph` (captured, on a GPU), `compile`.",
+        show_default="plain eager; eager at paper scale; graph too on a GPU",
+    ),
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        parser=precision,
+        metavar="P [P …]",
+        help="fp32, fp16, bf16 or int8, each a row of every mode but `plain`.",
+        show_default="fp32; bf16 at paper scale",
+    ),
+]
+Batch = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--batch",
+        parser=_batch,
+        metavar="N [N …]",
+        help="Clips that share a step. Batch 1 is always timed.",
+        show_default="1 4 16; 1 at paper scale on a processor",
+    ),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        metavar="N",
+        help="Frames of a generation, at the baseline's frame rate: 375 are 30 s of speech, 750 of "
+        "music.",
+        show_default="40 of speech, 20 of music; 4 at paper scale on a processor",
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        min=2,
+        metavar="N",
+        help="How often every row is timed; intervals shrink with its root.",
+        show_default="20 of speech, 12 of music; 5 at paper scale on a processor",
+    ),
+]
+Growth = Annotated[
+    bool,
+    typer.Option(
+        "--growth/--no-growth",
+        help="Also time frames along a generation of two minutes, and draw what grows.",
+    ),
+]
+Generation = Annotated[
+    bool,
+    typer.Option(
+        "--generation/--no-generation",
+        help="Also time whole generations of 16 clips as `run` makes them, five of each row: "
+        "prompts encoded, frames drawn, clips decoded. Half a minute for speech, four for music.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads of a processor, for systems and for memory's bandwidth.",
+        show_default="as many as torch takes",
+    ),
+]
+Clock = Annotated[
+    str,
+    typer.Option(
+        "--clock",
+        parser=_clock,
+        metavar="wall|cpu",
+        help="`cpu` counts the processor time of one thread, for machines that others use as well; "
+        "it needs --threads 1.",
+        show_default="wall",
+    ),
+]
+SpeedFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--spec",
+        metavar="FILE",
+        help="Your own systems: a YAML file in the form of benchmarks/speed.yaml.",
+        show_default=False,
+    ),
+]
+UNFIT = 3
+PARTS = {
+    "speech": "Speech: the RQ-Transformer against CALM.",
+    "music": "Music: RQ-Transformers, CALM with TrigFlow and consistency heads, MusicGen.",
+    "all": "Speech, then music, each a run of its own.",
+}
+EXAMPLES = """[bold]Examples[/bold]
+
+[cyan]calm-bench speed speech[/cyan]  both systems, in the plain and in the fast step
+
+[cyan]calm-bench speed speech --mode plain eager --precision fp32 int8[/cyan]  a row for each
+
+[cyan]calm-bench speed music --batch 1 16 --frames 750[/cyan]  30 s of music, and 16 clips at once
+
+[cyan]calm-bench speed all --scale paper[/cyan]  the paper's shapes with random weights
+
+The same command again goes on where it stopped. Exit code 3: the machine was too restless.
+"""
+speed = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="How fast is every system: per stage, per batch, against the baseline and against what "
+    "memory allows.",
+)
+
+
+def time_systems(
+    ctx: typer.Context,
+    scale: Scale = "tiny",
+    mode: Modes = None,
+    precision: Precisions = None,
+    batch: Batch = None,
+    head_steps: options.HeadSteps = None,
+    frames: Frames = None,
+    rounds: Rounds = None,
+    growth: Growth = True,
+    generation: Generation = False,
+    device: options.Device = "auto",
+    threads: Threads = None,
+    clock: Clock = "wall",
+    spec: SpeedFile = None,
+    out: options.Out = None,
+    fresh: options.Fresh = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Time the systems in interleaved rounds and say what they are worth."""
+    from calm_bench.core.environment import resolve_device
+    from calm_bench.speed.plan import Request, expand, plan_lines
+    from calm_bench.speed.run import speed_folder
+    from calm_bench.speed.spec import load_spec
+
+    name = str(ctx.info_name)
+    parts = list(load_spec(spec).parts) if name == "all" else [name]
+    given: dict[str, Any] = {
+        "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
+        "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
+        "frames": frames, "rounds": rounds, "growth": growth, "generation": generation,
+        "device": resolve_device(device), "threads": threads, "clock": clock,
+        "spec": spec,
+    }  # fmt: skip
+    plans = [expand(Request(part=part, **given)) for part in parts]
+    folders = [out / part if out and len(parts) > 1 else out for part in parts]
+    pairs = [(plan, speed_folder(plan, at)) for plan, at in zip(plans, folders, strict=True)]
+    if dry_run:
+        _dry_run(pairs, as_json)
+        return
+    for plan, folder in pairs:
+        say("\n".join([*plan_lines(plan), f"writes {folder}"]))
+    fit = [_run(plan, folder, fresh=fresh, as_json=as_json) for plan, folder in pairs]
+    if not all(fit):
+        say("the machine is unfit: the baseline differs from itself", style="bold red")
+        raise typer.Exit(UNFIT)
+
+
+def _dry_run(pairs: "list[tuple[SpeedPlan, Path]]", as_json: bool) -> None:
+    from calm_bench.speed.plan import plan_lines
+
+    for plan, folder in pairs:
+        if as_json:
+            typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
+        else:
+            typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
+
+
+def _run(plan: "SpeedPlan", folder: Path, *, fresh: bool, as_json: bool) -> bool:
+    """Time one part, show it, and say whether the machine was fit."""
+    from rich.console import Console
+
+    from calm_bench.report.build import build_report
+    from calm_bench.report.terminal import print_table
+    from calm_bench.speed.run import is_fit, run_speed
+
+    command = ["calm-bench", *sys.argv[1:]]
+    results = run_speed(plan, out=folder, fresh=fresh, command=command)
+    build_report(folder)
+    if as_json:
+        found = {"folder": str(folder), **results.model_dump(mode="json")}
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        print_table(results, Console())
+        typer.echo(f"tables: {folder / 'tables'}")
+        typer.echo(f"plots: {folder / 'plots'}")
+    return is_fit(results)
+
+
+for _name, _help in PARTS.items():
+    speed.command(_name, cls=options.ListCommand, help=_help, epilog=EXAMPLES)(time_systems)
+speed.command("peers", cls=options.ListCommand, epilog=PEERS_EXAMPLES)(peers)

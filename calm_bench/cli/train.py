@@ -1,0 +1,104 @@
+"""`calm-bench train`: from a model folder's recipe to its weights."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import typer
+
+from calm_bench.cli import options
+from calm_bench.errors import InputError
+
+
+def train(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model's name or folder; its config.yaml holds the recipe."
+        ),
+    ],
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices on each node.")] = 1,
+    num_nodes: Annotated[int, typer.Option("--num-nodes", min=1, help="Nodes.")] = 1,
+    strategy: Annotated[
+        str, typer.Option("--strategy", metavar="auto|ddp|fsdp", help="How devices share the work.")
+    ] = "auto",
+    device: options.Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Processor threads.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps", min=1, help="Stop after this step; the same command goes on from there."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE [KEY=VALUE …]",
+            help="Other values for the recipe, as in `--set batch_size=8`.",
+            show_default=False,
+        ),
+    ] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write the model although steps are left.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget the steps and kept checkpoints of before.")
+    ] = False,
+) -> None:
+    """Train a model by its recipe, and write its weights and card when the steps are done.
+
+    Ctrl-C stops it after the step in hand. Stopped or killed, it goes on from its last checkpoint
+    when the command is repeated.
+    """
+    from calm_bench.training.train import TrainOptions, train_model
+
+    chosen = TrainOptions(
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        accelerator=device,
+        threads=threads,
+        until=steps,
+        fresh=fresh,
+        export=export,
+        overrides=_settings(settings or []),
+    )
+    with ExitStack() as stack:
+        folder = train_model(name, chosen, _reporter(name, stack))
+    if folder is None:
+        typer.echo(f"{name}: steps are left; the same command goes on")
+    else:
+        typer.echo(f"{name}: written to {folder}\n\n{(folder / 'card.md').read_text()}")
+
+
+def _reporter(name: str, stack: ExitStack) -> Callable[[int, int, Mapping[str, float]], None]:
+    """A progress bar that begins with the first report, whose step a resumed run decides."""
+    from calm_bench.core.progress import stage
+
+    seen: list[int] = []
+    advance: list[Callable[[int], None]] = []
+
+    def report(step: int, total: int, logs: Mapping[str, float]) -> None:
+        if not seen:
+            advance.append(stack.enter_context(stage(f"training {name}", total, step)))
+            seen.append(step)
+        advance[0](step - seen[-1])
+        seen.append(step)
+
+    return report
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs, values read as YAML."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise InputError(f"--set takes key=value, not {pair!r}")
+        found[key] = yaml.safe_load(value)
+    return found

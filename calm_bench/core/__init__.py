@@ -1,0 +1,1 @@
+"""Files, audio, cache, statistics, the machine: nothing here knows the product."""

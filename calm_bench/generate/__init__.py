@@ -1,0 +1,1 @@
+"""The clips are made."""

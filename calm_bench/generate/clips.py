@@ -1,0 +1,287 @@
+"""The clips of a run: each pending batch of the plan, from prompts to FLAC, one record per trial.
+
+A batch counts once all its trials are recorded as ok; anything less is made again as a whole,
+because a clip's last bits may depend on the batch it was in. Each trial draws from a generator of
+its own, seeded by prompt and seed index, so neither the order of the rows nor a kill changes a
+clip.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calm_bench.config import load_model_config
+from calm_bench.core.allocator import keep_freed_memory
+from calm_bench.core.audio import audio_hash, resample, write_flac
+from calm_bench.core.progress import stage
+from calm_bench.data.prompts import LoadedPrompt, PromptShelf
+from calm_bench.errors import BenchError
+from calm_bench.generate.noise import noise_like
+from calm_bench.metrics.fidelity import BITS_PER_SECOND, bit_rate
+from calm_bench.plan.plan import Batch, Plan, Trial
+from calm_bench.plan.rows import sampling_of
+from calm_bench.seeds import content_hash
+from calm_bench.store.records import Cell, CellScore, TrialRecord
+from calm_bench.store.run_store import RunStore
+from calm_bench.store.titles import cell_name, swept
+from calm_bench.systems.prompts import Grid, system_prompt
+from calm_bench.types import TimedWord, Wave
+
+if TYPE_CHECKING:
+    from calm_bench.codecs.base import Codec
+    from calm_bench.systems.base import System
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A clip before it is written: audio, where its continuation starts, and what it should say."""
+
+    wave: Wave
+    grid: Grid
+    prompt_seconds: float
+    words: tuple[TimedWord, ...] | None
+
+
+def pending_batches(plan: Plan, store: RunStore) -> list[Batch]:
+    """The batches of which a clip is missing or has failed."""
+    done = {
+        record.trial_id
+        for record in store.read(TrialRecord)
+        if record.status == "ok" and record.clip and (store.root / record.clip).is_file()
+    }
+    return [b for b in plan.batches if any(t.trial_id not in done for t in b.trials)]
+
+
+def generate(plan: Plan, store: RunStore, device: str) -> None:
+    """Make every clip that is still missing.
+
+    Raises:
+        BenchError: If a prompt or a model cannot be used, or a clip cannot be written. A trial that
+            fails otherwise is recorded with its error, and the run goes on.
+    """
+    pending = pending_batches(plan, store)
+    if not pending:
+        return
+    keep_freed_memory()
+    studio = _Studio(plan, store, device)
+    studio.shelf.check(plan.prompts)
+    trials = {cell.cell_id: 0 for cell in plan.cells}
+    for batch in plan.batches:
+        trials[batch.cell.cell_id] += len(batch.trials)
+    several = swept(plan.cells)
+    for cell_id, group in groupby(pending, key=lambda batch: batch.cell.cell_id):
+        batches = list(group)
+        n_left = sum(len(batch.trials) for batch in batches)
+        total, cell = trials[cell_id], batches[0].cell
+        title = cell_name(cell, several_steps=cell.label in several)
+        with stage(title, total, total - n_left) as advance:
+            for batch in batches:
+                store.append(*_run_batch(studio, batch))
+                advance(len(batch.trials))
+
+
+def _run_batch(studio: "_Studio", batch: Batch) -> list[TrialRecord]:
+    """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
+    prompts = [studio.shelf.load(trial.prompt) for trial in batch.trials]
+    try:
+        made = studio.make(batch, prompts)
+    except BenchError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+        return [_failed(studio, t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
+    rows = zip(batch.trials, prompts, made, strict=True)
+    return [_write(studio, trial, prompt, clip) for trial, prompt, clip in rows]
+
+
+def _write(studio: "_Studio", trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
+    """Write one clip; audio that is not finite is a failed trial."""
+    if not np.isfinite(made.wave).all():
+        return _failed(studio, trial, prompt, "the audio holds NaN or infinite samples")
+    rate = made.grid.sample_rate
+    written = write_flac(studio.store.path(trial.clip), made.wave, rate)
+    words = made.words
+    return TrialRecord(
+        trial_id=trial.trial_id,
+        cell_id=trial.cell_id,
+        prompt_id=trial.prompt.id,
+        group=trial.prompt.group,
+        seed_index=trial.seed_index,
+        seed=trial.seed,
+        status="ok",
+        clip=trial.clip,
+        clip_id=audio_hash(written, rate),
+        sample_rate=rate,
+        prompt_seconds=made.prompt_seconds,
+        prompt_text_source=prompt.text_source,
+        words=None if words is None else tuple((w.word, w.start, w.end) for w in words),
+    )
+
+
+def _failed(studio: "_Studio", trial: Trial, prompt: LoadedPrompt, error: str) -> TrialRecord:
+    return TrialRecord(
+        trial_id=trial.trial_id,
+        cell_id=trial.cell_id,
+        prompt_id=trial.prompt.id,
+        group=trial.prompt.group,
+        seed_index=trial.seed_index,
+        seed=trial.seed,
+        status="failed",
+        error=error,
+        prompt_seconds=studio.plan.spec.prompt_seconds,
+        prompt_text_source=prompt.text_source,
+    )
+
+
+class _Studio:
+    """Makes the clips of a batch, holding one model at a time."""
+
+    def __init__(self, plan: Plan, store: RunStore, device: str) -> None:
+        self.plan = plan
+        self.store = store
+        self.device = device
+        self._name = ""
+        self._model: Any = None
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The frames of the reference rows: those of the first codec that the benchmark names."""
+        spec = self.plan.spec
+        names = [row.model for row in spec.codecs.values()]
+        names += [load_model_config(row.model)[0].codec or "" for row in spec.systems]
+        name = next((name for name in names if name), None)
+        if name is None:
+            raise BenchError(
+                f"{spec.name} has neither a codec nor a system: its frames are unknown"
+            )
+        return Grid.of(self._codec(name))
+
+    @cached_property
+    def shelf(self) -> PromptShelf:
+        return PromptShelf(self.plan.spec, self.plan.root, self.grid.sample_rate)
+
+    def make(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
+        """The clips of a batch, in the order of its trials."""
+        if batch.cell.kind == "system":
+            return self._continue(batch, prompts)
+        if batch.cell.kind == "round_trip":
+            return self._round_trip(batch, prompts)
+        pairs = zip(prompts, batch.trials, strict=True)
+        return [self._reference(prompt, batch.cell, trial.seed) for prompt, trial in pairs]
+
+    def _reference(self, prompt: LoadedPrompt, cell: Cell, seed: int) -> Made:
+        """The recording itself, or its prompt with silence or noise of its colour after it."""
+        start, end = (
+            self.grid.samples(s) for s in (self.plan.spec.prompt_seconds, self.plan.spec.seconds)
+        )
+        wave = prompt.wave
+        if cell.kind == "silence":
+            wave = np.zeros(end, dtype=np.float32)
+        elif cell.kind == "noise":
+            wave = np.zeros(end, dtype=np.float32)
+            rest = prompt.wave[start:]
+            colour = rest if rest.any() else prompt.wave  # a recording may end with its prompt
+            wave[start:] = noise_like(colour, end - start, self.grid.sample_rate, seed)
+        if cell.kind != "reference":
+            wave[: len(prompt.wave[:start])] = prompt.wave[:start]
+        return self._of_recording(prompt, wave, self.grid)
+
+    def _round_trip(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
+        """The recordings through the codec, whole."""
+        import torch
+
+        codec = self._codec(str(batch.cell.model))
+        self.store.append(_bit_rate(batch.cell, codec))
+        levels = batch.cell.levels  # None keeps all, and latents have none
+        grid = Grid.of(codec)
+        made = []
+        with torch.inference_mode():
+            for prompt in prompts:
+                wave = torch.from_numpy(prompt.wave)[None].to(self.device)  # [1, S]
+                frames = codec.encode(wave)
+                frames = frames if levels is None else frames[:, :levels]  # [B, K, T]
+                decoded = codec.decode(frames)[0, : len(prompt.wave)]
+                made.append(self._of_recording(prompt, decoded.float().cpu().numpy(), grid))
+        return made
+
+    def _of_recording(self, prompt: LoadedPrompt, wave: Wave, grid: Grid) -> Made:
+        # A recording of the prompt alone ends before the prompt's last frame does.
+        samples = min(grid.samples(self.plan.spec.prompt_seconds), len(wave))
+        seconds = samples / grid.sample_rate
+        words = prompt.words if prompt.text_source in ("given", "estimated") else None
+        return Made(wave=wave, grid=grid, prompt_seconds=seconds, words=words)
+
+    def _continue(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
+        """What the system makes of the prompts."""
+        import torch
+
+        system = self._system(batch.cell)
+        grid, spec = Grid.of(system.codec), self.plan.spec
+        rate = self.grid.sample_rate
+        if grid.sample_rate != rate and not system.brings_codec:
+            raise BenchError(
+                f"{batch.cell.model} has audio at {grid.sample_rate} Hz, the reference rows at "
+                f"{self.grid.sample_rate} Hz: they cannot share a benchmark"
+            )
+        n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
+        generators = [torch.Generator().manual_seed(trial.seed) for trial in batch.trials]
+        given = [
+            system_prompt(
+                prompt.at_rate(grid.sample_rate).wave,
+                prompt.words or (),
+                grid,
+                spec.prompt_seconds,
+                self.device,
+            )
+            for prompt in prompts
+        ]
+        result = system.generate(given, sampling_of(batch.cell), generators, n_frames)
+        made = []
+        for row, n_prompt in enumerate(result.prompt_frames):
+            samples = (n_prompt + n_frames) * grid.hop_length
+            wave = result.wave[row, -samples:].float().cpu().numpy()
+            wave = resample(wave, grid.sample_rate, rate)
+            seconds = n_prompt * grid.hop_length / grid.sample_rate
+            words = None if result.words is None else result.words[row]
+            made.append(Made(wave=wave, grid=self.grid, prompt_seconds=seconds, words=words))
+        return made
+
+    def _codec(self, name: str) -> "Codec":
+        from calm_bench.codecs.loading import load_codec
+
+        codec: Codec = self._hold(f"codec {name}", lambda: load_codec(name, self.device))
+        return codec
+
+    def _system(self, cell: Cell) -> "System":
+        from calm_bench.systems.loading import load_system
+
+        name, precision = str(cell.model), cell.precision or "fp32"
+        system: System = self._hold(
+            f"system {name} {precision}",
+            lambda: load_system(name, self.device, precision=precision),
+        )
+        return system
+
+    def _hold(self, name: str, load: Any) -> Any:
+        """The model asked for, letting go of the one before."""
+        if self._name != name:
+            self._model, self._name = None, ""
+            self._model, self._name = load(), name
+        return self._model
+
+
+def _bit_rate(cell: Cell, codec: "Codec") -> CellScore:
+    """A codec's bits per second, which no clip can tell."""
+    name, bits = BITS_PER_SECOND.name, codec.bits_per_second
+    if cell.levels is not None and bits is not None:
+        bits *= cell.levels / load_model_config(str(cell.model))[0].architecture["n_codebooks"]
+    return CellScore(
+        metric="codec",
+        recipe_id=content_hash(name, length=12),
+        cell_id=cell.cell_id,
+        estimates={name: bit_rate(bits)},
+    )

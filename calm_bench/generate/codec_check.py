@@ -1,0 +1,136 @@
+"""Every prompt that is not shipped through the codecs of a plan, before anything is generated."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calm_bench.config import PromptSpec, load_model_config
+from calm_bench.core import paths
+from calm_bench.core.spectra import mean_power
+from calm_bench.data.prompts import load_prompt
+from calm_bench.errors import MissingExtraError
+from calm_bench.metrics.fidelity import StoiMetric
+from calm_bench.plan.plan import Plan, check_prompts
+from calm_bench.seeds import content_hash
+from calm_bench.store.codec_checks import CodecCheck, codec_notes
+from calm_bench.store.run_store import RunStore
+from calm_bench.types import Wave
+
+if TYPE_CHECKING:
+    from calm_bench.codecs.base import Codec
+
+WITHIN_DB = 50.0
+SILENT = 1e-12
+"""A mean square that stands for digital silence: -120 dB."""
+
+
+def check_codecs(plan: Plan, store: RunStore) -> Plan:
+    """The plan with what its codecs make of its prompts, and notes that say so.
+
+    What the run's folder or the plan already knows is not computed again. The shipped prompts were
+    made like those that the shipped codecs were trained on, and are left alone.
+
+    Raises:
+        InputError: If some prompts cannot be used.
+    """
+    if plan.root == paths.benchmarks_dir():
+        return plan
+    known = {check.recipe_id: check for check in (*store.read(CodecCheck), *plan.checks)}
+    wanted = {
+        _recipe_id(plan, prompt, codec): (prompt, codec)
+        for codec in _codecs(plan)
+        for prompt in plan.prompts
+    }
+    missing = [pair for recipe_id, pair in wanted.items() if recipe_id not in known]
+    if missing:
+        check_prompts(plan)
+    known |= {check.recipe_id: check for check in _checks(plan, missing)}
+    checks = tuple(known[recipe_id] for recipe_id in wanted)
+    notes = (note for note in codec_notes(checks) if note not in plan.notes)
+    return replace(plan, checks=checks, notes=(*plan.notes, *notes))
+
+
+def _codecs(plan: Plan) -> list[str]:
+    """The codecs of all rows; a released system may bring its own, which has no name here."""
+    names = [
+        cell.model if cell.kind == "round_trip" else load_model_config(cell.model)[0].codec
+        for cell in plan.cells
+        if cell.model is not None
+    ]
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def _recipe_id(plan: Plan, prompt: PromptSpec, codec: str) -> str:
+    spec = plan.spec
+    parts = [prompt.sha256, spec.prompt_seconds, codec, plan.weights.get(codec), _is_speech(plan)]
+    return content_hash("codec check", 1, *parts, length=12)
+
+
+def _is_speech(plan: Plan) -> bool:
+    """Whether the benchmark asks for STOI, which says nothing of music."""
+    return StoiMetric.name in plan.spec.metrics
+
+
+def _checks(plan: Plan, missing: Sequence[tuple[PromptSpec, str]]) -> Iterator[CodecCheck]:
+    """The missing checks, a batch of prompts at a time, so that each is read once."""
+    if not missing:
+        return
+    from calm_bench.codecs.loading import load_codec
+
+    codecs = {name: load_codec(name, "cpu") for name in dict.fromkeys(name for _, name in missing)}
+    prompts = list({prompt.id: prompt for prompt, _ in missing}.values())
+    rates = dict.fromkeys(codec.sample_rate for codec in codecs.values())
+    for first in range(0, len(prompts), plan.spec.batch_size):
+        batch = prompts[first : first + plan.spec.batch_size]
+        for rate in rates:
+            loaded = (load_prompt(prompt, plan.spec, plan.root, rate) for prompt in batch)
+            heads = np.stack([p.wave[: round(plan.spec.prompt_seconds * rate)] for p in loaded])
+            for name, codec in codecs.items():
+                if codec.sample_rate == rate:
+                    yield from _compared(plan, batch, name, heads, codec)
+
+
+def _compared(
+    plan: Plan, prompts: Sequence[PromptSpec], name: str, heads: Wave, codec: "Codec"
+) -> Iterator[CodecCheck]:
+    """Prompts [B, S] beside what the codec returns of them."""
+    import torch
+
+    with torch.inference_mode():
+        returned = codec.decode(codec.encode(torch.from_numpy(heads)))
+    B, S = heads.shape
+    rate = codec.sample_rate
+    pairs = zip(prompts, heads, returned[:B, :S].float().cpu().numpy(), strict=True)
+    for prompt, before, after in pairs:
+        yield CodecCheck(
+            prompt_id=prompt.id,
+            codec=name,
+            recipe_id=_recipe_id(plan, prompt, name),
+            level_db=_level(before),
+            returned_level_db=_level(after),
+            bandwidth_hz=_bandwidth(before, rate),
+            returned_bandwidth_hz=_bandwidth(after, rate),
+            stoi=_stoi(before, after, rate) if _is_speech(plan) else None,
+        )
+
+
+def _level(wave: Wave) -> float:
+    power = float(np.mean(wave.astype(np.float64) ** 2))
+    return 10.0 * float(np.log10(max(power, SILENT)))
+
+
+def _bandwidth(wave: Wave, sample_rate: int) -> float:
+    """The highest frequency in Hz whose power is within 50 dB of the strongest; 0 for silence."""
+    power = mean_power(wave, 1024)  # [513]
+    loud = np.flatnonzero(power > max(power.max() / 10.0 ** (WITHIN_DB / 10.0), SILENT))
+    return float(loud[-1]) * sample_rate / 1024 if len(loud) else 0.0
+
+
+def _stoi(before: Wave, after: Wave, sample_rate: int) -> float | None:
+    try:
+        found = StoiMetric().compare(after, before, sample_rate)["stoi"]
+    except MissingExtraError:
+        return None
+    return None if isinstance(found, str) else float(found)

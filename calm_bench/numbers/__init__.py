@@ -1,0 +1,1 @@
+"""Times to ratios, and which rows are compared."""

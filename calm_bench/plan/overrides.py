@@ -1,0 +1,159 @@
+"""What the command line changes of a benchmark, and what follows from it for the reader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calm_bench.asr import listener
+from calm_bench.config import AT_STEP, BenchmarkSpec, PromptSpec, SystemRow, kept_steps
+from calm_bench.core import paths
+from calm_bench.core.audio import AudioInfo, probe_audio
+from calm_bench.core.recordings import few
+from calm_bench.errors import InputError
+from calm_bench.plan.rows import ROUND_TRIP, choose_systems, with_head_steps, with_precisions
+from calm_bench.types import Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the command line changes of a benchmark; empty or None leaves the benchmark's own.
+
+    Attributes:
+        text_temperature: None lets the text stream follow the audio's temperature.
+        head_steps: A row for each, of the systems whose head takes any number of steps.
+        seconds: Length of the clips, prompt included; may be longer than the recordings are.
+        prompt_audio: The user's own recordings, in place of the benchmark's prompts.
+        checkpoints: The weights kept in training in place of the final ones.
+        precisions: A row for each of every system.
+        latency: Whether systems are timed, if the benchmark times them.
+        asr: Who hears the words.
+        language: What is spoken.
+    """
+
+    temperatures: tuple[float, ...] = ()
+    text_temperature: float | None = None
+    head_steps: tuple[int, ...] = ()
+    seconds: float | None = None
+    systems: tuple[str, ...] = ()
+    n_prompts: int | None = None
+    prompt_audio: tuple[Path, ...] = ()
+    n_seeds: int = 1
+    checkpoints: bool = False
+    precisions: tuple[Precision, ...] = ()
+    latency: bool = True
+    asr: str | None = None
+    language: str | None = None
+
+
+def apply_overrides(
+    spec: BenchmarkSpec, overrides: Overrides
+) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """The benchmark as the options change it, and notes on what follows from them.
+
+    Raises:
+        UnknownNameError: For a system that does not exist.
+        InputError: If an option does not fit the benchmark.
+    """
+    update: dict[str, Any] = {"asr": _listener(spec, overrides)}
+    notes: tuple[str, ...] = ()
+    if overrides.temperatures:
+        update["temperatures"] = tuple(dict.fromkeys(overrides.temperatures))
+    if overrides.seconds is not None:
+        if overrides.seconds <= spec.prompt_seconds:
+            raise InputError(
+                f"clips of {overrides.seconds:g} s have no room after the prompt of "
+                f"{spec.prompt_seconds:g} s"
+            )
+        update["seconds"] = overrides.seconds
+    if not overrides.latency:
+        update["latency"] = None
+    systems = spec.systems
+    if overrides.systems:
+        systems = update["systems"] = choose_systems(spec, overrides.systems)
+        if not any(row.baseline for row in systems):
+            notes += ("no baseline among these systems: differences are to the first of them",)
+    if overrides.head_steps:
+        systems = update["systems"] = with_head_steps(systems, overrides.head_steps)
+    if overrides.precisions:
+        update["systems"] = with_precisions(systems, overrides.precisions)
+    spec = spec.model_copy(update=update)
+    if overrides.checkpoints:
+        spec, more = _at_checkpoints(spec)
+        notes += more
+    return spec, notes
+
+
+def _listener(spec: BenchmarkSpec, overrides: Overrides) -> str | None:
+    """The recogniser, which knows the language; found out before anything is generated."""
+    if overrides.asr is None and overrides.language is None:
+        return spec.asr
+    if spec.asr is None:
+        raise InputError(f"{spec.name} listens to no words: it takes no --asr and no --language")
+    return listener(overrides.asr or spec.asr, overrides.language)
+
+
+def _at_checkpoints(spec: BenchmarkSpec) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """A row for each checkpoint that was kept of each system, against the reference alone."""
+
+    def at(row: SystemRow, step: int) -> SystemRow:
+        return row.model_copy(update={"model": f"{row.model}{AT_STEP}{step}"})
+
+    kept = {row.model: kept_steps(row.model) for row in spec.systems}
+    rows = tuple(at(row, step) for row in spec.systems for step in kept[row.model])
+    without = ", ".join(sorted(name for name, steps in kept.items() if not steps))
+    if not rows:
+        raise InputError(
+            f"no checkpoints were kept of {without}: "
+            "calm-bench train NAME --set keep_every=STEPS keeps them"
+        )
+    references = tuple(name for name in spec.references if name == "reference")
+    update = {"systems": rows, "references": references, "latency": None}
+    notes = ["weights kept in training in place of the final ones; nothing is timed"]
+    notes += [f"no checkpoints were kept of {without}"] if without else []
+    return spec.model_copy(update=update), tuple(notes)
+
+
+def check_lengths(
+    spec: BenchmarkSpec, root: Path, prompts: Sequence[PromptSpec]
+) -> tuple[str, ...]:
+    """What to know of recordings that end before the clips do.
+
+    Raises:
+        InputError: If some are shorter than the prompt that is cut from them.
+    """
+    ends = {prompt.audio: end for prompt in prompts if (end := _declared(root, prompt))}
+    short = [
+        f"{name} ({end.seconds:.2f} s)"
+        for name, end in ends.items()
+        if not end.lasts(spec.prompt_seconds)
+    ]
+    if short:
+        raise InputError(
+            f"too short for the prompt of {spec.prompt_seconds:g} s: {few(short)}; "
+            f"`calm-bench data folder DIR --out CORPUS --min-seconds {spec.prompt_seconds:g}` "
+            "leaves them out, and --prompt-audio takes the CORPUS"
+        )
+    early = {name: end.seconds for name, end in ends.items() if not end.lasts(spec.seconds)}
+    if not early or not any(_plays_recording(row) for row in spec.references):
+        return ()
+    first = min(early, key=lambda name: early[name])
+    return (
+        f"{len(early)} of {len(prompts)} recordings end before the clips' {spec.seconds:g} s, "
+        f"{first} first, after {early[first]:.2f} s: rows made of recordings hold what there is of "
+        "them, and what is measured against recordings looks no further",
+    )
+
+
+def _declared(root: Path, prompt: PromptSpec) -> AudioInfo | None:
+    """What a recording's header says; None for one that is refused with its fault when read."""
+    try:
+        found = probe_audio(paths.inside(root, prompt.audio))
+    except InputError:
+        return None
+    return found if found.seconds > 0 else None
+
+
+def _plays_recording(row: str) -> bool:
+    """Whether a reference row is made of the real continuation."""
+    return row in ("reference", "noise") or row.endswith(ROUND_TRIP)

@@ -1,0 +1,311 @@
+"""What a run will do, decided before anything is done: rows, trials, and the batches they run in.
+
+A plan is a pure function of the benchmark, the options and the models' configurations. Its hash is
+the run's name, so the same command finds its run again, and its batches never depend on what is
+left to do, so a resumed run makes the same clips.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calm_bench import registry
+from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark, load_model_config
+from calm_bench.core import paths
+from calm_bench.core.recordings import few
+from calm_bench.data.languages import refuse_other_languages
+from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
+from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
+from calm_bench.errors import BenchError, InputError, UnknownNameError
+from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
+from calm_bench.plan.rows import Models, cells_of, identity_of
+from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.store.codec_checks import CodecCheck
+from calm_bench.store.records import Cell
+from calm_bench.store.titles import cell_name, swept
+
+
+def missing_models(spec: BenchmarkSpec) -> list[str]:
+    """The systems and codecs of a benchmark that have no folder."""
+    return [name for name in _models(spec) if _state(name) == "missing"]
+
+
+def lacking(spec: BenchmarkSpec) -> str | None:
+    """In a few words what must come before the benchmark can run; None if nothing does."""
+    states = {name: _state(name) for name in _models(spec)}
+    parts = []
+    for state, words in (("missing", "models"), ("untrained", "weights of")):
+        if names := [name for name, found in states.items() if found == state]:
+            parts.append(f"{words} {', '.join(names)}")
+    if not (paths.benchmarks_dir() / spec.prompts).is_file():
+        parts.append(spec.prompts)
+    return "lacks " + "; ".join(parts) if parts else None
+
+
+def _models(spec: BenchmarkSpec) -> list[str]:
+    names = [row.model for row in spec.systems]
+    return list(dict.fromkeys([*names, *(row.model for row in spec.codecs.values())]))
+
+
+def _state(name: str) -> str:
+    try:
+        config, folder = load_model_config(name)
+    except UnknownNameError:
+        return "missing"
+    except BenchError:
+        return "broken"  # whoever loads it says how; `doctor` does
+    untrained = config.weights is not None and not (folder / config.weights.file).is_file()
+    return "untrained" if untrained else "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One clip to be made: a row, a prompt and a draw."""
+
+    trial_id: str
+    cell_id: str
+    prompt: PromptSpec
+    seed_index: int
+    seed: int
+
+    @property
+    def clip(self) -> str:
+        """Where the audio goes, relative to the run folder."""
+        return f"clips/{self.cell_id}/{self.prompt.id}.{self.seed_index}.flac"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Trials of one row that are generated together, always the same ones."""
+
+    cell: Cell
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a run will do.
+
+    Attributes:
+        spec: The benchmark with the options applied.
+        root: The folder that the prompts' audio paths are relative to.
+        weights: By model, the sha256 of its weights; None for random ones.
+        notes: What the options changed that the user may not expect.
+        checks: What the codecs make of the prompts, where that was looked at.
+    """
+
+    spec: BenchmarkSpec
+    root: Path
+    prompts: tuple[PromptSpec, ...]
+    cells: tuple[Cell, ...]
+    batches: tuple[Batch, ...]
+    weights: Mapping[str, str | None]
+    plan_hash: str
+    n_seeds: int
+    notes: tuple[str, ...] = ()
+    checks: tuple[CodecCheck, ...] = ()
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: the benchmark and a short hash of the plan."""
+        return f"{self.spec.name}-{self.plan_hash[:8]}"
+
+    @property
+    def n_trials(self) -> int:
+        """How many clips the run makes."""
+        return sum(len(batch.trials) for batch in self.batches)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as one JSON object."""
+        return {
+            "run_id": self.run_id,
+            "benchmark": self.spec.name,
+            "version": self.spec.version,
+            "cells": [cell.model_dump() for cell in self.cells],
+            "prompts": [prompt.id for prompt in self.prompts],
+            "seeds": self.n_seeds,
+            "n_trials": self.n_trials,
+            "n_batches": len(self.batches),
+            "metrics": list(self.spec.metrics),
+            "notes": list(self.notes),
+            "codec_checks": [check.model_dump() for check in self.checks],
+        }
+
+
+def expand(benchmark: str, overrides: Overrides) -> Plan:
+    """Turn a benchmark and the options into rows, trials and batches.
+
+    Raises:
+        UnknownNameError: For a benchmark, system, metric or reference row that does not exist.
+        InputError: If a file or the number of prompts cannot be used.
+        WeightsError: If a model's weights file is missing.
+    """
+    spec, notes = apply_overrides(load_benchmark(benchmark), overrides)
+    for name in spec.metrics:
+        registry.target("metric", name)
+    for name in (*spec.embedding, *spec.embedding_if_usable):
+        registry.target("embedding", name)
+    if len(missing_models(spec)) > 1:  # one alone gets near names
+        raise InputError(f"{spec.name} cannot run here: it {lacking(spec)}")
+    root, prompts, prompt_notes = _prompts(benchmark, spec, overrides)
+    notes += check_lengths(spec, root, prompts)
+    models = Models()
+    cells = tuple(cells_of(spec, overrides.text_temperature, models))
+    # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
+    plan_hash = content_hash(
+        [spec.name, spec.version, spec.prompt_seconds, spec.seconds, spec.batch_size],
+        [identity_of(cell, models) for cell in cells],
+        [[p.id, p.sha256, *filter(None, [p.group])] for p in prompts],
+        overrides.n_seeds,
+        spec.latency.model_dump() if spec.latency else None,
+        *(asked for asked in (overrides.asr, overrides.language) if asked is not None),
+    )
+    return Plan(
+        spec=spec,
+        root=root,
+        prompts=prompts,
+        cells=cells,
+        batches=tuple(_batches(spec, cells, prompts, overrides.n_seeds, models)),
+        weights=models.weights,
+        plan_hash=plan_hash,
+        n_seeds=overrides.n_seeds,
+        notes=(
+            *notes,
+            *prompt_notes,
+            *_too_few_clips(spec.metrics, prompts, overrides.n_seeds),
+            *_random_weights(models.weights),
+        ),
+    )
+
+
+def check_prompts(plan: Plan) -> None:
+    """Read every prompt once.
+
+    Raises:
+        InputError: If some are missing, changed, damaged, silent or too short.
+    """
+    faults = []
+    for prompt in plan.prompts:
+        try:
+            load_prompt(prompt, plan.spec, plan.root)
+        except InputError as error:
+            faults.append(str(error))
+    if len(faults) > 1:
+        n = len(plan.prompts)
+        raise InputError(f"{len(faults)} of {n} prompts cannot be used: {few(faults)}")
+    if faults:
+        raise InputError(faults[0])
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan in words, to be printed before anything is done."""
+    spec, n = plan.spec, len(plan.prompts)
+    seeds = f" × {plan.n_seeds} seeds" if plan.n_seeds > 1 else ""
+    lines = [
+        f"{spec.name} (version {spec.version}): {spec.description}",
+        f"{len(plan.cells)} rows × {n} prompts{seeds} = {plan.n_trials} clips "
+        f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
+    ]
+    several = swept(plan.cells)
+    lines += [f"  {_cell_line(cell, cell.label in several)}" for cell in plan.cells]
+    if spec.metrics:
+        lines.append(f"metrics: {', '.join(spec.metrics)}")
+    if spec.latency:
+        lines.append(f"latency: {spec.latency.rounds} rounds of {spec.latency.frames} frames")
+    return lines + [f"note: {note}" for note in plan.notes]
+
+
+def _cell_line(cell: Cell, several_steps: bool) -> str:
+    name = cell_name(cell, several_steps=several_steps)
+    mark = " (baseline)" if cell.baseline else ""
+    return f"{name}{mark}: {cell.model}" if cell.kind == "system" else name
+
+
+def _too_few_clips(
+    metrics: Sequence[str], prompts: Sequence[PromptSpec], n_seeds: int
+) -> Iterator[str]:
+    """Which metrics will say nothing of rows this small; more draws make no more recordings."""
+    recordings = len({prompt.sha256 for prompt in prompts})
+    short = defaultdict(list)
+    for name in metrics:
+        metric = registry.load("metric", name)
+        n = recordings if "reference" in metric.needs else recordings * n_seeds
+        if metric.fewest_clips > n:
+            short[metric.fewest_clips, n].append(name)
+    for (fewest, n), names in short.items():
+        yield f"{n} clips a row leave a dash under {', '.join(names)}: {fewest} are needed"
+
+
+def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
+    names = sorted(name for name, sha256 in weights.items() if sha256 is None)
+    if names:
+        yield (
+            f"random weights in {', '.join(names)}: what is measured of them says something of "
+            "speed and nothing of quality"
+        )
+
+
+def _prompts(
+    benchmark: str, spec: BenchmarkSpec, overrides: Overrides
+) -> tuple[Path, tuple[PromptSpec, ...], tuple[str, ...]]:
+    """The chosen prompts, the folder their audio is relative to, and what to know about them."""
+    if overrides.prompt_audio:
+        candidates, said = find_candidates(overrides.prompt_audio)
+        _check_count("--prompt-audio", overrides.n_prompts, candidates, len(candidates))
+        chosen = candidates[: overrides.n_prompts]
+        if spec.asr is not None:
+            refuse_other_languages(chosen, spec.asr)
+        own, left = own_prompts(chosen, spec.seconds)
+        return Path(Path.cwd().anchor), tuple(own), (*said, *left, *text_note(own, spec.asr))
+    is_file = benchmark.endswith((".yaml", ".yml"))
+    root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
+    listed = read_prompt_specs(paths.inside(root, spec.prompts))
+    there = present_prompts(listed, root)
+    _check_count(spec.name, overrides.n_prompts, there, len(listed))
+    _check_count(spec.name, spec.default_prompts, listed, len(listed))
+    wanted = overrides.n_prompts or spec.default_prompts or len(listed)
+    notes = (f"{len(there)} of {wanted} prompts: {_WHEEL}",) if wanted > len(there) else ()
+    return root, tuple(there[:wanted]), notes
+
+
+_WHEEL = "an installed package carries the first of them, a checkout all"
+
+
+def _check_count(name: str, asked: int | None, prompts: Sequence[object], n_listed: int) -> None:
+    if asked is not None and asked > len(prompts):
+        more = f" ({n_listed} are listed: {_WHEEL})" if n_listed > len(prompts) else ""
+        raise InputError(f"{name} has {len(prompts)} prompts, not the {asked} asked for{more}")
+
+
+def _batches(
+    spec: BenchmarkSpec,
+    cells: Sequence[Cell],
+    prompts: Sequence[PromptSpec],
+    n_seeds: int,
+    models: Models,
+) -> Iterator[Batch]:
+    """Every row's trials, cut into batches in the order of the prompts."""
+    for cell in cells:
+        identity = [*identity_of(cell, models), spec.prompt_seconds, spec.seconds]
+        trials = [
+            _trial(spec, cell, identity, prompt, index)
+            for prompt in prompts
+            for index in range(n_seeds)
+        ]
+        for first in range(0, len(trials), spec.batch_size):
+            yield Batch(cell=cell, trials=tuple(trials[first : first + spec.batch_size]))
+
+
+def _trial(
+    spec: BenchmarkSpec, cell: Cell, identity: list[Any], prompt: PromptSpec, index: int
+) -> Trial:
+    seed = derive_seed(spec.name, spec.version, prompt.id, index)
+    return Trial(
+        trial_id=content_hash(cell.cell_id, identity, [prompt.id, prompt.sha256], index, seed),
+        cell_id=cell.cell_id,
+        prompt=prompt,
+        seed_index=index,
+        seed=seed,
+    )

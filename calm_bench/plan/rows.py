@@ -1,0 +1,225 @@
+"""The rows of a benchmark: references, systems at each temperature, and what identifies each."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from calm_bench import registry
+from calm_bench.config import (
+    BenchmarkSpec,
+    CodecRow,
+    SystemRow,
+    load_model_config,
+    model_names,
+    training_step_of,
+)
+from calm_bench.errors import InputError, UnknownNameError, WeightsError
+from calm_bench.seeds import content_hash
+from calm_bench.store.records import Cell
+from calm_bench.types import Precision, SamplingParams
+
+ROUND_TRIP = "_round_trip"
+FIXED_ROWS: dict[str, tuple[Literal["reference", "silence", "noise"], str]] = {
+    "reference": ("reference", "Reference"),
+    "silence": ("silence", "Silence"),
+    "noise": ("noise", "Noise, reference spectrum"),
+}
+"""Rows that no codec and no system makes: kind and label."""
+
+
+def sampling_of(cell: Cell) -> SamplingParams:
+    """How a system's row draws."""
+    if cell.temperature is None:
+        raise ValueError(f"{cell.cell_id} is no system's row")
+    text = cell.text_temperature
+    return SamplingParams(
+        temperature=cell.temperature,
+        text_temperature=cell.temperature if text is None else text,
+        head_steps=cell.head_steps or 1,
+        top_k=cell.top_k or 0,
+    )
+
+
+class Models:
+    """Configurations of the models a plan names, each read once."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, str | None] = {}
+        self._identities: dict[tuple[str, str], str] = {}
+
+    def identity(self, name: str, kind: Literal["system", "codec"]) -> str:
+        """A hash of all that decides what the model does."""
+        if (kind, name) not in self._identities:
+            self._identities[kind, name] = self._read(name, kind)
+        return self._identities[kind, name]
+
+    def _read(self, name: str, kind: str) -> str:
+        config, folder = load_model_config(name)
+        if config.kind != kind:
+            raise InputError(f"{name} is a {config.kind}; a {kind} is needed here")
+        if config.weights and not (folder / config.weights.file).is_file():
+            raise WeightsError(
+                f"{name} has no weights: {folder / config.weights.file} does not exist; "
+                f"calm-bench train {name} makes them"
+            )
+        self.weights[name] = config.weights.sha256 if config.weights else config.release
+        codec = self.identity(config.codec, "codec") if config.codec else None
+        content = [config.type, config.version, config.architecture, config.seed]
+        return content_hash(content, self.weights[name], codec)
+
+
+def choose_systems(spec: BenchmarkSpec, wanted: Sequence[str]) -> tuple[SystemRow, ...]:
+    """Rows by model, by label or by the first part of their name; other models become new rows."""
+    rows: dict[tuple[str, str], SystemRow] = {}
+    for name in wanted:
+        hits = [
+            row
+            for row in spec.systems
+            if name in (row.model, row.label) or row.model.startswith(f"{name}-")
+        ]
+        if not hits and (name in model_names() or (Path(name) / "config.yaml").is_file()):
+            hits = [SystemRow(model=name, label=Path(name).name)]
+        if not hits:
+            known = [n for n in model_names() if load_model_config(n)[0].kind == "system"]
+            raise UnknownNameError("system", name, sorted({*known, *_first_parts(spec)}))
+        rows |= {(row.model, row.label): row for row in hits}
+    return tuple(rows.values())
+
+
+def _first_parts(spec: BenchmarkSpec) -> set[str]:
+    """The short names of a benchmark's systems: `calm` of calm-speech-tiny."""
+    return {row.model.split("-")[0] for row in spec.systems}
+
+
+def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple[SystemRow, ...]:
+    """The rows with these head steps where the head takes any number; one row for each model.
+
+    Raises:
+        InputError: If no system's head does.
+    """
+    rows: list[SystemRow] = []
+    swept: set[str] = set()
+    for row in systems:
+        if load_model_config(row.model)[0].type not in registry.ANY_HEAD_STEPS:
+            rows.append(row)
+        elif row.model not in swept:
+            swept.add(row.model)
+            rows.append(row.model_copy(update={"head_steps": tuple(dict.fromkeys(steps))}))
+    if not swept:
+        raise InputError("--head-steps: no system here has a head with a number of steps to choose")
+    return tuple(rows)
+
+
+def with_precisions(
+    systems: Sequence[SystemRow], precisions: Sequence[Precision]
+) -> tuple[SystemRow, ...]:
+    """The rows in each precision, which their labels name; the baseline stays in the first."""
+    rows = []
+    for row in systems:
+        for precision in dict.fromkeys(precisions):
+            update = {
+                "precision": precision,
+                "label": f"{row.label}, {precision}",
+                "baseline": row.baseline and precision == precisions[0],
+            }
+            rows.append(row.model_copy(update=update))
+    return tuple(rows)
+
+
+def cells_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Cell]:
+    """Reference rows first, then every system at every temperature."""
+    yield from (_reference_cell(spec, name, models) for name in spec.references)
+    taken: set[str] = set()
+    for row in spec.systems:
+        models.identity(row.model, "system")
+        for steps in row.head_steps:
+            for temperature in spec.temperatures:
+                cell = _system_cell(row, steps, temperature, text_temperature)
+                names = (cell.cell_id, *(f"{cell.cell_id}-{i}" for i in range(2, 100)))
+                name = next(name for name in names if name not in taken)
+                taken.add(name)
+                yield cell.model_copy(update={"cell_id": name})
+
+
+def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | None) -> Cell:
+    base, step = training_step_of(row.model)
+    text = (temperature if text is None else text) if has_text(row.model) else None
+    name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
+    name += f"-text{text:g}" if text not in (None, temperature) else ""
+    name += f"-s{steps}" if len(row.head_steps) > 1 else ""
+    name += f"-{row.precision}" if row.precision else ""
+    return Cell(
+        cell_id=name,
+        label=row.label,
+        kind="system",
+        model=row.model,
+        temperature=temperature,
+        text_temperature=text,
+        head_steps=steps,
+        top_k=row.top_k,
+        training_step=step,
+        precision=row.precision,
+        baseline=row.baseline,
+    )
+
+
+def with_temperature_kind(cell: Cell) -> Cell:
+    """A row with what its temperature means, which only the system's class knows."""
+    if cell.kind != "system":
+        return cell
+    cls = registry.load("system", load_model_config(str(cell.model))[0].type)
+    return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
+
+
+def has_text(model: str) -> bool:
+    """Whether a system draws text beside its audio; one of another package may."""
+    config = load_model_config(model)[0]
+    ours = config.type in registry.SYSTEMS and config.type not in registry.OWN_TEXT
+    return not ours or bool(config.architecture.get("text"))
+
+
+def _reference_cell(spec: BenchmarkSpec, name: str, models: Models) -> Cell:
+    if (found := FIXED_ROWS.get(name)) is not None:
+        return Cell(cell_id=name, label=found[1], kind=found[0])
+    codec = name.removesuffix(ROUND_TRIP)
+    if codec == name:
+        known = [*FIXED_ROWS, *(f"{codec}{ROUND_TRIP}" for codec in spec.codecs)]
+        raise UnknownNameError("reference row", name, known)
+    if codec not in spec.codecs:
+        raise InputError(f"{spec.name} has a row {name} but names no codec for {codec!r}")
+    row = spec.codecs[codec]
+    models.identity(row.model, "codec")
+    return Cell(
+        cell_id=name,
+        label=row.label or f"{codec.upper()} round trip",
+        kind="round_trip",
+        model=row.model,
+        levels=_levels(row),
+    )
+
+
+def _levels(row: CodecRow) -> int | None:
+    """How many codebooks a round trip keeps; None for all.
+
+    Raises:
+        InputError: If the codec has fewer, or none.
+    """
+    if row.levels is None:
+        return None
+    has = load_model_config(row.model)[0].architecture.get("n_codebooks")
+    if not isinstance(has, int) or has < row.levels:
+        count = f"has {has}" if isinstance(has, int) else "has no codebooks"
+        raise InputError(f"{row.model} {count}: its first {row.levels} cannot be taken")
+    return row.levels if row.levels < has else None
+
+
+def identity_of(cell: Cell, models: Models) -> list[Any]:
+    """All that decides what a row sounds like."""
+    if cell.model is None:
+        return [cell.kind]
+    kind: Literal["system", "codec"] = "system" if cell.kind == "system" else "codec"
+    text = sampling_of(cell).text_temperature if cell.kind == "system" else None
+    drawn = [cell.temperature, text, cell.head_steps, cell.top_k]
+    levels = [] if cell.levels is None else [cell.levels]
+    precision = [] if cell.precision is None else [cell.precision]
+    return [cell.kind, models.identity(cell.model, kind), *drawn, *levels, *precision]

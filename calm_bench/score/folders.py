@@ -1,0 +1,281 @@
+"""Scores of any two folders of audio: set metrics, and the clip metrics that need no text."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from calm_bench import registry
+from calm_bench.core import paths
+from calm_bench.core.audio import AudioFacts
+from calm_bench.core.environment import describe_environment
+from calm_bench.core.recordings import Listing, few, group_of, list_recordings
+from calm_bench.errors import InputError
+from calm_bench.score.clips import ClipEntry, ClipShelf, sounds_of
+from calm_bench.score.likeness import unrelated
+from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair
+from calm_bench.score.scorer import Scorer, Setting
+from calm_bench.score.summary import Facts, Outcome, summarise_run
+from calm_bench.seeds import content_hash
+from calm_bench.store.records import Cell, Manifest
+from calm_bench.store.results import TrialCount
+from calm_bench.store.run_store import RunStore
+
+_ALONE = "there is no folder of originals: name one with --reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderScores:
+    """What is asked of folders.
+
+    Attributes:
+        metrics: Names of metrics; none for all that need no text.
+        embedding: What set metrics look through.
+        pair_by: The rule of `pairing` that finds a clip's original; None to take those of the same
+            path, and to do without where there are none.
+        group_by: The rule of `group_of` that says which files were cut from one recording; None if
+            each stands for itself.
+        asr: Who hears the words, for the metrics that need them.
+    """
+
+    metrics: tuple[str, ...] = ()
+    embedding: str | None = None
+    pair_by: str | None = None
+    group_by: str | None = None
+    asr: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """The readable clips of a folder, what is wrong with the others, and what was left out."""
+
+    path: Path
+    entries: list[ClipEntry]
+    failures: list[str]
+    notes: list[str]
+
+    @property
+    def lines(self) -> list[str]:
+        """What must be said of it: what was left out, what is there twice, what is wrong."""
+        n, distinct, groups = len(self.entries), self.n_distinct, {e.group for e in self.entries}
+        lines = list(self.notes)
+        if distinct < n:
+            lines.append(
+                f"{self.path}: n {n}, distinct {distinct}: copies of a recording count once"
+            )
+        if len(groups) < distinct:
+            lines.append(
+                f"{self.path}: {len(groups)} recordings, each resampled with all its clips"
+            )
+        return [*lines, *self.failures]
+
+    @property
+    def count(self) -> TrialCount:
+        """How many recordings were read and how many files could not be."""
+        return TrialCount(ok=self.n_distinct, failed=len(self.failures))
+
+    @property
+    def n_distinct(self) -> int:
+        """How many recordings the clips are."""
+        return len({entry.audio_id for entry in self.entries})
+
+
+def score_folders(
+    folder: Path,
+    reference: Path | None,
+    asked: FolderScores | None = None,
+    *,
+    out: Path | None = None,
+    command: Sequence[str] = (),
+) -> Outcome:
+    """Score the audio below a folder, against that below another one if there is one.
+
+    Files of both folders that pair are taken for versions of one recording, which round-trip
+    metrics compare. Files that cannot be read are counted and named, never skipped in silence.
+
+    Raises:
+        InputError: If a folder holds no readable audio, or nothing pairs by the rule asked for.
+        UnknownNameError: If there is no such metric or embedding.
+    """
+    asked = asked or FolderScores()
+    for name in asked.metrics:
+        registry.target("metric", name)
+    if asked.embedding is not None:
+        registry.target("embedding", asked.embedding)
+    listings = _list_sides(folder, reference)
+    pairing = _pair(listings, asked.pair_by)
+    versions = {"clips": pairing.originals} if reference is not None else {}
+    sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
+    names = list(asked.metrics) or _metrics_without_text(paired=bool(pairing.originals))
+    unpaired = list(pairing.notes(str(folder), str(reference)))
+    setting = Setting(
+        asr=asked.asr,
+        embeddings=(asked.embedding,) if asked.embedding else (),
+        unpaired=unpaired[0] if unpaired else _ALONE,
+    )
+    cells = _cells(sides, paired=bool(pairing.originals))
+    manifest = _manifest(sides, asked, names, command)
+    store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
+    store.refuse_foreign()
+    with store.lock():
+        manifest = store.begin(manifest)
+        shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
+        scorer = Scorer(cells, shelf, store, setting)
+        scores = scorer.score(names, [])
+        facts = _facts(manifest, cells, sides, unpaired, scorer)
+        outcome = Outcome(folder=store.root, results=summarise_run(facts, shelf, scores, []))
+        store.write_results(outcome.results)
+        status = "partial" if outcome.n_failed else "finished"
+        store.write_manifest(manifest.model_copy(update={"status": status}))
+    return outcome
+
+
+def _facts(
+    manifest: Manifest,
+    cells: Sequence[Cell],
+    sides: Mapping[str, Folder],
+    notes: Sequence[str],
+    scorer: Scorer,
+) -> Facts:
+    """What is to be said of the folders, at the end of it these notes and what scoring found."""
+    originals = sides["reference"].entries if "reference" in sides else ()
+    doubt = unrelated(sides["clips"].entries, originals)
+    doubts = [] if doubt is None else [doubt]
+    return Facts(
+        run_id=manifest.run_id,
+        benchmark=manifest.benchmark,
+        version=manifest.version,
+        cells=cells,
+        trials={cell_id: side.count for cell_id, side in sides.items()},
+        failures=scorer.failures,
+        notes=[*(line for side in sides.values() for line in side.lines), *notes, *doubts],
+    )
+
+
+def _cells(sides: Mapping[str, Folder], *, paired: bool) -> list[Cell]:
+    """The reference's row, if there is one, and the row of what is scored."""
+    kinds: dict[str, Literal["reference", "round_trip", "system"]] = {
+        "reference": "reference",
+        "clips": "round_trip" if paired else "system",
+    }
+    return [Cell(cell_id=r, label=str(side.path), kind=kinds[r]) for r, side in sides.items()]
+
+
+def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:
+    """The clips, and the reference before them if there is one; neither holds files of the other.
+
+    Raises:
+        InputError: If they are one folder, or one of them holds no sound files.
+    """
+    sides = {"clips": (folder, reference)}
+    if reference is not None:
+        if folder.resolve() == reference.resolve():
+            raise InputError(
+                f"{folder} and --reference {reference} are the same folder: there is nothing to "
+                "measure against anything else"
+            )
+        sides = {"reference": (reference, folder), **sides}
+    found = {
+        row: list_recordings(here, [other] if other else ()) for row, (here, other) in sides.items()
+    }
+    for listing in found.values():
+        listing.refuse_empty()
+    return found
+
+
+def _pair(listings: Mapping[str, Listing], rule: str | None) -> Pairing:
+    """What belongs together; a rule that was asked for has to say so of every file it fits.
+
+    Raises:
+        InputError: If it pairs nothing, or fits two originals.
+    """
+    if "reference" not in listings:
+        if rule is not None:
+            raise InputError("--pair-by pairs clips with --reference DIR, which is missing")
+        return pair((), ())
+    clips, reference = listings["clips"], listings["reference"]
+    found = pair(clips.names, reference.names, rule or DEFAULT_RULE)
+    notes = list(found.notes(str(clips.folder), str(reference.folder)))
+    if rule is not None and found.ambiguous:
+        name, fitting = next(iter(found.ambiguous.items()))
+        raise InputError(
+            f"--pair-by {rule}: {name} in {clips.folder} could be a version of "
+            f"{few(fitting)} in {reference.folder}"
+        )
+    if rule is not None and not found.originals:
+        raise InputError(f"--pair-by {rule} pairs nothing: {notes[0]}")
+    return found
+
+
+def read_folder(
+    listing: Listing, originals: Mapping[str, str] | None = None, group_by: str | None = None
+) -> Folder:
+    """Every sound file of a folder, under the name of its original if it has one.
+
+    Raises:
+        InputError: If none of its files can be read, or one is of no group.
+    """
+    # No original is called ./a.wav, so that what is not paired is paired by no metric.
+    names = [n if originals is None else originals.get(n, f"./{n}") for n in listing.names]
+    groups = [n if group_by is None else group_of(group_by, n.removeprefix("./")) for n in names]
+    drawn = Counter[str]()
+    entries, failures, remarks = [], list(listing.unlisted), []
+    sounds = sounds_of(listing.files, f"reading {listing.folder.name}")
+    for path, name, group, sound in zip(listing.files, names, groups, sounds, strict=True):
+        if isinstance(sound, InputError):
+            failures.append(str(sound))
+            continue
+        entries.append(_entry(path, name, group, drawn[name], sound))
+        drawn[name] += 1
+        remarks += [f"{listing.name(path)} ({remark})" for remark in sound.remarks]
+    if not entries:
+        raise InputError(f"{listing.folder} holds no readable audio: {failures[0]}")
+    notes = listing.notes
+    if remarks:
+        notes.append(
+            f"listen to these before you believe their numbers, in {listing.folder}: {few(remarks)}"
+        )
+    return Folder(path=listing.folder, entries=entries, failures=failures, notes=notes)
+
+
+def _entry(path: Path, name: str, group: str, index: int, sound: AudioFacts) -> ClipEntry:
+    return ClipEntry(
+        clip_id=content_hash(name, index, sound.audio_id),
+        prompt_id=name,
+        group=group,
+        seed_index=index,
+        path=path,
+        sound=sound,
+        prompt_seconds=0.0,
+        words=None,
+    )
+
+
+def _metrics_without_text(*, paired: bool) -> list[str]:
+    """The registered metrics that look at audio alone, with those of pairs if there are pairs."""
+    beyond = {"text", "transcript"} | (set() if paired else {"paired_reference"})
+    names = registry.names("metric")
+    return [name for name in names if not beyond & registry.load("metric", name).needs]
+
+
+def _manifest(
+    sides: Mapping[str, Folder],
+    asked: FolderScores,
+    metrics: Sequence[str],
+    command: Sequence[str],
+) -> Manifest:
+    clips = [[entry.identity for entry in side.entries] for side in sides.values()]
+    plan_hash = content_hash(clips, list(metrics), asked.embedding, asked.asr)
+    folders = [str(side.path) for side in sides.values()]
+    return Manifest(
+        run_id=f"score-{plan_hash[:8]}",
+        benchmark="score",
+        version=1,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tuple(command),
+        plan_hash=plan_hash,
+        options={"folders": folders, **asdict(asked), "metrics": list(metrics)},
+        environment=describe_environment("cpu"),
+    )

@@ -1,0 +1,201 @@
+"""Which file of one folder is a version of which file of another, by their names alone.
+
+A rule turns a name into a key, and a file is a version of the original with its key:
+
+    path             the path below the folder, without suffix: `a/b.mp3` is a version of `a/b.wav`
+    stem             the same without folders: `x/b.mp3` is a version of `y/b.wav`
+    {}_gen           a template of the stem: `b_gen.wav` is a version of `b.wav`
+    {}_gen=orig_{}   one for each side, `b_gen.wav` of `orig_b.wav`; * stands for anything
+    gen/{}=real/{}   with a slash, a template of the path
+
+Where several originals fit, the one of the same name counts, else the one in the same folder.
+An original may have several versions; a version has one original.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import PurePosixPath
+
+from calm_bench.core.recordings import few
+from calm_bench.errors import InputError
+
+DEFAULT_RULE = "path"
+
+Key = Callable[[str], str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """What belongs together.
+
+    Attributes:
+        originals: By the name of a version, the name of its original.
+        ambiguous: By the name of a file, the originals that it could be a version of.
+        unpaired: Files without an original, the ambiguous ones among them.
+        childless: Originals without a version.
+        reasons: Why the first unpaired files are: with their names.
+        suggestion: The rule that would pair more of them, the best if there are several.
+    """
+
+    originals: Mapping[str, str]
+    ambiguous: Mapping[str, Sequence[str]]
+    unpaired: Sequence[str]
+    childless: Sequence[str]
+    reasons: Sequence[str]
+    suggestion: str | None
+
+    def notes(self, folder: str, reference: str) -> Iterator[str]:
+        """What does not pair: how many, the first three and why, and what would pair them."""
+        n = len(self.originals) + len(self.unpaired)
+        if self.unpaired:
+            reasons = few(self.reasons, len(self.unpaired))
+            hint = f"; --pair-by '{self.suggestion}' would pair more" if self.suggestion else ""
+            yield (
+                f"{len(self.unpaired)} of {n} files in {folder} have no original in {reference}: "
+                f"{reasons}{hint}"
+            )
+        if self.originals and self.childless:
+            yield (
+                f"{len(self.childless)} files in {reference} have no version in {folder}: "
+                f"{few(self.childless)}"
+            )
+
+
+def pair(names: Sequence[str], originals: Sequence[str], rule: str = DEFAULT_RULE) -> Pairing:
+    """Find each file's original; names are paths below their folders, with suffixes.
+
+    Raises:
+        InputError: If the rule is none of those above.
+    """
+    found, ambiguous = _match(names, originals, rule)
+    unpaired = [name for name in names if name not in found]
+    near = _Near(originals)
+    taken = set(found.values())
+    return Pairing(
+        originals=found,
+        ambiguous=ambiguous,
+        unpaired=unpaired,
+        childless=[name for name in originals if name not in taken],
+        reasons=[f"{n} ({near.reason(n, ambiguous.get(n, ()))})" for n in unpaired[:3]],
+        suggestion=_suggestion(names, originals, unpaired) if unpaired else None,
+    )
+
+
+def _match(
+    names: Iterable[str], originals: Iterable[str], rule: str
+) -> tuple[dict[str, str], dict[str, Sequence[str]]]:
+    """By name, the original; and where there are several of them, all."""
+    ours, theirs = _keys(rule)
+    by_key: dict[str | None, list[str]] = {}
+    for other in originals:
+        by_key.setdefault(theirs(other), []).append(other)
+    by_key.pop(None, None)
+    found: dict[str, str] = {}
+    ambiguous: dict[str, Sequence[str]] = {}
+    for name in names:
+        fitting = by_key.get(ours(name), [])
+        same = [other for other in fitting if other == name]
+        beside = [o for o in fitting if PurePosixPath(o).parent == PurePosixPath(name).parent]
+        chosen = same or beside or fitting
+        if len(chosen) == 1:
+            found[name] = chosen[0]
+        elif chosen:
+            ambiguous[name] = chosen
+    return found, ambiguous
+
+
+def _keys(rule: str) -> tuple[Key, Key]:
+    """What a rule makes of a version's name and of an original's."""
+    if rule == "path":
+        return _path, _path
+    if rule == "stem":
+        return _stem, _stem
+    ours, _, theirs = rule.partition("=")
+    return _template(ours, rule), _template(theirs or "{}", rule)
+
+
+def _path(name: str) -> str:
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(_path(name)).name
+
+
+def _template(template: str, rule: str) -> Key:
+    """What stands in a name where {} stands in a template."""
+    if template.count("{}") != 1:
+        raise InputError(
+            f"--pair-by {rule!r} is neither path, nor stem, nor a template with one {{}} on each "
+            "side of its =, such as '{}_gen' for a_gen.wav, a version of a.wav"
+        )
+    parts = re.split(r"(\{\}|\*)", unicodedata.normalize("NFC", template))
+    meaning = {"{}": "(.+?)", "*": ".*?"}
+    pattern = re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
+    part_of = _path if "/" in template else _stem
+
+    def key(name: str) -> str | None:
+        match = pattern.fullmatch(part_of(name))
+        return match[1] if match else None
+
+    return key
+
+
+class _Near:
+    """What comes near a name among the originals."""
+
+    def __init__(self, originals: Sequence[str]) -> None:
+        self.paths = {_path(name) for name in originals}
+        self.by_stem: dict[str, str] = {}
+        self.by_case: dict[str, str] = {}
+        self.by_piece: dict[str, str] = {}
+        for name in originals:
+            stem = _stem(name)
+            self.by_stem.setdefault(stem, name)
+            self.by_case.setdefault(stem.casefold(), name)
+            for piece, _ in _pieces(stem):
+                self.by_piece.setdefault(piece, name)
+
+    def reason(self, name: str, fitting: Sequence[str]) -> str:
+        """Why a name has no original."""
+        if fitting:
+            return f"it could be a version of {' or '.join(fitting[:3])}"
+        stem = _stem(name)
+        if _path(name) in self.paths:
+            return "the rule does not fit its name"
+        if stem in self.by_stem:
+            return f"there is {self.by_stem[stem]}, in another folder"
+        if stem.casefold() in self.by_case:
+            return f"there is {self.by_case[stem.casefold()]}, in other case"
+        inside = [self.by_stem[piece] for piece, _ in _pieces(stem) if piece in self.by_stem]
+        near = inside[0] if inside else self.by_piece.get(stem)
+        return f"there is {near}" if near else "there is nothing like it"
+
+
+def _pieces(stem: str) -> list[tuple[str, str]]:
+    """The pieces of a stem between separators, the longest first, each with its template."""
+    words = [match.span() for match in re.finditer(r"[^\W_]+", stem)][:12]
+    spans = [(a[0], b[1]) for a, b in combinations([*words, *words], 2) if a[0] <= b[0]]
+    spans = sorted(set(spans) - {(0, len(stem))}, key=lambda span: span[0] - span[1])
+    return [(stem[a:b], f"{stem[:a]}{{}}{stem[b:]}") for a, b in spans]
+
+
+def _suggestion(
+    names: Sequence[str], originals: Sequence[str], unpaired: Sequence[str]
+) -> str | None:
+    """The rule that pairs most of all names, None if none pairs more than are paired."""
+    theirs, ours = {_stem(name) for name in originals}, {_stem(name) for name in names}
+    tried: Counter[str] = Counter()
+    for name in unpaired:
+        tried.update(rule for piece, rule in _pieces(_stem(name)) if piece in theirs)
+    for name in originals:
+        tried.update(f"{{}}={rule}" for piece, rule in _pieces(_stem(name)) if piece in ours)
+    best, most = None, len(names) - len(unpaired)
+    for rule in [DEFAULT_RULE, "stem", *(rule for rule, _ in tried.most_common(4))]:
+        n = len(_match(names, originals, rule)[0])
+        best, most = (rule, n) if n > most else (best, most)
+    return best

@@ -1,0 +1,102 @@
+"""The latency stage of a run: which systems are timed, and on which prompt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calm_bench.config import LatencySpec
+from calm_bench.data.prompts import load_prompt
+from calm_bench.numbers.speed import arm_key
+from calm_bench.plan.plan import Plan
+from calm_bench.plan.rows import sampling_of
+from calm_bench.seeds import derive_seed
+from calm_bench.speed.clocks import clock_for
+from calm_bench.speed.protocol import Arm, allocated, measure, missing_rounds, peak_allocated
+from calm_bench.store.records import Cell
+from calm_bench.store.run_store import RunStore
+from calm_bench.systems.prompts import Grid, system_prompt
+from calm_bench.types import Precision
+
+if TYPE_CHECKING:
+    from calm_bench.systems.base import System
+
+
+def time_systems(plan: Plan, store: RunStore, device: str) -> None:
+    """Time every system of a plan, and the baseline twice, in the rounds that are still missing."""
+    if plan.spec.latency is None:
+        return
+    timed = _timed_cells(plan.cells)
+    wanted = {(cell.cell_id, is_control) for cell, is_control in timed}
+    missing = missing_rounds(wanted, plan.spec.latency, store)
+    if not missing:
+        return
+    seed = derive_seed("latency", plan.plan_hash)
+    arms = _arms(plan, timed, device)
+    measure(arms, plan.spec.latency, store, missing, seed=seed, clock=clock_for(device))
+
+
+def _timed_cells(cells: Sequence[Cell]) -> list[tuple[Cell, bool]]:
+    """The first row of each system, and the baseline (or else the first) once more as control."""
+    first: dict[object, Cell] = {}
+    for cell in cells:
+        if cell.kind == "system":
+            first.setdefault(arm_key(cell), cell)
+    rows = list(first.values())
+    control = next((cell for cell in rows if cell.baseline), rows[0] if rows else None)
+    return [(cell, False) for cell in rows] + ([(control, True)] if control else [])
+
+
+def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[Arm]:
+    """The systems loaded, side by side, each with the first prompt on its own frames."""
+    from calm_bench.systems.loading import load_system
+
+    spec, latency = plan.spec, plan.spec.latency or LatencySpec()
+    systems, own = {}, {}
+    for key in dict.fromkeys(_loaded(cell) for cell, _ in timed):
+        before = allocated(device)
+        systems[key] = load_system(key[0], device, precision=key[1])
+        own[systems[key]] = allocated(device) - before
+    slowest = min(system.codec.frame_rate for system in systems.values())
+    arms = []
+    for cell, is_control in timed:
+        system = systems[_loaded(cell)]
+        grid = Grid.of(system.codec)
+        prompt = load_prompt(plan.prompts[0], spec, plan.root, grid.sample_rate)
+        arms.append(
+            Arm(
+                cell_id=cell.cell_id,
+                system=system,
+                sampling=sampling_of(cell),
+                prompts=(
+                    system_prompt(
+                        prompt.wave, prompt.words or (), grid, spec.prompt_seconds, device
+                    ),
+                ),
+                n_frames=round(latency.frames * system.codec.frame_rate / slowest),
+                control=is_control,
+            )
+        )
+    return _with_peaks(arms, own, device) if device.startswith("cuda") else arms
+
+
+def _with_peaks(arms: Sequence[Arm], own: Mapping["System", int], device: str) -> list[Arm]:
+    """The arms with the most memory that each held at once; `own` is what each system's load took.
+
+    All systems are in the same memory, so one's peak is the total's without what others hold.
+    """
+    import torch
+
+    one = torch.ones(1, 1, device=arms[0].system.device)
+    torch.mm(one, one)  # from here on the library has its workspace, which is no system's
+    peaks: dict[str, int] = {}
+    for system, size in own.items():
+        others = allocated(device) - size
+        for arm in arms:
+            if arm.system is system and not arm.control:
+                peaks[arm.cell_id] = peak_allocated(arm, arm.n_frames or 1, others)
+    return [replace(arm, peak_bytes=peaks[arm.cell_id]) for arm in arms]
+
+
+def _loaded(cell: Cell) -> tuple[str, Precision]:
+    """The model and precision that a row runs on."""
+    return str(cell.model), cell.precision or "fp32"

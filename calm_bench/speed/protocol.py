@@ -1,0 +1,263 @@
+"""How long a frame takes, stage by stage, by the same methods that made the clips.
+
+Timed: `backbone` is backbone_step and push (text stream included), `head` is head_step, `codec` is
+the streaming decoder's decode_step, `total` the whole frame on the same clock; first audio runs
+from the prompt in hand to the first frame's samples (encoding and prefill included). Excluded:
+loading, the recogniser, writing files, and the prompt's own audio, which a product would not play
+again.
+
+Every system runs once per round, in random order, and so does the baseline a second time (A/A):
+what the machine does over minutes then meets all systems alike, and the A/A ratio shows what is
+left of it. Ratios are medians over rounds of a round's ratio, so they say what a user of either
+system would see on this machine. They say nothing of another machine, batch size or a compiled
+model. At a batch of several prompts, a frame is one step of all of them.
+"""
+
+import gc
+import random
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from calm_bench.config import LatencySpec
+from calm_bench.core.environment import device_name
+from calm_bench.core.progress import stage
+from calm_bench.seeds import derive_seed
+from calm_bench.speed.clocks import Clock, CudaClock, HostClock, clock_for
+from calm_bench.store.records import LatencyRecord, Stage
+from calm_bench.store.run_store import RunStore
+from calm_bench.types import SamplingParams
+
+if TYPE_CHECKING:
+    from calm_bench.systems.base import Prompt, System
+
+__all__ = [
+    "Arm",
+    "ArmTimes",
+    "Clock",
+    "CudaClock",
+    "HostClock",
+    "allocated",
+    "clock_for",
+    "device_name",
+    "measure",
+    "peak_allocated",
+    "quiet",
+    "time_arm",
+    "time_round",
+    "warm_up",
+]
+
+WARM_UP_NS = 30_000_000_000
+WARM_UP_TIMES = 4
+WARM_UP_AGREEMENT = 0.02
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What is timed once per round: a system continuing prompts, under the id of its row.
+
+    Attributes:
+        n_frames: How many frames, where not the benchmark's: a codec of a higher frame rate takes
+            more of them for the same stretch of audio.
+        peak_bytes: The most GPU memory it held at once, weights included, where that was looked at.
+    """
+
+    cell_id: str
+    system: "System"
+    sampling: SamplingParams
+    prompts: tuple["Prompt", ...]
+    control: bool = False
+    n_frames: int | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmTimes:
+    """Nanoseconds of one generation: per stage one number per frame, and to the first audio."""
+
+    stage_ns: dict[Stage, tuple[int, ...]]
+    first_audio_ns: int
+
+
+def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
+    """The rounds in which an arm, (cell id, is control), has not been timed.
+
+    A round that was cut short is measured again as a whole, so that its arms share one state of the
+    machine.
+    """
+    found: dict[int, set[tuple[str, bool]]] = {}
+    for record in store.read(LatencyRecord):
+        found.setdefault(record.round, set()).add((record.cell_id, record.control))
+    return [number for number in range(spec.rounds) if not wanted <= found.get(number, set())]
+
+
+def measure(
+    arms: Sequence[Arm],
+    spec: LatencySpec,
+    store: RunStore,
+    rounds: Sequence[int],
+    *,
+    seed: int,
+    clock: Clock,
+) -> None:
+    """Time every arm once in each of these rounds, in an order drawn from the seed."""
+    with stage("latency, warming up", len(arms)) as advance:
+        for arm in arms:
+            if not arm.control:
+                warm_up(arm, spec, clock)
+            advance(1)
+    with stage("latency, rounds", spec.rounds, spec.rounds - len(rounds)) as advance:
+        for number in rounds:
+            store.append(*time_round(arms, number, spec.frames, seed=seed, clock=clock))
+            advance(1)
+
+
+def time_round(
+    arms: Sequence[Arm],
+    number: int,
+    n_frames: int,
+    *,
+    seed: int,
+    clock: Clock,
+    between: Callable[[], None] = lambda: None,
+) -> list[LatencyRecord]:
+    """Time every arm once, in an order that round and seed decide.
+
+    Args:
+        arms: What is timed.
+        number: The round's.
+        n_frames: Of arms that do not say themselves.
+        seed: Draws the order.
+        clock: Tells the time.
+        between: Called once before each arm.
+    """
+    order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
+    times = []
+    for arm in order:
+        between()
+        times.append(time_arm(arm, arm.n_frames or n_frames, clock))
+    return [_record(number, i, order[i], times[i]) for i in range(len(order))]
+
+
+def warm_up(arm: Arm, spec: LatencySpec, clock: Clock) -> int:
+    """Generate until three medians in a row agree within 2 %.
+
+    A machine that does not settle is given up on after four times the benchmark's `warmup`, or
+    after half a minute; its restlessness shows in the intervals and in the A/A ratio.
+
+    Returns:
+        How many generations it took; at least the benchmark's `warmup`.
+    """
+    medians: list[float] = []
+    spent = 0
+    while len(medians) < spec.warmup or (
+        spent < WARM_UP_NS and len(medians) < WARM_UP_TIMES * spec.warmup
+    ):
+        times = time_arm(arm, arm.n_frames or spec.frames, clock)
+        medians.append(median(times.stage_ns["total"]))
+        spent += times.first_audio_ns + sum(times.stage_ns["total"])
+        last = medians[-3:]
+        steady = len(last) == 3 and max(last) <= (1 + WARM_UP_AGREEMENT) * min(last)
+        if steady and len(medians) >= spec.warmup:
+            break
+    return len(medians)
+
+
+def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
+    """One generation, marked around every stage; marks are read when it is over."""
+    import torch
+
+    generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
+    system = arm.system
+    with quiet(), torch.inference_mode():
+        clock.wait()
+        begin = clock.mark()
+        state = system.start(arm.prompts, arm.sampling, generators, n_frames)
+        decoder = system.start_decoding(len(arm.prompts))
+        marks = []
+        for _ in range(n_frames):
+            start = clock.mark()
+            z = system.backbone_step(state)
+            after_backbone = clock.mark()
+            frame = system.head_step(state, z)
+            after_head = clock.mark()
+            system.push(state, frame)
+            after_push = clock.mark()
+            system.decode_step(frame, decoder)
+            marks.append((start, after_backbone, after_head, after_push, clock.mark()))
+        clock.wait()
+    between = clock.between
+    return ArmTimes(
+        stage_ns={
+            "backbone": tuple(between(a, b) + between(c, d) for a, b, c, d, _ in marks),
+            "head": tuple(between(b, c) for _, b, c, _, _ in marks),
+            "codec": tuple(between(d, e) for *_, d, e in marks),
+            "total": tuple(between(a, e) for a, *_, e in marks),
+        },
+        first_audio_ns=between(begin, marks[0][-1]),
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def allocated(device: str) -> int:
+    """Bytes of all tensors on a GPU once garbage is gone; 0 on a processor, where none counts."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return 0
+    gc.collect()
+    return torch.cuda.memory_allocated(device)
+
+
+def peak_allocated(arm: Arm, n_frames: int, others: int = 0) -> int:
+    """The most GPU memory in tensors during an arm's first generation, the `others`' left out.
+
+    The first, because what a step packs or captures when it first runs is the system's from then
+    on, and memory that was there before the counter is set back could not be told from others'.
+    """
+    import torch
+
+    device = arm.system.device
+    torch.cuda.reset_peak_memory_stats(device)
+    time_arm(arm, n_frames, HostClock())  # torch counts on the host: no need to wait
+    peak: int = torch.cuda.max_memory_allocated(device) - others
+    return peak
+
+
+def _record(number: int, order: int, arm: Arm, times: ArmTimes) -> LatencyRecord:
+    import torch
+
+    parameter = next(arm.system.parameters())
+    codec = arm.system.codec
+    precision = str(getattr(arm.system, "precision", ""))
+    return LatencyRecord(
+        round=number,
+        cell_id=arm.cell_id,
+        order=order,
+        control=arm.control,
+        stage_ns=times.stage_ns,
+        first_audio_ns=times.first_audio_ns,
+        frame_ns=round(codec.hop_length / codec.sample_rate * 1e9),
+        device=device_name(str(parameter.device)),
+        dtype=DTYPES.get(precision, str(parameter.dtype).removeprefix("torch.")),
+        mode=getattr(arm.system, "mode", "eager"),
+        batch=len(arm.prompts),
+        threads=torch.get_num_threads(),
+        peak_bytes=arm.peak_bytes,
+    )

@@ -1,0 +1,1 @@
+"""The run folder: records, results and their names."""

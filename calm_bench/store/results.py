@@ -1,0 +1,174 @@
+"""The tidy rows of a finished run: each number with its interval, its n and its recipe.
+
+A value that could not be computed is None and says why; nothing here is ever a stand-in number.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from calm_bench.store.records import Cell
+from calm_bench.types import Aggregate, Column, StrictModel, TemperatureKind
+
+
+class _Number(StrictModel):
+    """A number with its interval and n, or None with a reason."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> Self:
+        if self.value is None and not self.reason:
+            raise ValueError("a missing value needs its reason")
+        return self
+
+
+class ResultRow(_Number):
+    """One number of the report: which cell, which column, by which recipe."""
+
+    cell_id: str
+    system: str
+    temperature: float | None = None
+    temperature_kind: TemperatureKind = "none"
+    text_temperature: float | None = None
+    head_steps: int | None = None
+    metric: str = Field(description="column name")
+    unit: str = ""
+    recipe_id: str | None = None
+
+
+class Difference(_Number):
+    """A cell minus another over shared pair keys; at `n_needed` it would exclude zero."""
+
+    cell_id: str
+    baseline_cell_id: str
+    metric: str
+    recipe_id: str | None = None
+    n_needed: int | None = None
+
+
+class ColumnInfo(StrictModel):
+    """How a column is headed and read.
+
+    Attributes:
+        decimals: None lets the size of the values decide.
+        metric: The metric whose scores hold the clip values.
+        aggregate, fields, scale: How clip values become the number; see `types.Column`.
+        span: Seconds after the prompt that the column is about; None for the whole continuation.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+    decimals: int | None = None
+    metric: str | None = None
+    aggregate: Aggregate = "set"
+    fields: tuple[str, ...] = ()
+    scale: float = 1.0
+    span: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, column: Column, metric: str, decimals: int | None = None) -> Self:
+        """The heading of a metric's column."""
+        return cls(**asdict(column), metric=metric, decimals=decimals)
+
+    def clip_value(self, values: Mapping[str, float | None]) -> float | None:
+        """What the column says of one clip alone; None if a field is missing or it says nothing."""
+        found = [values.get(name) for name in self.fields]
+        numbers = [value for value in found if value is not None]
+        if self.aggregate == "set" or len(numbers) < max(1, len(found)):
+            return None
+        if len(numbers) == 2 and numbers[1] == 0:
+            return None
+        quotient = numbers[0] / numbers[1] if len(numbers) == 2 else numbers[0]
+        if self.aggregate in ("exp_mean", "exp_ratio"):
+            quotient = math.exp(quotient) if quotient < 700 else math.inf
+        value = quotient * self.scale
+        return value if math.isfinite(value) else None
+
+
+class TrialCount(StrictModel):
+    """How many clips of a cell exist, copies of one recording once, and how many failed.
+
+    Attributes:
+        unscored: Of those that exist, how many some metric failed on.
+    """
+
+    ok: int
+    failed: int = 0
+    unscored: int = 0
+
+
+class Results(StrictModel):
+    """results.json: all that tables and plots need.
+
+    Attributes:
+        table: Names of the columns of the printed table, in order; empty means all.
+        tables: Columns of several tables by title, in place of one.
+        trials: Clips per cell_id.
+        counts: By cell_id, the counts of its metrics as "metric.count": n_empty, n_flagged, ...
+        recipes: By recipe_id, what the values depend on besides the audio.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    benchmark: str
+    benchmark_version: int
+    cells: tuple[Cell, ...]
+    columns: tuple[ColumnInfo, ...]
+    table: tuple[str, ...] = ()
+    tables: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    rows: tuple[ResultRow, ...]
+    differences: tuple[Difference, ...] = ()
+    trials: dict[str, TrialCount] = Field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def joined(self, ratings: "Ratings") -> Self:
+        """These results with what listeners said of the same run."""
+        rated = list(ratings.questions.values())
+        names = {cell.cell_id for cell in self.cells}
+        rows = [row for part in rated for row in part.rows if row.cell_id in names]
+        columns = [column for part in rated for column in part.columns]
+        table = tuple(name for part in rated for name in part.table) if self.table else ()
+        changes = {
+            "columns": (*self.columns, *columns),
+            "rows": (*self.rows, *rows),
+            "table": (*self.table, *table),
+            "recipes": {**self.recipes, **{k: v for p in rated for k, v in p.recipes.items()}},
+            "notes": (*self.notes, *(note for part in rated for note in part.notes)),
+        }
+        return self.model_copy(update=changes)
+
+
+class Rated(StrictModel):
+    """What the votes on one question say: rows like those of the metrics.
+
+    Attributes:
+        table: The columns that the benchmark's table gains.
+    """
+
+    columns: tuple[ColumnInfo, ...]
+    table: tuple[str, ...]
+    recipes: dict[str, dict[str, Any]]
+    rows: tuple[ResultRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Ratings(StrictModel):
+    """ratings.json: what listeners said of a run, by question; made from votes by `elo`."""
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    questions: dict[str, Rated] = Field(default_factory=dict)

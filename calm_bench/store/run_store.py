@@ -1,0 +1,287 @@
+"""A run's folder: typed records as JSON lines; a kill at any moment loses at most one append.
+
+    manifest.json      what was asked, on which machine, with which weights
+    trials.jsonl       one line per clip that was tried
+    latency.jsonl      one per timed arm
+    bandwidth.jsonl    one per round of `speed`
+    footprints.jsonl   one per row and batch size of `speed`
+    growth.jsonl       one per row and position of `speed`
+    generations.jsonl  one per row and whole generation of `speed`
+    transcripts.jsonl  what was heard in each clip
+    scores.jsonl       one per clip and metric
+    cell_scores.jsonl  one per cell and set metric
+    results.json       the tidy rows of the report
+    ratings.json       rows of the same kind made from votes; joins them when they are read
+    clips/ tables/ plots/ page/ votes/
+
+A record counts once its newline is on disk; a later record with the same key replaces an earlier
+one, so a half-done batch can simply be run again.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from calm_bench.core import files, paths
+from calm_bench.core.files import disk_errors
+from calm_bench.errors import InputError
+from calm_bench.store.records import (
+    Cell,
+    Manifest,
+    Record,
+)
+from calm_bench.store.results import Ratings, Results
+
+
+class _Spec(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+
+
+class _Planned(Protocol):
+    """What every plan says of itself."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def spec(self) -> _Spec: ...
+    @property
+    def plan_hash(self) -> str: ...
+    @property
+    def weights(self) -> Mapping[str, str | None]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def manifest_of(
+    plan: _Planned,
+    cells: Sequence[Cell],
+    environment: Mapping[str, Any],
+    command: Sequence[str],
+    **options: Any,
+) -> Manifest:
+    """The manifest of a plan; `options` are what its kind of run keeps beside cells and notes."""
+    return Manifest(
+        run_id=plan.run_id,
+        benchmark=plan.spec.name,
+        version=plan.spec.version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tuple(command),
+        plan_hash=plan.plan_hash,
+        options={
+            **options,
+            "cells": [cell.model_dump(mode="json") for cell in cells],
+            "notes": list(plan.notes),
+        },
+        environment=dict(environment),
+        weights=dict(plan.weights),
+    )
+
+
+R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=BaseModel)
+
+
+class RunStore:
+    """Reads and writes the records of one run folder; creating one touches nothing on disk.
+
+    One process writes at a time: take `lock` first. Reading needs no lock.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Work on the run folder `root`, which need not exist yet."""
+        self.root = root
+
+    def path(self, name: str) -> Path:
+        """A path inside of the run folder, ready to be written: its parent is made.
+
+        Raises:
+            InputError: If `name` leads out of the run folder or the folder cannot be made.
+        """
+        path = paths.inside(self.root, name)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether the folder's manifest is one of ours, be it of another version."""
+        try:
+            found = json.loads((self.root / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and {"run_id", "plan_hash"} <= found.keys()
+
+    def refuse_foreign(self) -> None:
+        """Write into a run's folder or an empty one, never among someone's files.
+
+        Raises:
+            InputError: If the folder holds something else, or is a file.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root} is a file: --out names the folder of the run")
+        if not self.root.is_dir() or self.holds_run:
+            return
+        if any(path.name != ".lock" for path in self.root.iterdir()):
+            raise InputError(f"{self.root} is not empty and holds no run: choose another --out")
+
+    def clear(self) -> None:
+        """Remove what earlier starts of a run have written; the lock is held and stays."""
+        for path in self.root.iterdir():
+            if path.is_dir() and path.name in {"clips", "tables", "plots", "page"}:
+                shutil.rmtree(path)
+            elif path.suffix in {".json", ".jsonl"}:
+                path.unlink()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run folder for writing; the lock dies with the process, however it dies.
+
+        Raises:
+            BenchError: If another process holds it.
+        """
+        with files.locked(self.path(".lock")):
+            yield
+
+    def begin(self, manifest: Manifest) -> Manifest:
+        """Write the manifest of a new run, or check that an existing run may go on.
+
+        Returns:
+            The manifest on disk: of an existing run the one it began with, set to running again.
+
+        Raises:
+            InputError: If the folder holds another plan, or the same plan made by another device
+                type, torch version or other weights, whose clips must not be mixed with these.
+        """
+        if (self.root / "manifest.json").exists():
+            known = self.read_manifest()
+            if changes := _changes(known, manifest):
+                raise InputError(
+                    f"{self.root} cannot go on: {'; '.join(changes)}. Clips of both would be "
+                    "mixed: start a new run with --out, or remove the folder"
+                )
+            manifest = known.model_copy(update={"status": "running"})
+        self.write_manifest(manifest)
+        return manifest
+
+    def append(self, *records: Record) -> None:
+        """Add records to the files of their kinds; they are on disk when this returns.
+
+        Raises:
+            InputError: If the disk is full or not writable; nothing half-written stays.
+        """
+        lines: dict[str, list[str]] = {}
+        for record in records:
+            lines.setdefault(record.file, []).append(record.model_dump_json() + "\n")
+        for name, texts in lines.items():
+            files.append_lines(self.path(name), "".join(texts).encode())
+
+    def read(self, kind: type[R]) -> list[R]:
+        """All records of one kind in the order they were first written, the latest of each key.
+
+        A last line without its newline was being written when the process died: it is left out.
+
+        Raises:
+            InputError: If any other line is not a valid record; the message has its number.
+        """
+        path = self.root / kind.file
+        latest: dict[tuple[object, ...], R] = {}
+        for number, line in enumerate(files.committed_lines(path), start=1):
+            record = _load(kind, line, f"{path}:{number}")
+            latest[record.key] = record
+        return list(latest.values())
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace manifest.json."""
+        self.write_json("manifest.json", manifest)
+
+    def read_manifest(self) -> Manifest:
+        """The run's manifest.
+
+        Raises:
+            InputError: If the folder is no run folder.
+        """
+        return self._read_json(Manifest, "manifest.json")
+
+    def write_results(self, results: Results) -> None:
+        """Replace results.json."""
+        self.write_json("results.json", results)
+
+    def read_results(self) -> Results:
+        """The run's tidy rows, with those made from votes if there are any.
+
+        Raises:
+            InputError: If the run has none yet, or they do not fit this version of calm-bench.
+        """
+        results = self._read_json(Results, "results.json")
+        return results.joined(self.read_ratings(results.run_id))
+
+    def read_ratings(self, run_id: str) -> Ratings:
+        """What listeners said of the run so far.
+
+        Raises:
+            InputError: If ratings.json belongs to another run.
+        """
+        if not (self.root / "ratings.json").is_file():
+            return Ratings(run_id=run_id)
+        ratings = self._read_json(Ratings, "ratings.json")
+        if ratings.run_id != run_id:
+            raise InputError(
+                f"{self.root / 'ratings.json'} speaks of the run {ratings.run_id}, not of {run_id}"
+            )
+        return ratings
+
+    def write_json(self, name: str, model: BaseModel) -> None:
+        """Replace a file by a record as indented JSON."""
+        self.write_text(name, model.model_dump_json(indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a file of the run folder; a reader sees the old text or the new, never a part."""
+        files.replace(self.path(name), text.encode())
+
+    def _read_json(self, model: type[M], name: str) -> M:
+        path = self.root / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{self.root} has no {name}: it is not the folder of a finished run; "
+                "`calm-bench run` writes these to results/runs/"
+            ) from error
+        return _load(model, data, str(path))
+
+
+def _load(model: type[M], data: bytes, where: str) -> M:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {field + ': ' if field else ''}{message}") from error
+
+
+def _changes(known: Manifest, wanted: Manifest) -> list[str]:
+    """What keeps a run from going on, in words; empty if nothing does."""
+    before, now = (f"{m.benchmark} version {m.version}" for m in (known, wanted))
+    changes = []
+    if before != now:
+        changes.append(f"it holds {before}, not {now}")
+    elif known.plan_hash != wanted.plan_hash:
+        changes.append("it was planned with other options or recordings")
+    for name in ("device", "torch"):
+        before, now = known.environment[name], wanted.environment[name]
+        if before != now:
+            changes.append(f"it was made with {name} {before}, this is {name} {now}")
+    for model in sorted(known.weights.keys() & wanted.weights.keys()):
+        if known.weights[model] != wanted.weights[model]:
+            changes.append(f"the weights of {model} have changed")
+    return changes
