@@ -129,3 +129,24 @@ def test_one_clip_beyond_thirty_seconds_costs_no_row_its_distances(tmp_path: Pat
     assert found["kad"].value is not None
     recipe = RunStore(tmp_path / "run").read_results().recipes[str(found["fad"].recipe_id)]
     assert "equal windows of at most 30 s" in str(recipe)
+
+
+@pytest.mark.parametrize(("n", "value"), [(4, False), (17, True)])
+def test_a_distance_says_which_clips_have_no_part_in_it(
+    tmp_path: Path, n: int, value: bool
+) -> None:
+    waves = {f"c{index:02}": speech(4.0, index) for index in range(n)}
+    theirs = write(tmp_path / "theirs", {f"r{index:02}": speech(4.0, index) for index in range(17)})
+    ours = write(tmp_path / "ours", {**waves, "c01": waves["c01"][:2000]})
+    line = [ours, "--reference", theirs, "--metrics", "fad", "kad", "--embedding", "mel"]
+    found = score(tmp_path / "run", *line)
+    short = "too short to embed: 0.12 s after the prompt, mel needs"
+    assert found["fad"].n == found["kad"].n == n - 1
+    if value:
+        assert found["fad"].value is not None
+        for row in (found["fad"], found["kad"]):
+            assert f"{short} 1 s (c01.wav)" in str(row.reason)
+        return
+    reason = str(found["fad"].reason)
+    assert reason.startswith("needs 16 clips, the row has 3: of its 4 clips 3 can be embedded (not")
+    assert f"c01.wav, {short}" in reason

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench import registry
+from calm_bench.core.recordings import few
 from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.clips import ClipEmbedder, VectorCache, Vectors
 from calm_bench.metrics.base import Metric, Need
@@ -41,11 +42,13 @@ class VectorSet:
     Attributes:
         clips: Those that could be embedded, by group.
         sizes: How many vectors each of them has.
-        notes: By clip id, why others could not be embedded.
+        lost: Those that could not.
+        notes: By clip id, why not.
     """
 
     clips: tuple[Clip, ...]
     sizes: tuple[int, ...]
+    lost: tuple[Clip, ...]
     notes: Mapping[str, str]
     embedder: ClipEmbedder
 
@@ -58,6 +61,14 @@ class VectorSet:
     def n_vectors(self) -> int:
         """How many vectors all clips have together."""
         return sum(self.sizes)
+
+    def has(self, n: int) -> str:
+        """What there is `n` of, and, if some clips could not be embedded, which and why not."""
+        if not self.lost:
+            return f"has {n}"
+        reasons = [f"{c.prompt_id.removeprefix('./')}, {self.notes[c.clip_id]}" for c in self.lost]
+        whole = self.n_clips + len(self.lost)
+        return f"has {n}: of its {whole} clips {self.n_clips} can be embedded (not {few(reasons)})"
 
     @property
     def groups(self) -> frozenset[str]:
@@ -131,6 +142,7 @@ class EmbeddingMetric(Metric):
         return VectorSet(
             clips=tuple(clip for clip, _ in counted),
             sizes=tuple(size for _, size in counted),
+            lost=tuple(clip for clip in in_order if clip.clip_id in notes),
             notes=notes,
             embedder=self.embedder,
         )

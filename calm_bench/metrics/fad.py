@@ -194,11 +194,11 @@ class FadMetric(EmbeddingMetric):
         dim = self.embedder.embedding.dim
         for side, name in ((ours, "the row"), (theirs, "the reference")):
             if side.n_clips < self.fewest_clips:
-                return f"needs {self.fewest_clips} clips, {name} has {side.n_clips}"
+                return f"needs {self.fewest_clips} clips, {name} {side.has(side.n_clips)}"
             if side.n_vectors <= dim:
                 return (
                     f"needs more than {dim} vectors for {dim} dimensions, "
-                    f"{name} has {side.n_vectors}"
+                    f"{name} {side.has(side.n_vectors)}"
                 )
         return None
 

@@ -178,7 +178,7 @@ def _refusal(ours: VectorSet, theirs: VectorSet, sigma: float) -> str | None:
     """Why these sets cannot be compared."""
     for side, name in ((ours, "the row"), (theirs, "the reference")):
         if len(side.groups) < 2:
-            return f"needs two recordings, {name} has {len(side.groups)}"
+            return f"needs two recordings, {name} {side.has(len(side.groups))}"
     if sigma == 0.0:
         return "all vectors of the reference are the same: there is no bandwidth"
     return None

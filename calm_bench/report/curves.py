@@ -35,9 +35,10 @@ def draw_by_row(results: Results) -> "Figure | None":
         return None
     wide = min(3, len(columns))
     high = -(-len(columns) // wide)
-    size = (2.2 + 2.6 * wide, 1.0 + high * (0.7 + 0.24 * len(results.cells)))
-    figure, axes = new_figure(high, wide, size)
     names = [row_name(results, cell) for cell in results.cells]
+    beside = max(2.2, 0.08 * max(map(len, names)))  # a folder's path may be long
+    size = (beside + 2.6 * wide, 1.0 + high * (0.7 + 0.24 * len(results.cells)))
+    figure, axes = new_figure(high, wide, size)
     for index, (axis, shown) in enumerate(zip(axes, columns, strict=False)):
         _draw_rows(axis, results, shown)
         axis.set_yticks(range(len(names)), names if index % wide == 0 else [])
@@ -45,7 +46,7 @@ def draw_by_row(results: Results) -> "Figure | None":
         axis.set_title(shown.heading, loc="left", fontweight="bold")
     for axis in axes[len(columns) :]:
         axis.remove()
-    add_caption(figure, results, _with_value(results, columns))
+    add_caption(figure, results, columns, _with_value(results, columns))
     return figure
 
 
@@ -92,7 +93,7 @@ def draw_against_time(results: Results) -> "Figure | None":
     names = list(dict.fromkeys(c.label for c in results.cells if c.kind == "system"))
     add_legend(figure, axes, [*names, "real time"], 3)
     note = "numbers at points: head steps"
-    add_caption(figure, results, _with_value(results, columns), note)
+    add_caption(figure, results, columns, _with_value(results, columns), note)
     return figure
 
 
@@ -148,7 +149,7 @@ def draw_against_training(results: Results) -> "Figure | None":
         axis.set_xlabel("training step")
         axis.set_ylabel(shown.heading)
     add_legend(figure, axes, list(looks), 3)
-    add_caption(figure, results, _with_value(results, columns))
+    add_caption(figure, results, columns, _with_value(results, columns))
     return figure
 
 

@@ -128,10 +128,13 @@ def add_legend(
     figure.legend(chosen, names, loc="outside upper left", ncols=columns)
 
 
-def add_caption(figure: "Figure", results: Results, drawn: set[str], note: str = "") -> None:
+def add_caption(
+    figure: "Figure", results: Results, columns: Sequence[Shown], drawn: set[str], note: str = ""
+) -> None:
     """What the bars are, of how many clips, what temperature is, and which rows are missing."""
     missing = [c for c in results.cells if c.kind == "system" and c.cell_id not in drawn]
-    texts = [f"bars: 95 % intervals{_clips(results)}", _temperatures(results), note]
+    bars = f"bars: 95 % intervals over prompts{_clips(columns, drawn)}"
+    texts = [bars, _temperatures(results), note]
     if missing:
         texts.append(f"not drawn for want of a value: {'; '.join(map(cell_name, missing))}")
     width = int(_LETTERS_PER_INCH * figure.get_figwidth())
@@ -139,13 +142,14 @@ def add_caption(figure: "Figure", results: Results, drawn: set[str], note: str =
     figure.supxlabel("\n".join(lines), fontsize=8, color=GREY)
 
 
-def _clips(results: Results) -> str:
-    """How many clips the rows have."""
-    counts = {results.trials[c.cell_id].ok for c in results.cells if c.cell_id in results.trials}
+def _clips(columns: Sequence[Shown], drawn: set[str]) -> str:
+    """How many clips the bars are of; a number may be over fewer than its row has."""
+    rows = [row for shown in columns for cell_id, row in shown.rows.items() if cell_id in drawn]
+    counts = {row.n for row in rows if row.value is not None and row.low is not None}
     if not counts:
         return ""
     several = "" if len(counts) == 1 else f"{min(counts)} to "
-    return f" over prompts, n = {several}{max(counts)} clips in each row"
+    return f", n = {several}{max(counts)} clips"
 
 
 def _temperatures(results: Results) -> str:

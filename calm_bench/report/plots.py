@@ -146,7 +146,7 @@ def _quality(results: Results) -> "Figure | None":
         axis.remove()
     references = [cell.label for cell in references_of(results)]
     add_legend(figure, axes[: len(columns)], [*looks_of(results), *references], 3)
-    add_caption(figure, results, drawn)
+    add_caption(figure, results, columns, drawn)
     return figure
 
 
@@ -247,5 +247,5 @@ def _trade_off(results: Results) -> "Figure | None":
     axis.set_xlabel(across.heading)
     axis.set_ylabel(up.heading)
     add_legend(figure, [axis], [name for _, name, _ in sorted(names, key=lambda n: n[0])], 2)
-    add_caption(figure, results, {cell_id for _, _, cell_id in names})
+    add_caption(figure, results, [across, up], {cell_id for _, _, cell_id in names})
     return figure

@@ -59,7 +59,8 @@ def draw_over_time(results: Results) -> "Figure | None":
     if len(cells) < len(results.cells):
         notes.append("of systems with many head steps, the first number alone")
     shown = {cell.cell_id for cell in results.cells}
-    add_caption(figure, results, shown, "; ".join(note for note in notes if note))
+    columns = [column for panel in panels for column in panel]
+    add_caption(figure, results, columns, shown, "; ".join(note for note in notes if note))
     return figure
 
 

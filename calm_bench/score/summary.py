@@ -161,31 +161,36 @@ class _Numbers:
         reason = self.score.reasons.get(cell_id)
         if reason is not None:
             return Estimate(value=None, reason=reason)
-        if column.aggregate == "set":
-            missing = Estimate(value=None, reason="the metric gave no value")
-            return self.score.results[cell_id].estimates.get(column.name, missing)
-        seed = derive_seed("interval", cell_id, column.name)
         alike = self.score.alike.get(cell_id, {})
         entries = self.shelf.entries(cell_id)
         own = [e for e in entries if alike.get(e.clip_id, e.clip_id) == e.clip_id]
+        if column.aggregate == "set":
+            missing = Estimate(value=None, reason="the metric gave no value")
+            found = self.score.results[cell_id].estimates.get(column.name, missing)
+            noted = [e for e in own if e.clip_id in self.score.results[cell_id].notes]
+            short = found.value is not None and found.n == len(own) - len(noted)
+            return self._explained(cell_id, column, noted if short else [], found)
+        seed = derive_seed("interval", cell_id, column.name)
         found = summarise(column, self._values(cell_id, own), seed, _groups(own))
         return self._explained(cell_id, column, own, found)
 
     def _explained(
         self, cell_id: str, column: Column, entries: Sequence[ClipEntry], found: Estimate
     ) -> Estimate:
-        """The number with the reasons of the clips that have no part in it."""
+        """The number with the reasons of those of the clips that have no part in it."""
         score = self.score.results[cell_id]
         lost: dict[str, list[str]] = {}
         for entry in entries:
             values, note = score.clips.get(entry.clip_id, {}), score.notes.get(entry.clip_id)
-            if note and any(values.get(name) is None for name in column.fields):
+            if note and (not column.fields or any(values.get(f) is None for f in column.fields)):
                 lost.setdefault(note, []).append(entry.path.name)
         if not lost:
             return found
         named = [f"{note} ({few(names)})" for note, names in lost.items()]
         alone = found.value is None and len(lost) == 1
-        return replace(found, reason=next(iter(lost)) if alone else few(named))
+        reasons = [] if found.reason is None or column.fields else [found.reason]
+        reasons.append(next(iter(lost)) if alone else few(named))
+        return replace(found, reason="; ".join(reasons))
 
     def _gap(self, pair: Pair, column: Column) -> Estimate:
         if column.aggregate == "set":

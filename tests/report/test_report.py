@@ -112,17 +112,18 @@ def test_plots_carry_no_date_and_survive_hostile_labels(results: Results) -> Non
 def test_a_caption_says_how_many_clips_and_what_temperature_is(results: Results) -> None:
     def caption(shown: Results) -> str:
         figure, _ = new_figure(1, 1, (40.0, 3.0))
-        add_caption(figure, shown, {cell.cell_id for cell in shown.cells})
+        columns = shown_columns(shown)
+        add_caption(figure, shown, columns, {cell.cell_id for cell in shown.cells})
         return figure.get_supxlabel()
 
     assert caption(results).splitlines() == [
-        "bars: 95 % intervals over prompts, n = 2 to 3 clips in each row",
+        "bars: 95 % intervals over prompts, n = 2 to 3 clips",
         "temperature is the softmax divisor of RQ 8 & <i>codebooks</i> and the noise variance of "
         "CALM 1 step, which are not comparable",
     ]
     token = results.model_copy(update={"cells": results.cells[:5]})
     assert caption(token).splitlines() == [
-        "bars: 95 % intervals over prompts, n = 3 clips in each row",
+        "bars: 95 % intervals over prompts, n = 3 clips",
         "temperature is the softmax divisor",
     ]
 
