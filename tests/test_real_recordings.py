@@ -19,7 +19,6 @@ from calm_bench.core.audio import read_audio, resample, write_flac
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.score.clips import ClipShelf
-from calm_bench.seeds import file_hash
 from calm_bench.store.codec_checks import CodecCheck
 from calm_bench.store.records import ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
@@ -321,24 +320,3 @@ def test_a_list_that_cannot_be_used_is_refused_in_one_line(
     result = call("run", "smoke", "--dry-run", "--prompt-audio", listed)
     assert result.exit_code == 2
     assert re.search(message, " ".join(result.output.split()))
-
-
-# -- docs/real-data.md ---------------------------------------------------------------------------
-
-
-def test_the_pages_benchmark_of_real_music_is_one(tmp_path: Path, checkout: Path) -> None:
-    page = (checkout / "docs/real-data.md").read_text()
-    (spec,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(scripts) == 2
-    for script in scripts:
-        compile(script, "page", "exec")
-    path = tmp_path / "game-music.yaml"
-    path.write_text(spec)
-    audio = record(tmp_path / "track.flac", 13.0)
-    line = {"id": "track", "audio": audio.name, "sha256": file_hash(audio)}
-    (tmp_path / "prompts").mkdir()
-    write_list(tmp_path / "prompts/game-music.jsonl", line)
-    said = done("run", path, "--no-latency", "--dry-run")
-    assert "6 rows × 1 prompts = 6 clips of 12 s, 3 s given" in said
-    assert "vae-music-tiny" in said  # whose note any prompt that is not shipped gets

@@ -182,7 +182,7 @@ def _model(name: str) -> Check:
         spec, folder = config.load_model_config(name)
         path = paths.inside(folder, spec.weights.file) if spec.weights else None
     except BenchError as error:
-        remedy = "mend its config.yaml; CONTRIBUTING.md says what it holds"
+        remedy = "mend its config.yaml; docs/extending.md says what it holds"
         return Check(name=label, status="broken", detail=str(error), remedy=remedy)
     if spec.release is not None:
         detail = f"weights of {spec.release}, which another package fetches when they are needed"
