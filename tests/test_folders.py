@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,33 @@ def test_files_of_other_names_are_no_versions_of_each_other(
     assert "xa.wav (there is nothing like it)" in row.reason
 
 
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("fad", "fad measures against originals: there is no folder of originals: name one with"),
+        ("fidelity", "fidelity measures against originals"),
+        ("wer", "wer compares with the text that was meant to be said, .* be had: .*loudness"),
+    ],
+)
+def test_a_metric_that_folders_cannot_have_is_refused_with_what_is_missing(
+    folders: tuple[Path, Path], tmp_path: Path, metric: str, message: str
+) -> None:
+    line = ["score", str(folders[0]), "--metrics", "loudness", metric]
+    result = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert re.search(message, " ".join(result.output.split()))
+    assert not (tmp_path / "run").exists()
+    if metric == "wer":
+        line += ["--reference", str(folders[1])]
+        assert CliRunner().invoke(app, line).exit_code == 2
+
+
 def test_without_a_reference_clip_metrics_remain(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    found = score_folders(
-        folders[0], None, FolderScores(metrics=("loudness", "fad")), out=tmp_path / "run"
-    )
-    rows = {row.metric: row for row in found.results.rows}
+    result = CliRunner().invoke(app, ["score", str(folders[0]), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0
+    rows = {row.metric: row for row in RunStore(tmp_path / "run").read_results().rows}
     assert rows["loudness"].value is not None
     assert rows["fad"].reason == "there are no reference clips"
 

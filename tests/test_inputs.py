@@ -102,10 +102,11 @@ def score(tmp_path: Path, ours: Path, theirs: Path) -> Score:
 
     def scored(*words: object, clips: Path = ours, out: Path | None = None, code: Code = 0) -> Said:
         options: list[object] = list(words)
-        if "--metrics" not in options:
-            options += ["--metrics", "fidelity", "loudness"]
         if "--reference" not in options and theirs.exists():
             options += ["--reference", theirs]
+        if "--metrics" not in options:
+            paired = ["fidelity"] if "--reference" in options else []
+            options += ["--metrics", *paired, "loudness"]
         options += ["--json", "--out"]
         said = command("score", clips, *options, out or next(runs), code=code)
         with pytest.MonkeyPatch.context() as patch:

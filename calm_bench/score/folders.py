@@ -1,7 +1,7 @@
 """Scores of any two folders of audio: set metrics, and the clip metrics that need no text."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,19 +96,20 @@ def score_folders(
     metrics compare. Files that cannot be read are counted and named, never skipped in silence.
 
     Raises:
-        InputError: If a folder holds no readable audio, or nothing pairs by the rule asked for.
+        InputError: If a folder holds no readable audio, nothing pairs by the rule asked for, or a
+            metric that is asked for needs what is not there.
         UnknownNameError: If there is no such metric or embedding.
     """
     asked = asked or FolderScores()
-    for name in asked.metrics:
-        registry.target("metric", name)
     if asked.embedding is not None:
         registry.target("embedding", asked.embedding)
+    _check_metrics(asked.metrics, alone=reference is None)
     listings = _list_sides(folder, reference)
     pairing = _pair(listings, asked.pair_by)
     versions = {"clips": pairing.originals} if reference is not None else {}
     sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
-    names = list(asked.metrics) or _metrics_without_text(paired=bool(pairing.originals))
+    beyond = {"text", "transcript"} | (set() if pairing.originals else {"paired_reference"})
+    names = list(asked.metrics) or _metrics_without(beyond)
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
         asr=asked.asr,
@@ -253,11 +254,30 @@ def _entry(path: Path, name: str, group: str, index: int, sound: AudioFacts) -> 
     )
 
 
-def _metrics_without_text(*, paired: bool) -> list[str]:
-    """The registered metrics that look at audio alone, with those of pairs if there are pairs."""
-    beyond = {"text", "transcript"} | (set() if paired else {"paired_reference"})
+def _check_metrics(names: Sequence[str], *, alone: bool) -> None:
+    """Refuse a metric that can say nothing of plain folders, whatever lies in them.
+
+    Raises:
+        InputError: If one needs texts, or a reference where there is none.
+        UnknownNameError: If there is no such metric.
+    """
+    originals = {"reference", "paired_reference"} if alone else set()
+    for name in names:
+        needs = registry.load("metric", name).needs
+        if "text" in needs:
+            others = ", ".join(_metrics_without({"text", *originals}))
+            raise InputError(
+                f"--metrics {name} compares with the text that was meant to be said, which files "
+                f"alone do not tell; of these can be had: {others}"
+            )
+        if originals & needs:
+            raise InputError(f"--metrics {name} measures against originals: {_ALONE}")
+
+
+def _metrics_without(needs: Collection[str]) -> list[str]:
+    """The registered metrics that need none of these."""
     names = registry.names("metric")
-    return [name for name in names if not beyond & registry.load("metric", name).needs]
+    return [name for name in names if registry.load("metric", name).needs.isdisjoint(needs)]
 
 
 def _manifest(
