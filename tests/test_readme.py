@@ -180,6 +180,16 @@ def test_a_pages_table_is_the_stored_one(page: str, mark: str, stored: str) -> N
     assert table in marked(page, mark)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/music.md", "docs/speed.md"])
+def test_every_number_with_an_interval_is_a_stored_one(page: str) -> None:
+    tables = [*(ROOT / "results").glob("**/tables/*.md"), ROOT / "results/paper/ledger.md"]
+    stored = "\n".join(path.read_text(encoding="utf-8") for path in tables).replace("\\", "")
+    words = " ".join(read(page).replace(" points", "").split())
+    printed = re.findall(r"[×−+]?[\d.]+ (?:± [\d.]*\d|\[[−+]?[\d.]+, [−+]?[\d.]+\])", words)
+    assert len(printed) >= 10
+    assert [number for number in printed if number not in stored] == []
+
+
 def test_the_plan_of_the_printed_run_is_todays() -> None:
     printed = marked("docs/how-to.md", "output:speech").split("metrics:")[0].strip("`\n")
     done = CliRunner().invoke(app, ["run", "speech", "--temps", "0.8", "1.0", "--dry-run"])
