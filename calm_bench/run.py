@@ -10,7 +10,7 @@ from pathlib import Path
 from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, load_model_config, parse
 from calm_bench.core import paths
-from calm_bench.core.environment import describe_environment, resolve_device
+from calm_bench.core.environment import code_hashes, describe_environment, resolve_device
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generate.clips import generate
 from calm_bench.generate.codec_check import check_codecs
@@ -162,5 +162,6 @@ def _finish(
     store.write_results(results)
     outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes
     status = "partial" if outcome.n_failed else "finished"
+    manifest = manifest.scored_by(code_hashes())
     store.write_manifest(manifest.model_copy(update={"status": status}))
     return outcome

@@ -303,3 +303,10 @@ def test_a_trial_has_a_clip_or_an_error() -> None:
         trial(0, clip_id=None)
     with pytest.raises(ValidationError, match="needs its error"):
         trial(0, status="failed")
+
+
+def test_scoring_again_changes_the_code_of_the_scores_alone() -> None:
+    environment = {"device": "cpu", "torch": "2", "code": "old"}
+    again = manifest(environment=environment).scored_by({"scores": "new", "clips": "newer"})
+    assert again.code == {"clips": "old", "times": "old", "scores": "new"}
+    assert again.environment["torch"] == "2"

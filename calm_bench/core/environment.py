@@ -1,4 +1,8 @@
-"""Where a run runs: the device that was asked for, and what the manifest says of the machine."""
+"""Where a run runs: the device that was asked for, and what the manifest says of machine and code.
+
+Code is told by concern: what clips, times and scores are made by has a hash each, so that a change
+keeps apart only the numbers that it can touch.
+"""
 
 import os
 import platform
@@ -9,13 +13,33 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from calm_bench import __version__
+from calm_bench import __version__, registry
 from calm_bench.core import paths
+from calm_bench.core.code import HOME, SILENT, code_hash
 from calm_bench.errors import InputError, MachineError
-from calm_bench.seeds import content_hash
 
-# No clip, time or score depends on these.
-OTHER_CODE = ("cli/", "gate/", "listening/", "report/", "training/")
+_MODELS = registry.SYSTEMS | registry.CODECS
+_MEASURES = registry.METRICS | registry.EMBEDDINGS
+
+CONCERNS = {
+    "clips": ("generate.clips", "score.held_out", *_MODELS.values()),
+    "times": (
+        "speed.in_run",
+        "speed.measure",
+        "speed.peak_worker",
+        "speed.tidy",
+        *_MODELS.values(),
+    ),
+    "scores": ("score.scorer", "score.summary", *_MEASURES.values()),
+}
+"""By concern, what it is made by. The loss on held-out text is a model's own, as its clips are."""
+
+BORDERS = {
+    "clips": ("metrics.fidelity", "score.clips", "score.scorer"),
+    "times": (),
+    "scores": ("numbers.speed",),
+}
+"""Where the walk from one concern would come into another: a table's column, a scores' type."""
 
 PACKAGES = ("numpy", "scipy", "soxr", "faster-whisper", "ctranslate2", "jiwer")
 
@@ -54,18 +78,26 @@ def describe_environment(device: str) -> dict[str, Any]:
         "threads": os.cpu_count(),
         "calm_bench": __version__,
         "commit": _commit(),
-        "code": code_hash(),
+        "code": code_hashes(),
         **{name: _version(name) for name in PACKAGES},
     }
 
 
 @cache
-def code_hash() -> str:
-    """A hash of the sources that clips, times and scores depend on, in a checkout or installed."""
-    root = paths.package_dir()
-    names = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    kept = {name for name in names if not name.startswith(OTHER_CODE)}
-    return content_hash(*((name, names[name].read_text("utf-8")) for name in sorted(kept)))
+def code_hashes() -> dict[str, str]:
+    """By concern, a hash of the code of this package that decides it."""
+    return {name: hash_of(name) for name in CONCERNS}
+
+
+def hash_of(concern: str) -> str:
+    """The hash of the code of one concern as it lies on disk."""
+    roots = (_module(name) for name in CONCERNS[concern])
+    idle = {_module(name) for name in (*BORDERS[concern], "core.code", "core.environment")}
+    return code_hash(*roots, without=SILENT | idle)
+
+
+def _module(name: str) -> str:
+    return f"{HOME}.{name.partition(':')[0].removeprefix(f'{HOME}.')}"
 
 
 def device_name(device: str) -> str:

@@ -3,6 +3,7 @@
 All that a table, plot or page shows is rebuilt from these records.
 """
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -30,6 +31,7 @@ def _check_relative(name: str) -> str:
 RunPath = Annotated[str, AfterValidator(_check_relative)]
 WordTimes = tuple[str, float, float]
 Stage = Literal["backbone", "head", "codec", "total"]
+CONCERNS = ("clips", "times", "scores")
 
 
 class Record(StrictModel):
@@ -267,7 +269,7 @@ class Manifest(StrictModel):
     """What was asked and where it ran.
 
     `environment` must name `device` (its type: cpu, cuda, ...) and `torch` (its version): these
-    decide the clips, so a run never goes on under others.
+    decide the clips, so a run never goes on under others. Its `code` holds a hash for each concern.
     """
 
     run_id: str
@@ -287,3 +289,17 @@ class Manifest(StrictModel):
         if missing := {"device", "torch"} - value.keys():
             raise ValueError(f"environment lacks {', '.join(sorted(missing))}")
         return value
+
+    @property
+    def code(self) -> dict[str, str]:
+        """By concern, the code that made it; of an older run, what it said of all its code."""
+        known = self.environment.get("code")
+        if isinstance(known, dict):
+            return {concern: str(known.get(concern)) for concern in CONCERNS}
+        known = known or self.environment.get("commit") or self.environment.get("calm_bench")
+        return dict.fromkeys(CONCERNS, str(known))
+
+    def scored_by(self, code: Mapping[str, str]) -> Self:
+        """This manifest after its clips were scored by the code of these hashes."""
+        made = {**self.code, "scores": code["scores"]}
+        return self.model_copy(update={"environment": {**self.environment, "code": made}})

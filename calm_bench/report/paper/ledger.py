@@ -48,7 +48,8 @@ class Entry(StrictModel):
         n: Clips, or rounds of timing.
         n_needed: Of an inconclusive claim, the n at which the interval would leave the null.
         paired: Whether the run paired the rows; None where one row alone was judged.
-        by: What of the rows' recipe a reader must know: language model, embedding, device.
+        by: What of the rows' recipe a reader must know: language model, embedding, device; and code
+            or recipe where it is not that of the oldest run.
         recipe_id: The recipe under which the run holds the rows.
         note: Why the verdict is what it is, where it needs words.
     """
@@ -207,6 +208,12 @@ def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
                 f"{run.name}: its manifest.json was not kept, so that weights and code are not on "
                 "record"
             )
+        if run.oldest is not None and run.other_code:
+            notes.append(
+                f"{run.name}: other code than that of {run.oldest.name} made its "
+                f"{', '.join(run.other_code)}: what that decides is named, and no verdict "
+                "mixes both"
+            )
         notes += [f"{run.name}: {note}" for note in run.results.notes]
     return Ledger(runs=tuple(run.name for run in runs), entries=tuple(entries), notes=tuple(notes))
 
@@ -235,7 +242,7 @@ def _merged(found: Sequence[Entry]) -> list[Entry]:
     lines: dict[tuple[Any, ...], Entry] = {}
     for entry in found:
         effect = (entry.value, entry.low, entry.high, entry.n, entry.n_needed, entry.paired)
-        same = (entry.scale, entry.recipe_id, entry.ours, *effect)
+        same = (entry.scale, entry.recipe_id, entry.by, entry.ours, *effect)
         known = lines.setdefault(same, entry)
         if known is not entry:
             lines[same] = known.model_copy(update={"run": f"{known.run}, {entry.run}"})
@@ -282,7 +289,7 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
         n=effect.n,
         n_needed=result.needed,
         paired=effect.paired,
-        by=_by(result),
+        by=", ".join(filter(None, (_by(result), run.apart(result.rows[0])))) or None,
         recipe_id=result.rows[0].recipe_id,
         verdict=result.verdict,
         note=_note(claim, result),

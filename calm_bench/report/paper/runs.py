@@ -1,7 +1,9 @@
 """The stored runs a ledger is made of, and whether they may stand in one ledger.
 
 A stored run is a folder with results.json, and manifest.json, which says by which weights and code
-its clips were made. Two runs that show one model must have made it with the same of both.
+its clips, times and scores were made. Two runs that show one model must have made it with the same
+weights. Where the code of one concern or a metric's recipe differs, the numbers that it decides
+stand beside those of the oldest run, and are named.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +14,9 @@ from typing import Any, Literal
 
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.report.paper.names import ModelName
+from calm_bench.report.paper.names import SPEED_METRICS, ModelName
 from calm_bench.store.records import Cell, GrowthRecord, LatencyRecord, Manifest
-from calm_bench.store.results import Results
+from calm_bench.store.results import ResultRow, Results
 from calm_bench.store.run_store import RunStore
 
 Scale = Literal["tiny", "paper", "released"]
@@ -23,13 +25,20 @@ SCALES: tuple[Scale, ...] = ("tiny", "paper", "released")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A finished run as it lies on disk; `manifest` is None where it was not kept."""
+    """A finished run as it lies on disk.
+
+    Attributes:
+        manifest: None where it was not kept.
+        oldest: The first run that shows a model of this one, directly or through others; None if
+            it is this one.
+    """
 
     name: str
     results: Results
     manifest: Manifest | None
     latency: tuple[LatencyRecord, ...] = ()
     growth: tuple[GrowthRecord, ...] = ()
+    oldest: "StoredRun | None" = None
 
     @property
     def weights(self) -> dict[str, str | None]:
@@ -43,11 +52,34 @@ class StoredRun:
         return of_rows | set(self.weights)
 
     @property
-    def code(self) -> dict[str, str]:
-        """The hash of the sources that made the run; of older runs, their version and commit."""
-        environment = self.manifest.environment if self.manifest else {}
-        names = {"version": "calm_bench", "commit": "commit", "sources": "code"}
-        return {name: str(environment.get(key)) for name, key in names.items()}
+    def other_code(self) -> dict[str, str]:
+        """The code of the concerns that were not made by that of the oldest run."""
+        if self.manifest is None or self.oldest is None or self.oldest.manifest is None:
+            return {}
+        before = self.oldest.manifest.code
+        return {name: code for name, code in self.manifest.code.items() if code != before[name]}
+
+    def apart(self, row: ResultRow) -> str:
+        """What keeps a number from being compared with those of the oldest run; "" if nothing."""
+        timed = row.metric in SPEED_METRICS
+        concerns = {"times"} if timed else {"clips", "scores"}
+        code = self.other_code.items()
+        parts = [f"{name} by code {hashed[:8]}" for name, hashed in code if name in concerns]
+        if not timed and row.recipe_id not in (known := self._known_recipes(row)) and known:
+            parts.append(f"recipe {str(row.recipe_id)[:8]}")
+        return ", ".join(parts)
+
+    def _known_recipes(self, row: ResultRow) -> set[str | None]:
+        """By which recipes the oldest run holds what a number is of, through its instrument."""
+        if self.oldest is None:
+            return set()
+        by, old = self.instrument(row), self.oldest
+        rows = (r for r in old.results.rows if r.metric == row.metric and r.value is not None)
+        return {r.recipe_id for r in rows if old.instrument(r) == by}
+
+    def instrument(self, row: ResultRow) -> str | None:
+        """The language model or embedding behind a number; those of two of them do not compare."""
+        return instrument_of(self.results.recipes.get(row.recipe_id or "", {}))
 
     @property
     def scales(self) -> list[Scale]:
@@ -121,8 +153,18 @@ def read_stored(folders: Sequence[Path]) -> list[StoredRun]:
         InputError: If one cannot be read, is of debug models, or does not go with another.
     """
     runs = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
-    check_one_build(runs)
-    return sorted(runs, key=lambda run: run.name)
+    check_weights(runs)
+    return sorted(with_oldest(runs), key=lambda run: run.name)
+
+
+def with_oldest(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs in the order they were begun, each with the oldest that shows a model of it."""
+    begun = sorted(runs, key=lambda run: (run.manifest.created if run.manifest else "", run.name))
+    found: list[StoredRun] = []
+    for run in begun:
+        kin = next((known for known in found if known.models & run.models), None)
+        found.append(replace(run, oldest=kin and (kin.oldest or kin)))
+    return found
 
 
 def _read(folder: Path) -> StoredRun:
@@ -150,8 +192,8 @@ def _is_debug(model: str) -> bool:
     return ModelName.of(model).scale == "debug"
 
 
-def check_one_build(runs: Sequence[StoredRun]) -> None:
-    """Refuse runs that made one model with different weights or code.
+def check_weights(runs: Sequence[StoredRun]) -> None:
+    """Refuse runs that made one model with different weights.
 
     Raises:
         InputError: Which two runs, which model, and what differs.
@@ -172,17 +214,12 @@ def _difference(a: StoredRun, b: StoredRun, shared: Sequence[str]) -> str | None
         if run.manifest is None:
             return (
                 f"both show {shared[0]}, and {run.name} has no manifest.json to say by which "
-                "weights and code"
+                "weights"
             )
     for model in shared:
         before, after = a.weights.get(model, ""), b.weights.get(model, "")
         if before != after:
             return f"{model} has other weights in each ({_short(before)}, {_short(after)})"
-    hashed = "None" not in (a.code["sources"], b.code["sources"])
-    for name in ("sources",) if hashed else ("version", "commit"):
-        before, after = a.code[name], b.code[name]
-        if before != after:
-            return f"{shared[0]} was run by code of {name} {before} and of {name} {after}"
     return None
 
 

@@ -1,8 +1,9 @@
 """The paper's tables: what was published, and below it what each stored run measured.
 
 Both parts pass through one function from numbers to text, so a published cell and ours are written
-alike. What was measured by another instrument (a language model, an embedding) stands in a column
-of its own. A number that a run lacks is "—" with its reason; one nobody published is "–".
+alike. What was measured by another instrument (a language model, an embedding), or by other code or
+another recipe than in the oldest run, stands in a column of its own. A number that a run lacks is
+"—" with its reason; one nobody published is "–".
 """
 
 import csv
@@ -16,7 +17,7 @@ from calm_bench.report.paper.expressions import Selector
 from calm_bench.report.paper.layout import ColumnSpec, RowSpec, TableSpec
 from calm_bench.report.paper.measure import find_rows
 from calm_bench.report.paper.names import SPEED_METRICS, rows_for
-from calm_bench.report.paper.runs import Scale, StoredRun, instrument_of
+from calm_bench.report.paper.runs import Scale, StoredRun
 from calm_bench.report.tables import Table, Text
 from calm_bench.store.results import ResultRow
 from calm_bench.store.titles import temperature_text
@@ -26,24 +27,36 @@ UNPUBLISHED = "–"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A column by one instrument: the paper's, another, or None where all are measured alike."""
+    """A column by one instrument: the paper's, another, or None where all are measured alike.
+
+    `apart` says by which code or recipe, where it is not that of the oldest run.
+    """
 
     column: ColumnSpec
     instrument: str | None = None
+    apart: str = ""
 
     @property
     def key(self) -> str:
         """What its cells are found by; published ones by the column's own key."""
         own = self.instrument is None or self.instrument == self.column.by
-        return self.column.key + ("" if own else f"@{self.instrument}")
+        return self.column.key + ("" if own else f"@{self.instrument}") + self.mark
+
+    @property
+    def mark(self) -> str:
+        """What its keys end on where it stands apart."""
+        return f"@{self.apart}" if self.apart else ""
 
     @property
     def heading(self) -> str:
         """The column's heading with its instrument."""
-        return self.column.heading + (f" ({self.instrument})" if self.instrument else "")
+        by = ", ".join(filter(None, (self.instrument, self.apart)))
+        return self.column.heading + (f" ({by})" if by else "")
 
-    def takes(self, instrument: str | None) -> bool:
+    def takes(self, instrument: str | None, apart: str) -> bool:
         """Whether numbers of an instrument belong here."""
+        if self.apart != apart:
+            return False
         if self.instrument is None or instrument is None:
             return True
         return _alike(self.instrument, instrument)
@@ -73,27 +86,35 @@ class Block:
 
 
 def shown(spec: TableSpec, runs: Sequence[StoredRun]) -> list[Shown]:
-    """The columns of a table: the paper's, and one for every other instrument the runs used."""
+    """The columns of a table: the paper's, and one for every other way the runs measured it."""
     columns: list[Shown] = []
     for column in spec.columns:
-        used = sorted({i for run in runs for i in _instruments(spec, column, run)})
-        others = [i for i in used if not (column.by and _alike(column.by, i))]
-        if column.by:
-            columns.append(Shown(column=column, instrument=column.by))
-        elif not used or (len(used) == 1 and not column.ours):
-            columns.append(Shown(column=column))
-            continue
-        columns += [Shown(column=column, instrument=instrument) for instrument in others]
+        ways = sorted({way for run in runs for way in _ways(spec, column, run)})
+        columns += _by_instrument(column, [by for by, apart in ways if by and not apart])
+        others = [(by or None, apart) for by, apart in ways if apart]
+        columns += [Shown(column=column, instrument=by, apart=apart) for by, apart in others]
     return columns
 
 
-def _instruments(spec: TableSpec, column: ColumnSpec, run: StoredRun) -> Iterator[str]:
+def _by_instrument(column: ColumnSpec, used: Sequence[str]) -> Iterator[Shown]:
+    """The paper's column, and one for every other instrument."""
+    if column.by:
+        yield Shown(column=column, instrument=column.by)
+    elif not used or (len(used) == 1 and not column.ours):
+        yield Shown(column=column)
+        return
+    for instrument in used:
+        if not (column.by and _alike(column.by, instrument)):
+            yield Shown(column=column, instrument=instrument)
+
+
+def _ways(spec: TableSpec, column: ColumnSpec, run: StoredRun) -> Iterator[tuple[str, str]]:
+    """By which instrument a run measured a column, "" for none, and what keeps it apart."""
     for row in spec.rows:
         for scale in run.scales:
             found = find_rows(_selector(row, column), run, scale)
-            for recipe_id in found if not isinstance(found, str) else ():
-                if instrument := instrument_of(run.results.recipes.get(recipe_id or "", {})):
-                    yield instrument
+            for _, number in found.values() if not isinstance(found, str) else ():
+                yield run.instrument(number) or "", run.apart(number)
 
 
 def _selector(row: RowSpec, column: ColumnSpec) -> Selector:
@@ -158,13 +179,15 @@ def _measured(row: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> Resu
     if isinstance(found, str):
         stored = any(rows_for(metric, run.results, cell) for cell in run.results.cells)
         return found if stored else f"the run stores no {metric}"
-    for recipe_id, (_, first) in found.items():
-        recipe: Mapping[str, Any] = run.results.recipes.get(recipe_id or "", {})
-        if column.takes(instrument_of(recipe)):
+    for _, first in found.values():
+        if column.takes(run.instrument(first), run.apart(first)):
             ends = {name: getattr(first, name) for name in ("value", "low", "high")}
             scaled = {k: None if x is None else x * column.column.scale for k, x in ends.items()}
             return first.model_copy(update=scaled)
-    return f"the run did not measure by {column.instrument}"
+    if column.apart:
+        return f"the run has no number with {column.apart}"
+    by = column.instrument
+    return f"the run did not measure by {by}" if by else "by other code or recipe: see its column"
 
 
 def _timing(run: StoredRun, row: ResultRow) -> Iterator[str]:
@@ -253,7 +276,7 @@ def _lines(
 
 def _cell(table: Table, spec: TableSpec, block: Block, index: int, column: Shown) -> Text:
     if column.column.rank:
-        return Text(text=_rank(spec, block, index, column.column.metric))
+        return Text(text=_rank(spec, block, index, column.column.metric + column.mark))
     found = block.number(index, column.key)
     if found is not None:
         return Text(text=number_text(found, column.column))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from calm_bench.cli.app import app
 from calm_bench.errors import InputError
 from calm_bench.report.paper import build
 from calm_bench.report.paper.build import build_paper, verify_paper
+from calm_bench.report.paper.ledger import Ledger
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS
 
@@ -144,6 +146,39 @@ def test_other_weights_are_one_line_and_exit_2(checkout: Path) -> None:
     done = CliRunner().invoke(app, ["paper"])
     assert done.exit_code == 2
     assert not (checkout / "results" / "paper").exists()
+
+
+def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
+    checkout: Path, make: SimpleNamespace, save: Save
+) -> None:
+    code = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
+    save(make.stored(make.music(), environment={"code": code}))
+    again = make.music().model_copy(update={"run_id": "music-2"})
+    save(make.stored(again, environment={"code": code | {"scores": "9" * 16}}))
+    done = CliRunner().invoke(app, ["paper", "music-1", "music-2", "--out", "mine"])
+    assert done.exit_code == 0, done.output
+    ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
+    (speed,) = (e for e in ledger.entries if e.claim == "music-overall-1")
+    assert speed.run == "music-1, music-2"
+    fads = [e for e in ledger.entries if e.claim == "music-fad-consistency-4" and e.run]
+    assert {(e.run, e.by) for e in fads} >= {
+        ("music-1", "mel"), ("music-2", "mel, scores by code 99999999"),
+    }  # fmt: skip
+    assert [note for note in ledger.notes if "other code" in note] == [
+        "music-2: other code than that of music-1 made its scores: what that decides is named, "
+        "and no verdict mixes both"
+    ]
+    lines = (checkout / "mine/tables/music.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+    named = rows[0].index("FAD ↓ (mel, scores by code 99999999)")
+    plain = rows[0].index("FAD ↓ (mel)")
+    speeds = rows[0].index("overall")
+    by_run = {row[1].partition(",")[0]: row for row in rows if row[2].startswith("RQ-T")}
+    assert by_run["music-1"][speeds] == by_run["music-2"][speeds] == "×1.5 ± 0.0"
+    assert by_run["music-1"][plain].startswith("11.4")
+    assert by_run["music-1"][named].startswith("—")
+    assert by_run["music-2"][named].startswith("11.4")
+    assert by_run["music-2"][plain].startswith("—")
 
 
 def test_the_paper_never_reaches_torch() -> None:

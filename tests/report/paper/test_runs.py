@@ -10,7 +10,13 @@ import pytest
 
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.names import ModelName
-from calm_bench.report.paper.runs import StoredRun, check_one_build, find_stored, read_stored
+from calm_bench.report.paper.runs import (
+    StoredRun,
+    check_weights,
+    find_stored,
+    read_stored,
+    with_oldest,
+)
 from calm_bench.store.run_store import RunStore
 
 
@@ -20,8 +26,7 @@ def other(make: SimpleNamespace, **changes: Any) -> StoredRun:
     return found
 
 
-def test_the_same_weights_and_code_go_together(make: SimpleNamespace, music: StoredRun) -> None:
-    check_one_build([music, other(make)])
+CODE = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
 
 
 @pytest.mark.parametrize(
@@ -29,25 +34,83 @@ def test_the_same_weights_and_code_go_together(make: SimpleNamespace, music: Sto
     [
         ({"weights": {"calm-music-tiny": "1" * 64}}, "calm-music-tiny has other weights in each"),
         ({"weights": {"calm-music-tiny": None}}, r"\(000000000000, random\)"),
-        ({"environment": {"commit": "def"}}, "code of commit abc and of commit def"),
-        ({"environment": {"calm_bench": "0.2"}}, "code of version 0.1 and of version 0.2"),
     ],
 )
-def test_other_weights_or_code_are_refused(
+def test_other_weights_are_refused(
     make: SimpleNamespace, music: StoredRun, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        check_one_build([music, other(make, **changes)])
+        check_weights([music, other(make, **changes)])
     assert "\n" not in str(caught.value)
 
 
-def test_the_same_sources_go_together_whatever_the_commit(make: SimpleNamespace) -> None:
-    before = other(make, environment={"code": "1234", "commit": "abc"})
-    after = replace(other(make, environment={"code": "1234", "commit": "def"}), name="music-3")
-    check_one_build([before, after])
-    later = replace(other(make, environment={"code": "5678", "commit": "abc"}), name="music-3")
-    with pytest.raises(InputError, match="code of sources 1234 and of sources 5678"):
-        check_one_build([before, later])
+@pytest.mark.parametrize(
+    ("environment", "times", "scores"),
+    [
+        ({"code": CODE, "commit": "def"}, "", ""),
+        ({"code": CODE | {"times": "9" * 16}}, "times by code 99999999", ""),
+        ({"code": CODE | {"scores": "9" * 16}}, "", "scores by code 99999999"),
+        ({"code": CODE | {"clips": "9" * 16}}, "", "clips by code 99999999"),
+        # Older runs have one hash for all code, or a commit alone.
+        ({"code": "9" * 16}, "times by code 99999999",
+         "clips by code 99999999, scores by code 99999999"),
+        ({}, "times by code abc", "clips by code abc, scores by code abc"),
+    ],
+)  # fmt: skip
+def test_other_code_keeps_apart_what_it_decides(
+    make: SimpleNamespace, environment: dict[str, Any], times: str, scores: str
+) -> None:
+    first = make.stored(make.music(), environment={"code": CODE})
+    second = other(make, environment=environment)
+    check_weights([first, second])
+    before, after = with_oldest([second, first])
+    assert (before.oldest, after.oldest) == (None, first)
+    assert not any(before.apart(row) for row in before.results.rows)
+    found = {row.metric: after.apart(row) for row in after.results.rows if row.value is not None}
+    assert found.pop("fad") == scores
+    assert set(found.values()) == {times}
+
+
+@pytest.mark.parametrize("environment", [{"code": "1234"}, {}])
+def test_older_runs_of_the_same_code_go_together(
+    make: SimpleNamespace, environment: dict[str, Any]
+) -> None:
+    first = make.stored(make.music(), environment=environment)
+    _, after = with_oldest([first, other(make, environment=environment)])
+    assert not any(after.apart(row) for row in after.results.rows)
+
+
+def test_another_recipe_stands_apart_and_another_instrument_has_its_own_name(
+    make: SimpleNamespace, music: StoredRun
+) -> None:
+    later = other(make)
+    rows = tuple(
+        row.model_copy(update={"recipe_id": "fad-later"}) if row.recipe_id == "fad-mel" else row
+        for row in later.results.rows
+    )
+    recipes = later.results.recipes | {"fad-later": {"metric": "fad", "embedding": "mel"}}
+    results = later.results.model_copy(update={"rows": rows, "recipes": recipes})
+    _, after = with_oldest([music, replace(later, results=results)])
+    found = {row.recipe_id: after.apart(row) for row in rows}
+    assert found["fad-later"] == "recipe fad-late"
+    assert not found["fad-whisper v1"]
+
+
+def test_the_oldest_is_found_through_runs_between(make: SimpleNamespace) -> None:
+    def run(name: str, created: str, *models: str) -> StoredRun:
+        rows = [(make.system(model, model), {"fad": make.around(5.0)}) for model in models]
+        found: StoredRun = make.stored(make.results(name, "music", rows))
+        assert found.manifest is not None
+        manifest = found.manifest.model_copy(update={"created": created})
+        return replace(found, manifest=manifest)
+
+    last, first = run("a", "2026-03", "rq32-music-tiny"), run("c", "2026-01", "calm-music-tiny")
+    between = run("b", "2026-02", "calm-music-tiny", "rq32-music-tiny")
+    alone = run("d", "2026-04", "calm-speech-tiny")
+    found = with_oldest([last, between, alone, first])
+    assert [(r.name, r.oldest and r.oldest.name) for r in found] == [
+        ("c", None), ("b", "c"), ("a", "c"), ("d", None),
+    ]  # fmt: skip
 
 
 def test_runs_of_other_models_may_differ_in_everything(
@@ -55,7 +118,7 @@ def test_runs_of_other_models_may_differ_in_everything(
 ) -> None:
     cell = make.system("calm-speech-tiny", "CALM")
     speech = make.results("speech-1", "speech", [(cell, {"wer": make.around(20.0)})])
-    check_one_build([music, make.stored(speech, environment={"commit": "def"})])
+    check_weights([music, make.stored(speech, environment={"commit": "def"})])
 
 
 def test_without_a_manifest_nothing_says_that_two_runs_agree(
@@ -63,12 +126,12 @@ def test_without_a_manifest_nothing_says_that_two_runs_agree(
 ) -> None:
     bare = StoredRun(name="music-2", results=other(make).results, manifest=None)
     with pytest.raises(InputError, match=r"music-2 has no manifest\.json"):
-        check_one_build([music, bare])
+        check_weights([music, bare])
 
 
 def test_one_run_twice_is_refused(music: StoredRun) -> None:
     with pytest.raises(InputError, match="two folders hold the run music-1"):
-        check_one_build([music, music])
+        check_weights([music, music])
 
 
 def test_debug_models_make_no_ledger(
