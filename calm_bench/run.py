@@ -99,6 +99,7 @@ def run(
             spec=plan.spec.model_dump(mode="json"),
             prompts=[prompt.id for prompt in plan.prompts],
             seeds=plan.n_seeds,
+            unusable=list(plan.unusable),
         )
         # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
         manifest = store.begin(wanted).model_copy(update={"options": wanted.options})

@@ -170,7 +170,7 @@ def test_the_plan_comes_first_and_the_table_last(tmp_path: Path) -> None:
     result = call("run", "smoke", *options, "--out", str(tmp_path / "run"))
     assert result.exit_code == 0
     assert result.stderr.startswith("smoke (version 1)")
-    assert "5 rows × 1 prompts = 5 clips" in result.stderr
+    assert "5 rows × 1 prompt = 5 clips" in result.stderr
     assert "CALM (debug)" in result.stdout
     assert "noise variance" in result.stdout
     assert str(tmp_path / "run" / "page" / "index.html") in result.stdout
@@ -400,7 +400,9 @@ def test_recordings_that_are_no_prompts_are_refused(
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused("run", "smoke", "--out", str(tmp_path / "file" / "run"))
-    assert "cannot write" in refused("run", "smoke", "--out", "/proc/run")
+    for more in ((), ("--dry-run",)):
+        assert "cannot write" in refused("run", "smoke", "--out", "/proc/run", *more)
+    assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(

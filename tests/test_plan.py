@@ -187,7 +187,7 @@ def test_the_plan_says_which_metrics_will_say_nothing() -> None:
     assert few.notes == ("8 clips a row leave a dash under fad, fad_over_time: 16 are needed",)
     assert expand("music", Overrides(n_prompts=16)).notes == ()
     speech = expand("speech", Overrides(n_prompts=1, n_seeds=2)).notes
-    assert "1 clips a row leave a dash under fad: 16 are needed" in speech
+    assert "1 clip a row leaves a dash under fad: 16 are needed" in speech
 
 
 def test_the_plan_says_what_it_will_do() -> None:
@@ -282,9 +282,9 @@ def test_a_recording_shorter_than_the_prompt_is_refused_by_name_and_length(tmp_p
 def test_all_recordings_that_cannot_be_read_are_named_at_once(tmp_path: Path) -> None:
     write_flac(tmp_path / "good.flac", np.full(16000, 0.1, dtype=np.float32), 16000)
     for name in ("bad.wav", "voice.m4a"):
-        (tmp_path / name).write_bytes(b"no sound")
+        (tmp_path / name).write_text(f"{name} is no sound")
     with pytest.raises(InputError) as caught:
-        check_prompts(plan(prompt_audio=(tmp_path,)))
+        check_prompts(plan(prompt_audio=tuple(sorted(tmp_path.iterdir()))))
     assert str(caught.value).startswith("2 of 3 prompts cannot be used: ")
     assert "bad.wav is not a readable sound file" in str(caught.value)
     assert "convert it to FLAC or WAV, as ffmpeg does" in str(caught.value)
@@ -312,7 +312,7 @@ def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(
     found = expand(str(path), Overrides())
     assert [prompt.id for prompt in found.prompts] == ["smoke-0"]
     assert "note: 1 of 2 prompts: an installed package" in "\n".join(plan_lines(found))
-    with pytest.raises(InputError, match=r"has 1 prompts, not the 2 .*2 are listed"):
+    with pytest.raises(InputError, match=r"has 1 prompt, not the 2 .*2 are listed"):
         expand(str(path), Overrides(n_prompts=2))
 
 

@@ -174,7 +174,7 @@ def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
         seconds=1.2,
     )
     command = ("run", spec, "--out", tmp_path / "run", "--prompt-audio", voices[1])
-    note = "vae-speech-tiny cannot carry 1 of 1 prompts (narrow-"
+    note = "vae-speech-tiny cannot carry the prompt (narrow-"
     assert done(*command).count(note) >= 2  # in the plan and under the table
     (kept,) = (c for c in RunStore(tmp_path / "run").read(CodecCheck) if "vae-speech" in c.codec)
     assert kept.change_db < -10
@@ -241,10 +241,10 @@ def test_a_list_brings_the_texts_that_references_are_scored_against(tmp_path: Pa
     )
     spec = benchmark(tmp_path, metrics=["wer"], table=["wer"], asr="faster-whisper")
     said = done("run", spec, "--out", tmp_path / "run", "--prompt-audio", listed)
-    note = "the texts of 2 of 4 prompts come without times: what faster-whisper hears times them"
+    note = "texts without times: those of 2 of 4 prompts; what faster-whisper hears times them"
     assert said.count(note) == 2  # in the plan and under the table
-    assert "the texts of 1 prompts were not heard in them (c-" in said
-    assert "the text of 1 prompts was recognised, not given" in said
+    assert "1 prompt whose given text was not heard: c-" in said
+    assert "the text of 1 prompt was recognised, not given" in said
     assert sources(tmp_path / "run", "reference") == {
         "a": ("given", ["Red,", "green,", "blue,", "pink."]),
         "b": ("given", ["red", "white"]),
@@ -272,7 +272,7 @@ def test_without_a_recogniser_a_text_is_laid_over_the_recording(tmp_path: Path) 
     record(tmp_path / "a.flac", 2.0)
     listed = write_list(tmp_path / "mine.jsonl", {"audio": "a.flac", "text": "aa bb cc dd"})
     said = done("run", "smoke", "--no-latency", "--out", tmp_path / "run", "--prompt-audio", listed)
-    assert "come without times: their length times them" in said
+    assert "those of 1 of 1 prompt; their length times them" in said
     (known,) = {
         record.words
         for record in RunStore(tmp_path / "run").read(TrialRecord)
@@ -304,10 +304,58 @@ def test_a_folder_is_all_that_is_in_it_and_what_is_left_out_is_said(tmp_path: Pa
     assert json.loads(few.stdout)["prompts"] == plan["prompts"][:2]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_of_a_folder_or_list_what_cannot_be_used_costs_itself_alone(
+    tmp_path: Path, listed: bool
+) -> None:
+    folder = tmp_path / "voices"
+    folder.mkdir()
+    for index, (name, seconds) in enumerate((("good", 1.0), ("long", 1.0), ("short", 0.1))):
+        record(folder / f"{name}.flac", seconds, index)
+    shutil.copy(folder / "good.flac", folder / "same.flac")
+    (folder / "broken.wav").write_bytes(b"RIFF and then nothing")
+    source = folder
+    if listed:
+        names = (path.name for path in sorted(folder.iterdir()))
+        source = write_list(folder / "mine.jsonl", *({"audio": name} for name in names))
+    line = ("run", "smoke", "--no-latency", "--prompt-audio", source, "--out", tmp_path / "run")
+    plan = call(*line, "--dry-run", "--json")
+    assert plan.exit_code == 4
+    found = json.loads(plan.stdout)
+    assert [name.partition("-")[0] for name in found["prompts"]] == ["good", "long"]
+    assert len(found["unusable"]) == 2
+    result = call(*line)
+    assert result.exit_code == 4
+    said = " ".join(result.output.split())
+    assert "2 recordings could not be used; the notes of the table say why" in said
+    for name in ("broken.wav is not a readable sound file", "short.flac lasts 0.10 s, too short"):
+        assert name in " ".join(call(*line, "--dry-run").output.split())
+        assert said.count(name) == 2  # in the plan and under the table
+        assert name in (tmp_path / "run/page/index.html").read_text()
+    assert f"same.flac (of {folder / 'good.flac'})" in said
+    assert "× 2 prompts" in said
+    assert RunStore(tmp_path / "run").read_results().trials["reference"].ok == 2
+    typed = call(*line[:5], folder / "broken.wav", "--out", tmp_path / "other")
+    assert typed.exit_code == 2
+    assert "broken.wav is not a readable" in " ".join(typed.output.split())
+
+
+def test_a_folder_without_a_usable_recording_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "voices").mkdir()
+    (tmp_path / "voices/broken.wav").write_bytes(b"RIFF and then nothing")
+    for more in ((), ("--dry-run",)):
+        result = call("run", "smoke", "--prompt-audio", tmp_path / "voices", *more)
+        assert result.exit_code == 2
+        assert "1 of 1 recording cannot be used" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"audio": "lost.flac", "text": "x"}, r"mine.jsonl lists, do not exist: .*lost\.flac"),
+        (
+            {"audio": "lost.flac", "text": "x"},
+            r"mine.jsonl lists, cannot be used .*lost\.flac does not exist",
+        ),
         ({"audio": "a.flac", "offset": 0.1}, "stretches of longer files, which `calm-bench data"),
         ({"audio": "a.flac", "txt": "x"}, r"mine\.jsonl:1: txt: unknown field; did you mean text"),
     ],

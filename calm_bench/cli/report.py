@@ -93,6 +93,7 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
     """Build the report, print it, and exit with 4 if clips are missing."""
     from rich.console import Console
 
+    from calm_bench.core.recordings import amount
     from calm_bench.report.build import build_report
     from calm_bench.report.terminal import print_table
 
@@ -111,8 +112,11 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
     elif open_page:
         _open(page)
     if outcome.n_failed:
-        clips = "1 clip" if outcome.n_failed == 1 else f"{outcome.n_failed} clips"
-        say(f"{clips} failed; the notes of the table say why", style="bold red")
+        lost = outcome.results.unusable
+        clips = [f"{amount(n, 'clip')} failed" for n in [outcome.n_failed - lost] if n]
+        files = [f"{amount(lost, 'recording')} could not be used"] if lost else []
+        said = " and ".join([*clips, *files])
+        say(f"{said}; the notes of the table say why", style="bold red")
         raise typer.Exit(FAILED_TRIALS)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from calm_bench.cli import options
-from calm_bench.cli.report import say, show
+from calm_bench.cli.report import FAILED_TRIALS, say, show
 
 if TYPE_CHECKING:
     from calm_bench.plan.plan import Plan
@@ -109,10 +109,13 @@ def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> N
     folder = run_folder(plan, out)
     store = RunStore(folder)
     store.refuse_foreign()
+    store.refuse_unwritable()
     plan = check_codecs(plan, store)
     if device != "auto":  # which any machine has
         resolve_device(device)
     if as_json:
         typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
-        return
-    typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
+    else:
+        typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
+    if plan.unusable:
+        raise typer.Exit(FAILED_TRIALS)

@@ -225,8 +225,10 @@ def time_systems(
 
 def _dry_run(pairs: "list[tuple[SpeedPlan, Path]]", as_json: bool) -> None:
     from calm_bench.speed.plan import plan_lines
+    from calm_bench.store.run_store import RunStore
 
     for plan, folder in pairs:
+        RunStore(folder).refuse_unwritable()
         if as_json:
             typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
         else:

@@ -54,8 +54,8 @@ class Listing:
     def notes(self) -> list[str]:
         """What was left out, a line for each kind."""
         notes = [
-            f"{_sound_files(n)} in {inside} left out: it lies in {self.folder} but is not part of "
-            "what is looked at there"
+            f"{amount(n, 'sound file')} in {inside} left out: it lies in {self.folder} but is not "
+            "part of what is looked at there"
             for inside, n in self.elsewhere.items()
         ]
         if self.hidden:
@@ -103,6 +103,11 @@ def few(names: Sequence[str], n: int | None = None) -> str:
     """The first three of some names, and how many more there are of all `n` of them."""
     more = (len(names) if n is None else n) - 3
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
+
+
+def amount(n: int, noun: str) -> str:
+    """How many of something: `1 clip`, `2 clips`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def group_of(rule: str, name: str) -> str:
@@ -198,7 +203,3 @@ def _sounds_below(path: Path) -> Iterator[Path]:
         return
     for folder, _, names in os.walk(path):
         yield from (Path(folder, n) for n in sorted(names) if Path(n).suffix.lower() in SUFFIXES)
-
-
-def _sound_files(n: int) -> str:
-    return f"{n} sound file" if n == 1 else f"{n} sound files"

@@ -38,7 +38,8 @@ class Candidate:
         split: Given by the source; None where a draw decides.
         groups: What must not be torn between splits, a speaker, a song or a session; nothing if
             the recording is its own.
-        listed: The list that names it; None if it was found in a folder.
+        listed: The list that names it; None if no list does.
+        typed: Whether the user named the file itself, so that it is refused if it cannot be used.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Candidate:
     licence: str | None = None
     language: str | None = None
     listed: Path | None = None
+    typed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

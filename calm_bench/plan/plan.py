@@ -14,7 +14,7 @@ from typing import Any
 from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark, load_model_config
 from calm_bench.core import paths
-from calm_bench.core.recordings import few
+from calm_bench.core.recordings import amount, few
 from calm_bench.data.languages import refuse_other_languages
 from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
@@ -93,6 +93,7 @@ class Plan:
         root: The folder that the prompts' audio paths are relative to.
         weights: By model, the sha256 of its weights; None for random ones.
         notes: What the options changed that the user may not expect.
+        unusable: Why recordings that were to be prompts are none.
         checks: What the codecs make of the prompts, where that was looked at.
     """
 
@@ -105,6 +106,7 @@ class Plan:
     plan_hash: str
     n_seeds: int
     notes: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
     checks: tuple[CodecCheck, ...] = ()
 
     @property
@@ -130,6 +132,7 @@ class Plan:
             "n_batches": len(self.batches),
             "metrics": list(self.spec.metrics),
             "notes": list(self.notes),
+            "unusable": list(self.unusable),
             "codec_checks": [check.model_dump() for check in self.checks],
         }
 
@@ -149,8 +152,9 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         registry.target("embedding", name)
     if len(missing_models(spec)) > 1:  # one alone gets near names
         raise InputError(f"{spec.name} cannot run here: it {lacking(spec)}")
-    root, prompts, prompt_notes = _prompts(benchmark, spec, overrides)
-    notes += check_lengths(spec, root, prompts)
+    found = _prompts(benchmark, spec, overrides)
+    prompts = found.chosen
+    notes += check_lengths(spec, found.root, prompts)
     models = Models()
     cells = tuple(cells_of(spec, overrides.text_temperature, models))
     # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
@@ -164,8 +168,9 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     )
     return Plan(
         spec=spec,
-        root=root,
+        root=found.root,
         prompts=prompts,
+        unusable=found.unusable,
         cells=cells,
         batches=tuple(_batches(spec, cells, prompts, overrides.n_seeds, models)),
         weights=models.weights,
@@ -173,7 +178,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         n_seeds=overrides.n_seeds,
         notes=(
             *notes,
-            *prompt_notes,
+            *found.notes,
             *_too_few_clips(spec.metrics, prompts, overrides.n_seeds),
             *_random_weights(models.weights),
         ),
@@ -205,7 +210,7 @@ def plan_lines(plan: Plan) -> list[str]:
     seeds = f" × {plan.n_seeds} seeds" if plan.n_seeds > 1 else ""
     lines = [
         f"{spec.name} (version {spec.version}): {spec.description}",
-        f"{len(plan.cells)} rows × {n} prompts{seeds} = {plan.n_trials} clips "
+        f"{len(plan.cells)} rows × {amount(n, 'prompt')}{seeds} = {amount(plan.n_trials, 'clip')} "
         f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
     ]
     several = swept(plan.cells)
@@ -235,7 +240,8 @@ def _too_few_clips(
         if metric.fewest_clips > n:
             short[metric.fewest_clips, n].append(name)
     for (fewest, n), names in short.items():
-        yield f"{n} clips a row leave a dash under {', '.join(names)}: {fewest} are needed"
+        under = f"under {', '.join(names)}: {fewest} are needed"
+        yield f"{amount(n, 'clip')} a row {'leaves' if n == 1 else 'leave'} a dash {under}"
 
 
 def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
@@ -247,18 +253,28 @@ def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
         )
 
 
-def _prompts(
-    benchmark: str, spec: BenchmarkSpec, overrides: Overrides
-) -> tuple[Path, tuple[PromptSpec, ...], tuple[str, ...]]:
-    """The chosen prompts, the folder their audio is relative to, and what to know about them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompts:
+    """The chosen prompts, and of `Plan` what goes with them."""
+
+    root: Path
+    chosen: tuple[PromptSpec, ...]
+    notes: tuple[str, ...] = ()
+    unusable: tuple[str, ...] = ()
+
+
+def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prompts:
+    """The prompts that the options choose: recordings of the user's, or the benchmark's own."""
     if overrides.prompt_audio:
         candidates, said = find_candidates(overrides.prompt_audio)
         _check_count("--prompt-audio", overrides.n_prompts, candidates, len(candidates))
         chosen = candidates[: overrides.n_prompts]
         if spec.asr is not None:
             refuse_other_languages(chosen, spec.asr)
-        own, left = own_prompts(chosen, spec.seconds)
-        return Path(Path.cwd().anchor), tuple(own), (*said, *left, *text_note(own, spec.asr))
+        root = Path(Path.cwd().anchor)
+        own = own_prompts(chosen, spec, root)
+        notes = (*said, *own.notes, *text_note(own.prompts, spec.asr))
+        return _Prompts(root=root, chosen=own.prompts, notes=notes, unusable=own.unusable)
     is_file = benchmark.endswith((".yaml", ".yml"))
     root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
     listed = read_prompt_specs(paths.inside(root, spec.prompts))
@@ -266,8 +282,10 @@ def _prompts(
     _check_count(spec.name, overrides.n_prompts, there, len(listed))
     _check_count(spec.name, spec.default_prompts, listed, len(listed))
     wanted = overrides.n_prompts or spec.default_prompts or len(listed)
-    notes = (f"{len(there)} of {wanted} prompts: {_WHEEL}",) if wanted > len(there) else ()
-    return root, tuple(there[:wanted]), notes
+    notes = (
+        (f"{len(there)} of {amount(wanted, 'prompt')}: {_WHEEL}",) if wanted > len(there) else ()
+    )
+    return _Prompts(root=root, chosen=tuple(there[:wanted]), notes=notes)
 
 
 _WHEEL = "an installed package carries the first of them, a checkout all"
@@ -276,7 +294,9 @@ _WHEEL = "an installed package carries the first of them, a checkout all"
 def _check_count(name: str, asked: int | None, prompts: Sequence[object], n_listed: int) -> None:
     if asked is not None and asked > len(prompts):
         more = f" ({n_listed} are listed: {_WHEEL})" if n_listed > len(prompts) else ""
-        raise InputError(f"{name} has {len(prompts)} prompts, not the {asked} asked for{more}")
+        raise InputError(
+            f"{name} has {amount(len(prompts), 'prompt')}, not the {asked} asked for{more}"
+        )
 
 
 def _batches(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from calm_bench.config import BenchmarkSpec
-from calm_bench.core.recordings import few
+from calm_bench.core.recordings import amount, few
 from calm_bench.core.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.speed import SPEED_COLUMNS, result_row, speed_rows
@@ -31,6 +31,7 @@ class Facts:
         trials: Clips that were made and that failed, by row.
         failures: What could not be scored of those that were made.
         codecs: What is known of the codecs of round-trip rows besides their clips.
+        unusable: How many recordings that were to be prompts could not be used.
         notes: What must be said of the clips.
     """
 
@@ -42,6 +43,7 @@ class Facts:
     trials: Mapping[str, TrialCount]
     latency: Sequence[LatencyRecord] = ()
     codecs: Sequence[CellScore] = ()
+    unusable: int = 0
     failures: Sequence[Failure] = ()
     notes: Sequence[str] = ()
 
@@ -65,6 +67,7 @@ class Facts:
             trials={cell.cell_id: _count(cell, trials) for cell in cells},
             latency=store.read(LatencyRecord),
             codecs=[score for score in store.read(CellScore) if score.metric == "codec"],
+            unusable=len(manifest.options.get("unusable", ())),
             failures=scorer.failures,
             notes=(*manifest.options.get("notes", ()), *scorer.notes, *_trial_notes(trials)),
         )
@@ -79,8 +82,9 @@ class Outcome:
 
     @property
     def n_failed(self) -> int:
-        """Clips that could not be made, read or scored."""
-        return sum(count.failed + count.unscored for count in self.results.trials.values())
+        """Clips that could not be made, read or scored, and recordings that could not be used."""
+        clips = sum(count.failed + count.unscored for count in self.results.trials.values())
+        return clips + self.results.unusable
 
 
 def summarise_run(
@@ -114,6 +118,7 @@ def summarise_run(
         rows=tuple(rows),
         differences=tuple(differences),
         trials={cell_id: _with_failures(facts, cell_id) for cell_id in facts.trials},
+        unusable=facts.unusable,
         counts={cell.cell_id: _counts(cell, scores) for cell in cells},
         notes=(
             *speed.notes,
@@ -255,18 +260,18 @@ def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
     failed = [trial for trial in trials if trial.status == "failed"]
     if failed:
         yield (
-            f"{len(failed)} of {len(trials)} clips could not be made; the first, "
+            f"{len(failed)} of {amount(len(trials), 'clip')} could not be made; the first, "
             f"{failed[0].cell_id} {failed[0].prompt_id}: {failed[0].error}"
         )
     untimed = sorted({t.prompt_id for t in trials if t.prompt_text_source == "estimated"})
     if untimed:
         yield (
-            f"the texts of {len(untimed)} prompts were not heard in them ({few(untimed)}): the "
-            "times of their words are estimated"
+            f"{amount(len(untimed), 'prompt')} whose given text was not heard: {few(untimed)}; the "
+            "times of these words are estimated"
         )
     heard = {t.prompt_id for t in trials if t.prompt_text_source == "transcribed"}
     if heard:
-        yield f"the text of {len(heard)} prompts was recognised, not given"
+        yield f"the text of {amount(len(heard), 'prompt')} was recognised, not given"
 
 
 def _floor_notes(

@@ -70,9 +70,10 @@ def codec_notes(checks: Sequence[CodecCheck]) -> Iterator[str]:
             yield f"{codec} returns {all_of_them} at {_text(own)}"
             continue
         names = few([check.prompt_id for check in lost])
+        those = "the prompt" if len(own) == 1 else f"{len(lost)} of {len(own)} prompts"
         yield (
-            f"{codec} cannot carry {len(lost)} of {len(own)} prompts ({names}), which it returns "
-            f"at {_text(lost)}: rows that hear through it do not continue these recordings"
+            f"{codec} cannot carry {those} ({names}), which it returns at "
+            f"{_text(lost)}: rows that hear through it do not continue these recordings"
         )
 
 

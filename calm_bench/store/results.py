@@ -116,6 +116,7 @@ class Results(StrictModel):
         table: Names of the columns of the printed table, in order; empty means all.
         tables: Columns of several tables by title, in place of one.
         trials: Clips per cell_id.
+        unusable: How many recordings that were to be prompts could not be used.
         counts: By cell_id, the counts of its metrics as "metric.count": n_empty, n_flagged, ...
         recipes: By recipe_id, what the values depend on besides the audio.
     """
@@ -132,6 +133,7 @@ class Results(StrictModel):
     rows: tuple[ResultRow, ...]
     differences: tuple[Difference, ...] = ()
     trials: dict[str, TrialCount] = Field(default_factory=dict)
+    unusable: int = 0
     counts: dict[str, dict[str, float]] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

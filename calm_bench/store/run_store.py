@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -132,6 +133,16 @@ class RunStore:
             return
         if any(path.name != ".lock" for path in self.root.iterdir()):
             raise InputError(f"{self.root} is not empty and holds no run: choose another --out")
+
+    def refuse_unwritable(self) -> None:
+        """Find out whether the folder can be made and written, and leave nothing behind.
+
+        Raises:
+            InputError: If it cannot.
+        """
+        there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        with disk_errors(self.root), TemporaryDirectory(dir=there):
+            pass
 
     def clear(self) -> None:
         """Remove what earlier starts of a run have written; the lock is held and stays."""
