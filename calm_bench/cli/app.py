@@ -1,7 +1,7 @@
 """The command line: what a user types, and errors as one line with an exit code.
 
-Exit codes: 0 done · 1 a check failed · 2 usage or input error · 3 unfit machine · 4 clips missing ·
-70 an error of the program itself.
+Exit codes: 0 done · 1 a check failed · 2 usage or input error · 3 unfit machine · 4 clips failed
+or recordings unreadable · 70 an error of the program itself.
 Nothing heavy is imported here; every command imports what it needs when it runs.
 """
 

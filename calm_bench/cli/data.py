@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calm_bench.cli import options
+from calm_bench.cli.report import FAILED_TRIALS, say
+from calm_bench.core.recordings import amount
 from calm_bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -120,15 +122,25 @@ def folder(
             show_default=False,
         ),
     ] = None,
-    language: options.Language = None,
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language",
+            metavar="CODE",
+            help="What --transcribe listens to, as in de. Other languages than English need "
+            "multilingual weights (--transcribe faster-whisper:base).",
+            show_default="en",
+        ),
+    ] = None,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
     """List the usable recordings of a folder, a known corpus or a list.
 
     What is unreadable, silent, too short or there twice is skipped, counted and listed with its
-    reason in corpus.json. Splits that the source names are kept; the rest is drawn, and no speaker
-    is in two. Your files stay where they are.
+    reason in corpus.json. Only what is unreadable or missing is a failure: the exit code is 4.
+    Splits that the source names are kept; the rest is drawn, and no speaker is in two. Your files
+    stay where they are.
     """
     from calm_bench.asr import listener
     from calm_bench.data.folder import FolderOptions, make_folder
@@ -188,10 +200,17 @@ def prompts(
 
 
 def _show(card: "CorpusCard", folder: Path, as_json: bool) -> None:
-    """What a corpus holds and what was left out."""
+    """Print what a corpus holds and what was left out; exit with 4 if files could not be read."""
     if as_json:
         typer.echo(card.model_dump_json())
-        return
+    else:
+        _print(card, folder)
+    if failed := [skipped for skipped in card.skipped if skipped.failed]:
+        say(f"{amount(len(failed), 'recording')} could not be read", style="bold red")
+        raise typer.Exit(FAILED_TRIALS)
+
+
+def _print(card: "CorpusCard", folder: Path) -> None:
     for name, count in card.counts.items():
         typer.echo(f"{name:<20} {count:g}")
     if card.kind == "folder":

@@ -75,7 +75,8 @@ def score(
 
     Folders are compared by every metric that needs no text. Files that pair (--pair-by) are taken
     for versions of one recording. Hidden files are left out, and so is a folder of one side that
-    lies in the other's; what is left out, what does not pair and what cannot be read is named.
+    lies in the other's; what is left out, what does not pair and what cannot be read is named. Of
+    folders, tables and plots are written and no listening page: their files stay where they are.
     """
     from calm_bench.run import find_run, is_run, score_run
 

@@ -76,10 +76,11 @@ class Item(StrictModel):
 
 
 class Skipped(StrictModel):
-    """A file that was left out, and why."""
+    """A file that was left out, and why; `failed` if nothing could be read of it."""
 
     audio: str
     reason: str
+    failed: bool = False
 
 
 class CorpusCard(StrictModel):

@@ -151,7 +151,8 @@ def keep_usable(
         else:
             reason = reason.removeprefix(f"{candidate.path} ")
             place = "" if candidate.start is None else f" from {candidate.start:g} s"
-            skipped.append(Skipped(audio=f"{candidate.path}{place}", reason=reason))
+            failed = found.error is not None
+            skipped.append(Skipped(audio=f"{candidate.path}{place}", reason=reason, failed=failed))
     return list(kept.values()), skipped
 
 

@@ -279,11 +279,30 @@ def test_a_decoder_that_raises_costs_one_file(
         return examine(path, *rest)
 
     monkeypatch.setattr(inspection, "examine", broken)
-    assert cli("data", "folder", str(source), "--out", str(out)).exit_code == 0
+    result = cli("data", "folder", str(source), "--out", str(out))
+    assert result.exit_code == 4
+    assert "1 recording could not be read" in result.output
     assert list(by_id(out)) == ["b"]
     (skipped,) = read_card(out).skipped
     assert skipped.audio.endswith("a.wav")
     assert skipped.reason == "cannot be read: ValueError: array is too big"
+
+
+def test_what_no_decoder_takes_or_is_not_there_is_a_failure_and_what_is_silent_is_none(
+    source: Path, out: Path
+) -> None:
+    sound(source / "a.wav", seed=1)
+    soundfile.write(source / "mute.wav", np.zeros(32000), 16000)
+    soundfile.write(source / "brief.wav", np.full(1600, 0.1), 16000)
+    for more in ((), ("--json",)):
+        result = cli("data", "folder", str(source), "--out", str(out), *more)
+        assert result.exit_code == 0, result.output
+    for name, damage in (("voice.m4a", b"no sound"), ("empty.wav", b"")):
+        (source / name).write_bytes(damage)
+    for more in ((), ("--json",)):
+        assert cli("data", "folder", str(source), "--out", str(out), *more).exit_code == 4
+    found = {Path(skipped.audio).name: skipped.failed for skipped in read_card(out).skipped}
+    assert found == {"mute.wav": False, "brief.wav": False, "voice.m4a": True, "empty.wav": True}
 
 
 def test_a_file_put_in_the_place_of_another_is_seen(
