@@ -340,6 +340,21 @@ def test_of_a_folder_or_list_what_cannot_be_used_costs_itself_alone(
     assert "broken.wav is not a readable" in " ".join(typed.output.split())
 
 
+def test_words_that_are_timed_in_part_are_said(tmp_path: Path) -> None:
+    spec = benchmark(tmp_path, seconds=6.0)
+    words = [[f"w{at}", at / 2, at / 2 + 0.3] for at in range(14)]
+    lines = []
+    for index, (name, given) in enumerate((("whole", words), ("part", words[:2]))):
+        record(tmp_path / f"{name}.flac", 7.0, index)
+        lines.append({"audio": f"{name}.flac", "words": given})
+    listed = write_list(tmp_path / "mine.jsonl", *lines)
+    note = "more than 2 s of sound have no word in the timed words of"
+    said = done("run", spec, "--no-latency", "--dry-run", "--prompt-audio", listed)
+    assert f"{note} {tmp_path / 'part.flac'}: what is said there" in said
+    for _ in range(2):
+        assert f"{note} part: what" in done("data", "folder", listed, "--out", tmp_path / "corpus")
+
+
 def test_a_folder_without_a_usable_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     (tmp_path / "voices/broken.wav").write_bytes(b"RIFF and then nothing")

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+from calm_bench.asr.health import is_sparse
 from calm_bench.asr.words import align, tokens_of
-from calm_bench.types import TimedWord
+from calm_bench.core.audio import resample
+from calm_bench.core.recordings import few
+from calm_bench.types import TimedWord, Wave
 
 MATCHED_SHARE = 0.5
 """Fewer recognised words than this, and the text is not what is said: no times are given."""
@@ -73,3 +76,18 @@ def _spread(words: Sequence[str], start: float, end: float) -> list[TimedWord]:
         timed.append(TimedWord(word=word, start=clock, end=stop))
         clock = stop
     return timed
+
+
+def leaves_speech_out(words: Sequence[TimedWord], wave: Wave, sample_rate: int) -> bool:
+    """Whether timed words leave more than two seconds as loud as speech without any."""
+    return is_sparse(words, resample(wave, sample_rate, 16_000))
+
+
+def left_out_note(names: Sequence[str]) -> list[str]:
+    """What has to be said of recordings whose words leave speech out; nothing of none."""
+    if not names:
+        return []
+    return [
+        f"more than 2 s of sound have no word in the timed words of {few(names)}: what is said "
+        "there counts as not meant to be said (leave the words out to have the text timed)"
+    ]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.core.code import computed_by
 from calm_bench.core.files import disk_errors, locked
 from calm_bench.core.parallel import counted
-from calm_bench.data.alignment import align_text
+from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import CorpusCard, Item, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
 from calm_bench.data.languages import refuse_other_languages
@@ -73,15 +74,14 @@ def make_folder(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out / ".lock"):
-        facts = list(inspect(candidates, Journal(out / "inspected.jsonl"), jobs))
+        journal = Journal(out / "inspected.jsonl")
+        facts = list(inspect(candidates, journal, jobs))
         kept, skipped = keep_usable(
             candidates, facts, min_seconds=options.min_seconds, silence_dbfs=options.silence_dbfs
         )
         if not kept:
-            first = f"{skipped[0].audio}: {skipped[0].reason}"
-            raise InputError(
-                f"none of the {len(skipped)} recordings in {source} is usable; {first}"
-            )
+            first, n = f"{skipped[0].audio}: {skipped[0].reason}", len(skipped)
+            raise InputError(f"none of the {n} recordings in {source} is usable; {first}")
         hashes = [found.audio_hash for _, found in kept]
         shares: dict[Split, float] = {"validation": options.validation, "test": options.test}
         splits, remarks = assign_splits([candidate for candidate, _ in kept], hashes, shares)
@@ -89,10 +89,11 @@ def make_folder(
             _item(candidate, found, split, options.licence)
             for (candidate, found), split in zip(kept, splits, strict=True)
         ]
+        remarks += left_out_note([*_partly_timed(items, hashes, out, journal)])
         checks: dict[str, Any] = {}
         if options.transcribe is not None:
             items, checks["text"] = _transcribe(items, hashes, out, options.transcribe)
-        heard = [remark for _, found in kept for remark in found.remarks]
+        remarks += [remark for _, found in kept for remark in found.remarks]
         return write_corpus(
             out,
             items,
@@ -100,7 +101,7 @@ def make_folder(
             settings={"source": str(source), **asdict(options), "layout": listed.layout},
             skipped=skipped,
             checks=checks,
-            notes=[*listed.notes, *remarks, *heard],
+            notes=[*listed.notes, *remarks],
         )
 
 
@@ -123,6 +124,24 @@ def _item(candidate: Candidate, found: Facts, split: Split, licence: str | None)
         work=candidate.work,
         licence=candidate.licence or licence,
     )
+
+
+def _partly_timed(
+    items: Sequence[Item], hashes: Sequence[str], out: Path, journal: Journal
+) -> Iterator[str]:
+    """The recordings that come with timed words which leave speech out."""
+    for item, audio_hash in zip(items, hashes, strict=True):
+        if item.words is None:
+            continue
+        code = computed_by(leaves_speech_out.__module__)
+        key = content_hash("speech left out", code, audio_hash, item.words)
+        known = journal.get(key)
+        if known is None:
+            words = tuple(TimedWord(word=w, start=a, end=b) for w, a, b in item.words)
+            known = leaves_speech_out(words, *item.read(out))
+            journal.put(key, known)
+        if known:
+            yield item.id
 
 
 def _transcribe(

@@ -7,6 +7,7 @@ from pathlib import Path
 from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.core.audio import probe_audio, readable
 from calm_bench.core.recordings import SUFFIXES, amount, few
+from calm_bench.data.alignment import leaves_speech_out, left_out_note
 from calm_bench.data.layouts import find_recordings
 from calm_bench.data.prompts import load_prompt
 from calm_bench.data.sources import Candidate, without_suffix
@@ -59,12 +60,15 @@ def own_prompts(candidates: Sequence[Candidate], spec: BenchmarkSpec, root: Path
             f"folder` and `data prompts` cut: {few([str(c.path) for c in cut])}"
         )
     known: dict[str, PromptSpec] = {}
-    twice, unusable = [], []
+    twice, unusable, partly = [], [], []
     for one in candidates:
         try:
             content, prompt = _prompt(one, spec.seconds)
             if not one.typed:
-                load_prompt(prompt, spec, root)
+                loaded = load_prompt(prompt, spec, root)
+                words, wave, rate = loaded.words, loaded.wave, loaded.sample_rate
+                if words is not None and leaves_speech_out(words, wave, rate):
+                    partly.append(prompt.audio)
         except InputError as error:
             unusable.append(str(error))
             continue
@@ -76,6 +80,7 @@ def own_prompts(candidates: Sequence[Candidate], spec: BenchmarkSpec, root: Path
         raise InputError(lost)
     notes = [lost] if unusable else []
     notes += [f"copies of other recordings are left out: {few(twice)}"] if twice else []
+    notes += left_out_note(partly)
     return OwnPrompts(prompts=tuple(known.values()), notes=tuple(notes), unusable=tuple(unusable))
 
 
