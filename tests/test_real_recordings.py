@@ -185,6 +185,13 @@ def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
     assert note in done(*command)
     assert note in done(*command, "--dry-run")
 
+    roots = list[str]()
+    monkeypatch.setattr(
+        "calm_bench.generate.codec_check.computed_by", lambda *r: roots.extend(r) or "other code"
+    )
+    assert call(*command, "--dry-run").exit_code == 70  # so it would be looked at again
+    assert {"calm_bench.codecs.vae", "calm_bench.generate.codec_check"} <= {*roots}
+
 
 # -- folders, and lists with texts ---------------------------------------------------------------
 

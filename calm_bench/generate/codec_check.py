@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calm_bench import registry
 from calm_bench.config import PromptSpec, load_model_config
 from calm_bench.core import paths
+from calm_bench.core.code import computed_by
 from calm_bench.core.spectra import mean_power
 from calm_bench.data.prompts import load_prompt
 from calm_bench.errors import MissingExtraError
@@ -65,7 +67,8 @@ def _codecs(plan: Plan) -> list[str]:
 def _recipe_id(plan: Plan, prompt: PromptSpec, codec: str) -> str:
     spec = plan.spec
     parts = [prompt.sha256, spec.prompt_seconds, codec, plan.weights.get(codec), _is_speech(plan)]
-    return content_hash("codec check", 1, *parts, length=12)
+    home, _, _ = registry.target("codec", load_model_config(codec)[0].type).partition(":")
+    return content_hash("codec check", computed_by(__name__, home), *parts, length=12)
 
 
 def _is_speech(plan: Plan) -> bool:
