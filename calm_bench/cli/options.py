@@ -325,8 +325,9 @@ PromptAudio = Annotated[
         parser=_path,
         metavar="FILE|DIR|LIST …",
         help="Your own recordings in place of the benchmark's prompts: files, folders, or lists "
-        "with texts (JSON lines of audio, text, words). What has no text is transcribed in its "
-        "first seconds, because the text stream needs words; the rows say so.",
+        "with texts (JSON lines of audio, text, words, or what `data folder` reads). What has no "
+        "text is transcribed in its first seconds, because the text stream needs words; the rows "
+        "say so.",
         show_default=False,
     ),
 ]

@@ -43,6 +43,8 @@ _NOT_READ = frozenset(
 )
 # The mean of unrelated channels has 1 / channels of their power; a tenth of that is cancellation.
 _CANCELLED = 0.1
+# No sound is sampled outside of this: such a header is damaged, and its lengths mean nothing.
+_RATES = (1_000, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class Reader:
         """Open a sound file.
 
         Raises:
-            InputError: If it is missing or no sound file.
+            InputError: If it is missing, no sound file, or of no rate that sound has.
         """
         import soundfile
 
@@ -99,6 +101,10 @@ class Reader:
             # soundfile seeks after every block, which a FLAC of unknown length does not stand.
             self._file.seekable = lambda: False
             self.sample_rate: int = self._file.samplerate
+            if not _RATES[0] <= self.sample_rate <= _RATES[1]:
+                raise InputError(
+                    f"{path} has a damaged header: {self.sample_rate:,} samples a second"
+                )
             self.channels: int = self._file.channels
             self.declared = _declared(self._file)
 

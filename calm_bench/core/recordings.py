@@ -128,9 +128,10 @@ def group_of(rule: str, name: str) -> str:
         raise InputError(
             f"--group-by {rule}: neither a rule that is known nor a pattern: {error}"
         ) from error
-    if found is None:
-        raise InputError(f"--group-by {rule}: nothing like it in {name}")
-    return next((part for part in found.groups() if part is not None), found[0])
+    group = found and next((part for part in found.groups() if part is not None), found[0])
+    if not group:
+        raise InputError(f"--group-by {rule!r}: nothing like it in {name}")
+    return group
 
 
 class _Walk:

@@ -74,14 +74,7 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
         if not _is_told(clip.spoken(cuts.prompt_seconds, cuts.seconds), training)
     ]
     if len(clips) < cuts.n:
-        n_long = len({clip.item.id for clip in clips})
-        long = cuts.seconds + (cuts.offset or 0.0)
-        of_each = f", which give {len(clips)} clips" if len(clips) > n_long else ""
-        raise InputError(
-            f"{corpus} has {n_long} test recordings of at least {long:g} s{of_each}, not {cuts.n}: "
-            "--n asks for fewer, --per-recording takes more of each, and a list of yours can say "
-            '"split": "test" of all'
-        )
+        raise InputError(f"{corpus} has {_too_few(clips, test, cuts)}")
 
     def cut(clip: _Clip) -> PromptSpec:
         item, rate = clip.item, cuts.sample_rate
@@ -103,6 +96,24 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     index = out_dir / f"{name}.jsonl"
     replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     return index
+
+
+def _too_few(clips: Sequence[_Clip], test: Sequence[Item], cuts: Cuts) -> str:
+    """How many clips there are, not enough, and what to do about it."""
+    n_long = len({clip.item.id for clip in clips})
+    long = cuts.seconds + (cuts.offset or 0.0)
+    of_all = 'a list of yours can say "split": "test" of all'
+    if test and not any(_clips(item, cuts) for item in test):
+        longest = max(item.seconds for item in test)
+        return (
+            f"no test recording of at least {long:g} s: the longest of {len(test)} lasts "
+            f"{longest:.2f} s; --seconds asks for less, and {of_all}"
+        )
+    of_each = f", which give {len(clips)} clips" if len(clips) > n_long else ""
+    return (
+        f"{n_long} test recordings of at least {long:g} s{of_each}, not {cuts.n}: "
+        f"--n asks for fewer, --per-recording takes more of each, and {of_all}"
+    )
 
 
 def _clips(item: Item, cuts: Cuts) -> list[_Clip]:

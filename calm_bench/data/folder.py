@@ -4,7 +4,7 @@ The audio stays where it is; the corpus folder holds the manifest, what was foun
 and later the shards. Every answer is journalled, so a killed command goes on where it stopped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from calm_bench.core.code import computed_by
 from calm_bench.core.files import disk_errors, locked
 from calm_bench.core.parallel import counted
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
-from calm_bench.data.corpus import CorpusCard, Item, Split, write_corpus
+from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
 from calm_bench.data.languages import refuse_other_languages
 from calm_bench.data.layouts import find_recordings
@@ -80,8 +80,8 @@ def make_folder(
             candidates, facts, min_seconds=options.min_seconds, silence_dbfs=options.silence_dbfs
         )
         if not kept:
-            first, n = f"{skipped[0].audio}: {skipped[0].reason}", len(skipped)
-            raise InputError(f"none of the {n} recordings in {source} is usable; {first}")
+            why, n = _reasons(skipped), len(skipped)
+            raise InputError(f"none of the {n} recordings in {source} is usable: {why}")
         hashes = [found.audio_hash for _, found in kept]
         shares: dict[Split, float] = {"validation": options.validation, "test": options.test}
         splits, remarks = assign_splits([candidate for candidate, _ in kept], hashes, shares)
@@ -103,6 +103,18 @@ def make_folder(
             checks=checks,
             notes=[*listed.notes, *remarks],
         )
+
+
+def _reasons(skipped: Iterable[Skipped]) -> str:
+    """Each kind of reason with its first file and how many more there are, frequent ones first."""
+    kinds: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        kinds.setdefault(one.reason.partition(":")[0], []).append(one)
+    return "; ".join(
+        f"{same[0].audio}: {same[0].reason}"
+        + (f", and {len(same) - 1} more like it" if len(same) > 1 else "")
+        for same in sorted(kinds.values(), key=len, reverse=True)
+    )
 
 
 def _item(candidate: Candidate, found: Facts, split: Split, licence: str | None) -> Item:

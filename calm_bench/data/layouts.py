@@ -80,11 +80,11 @@ def _recognised(source: Source) -> str:
         first = head(source.path)[:60]
         raise InputError(
             f"{source.path} is no list of a known form: its first line is {first!r} "
-            f"(--layout takes {', '.join(LAYOUTS)})"
+            f"(`calm-bench data folder --layout` takes {', '.join(LAYOUTS)})"
         )
     first, *rest = fits
     others = [f"{name} ({fits[name]})" for name in rest if name != "files"]
-    also = f"; --layout takes {', '.join(others)}, which it looks like, too" if others else ""
+    also = f"; it looks like {', '.join(others)}, too (`data folder --layout`)" if others else ""
     source.notes.insert(0, f"read as {first}: {fits[first]}{also}")
     return first
 

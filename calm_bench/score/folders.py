@@ -197,7 +197,7 @@ def _pair(listings: Mapping[str, Listing], rule: str | None) -> Pairing:
             raise InputError("--pair-by pairs clips with --reference DIR, which is missing")
         return pair((), ())
     clips, reference = listings["clips"], listings["reference"]
-    found = pair(clips.names, reference.names, rule or DEFAULT_RULE)
+    found = pair(clips.names, reference.names, DEFAULT_RULE if rule is None else rule)
     notes = list(found.notes(str(clips.folder), str(reference.folder)))
     if rule is not None and found.ambiguous:
         name, fitting = next(iter(found.ambiguous.items()))

@@ -6,7 +6,8 @@ it. What is compared is the level of mel bands in windows of a quarter of a seco
 overall level: what a codec, a filter or a short delay leaves as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from calm_bench.core.audio import read_audio
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.spectra import mel_power
+from calm_bench.errors import InputError
 from calm_bench.score.clips import ClipEntry
 from calm_bench.seeds import content_hash
 
@@ -42,21 +44,29 @@ def unrelated(clips: Sequence[ClipEntry], originals: Sequence[ClipEntry]) -> str
         return None
     cache = ContentCache("likeness")
     key = content_hash(computed_by(__name__), [[e.audio_id for e in pair] for pair in pairs])
-    share = cache.read(key)
-    if share is None:
-        share = _share_nearer(pairs)
-        cache.write(key, share)
+    found = cache.read(key)
+    if found is None:
+        levels = list(_levels_of(pairs))
+        found = {"share": _share_nearer(*zip(*levels, strict=True)), "n": len(levels)}
+        cache.write(key, found)
+    share, n = found["share"], found["n"]
     if share >= _ENOUGH:
         return None
     return (
-        f"the pairs look unrelated: of {len(pairs)} clips looked at, one is nearer to its own "
+        f"the pairs look unrelated: of {n} clips looked at, one is nearer to its own "
         f"original than to another in {100 * share:.0f} of 100 cases (50 by chance); see --pair-by"
     )
 
 
-def _share_nearer(pairs: Sequence[tuple[ClipEntry, ClipEntry]]) -> float:
+def _levels_of(pairs: Iterable[tuple[ClipEntry, ClipEntry]]) -> Iterator[tuple[Floats, Floats]]:
+    """Both sides of each pair, but for those that hold nothing at this rate: scores name these."""
+    for clip, original in pairs:
+        with suppress(InputError):
+            yield _levels(clip), _levels(original)
+
+
+def _share_nearer(ours: Sequence[Floats] = (), theirs: Sequence[Floats] = ()) -> float:
     """How often a clip is nearer to its own original than to another one, 0 to 1."""
-    ours, theirs = ([_levels(pair[side]) for pair in pairs] for side in (0, 1))
     gaps = _gaps(ours, theirs)
     nearer = np.diag(gaps)[:, None] < gaps
     told = nearer[_gaps(theirs, theirs) > _ALIKE]

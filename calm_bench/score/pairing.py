@@ -114,8 +114,8 @@ def _keys(rule: str) -> tuple[Key, Key]:
         return _path, _path
     if rule == "stem":
         return _stem, _stem
-    ours, _, theirs = rule.partition("=")
-    return _template(ours, rule), _template(theirs or "{}", rule)
+    ours, told, theirs = rule.partition("=")
+    return _template(ours, rule), _template(theirs if told else "{}", rule)
 
 
 def _path(name: str) -> str:

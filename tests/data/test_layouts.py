@@ -398,7 +398,7 @@ def test_stretches_of_long_files_are_recordings(source: Path) -> None:
 def test_where_two_layouts_fit_the_first_is_taken_and_said(source: Path) -> None:
     lay(source, {**CASES["LibriSpeech"][1], "wav.scp": "u1 dev-clean/84/5/84-5-0000.flac\n"})
     result = call(source, source.parent / "corpus")
-    assert "read as kaldi: wav.scp lists sounds; --layout takes librispeech" in result.output
+    assert "read as kaldi: wav.scp lists sounds; it looks like librispeech (" in result.output
     assert "3 sound files are in no list and left out" in result.output
     items, _ = read(source, "--layout", "librispeech")
     assert len(items) == 4
