@@ -60,13 +60,16 @@ def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
     )
 
 
-def test_each_clip_is_heard_once_by_any_run(tmp_path: Path) -> None:
+def test_each_clip_is_heard_once_by_any_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     entries = [entry(tmp_path / f"{i}.flac", s, str(i)) for i, s in enumerate((0.3, 0.4, 0.3))]
     ear = Ear()
     first, failed = transcribe(entries, ear, RunStore(tmp_path / "one"))
     assert not failed
     assert {t.text for t in first.values()} == {"0.30", "0.40"}
     assert sorted(ear.heard) == [0.3, 0.4]  # two of the three clips are the same sound
+    assert "transcribing: 2/2 in" in capsys.readouterr().err
     for name in ("one", "two"):
         assert transcribe(entries, ear, RunStore(tmp_path / name)) == (first, {})
         assert len(RunStore(tmp_path / name).read(TranscriptRecord)) == 2

@@ -56,12 +56,12 @@ def _hear(
             try:
                 for transcript in recognizer.transcribe_all(_audio(left)):
                     del left[0]
-                    yield transcript
                     advance(1)
+                    yield transcript
                 return
             except Exception:
-                yield _hear_alone(left.pop(0), recognizer)
                 advance(1)
+                yield _hear_alone(left.pop(0), recognizer)
 
 
 def _hear_alone(entry: ClipEntry, recognizer: Recognizer) -> Transcript | Exception:
