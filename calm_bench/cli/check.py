@@ -22,6 +22,7 @@ Against = Annotated[
         show_default=False,
     ),
 ]
+
 BaselineFile = Annotated[
     Path | None,
     typer.Option(
@@ -31,6 +32,7 @@ BaselineFile = Annotated[
         show_default="benchmarks/speed_baseline.yaml",
     ),
 ]
+
 Gates = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,10 +44,12 @@ Gates = Annotated[
         show_default="all",
     ),
 ]
+
 Update = Annotated[
     bool,
     typer.Option("--update", help="Store what this tree gives now as the new baseline."),
 ]
+
 EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench check[/cyan]  counts and ratios against benchmarks/speed_baseline.yaml

@@ -22,6 +22,7 @@ Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Threads or processes.", show_default="one per core"),
 ]
+
 Corpus = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The corpus folder.", show_default="user's home"),

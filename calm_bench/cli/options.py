@@ -26,6 +26,7 @@ Asr = Annotated[
         show_default="the benchmark's",
     ),
 ]
+
 Language = Annotated[
     str | None,
     typer.Option(
@@ -95,6 +96,7 @@ HeadSteps = Annotated[
         show_default="the benchmark's",
     ),
 ]
+
 Seconds = Annotated[
     float | None,
     typer.Option(
@@ -106,6 +108,7 @@ Seconds = Annotated[
         show_default="the benchmark's",
     ),
 ]
+
 Checkpoints = Annotated[
     bool,
     typer.Option(
@@ -114,6 +117,7 @@ Checkpoints = Annotated[
         "final ones: a row for each, and quality against training step. Nothing is timed.",
     ),
 ]
+
 Precisions = Annotated[
     list[str] | None,
     typer.Option(
@@ -124,6 +128,7 @@ Precisions = Annotated[
         show_default="fp32",
     ),
 ]
+
 NoLatency = Annotated[
     bool,
     typer.Option(
@@ -275,6 +280,7 @@ Benchmark = Annotated[
         show_default=False,
     ),
 ]
+
 Temps = Annotated[
     list[float] | None,
     typer.Option(
@@ -287,6 +293,7 @@ Temps = Annotated[
         show_default=False,
     ),
 ]
+
 TextTemp = Annotated[
     float | None,
     typer.Option(
@@ -297,6 +304,7 @@ TextTemp = Annotated[
         show_default="same",
     ),
 ]
+
 Systems = Annotated[
     list[str] | None,
     typer.Option(
@@ -307,6 +315,7 @@ Systems = Annotated[
         show_default=False,
     ),
 ]
+
 Prompts = Annotated[
     int | None,
     typer.Option(
@@ -318,6 +327,7 @@ Prompts = Annotated[
         show_default="the benchmark's",
     ),
 ]
+
 PromptAudio = Annotated[
     list[Path] | None,
     typer.Option(
@@ -331,6 +341,7 @@ PromptAudio = Annotated[
         show_default=False,
     ),
 ]
+
 Seeds = Annotated[
     int,
     typer.Option(
@@ -340,6 +351,7 @@ Seeds = Annotated[
         help="Draws per prompt and row. Intervals resample prompts, so more prompts help more.",
     ),
 ]
+
 Device = Annotated[
     str,
     typer.Option(
@@ -349,6 +361,7 @@ Device = Annotated[
         "type, so a run never goes on under another.",
     ),
 ]
+
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -358,18 +371,22 @@ Out = Annotated[
         show_default="results/runs/<id>",
     ),
 ]
+
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Start over: remove what this run has written so far."),
 ]
+
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the plan, check its inputs and stop."),
 ]
+
 Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object on standard output in place of tables."),
 ]
+
 Metrics = Annotated[
     list[str] | None,
     typer.Option(

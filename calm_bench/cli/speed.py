@@ -51,6 +51,7 @@ Scale = Annotated[
         show_default="tiny",
     ),
 ]
+
 Modes = Annotated[
     list[str] | None,
     typer.Option(
@@ -62,6 +63,7 @@ Modes = Annotated[
         show_default="plain eager; eager at paper scale; graph too on a GPU",
     ),
 ]
+
 Precisions = Annotated[
     list[str] | None,
     typer.Option(
@@ -72,6 +74,7 @@ Precisions = Annotated[
         show_default="fp32; bf16 at paper scale",
     ),
 ]
+
 Batch = Annotated[
     list[int] | None,
     typer.Option(
@@ -82,6 +85,7 @@ Batch = Annotated[
         show_default="1 4 16; 1 at paper scale on a processor",
     ),
 ]
+
 Frames = Annotated[
     int | None,
     typer.Option(
@@ -93,6 +97,7 @@ Frames = Annotated[
         show_default="40 of speech, 20 of music; 4 at paper scale on a processor",
     ),
 ]
+
 Rounds = Annotated[
     int | None,
     typer.Option(
@@ -103,6 +108,7 @@ Rounds = Annotated[
         show_default="20 of speech, 12 of music; 5 at paper scale on a processor",
     ),
 ]
+
 Growth = Annotated[
     bool,
     typer.Option(
@@ -110,6 +116,7 @@ Growth = Annotated[
         help="Also time frames along a generation of two minutes, and draw what grows.",
     ),
 ]
+
 Generation = Annotated[
     bool,
     typer.Option(
@@ -118,6 +125,7 @@ Generation = Annotated[
         "prompts encoded, frames drawn, clips decoded. Half a minute for speech, four for music.",
     ),
 ]
+
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -128,6 +136,7 @@ Threads = Annotated[
         show_default="as many as torch takes",
     ),
 ]
+
 Clock = Annotated[
     str,
     typer.Option(
@@ -139,6 +148,7 @@ Clock = Annotated[
         show_default="wall",
     ),
 ]
+
 SpeedFile = Annotated[
     Path | None,
     typer.Option(
@@ -154,6 +164,7 @@ PARTS = {
     "music": "Music: RQ-Transformers, CALM with TrigFlow and consistency heads, MusicGen.",
     "all": "Speech, then music, each a run of its own.",
 }
+
 EXAMPLES = """[bold]Examples[/bold]
 
 [cyan]calm-bench speed speech[/cyan]  both systems, in the plain and in the fast step
@@ -166,6 +177,7 @@ EXAMPLES = """[bold]Examples[/bold]
 
 The same command again goes on where it stopped. Exit code 3: the machine was too restless.
 """
+
 speed = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
