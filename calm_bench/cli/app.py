@@ -8,7 +8,7 @@ Nothing heavy is imported here; every command imports what it needs when it runs
 import json
 import logging
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,6 @@ from calm_bench.cli.score import EXAMPLES as SCORE_EXAMPLES
 from calm_bench.cli.score import score
 from calm_bench.cli.speed import speed
 from calm_bench.cli.train import train
-
-if TYPE_CHECKING:
-    pass
 
 UNFIT = 3
 app = typer.Typer(

@@ -21,8 +21,6 @@ from calm_bench.types import TimedWord, Wave
 
 if TYPE_CHECKING:
     from calm_bench.asr import Recognizer
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

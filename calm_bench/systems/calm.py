@@ -7,7 +7,7 @@ last clean ones say (`nn/short_context.py`); for speech the paper found no gain 
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,9 +25,6 @@ from calm_bench.nn.trigflow import TimeWeight, rotation_times, sample_trigflow
 from calm_bench.systems.steps import FlatSteps
 from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
-
-if TYPE_CHECKING:
-    pass
 
 
 class FlatCalm(FlatSteps):

@@ -14,7 +14,7 @@ last frame hold SPECIAL, as in training.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -29,9 +29,6 @@ from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
 from calm_bench.systems.streaming import StreamingSystem, StreamState
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
-
-if TYPE_CHECKING:
-    pass
 
 
 class FlatMusicGen(FlatCodes):

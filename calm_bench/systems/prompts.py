@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
     from calm_bench.systems.base import Prompt
 if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
     from calm_bench.systems.base import Prompt
 

@@ -6,7 +6,7 @@ text describes K - 1 passes, but only this form has its 701M parameters.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,9 +21,6 @@ from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
 from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
-
-if TYPE_CHECKING:
-    pass
 
 
 class FlatRq(FlatCodes):
