@@ -14,7 +14,7 @@ from pydantic import (
 
 from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
-from calm_bench.types import Precision, StrictModel
+from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
@@ -70,7 +70,7 @@ class PromptSpec(StrictModel):
     sha256: str
     group: str | None = Field(default=None, description="the recording of which several were cut")
     text: str | None = Field(default=None, description="of all the audio, if words have no times")
-    words: tuple[tuple[str, float, float], ...] | None = None
+    words: tuple[WordTimes, ...] | None = None
 
 
 class SystemRow(StrictModel):

@@ -1,6 +1,6 @@
 """The records that cross module boundaries. No torch here: plan, store and report read them too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -54,6 +54,15 @@ class TimedWord:
     word: str
     start: float
     end: float
+
+
+WordTimes = tuple[str, float, float]
+"""The same as files have it: [word, start, end]."""
+
+
+def timed(words: Iterable[WordTimes]) -> tuple[TimedWord, ...]:
+    """Words as files have them, as `TimedWord`s."""
+    return tuple(TimedWord(word=word, start=start, end=end) for word, start, end in words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,15 @@
 """What a corpus is on disk: manifest.jsonl, a line per recording, and corpus.json about all."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from calm_bench.core.audio import read_audio
-from calm_bench.core.files import json_lines, replace
+from calm_bench.core.files import disk_errors, json_lines, locked, replace
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import StrictModel, Wave
@@ -97,6 +98,21 @@ class CorpusCard(StrictModel):
     checks: dict[str, Any] = Field(default_factory=dict)
     licences: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def working_on(folder: Path, *inside: str) -> Iterator[None]:
+    """Make a corpus folder, and others `inside` it, and hold its lock.
+
+    Raises:
+        InputError: If they cannot be made.
+        BenchError: If another process is working on the corpus.
+    """
+    with disk_errors(folder):
+        for path in (folder, *(folder / name for name in inside)):
+            path.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        yield
 
 
 def count(items: Sequence[Item], skipped: Sequence[Skipped]) -> dict[str, float]:

@@ -5,7 +5,8 @@ seed, its split and its place in the list. Which works are held out depends on n
 the number of recordings: a larger corpus starts with the smaller one's recordings.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
@@ -13,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.core import paths
-from calm_bench.core.files import disk_errors, json_lines, locked
+from calm_bench.core.files import json_lines
 from calm_bench.core.parallel import counted, ordered_map
-from calm_bench.core.progress import stage
 from calm_bench.data import music_worker
-from calm_bench.data.chunks import run_worker
-from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, read_card, write_corpus
-from calm_bench.data.music_groups import check_music
-from calm_bench.data.music_works import Work, list_hash, playlist
-from calm_bench.data.scores import package_dir
+from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
+from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
+from calm_bench.data.music_works import Work, list_hash, phrases, playlist
+from calm_bench.data.scores import PLAYING, kept_score
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, derive_seed, file_hash
 
@@ -31,7 +30,11 @@ SOUNDFONT_LICENCE = (
     "GNU General Public License 2 (TimGM6mb by Tim Brechbill, shipped by pretty_midi); "
     "the soundfont itself is neither changed nor passed on"
 )
-WORKER = ("-m", "calm_bench.data.music_worker")
+WORKER = Worker(
+    command=["-m", "calm_bench.data.music_worker"],
+    title="playing music",
+    failed="the player failed in chunk",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +121,7 @@ def soundfont_path() -> Path:
     Raises:
         MissingExtraError: If a package that reads or renders scores is not installed.
     """
-    folders = {name: package_dir(name) for name in PACKAGES}
+    folders = {name: package_dir(name, name, PLAYING) for name in PACKAGES}
     return folders["pretty_midi"] / "TimGM6mb.sf2"
 
 
@@ -141,13 +144,9 @@ def make_music(
         BenchError: If a worker fails or another process is working on the folder.
     """
     out, music = out or music_dir(), music or Music()
-    recordings = music.recordings()
-    settings = music.settings()
-    with disk_errors(out):
-        for name in ("audio", "chunks", "scores"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-    with locked(out / ".lock"):
-        _refuse_other_settings(out, settings)
+    recordings, settings = music.recordings(), music.settings()
+    with working_on(out, "audio", "chunks", "scores"):
+        refuse_other_settings(out, settings, {"recordings"}, "music")
         lines = _play(out, recordings, music.sample_rate, jobs)
         items, skipped = _list(out, recordings, lines, jobs)
         checks = check_music(items, lines, out / "scores")
@@ -156,29 +155,7 @@ def make_music(
         )
 
 
-def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Another seed, rate or renderer; how many recordings there are may change."""
-    if not (out / "corpus.json").is_file():
-        return
-    known = {**read_card(out).settings, "recordings": settings["recordings"]}
-    if known != settings:
-        differing = sorted(k for k in {*known, *settings} if known.get(k) != settings.get(k))
-        raise InputError(
-            f"{out} holds music made with other settings ({', '.join(differing)}; see its "
-            "corpus.json): choose another folder with --out"
-        )
-
-
-def _chunks(recordings: Sequence[Recording]) -> dict[str, Sequence[Recording]]:
-    """By name, up to 32 recordings of one split; more of a split only adds to its last chunks."""
-    chunks: dict[str, list[Recording]] = {}
-    for recording in recordings:
-        number = int(recording.id.rpartition("-")[2]) // CHUNK_RECORDINGS
-        chunks.setdefault(f"{recording.split}-{number:04d}", []).append(recording)
-    return dict(chunks)
-
-
-def _finished(path: Path, chunk: Sequence[Recording]) -> list[dict[str, Any]] | None:
+def _played(path: Path, chunk: Sequence[Recording]) -> Lines | None:
     """The lines of a chunk that was played as far as is asked for; None if it was not.
 
     Raises:
@@ -198,35 +175,29 @@ def _finished(path: Path, chunk: Sequence[Recording]) -> list[dict[str, Any]] | 
 def _play(
     out: Path, recordings: Sequence[Recording], sample_rate: int, jobs: int | None
 ) -> dict[str, dict[str, Any]]:
-    """Play the chunks that are missing and return the lines of all, by recording."""
-    chunks = _chunks(recordings)
-    places = {name: out / "chunks" / f"{name}.jsonl" for name in chunks}
-    missing = [name for name in chunks if _finished(places[name], chunks[name]) is None]
-    if missing:
-        soundfont = soundfont_path()
-        done = len(recordings) - sum(len(chunks[name]) for name in missing)
-        with stage("playing music", len(recordings), done) as advance:
+    """Play the chunks that are missing and return the lines of all, by recording.
 
-            def play(name: str) -> None:
-                job = {
-                    "soundfont": str(soundfont),
-                    "folder": str(out / "audio"),
-                    "scores": str(out / "scores"),
-                    "sample_rate": sample_rate,
-                    "recordings": [
-                        {"id": r.id, "path": r.work.path, "seed": r.seed, "key": r.key}
-                        for r in chunks[name]
-                    ],
-                }
-                n_lines, doing = len(chunks[name]), "the player failed in chunk"
-                run_worker(
-                    WORKER, job, places[name], lambda: advance(1), n_lines=n_lines, doing=doing
-                )
+    A chunk is of one split, so that more of a split only adds to its last ones.
+    """
+    chunks: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        number = int(recording.id.rpartition("-")[2]) // CHUNK_RECORDINGS
+        chunks.setdefault(f"{recording.split}-{number:04d}", []).append(recording)
 
-            for _ in ordered_map(play, missing, jobs):
-                pass
-    finished = [_finished(places[name], chunk) or [] for name, chunk in chunks.items()]
-    return {line["id"]: line for lines in finished for line in lines}
+    def job(name: str) -> dict[str, Any]:
+        return {
+            "soundfont": str(soundfont_path()),
+            "folder": str(out / "audio"),
+            "scores": str(out / "scores"),
+            "sample_rate": sample_rate,
+            "recordings": [
+                {"id": r.id, "path": r.work.path, "seed": r.seed, "key": r.key}
+                for r in chunks[name]
+            ],
+        }
+
+    made = make_chunks(out, chunks, WORKER, _played, job, jobs)
+    return {line["id"]: line for lines in made.values() for line in lines}
 
 
 def _list(
@@ -272,3 +243,34 @@ def _item(recording: Recording, line: dict[str, Any], sha256: str) -> Item:
         work=recording.work.path,
         licence=f"{composer}: {licence}",
     )
+
+
+def check_music(
+    items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], scores: Path
+) -> dict[str, Any]:
+    """Works of each split, hours of each composer, and held-out works that training has heard.
+
+    Args:
+        items: The recordings.
+        lines: By recording, what the player said about it.
+        scores: The folder of the scores that were read.
+    """
+    works: dict[str, set[str]] = defaultdict(set)
+    hours: dict[str, float] = defaultdict(float)
+    for item in items:
+        works[item.split].add(item.work or "")
+        hours[(item.licence or "").partition(":")[0]] += item.seconds / 3600
+
+    def runs(work: str) -> set[int]:
+        return phrases(kept_score(work, scores))
+
+    training = set[int]().union(*map(runs, sorted(works["train"])))
+    held_out = works["test"] | works["validation"]
+    return {
+        "works": {split: len(found) for split, found in sorted(works.items())},
+        "held_out_works_sharing_a_phrase_with_training": sum(
+            not training.isdisjoint(runs(work)) for work in held_out
+        ),
+        "composer_hours": {name: round(value, 3) for name, value in sorted(hours.items())},
+        "ensembles": dict(sorted(Counter(lines[item.id]["ensemble"] for item in items).items())),
+    }

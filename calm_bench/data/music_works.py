@@ -4,17 +4,28 @@
 with the group that each belongs to: movements of one work, a cantata's chorales, and pieces that
 share a long phrase (the same hymn or tune under another number or name). A group is in one split,
 chosen by the hash of its name, so that neither more recordings nor another seed ever move a work.
+
+    python -m calm_bench.data.music_works KEPT_SCORES_DIR
+
+reads every score that may be played and writes the list anew. It takes half an hour and is needed
+only when music21 or music_sources.yaml changes; `corpus.json` of a corpus says whether test and
+training works share a phrase after all.
 """
 
 import fnmatch
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from calm_bench.config import parse, read_yaml
+from calm_bench.core.parallel import counted
 from calm_bench.data.corpus import Split
+from calm_bench.data.scores import Score, corpus_dir, kept_score
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import StrictModel
@@ -23,6 +34,15 @@ SOURCES = Path(__file__).with_name("music_sources.yaml")
 WORKS = Path(__file__).with_name("music_works.tsv")
 HELD_OUT = {"test": 0.12, "validation": 0.05}
 """Shares of the groups."""
+PHRASE_NOTES = 16
+"""Steps and rhythm of this many notes in a row, in any part, make two works one group."""
+MIN_STEPS = 6
+OPUS = (
+    re.compile(r"^(bach/bwv\d+)\."),  # a cantata, passion or oratorio
+    re.compile(r"^((?:haydn|mozart|beethoven)/[^/.]+)[/.]"),
+    re.compile(r"^(schumann_robert/opus41no1)/"),
+)
+Phrase = tuple[tuple[int, float], ...]
 
 
 class Source(StrictModel):
@@ -159,3 +179,79 @@ def _pools(split: Split) -> dict[str, list[Work]]:
         groups.add(work.group)
         pools.setdefault(work.family, []).append(work)
     return pools
+
+
+def opus(path: str) -> str:
+    """The work that a movement is of; the path itself for a work that stands alone."""
+    return next((m[1] for pattern in OPUS if (m := pattern.match(path))), path)
+
+
+def phrases(score: Score) -> set[int]:
+    """Hashes of every run of notes in a part: steps in semitones and ratios of length.
+
+    They are the same in every key and notation. Runs of few different steps (scales, repeated
+    notes) are found everywhere, say nothing and are left out.
+    """
+    found = set()
+    for part in score.parts:
+        steps = [
+            (after[2] - before[2], round(after[1] / before[1], 2))
+            for before, after in pairwise(part)
+        ]
+        for i in range(len(steps) - PHRASE_NOTES + 2):
+            run: Phrase = tuple(steps[i : i + PHRASE_NOTES - 1])
+            if len(set(run)) >= MIN_STEPS:
+                found.add(hash(run))
+    return found
+
+
+def group_works(works: Sequence[tuple[str, set[int]]]) -> dict[str, str]:
+    """The group of each path: the first path of all that hang together by opus or by a phrase."""
+    leader = {path: path for path, _ in works}
+
+    def find(path: str) -> str:
+        while leader[path] != path:
+            leader[path] = leader[leader[path]]
+            path = leader[path]
+        return path
+
+    first: dict[object, str] = {}
+    for path, runs in works:
+        for mark in (opus(path), *runs):
+            other = find(first.setdefault(mark, path))
+            mine = find(path)
+            leader[max(mine, other)] = min(mine, other)
+    return {path: find(path) for path, _ in works}
+
+
+def playable() -> Iterator[str]:
+    """Every work of music21's corpus that may be played, tunes of a book one by one."""
+    root, sources = corpus_dir(), load_sources()
+    for path in sorted(root.rglob("*.*")):
+        file = path.relative_to(root).as_posix()
+        if sources.find(file) is None:
+            continue
+        if path.suffix != ".abc":
+            yield file
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        numbers = [int(number) for number in re.findall(r"^X:\s*(\d+)", text, re.MULTILINE)]
+        yield from [file] if len(numbers) < 2 else (f"{file}#{n}" for n in numbers)
+
+
+def main(kept: Path) -> None:
+    """Read the scores into a folder and write the list; what cannot be read is not listed."""
+    paths = list(playable())
+    found: list[tuple[str, set[int]]] = []
+    for path in counted(paths, len(paths), "reading scores"):
+        try:
+            found.append((path, phrases(kept_score(path, kept))))
+        except InputError as error:
+            sys.stderr.write(f"left out: {error}\n")
+    groups = group_works(found)
+    lines = "".join(f"{path}\t{groups[path]}\n" for path, _ in found)
+    WORKS.write_text(lines, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

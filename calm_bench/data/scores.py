@@ -5,14 +5,15 @@ music21 is imported inside, and nothing of it leaves this module.
 """
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from calm_bench.core.files import replace
-from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.data.chunks import package_dir
+from calm_bench.errors import InputError
 from calm_bench.types import StrictModel
 
+PLAYING = "playing the music corpus"
 Note = tuple[float, float, int]
 """Onset and length in quarter notes, and the MIDI pitch as it sounds."""
 
@@ -24,25 +25,13 @@ class Score(StrictModel):
     parts: tuple[tuple[Note, ...], ...]
 
 
-def package_dir(module: str) -> Path:
-    """The folder of an installed package, for the files that it ships.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    spec = find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError("playing the music corpus", "data", module)
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
 def corpus_dir() -> Path:
     """The folder of the scores that music21 ships.
 
     Raises:
         MissingExtraError: If music21 is not installed.
     """
-    return package_dir("music21") / "corpus"
+    return package_dir("music21", "music21", PLAYING) / "corpus"
 
 
 def read_score(path: str) -> Score:

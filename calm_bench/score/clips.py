@@ -21,7 +21,7 @@ from calm_bench.score.row_score import READING, Failure
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store.records import Cell, TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Clip, TimedWord, Transcript, Wave
+from calm_bench.types import Clip, Transcript, Wave, WordTimes, timed
 
 Firsts = Mapping[str, str]
 """By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
@@ -72,7 +72,7 @@ class ClipEntry:
     path: Path
     sound: AudioFacts
     prompt_seconds: float
-    words: tuple[tuple[str, float, float], ...] | None
+    words: tuple[WordTimes, ...] | None
 
     @property
     def identity(self) -> list[Any]:
@@ -241,7 +241,7 @@ class ClipShelf:
                 wave=_Stored(entry, self._held, self._look),  # type: ignore[arg-type]
                 sample_rate=entry.sound.sample_rate,
                 prompt_seconds=entry.prompt_seconds,
-                words=_timed(entry.words),
+                words=None if entry.words is None else timed(entry.words),
                 transcript=transcripts.get(entry.audio_id),
             )
             for entry in entries
@@ -259,9 +259,3 @@ def _entry(record: TrialRecord, path: Path, sound: AudioFacts) -> ClipEntry:
         prompt_seconds=record.prompt_seconds,
         words=record.words,
     )
-
-
-def _timed(words: tuple[tuple[str, float, float], ...] | None) -> tuple[TimedWord, ...] | None:
-    if words is None:
-        return None
-    return tuple(TimedWord(word=word, start=start, end=end) for word, start, end in words)

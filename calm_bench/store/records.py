@@ -15,8 +15,9 @@ from calm_bench.types import (
     Precision,
     StrictModel,
     TemperatureKind,
-    TimedWord,
     Transcript,
+    WordTimes,
+    timed,
 )
 
 
@@ -29,7 +30,6 @@ def _check_relative(name: str) -> str:
 
 
 RunPath = Annotated[str, AfterValidator(_check_relative)]
-WordTimes = tuple[str, float, float]
 Stage = Literal["backbone", "head", "codec", "total"]
 CONCERNS = ("clips", "times", "scores")
 
@@ -233,7 +233,7 @@ class TranscriptRecord(Record):
     @property
     def transcript(self) -> Transcript:
         """The transcript that this record holds."""
-        words = tuple(TimedWord(word=w, start=start, end=end) for w, start, end in self.words)
+        words = timed(self.words)
         return Transcript(text=self.text, words=words, flags=self.flags, language=self.language)
 
 

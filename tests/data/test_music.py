@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,21 @@ import numpy as np
 import pytest
 
 from calm_bench.core.audio import read_audio
+from calm_bench.data import chunks
 from calm_bench.data import music as module
 from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.music import Music, make_music, music_dir
-from calm_bench.data.music_groups import group_works, opus, phrases, playable
-from calm_bench.data.music_works import load_sources, load_works, playlist, split_of
+from calm_bench.data.music_works import (
+    group_works,
+    load_sources,
+    load_works,
+    opus,
+    phrases,
+    playable,
+    playlist,
+    split_of,
+)
 from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.data.scores import Note, Score, corpus_dir
 from calm_bench.errors import BenchError, InputError, MissingExtraError
@@ -68,19 +78,19 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     worker.write_text(WORKER)
     soundfont = tmp_path / "soundfont.sf2"
     soundfont.touch()
-    monkeypatch.setattr(module, "WORKER", (str(worker),))
+    monkeypatch.setattr(module, "WORKER", replace(module.WORKER, command=[str(worker)]))
     monkeypatch.setattr(module, "PACKAGES", ())
     monkeypatch.setattr(module, "soundfont_path", lambda: soundfont)
     monkeypatch.setattr(module, "CHUNK_RECORDINGS", 2)
-    chunks: list[str] = []
-    run = module.run_worker
+    made: list[str] = []
+    run = chunks.run_worker
 
-    def counted(command: Any, job: Any, path: Path, *args: Any, **options: Any) -> None:
-        chunks.append(path.stem)
-        run(command, job, path, *args, **options)
+    def counted(worker: Any, job: Any, path: Path, *rest: Any) -> None:
+        made.append(path.stem)
+        run(worker, job, path, *rest)
 
-    monkeypatch.setattr(module, "run_worker", counted)
-    return chunks
+    monkeypatch.setattr(chunks, "run_worker", counted)
+    return made
 
 
 def test_every_recording_is_played_and_listed_with_its_work_and_licence(
@@ -164,7 +174,7 @@ def test_a_failing_player_is_quoted_and_leaves_no_chunk(
 ) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text(WORKER + "\nraise RuntimeError('out of tune')")
-    monkeypatch.setattr(module, "WORKER", (str(broken),))
+    monkeypatch.setattr(module, "WORKER", replace(module.WORKER, command=[str(broken)]))
     with pytest.raises(BenchError, match=r"chunk test-0000 .*out of tune"):
         make_music(tmp_path / "music", SMALL, jobs=1)
     assert list((tmp_path / "music" / "chunks").iterdir()) == []
@@ -178,7 +188,7 @@ def test_more_works_than_are_held_out_are_refused(played: list[str]) -> None:
 def test_without_the_packages_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.data.scores.find_spec", lambda name: None)
+    monkeypatch.setattr("calm_bench.data.chunks.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"music21.*calm-bench\[data\]"):
         make_music(tmp_path / "music", SMALL)
 

