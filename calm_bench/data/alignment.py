@@ -1,12 +1,14 @@
 """Times for the words of a known text, taken from what a recogniser heard at which moment."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from calm_bench.asr.health import is_sparse
 from calm_bench.asr.words import align, tokens_of
 from calm_bench.core.audio import resample
 from calm_bench.core.recordings import few
-from calm_bench.types import TimedWord, Wave
+from calm_bench.errors import InputError
+from calm_bench.types import TimedWord, Wave, WordTimes
 
 MATCHED_SHARE = 0.5
 """Fewer recognised words than this, and the text is not what is said: no times are given."""
@@ -35,6 +37,17 @@ def align_text(
     if not meant or equal < MATCHED_SHARE * len(meant):
         return None
     return _fill(words, anchors, seconds)
+
+
+def check_times(words: Iterable[WordTimes], where: str) -> None:
+    """Refuse words that a file times otherwise than from a moment to the same or a later one.
+
+    Raises:
+        InputError: If there is one; the message says `where`.
+    """
+    for word, start, end in words:
+        if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
+            raise InputError(f"{where}: {word!r} is timed from {start} to {end} s")
 
 
 def spread_text(text: str, seconds: float) -> tuple[TimedWord, ...]:

@@ -16,8 +16,7 @@ from calm_bench.core.parallel import counted
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
-from calm_bench.data.languages import refuse_other_languages
-from calm_bench.data.layouts import find_recordings
+from calm_bench.data.layouts import find_recordings, refuse_other_languages
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError

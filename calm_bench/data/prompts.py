@@ -1,7 +1,6 @@
 """Prompts of a benchmark: cut from a corpus once, and checked each time they are read back."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,10 +13,10 @@ from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio, resample
 from calm_bench.core.files import json_lines
-from calm_bench.data.alignment import align_text, spread_text
+from calm_bench.data.alignment import align_text, check_times, spread_text
 from calm_bench.errors import BenchError, InputError
 from calm_bench.seeds import file_hash
-from calm_bench.types import TimedWord, Wave
+from calm_bench.types import TimedWord, Wave, timed
 
 if TYPE_CHECKING:
     from calm_bench.asr import Recognizer
@@ -106,24 +105,15 @@ def load_prompt(
         )
     if not wave[: round(spec.prompt_seconds * rate)].any():
         raise InputError(f"prompt {prompt.id}: {path} is silent")
-    words = _timed(prompt)
+    check_times(prompt.words or (), f"prompt {prompt.id}")
     return LoadedPrompt(
         id=prompt.id,
         wave=wave,
         sample_rate=rate,
         sha256=prompt.sha256,
-        words=words,
-        text_source="none" if words is None else "given",
+        words=None if prompt.words is None else timed(prompt.words),
+        text_source="none" if prompt.words is None else "given",
     )
-
-
-def _timed(prompt: PromptSpec) -> tuple[TimedWord, ...] | None:
-    if prompt.words is None:
-        return None
-    for word, start, end in prompt.words:
-        if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
-            raise InputError(f"prompt {prompt.id}: {word!r} is timed from {start} to {end} s")
-    return tuple(TimedWord(word=w, start=start, end=end) for w, start, end in prompt.words)
 
 
 class PromptShelf:

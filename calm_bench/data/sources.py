@@ -16,6 +16,7 @@ from calm_bench.core.files import text_lines
 from calm_bench.core.recordings import SUFFIXES, few, list_recordings
 from calm_bench.data.corpus import Split
 from calm_bench.errors import InputError
+from calm_bench.types import WordTimes
 
 TEXT = (
     *("normalized_text", "normalised_text", "normalized", "normalised"),
@@ -47,7 +48,7 @@ class Candidate:
     start: float | None = None
     seconds: float | None = None
     text: str | None = None
-    words: tuple[tuple[str, float, float], ...] | None = None
+    words: tuple[WordTimes, ...] | None = None
     split: Split | None = None
     groups: tuple[str, ...] = ()
     speaker: str | None = None
@@ -89,17 +90,24 @@ class Source:
         return [p for p in self.others if any(fnmatch(p.name.lower(), one) for one in patterns)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Layout:
     """A known way of laying recordings and their texts out.
 
     Attributes:
-        looks_like: What in a source shows that it is laid out like this; None if nothing does.
         read: Its recordings.
+        shown_by: The files of a source that show that it is laid out like this.
+        shows: What is said of them; {} stands for their names.
     """
 
-    looks_like: Callable[[Source], str | None]
     read: Callable[[Source], Iterable[Candidate]]
+    shown_by: Callable[[Source], Sequence[Path]]
+    shows: str
+
+    def looks_like(self, source: Source) -> str | None:
+        """What in a source shows that it is laid out like this; None if nothing does."""
+        names = [path.name for path in self.shown_by(source)]
+        return self.shows.format(few(names)) if names else None
 
 
 def open_source(path: Path, *, told: bool = False) -> Source:
@@ -142,18 +150,6 @@ def first_file(places: Sequence[Path]) -> Path:
         return next((place for place in places if place.is_file()), places[0])
     except OSError:  # a name that no file can have, as a long text in the place of one
         return places[0]
-
-
-def seen(files: Iterable[Path], what: str) -> str | None:
-    """By what a layout is recognised: the first of some files; None if there are none."""
-    names = [path.name for path in files]
-    return f"{few(names)} {what}" if names else None
-
-
-def said_by(speaker: str, sound: Path, text: str | None) -> Candidate:
-    """The recording of one speaker, whose recordings stay together."""
-    name = without_suffix(sound.name)
-    return Candidate(id=name, path=sound, text=text, speaker=speaker, groups=(speaker,))
 
 
 def head(path: Path) -> str:

@@ -15,7 +15,7 @@ from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.recordings import amount, few
-from calm_bench.data.languages import refuse_other_languages
+from calm_bench.data.layouts import refuse_other_languages
 from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import BenchError, InputError, UnknownNameError
