@@ -15,7 +15,7 @@ import torch
 from calm_bench import registry
 from calm_bench.asr import is_silent
 from calm_bench.codecs.base import Codec
-from calm_bench.codecs.loading import load_codec
+from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import load_model_config, model_names
 from calm_bench.core.stats import compare, summarise
 from calm_bench.errors import BenchError, MissingExtraError, WeightsError

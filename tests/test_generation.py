@@ -13,8 +13,8 @@ from calm_bench.plan.plan import Plan, expand
 from calm_bench.store.records import CellScore, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
+from calm_bench.systems.grid import Grid
 from calm_bench.systems.loading import load_system
-from calm_bench.systems.prompts import Grid
 from calm_bench.types import Precision
 
 

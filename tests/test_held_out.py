@@ -14,8 +14,8 @@ from calm_bench.score.held_out import held_out_scores, hold_out, text_losses
 from calm_bench.store.records import ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system
+from calm_bench.systems.monologue import EPAD, PAD
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.systems.text import EPAD, PAD
 from calm_bench.types import TimedWord
 
 WORDS = tuple(

@@ -14,11 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.codecs.spectral import InverseStft, LogMel
-from calm_bench.nn.causal import (
+from calm_bench.codecs.blocks import (
     CausalConv,
     ConvNextBlock,
     DepthwiseUpsample,
+    InverseStft,
+    LogMel,
     SeanetBlock,
     Stream,
     Upsample,

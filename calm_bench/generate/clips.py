@@ -28,7 +28,7 @@ from calm_bench.seeds import content_hash
 from calm_bench.store.records import Cell, CellScore, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.store.titles import cell_name, swept
-from calm_bench.systems.prompts import Grid, system_prompt
+from calm_bench.systems.grid import Grid, system_prompt
 from calm_bench.types import TimedWord, Wave
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class _Studio:
         return made
 
     def _codec(self, name: str) -> "Codec":
-        from calm_bench.codecs.loading import load_codec
+        from calm_bench.codecs.checkpoints import load_codec
 
         codec: Codec = self._hold(f"codec {name}", lambda: load_codec(name, self.device))
         return codec

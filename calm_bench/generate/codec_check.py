@@ -80,7 +80,7 @@ def _checks(plan: Plan, missing: Sequence[tuple[PromptSpec, str]]) -> Iterator[C
     """The missing checks, a batch of prompts at a time, so that each is read once."""
     if not missing:
         return
-    from calm_bench.codecs.loading import load_codec
+    from calm_bench.codecs.checkpoints import load_codec
 
     codecs = {name: load_codec(name, "cpu") for name in dict.fromkeys(name for _, name in missing)}
     prompts = list({prompt.id: prompt for prompt, _ in missing}.values())

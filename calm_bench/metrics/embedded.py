@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from calm_bench import registry
 from calm_bench.core.recordings import few
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import ClipEmbedder, VectorCache, Vectors
+from calm_bench.embeddings.vectors import ClipEmbedder, VectorCache, Vectors
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.types import Clip, Estimate, MetricResult
 

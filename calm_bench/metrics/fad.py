@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import VectorCache
+from calm_bench.embeddings.vectors import VectorCache
 from calm_bench.metrics.embedded import (
     DEFAULT_EMBEDDING,
     FEW_CLIPS,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import VectorCache
+from calm_bench.embeddings.vectors import VectorCache
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.types import Clip, Column, Estimate, MetricResult

@@ -23,7 +23,7 @@ from calm_bench.score.scorer import MetricScores
 from calm_bench.seeds import file_hash
 from calm_bench.store.records import Cell, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.prompts import Grid
+from calm_bench.systems.grid import Grid
 from calm_bench.types import Column, MetricResult
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def text_losses(
     import torch
     from torch.nn import functional as F
 
-    from calm_bench.systems.text import EPAD, FREE, PAD
+    from calm_bench.systems.monologue import EPAD, FREE, PAD
 
     assert system.text_stream is not None
     grid, lead = Grid.of(system.codec), system.lead

@@ -9,7 +9,7 @@ from calm_bench.plan.rows import sampling_of
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.protocol import Arm
 from calm_bench.store.records import Cell
-from calm_bench.systems.prompts import Grid, system_prompt
+from calm_bench.systems.grid import Grid, system_prompt
 
 if TYPE_CHECKING:
     from calm_bench.systems.base import Prompt, System

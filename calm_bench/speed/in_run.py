@@ -14,7 +14,7 @@ from calm_bench.speed.clocks import clock_for
 from calm_bench.speed.protocol import Arm, allocated, measure, missing_rounds, peak_allocated
 from calm_bench.store.records import Cell
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.prompts import Grid, system_prompt
+from calm_bench.systems.grid import Grid, system_prompt
 from calm_bench.types import Precision
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.protocol import Arm, quiet
 from calm_bench.store.records import GenerationRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.prompts import Grid
+from calm_bench.systems.grid import Grid
 
 
 def missing_generations(

@@ -6,22 +6,344 @@ alike take what `prepare` made. Mode `plain` leaves the modules as they stand: t
 other mode is checked against. Tolerances on teacher-forced contexts and frames against plain, as
 shares of their largest entry, are in TOLERANCES.
 
-Modes `graph` and `compile` have not been run: no GPU was at hand. What they hand to CUDA, the steps
-of fixed shapes, is tested on the CPU. `compile` is not offered there: over the flat step it gained
-nothing in an experiment with a model of this kind, and took 98 s to compile.
+Modes `graph` and `compile` run steps of fixed shapes. A CUDA graph replays the same kernels on the
+same memory. So what changes from step to step must be in tensors: a `Lane` holds a cache's memory,
+the slot and the position that come next, and who is padded; attention reads a bucket of the cache
+(256, 512, 1024, ... positions) under a mask. Captured is one function for the backbone step with
+its text token, one for the short context, one for the whole head (all depth levels or all sampler
+steps, sampling included) and one for the codec's step. Between them run the few operators that look
+frames up and write them down. Prompts are read eagerly, into the memory that the captured steps
+work on. What a captured function returns is valid until it is called again, one frame later.
+
+Both modes have not been run: no GPU was at hand. What they hand to CUDA is tested on the CPU, with
+the functions called instead of replayed. `compile` is not offered there: over the flat step it
+gained nothing in an experiment with a model of this kind, and took 98 s to compile.
 """
 
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from calm_bench.codecs.autoencoder import FlatBottleneck
+from calm_bench.codecs.base import Codec
+from calm_bench.codecs.blocks import Stream
 from calm_bench.errors import InputError
-from calm_bench.nn.capture import Graph, Runner
+from calm_bench.nn.transformer import FlatTransformer, KvCache, Place, TransformerConfig
 from calm_bench.systems.base import System
-from calm_bench.systems.captured import CapturedSteps
 from calm_bench.systems.steps import FlatSteps
+from calm_bench.systems.streaming import StreamState
 from calm_bench.types import Mode, Precision
+
+Function = Callable[..., Any]
+Runner = Callable[[Function, Iterable[Tensor]], Function]
+"""What makes a function of tensors fast, given the tensors that it changes in place."""
+
+SMALLEST = 256
+
+
+def bucket_of(length: int, capacity: int) -> int:
+    """How many positions to read where `length` are held: a power of two from 256, or all."""
+    size = SMALLEST
+    while size < length:
+        size *= 2
+    return min(size, capacity)
+
+
+class Graph:
+    """A function captured as a CUDA graph at its first call and replayed from then on.
+
+    Inputs are copied to where the graph reads them. Outputs stay where it writes them: they are
+    valid until the next call.
+    """
+
+    def __init__(self, function: Function, changed: Iterable[Tensor] = ()) -> None:
+        """`changed` is what the function writes to: warming up must leave no trace there."""
+        self.function, self.changed = function, list(changed)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[Tensor] = []
+        self.outputs: Any = None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the function returns for inputs of the shapes of the first call."""
+        if self.graph is None:
+            self._capture(inputs)
+        assert self.graph is not None
+        for held, given in zip(self.inputs, inputs, strict=True):
+            held.copy_(given)
+        self.graph.replay()
+        return self.outputs
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        self.inputs = [given.clone() for given in inputs]
+        before = [tensor.clone() for tensor in self.changed]
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # libraries choose kernels and allocate at their first calls
+                self.function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.function(*self.inputs)
+        for tensor, value in zip(self.changed, before, strict=True):
+            tensor.copy_(value)
+
+
+class Lane:
+    """The memory of one batch being generated, and what was captured on it.
+
+    Attributes:
+        buffer: Of the key-value cache.
+        slot: Where in the buffer the next frame goes, [1].
+        position: Which position it has, [1].
+        seen: False where a row is padded, [B, P_max].
+        bucket: How many positions the next frame reads.
+        captured: Functions that work on this memory, by their settings.
+    """
+
+    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
+        """Allocate on the device and in the dtype of `like`."""
+        cache = KvCache(config, batch, capacity, like)
+        device = like.device
+        self.buffer, self.capacity = cache.buffer, capacity
+        self.slot = torch.zeros(1, dtype=torch.long, device=device)
+        self.position = torch.zeros(1, dtype=torch.long, device=device)
+        self.seen = torch.ones(batch, capacity, dtype=torch.bool, device=device)
+        self.index = torch.arange(capacity, device=device)
+        self.bucket = capacity
+        self.captured: dict[Hashable, Function] = {}
+
+    def aim(self, cache: KvCache, context: int | None) -> None:
+        """Take over where a cache stands, before one more frame."""
+        if context is not None:
+            cache.make_room(1, context)
+        self.slot.fill_(cache.length)
+        self.position.fill_(cache.position)
+        if cache.key_mask is None:
+            self.seen.fill_(True)
+        else:
+            self.seen.copy_(cache.key_mask)
+        self.bucket = bucket_of(cache.length + 1, self.capacity)
+
+    def place(self, flat: FlatTransformer) -> Place:
+        """The next position as tensors tell it, in shapes that depend on the bucket."""
+        keys, values = self.buffer[..., : self.bucket, :].unbind(2)
+        buffers = self.buffer.unbind(0)
+        sines = None
+        if flat.sinusoids is not None:
+            sines = flat.sinusoids.table.index_select(0, self.position)
+        return Place(
+            turns=None if sines is not None else flat.table.index_select(0, self.position),
+            sines=sines,
+            keys=keys.unbind(0),
+            values=values.unbind(0),
+            write=lambda layer, kv: buffers[layer].index_copy_(3, self.slot, kv.to(keys.dtype)),
+            mask=self.mask(flat.config.context),
+            causal=False,
+        )
+
+    def mask(self, context: int | None) -> Tensor:
+        """What the next frame may look at: 0 where it may, else minus infinity [B, 1, 1, P]."""
+        index = self.index[: self.bucket]
+        seen = self.seen[:, : self.bucket] & (index <= self.slot)
+        if context is not None:
+            seen = seen & (index > self.slot - context)
+        return torch.where(seen, 0.0, -torch.inf)[:, None, None].to(self.buffer.dtype)
+
+
+class Lanes:
+    """Lanes that are used again when the cache that had them is gone."""
+
+    def __init__(self, config: TransformerConfig, like: Tensor) -> None:
+        """For caches on the device and in the dtype of `like`."""
+        self.config, self.like = config, like
+        self._free: dict[tuple[int, int], list[Lane]] = {}
+
+    def cache(self, batch: int, capacity: int) -> KvCache:
+        """A cache of at least this capacity on a lane of its own."""
+        capacity = -(-capacity // SMALLEST) * SMALLEST
+        free = self._free.setdefault((batch, capacity), [])
+        if free:
+            lane = free.pop()
+        else:
+            with torch.inference_mode(False):  # it outlives the pass that asked for it
+                lane = Lane(self.config, batch, capacity, self.like)
+        cache = KvCache(self.config, batch, capacity, self.like, lane.buffer)
+        cache.lane = lane
+        weakref.finalize(cache, free.append, lane)
+        return cache
+
+
+class FixedStream(dict[object, object]):
+    """A stream whose tensors are never replaced, and the steps captured on them."""
+
+    def __init__(self, codec: Codec, frame: Tensor) -> None:
+        """Find out what one step remembers, and make room for it on the frame's device."""
+        super().__init__()
+        found: Stream = {}
+        codec.decode_step(frame, found)
+        self.captured: dict[tuple[int, ...], Callable[..., Tensor]] = {}
+        self.caches: list[tuple[KvCache, int]] = []
+        for key, value in found.items():
+            if isinstance(key, FlatBottleneck):
+                config, buffer = key.transformer.config, value.buffer
+                assert config.context is not None
+                lane = Lane(config, buffer.shape[1], buffer.shape[4], buffer)
+                cache = KvCache(config, buffer.shape[1], lane.capacity, buffer, lane.buffer)
+                cache.lane = lane
+                key.transformer.turns(0, 1, buffer.device)
+                self.caches.append((cache, config.context))
+                self[key] = cache
+            else:
+                self[key] = torch.zeros_like(value)
+
+    def tensors(self) -> list[Tensor]:
+        """All that a step changes in place."""
+        plain = [value for value in self.values() if isinstance(value, Tensor)]
+        return plain + [cache.buffer for cache, _ in self.caches]
+
+    def rewind(self) -> None:
+        """Begin a clip."""
+        for value in self.values():
+            if isinstance(value, Tensor):
+                value.zero_()
+        for cache, _ in self.caches:
+            cache.length = cache.position = 0
+
+
+class CapturedCodec:
+    """Streams a codec through a `Runner`; streams that ended are used again."""
+
+    def __init__(self, codec: Codec, runner: Runner) -> None:
+        """`runner` captures or compiles a function, given what it changes in place."""
+        self.codec, self.runner = codec, runner
+        self._free: dict[int, list[FixedStream]] = {}
+
+    def start(self, frame: Tensor) -> "Handle":
+        """A stream for frames like this one, at its beginning."""
+        free = self._free.setdefault(len(frame), [])
+        with torch.inference_mode(False), torch.no_grad():  # it outlives the pass that asks for it
+            stream = free.pop() if free else FixedStream(self.codec, frame.clone())
+        stream.rewind()
+        handle = Handle(stream)
+        weakref.finalize(handle, free.append, stream)
+        return handle
+
+    def step(self, frame: Tensor, handle: "Handle") -> Tensor:
+        """Audio [B, hop_length] of one frame; at a graph, valid until the next."""
+        stream = handle.stream
+        for cache, context in stream.caches:
+            cache.lane.aim(cache, context)
+        key = tuple(cache.lane.bucket for cache, _ in stream.caches)
+        if key not in stream.captured:
+            stream.captured[key] = self.runner(self._function(stream), stream.tensors())
+        wave = stream.captured[key](frame)
+        for cache, _ in stream.caches:
+            cache.length += 1
+            cache.position += 1
+        return wave
+
+    def _function(self, stream: FixedStream) -> Callable[[Tensor], Tensor]:
+        def step(frame: Tensor) -> Tensor:
+            after: Stream = dict(stream)
+            wave = self.codec.decode_step(frame, after)
+            for key, value in stream.items():
+                if isinstance(value, Tensor):
+                    value.copy_(after[key])
+            return wave
+
+        return step
+
+
+class Handle:
+    """Who streams: when it is gone, its stream is free."""
+
+    def __init__(self, stream: FixedStream) -> None:
+        self.stream = stream
+
+
+class CapturedSteps:
+    """Runs a system's flat steps through a `Runner`, each set of shapes and settings apart."""
+
+    def __init__(self, steps: FlatSteps, runner: Runner) -> None:
+        """`runner` captures or compiles a function, given what it changes in place."""
+        self.flat, self.runner = steps, runner
+        self.replaces = (*steps.replaces, "allocate", "start_decoding", "decode_step")
+        self.device = steps.owner.device
+        narrow = steps.precision == "bf16" and self.device.type == "cuda"
+        like = torch.empty(0, device=self.device, dtype=torch.bfloat16 if narrow else torch.float32)
+        self.lanes = Lanes(steps.backbone.config, like)
+        self.codec = CapturedCodec(steps.owner.codec, runner)
+        self._captured: dict[Hashable, Callable[..., Any]] = {}
+
+    def allocate(self, batch_size: int, capacity: int) -> KvCache:
+        """A cache on memory that captured steps know."""
+        return self.lanes.cache(batch_size, capacity)
+
+    def read(self, x: Tensor, cache: KvCache) -> None:
+        """Take inputs [B, P, D] into the cache."""
+        self.flat.read(x, cache)
+
+    def advance(self, state: StreamState) -> Tensor:
+        """One step of the backbone and the text stream: contexts [B, D]."""
+        flat, cache, choose = self.flat, state.cache, state.choose_text
+        lane = cache.lane
+        lane.aim(cache, flat.backbone.config.context)
+        flat.backbone.turns(cache.position, 1, self.device)  # grows the table outside the capture
+
+        def step(x: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+            z = flat.backbone.run(x[:, None], lane.place(flat.backbone))
+            return z, flat.tokens(choose, z, draws)
+
+        key = (lane.bucket, choose.temperature, choose.top_k, len(flat.backbone.table))
+        if key not in lane.captured:
+            lane.captured[key] = self.runner(step, [lane.buffer])
+        draws = flat.text_draws(state)
+        x = flat.step_input(state)
+        z, tokens = lane.captured[key](x) if draws is None else lane.captured[key](x, draws)
+        cache.length += 1
+        cache.position += 1
+        return flat.settle(state, z, tokens)
+
+    def read_window(self, window: Tensor) -> Tensor:
+        """The short context's part of Z, [B, D], from its window [B, K, W]."""
+        read: Callable[[Tensor], Tensor] = self.flat.read_window  # type: ignore[attr-defined]
+        key = ("window", len(window))
+        if key not in self._captured:
+            self._captured[key] = self.runner(read, [])
+        z: Tensor = self._captured[key](window)
+        return z
+
+    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+        """The next frame from contexts [B, D] and its draws, all levels or steps at once."""
+        flat, sampling = self.flat, state.sampling
+        key = ("head", len(z), sampling.temperature, sampling.top_k, sampling.head_steps)
+        text = flat.head_text(state)
+        if key not in self._captured:
+            scratch = flat.new_scratch(z)
+            self._captured[key] = self.runner(
+                lambda z, draws, text=None: flat.draw_frame(sampling, z, draws, text, scratch), []
+            )
+        frame: Tensor = self._captured[key](*((z, draws) if text is None else (z, draws, text)))
+        return frame
+
+    def start_decoding(self, batch_size: int) -> Any:
+        """A stream of the codec on memory that its captured step knows."""
+        frame = torch.zeros(
+            batch_size,
+            self.flat.owner.frame_shape(),
+            dtype=self.flat.owner.frame_dtype(),
+            device=self.device,
+        )
+        return self.codec.start(frame)
+
+    def decode_step(self, frame: Tensor, decoder_state: Any) -> Tensor:
+        """Audio [B, hop_length] of one frame, streamed."""
+        return self.codec.step(frame, decoder_state)
+
 
 # On processors without VNNI int8 is coarser; this holds there, too.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 0.03, "int8": 0.15}
@@ -72,7 +394,7 @@ def install(system: System, steps: FlatSteps | CapturedSteps) -> None:
         setattr(system, name, getattr(steps, name))
 
 
-def _compiled(function: Callable[..., Any], changed: Iterable[torch.Tensor]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], changed: Iterable[Tensor]) -> Callable[..., Any]:
     compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
     return compiled
 

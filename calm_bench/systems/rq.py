@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.rvq import RvqCodec
 from calm_bench.errors import InputError
-from calm_bench.nn.depth import Chooser, DepthConfig, DepthTransformer
-from calm_bench.nn.flat_depth import DepthCache, FlatDepth
+from calm_bench.nn.depth import Chooser, DepthCache, DepthConfig, DepthTransformer, FlatDepth
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
 from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig

@@ -8,8 +8,8 @@ with the systems (`systems/streaming.py`); here is only the arithmetic between t
     advance  the backbone and the text stream by one step
     head     contexts to the next frame
 
-and for music `read_window`, the short context. What differs from system to system is in
-`systems/heads.py`. Every function agrees with the module's, within 1e-4 at fp32.
+and for music `read_window`, the short context. What differs from system to system is in the
+system's own file. Every function agrees with the module's, within 1e-4 at fp32.
 """
 
 from abc import ABC, abstractmethod
@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.depth import Chooser
-from calm_bench.nn.flat import FlatTransformer
-from calm_bench.nn.flat_depth import draw_tokens
+from calm_bench.nn.depth import Chooser, draw_tokens
 from calm_bench.nn.product import Product, discard, pack
-from calm_bench.nn.transformer import KvCache
+from calm_bench.nn.transformer import FlatTransformer, KvCache
+from calm_bench.systems.monologue import FREE
 from calm_bench.systems.streaming import StreamState
-from calm_bench.systems.text import FREE
 from calm_bench.types import Precision, SamplingParams
 
 if TYPE_CHECKING:

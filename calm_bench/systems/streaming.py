@@ -20,7 +20,7 @@ from calm_bench.codecs.base import Codec
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 from calm_bench.systems.base import Generation, Prompt, System
-from calm_bench.systems.text import FREE, TextStream
+from calm_bench.systems.monologue import FREE, TextStream
 from calm_bench.types import SamplingParams, StrictModel, TimedWord
 
 TEXT_TOP_K = 25  # Moshi's default for the text stream

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from calm_bench import registry
-from calm_bench.codecs.loading import build_module, load_codec
+from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.config import ModelConfig, WeightsSpec, parse
 from calm_bench.core import paths
 from calm_bench.core.files import disk_errors, replace
@@ -20,9 +20,9 @@ from calm_bench.data.shards import Shards, prepare
 from calm_bench.errors import InputError
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system
+from calm_bench.systems.monologue import train_tokenizer
 from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
-from calm_bench.systems.text import train_tokenizer
 from calm_bench.training.calm import CalmObjective, FlowObjective
 from calm_bench.training.frames import frame_split
 from calm_bench.training.language import (

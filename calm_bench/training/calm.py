@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.consistency import consistency_terms
-from calm_bench.nn.short_context import inject_noise
-from calm_bench.nn.trigflow import TimeLaw, draw_times, flow_terms
-from calm_bench.systems.calm import CalmSystem
+from calm_bench.nn.trigflow import TimeLaw, consistency_terms, draw_times, flow_terms
+from calm_bench.systems.calm import CalmSystem, inject_noise
 from calm_bench.training.language import VALIDATION_STEP, LanguageObjective
 from calm_bench.training.objective import StepLoss, step_generator
 

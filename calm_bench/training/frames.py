@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calm_bench.codecs.loading import codec_key, load_codec
+from calm_bench.codecs.checkpoints import codec_key, load_codec
 from calm_bench.data.packed import PackedArrays
 from calm_bench.data.shards import Shards, prepare, write_frames
+from calm_bench.systems.monologue import PAD
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.systems.text import PAD
 
 
 class FrameSplit:

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.core.audio import write_flac
-from calm_bench.nn.consistency import ConsistencyConfig
-from calm_bench.nn.trigflow import TimeLaw
+from calm_bench.nn.trigflow import ConsistencyConfig, TimeLaw
 from calm_bench.systems.base import Prompt
+from calm_bench.systems.monologue import PAD
 from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.systems.text import PAD
 from calm_bench.training.frames import FrameSplit
 from calm_bench.training.objective import Objective, StepLoss, step_rng
 from calm_bench.training.recipe import TrainingConfig

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.codecs.spectral import LOG_FLOOR, mel_filterbank
+from calm_bench.codecs.blocks import LOG_FLOOR, mel_filterbank
 from calm_bench.errors import InputError
 
 Teacher = Callable[[Tensor, int], Tensor]

@@ -10,9 +10,9 @@ from safetensors import safe_open
 
 from calm_bench import registry
 from calm_bench.codecs.autoencoder import Autoencoder
-from calm_bench.codecs.loading import build_module, load_codec
+from calm_bench.codecs.blocks import InverseStft, LogMel, mel_filterbank
+from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
-from calm_bench.codecs.spectral import InverseStft, LogMel, mel_filterbank
 from calm_bench.config import ModelConfig
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import KvCache

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from calm_bench.codecs.loading import load_codec
-from calm_bench.nn.causal import CausalConv, Stream, Upsample
-from calm_bench.nn.product import Taps
+from calm_bench.codecs.autoencoder import Taps
+from calm_bench.codecs.blocks import CausalConv, Stream, Upsample
+from calm_bench.codecs.checkpoints import load_codec
 
 
 @pytest.mark.parametrize("name", ["vae-debug", "rvq-debug"])
@@ -14,7 +14,7 @@ from calm_bench.nn.product import Taps
 def test_whole_clips_are_those_of_the_modules(
     name: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.codecs.flat.AT_ONCE", at_once)
+    monkeypatch.setattr("calm_bench.codecs.autoencoder.AT_ONCE", at_once)
     codec = load_codec(name)
     wave = torch.randn(3, 40 * codec.hop_length, generator=torch.Generator().manual_seed(0))
     frames = codec.encode(wave * 0.1)
@@ -42,7 +42,7 @@ def test_taps_are_a_convolution(batch: int, wide: int, width: int, kernel: int) 
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.inference_mode()
 def test_no_frame_before_the_first_adds_its_bias(batch: int) -> None:
-    from calm_bench.codecs.flat import FlatUpsample
+    from calm_bench.codecs.autoencoder import FlatUpsample
 
     torch.manual_seed(0)
     module = Upsample(6, 4, 3)

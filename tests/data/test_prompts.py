@@ -17,7 +17,7 @@ from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.prompts import LoadedPrompt, load_prompt, read_prompt_specs, transcribe_prompt
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
-from calm_bench.systems.prompts import prompt_samples
+from calm_bench.systems.grid import prompt_samples
 from calm_bench.types import TimedWord, Transcript
 
 RATE = 8000

@@ -5,7 +5,7 @@ import pytest
 
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.clips import ClipEmbedder, shared_cache
+from calm_bench.embeddings.vectors import ClipEmbedder, shared_cache
 from calm_bench.types import Clip
 
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from calm_bench.nn.consistency import (
+from calm_bench.nn.trigflow import (
     ConsistencyConfig,
+    TimeWeight,
     consistency_target,
     consistency_terms,
+    draw_times,
     sample_consistency,
     uniform_times,
 )
-from calm_bench.nn.trigflow import TimeWeight, draw_times
 
 MU, S = 0.7, 0.5
 PLAIN = ConsistencyConfig(normalise_tangent=False)

@@ -6,16 +6,23 @@ from functools import partial
 import pytest
 import torch
 
-from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp
-from calm_bench.nn.capture import bucket_of
-from calm_bench.nn.consistency import sample_consistency, uniform_times
-from calm_bench.nn.depth import Chooser
-from calm_bench.nn.flat import FlatTransformer, RmsNorm
-from calm_bench.nn.flat_depth import draw_tokens
-from calm_bench.nn.flat_head import FlatHead, consistency_path, rotation_path
+from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead, consistency_path, rotation_path
+from calm_bench.nn.depth import Chooser, draw_tokens
 from calm_bench.nn.product import ByRows, Product, Split, pack
-from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
-from calm_bench.nn.trigflow import rotation_times, sample_trigflow
+from calm_bench.nn.transformer import (
+    FlatTransformer,
+    KvCache,
+    RmsNorm,
+    Transformer,
+    TransformerConfig,
+)
+from calm_bench.nn.trigflow import (
+    rotation_times,
+    sample_consistency,
+    sample_trigflow,
+    uniform_times,
+)
+from calm_bench.systems.engine import bucket_of
 from calm_bench.types import Precision
 
 SHARE: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 0.02, "int8": 0.05}

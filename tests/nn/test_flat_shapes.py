@@ -5,10 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from calm_bench.codecs.blocks import DepthwiseUpsample
 from calm_bench.codecs.vae import VaeCodec, VaeConfig
-from calm_bench.nn.causal import DepthwiseUpsample
-from calm_bench.nn.flat import FlatTransformer
-from calm_bench.nn.transformer import KvCache, SinusoidTable, Transformer, TransformerConfig
+from calm_bench.nn.transformer import (
+    FlatTransformer,
+    KvCache,
+    SinusoidTable,
+    Transformer,
+    TransformerConfig,
+)
 
 SHAPE: dict[str, Any] = {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 24, "norm": "layer"}
 

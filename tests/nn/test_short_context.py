@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from calm_bench.nn.short_context import ShortContext, ShortContextConfig, inject_noise
 from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.systems.calm import ShortContext, ShortContextConfig, inject_noise
 
 WINDOW = 10
 SHAPE = ShortContextConfig(

@@ -122,7 +122,7 @@ def test_flow_matching_error_at_the_optimum() -> None:
 
 
 def test_both_objectives_draw_times_from_one_law() -> None:
-    from calm_bench.nn.consistency import ConsistencyConfig
+    from calm_bench.nn.trigflow import ConsistencyConfig
 
     draws = [
         draw_times(1000, law, torch.Generator().manual_seed(3))

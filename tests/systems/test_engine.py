@@ -5,11 +5,9 @@ import torch
 from torch import Tensor
 
 from calm_bench.errors import InputError
-from calm_bench.nn.depth import DepthConfig, DepthTransformer
-from calm_bench.nn.flat_depth import FlatDepth
+from calm_bench.nn.depth import DepthConfig, DepthTransformer, FlatDepth
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.captured import CapturedSteps
-from calm_bench.systems.engine import TOLERANCES, install
+from calm_bench.systems.engine import TOLERANCES, CapturedSteps, install
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TimedWord
@@ -105,7 +103,7 @@ def captured(name: str) -> StreamingSystem:
 def test_steps_of_fixed_shapes_are_the_plain_ones(
     name: str, lengths: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.nn.capture.SMALLEST", 8)  # several buckets in a short clip
+    monkeypatch.setattr("calm_bench.systems.engine.SMALLEST", 8)  # several buckets in a short clip
     plain, fixed = load(name, mode="plain"), captured(name)
     sampling = SamplingParams(temperature=0.9, text_temperature=0.8, head_steps=3, top_k=9)
     for _ in range(2):  # the second time on memory that was used before

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calm_bench import registry
-from calm_bench.codecs.loading import load_codec
+from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.codecs.rvq import RvqCodec
 from calm_bench.config import load_model_config
 from calm_bench.errors import InputError

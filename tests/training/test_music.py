@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from calm_bench.codecs.loading import load_codec
+from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.audio import write_flac

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
-from calm_bench.codecs.loading import load_codec
+from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.audio import write_flac

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from calm_bench.codecs.blocks import CausalConv, SeanetBlock, Upsample
 from calm_bench.codecs.trunk import Decoder
-from calm_bench.nn.causal import CausalConv, SeanetBlock, Upsample
 from calm_bench.nn.transformer import Layer, Transformer
 
 

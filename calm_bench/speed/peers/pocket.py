@@ -32,7 +32,7 @@ from calm_bench.speed.peers.copying import (
     put,
 )
 from calm_bench.systems.calm import CalmConfig, CalmSystem
-from calm_bench.systems.random_weights import END_THRESHOLD
+from calm_bench.systems.pocket_tts import END_THRESHOLD
 
 NORM_EPS = 1e-5  # of our time embedding's norm
 

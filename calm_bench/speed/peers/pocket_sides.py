@@ -28,7 +28,7 @@ POCKET = {"pocket-english": "english", "pocket-18m": "english_18m_2026-10"}
 
 @cache
 def _pocket_model(name: str, quantize: bool = False) -> Any:
-    from calm_bench.systems.random_weights import at_random, shipped_config
+    from calm_bench.systems.pocket_tts import at_random, shipped_config
 
     torch.manual_seed(0)
     return at_random(shipped_config(name), quantize=quantize)

@@ -15,7 +15,7 @@ from calm_bench.speed.peers import moshi, musicgen, pocket
 from calm_bench.speed.peers.stubs import stub_codec, stub_system
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.engine import prepare
-from calm_bench.systems.random_weights import at_random, shipped_config
+from calm_bench.systems.pocket_tts import at_random, shipped_config
 from calm_bench.types import Mode, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0, text_temperature=0.0)

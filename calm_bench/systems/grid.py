@@ -10,9 +10,6 @@ from calm_bench.types import TimedWord, Wave
 if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
     from calm_bench.systems.base import Prompt
-if TYPE_CHECKING:
-    from calm_bench.codecs.base import Codec
-    from calm_bench.systems.base import Prompt
 
 
 def prompt_samples(prompt_seconds: float, sample_rate: int, hop_length: int) -> int:
