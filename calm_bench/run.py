@@ -23,7 +23,7 @@ from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Facts, Outcome, summarise_run
 from calm_bench.speed.in_run import time_systems
 from calm_bench.store.codec_checks import CodecCheck
-from calm_bench.store.records import Cell, Manifest
+from calm_bench.store.records import Manifest, Row
 from calm_bench.store.run_store import RunStore, manifest_of
 
 
@@ -84,7 +84,7 @@ def run(
     folder = run_folder(plan, out)
     device = resolve_device(device)
     _check_precisions(plan, device)
-    cells = [with_temperature_kind(cell) for cell in plan.cells]
+    rows = [with_temperature_kind(row) for row in plan.rows]
     store = RunStore(folder)
     store.refuse_foreign()
     with store.lock():
@@ -93,7 +93,7 @@ def run(
         plan = check_codecs(plan, store)
         wanted = manifest_of(
             plan,
-            cells,
+            rows,
             describe_environment(device),
             command,
             spec=plan.spec.model_dump(mode="json"),
@@ -108,12 +108,12 @@ def run(
         generate(plan, store, device)
         hold_out(plan, store, device)
         time_systems(plan, store, device)
-        return _finish(plan.spec, manifest, cells, store)
+        return _finish(plan.spec, manifest, rows, store)
 
 
 def _check_precisions(plan: Plan, device: str) -> None:
     """Refuse a precision that the device or a system does not have before anything is made."""
-    asked = [cell for cell in plan.cells if cell.precision]
+    asked = [row for row in plan.rows if row.precision]
     if not asked:
         return
     import torch
@@ -121,14 +121,14 @@ def _check_precisions(plan: Plan, device: str) -> None:
     from calm_bench.systems.base import System
     from calm_bench.systems.engine import check
 
-    for cell in asked:
-        assert cell.precision is not None
-        check(torch.device(device), cell.precision, "eager")
-        kind = registry.load("system", load_model_config(str(cell.model))[0].type)
-        if cell.precision != "fp32" and kind.flat is System.flat:
+    for row in asked:
+        assert row.precision is not None
+        check(torch.device(device), row.precision, "eager")
+        kind = registry.load("system", load_model_config(str(row.model))[0].type)
+        if row.precision != "fp32" and kind.flat is System.flat:
             raise InputError(
-                f"{cell.model} runs at fp32 alone: leave out this system or --precision "
-                f"{cell.precision}"
+                f"{row.model} runs at fp32 alone: leave out this system or --precision "
+                f"{row.precision}"
             )
 
 
@@ -146,19 +146,19 @@ def score_run(folder: Path) -> Outcome:
         kept = dict(manifest.options["spec"])
         kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it
         spec = parse(BenchmarkSpec, kept, where)
-        cells = [parse(Cell, cell, where) for cell in manifest.options["cells"]]
-        return _finish(spec, manifest, cells, store)
+        rows = [parse(Row, row, where) for row in manifest.options["cells"]]
+        return _finish(spec, manifest, rows, store)
 
 
 def _finish(
-    spec: BenchmarkSpec, manifest: Manifest, cells: Sequence[Cell], store: RunStore
+    spec: BenchmarkSpec, manifest: Manifest, rows: Sequence[Row], store: RunStore
 ) -> Outcome:
     """Scores and results of the clips that are there."""
-    shelf = ClipShelf.of_run(cells, store)
-    pairs = compared_rows(cells)
-    scorer = Scorer(cells, shelf, store, Setting.of(spec))
-    scores = scorer.score(spec.metrics, pairs) + held_out_scores(cells, store)
-    facts = Facts.of_run(spec, manifest, cells, store, scorer)
+    shelf = ClipShelf.of_run(rows, store)
+    pairs = compared_rows(rows)
+    scorer = Scorer(rows, shelf, store, Setting.of(spec))
+    scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store)
+    facts = Facts.of_run(spec, manifest, rows, store, scorer)
     results = summarise_run(facts, shelf, scores, pairs)
     store.write_results(results)
     outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes

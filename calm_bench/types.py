@@ -118,7 +118,7 @@ class Clip:
 
     Attributes:
         clip_id: What tells it from every other clip of a run; two of them may sound the same.
-        prompt_id: The prompt it continues; clips of different cells pair by it.
+        prompt_id: The prompt it continues; clips of different rows pair by it.
         seed_index: Which draw for the prompt; clips pair by (prompt_id, seed_index).
         wave: Whole clip, prompt included, mono [S]. May be given as a `StoredWave`: it is then read
             whenever somebody looks, so look once, and hold no more of them than needed.
@@ -193,7 +193,7 @@ class Clip:
 
     @property
     def pair_key(self) -> str:
-        """What clips of two cells have in common when they answer the same prompt and seed."""
+        """What clips of two rows have in common when they answer the same prompt and seed."""
         return f"{self.prompt_id}/{self.seed_index}"
 
 
@@ -254,7 +254,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
-    """What a metric found in one cell.
+    """What a metric found in one row.
 
     Attributes:
         clips: By clip id, the per-clip fields; a field is None where it is undefined for that clip.

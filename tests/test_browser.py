@@ -16,8 +16,8 @@ from calm_bench.listening.server import ListeningServer
 from calm_bench.listening.sessions import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
-from calm_bench.store.records import Cell, Manifest, ScoreRecord, TranscriptRecord, TrialRecord
-from calm_bench.store.results import ColumnInfo, ResultRow, Results
+from calm_bench.store.records import Manifest, Row, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.results import ColumnInfo, Results, Value
 from calm_bench.store.run_store import RunStore
 
 CHROMIUM = next(
@@ -38,16 +38,15 @@ SYSTEMS = {"CALM": (30.0, 10.0, 20.0), "RQ-Transformer": (5.0, 50.0, 25.0)}
 def make_run(root: Path, benchmark: str = "speech") -> RunStore:
     run_id, store = f"{benchmark}-0123abcd", RunStore(root)
     cells = tuple(
-        Cell(cell_id=label.lower(), label=label, kind="system", temperature=0.8)
-        for label in SYSTEMS
+        Row(cell_id=label.lower(), label=label, kind="system", temperature=0.8) for label in SYSTEMS
     )
-    cells += (Cell(cell_id="reference", label="Reference", kind="reference"),)
+    cells += (Row(cell_id="reference", label="Reference", kind="reference"),)
     column = ColumnInfo(
         name="wer", label="WER", unit="%", metric="wer", aggregate="mean", fields=("w",)
     )
     means = {cell.cell_id: float(np.mean(SYSTEMS.get(cell.label, (2.0,)))) for cell in cells}
     rows = [
-        ResultRow(
+        Value(
             cell_id=c.cell_id, system=c.label, metric="wer", value=means[c.cell_id], recipe_id="r"
         )
         for c in cells

@@ -40,7 +40,7 @@ Statistic = Callable[[Floats], Floats]
 def summarise(
     column: Column, clips: ClipValues, seed: int, groups: GroupOf = MappingProxyType({})
 ) -> Estimate:
-    """A column's value over a cell's clips, with its percentile bootstrap interval over groups.
+    """A column's value over a row's clips, with its percentile bootstrap interval over groups.
 
     Clips that lack one of the column's fields are left out of the value and of n.
     """

@@ -25,9 +25,9 @@ from calm_bench.metrics.fidelity import BITS_PER_SECOND, bit_rate
 from calm_bench.plan.plan import Batch, Plan, Trial
 from calm_bench.plan.rows import sampling_of
 from calm_bench.seeds import content_hash
-from calm_bench.store.records import Cell, CellScore, TrialRecord
+from calm_bench.store.records import Row, RowScore, TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import cell_name, swept
+from calm_bench.store.titles import row_title, swept
 from calm_bench.systems.grid import Grid, system_prompt
 from calm_bench.types import TimedWord, Wave
 
@@ -69,15 +69,15 @@ def generate(plan: Plan, store: RunStore, device: str) -> None:
     keep_freed_memory()
     studio = _Studio(plan, store, device)
     studio.shelf.check(plan.prompts)
-    trials = {cell.cell_id: 0 for cell in plan.cells}
+    trials = {row.cell_id: 0 for row in plan.rows}
     for batch in plan.batches:
-        trials[batch.cell.cell_id] += len(batch.trials)
-    several = swept(plan.cells)
-    for cell_id, group in groupby(pending, key=lambda batch: batch.cell.cell_id):
+        trials[batch.row.cell_id] += len(batch.trials)
+    several = swept(plan.rows)
+    for cell_id, group in groupby(pending, key=lambda batch: batch.row.cell_id):
         batches = list(group)
         n_left = sum(len(batch.trials) for batch in batches)
-        total, cell = trials[cell_id], batches[0].cell
-        title = cell_name(cell, several_steps=cell.label in several)
+        total, row = trials[cell_id], batches[0].row
+        title = row_title(row, several_steps=row.label in several)
         with stage(title, total, total - n_left) as advance:
             for batch in batches:
                 store.append(*_run_batch(studio, batch))
@@ -166,27 +166,27 @@ class _Studio:
 
     def make(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
         """The clips of a batch, in the order of its trials."""
-        if batch.cell.kind == "system":
+        if batch.row.kind == "system":
             return self._continue(batch, prompts)
-        if batch.cell.kind == "round_trip":
+        if batch.row.kind == "round_trip":
             return self._round_trip(batch, prompts)
         pairs = zip(prompts, batch.trials, strict=True)
-        return [self._reference(prompt, batch.cell, trial.seed) for prompt, trial in pairs]
+        return [self._reference(prompt, batch.row, trial.seed) for prompt, trial in pairs]
 
-    def _reference(self, prompt: LoadedPrompt, cell: Cell, seed: int) -> Made:
+    def _reference(self, prompt: LoadedPrompt, row: Row, seed: int) -> Made:
         """The recording itself, or its prompt with silence or noise of its colour after it."""
         start, end = (
             self.grid.samples(s) for s in (self.plan.spec.prompt_seconds, self.plan.spec.seconds)
         )
         wave = prompt.wave
-        if cell.kind == "silence":
+        if row.kind == "silence":
             wave = np.zeros(end, dtype=np.float32)
-        elif cell.kind == "noise":
+        elif row.kind == "noise":
             wave = np.zeros(end, dtype=np.float32)
             rest = prompt.wave[start:]
             colour = rest if rest.any() else prompt.wave  # a recording may end with its prompt
             wave[start:] = noise_like(colour, end - start, self.grid.sample_rate, seed)
-        if cell.kind != "reference":
+        if row.kind != "reference":
             wave[: len(prompt.wave[:start])] = prompt.wave[:start]
         return self._of_recording(prompt, wave, self.grid)
 
@@ -194,9 +194,9 @@ class _Studio:
         """The recordings through the codec, whole."""
         import torch
 
-        codec = self._codec(str(batch.cell.model))
-        self.store.append(_bit_rate(batch.cell, codec))
-        levels = batch.cell.levels  # None keeps all, and latents have none
+        codec = self._codec(str(batch.row.model))
+        self.store.append(_bit_rate(batch.row, codec))
+        levels = batch.row.levels  # None keeps all, and latents have none
         grid = Grid.of(codec)
         made = []
         with torch.inference_mode():
@@ -219,12 +219,12 @@ class _Studio:
         """What the system makes of the prompts."""
         import torch
 
-        system = self._system(batch.cell)
+        system = self._system(batch.row)
         grid, spec = Grid.of(system.codec), self.plan.spec
         rate = self.grid.sample_rate
         if grid.sample_rate != rate and not system.brings_codec:
             raise BenchError(
-                f"{batch.cell.model} has audio at {grid.sample_rate} Hz, the reference rows at "
+                f"{batch.row.model} has audio at {grid.sample_rate} Hz, the reference rows at "
                 f"{self.grid.sample_rate} Hz: they cannot share a benchmark"
             )
         n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
@@ -239,7 +239,7 @@ class _Studio:
             )
             for prompt in prompts
         ]
-        result = system.generate(given, sampling_of(batch.cell), generators, n_frames)
+        result = system.generate(given, sampling_of(batch.row), generators, n_frames)
         made = []
         for row, n_prompt in enumerate(result.prompt_frames):
             samples = (n_prompt + n_frames) * grid.hop_length
@@ -256,10 +256,10 @@ class _Studio:
         codec: Codec = self._hold(f"codec {name}", lambda: load_codec(name, self.device))
         return codec
 
-    def _system(self, cell: Cell) -> "System":
+    def _system(self, row: Row) -> "System":
         from calm_bench.systems.loading import load_system
 
-        name, precision = str(cell.model), cell.precision or "fp32"
+        name, precision = str(row.model), row.precision or "fp32"
         system: System = self._hold(
             f"system {name} {precision}",
             lambda: load_system(name, self.device, precision=precision),
@@ -274,14 +274,14 @@ class _Studio:
         return self._model
 
 
-def _bit_rate(cell: Cell, codec: "Codec") -> CellScore:
+def _bit_rate(row: Row, codec: "Codec") -> RowScore:
     """A codec's bits per second, which no clip can tell."""
     name, bits = BITS_PER_SECOND.name, codec.bits_per_second
-    if cell.levels is not None and bits is not None:
-        bits *= cell.levels / load_model_config(str(cell.model))[0].architecture["n_codebooks"]
-    return CellScore(
+    if row.levels is not None and bits is not None:
+        bits *= row.levels / load_model_config(str(row.model))[0].architecture["n_codebooks"]
+    return RowScore(
         metric="codec",
         recipe_id=content_hash(name, length=12),
-        cell_id=cell.cell_id,
+        cell_id=row.cell_id,
         estimates={name: bit_rate(bits)},
     )

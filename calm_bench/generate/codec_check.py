@@ -57,9 +57,9 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
 def _codecs(plan: Plan) -> list[str]:
     """The codecs of all rows; a released system may bring its own, which has no name here."""
     names = [
-        cell.model if cell.kind == "round_trip" else load_model_config(cell.model)[0].codec
-        for cell in plan.cells
-        if cell.model is not None
+        row.model if row.kind == "round_trip" else load_model_config(row.model)[0].codec
+        for row in plan.rows
+        if row.model is not None
     ]
     return [name for name in dict.fromkeys(names) if name is not None]
 

@@ -15,7 +15,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from calm_bench.seeds import content_hash
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.types import StrictModel
 
 Question = Literal["meaningfulness", "enjoyment", "quality"]
@@ -45,13 +45,13 @@ class Session(StrictModel):
     seed: int
     per_rater: int = Field(ge=1)
     created: str
-    cells: tuple[Cell, ...]
+    cells: tuple[Row, ...]
     items: tuple[tuple[str, int], ...] = Field(min_length=1)
     clips: dict[str, tuple[str, ...]]
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        names = [cell.cell_id for cell in self.cells]
+        names = [row.cell_id for row in self.cells]
         if len(set(names)) != len(names) or len(names) < (2 if self.paired else 1):
             raise ValueError("the rows are too few or not distinct")
         if self.clips.keys() != set(names):
@@ -70,7 +70,7 @@ class Session(StrictModel):
 class Asked:
     """One question to one listener: the rows in the order of hearing, of which item."""
 
-    cells: tuple[str, ...]
+    rows: tuple[str, ...]
     item: int
 
 
@@ -79,7 +79,7 @@ class Ballot:
 
     def __init__(self, session: Session) -> None:
         """Lay the sequence of a session out."""
-        names = [cell.cell_id for cell in session.cells]
+        names = [row.cell_id for row in session.cells]
         self._contests = list(combinations(names, 2 if session.paired else 1))
         self._key = (session.seed, session.question)
         self._items = self._shuffled("items", len(session.items))
@@ -99,12 +99,12 @@ class Ballot:
         block, place = divmod(position, len(self._contests))
         n_items = len(self._items)
         contest = self._shuffled(f"block {block}", len(self._contests))[place]
-        cells = self._contests[contest]
+        rows = self._contests[contest]
         # With an even number of prompts the sides would repeat from round to round.
         turn = block + (block // n_items if n_items % 2 == 0 else 0)
         if (turn + self._flips[contest]) % 2:
-            cells = cells[::-1]
-        return Asked(cells=cells, item=self._items[(block + contest) % n_items])
+            rows = rows[::-1]
+        return Asked(rows=rows, item=self._items[(block + contest) % n_items])
 
     def _hash(self, *parts: object) -> str:
         return content_hash(*self._key, *parts)

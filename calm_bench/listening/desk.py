@@ -89,7 +89,7 @@ class Desk:
             vote = Vote(
                 rater=rater,
                 number=number,
-                cells=asked.cells,
+                cells=asked.rows,
                 prompt_id=prompt_id,
                 seed_index=seed_index,
                 answer=cast.answer,
@@ -133,9 +133,9 @@ class Desk:
         known |= {"of": self._book.ballot.length}
         if asked is None:
             return known
-        words = [self._word(rater, number, side) for side in range(len(asked.cells))]
-        for word, cell in zip(words, asked.cells, strict=True):
-            self._clips[word] = self._files.paths[cell, asked.item]
+        words = [self._word(rater, number, side) for side in range(len(asked.rows))]
+        for word, row in zip(words, asked.rows, strict=True):
+            self._clips[word] = self._files.paths[row, asked.item]
         return known | {
             "question": self._word(rater, number),
             "clips": [f"clip/{word}" for word in words],

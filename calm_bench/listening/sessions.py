@@ -9,7 +9,7 @@ from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.listening.ballot import QUESTIONS, Question, Session
 from calm_bench.listening.votes import new_session_name
-from calm_bench.store.records import Cell, TrialRecord
+from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.run_store import RunStore
 
 
@@ -61,17 +61,17 @@ def plan_session(store: RunStore, wanted: Wanted) -> tuple[Session, ClipFiles]:
         InputError: If the run has no clips that could be compared.
     """
     results = store.read_results()
-    cells = _chosen(results.cells, wanted)
+    rows = _chosen(results.cells, wanted)
     trials = {(t.cell_id, t.prompt_id, t.seed_index): t for t in store.read(TrialRecord)}
     tried = list(dict.fromkeys(key[1:] for key in trials))
-    found = [item for item in tried if all(_usable(store, trials, c, item) for c in cells)]
+    found = [item for item in tried if all(_usable(store, trials, c, item) for c in rows)]
     items = found[: wanted.n_prompts]
     if not items:
         raise InputError(
-            f"{store.root} has no prompt for which each of {', '.join(c.label for c in cells)} has "
+            f"{store.root} has no prompt for which each of {', '.join(c.label for c in rows)} has "
             "its clip on disk"
         )
-    rows = {c.cell_id: [trials[(c.cell_id, *item)] for item in items] for c in cells}
+    trials_of = {c.cell_id: [trials[(c.cell_id, *item)] for item in items] for c in rows}
     session = Session(
         session=new_session_name(),
         run_id=results.run_id,
@@ -81,32 +81,32 @@ def plan_session(store: RunStore, wanted: Wanted) -> tuple[Session, ClipFiles]:
         seed=wanted.seed,
         per_rater=wanted.per_rater,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        cells=cells,
+        cells=rows,
         items=tuple(items),
-        clips={name: tuple(str(t.clip_id) for t in row) for name, row in rows.items()},
+        clips={name: tuple(str(t.clip_id) for t in row) for name, row in trials_of.items()},
     )
     files = ClipFiles(
         paths={
             (name, i): paths.inside(store.root, str(trial.clip))
-            for name, row in rows.items()
+            for name, row in trials_of.items()
             for i, trial in enumerate(row)
         },
-        prompt_seconds=tuple(t.prompt_seconds for t in rows[cells[0].cell_id]),
+        prompt_seconds=tuple(t.prompt_seconds for t in trials_of[rows[0].cell_id]),
         left_out=len(tried) - len(found),
     )
     return session, files
 
 
-def _chosen(cells: Sequence[Cell], wanted: Wanted) -> tuple[Cell, ...]:
+def _chosen(rows: Sequence[Row], wanted: Wanted) -> tuple[Row, ...]:
     """The rows that are judged, in the table's order."""
     if not wanted.rows:
-        chosen = [cell for cell in cells if cell.kind in ("reference", "system")]
+        chosen = [row for row in rows if row.kind in ("reference", "system")]
     else:
-        names = {name for cell in cells for name in (cell.cell_id, cell.label)}
+        names = {name for row in rows for name in (row.cell_id, row.label)}
         for name in wanted.rows:
             if name not in names:
                 raise UnknownNameError("row", name, names)
-        chosen = [c for c in cells if c.cell_id in wanted.rows or c.label in wanted.rows]
+        chosen = [c for c in rows if c.cell_id in wanted.rows or c.label in wanted.rows]
     if wanted.question != "quality" and len(chosen) < 2:
         raise InputError("a comparison needs two rows; this run has no more that could be judged")
     if not chosen:
@@ -117,8 +117,8 @@ def _chosen(cells: Sequence[Cell], wanted: Wanted) -> tuple[Cell, ...]:
 def _usable(
     store: RunStore,
     trials: dict[tuple[str, str, int], TrialRecord],
-    cell: Cell,
+    row: Row,
     item: tuple[str, int],
 ) -> bool:
-    trial = trials.get((cell.cell_id, *item))
+    trial = trials.get((row.cell_id, *item))
     return trial is not None and trial.clip is not None and (store.root / trial.clip).is_file()

@@ -9,7 +9,7 @@ import numpy as np
 from calm_bench.errors import InputError
 from calm_bench.listening import ratings
 from calm_bench.listening.polls import Poll, clip_ids
-from calm_bench.numbers.speed import result_row
+from calm_bench.numbers.speed import value_of
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.results import ColumnInfo, Rated, Ratings, Results, TrialCount
@@ -36,23 +36,23 @@ def results_of(polls: Sequence[Poll]) -> Results:
     if not any(poll.votes for poll in polls):
         raise InputError("nobody has voted yet")
     sessions = [poll.session for poll in polls]
-    cells = {cell.cell_id: cell for session in sessions for cell in session.cells}
+    rows = {row.cell_id: row for session in sessions for row in session.cells}
     said: dict[str, Rated] = {poll.session.question: rated(poll) for poll in polls}
     first = next(iter(said.values()))
     values = {r.cell_id: r.value for r in first.rows if r.metric == first.columns[0].name}
     known = {name: value for name, value in values.items() if value is not None}
-    order = sorted(cells, key=lambda name: -known.get(name, -np.inf))
+    order = sorted(rows, key=lambda name: -known.get(name, -np.inf))
     empty = Results(
         run_id=sessions[0].run_id,
         benchmark=sessions[0].benchmark,
         benchmark_version=sessions[0].benchmark_version,
-        cells=tuple(cells[name] for name in order),
+        cells=tuple(rows[name] for name in order),
         columns=(),
         rows=(),
         trials={
-            cell.cell_id: TrialCount(ok=len(session.items))
+            row.cell_id: TrialCount(ok=len(session.items))
             for session in reversed(sessions)
-            for cell in session.cells
+            for row in session.cells
         },
     )
     return empty.joined(Ratings(run_id=empty.run_id, questions=said))
@@ -139,7 +139,7 @@ def _opinions(poll: Poll) -> Rated:
 
 def _arrays(poll: Poll) -> tuple[dict[str, int], dict[str, Any]]:
     """Numbers of the rows, and of the listener and prompt of each vote."""
-    index = {cell.cell_id: i for i, cell in enumerate(poll.session.cells)}
+    index = {row.cell_id: i for i, row in enumerate(poll.session.cells)}
     raters = _numbered([rater for rater, _ in poll.votes])
     items = _numbered([vote.prompt_id for _, vote in poll.votes])
     return index, {"raters": raters, "items": items}
@@ -159,8 +159,8 @@ def _estimates(
 ) -> list[Estimate]:
     """A number a row: its value, its interval, in how many votes it stood, or why there is none."""
     out = []
-    for i, cell in enumerate(poll.session.cells):
-        about = [(who, vote.prompt_id) for who, vote in poll.votes if cell.cell_id in vote.cells]
+    for i, row in enumerate(poll.session.cells):
+        about = [(who, vote.prompt_id) for who, vote in poll.votes if row.cell_id in vote.cells]
         n, fewest = len(about), min(len({pair[side] for pair in about}) for side in (0, 1))
         if n == 0 or reason is not None:
             why = reason if n else "nobody has judged this row"
@@ -185,16 +185,16 @@ def _rated(
     """Rows of one recipe; the first of the columns joins the benchmark's table."""
     made_by = {**_recipe(poll), **recipe, "krippendorff_alpha": alpha}
     recipe_id = content_hash(made_by)
-    rows = [
-        result_row(cell, column.name, column.unit, estimate, recipe_id)
+    values = [
+        value_of(row, column.name, column.unit, estimate, recipe_id)
         for column, estimates in numbers.items()
-        for cell, estimate in zip(poll.session.cells, estimates, strict=True)
+        for row, estimate in zip(poll.session.cells, estimates, strict=True)
     ]
     return Rated(
         columns=tuple(numbers),
         table=tuple(column.name for column in numbers)[:1],
         recipes={recipe_id: made_by},
-        rows=tuple(rows),
+        rows=tuple(values),
         notes=(*notes, _agreement_note(poll, alpha)),
     )
 

@@ -196,7 +196,7 @@ class VoteBook:
         if (
             asked is None
             or vote.number != len(self.votes[vote.rater])
-            or (vote.cells, (vote.prompt_id, vote.seed_index)) != (asked.cells, item)
+            or (vote.cells, (vote.prompt_id, vote.seed_index)) != (asked.rows, item)
         ):
             raise InputError(f"{vote.rater!r} was not asked this")
         if isinstance(vote.answer, str) != self.session.paired:

@@ -1,4 +1,4 @@
-"""What a metric is: it looks at the clips of one cell and returns values per clip or per cell."""
+"""What a metric is: it looks at the clips of one row and returns values per clip or per row."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ text: Clip.words; transcript: Clip.transcript."""
 
 
 class Metric(ABC):
-    """Scores one cell: the clips of one system at one temperature.
+    """Scores one row: the clips of one system at one temperature.
 
     `recipe` names everything that changes the values (weights hash, rate, window, normalisation,
     versions); values with different recipes are never put in one column or compared.
@@ -39,10 +39,10 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        """Score the clips of one cell.
+        """Score the clips of one row.
 
         Args:
-            clips: The cell's clips; a clip that cannot be scored is noted and counted, never zero.
+            clips: The row's clips; a clip that cannot be scored is noted and counted, never zero.
             reference: The reference clips of the same benchmark; empty if `needs` has no reference.
         """
 

@@ -1,11 +1,11 @@
 """VERT and its parts: how much a set of texts repeats itself, inside a text and between texts.
 
 auto-BLEU is the share of a text's n-grams that occur again in it without overlap; self-BLEU is the
-BLEU of a text against all others of its cell. VERT is the geometric mean of both. The script that
+BLEU of a text against all others of its row. VERT is the geometric mean of both. The script that
 the literature cites prints eight of these numbers and no VERT, and the four VERTs one can make of
 them differ by tens of points: all are stored. The headline `vert` is the bigram, arithmetic one:
 in the thirty words of a short clip no bigram recurs more often than not, which makes that clip's
-geometric mean zero and the cell's too noisy to compare.
+geometric mean zero and the row's too noisy to compare.
 
 Self-BLEU grows with the number of texts it is measured against: compare equal n only. For the same
 reason a bootstrap is wrong here, since a text drawn twice repeats itself in full; intervals are a
@@ -71,7 +71,7 @@ class Vert(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        """The twelve values of the cell with their intervals."""
+        """The twelve values of the row with their intervals."""
         texts = _texts(clips)
         notes = {
             clip.clip_id: missing_text(clip) or "nothing was heard after the prompt"
@@ -86,7 +86,7 @@ class Vert(Metric):
     def difference(
         self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
     ) -> Mapping[str, Estimate]:
-        """Differences over the clips for which both cells have text, so that n is the same."""
+        """Differences over the clips for which both rows have text, so that n is the same."""
         mine, theirs = _texts(clips), _texts(baseline)
         shared = {key: mine[key] for key in mine.keys() & theirs.keys()}
         return _estimates(shared, _groups(clips), theirs)

@@ -12,8 +12,8 @@ from typing import Any
 
 from calm_bench.core.stats import ratio_interval, summarise
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.store.records import Cell, LatencyRecord
-from calm_bench.store.results import ColumnInfo, ResultRow
+from calm_bench.store.records import LatencyRecord, Row
+from calm_bench.store.results import ColumnInfo, Value
 from calm_bench.types import Column, Estimate
 
 SUMS_AGREE = 0.05
@@ -76,9 +76,7 @@ def time_ratio(
     return ratio_interval([of_a[i] for i in rounds], [of_b[i] for i in rounds], seed, level)
 
 
-def doubts(
-    cell: Cell, own: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]
-) -> list[str]:
+def doubts(row: Row, own: Sequence[LatencyRecord], baseline: Sequence[LatencyRecord]) -> list[str]:
     """A note where the stages' times do not explain the overall speed-up."""
     if not baseline or own is baseline:
         return []
@@ -87,7 +85,7 @@ def doubts(
     if abs(measured / predicted - 1) <= SUMS_AGREE:
         return []
     return [
-        f"{cell.label}: stage times imply an overall speed-up of {predicted:.2f}, totals give "
+        f"{row.label}: stage times imply an overall speed-up of {predicted:.2f}, totals give "
         f"{measured:.2f}; part of the time belongs to no stage"
     ]
 
@@ -136,23 +134,23 @@ SPEED_COLUMNS = (
 UNITS = {column.name: column.unit for column in SPEED_COLUMNS}
 
 
-def arm_key(cell: Cell) -> tuple[object, ...]:
+def arm_key(row: Row) -> tuple[object, ...]:
     """What rows that are timed together have in common."""
-    return cell.model, cell.head_steps, cell.top_k, cell.precision, cell.mode
+    return row.model, row.head_steps, row.top_k, row.precision, row.mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
     """The rows, what they depend on, and what the reader must be told."""
 
-    rows: tuple[ResultRow, ...]
+    values: tuple[Value, ...]
     recipes: Mapping[str, dict[str, Any]]
     notes: tuple[str, ...]
 
 
-def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed:
+def speed_rows(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> Speed:
     """Every speed column of every system that was timed, under each of its temperatures."""
-    by_id = {cell.cell_id: cell for cell in cells}
+    by_id = {row.cell_id: row for row in rows}
     timed: dict[tuple[Any, ...], list[LatencyRecord]] = {}
     control: list[LatencyRecord] = []
     for record in sorted(records, key=lambda record: record.round):
@@ -160,39 +158,37 @@ def speed_rows(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> Speed
             continue
         own = timed.setdefault(arm_key(by_id[record.cell_id]), [])
         (control if record.control else own).append(record)
-    base_key = next((arm_key(cell) for cell in cells if cell.baseline), None)
+    base_key = next((arm_key(row) for row in rows if row.baseline), None)
     baseline = timed.get(base_key, []) if base_key else []
     twin = timed[arm_key(by_id[control[0].cell_id])] if control else []
     # Arms of higher frame rates take more frames for the same audio, and are no other recipe.
     frames = min((len(r.stage_ns["total"]) for group in timed.values() for r in group), default=0)
-    rows: list[ResultRow] = []
+    values: list[Value] = []
     notes: list[str] = []
     recipes: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        own = timed.get(arm_key(cell), []) if cell.kind == "system" else []
+    for row in rows:
+        own = timed.get(arm_key(row), []) if row.kind == "system" else []
         if not own:
             continue
         recipe = recipe_of(own, frames)
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
         found = estimates(own, baseline, control if own is twin else [])
-        rows += [result_row(cell, n, UNITS[n], e, recipe_id) for n, e in found.items()]
-        notes += doubts(cell, own, baseline)
+        values += [value_of(row, n, UNITS[n], e, recipe_id) for n, e in found.items()]
+        notes += doubts(row, own, baseline)
     notes += restlessness(control, twin)
-    return Speed(rows=tuple(rows), recipes=recipes, notes=tuple(dict.fromkeys(notes)))
+    return Speed(values=tuple(values), recipes=recipes, notes=tuple(dict.fromkeys(notes)))
 
 
-def result_row(
-    cell: Cell, name: str, unit: str, estimate: Estimate, recipe_id: str | None
-) -> ResultRow:
+def value_of(row: Row, name: str, unit: str, estimate: Estimate, recipe_id: str | None) -> Value:
     """One number of a row."""
-    return ResultRow(
-        cell_id=cell.cell_id,
-        system=cell.label,
-        temperature=cell.temperature,
-        temperature_kind=cell.temperature_kind,
-        text_temperature=cell.text_temperature,
-        head_steps=cell.head_steps,
+    return Value(
+        cell_id=row.cell_id,
+        system=row.label,
+        temperature=row.temperature,
+        temperature_kind=row.temperature_kind,
+        text_temperature=row.text_temperature,
+        head_steps=row.head_steps,
         metric=name,
         value=estimate.value,
         low=estimate.low,

@@ -20,11 +20,11 @@ from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
-from calm_bench.plan.rows import Models, cells_of, identity_of
+from calm_bench.plan.rows import Models, identity_of, rows_of
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.codec_checks import CodecCheck
-from calm_bench.store.records import Cell
-from calm_bench.store.titles import cell_name, swept
+from calm_bench.store.records import Row
+from calm_bench.store.titles import row_title, swept
 
 
 def missing_models(spec: BenchmarkSpec) -> list[str]:
@@ -80,7 +80,7 @@ class Trial:
 class Batch:
     """Trials of one row that are generated together, always the same ones."""
 
-    cell: Cell
+    row: Row
     trials: tuple[Trial, ...]
 
 
@@ -100,7 +100,7 @@ class Plan:
     spec: BenchmarkSpec
     root: Path
     prompts: tuple[PromptSpec, ...]
-    cells: tuple[Cell, ...]
+    rows: tuple[Row, ...]
     batches: tuple[Batch, ...]
     weights: Mapping[str, str | None]
     plan_hash: str
@@ -125,7 +125,7 @@ class Plan:
             "run_id": self.run_id,
             "benchmark": self.spec.name,
             "version": self.spec.version,
-            "cells": [cell.model_dump() for cell in self.cells],
+            "cells": [row.model_dump() for row in self.rows],
             "prompts": [prompt.id for prompt in self.prompts],
             "seeds": self.n_seeds,
             "n_trials": self.n_trials,
@@ -156,11 +156,11 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     prompts = found.chosen
     notes += check_lengths(spec, found.root, prompts)
     models = Models()
-    cells = tuple(cells_of(spec, overrides.text_temperature, models))
+    rows = tuple(rows_of(spec, overrides.text_temperature, models))
     # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
     plan_hash = content_hash(
         [spec.name, spec.version, spec.prompt_seconds, spec.seconds, spec.batch_size],
-        [identity_of(cell, models) for cell in cells],
+        [identity_of(row, models) for row in rows],
         [[p.id, p.sha256, *filter(None, [p.group])] for p in prompts],
         overrides.n_seeds,
         spec.latency.model_dump() if spec.latency else None,
@@ -171,8 +171,8 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         root=found.root,
         prompts=prompts,
         unusable=found.unusable,
-        cells=cells,
-        batches=tuple(_batches(spec, cells, prompts, overrides.n_seeds, models)),
+        rows=rows,
+        batches=tuple(_batches(spec, rows, prompts, overrides.n_seeds, models)),
         weights=models.weights,
         plan_hash=plan_hash,
         n_seeds=overrides.n_seeds,
@@ -210,11 +210,11 @@ def plan_lines(plan: Plan) -> list[str]:
     seeds = f" × {plan.n_seeds} seeds" if plan.n_seeds > 1 else ""
     lines = [
         f"{spec.name} (version {spec.version}): {spec.description}",
-        f"{len(plan.cells)} rows × {amount(n, 'prompt')}{seeds} = {amount(plan.n_trials, 'clip')} "
+        f"{len(plan.rows)} rows × {amount(n, 'prompt')}{seeds} = {amount(plan.n_trials, 'clip')} "
         f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
     ]
-    several = swept(plan.cells)
-    lines += [f"  {_cell_line(cell, cell.label in several)}" for cell in plan.cells]
+    several = swept(plan.rows)
+    lines += [f"  {_row_line(row, row.label in several)}" for row in plan.rows]
     if spec.metrics:
         lines.append(f"metrics: {', '.join(spec.metrics)}")
     if spec.latency:
@@ -222,10 +222,10 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"note: {note}" for note in plan.notes]
 
 
-def _cell_line(cell: Cell, several_steps: bool) -> str:
-    name = cell_name(cell, several_steps=several_steps)
-    mark = " (baseline)" if cell.baseline else ""
-    return f"{name}{mark}: {cell.model}" if cell.kind == "system" else name
+def _row_line(row: Row, several_steps: bool) -> str:
+    name = row_title(row, several_steps=several_steps)
+    mark = " (baseline)" if row.baseline else ""
+    return f"{name}{mark}: {row.model}" if row.kind == "system" else name
 
 
 def _too_few_clips(
@@ -301,30 +301,30 @@ def _check_count(name: str, asked: int | None, prompts: Sequence[object], n_list
 
 def _batches(
     spec: BenchmarkSpec,
-    cells: Sequence[Cell],
+    rows: Sequence[Row],
     prompts: Sequence[PromptSpec],
     n_seeds: int,
     models: Models,
 ) -> Iterator[Batch]:
     """Every row's trials, cut into batches in the order of the prompts."""
-    for cell in cells:
-        identity = [*identity_of(cell, models), spec.prompt_seconds, spec.seconds]
+    for row in rows:
+        identity = [*identity_of(row, models), spec.prompt_seconds, spec.seconds]
         trials = [
-            _trial(spec, cell, identity, prompt, index)
+            _trial(spec, row, identity, prompt, index)
             for prompt in prompts
             for index in range(n_seeds)
         ]
         for first in range(0, len(trials), spec.batch_size):
-            yield Batch(cell=cell, trials=tuple(trials[first : first + spec.batch_size]))
+            yield Batch(row=row, trials=tuple(trials[first : first + spec.batch_size]))
 
 
 def _trial(
-    spec: BenchmarkSpec, cell: Cell, identity: list[Any], prompt: PromptSpec, index: int
+    spec: BenchmarkSpec, row: Row, identity: list[Any], prompt: PromptSpec, index: int
 ) -> Trial:
     seed = derive_seed(spec.name, spec.version, prompt.id, index)
     return Trial(
-        trial_id=content_hash(cell.cell_id, identity, [prompt.id, prompt.sha256], index, seed),
-        cell_id=cell.cell_id,
+        trial_id=content_hash(row.cell_id, identity, [prompt.id, prompt.sha256], index, seed),
+        cell_id=row.cell_id,
         prompt=prompt,
         seed_index=index,
         seed=seed,

@@ -15,7 +15,7 @@ from calm_bench.config import (
 )
 from calm_bench.errors import InputError, UnknownNameError, WeightsError
 from calm_bench.seeds import content_hash
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.types import Precision, SamplingParams
 
 ROUND_TRIP = "_round_trip"
@@ -27,16 +27,16 @@ FIXED_ROWS: dict[str, tuple[Literal["reference", "silence", "noise"], str]] = {
 """Rows that no codec and no system makes: kind and label."""
 
 
-def sampling_of(cell: Cell) -> SamplingParams:
+def sampling_of(row: Row) -> SamplingParams:
     """How a system's row draws."""
-    if cell.temperature is None:
-        raise ValueError(f"{cell.cell_id} is no system's row")
-    text = cell.text_temperature
+    if row.temperature is None:
+        raise ValueError(f"{row.cell_id} is no system's row")
+    text = row.text_temperature
     return SamplingParams(
-        temperature=cell.temperature,
-        text_temperature=cell.temperature if text is None else text,
-        head_steps=cell.head_steps or 1,
-        top_k=cell.top_k or 0,
+        temperature=row.temperature,
+        text_temperature=row.temperature if text is None else text,
+        head_steps=row.head_steps or 1,
+        top_k=row.top_k or 0,
     )
 
 
@@ -126,29 +126,29 @@ def with_precisions(
     return tuple(rows)
 
 
-def cells_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Cell]:
+def rows_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Row]:
     """Reference rows first, then every system at every temperature."""
-    yield from (_reference_cell(spec, name, models) for name in spec.references)
+    yield from (_reference_row(spec, name, models) for name in spec.references)
     taken: set[str] = set()
-    for row in spec.systems:
-        models.identity(row.model, "system")
-        for steps in row.head_steps:
+    for system in spec.systems:
+        models.identity(system.model, "system")
+        for steps in system.head_steps:
             for temperature in spec.temperatures:
-                cell = _system_cell(row, steps, temperature, text_temperature)
-                names = (cell.cell_id, *(f"{cell.cell_id}-{i}" for i in range(2, 100)))
+                row = _system_row(system, steps, temperature, text_temperature)
+                names = (row.cell_id, *(f"{row.cell_id}-{i}" for i in range(2, 100)))
                 name = next(name for name in names if name not in taken)
                 taken.add(name)
-                yield cell.model_copy(update={"cell_id": name})
+                yield row.model_copy(update={"cell_id": name})
 
 
-def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | None) -> Cell:
+def _system_row(row: SystemRow, steps: int, temperature: float, text: float | None) -> Row:
     base, step = training_step_of(row.model)
     text = (temperature if text is None else text) if has_text(row.model) else None
     name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
     name += f"-{row.precision}" if row.precision else ""
-    return Cell(
+    return Row(
         cell_id=name,
         label=row.label,
         kind="system",
@@ -163,12 +163,12 @@ def _system_cell(row: SystemRow, steps: int, temperature: float, text: float | N
     )
 
 
-def with_temperature_kind(cell: Cell) -> Cell:
+def with_temperature_kind(row: Row) -> Row:
     """A row with what its temperature means, which only the system's class knows."""
-    if cell.kind != "system":
-        return cell
-    cls = registry.load("system", load_model_config(str(cell.model))[0].type)
-    return cell.model_copy(update={"temperature_kind": cls.temperature_kind})
+    if row.kind != "system":
+        return row
+    cls = registry.load("system", load_model_config(str(row.model))[0].type)
+    return row.model_copy(update={"temperature_kind": cls.temperature_kind})
 
 
 def has_text(model: str) -> bool:
@@ -178,9 +178,9 @@ def has_text(model: str) -> bool:
     return not ours or bool(config.architecture.get("text"))
 
 
-def _reference_cell(spec: BenchmarkSpec, name: str, models: Models) -> Cell:
+def _reference_row(spec: BenchmarkSpec, name: str, models: Models) -> Row:
     if (found := FIXED_ROWS.get(name)) is not None:
-        return Cell(cell_id=name, label=found[1], kind=found[0])
+        return Row(cell_id=name, label=found[1], kind=found[0])
     codec = name.removesuffix(ROUND_TRIP)
     if codec == name:
         known = [*FIXED_ROWS, *(f"{codec}{ROUND_TRIP}" for codec in spec.codecs)]
@@ -189,7 +189,7 @@ def _reference_cell(spec: BenchmarkSpec, name: str, models: Models) -> Cell:
         raise InputError(f"{spec.name} has a row {name} but names no codec for {codec!r}")
     row = spec.codecs[codec]
     models.identity(row.model, "codec")
-    return Cell(
+    return Row(
         cell_id=name,
         label=row.label or f"{codec.upper()} round trip",
         kind="round_trip",
@@ -213,13 +213,13 @@ def _levels(row: CodecRow) -> int | None:
     return row.levels if row.levels < has else None
 
 
-def identity_of(cell: Cell, models: Models) -> list[Any]:
+def identity_of(row: Row, models: Models) -> list[Any]:
     """All that decides what a row sounds like."""
-    if cell.model is None:
-        return [cell.kind]
-    kind: Literal["system", "codec"] = "system" if cell.kind == "system" else "codec"
-    text = sampling_of(cell).text_temperature if cell.kind == "system" else None
-    drawn = [cell.temperature, text, cell.head_steps, cell.top_k]
-    levels = [] if cell.levels is None else [cell.levels]
-    precision = [] if cell.precision is None else [cell.precision]
-    return [cell.kind, models.identity(cell.model, kind), *drawn, *levels, *precision]
+    if row.model is None:
+        return [row.kind]
+    kind: Literal["system", "codec"] = "system" if row.kind == "system" else "codec"
+    text = sampling_of(row).text_temperature if row.kind == "system" else None
+    drawn = [row.temperature, text, row.head_steps, row.top_k]
+    levels = [] if row.levels is None else [row.levels]
+    precision = [] if row.precision is None else [row.precision]
+    return [row.kind, models.identity(row.model, kind), *drawn, *levels, *precision]

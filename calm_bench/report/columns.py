@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calm_bench.report.numbers import decimals_of, heading
-from calm_bench.store.results import ColumnInfo, ResultRow, Results
+from calm_bench.store.results import ColumnInfo, Results, Value
 
 SPEED_COLUMNS = ("overall_speedup", "head_speedup", "head_share")
 """What stands before the quality columns, as in the paper's tables."""
@@ -15,7 +15,7 @@ APART = "columns through different embeddings are not comparable with each other
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One column on paper: a column of the results under one recipe, with its rows by cell.
+    """One column on paper: a column of the results under one recipe, with its rows by row.
 
     Attributes:
         note: What sets this recipe apart, where the column has more than one.
@@ -24,7 +24,7 @@ class Shown:
 
     column: ColumnInfo
     recipe_id: str | None
-    rows: Mapping[str, ResultRow]
+    values: Mapping[str, Value]
     decimals: int
     note: str | None = None
     embedding: str | None = None
@@ -52,9 +52,9 @@ class Shown:
         return self.column.metric is None
 
     def value(self, cell_id: str) -> float | None:
-        """The number of one cell."""
-        row = self.rows.get(cell_id)
-        return None if row is None else row.value
+        """The number of one row."""
+        value = self.values.get(cell_id)
+        return None if value is None else value.value
 
 
 def shown_columns(results: Results, *, everything: bool = False) -> list[Shown]:
@@ -75,24 +75,24 @@ def shown_recipes(results: Results) -> dict[str, dict[str, Any]]:
     """The recipes behind the columns of the table, by id."""
     shown = shown_columns(results)
     ids = dict.fromkeys(
-        row.recipe_id for column in shown for row in column.rows.values() if row.recipe_id
+        value.recipe_id for column in shown for value in column.values.values() if value.recipe_id
     )
     return {key: results.recipes[key] for key in ids if key is not None and key in results.recipes}
 
 
 def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
-    recipes: dict[str | None, dict[str, ResultRow]] = {}
-    for row in results.rows:
-        if row.metric == column.name:
-            recipes.setdefault(_shared_recipe(results, row), {})[row.cell_id] = row
+    recipes: dict[str | None, dict[str, Value]] = {}
+    for value in results.rows:
+        if value.metric == column.name:
+            recipes.setdefault(_shared_recipe(results, value), {})[value.cell_id] = value
     recipes = _spread_missing(recipes)
-    decimals = decimals_of(column, (r.value for rows in recipes.values() for r in rows.values()))
+    decimals = decimals_of(column, (r.value for own in recipes.values() for r in own.values()))
     found = [results.recipes.get(key or "", {}) for key in recipes]
     through = [recipe.get("embedding") for recipe in found]
     apart = len(found) > 1 and None not in through and len(set(through)) == len(found)
     if apart:  # numbers of different kinds: each has decimals of its own
         places = [
-            decimals_of(column, (r.value for r in rows.values())) for rows in recipes.values()
+            decimals_of(column, (r.value for r in values.values())) for values in recipes.values()
         ]
     else:
         places = [decimals] * len(recipes)
@@ -101,27 +101,27 @@ def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
         Shown(
             column=column,
             recipe_id=recipe_id,
-            rows=rows,
+            values=values,
             decimals=digits,
             note=note,
             embedding=embedding if apart else None,
         )
-        for (recipe_id, rows), digits, note, embedding in zip(
+        for (recipe_id, values), digits, note, embedding in zip(
             recipes.items(), places, notes, through, strict=True
         )
     ]
 
 
-def _shared_recipe(results: Results, row: ResultRow) -> str | None:
+def _shared_recipe(results: Results, value: Value) -> str | None:
     """The recipe that heads a row's column: the first that differs in what rows themselves say.
 
     Where mode and precision are what tells rows apart, they need no columns of their own.
     """
-    if not any(cell.mode or cell.precision for cell in results.cells):
-        return row.recipe_id
-    own = _without_step(results.recipes.get(row.recipe_id or "", {}))
+    if not any(row.mode or row.precision for row in results.cells):
+        return value.recipe_id
+    own = _without_step(results.recipes.get(value.recipe_id or "", {}))
     alike = (key for key, recipe in results.recipes.items() if _without_step(recipe) == own)
-    return next(alike, row.recipe_id) if own else row.recipe_id
+    return next(alike, value.recipe_id) if own else value.recipe_id
 
 
 def _without_step(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,15 +129,15 @@ def _without_step(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spread_missing(
-    recipes: dict[str | None, dict[str, ResultRow]],
-) -> dict[str | None, dict[str, ResultRow]]:
+    recipes: dict[str | None, dict[str, Value]],
+) -> dict[str | None, dict[str, Value]]:
     """Put rows without value and recipe (the metric never ran) into every recipe's column."""
     missing = recipes.get(None, {})
     if not recipes:
         return {None: {}}
-    if len(recipes) == 1 or any(row.value is not None for row in missing.values()):
+    if len(recipes) == 1 or any(value.value is not None for value in missing.values()):
         return recipes
-    return {key: missing | rows for key, rows in recipes.items() if key is not None}
+    return {key: missing | values for key, values in recipes.items() if key is not None}
 
 
 def _recipe_notes(recipes: Sequence[Mapping[str, Any]]) -> list[str | None]:

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 def draw_by_row(results: Results) -> "Figure | None":
     """Each quality column with a line for each row; None if temperatures vary or weights do."""
-    temperatures = {cell.temperature for cell in results.cells if cell.kind == "system"}
-    trained = any(cell.training_step is not None for cell in results.cells)
+    temperatures = {row.temperature for row in results.cells if row.kind == "system"}
+    trained = any(row.training_step is not None for row in results.cells)
     columns = _quality_columns(results)
     if len(temperatures) != 1 or trained or not columns:
         return None
     wide = min(3, len(columns))
     high = -(-len(columns) // wide)
-    names = [row_name(results, cell) for cell in results.cells]
+    names = [row_name(results, row) for row in results.cells]
     beside = max(2.2, 0.08 * max(map(len, names)))  # a folder's path may be long
     size = (beside + 2.6 * wide, 1.0 + high * (0.7 + 0.24 * len(results.cells)))
     figure, axes = new_figure(high, wide, size)
@@ -54,18 +54,18 @@ def _draw_rows(axis: "Axes", results: Results, shown: Shown) -> None:
     """One column: a point and its interval for each row."""
     looks, floors = looks_of(results, by_label=True), floors_of(results, shown)
     values = []
-    for y, cell in enumerate(results.cells):
-        found = spread_of(shown, cell.cell_id)
+    for y, row in enumerate(results.cells):
+        found = spread_of(shown, row.cell_id)
         if found is None:
             continue
-        if cell.cell_id in floors:
+        if row.cell_id in floors:
             text = f"{plain_number(found[0], shown.decimals)} →"
             at: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
             axis.annotate(text, (1.0, y), color=GREY, **at)
             continue
         look = Look(color=GREY, marker="o")
-        if cell.kind == "system":
-            look = looks[cell.label]
+        if row.kind == "system":
+            look = looks[row.label]
         axis.errorbar(
             found[0], y, xerr=found[1], color=look.color, marker=look.marker, ms=6, capsize=3
         )
@@ -99,16 +99,16 @@ def draw_against_time(results: Results) -> "Figure | None":
 
 def _draw_against(axis: "Axes", results: Results, shown: Shown, timed: Shown, frame: float) -> None:
     """A curve for each system, its points in the order of their head steps."""
-    labels = dict.fromkeys(cell.label for cell in results.cells if cell.kind == "system")
+    labels = dict.fromkeys(row.label for row in results.cells if row.kind == "system")
     values: list[float] = []
     times: list[float] = []
     for label, look in zip(labels, looks_of(results, by_label=True).values(), strict=True):
-        cells = [c for c in results.cells if c.label == label and c.training_step is None]
+        rows = [c for c in results.cells if c.label == label and c.training_step is None]
         points = []
-        for cell in sorted(cells, key=lambda cell: (cell.temperature or 0, cell.head_steps or 0)):
-            x, found = timed.value(cell.cell_id), spread_of(shown, cell.cell_id)
+        for row in sorted(rows, key=lambda row: (row.temperature or 0, row.head_steps or 0)):
+            x, found = timed.value(row.cell_id), spread_of(shown, row.cell_id)
             if x is not None and found is not None:
-                points.append((x * frame, *found, str(cell.head_steps or "")))
+                points.append((x * frame, *found, str(row.head_steps or "")))
         style: Any = {"color": look.color, "marker": look.marker, "ms": 6}
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         axis.plot(xs, ys, color=look.color, ls=look.line, lw=1.2)
@@ -126,8 +126,8 @@ def draw_against_training(results: Results) -> "Figure | None":
     """The first quality column against the training step, where rows are checkpoints."""
     columns = _quality_columns(results)
     columns = [s for s in columns if s.column.name == columns[0].column.name]
-    cells = [cell for cell in results.cells if cell.training_step is not None]
-    if not columns or not cells:
+    rows = [row for row in results.cells if row.training_step is not None]
+    if not columns or not rows:
         return None
     figure, axes = new_figure(1, len(columns), (4.4 * len(columns) + 0.4, 3.9))
     looks = looks_of(results, by_label=True)
@@ -135,10 +135,10 @@ def draw_against_training(results: Results) -> "Figure | None":
         values = []
         for name, look in looks.items():
             points = []
-            for cell in sorted(cells, key=lambda cell: cell.training_step or 0):
-                found = spread_of(shown, cell.cell_id)
-                if cell.label == name and found is not None:
-                    points.append((cell.training_step or 0, *found))
+            for row in sorted(rows, key=lambda row: row.training_step or 0):
+                found = spread_of(shown, row.cell_id)
+                if row.label == name and found is not None:
+                    points.append((row.training_step or 0, *found))
             style: Any = {"color": look.color, "marker": look.marker, "ms": 6, "capsize": 3}
             for x, y, spread in points:
                 axis.errorbar(x, y, spread, label=name, **style)
@@ -155,7 +155,7 @@ def draw_against_training(results: Results) -> "Figure | None":
 
 def _quality_columns(results: Results) -> list[Shown]:
     """The table's columns that say how good, over whole clips, if a system has a value there."""
-    systems = [cell.cell_id for cell in results.cells if cell.kind == "system"]
+    systems = [row.cell_id for row in results.cells if row.kind == "system"]
     return [
         shown
         for shown in shown_columns(results)
@@ -169,7 +169,7 @@ def _timed(results: Results) -> Iterable[Shown]:
     """The columns of time, of the first recipe that each has."""
     names: set[str] = set()
     for shown in shown_columns(results, everything=True):
-        if shown.is_speed and shown.column.name not in names and shown.rows:
+        if shown.is_speed and shown.column.name not in names and shown.values:
             names.add(shown.column.name)
             yield shown
 
@@ -179,9 +179,9 @@ def _baseline_frame(results: Results, timed: dict[str, Shown]) -> float | None:
     wanted = ("frame_ms", "second_ms", "head_second_ms")
     if any(name not in timed for name in wanted):
         return None
-    cells = sorted(results.cells, key=lambda cell: not cell.baseline)
-    for cell in cells:
-        frame, second = (timed[name].value(cell.cell_id) for name in wanted[:2])
+    rows = sorted(results.cells, key=lambda row: not row.baseline)
+    for row in rows:
+        frame, second = (timed[name].value(row.cell_id) for name in wanted[:2])
         if frame and second:
             return round(frame / second, 6)
     return None

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import interval_text, signed, value_text
 from calm_bench.report.tables import INTERVALS, NO_REASON, Table, Text
-from calm_bench.store.records import Cell
-from calm_bench.store.results import Difference, ResultRow, Results
+from calm_bench.store.records import Row
+from calm_bench.store.results import Difference, Results, Value
 from calm_bench.store.titles import steps_text, swept, temperature_text
 
 PAIRED = (
@@ -22,24 +22,24 @@ HELD_OUT = (
     "nothing is sampled, so a system's number holds at all its temperatures"
 )
 
-Naming = Callable[[Cell, Cell], tuple[str, ...]]
+Naming = Callable[[Row, Row], tuple[str, ...]]
 
 
 def difference_tables(results: Results) -> list[Table]:
     """What its settings change within a system, and systems against the baseline and each other."""
     several = swept(results.cells)
 
-    def system(cell: Cell) -> str:
-        steps = f", {steps_text(cell)}" if cell.label in several else ""
-        return cell.label + steps + _trained(cell)
+    def system(row: Row) -> str:
+        steps = f", {steps_text(row)}" if row.label in several else ""
+        return row.label + steps + _trained(row)
 
-    def sweep(a: Cell, b: Cell) -> tuple[str, ...]:
+    def sweep(a: Row, b: Row) -> tuple[str, ...]:
         return system(a), f"{_temperatures(b)} → {_temperatures(a)}"
 
-    def steps(a: Cell, b: Cell) -> tuple[str, ...]:
+    def steps(a: Row, b: Row) -> tuple[str, ...]:
         return a.label + _trained(a), f"{b.head_steps} → {a.head_steps}", _between(a, b)
 
-    def systems(a: Cell, b: Cell) -> tuple[str, ...]:
+    def systems(a: Row, b: Row) -> tuple[str, ...]:
         return system(a), system(b), _between(a, b)
 
     pair = ("System", "minus", "temp")
@@ -66,53 +66,51 @@ def held_out_table(results: Results) -> Table:
 
 def _add_losses(table: Table, results: Results, shown: Shown) -> None:
     """A line for each model under one recipe, which is one tokenizer."""
-    cells = {cell.cell_id: cell for cell in results.cells}
+    rows = {row.cell_id: row for row in results.cells}
     models: set[str | None] = set()
-    for cell in results.cells:
-        row = shown.rows.get(cell.cell_id)
-        if row is None or row.value is None or cell.model in models:
+    for row in results.cells:
+        value = shown.values.get(row.cell_id)
+        if value is None or value.value is None or row.model in models:
             continue
-        models.add(cell.model)
-        line = [Text(text=cell.label + _trained(cell))]
-        line.append(table.text(value_text(row, shown.column, shown.decimals), shown.note))
-        gap = _to_another_model(results, cells, row)
-        against = cells[gap.baseline_cell_id] if gap else None
+        models.add(row.model)
+        line = [Text(text=row.label + _trained(row))]
+        line.append(table.text(value_text(value, shown.column, shown.decimals), shown.note))
+        gap = _to_another_model(results, rows, value)
+        against = rows[gap.baseline_cell_id] if gap else None
         line.append(Text(text=against.label + _trained(against) if against else ""))
         line.append(_gap(table, gap, shown) if gap else Text(text=""))
-        table.rows.append([*line, Text(text=str(row.n))])
+        table.rows.append([*line, Text(text=str(value.n))])
 
 
-def _to_another_model(
-    results: Results, cells: Mapping[str, Cell], row: ResultRow
-) -> Difference | None:
+def _to_another_model(results: Results, rows: Mapping[str, Row], value: Value) -> Difference | None:
     """The difference of a row that is not one between its own temperatures."""
-    key, model = (row.metric, row.recipe_id, row.cell_id), cells[row.cell_id].model
+    key, model = (value.metric, value.recipe_id, value.cell_id), rows[value.cell_id].model
     for found in results.differences:
-        other = cells[found.baseline_cell_id].model
+        other = rows[found.baseline_cell_id].model
         if (found.metric, found.recipe_id, found.cell_id) == key and other != model:
             return found
     return None
 
 
-def _trained(cell: Cell) -> str:
+def _trained(row: Row) -> str:
     """The step of a checkpoint, as it follows a name."""
-    return f", training step {cell.training_step}" if cell.training_step else ""
+    return f", training step {row.training_step}" if row.training_step else ""
 
 
-def _temperatures(cell: Cell) -> str:
-    text = temperature_text(cell.temperature) or "–"
-    if cell.text_temperature in (None, cell.temperature):
+def _temperatures(row: Row) -> str:
+    text = temperature_text(row.temperature) or "–"
+    if row.text_temperature in (None, row.temperature):
         return text
-    return f"{text} (text {temperature_text(cell.text_temperature)})"
+    return f"{text} (text {temperature_text(row.text_temperature)})"
 
 
-def _between(a: Cell, b: Cell) -> str:
+def _between(a: Row, b: Row) -> str:
     """The temperature of both rows, or their difference."""
     before, after = _temperatures(b), _temperatures(a)
     return after if after == before else f"{after} − {before}"
 
 
-def _kind(a: Cell, b: Cell) -> str:
+def _kind(a: Row, b: Row) -> str:
     """What tells two compared rows apart."""
     if (a.model, a.head_steps) != (b.model, b.head_steps):
         if b.baseline and not a.baseline:
@@ -142,13 +140,13 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
     return table
 
 
-def _chosen(results: Results, kind: str) -> Iterator[tuple[Cell, Cell, Difference, Shown]]:
+def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference, Shown]]:
     """The differences of one kind, of shown columns."""
-    cells = {cell.cell_id: cell for cell in results.cells}
+    rows = {row.cell_id: row for row in results.cells}
     columns = {(shown.column.name, shown.recipe_id): shown for shown in shown_columns(results)}
     by_name = {shown.column.name: shown for shown in columns.values()}
     for difference in results.differences:
-        a, b = cells[difference.cell_id], cells[difference.baseline_cell_id]
+        a, b = rows[difference.cell_id], rows[difference.baseline_cell_id]
         shown = columns.get((difference.metric, difference.recipe_id))
         if shown is None and difference.value is None:
             shown = by_name.get(difference.metric)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from calm_bench.report.columns import Shown
 from calm_bench.report.numbers import TEMPERATURE_KINDS
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.store.results import Results
-from calm_bench.store.titles import cell_name, steps_text, swept
+from calm_bench.store.titles import row_title, steps_text, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,9 +76,9 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple["Fig
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def system_name(cell: Cell, several_steps: bool) -> str:
+def system_name(row: Row, several_steps: bool) -> str:
     """A line's name: a system, and its head steps where these vary."""
-    return cell.label + (f", {steps_text(cell)}" if several_steps else "")
+    return row.label + (f", {steps_text(row)}" if several_steps else "")
 
 
 def looks_of(results: Results, *, by_label: bool = False) -> dict[str, Look]:
@@ -87,8 +87,8 @@ def looks_of(results: Results, *, by_label: bool = False) -> dict[str, Look]:
     With `by_label`, whatever their head steps.
     """
     several = set() if by_label else swept(results.cells)
-    systems = [cell for cell in results.cells if cell.kind == "system"]
-    names = dict.fromkeys(system_name(cell, cell.label in several) for cell in systems)
+    systems = [row for row in results.cells if row.kind == "system"]
+    names = dict.fromkeys(system_name(row, row.label in several) for row in systems)
     return {
         name: Look(
             color=COLORS[index % len(COLORS)],
@@ -100,19 +100,19 @@ def looks_of(results: Results, *, by_label: bool = False) -> dict[str, Look]:
     }
 
 
-def references_of(results: Results) -> list[Cell]:
+def references_of(results: Results) -> list[Row]:
     """The rows that are no systems."""
-    return [cell for cell in results.cells if cell.kind != "system"]
+    return [row for row in results.cells if row.kind != "system"]
 
 
 def spread_of(shown: Shown, cell_id: str) -> tuple[float, list[list[float]] | None] | None:
     """A value and its distances to the interval's ends, as errorbar wants them."""
-    row = shown.rows.get(cell_id)
-    if row is None or row.value is None:
+    value = shown.values.get(cell_id)
+    if value is None or value.value is None:
         return None
-    if row.low is None or row.high is None:
-        return row.value, None
-    return row.value, [[max(0.0, row.value - row.low)], [max(0.0, row.high - row.value)]]
+    if value.low is None or value.high is None:
+        return value.value, None
+    return value.value, [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
 
 
 def add_legend(
@@ -136,7 +136,7 @@ def add_caption(
     bars = f"bars: 95 % intervals over prompts{_clips(columns, drawn)}"
     texts = [bars, _temperatures(results), note]
     if missing:
-        texts.append(f"not drawn for want of a value: {'; '.join(map(cell_name, missing))}")
+        texts.append(f"not drawn for want of a value: {'; '.join(map(row_title, missing))}")
     width = int(_LETTERS_PER_INCH * figure.get_figwidth())
     lines = [line for text in texts for line in wrap(text, width)]
     figure.supxlabel("\n".join(lines), fontsize=8, color=GREY)
@@ -144,8 +144,10 @@ def add_caption(
 
 def _clips(columns: Sequence[Shown], drawn: set[str]) -> str:
     """How many clips the bars are of; a number may be over fewer than its row has."""
-    rows = [row for shown in columns for cell_id, row in shown.rows.items() if cell_id in drawn]
-    counts = {row.n for row in rows if row.value is not None and row.low is not None}
+    values = [
+        value for shown in columns for cell_id, value in shown.values.items() if cell_id in drawn
+    ]
+    counts = {value.n for value in values if value.value is not None and value.low is not None}
     if not counts:
         return ""
     several = "" if len(counts) == 1 else f"{min(counts)} to "
@@ -155,27 +157,27 @@ def _clips(columns: Sequence[Shown], drawn: set[str]) -> str:
 def _temperatures(results: Results) -> str:
     """What a temperature is, of which systems where it is not the same for all."""
     labels: dict[str, dict[str, None]] = {}
-    for cell in results.cells:
-        if kind := TEMPERATURE_KINDS[cell.temperature_kind]:
-            labels.setdefault(kind, {})[cell.label] = None
+    for row in results.cells:
+        if kind := TEMPERATURE_KINDS[row.temperature_kind]:
+            labels.setdefault(kind, {})[row.label] = None
     if len(labels) < 2:
         return "".join(f"temperature is the {kind}" for kind in labels)
     parts = (f"the {kind} of {', '.join(names)}" for kind, names in labels.items())
     return f"temperature is {' and '.join(parts)}, which are not comparable"
 
 
-def row_name(results: Results, cell: Cell) -> str:
+def row_name(results: Results, row: Row) -> str:
     """A row's name with what tells it from other rows: steps where swept, and temperature."""
-    several_steps = cell.label in swept(results.cells)
+    several_steps = row.label in swept(results.cells)
     if len({c.temperature for c in results.cells if c.kind == "system"}) < 2:
-        return system_name(cell, several_steps)
-    return cell_name(cell, several_steps=several_steps)
+        return system_name(row, several_steps)
+    return row_title(row, several_steps=several_steps)
 
 
 def floors_of(results: Results, shown: Shown) -> set[str]:
     """Silence and noise where they lie far beyond all other rows."""
-    values = {cell.cell_id: shown.value(cell.cell_id) for cell in results.cells}
-    kinds = {cell.cell_id: cell.kind for cell in results.cells}
+    values = {row.cell_id: shown.value(row.cell_id) for row in results.cells}
+    kinds = {row.cell_id: row.kind for row in results.cells}
     others = [abs(v) for k, v in values.items() if v and kinds[k] not in ("silence", "noise")]
     largest = OFF_SCALE * max(others, default=0.0)
     floors = {k for k, v in values.items() if kinds[k] in ("silence", "noise") and v is not None}

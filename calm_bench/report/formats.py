@@ -114,26 +114,23 @@ def to_csv(results: Results) -> str:
     """All numbers of the run, unrounded: per column value, low, high, n, reason and recipe."""
     from pandas import DataFrame
 
-    cells = results.cells
+    rows = results.cells
     settings = ["temperature", "temperature_kind", "text_temperature", "head_steps"]
     extra = ("training_step", "precision", "mode")
-    settings += [n for n in extra if any(getattr(cell, n) is not None for cell in cells)]
+    settings += [n for n in extra if any(getattr(row, n) is not None for row in rows)]
     columns = {
-        "cell_id": [cell.cell_id for cell in cells],
-        "system": [cell.label for cell in cells],
-        **{
-            name: [getattr(cell, name) for cell in cells]
-            for name in ("kind", "baseline", *settings)
-        },
+        "cell_id": [row.cell_id for row in rows],
+        "system": [row.label for row in rows],
+        **{name: [getattr(row, name) for row in rows] for name in ("kind", "baseline", *settings)},
     }
-    counts = [results.trials.get(cell.cell_id) for cell in cells]
+    counts = [results.trials.get(row.cell_id) for row in rows]
     columns["n_ok"] = [count and count.ok for count in counts]
     columns["n_tried"] = [count and count.ok + count.failed for count in counts]
     for shown in shown_columns(results, everything=True):
-        found = [shown.rows.get(cell.cell_id) for cell in cells]
-        columns[shown.key] = [getattr(row, "value", None) for row in found]
+        found = [shown.values.get(row.cell_id) for row in rows]
+        columns[shown.key] = [getattr(value, "value", None) for value in found]
         for part in ("low", "high", "n", "reason", "recipe_id"):
-            columns[f"{shown.key}_{part}"] = [getattr(row, part, None) for row in found]
+            columns[f"{shown.key}_{part}"] = [getattr(value, part, None) for value in found]
     # Objects, because a column of integers with a gap would turn into floats.
     text: str = DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
     return text

@@ -17,8 +17,8 @@ from calm_bench.report.drawing import (
     new_figure,
     system_name,
 )
-from calm_bench.store.records import Cell, GrowthRecord, Stage
-from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.records import GrowthRecord, Row, Stage
+from calm_bench.store.results import Results, Value
 from calm_bench.store.titles import swept
 
 if TYPE_CHECKING:
@@ -93,25 +93,25 @@ def _by_batch(results: Results) -> "Figure | None":
 
 
 def _finished(figure: "Figure", axes: Sequence["Axes"], results: Results, caption: str) -> "Figure":
-    names = [_name(results, cell) for cell in results.cells]
+    names = [_name(results, row) for row in results.cells]
     add_legend(figure, axes, names, 2)
     figure.supxlabel(caption, fontsize=8, color=GREY)
     return figure
 
 
-def _name(results: Results, cell: Cell) -> str:
-    return system_name(cell, cell.label in swept(results.cells))
+def _name(results: Results, row: Row) -> str:
+    return system_name(row, row.label in swept(results.cells))
 
 
 def _draw(axis: "Axes", results: Results, points: Points) -> None:
     """A line with bars for each row that has points; from zero, so that flat looks flat."""
     looks = looks_of(results)
     highest = 0.0
-    for cell in results.cells:
-        line = points.get(cell.cell_id, ())
+    for row in results.cells:
+        line = points.get(row.cell_id, ())
         if not line:
             continue
-        name = _name(results, cell)
+        name = _name(results, row)
         look = looks[name]
         xs, ys = [x for x, *_ in line], [y for _, y, *_ in line]
         bars = [[max(0.0, y - a) for _, y, a, _ in line], [max(0.0, b - y) for _, y, _, b in line]]
@@ -162,13 +162,13 @@ def _memory(growth: Sequence[GrowthRecord]) -> Points:
 
 def _of_batches(results: Results, name: str) -> Points:
     lines: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
-    for row in results.rows:
-        base, at, batch = row.metric.partition("@b")
-        if base == name and at and row.value is not None:
-            lines[row.cell_id].append((float(batch), row.value, *_ends(row)))
+    for value in results.rows:
+        base, at, batch = value.metric.partition("@b")
+        if base == name and at and value.value is not None:
+            lines[value.cell_id].append((float(batch), value.value, *_ends(value)))
     return {cell_id: sorted(line) for cell_id, line in lines.items()}
 
 
-def _ends(row: ResultRow) -> tuple[float, float]:
-    value = row.value or 0.0
-    return (value if row.low is None else row.low), (value if row.high is None else row.high)
+def _ends(value: Value) -> tuple[float, float]:
+    middle, low, high = value.value or 0.0, value.low, value.high
+    return (middle if low is None else low), (middle if high is None else high)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from calm_bench.store.results import ColumnInfo, Difference, ResultRow
+from calm_bench.store.results import ColumnInfo, Difference, Value
 
 TEMPERATURE_KINDS = {
     "noise_variance": "noise variance",
@@ -34,24 +34,24 @@ def signed(value: float, decimals: int) -> str:
     return text if text.startswith("−") or not any(c in text for c in "123456789") else f"+{text}"
 
 
-def interval_text(row: ResultRow | Difference, decimals: int, *, sign: bool = False) -> str:
+def interval_text(value: Value | Difference, decimals: int, *, sign: bool = False) -> str:
     """What follows a value: " ± 1.2" if both sides round to one width, else " [low, high]"."""
-    if row.value is None or row.low is None or row.high is None:
+    if value.value is None or value.low is None or value.high is None:
         return ""
-    below = plain_number(row.value - row.low, decimals)
-    above = plain_number(row.high - row.value, decimals)
+    below = plain_number(value.value - value.low, decimals)
+    above = plain_number(value.high - value.value, decimals)
     if below == above:
         return f" ± {above}"
     show = signed if sign else plain_number
-    return f" [{show(row.low, decimals)}, {show(row.high, decimals)}]"
+    return f" [{show(value.low, decimals)}, {show(value.high, decimals)}]"
 
 
-def value_text(row: ResultRow, column: ColumnInfo, decimals: int) -> str:
+def value_text(value: Value, column: ColumnInfo, decimals: int) -> str:
     """A value with its interval, as the table shows it; a dash where there is none."""
-    if row.value is None:
+    if value.value is None:
         return "—"
     times = TIMES if column.unit == TIMES else ""
-    return times + plain_number(row.value, decimals) + interval_text(row, decimals)
+    return times + plain_number(value.value, decimals) + interval_text(value, decimals)
 
 
 def heading(column: ColumnInfo) -> str:

@@ -21,7 +21,7 @@ from calm_bench.report.formats import footnote_mark
 from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
 from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
-from calm_bench.store.records import Cell, Manifest
+from calm_bench.store.records import Manifest, Row
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 from calm_bench.store.titles import steps_vary, temperature_text
@@ -150,8 +150,8 @@ def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
     store, results = section.store, section.results
     lookup, manifest = ClipLookup(store), store.read_manifest()
     # Systems first: that is what one came to hear.
-    cells = sorted(results.cells, key=lambda cell: cell.kind != "system")
-    builder = RowBuilder(folder, lookup, results, cells)
+    rows = sorted(results.cells, key=lambda row: row.kind != "system")
+    builder = RowBuilder(folder, lookup, results, rows)
     pairs = lookup.pairs()
     shown = _spread(builder, pairs, max_rows) if folder.alone else pairs[:max_rows]
     plots = sorted(item for item in section.plots.items() if item[0].endswith(".svg"))
@@ -159,7 +159,7 @@ def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
     return PagePart(
         results=results,
         manifest=manifest,
-        columns=[_column(results, cell) for cell in cells],
+        columns=[_column(results, row) for row in rows],
         metrics=[shown.heading.rstrip(" ↑↓") for shown in builder.metrics],
         rows=[builder.row(index, *pair) for index, pair in enumerate(shown)],
         n_pairs=len(pairs),
@@ -185,8 +185,8 @@ def _spread(
 
 
 def _n_clips(builder: RowBuilder, pair: tuple[str, int]) -> int:
-    """For how many cells a prompt has a clip on disk."""
-    trials = (builder.lookup.trial(cell.cell_id, *pair) for cell in builder.cells)
+    """For how many rows a prompt has a clip on disk."""
+    trials = (builder.lookup.trial(row.cell_id, *pair) for row in builder.rows)
     return sum(trial is not None and builder.exists(trial) for trial in trials)
 
 
@@ -194,23 +194,23 @@ def _json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False, default=str) if data else ""
 
 
-def _column(results: Results, cell: Cell) -> PageColumn:
+def _column(results: Results, row: Row) -> PageColumn:
     details = []
-    if cell.temperature is not None:
-        kind = TEMPERATURE_KINDS[cell.temperature_kind]
-        details.append(f"temp {temperature_text(cell.temperature)}")
+    if row.temperature is not None:
+        kind = TEMPERATURE_KINDS[row.temperature_kind]
+        details.append(f"temp {temperature_text(row.temperature)}")
         details += [kind] if kind else []
-    if cell.text_temperature not in (None, cell.temperature):
-        details.append(f"text temp {temperature_text(cell.text_temperature)}")
-    if cell.baseline:
+    if row.text_temperature not in (None, row.temperature):
+        details.append(f"text temp {temperature_text(row.text_temperature)}")
+    if row.baseline:
         details.append("baseline")
     scores = []
     for shown in shown_columns(results):
-        row = shown.rows.get(cell.cell_id)
-        if row is not None and not (shown.is_speed and row.value is None):
-            text = value_text(row, shown.column, shown.decimals)
-            scores.append(Score(label=shown.heading, text=text, reason=row.reason))
-    steps = steps_vary(results.cells) and cell.head_steps is not None
-    name = f"{cell.label}, {cell.head_steps} steps" if steps else cell.label
-    system = cell.kind == "system"
+        value = shown.values.get(row.cell_id)
+        if value is not None and not (shown.is_speed and value.value is None):
+            text = value_text(value, shown.column, shown.decimals)
+            scores.append(Score(label=shown.heading, text=text, reason=value.reason))
+    steps = steps_vary(results.cells) and row.head_steps is not None
+    name = f"{row.label}, {row.head_steps} steps" if steps else row.label
+    system = row.kind == "system"
     return PageColumn(name=name, details=" · ".join(details), scores=scores, is_system=system)

@@ -11,10 +11,10 @@ from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import plain_number
 from calm_bench.report.sound import outline, spectrogram_png
 from calm_bench.store.codec_checks import CodecCheck
-from calm_bench.store.records import Cell, TrialRecord
+from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import cell_name, steps_vary
+from calm_bench.store.titles import row_title, steps_vary
 from calm_bench.types import Wave
 
 
@@ -128,41 +128,41 @@ class RowBuilder:
     """
 
     def __init__(
-        self, folder: PageFolder, lookup: ClipLookup, results: Results, cells: Sequence[Cell]
+        self, folder: PageFolder, lookup: ClipLookup, results: Results, rows: Sequence[Row]
     ) -> None:
-        """Build rows of these cells, in this order."""
+        """Build rows of these rows, in this order."""
         self.folder, self.store = folder, folder.store
-        self.lookup, self.cells = lookup, cells
+        self.lookup, self.rows = lookup, rows
         shown = (column for column in shown_columns(results) if not column.is_speed)
         self.metrics = [column for column in shown if column.column.aggregate != "set"]
         several = steps_vary(results.cells)
-        self.names = {c.cell_id: cell_name(c, several_steps=several) for c in results.cells}
+        self.names = {c.cell_id: row_title(c, several_steps=several) for c in results.cells}
         self.lost = [check for check in self.store.read(CodecCheck) if not check.is_carried]
 
     def row(self, index: int, prompt_id: str, seed_index: int) -> PageRow:
-        """What every cell made of one prompt."""
-        trials = [self.lookup.trial(cell.cell_id, prompt_id, seed_index) for cell in self.cells]
-        pairs = zip(self.cells, trials, strict=True)
+        """What every row made of one prompt."""
+        trials = [self.lookup.trial(row.cell_id, prompt_id, seed_index) for row in self.rows]
+        pairs = zip(self.rows, trials, strict=True)
         return PageRow(
             prompt_id=prompt_id,
             seed_index=seed_index,
             prompt=self._prompt(index, prompt_id, trials),
-            clips=[self._clip(self.names[cell.cell_id], trial) for cell, trial in pairs],
+            clips=[self._clip(self.names[row.cell_id], trial) for row, trial in pairs],
         )
 
     def _prompt(self, index: int, prompt_id: str, trials: Sequence[TrialRecord | None]) -> PageClip:
         """The prompt alone, cut from the real recording or else from a clip that begins with it."""
-        order = sorted(self.cells, key=lambda cell: cell.kind != "reference")
+        order = sorted(self.rows, key=lambda row: row.kind != "reference")
         by_cell = {trial.cell_id: trial for trial in trials if trial is not None}
-        for cell in order:
-            trial = by_cell.get(cell.cell_id)
-            if trial is None or cell.kind == "silence" or not self.exists(trial):
+        for row in order:
+            trial = by_cell.get(row.cell_id)
+            if trial is None or row.kind == "silence" or not self.exists(trial):
                 continue
             end = trial.prompt_seconds
             wave, rate = self._read(trial)
             wave = wave[: round(end * rate)]
             words = [Word(text=word) for word, start, _ in trial.words or () if start < end]
-            flags = [] if cell.kind == "reference" else [f"as {cell.label} renders it"]
+            flags = [] if row.kind == "reference" else [f"as {row.label} renders it"]
             if trial.prompt_text_source == "transcribed":
                 flags.append("text transcribed, not given")
             if trial.prompt_text_source == "estimated":

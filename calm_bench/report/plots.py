@@ -29,9 +29,9 @@ from calm_bench.report.drawing import (
     system_name,
 )
 from calm_bench.report.timeline import draw_over_time
-from calm_bench.store.records import Cell, LatencyRecord
+from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.results import Results
-from calm_bench.store.titles import cell_name, swept
+from calm_bench.store.titles import row_title, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ class StageTimes:
     per: str = "frame"
 
 
-def stage_times(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> list[StageTimes]:
+def stage_times(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> list[StageTimes]:
     """Per row timed at batch 1, and per mode, the median over its rounds of each stage's mean time.
 
     It is the time of a frame, or of a second of audio where systems differ in frame rate.
@@ -65,15 +65,15 @@ def stage_times(cells: Sequence[Cell], records: Sequence[LatencyRecord]) -> list
             arms[record.cell_id, record.mode].append(record)
     modes = list(dict.fromkeys(mode for _, mode in arms))
     # Where a mode is what a row is about, the row's name has it.
-    several_modes = len(modes) > 1 and all(cell.mode is None for cell in cells)
-    several_steps = swept(cells)
+    several_modes = len(modes) > 1 and all(row.mode is None for row in rows)
+    several_steps = swept(rows)
     lengths = {record.frame_ns for rounds in arms.values() for record in rounds}
     per_second = len(lengths) > 1 and None not in lengths
     times = []
-    for cell in cells:
+    for row in rows:
         for mode in modes:
-            if rounds := arms.get((cell.cell_id, mode)):
-                name = cell_name(cell, several_steps=cell.label in several_steps)
+            if rounds := arms.get((row.cell_id, mode)):
+                name = row_title(row, several_steps=row.label in several_steps)
                 name += f" ({mode})" if several_modes else ""
                 ms = _means(rounds, per_second=per_second)
                 per = "second of audio" if per_second else "frame"
@@ -125,10 +125,10 @@ def render_plots(results: Results, times: Sequence[StageTimes]) -> dict[str, byt
 
 def _quality(results: Results) -> "Figure | None":
     """Each quality column against temperature, a line per system; None below two of them."""
-    temperatures = {cell.temperature for cell in results.cells if cell.kind == "system"}
+    temperatures = {row.temperature for row in results.cells if row.kind == "system"}
     if len(temperatures) < 2:
         return None
-    warm = [cell.cell_id for cell in results.cells if cell.temperature is not None]
+    warm = [row.cell_id for row in results.cells if row.temperature is not None]
     columns = [
         shown
         for shown in shown_columns(results)
@@ -144,7 +144,7 @@ def _quality(results: Results) -> "Figure | None":
         drawn |= _quality_lines(axis, results, shown)
     for axis in axes[len(columns) :]:
         axis.remove()
-    references = [cell.label for cell in references_of(results)]
+    references = [row.label for row in references_of(results)]
     add_legend(figure, axes[: len(columns)], [*looks_of(results), *references], 3)
     add_caption(figure, results, columns, drawn)
     return figure
@@ -158,21 +158,21 @@ def _quality_lines(axis: "Axes", results: Results, shown: Shown) -> set[str]:
         # Systems share their temperatures: a small shift keeps their bars from hiding each other.
         shift = 0.012 * (index - (len(looks) - 1) / 2)
         points = []
-        for cell in results.cells:
-            found = spread_of(shown, cell.cell_id)
-            of_line = cell.kind == "system" and system_name(cell, cell.label in several) == name
-            if of_line and found is not None and cell.temperature is not None:
-                points.append((cell.temperature + shift, *found))
-                drawn.add(cell.cell_id)
+        for row in results.cells:
+            found = spread_of(shown, row.cell_id)
+            of_line = row.kind == "system" and system_name(row, row.label in several) == name
+            if of_line and found is not None and row.temperature is not None:
+                points.append((row.temperature + shift, *found))
+                drawn.add(row.cell_id)
         points.sort(key=lambda point: point[0])
         axis.plot([x for x, _, _ in points], [y for _, y, _ in points], color=look.color, alpha=0.5)
         style: Any = {"color": look.color, "marker": look.marker, "ms": 6, "capsize": 3}
         for x, y, spread in points:
             axis.errorbar(x, y, spread, label=name, **style)
-    for cell, line in zip(references_of(results), cycle(GREY_LINES), strict=False):
-        value = shown.value(cell.cell_id)
-        if cell.kind != "silence" and value is not None:
-            axis.axhline(value, color=GREY, ls=line, lw=1.1, label=cell.label)
+    for row, line in zip(references_of(results), cycle(GREY_LINES), strict=False):
+        value = shown.value(row.cell_id)
+        if row.kind != "silence" and value is not None:
+            axis.axhline(value, color=GREY, ls=line, lw=1.1, label=row.label)
     axis.set_xticks(sorted({c.temperature for c in results.cells if c.temperature is not None}))
     axis.margins(x=0.15)
     axis.set_xlabel("temperature")
@@ -219,23 +219,23 @@ def _trade_off(results: Results) -> "Figure | None":
     figure, (axis,) = new_figure(1, 1, (6.4, 4.4))
     looks, several = looks_of(results), swept(results.cells)
     pairs = zip(references_of(results), cycle(GREY_MARKERS), strict=False)
-    greys = {cell.cell_id: Look(color=GREY, marker=marker) for cell, marker in pairs}
+    greys = {row.cell_id: Look(color=GREY, marker=marker) for row, marker in pairs}
     lines: dict[str, list[tuple[float, float]]] = {name: [] for name in looks}
     names = []
-    for cell in results.cells:
-        x, y = spread_of(across, cell.cell_id), spread_of(up, cell.cell_id)
-        if x is None or y is None or cell.kind == "silence":
+    for row in results.cells:
+        x, y = spread_of(across, row.cell_id), spread_of(up, row.cell_id)
+        if x is None or y is None or row.kind == "silence":
             continue  # what a recogniser hears in silence would stretch the axes and say nothing
-        look = greys.get(cell.cell_id) or looks[system_name(cell, cell.label in several)]
-        line = lines.setdefault(system_name(cell, cell.label in several), [])
+        look = greys.get(row.cell_id) or looks[system_name(row, row.label in several)]
+        line = lines.setdefault(system_name(row, row.label in several), [])
         style: Any = {"color": look.color, "marker": look.marker, "ms": 8, "capsize": 3}
         style["fillstyle"] = _FILLS[len(line) % len(_FILLS)]  # one filling per temperature
         line.append((x[0], y[0]))
         names.append(
             (
-                cell.kind != "system",
-                cell_name(cell, several_steps=cell.label in several),
-                cell.cell_id,
+                row.kind != "system",
+                row_title(row, several_steps=row.label in several),
+                row.cell_id,
             )
         )
         axis.errorbar(x[0], y[0], y[1], x[1], label=names[-1][1], **style)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.store.results import Results
-from calm_bench.store.titles import cell_name, steps_vary, swept, temperature_text
+from calm_bench.store.titles import row_title, steps_vary, swept, temperature_text
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"
@@ -82,9 +82,9 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
     With `everything`, not only the columns that the benchmark shows.
     """
     table = Table(title=f"{results.benchmark} (version {results.benchmark_version})")
-    cells = results.cells
+    rows = results.cells
     # Of several tables none is about temperatures: no time depends on them.
-    settings = {} if results.tables else _settings(cells)
+    settings = {} if results.tables else _settings(rows)
     columns = shown_columns(results, everything=everything)
     table.add_column("System", left=True)
     table.keys += "temp" in settings
@@ -94,15 +94,15 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
         table.add_column(shown.heading, footnote=shown.note)
     if results.trials:
         table.add_column("n")
-    for index, cell in enumerate(cells):
-        if index and (cell.kind == "system") != (cells[index - 1].kind == "system"):
+    for index, row in enumerate(rows):
+        if index and (row.kind == "system") != (rows[index - 1].kind == "system"):
             table.groups.append(index)
-        row = [Text(text=cell.label + (" (baseline)" if cell.baseline else ""))]
-        row += [Text(text=texts[index]) for texts in settings.values()]
-        row += [_value(table, results, cell, shown) for shown in columns]
-        row += [Text(text=_clips(results, cell))] if results.trials else []
-        table.rows.append(row)
-    if any(row.low is not None for shown in columns for row in shown.rows.values()):
+        line = [Text(text=row.label + (" (baseline)" if row.baseline else ""))]
+        line += [Text(text=texts[index]) for texts in settings.values()]
+        line += [_value(table, results, row, shown) for shown in columns]
+        line += [Text(text=_clips(results, row))] if results.trials else []
+        table.rows.append(line)
+    if any(value.low is not None for shown in columns for value in shown.values.values()):
         table.notes.append(INTERVALS)
     table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
     return table
@@ -126,51 +126,51 @@ def counts_table(results: Results) -> Table:
     """What the metrics counted in each row: empty transcripts, flags, vectors; a line per count."""
     table = Table(title="Counts")
     several = swept(results.cells)
-    cells = [cell for cell in results.cells if results.counts.get(cell.cell_id)]
+    rows = [row for row in results.cells if results.counts.get(row.cell_id)]
     table.add_column("Count", left=True)
-    for cell in cells:  # there are many more counts than rows
-        table.add_column(cell_name(cell, several_steps=cell.label in several))
-    for name in sorted({name for cell in cells for name in results.counts[cell.cell_id]}):
-        found = [results.counts[cell.cell_id].get(name) for cell in cells]
+    for row in rows:  # there are many more counts than rows
+        table.add_column(row_title(row, several_steps=row.label in several))
+    for name in sorted({name for row in rows for name in results.counts[row.cell_id]}):
+        found = [results.counts[row.cell_id].get(name) for row in rows]
         texts = ["" if count is None else f"{count:g}" for count in found]
         table.rows.append([Text(text=text) for text in (name, *texts)])
     return table
 
 
-def _settings(cells: Sequence[Cell]) -> dict[str, list[str]]:
+def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The columns that say how a row was drawn, without those that are empty for every row."""
     columns = {
-        "temp": [temperature_text(cell.temperature) for cell in cells],
-        "temp is": [TEMPERATURE_KINDS[cell.temperature_kind] for cell in cells],
-        "text temp": [temperature_text(cell.text_temperature) for cell in cells],
+        "temp": [temperature_text(row.temperature) for row in rows],
+        "temp is": [TEMPERATURE_KINDS[row.temperature_kind] for row in rows],
+        "text temp": [temperature_text(row.text_temperature) for row in rows],
     }
-    if steps_vary(cells):
-        columns["head steps"] = [str(cell.head_steps or "") for cell in cells]
-    columns["training step"] = [str(cell.training_step or "") for cell in cells]
+    if steps_vary(rows):
+        columns["head steps"] = [str(row.head_steps or "") for row in rows]
+    columns["training step"] = [str(row.training_step or "") for row in rows]
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 
-def _clips(results: Results, cell: Cell) -> str:
+def _clips(results: Results, row: Row) -> str:
     """How many clips the row has, of how many that were tried if some failed."""
-    count = results.trials.get(cell.cell_id)
+    count = results.trials.get(row.cell_id)
     if count is None:
         return ""
     return f"{count.ok}/{count.ok + count.failed}" if count.failed else str(count.ok)
 
 
-def _value(table: Table, results: Results, cell: Cell, shown: Shown) -> Text:
-    row = shown.rows.get(cell.cell_id)
-    if shown.is_speed and cell.kind != "system" and (row is None or row.value is None):
+def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text:
+    value = shown.values.get(row.cell_id)
+    if shown.is_speed and row.kind != "system" and (value is None or value.value is None):
         return Text(text="")  # a recording has no head to be timed: nothing is missing
-    if row is None:
+    if value is None:
         found = [r for r in results.rows if r.metric == shown.column.name]
-        elsewhere = any(r.cell_id == cell.cell_id for r in found)
+        elsewhere = any(r.cell_id == row.cell_id for r in found)
         reason = "this row was made by another recipe" if elsewhere else "not measured in this run"
         return table.text("—", reason)
-    if row.value is None:
-        return table.text("—", row.reason or NO_REASON)
-    count = results.trials.get(cell.cell_id)
-    partial = not shown.is_speed and count is not None and row.n not in (0, count.ok)
-    text = value_text(row, shown.column, shown.decimals)
-    why = f": {row.reason}" if row.reason else ""
-    return table.text(text, f"n = {row.n}{why}" if partial else None)
+    if value.value is None:
+        return table.text("—", value.reason or NO_REASON)
+    count = results.trials.get(row.cell_id)
+    partial = not shown.is_speed and count is not None and value.n not in (0, count.ok)
+    text = value_text(value, shown.column, shown.decimals)
+    why = f": {value.reason}" if value.reason else ""
+    return table.text(text, f"n = {value.n}{why}" if partial else None)

@@ -19,7 +19,7 @@ from calm_bench.report.drawing import (
     spread_of,
     system_name,
 )
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.store.results import Results
 from calm_bench.store.titles import swept
 
@@ -38,9 +38,9 @@ def draw_over_time(results: Results) -> "Figure | None":
     wide = min(2, len(panels))
     high = -(-len(panels) // wide)
     figure, axes = new_figure(high, wide, (4.4 * wide, 2.8 * high + 1.0))
-    cells = _rows_over_time(results)
+    rows = _rows_over_time(results)
     for axis, panel in zip(axes, panels, strict=False):
-        _draw_panel(axis, results, panel, cells)
+        _draw_panel(axis, results, panel, rows)
         axis.set_title(_panel_title(panel), loc="left", fontweight="bold")
         axis.set_xlabel("seconds after the prompt")
         axis.set_xticks([0.0, *(s.column.span[1] for s in panel if s.column.span)])
@@ -52,34 +52,36 @@ def draw_over_time(results: Results) -> "Figure | None":
             )  # fmt: skip
     for axis in axes[len(panels) :]:
         axis.remove()
-    order = [row_name(results, cell) for cell in cells]
-    systems = [n for n, c in zip(order, cells, strict=True) if c.kind == "system"]
+    order = [row_name(results, row) for row in rows]
+    systems = [n for n, c in zip(order, rows, strict=True) if c.kind == "system"]
     add_legend(figure, axes[: len(panels)], [*systems, *order], 3)
     notes = [_off_scale_text(results, panels)]
-    if len(cells) < len(results.cells):
+    if len(rows) < len(results.cells):
         notes.append("of systems with many head steps, the first number alone")
-    shown = {cell.cell_id for cell in results.cells}
+    shown = {row.cell_id for row in results.cells}
     columns = [column for panel in panels for column in panel]
     add_caption(figure, results, columns, shown, "; ".join(note for note in notes if note))
     return figure
 
 
-def _rows_over_time(results: Results) -> list[Cell]:
+def _rows_over_time(results: Results) -> list[Row]:
     """The rows whose lines can be told apart: of many head steps of a system, the first."""
-    cells = [cell for cell in results.cells if cell.training_step is None]
-    if sum(cell.kind == "system" for cell in cells) <= MANY_ROWS:
-        return cells
+    rows = [row for row in results.cells if row.training_step is None]
+    if sum(row.kind == "system" for row in rows) <= MANY_ROWS:
+        return rows
     first: dict[str, int | None] = {}
-    for cell in cells:
-        first.setdefault(cell.label, cell.head_steps)
-    return [cell for cell in cells if cell.head_steps == first[cell.label]]
+    for row in rows:
+        first.setdefault(row.label, row.head_steps)
+    return [row for row in rows if row.head_steps == first[row.label]]
 
 
 def _panels_over_time(results: Results) -> list[list[Shown]]:
     """The columns over time by what they are columns of, one panel for each base and recipe."""
     panels: dict[tuple[str, str | None], list[Shown]] = {}
     for shown in shown_columns(results, everything=True):
-        if shown.column.span is not None and any(r.value is not None for r in shown.rows.values()):
+        if shown.column.span is not None and any(
+            r.value is not None for r in shown.values.values()
+        ):
             base = shown.column.name.partition("@")[0]
             panels.setdefault((base, shown.recipe_id), []).append(shown)
     for panel in panels.values():
@@ -93,31 +95,31 @@ def _panel_title(panel: Sequence[Shown]) -> str:
 
 
 def _draw_panel(
-    axis: "Axes", results: Results, panel: Sequence[Shown], cells: Sequence[Cell]
+    axis: "Axes", results: Results, panel: Sequence[Shown], rows: Sequence[Row]
 ) -> None:
     """One quantity over time: systems in colour, the other rows in grey."""
     several, looks = swept(results.cells), looks_of(results)
     greys = dict(zip([c.cell_id for c in references_of(results)], cycle(GREY_LINES), strict=False))
     floors = set().union(*(floors_of(results, shown) for shown in panel))
-    drawn = [cell for cell in cells if cell.cell_id not in floors]
+    drawn = [row for row in rows if row.cell_id not in floors]
     width = panel[0].column.span[1] - panel[0].column.span[0] if panel[0].column.span else 1.0
     values = []
-    for index, cell in enumerate(drawn):
+    for index, row in enumerate(drawn):
         shift = 0.35 * width * (index / max(1, len(drawn) - 1) - 0.5)
         points = []
         for shown in panel:
-            found = spread_of(shown, cell.cell_id)
+            found = spread_of(shown, row.cell_id)
             if found is not None and shown.column.span is not None:
                 points.append((sum(shown.column.span) / 2 + shift, *found))
         if not points:
             continue
-        style: Any = {"color": GREY, "ls": greys.get(cell.cell_id), "lw": 1.1}
-        if cell.kind == "system":
-            look = looks[system_name(cell, cell.label in several)]
+        style: Any = {"color": GREY, "ls": greys.get(row.cell_id), "lw": 1.1}
+        if row.kind == "system":
+            look = looks[system_name(row, row.label in several)]
             style = {"color": look.color, "ls": look.line, "marker": look.marker, "ms": 5}
-        name = row_name(results, cell)
+        name = row_name(results, row)
         axis.plot([x for x, _, _ in points], [y for _, y, _ in points], label=name, **style)
-        if cell.kind == "system":
+        if row.kind == "system":
             for x, y, spread in points:
                 axis.errorbar(x, y, spread, color=style["color"], capsize=2, lw=1)
         values += [y for _, y, _ in points]
@@ -140,5 +142,5 @@ def _reference_end(results: Results, panel: Sequence[Shown]) -> float | None:
 def _off_scale_text(results: Results, panels: Sequence[Sequence[Shown]]) -> str:
     """Which rows are left out of panels because they would squeeze the others."""
     ids = set().union(*(floors_of(results, shown) for panel in panels for shown in panel))
-    labels = [cell.label for cell in results.cells if cell.cell_id in ids]
+    labels = [row.label for row in results.cells if row.cell_id in ids]
     return f"off the scale where they are missing: {'; '.join(labels)}" if labels else ""

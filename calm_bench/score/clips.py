@@ -19,7 +19,7 @@ from calm_bench.core.parallel import counted, ordered_map
 from calm_bench.errors import InputError
 from calm_bench.score.row_score import READING, Failure
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.store.records import Cell, TrialRecord
+from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Transcript, Wave, WordTimes, timed
 
@@ -165,10 +165,10 @@ class ClipShelf:
         self._advance: Callable[[int], None] = lambda n: None
 
     @classmethod
-    def of_run(cls, cells: Sequence[Cell], store: RunStore) -> "ClipShelf":
+    def of_run(cls, rows: Sequence[Row], store: RunStore) -> "ClipShelf":
         """The clips that a run has made and that can be read, in the order of prompts and seeds."""
-        rows = {cell.cell_id: list[ClipEntry]() for cell in cells}
-        made = [r for r in store.read(TrialRecord) if r.cell_id in rows and r.clip]
+        by_row = {row.cell_id: list[ClipEntry]() for row in rows}
+        made = [r for r in store.read(TrialRecord) if r.cell_id in by_row and r.clip]
         paths = [store.root / str(record.clip) for record in made]
         failures = []
         for record, path, sound in zip(made, paths, sounds_of(paths, "reading clips"), strict=True):
@@ -176,10 +176,10 @@ class ClipShelf:
                 about = {"cell_id": record.cell_id, "clip_id": record.trial_id}
                 failures.append(Failure(**about, path=path, by=READING, reason=str(sound)))
             else:
-                rows[record.cell_id].append(_entry(record, path, sound))
-        for entries in rows.values():
+                by_row[record.cell_id].append(_entry(record, path, sound))
+        for entries in by_row.values():
             entries.sort(key=lambda entry: (entry.prompt_id, entry.seed_index))
-        return cls(rows, failures)
+        return cls(by_row, failures)
 
     @contextmanager
     def counting(self, cell_id: str, advance: Callable[[int], None]) -> Iterator[None]:

@@ -19,7 +19,7 @@ from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Facts, Outcome, summarise_run
 from calm_bench.seeds import content_hash
-from calm_bench.store.records import Cell, Manifest
+from calm_bench.store.records import Manifest, Row
 from calm_bench.store.results import TrialCount
 from calm_bench.store.run_store import RunStore
 
@@ -116,16 +116,16 @@ def score_folders(
         embeddings=(asked.embedding,) if asked.embedding else (),
         unpaired=unpaired[0] if unpaired else _ALONE,
     )
-    cells = _cells(sides, paired=bool(pairing.originals))
+    rows = _rows(sides, paired=bool(pairing.originals))
     manifest = _manifest(sides, asked, names, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
     store.refuse_foreign()
     with store.lock():
         manifest = store.begin(manifest)
         shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
-        scorer = Scorer(cells, shelf, store, setting)
+        scorer = Scorer(rows, shelf, store, setting)
         scores = scorer.score(names, [])
-        facts = _facts(manifest, cells, sides, unpaired, scorer)
+        facts = _facts(manifest, rows, sides, unpaired, scorer)
         outcome = Outcome(folder=store.root, results=summarise_run(facts, shelf, scores, []))
         store.write_results(outcome.results)
         status = "partial" if outcome.n_failed else "finished"
@@ -135,7 +135,7 @@ def score_folders(
 
 def _facts(
     manifest: Manifest,
-    cells: Sequence[Cell],
+    rows: Sequence[Row],
     sides: Mapping[str, Folder],
     notes: Sequence[str],
     scorer: Scorer,
@@ -148,20 +148,20 @@ def _facts(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
         version=manifest.version,
-        cells=cells,
+        rows=rows,
         trials={cell_id: side.count for cell_id, side in sides.items()},
         failures=scorer.failures,
         notes=[*(line for side in sides.values() for line in side.lines), *notes, *doubts],
     )
 
 
-def _cells(sides: Mapping[str, Folder], *, paired: bool) -> list[Cell]:
+def _rows(sides: Mapping[str, Folder], *, paired: bool) -> list[Row]:
     """The reference's row, if there is one, and the row of what is scored."""
     kinds: dict[str, Literal["reference", "round_trip", "system"]] = {
         "reference": "reference",
         "clips": "round_trip" if paired else "system",
     }
-    return [Cell(cell_id=r, label=str(side.path), kind=kinds[r]) for r, side in sides.items()]
+    return [Row(cell_id=r, label=str(side.path), kind=kinds[r]) for r, side in sides.items()]
 
 
 def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:

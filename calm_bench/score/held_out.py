@@ -21,7 +21,7 @@ from calm_bench.plan.plan import Plan
 from calm_bench.score.clips import Firsts
 from calm_bench.score.scorer import MetricScores
 from calm_bench.seeds import file_hash
-from calm_bench.store.records import Cell, ScoreRecord, TrialRecord
+from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid
 from calm_bench.types import Column, MetricResult
@@ -66,8 +66,8 @@ def hold_out(plan: Plan, store: RunStore, device: str) -> None:
 def _missing(plan: Plan, store: RunStore) -> dict[str, list[TrialRecord]]:
     """By model with a text stream, its clips that have no record yet."""
     known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
-    cells = [cell for cell in plan.cells if cell.kind == "system" and _is_exact(cell)]
-    models = {cell.cell_id: str(cell.model) for cell in cells}
+    rows = [row for row in plan.rows if row.kind == "system" and _is_exact(row)]
+    models = {row.cell_id: str(row.model) for row in rows}
     speaks = {m: bool(load_model_config(m)[0].architecture.get("text")) for m in models.values()}
     groups: dict[str, list[TrialRecord]] = {}
     for trial in store.read(TrialRecord):
@@ -77,9 +77,9 @@ def _missing(plan: Plan, store: RunStore) -> dict[str, list[TrialRecord]]:
     return groups
 
 
-def _is_exact(cell: Cell) -> bool:
+def _is_exact(row: Row) -> bool:
     """Whether a row runs in float32, as the modules do that read the recordings."""
-    return cell.precision in (None, "fp32")
+    return row.precision in (None, "fp32")
 
 
 def _records(
@@ -165,37 +165,37 @@ def text_losses(
     return [dict(zip(_FIELDS, row, strict=True)) for row in table]
 
 
-def held_out_scores(cells: Sequence[Cell], store: RunStore) -> list[MetricScores]:
+def held_out_scores(rows: Sequence[Row], store: RunStore) -> list[MetricScores]:
     """The recorded losses as scores of a run, one for each tokenizer; none where none is recorded.
 
     Losses under different tokenizers are of different events, so they never share a column.
     """
     by_recipe: dict[str, list[ScoreRecord]] = {}
-    wanted = {cell.cell_id for cell in cells}
+    wanted = {row.cell_id for row in rows}
     for record in store.read(ScoreRecord):
         if record.metric == METRIC and record.cell_id in wanted:
             by_recipe.setdefault(record.recipe_id, []).append(record)
     prompts = {trial.trial_id: trial.prompt_id for trial in store.read(TrialRecord)}
-    return [_scores(cells, recipe_id, r, prompts) for recipe_id, r in by_recipe.items()]
+    return [_scores(rows, recipe_id, r, prompts) for recipe_id, r in by_recipe.items()]
 
 
 def _scores(
-    cells: Sequence[Cell],
+    rows: Sequence[Row],
     recipe_id: str,
     records: Sequence[ScoreRecord],
     prompts: Mapping[str, str],
 ) -> MetricScores:
     results: dict[str, MetricResult] = {}
     alike: dict[str, Firsts] = {}
-    for cell in cells:
-        own = [record for record in records if record.cell_id == cell.cell_id]
+    for row in rows:
+        own = [record for record in records if record.cell_id == row.cell_id]
         if own:
             clips = {record.trial_id: record.values for record in own}
             notes = {record.trial_id: record.note for record in own if record.note}
-            results[cell.cell_id] = MetricResult(clips=clips, notes=notes)
+            results[row.cell_id] = MetricResult(clips=clips, notes=notes)
             known: dict[str, str] = {}  # the recording is read, which is the same in every draw
-            alike[cell.cell_id] = {i: known.setdefault(prompts.get(i, i), i) for i in clips}
-    model = next(str(cell.model) for cell in cells if cell.cell_id in results)
+            alike[row.cell_id] = {i: known.setdefault(prompts.get(i, i), i) for i in clips}
+    model = next(str(row.model) for row in rows if row.cell_id in results)
     return MetricScores(
         metric=METRIC,
         columns=TEXT_LOSS,
@@ -203,11 +203,11 @@ def _scores(
         recipe_id=recipe_id,
         results=results,
         alike=alike,
-        reasons={c.cell_id: _why_none(c) for c in cells if c.cell_id not in results},
+        reasons={c.cell_id: _why_none(c) for c in rows if c.cell_id not in results},
     )
 
 
-def _why_none(cell: Cell) -> str:
-    if not _is_exact(cell):
+def _why_none(row: Row) -> str:
+    if not _is_exact(row):
         return "predicted in float32 alone"
     return "no text stream that could predict the words of the recordings"

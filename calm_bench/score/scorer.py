@@ -27,7 +27,7 @@ from calm_bench.score.clips import ClipEntry, ClipShelf, Firsts, firsts
 from calm_bench.score.row_score import Failure, score_row
 from calm_bench.score.transcripts import transcribe
 from calm_bench.seeds import content_hash
-from calm_bench.store.records import Cell, CellScore, ScoreRecord
+from calm_bench.store.records import Row, RowScore, ScoreRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript
 
@@ -155,19 +155,19 @@ def _heard_identity(transcript: Transcript | None) -> Any:
 def _record_scores(scores: Sequence[MetricScores], shelf: ClipShelf, store: RunStore) -> None:
     """Write what is new to the run's records."""
     known = {record.key: record for record in store.read(ScoreRecord)}
-    known_cells = {record.key: record for record in store.read(CellScore)}
+    known_rows = {record.key: record for record in store.read(RowScore)}
     for score in scores:
         clip_records, cell_records = _records(score, shelf)
         store.append(*(r for r in clip_records if known.get(r.key) != r))
-        store.append(*(r for r in cell_records if known_cells.get(r.key) != r))
+        store.append(*(r for r in cell_records if known_rows.get(r.key) != r))
 
 
-def _records(score: MetricScores, shelf: ClipShelf) -> tuple[list[ScoreRecord], list[CellScore]]:
+def _records(score: MetricScores, shelf: ClipShelf) -> tuple[list[ScoreRecord], list[RowScore]]:
     clips, cells = [], []
     for cell_id, result in score.results.items():
         about = {"metric": score.metric, "recipe_id": str(score.recipe_id), "cell_id": cell_id}
         estimates, counts = dict(result.estimates), dict(result.counts)
-        cells.append(CellScore(**about, estimates=estimates, counts=counts))
+        cells.append(RowScore(**about, estimates=estimates, counts=counts))
         clips += [
             ScoreRecord(
                 **about,
@@ -186,13 +186,13 @@ class Scorer:
 
     def __init__(
         self,
-        cells: Sequence[Cell],
+        rows: Sequence[Row],
         shelf: ClipShelf,
         store: RunStore,
         setting: Setting | None = None,
     ) -> None:
         """Score these rows, whose clips are on the shelf; records go to the store."""
-        self.cells = cells
+        self.rows = rows
         self.shelf = shelf
         self.store = store
         self.setting = setting or Setting()
@@ -228,35 +228,35 @@ class Scorer:
                 raise BenchError(instrument.reason)
             found.recipe = self._recipe(metric)
         except Exception as error:
-            found.reasons = dict.fromkeys((cell.cell_id for cell in self.cells), describe(error))
+            found.reasons = dict.fromkeys((row.cell_id for row in self.rows), describe(error))
             if embedding is not None:  # keeps its column apart from that of another embedding
                 found.recipe = {"embedding": embedding}
                 found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
             advance(self._n_clips)
             return found
         found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
-        found.alike = {cell.cell_id: self._alike(metric, cell.cell_id) for cell in self.cells}
-        for cell in self.cells:
-            with self.shelf.counting(cell.cell_id, advance):
-                self._score_cell(metric, cell, found)
+        found.alike = {row.cell_id: self._alike(metric, row.cell_id) for row in self.rows}
+        for row in self.rows:
+            with self.shelf.counting(row.cell_id, advance):
+                self._score_row(metric, row, found)
         if any(column.aggregate == "set" for column in columns):
             self._compare(metric, found, pairs)
         return found
 
-    def _score_cell(self, metric: Metric, cell: Cell, found: MetricScores) -> None:
+    def _score_row(self, metric: Metric, row: Row, found: MetricScores) -> None:
         """Add what a metric finds in a row, or why it finds nothing."""
-        reason = self._unfit(metric, cell)
+        reason = self._unfit(metric, row)
         if reason is None:
             try:
-                found.results[cell.cell_id] = self._result(metric, found.recipe, cell.cell_id)
+                found.results[row.cell_id] = self._result(metric, found.recipe, row.cell_id)
             except BenchError as error:
                 reason = str(error)
         if reason is not None:
-            found.reasons[cell.cell_id] = reason
+            found.reasons[row.cell_id] = reason
 
     @property
     def _n_clips(self) -> int:
-        return sum(len(self.shelf.entries(cell.cell_id)) for cell in self.cells)
+        return sum(len(self.shelf.entries(row.cell_id)) for row in self.rows)
 
     def _recipe(self, metric: Metric) -> dict[str, Any]:
         """The metric's own, what its transcripts came from, and the set it compares with."""
@@ -274,18 +274,18 @@ class Scorer:
             recipe["copies"] = "counted once"
         return recipe
 
-    def _unfit(self, metric: Metric, cell: Cell) -> str | None:
+    def _unfit(self, metric: Metric, row: Row) -> str | None:
         """Why a metric says nothing of a row, whatever its clips."""
-        if not self.shelf.entries(cell.cell_id):
+        if not self.shelf.entries(row.cell_id):
             return "there is no clip to score"
         if not {"reference", "paired_reference"} & metric.needs:
             return None
-        if cell.kind == "reference":
+        if row.kind == "reference":
             return "this row is the reference"
-        if "paired_reference" in metric.needs and cell.kind == "system":
+        if "paired_reference" in metric.needs and row.kind == "system":
             return self.setting.unpaired
-        if "paired_reference" in metric.needs and cell.kind in ("silence", "noise"):
-            return f"{cell.kind} is no version of the original"
+        if "paired_reference" in metric.needs and row.kind in ("silence", "noise"):
+            return f"{row.kind} is no version of the original"
         if self._reference is None:
             return "there are no reference clips"
         return None
@@ -293,7 +293,7 @@ class Scorer:
     @cached_property
     def _reference(self) -> str | None:
         """The reference row, if it has clips."""
-        ids = (cell.cell_id for cell in self.cells if cell.kind == "reference")
+        ids = (row.cell_id for row in self.rows if row.kind == "reference")
         return next((name for name in ids if self.shelf.entries(name)), None)
 
     def _result(self, metric: Metric, recipe: Mapping[str, Any], cell_id: str) -> MetricResult:
@@ -399,11 +399,11 @@ class Scorer:
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
         """What is heard in every clip."""
-        rows = {cell.cell_id: self.shelf.entries(cell.cell_id) for cell in self.cells}
-        entries = [entry for row in rows.values() for entry in row]
+        by_row = {row.cell_id: self.shelf.entries(row.cell_id) for row in self.rows}
+        entries = [entry for own in by_row.values() for entry in own]
         found, failed = transcribe(entries, self._recognizer, self.store)
-        for cell_id, row in rows.items():
-            for entry in row:
+        for cell_id, own in by_row.items():
+            for entry in own:
                 if reason := failed.get(entry.audio_id):
                     self._fail(cell_id, entry, "speech recognition", reason)
         return found

@@ -10,15 +10,15 @@ from calm_bench.config import BenchmarkSpec
 from calm_bench.core.recordings import amount, few
 from calm_bench.core.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
-from calm_bench.numbers.speed import SPEED_COLUMNS, result_row, speed_rows
+from calm_bench.numbers.speed import SPEED_COLUMNS, speed_rows, value_of
 from calm_bench.score.clips import ClipEntry, ClipShelf
 from calm_bench.score.row_score import READING, Failure, failure_notes
 from calm_bench.score.scorer import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
-from calm_bench.store.records import Cell, CellScore, LatencyRecord, Manifest, TrialRecord
-from calm_bench.store.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
+from calm_bench.store.records import LatencyRecord, Manifest, Row, RowScore, TrialRecord
+from calm_bench.store.results import ColumnInfo, Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import cell_name
+from calm_bench.store.titles import row_title
 from calm_bench.types import Column, Estimate
 
 
@@ -38,11 +38,11 @@ class Facts:
     run_id: str
     benchmark: str
     version: int
-    cells: Sequence[Cell]
+    rows: Sequence[Row]
     table: tuple[str, ...] = ()
     trials: Mapping[str, TrialCount]
     latency: Sequence[LatencyRecord] = ()
-    codecs: Sequence[CellScore] = ()
+    codecs: Sequence[RowScore] = ()
     unusable: int = 0
     failures: Sequence[Failure] = ()
     notes: Sequence[str] = ()
@@ -52,7 +52,7 @@ class Facts:
         cls,
         spec: BenchmarkSpec,
         manifest: Manifest,
-        cells: Sequence[Cell],
+        rows: Sequence[Row],
         store: RunStore,
         scorer: Scorer,
     ) -> Self:
@@ -62,11 +62,11 @@ class Facts:
             run_id=manifest.run_id,
             benchmark=spec.name,
             version=spec.version,
-            cells=cells,
+            rows=rows,
             table=spec.table,
-            trials={cell.cell_id: _count(cell, trials) for cell in cells},
+            trials={row.cell_id: _count(row, trials) for row in rows},
             latency=store.read(LatencyRecord),
-            codecs=[score for score in store.read(CellScore) if score.metric == "codec"],
+            codecs=[score for score in store.read(RowScore) if score.metric == "codec"],
             unusable=len(manifest.options.get("unusable", ())),
             failures=scorer.failures,
             notes=(*manifest.options.get("notes", ()), *scorer.notes, *_trial_notes(trials)),
@@ -91,15 +91,15 @@ def summarise_run(
     facts: Facts, shelf: ClipShelf, scores: Sequence[MetricScores], pairs: Sequence[Pair]
 ) -> Results:
     """The tidy rows of a run: speed, scores, and the differences between the rows of each pair."""
-    cells = facts.cells
-    speed = speed_rows(cells, facts.latency)
-    rows = list(speed.rows)
-    rows += _codec_rows(cells, facts.codecs)
+    rows = facts.rows
+    speed = speed_rows(rows, facts.latency)
+    values = list(speed.values)
+    values += _codec_values(rows, facts.codecs)
     differences: list[Difference] = []
     recipes = dict(speed.recipes)
     for score in scores:
         numbers = _Numbers(score, shelf)
-        rows += [numbers.row(cell, column) for cell in cells for column in score.columns]
+        values += [numbers.value(row, column) for row in rows for column in score.columns]
         differences += numbers.differences(pairs)
         if score.recipe_id is not None:
             recipes[score.recipe_id] = {"metric": score.metric, **score.recipe}
@@ -111,20 +111,20 @@ def summarise_run(
         run_id=facts.run_id,
         benchmark=facts.benchmark,
         benchmark_version=facts.version,
-        cells=tuple(cells),
+        cells=tuple(rows),
         columns=tuple(columns),
         table=facts.table,
         recipes=recipes,
-        rows=tuple(rows),
+        rows=tuple(values),
         differences=tuple(differences),
         trials={cell_id: _with_failures(facts, cell_id) for cell_id in facts.trials},
         unusable=facts.unusable,
-        counts={cell.cell_id: _counts(cell, scores) for cell in cells},
+        counts={row.cell_id: _counts(row, scores) for row in rows},
         notes=(
             *speed.notes,
             *facts.notes,
             *failure_notes(facts.failures),
-            *_floor_notes(facts, scores, rows),
+            *_floor_notes(facts, scores, values),
         ),
     )
 
@@ -136,10 +136,10 @@ class _Numbers:
         self.score = score
         self.shelf = shelf
 
-    def row(self, cell: Cell, column: Column) -> ResultRow:
+    def value(self, row: Row, column: Column) -> Value:
         """One number of the table."""
-        found = self._estimate(cell.cell_id, column)
-        return result_row(cell, column.name, column.unit, found, self.score.recipe_id)
+        found = self._estimate(row.cell_id, column)
+        return value_of(row, column.name, column.unit, found, self.score.recipe_id)
 
     def differences(self, pairs: Sequence[Pair]) -> list[Difference]:
         """Every column's paired difference between rows that the metric has something to say of."""
@@ -218,17 +218,17 @@ def _groups(entries: Sequence[ClipEntry]) -> GroupOf:
     return {entry.pair_key: entry.group for entry in entries}
 
 
-def _codec_rows(cells: Sequence[Cell], codecs: Sequence[CellScore]) -> Iterator[ResultRow]:
+def _codec_values(rows: Sequence[Row], codecs: Sequence[RowScore]) -> Iterator[Value]:
     """The bit rates of the round-trip rows."""
-    by_id = {cell.cell_id: cell for cell in cells}
+    by_id = {row.cell_id: row for row in rows}
     name, unit = BITS_PER_SECOND.name, BITS_PER_SECOND.unit
     for score in codecs:
         if score.cell_id in by_id:
-            yield result_row(by_id[score.cell_id], name, unit, score.estimates[name], None)
+            yield value_of(by_id[score.cell_id], name, unit, score.estimates[name], None)
 
 
-def _count(cell: Cell, trials: Sequence[TrialRecord]) -> TrialCount:
-    own = [trial for trial in trials if trial.cell_id == cell.cell_id]
+def _count(row: Row, trials: Sequence[TrialRecord]) -> TrialCount:
+    own = [trial for trial in trials if trial.cell_id == row.cell_id]
     made = {trial.clip_id for trial in own if trial.status == "ok"}
     return TrialCount(ok=len(made), failed=sum(trial.status == "failed" for trial in own))
 
@@ -245,12 +245,12 @@ def _with_failures(facts: Facts, cell_id: str) -> TrialCount:
     )
 
 
-def _counts(cell: Cell, scores: Sequence[MetricScores]) -> dict[str, float]:
+def _counts(row: Row, scores: Sequence[MetricScores]) -> dict[str, float]:
     found: dict[str, float] = {}
     for score in scores:
         through = f"[{score.embedding}]" if score.embedding else ""
-        if cell.cell_id in score.results:
-            counts = score.results[cell.cell_id].counts
+        if row.cell_id in score.results:
+            counts = score.results[row.cell_id].counts
             found |= {f"{score.metric}{through}.{name}": value for name, value in counts.items()}
     return found
 
@@ -275,16 +275,16 @@ def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
 
 
 def _floor_notes(
-    facts: Facts, scores: Sequence[MetricScores], rows: Sequence[ResultRow]
+    facts: Facts, scores: Sequence[MetricScores], values: Sequence[Value]
 ) -> Iterator[str]:
     """What the rows without content say against the numbers, one line of each kind."""
-    of = {kind: [cell for cell in facts.cells if cell.kind == kind] for kind in _FLOORS}
+    of = {kind: [row for row in facts.rows if row.kind == kind] for kind in _FLOORS}
     columns = [
         (c, s.recipe_id) for s in scores for c in s.columns if c.higher_is_better is not None
     ]
     headed = [c for c in columns if not facts.table or c[0].name in facts.table]
     sets = [c for c in columns if c[0].aggregate == "set"]
-    known = {(row.cell_id, row.metric, row.recipe_id): row.value for row in rows}
+    known = {(value.cell_id, value.metric, value.recipe_id): value.value for value in values}
     floors = product(headed, [*of["silence"], *of["noise"]], of["reference"])
     if found := [text for gap, text in _gaps(floors, known) if gap > 0]:
         yield f"better than the reference without any content, so mistrust it: {few(found)}"
@@ -297,12 +297,12 @@ _FLOORS = ("reference", "silence", "noise", "system")
 
 
 def _gaps(
-    compared: Iterable[tuple[tuple[Column, str | None], Cell, Cell]],
+    compared: Iterable[tuple[tuple[Column, str | None], Row, Row]],
     known: Mapping[tuple[str, str, str | None], float | None],
 ) -> Iterator[tuple[float, str]]:
     """By how much the first row is better than the second, and both values in words."""
     for (column, recipe_id), one, other in compared:
-        a, b = (known.get((cell.cell_id, column.name, recipe_id)) for cell in (one, other))
+        a, b = (known.get((row.cell_id, column.name, recipe_id)) for row in (one, other))
         if a is not None and b is not None:
-            pair = f"{cell_name(one)} {a:.3g}, {cell_name(other)} {b:.3g}"
+            pair = f"{row_title(one)} {a:.3g}, {row_title(other)} {b:.3g}"
             yield (a - b if column.higher_is_better else b - a), f"{column.label} ({pair})"

@@ -16,7 +16,7 @@ from calm_bench.speed.clocks import Clock
 from calm_bench.speed.counts import count_frame
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.protocol import Arm
-from calm_bench.store.records import Cell, FootprintRecord, Stage
+from calm_bench.store.records import FootprintRecord, Row, Stage
 
 if TYPE_CHECKING:
     import torch
@@ -154,11 +154,11 @@ def _cache_bytes(system: Any, position: int) -> dict[Stage, int]:
     return {"backbone": 2 * config.layers * config.dim * held * size}
 
 
-def measure_peaks(plan: SpeedPlan, cell: Cell, n_frames: int) -> dict[int, Peak]:
+def measure_peaks(plan: SpeedPlan, row: Row, n_frames: int) -> dict[int, Peak]:
     """By batch size, a row's peak memory beyond an empty process's, from a process of its own."""
     task = {
         "request": plan.request.model_dump(mode="json"),
-        "cell_id": cell.cell_id,
+        "cell_id": row.cell_id,
         "n_frames": n_frames,
     }
     done = subprocess.run(

@@ -12,7 +12,7 @@ from calm_bench.plan.rows import sampling_of
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.clocks import clock_for
 from calm_bench.speed.protocol import Arm, allocated, measure, missing_rounds, peak_allocated
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid, system_prompt
 from calm_bench.types import Precision
@@ -25,8 +25,8 @@ def time_systems(plan: Plan, store: RunStore, device: str) -> None:
     """Time every system of a plan, and the baseline twice, in the rounds that are still missing."""
     if plan.spec.latency is None:
         return
-    timed = _timed_cells(plan.cells)
-    wanted = {(cell.cell_id, is_control) for cell, is_control in timed}
+    timed = _timed_rows(plan.rows)
+    wanted = {(row.cell_id, is_control) for row, is_control in timed}
     missing = missing_rounds(wanted, plan.spec.latency, store)
     if not missing:
         return
@@ -35,38 +35,38 @@ def time_systems(plan: Plan, store: RunStore, device: str) -> None:
     measure(arms, plan.spec.latency, store, missing, seed=seed, clock=clock_for(device))
 
 
-def _timed_cells(cells: Sequence[Cell]) -> list[tuple[Cell, bool]]:
+def _timed_rows(rows: Sequence[Row]) -> list[tuple[Row, bool]]:
     """The first row of each system, and the baseline (or else the first) once more as control."""
-    first: dict[object, Cell] = {}
-    for cell in cells:
-        if cell.kind == "system":
-            first.setdefault(arm_key(cell), cell)
-    rows = list(first.values())
-    control = next((cell for cell in rows if cell.baseline), rows[0] if rows else None)
-    return [(cell, False) for cell in rows] + ([(control, True)] if control else [])
+    first: dict[object, Row] = {}
+    for row in rows:
+        if row.kind == "system":
+            first.setdefault(arm_key(row), row)
+    systems = list(first.values())
+    control = next((row for row in systems if row.baseline), systems[0] if systems else None)
+    return [(row, False) for row in systems] + ([(control, True)] if control else [])
 
 
-def _arms(plan: Plan, timed: Sequence[tuple[Cell, bool]], device: str) -> list[Arm]:
+def _arms(plan: Plan, timed: Sequence[tuple[Row, bool]], device: str) -> list[Arm]:
     """The systems loaded, side by side, each with the first prompt on its own frames."""
     from calm_bench.systems.loading import load_system
 
     spec, latency = plan.spec, plan.spec.latency or LatencySpec()
     systems, own = {}, {}
-    for key in dict.fromkeys(_loaded(cell) for cell, _ in timed):
+    for key in dict.fromkeys(_loaded(row) for row, _ in timed):
         before = allocated(device)
         systems[key] = load_system(key[0], device, precision=key[1])
         own[systems[key]] = allocated(device) - before
     slowest = min(system.codec.frame_rate for system in systems.values())
     arms = []
-    for cell, is_control in timed:
-        system = systems[_loaded(cell)]
+    for row, is_control in timed:
+        system = systems[_loaded(row)]
         grid = Grid.of(system.codec)
         prompt = load_prompt(plan.prompts[0], spec, plan.root, grid.sample_rate)
         arms.append(
             Arm(
-                cell_id=cell.cell_id,
+                cell_id=row.cell_id,
                 system=system,
-                sampling=sampling_of(cell),
+                sampling=sampling_of(row),
                 prompts=(
                     system_prompt(
                         prompt.wave, prompt.words or (), grid, spec.prompt_seconds, device
@@ -97,6 +97,6 @@ def _with_peaks(arms: Sequence[Arm], own: Mapping["System", int], device: str) -
     return [replace(arm, peak_bytes=peaks[arm.cell_id]) for arm in arms]
 
 
-def _loaded(cell: Cell) -> tuple[str, Precision]:
+def _loaded(row: Row) -> tuple[str, Precision]:
     """The model and precision that a row runs on."""
-    return str(cell.model), cell.precision or "fp32"
+    return str(row.model), row.precision or "fp32"

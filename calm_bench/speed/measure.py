@@ -17,15 +17,15 @@ from calm_bench.speed.protocol import Arm, time_round, warm_up
 from calm_bench.speed.whole import missing_generations, time_generations
 from calm_bench.store.records import (
     BandwidthRecord,
-    Cell,
     FootprintRecord,
     GrowthRecord,
     LatencyRecord,
+    Row,
 )
 from calm_bench.store.run_store import RunStore
 
 Wanted = set[tuple[str, bool, int]]
-"""Arms by cell, whether control, and batch size."""
+"""Arms by row, whether control, and batch size."""
 
 
 def measure(plan: SpeedPlan, store: RunStore) -> None:
@@ -36,50 +36,50 @@ def measure(plan: SpeedPlan, store: RunStore) -> None:
         import torch
 
         torch.set_num_threads(plan.request.threads)
-    for index, cells in enumerate(sessions(plan)):
+    for index, rows in enumerate(sessions(plan)):
         first = index * plan.setting.rounds
-        _session(plan, index, cells, range(first, first + plan.setting.rounds), store)
+        _session(plan, index, rows, range(first, first + plan.setting.rounds), store)
 
 
 def _session(
-    plan: SpeedPlan, index: int, cells: Sequence[Cell], rounds: range, store: RunStore
+    plan: SpeedPlan, index: int, rows: Sequence[Row], rounds: range, store: RunStore
 ) -> None:
     """The rounds of rows that are in memory together, and what else is to be known of them."""
-    missing = _missing_rounds(plan, cells, rounds, store)
+    missing = _missing_rounds(plan, rows, rounds, store)
     known = {record.cell_id for record in store.read(FootprintRecord)}
-    unknown = [cell for cell in cells if cell.cell_id not in known]
-    growing = _missing_growth(plan, cells, store)
-    ungenerated = missing_generations(plan, {cell.cell_id for cell in cells}, index, store)
+    unknown = [row for row in rows if row.cell_id not in known]
+    growing = _missing_growth(plan, rows, store)
+    ungenerated = missing_generations(plan, {row.cell_id for row in rows}, index, store)
     if not (missing or unknown or growing or ungenerated):
         return
-    arms = arms_of(plan, cells)
+    arms = arms_of(plan, rows)
     clock = ThreadClock() if plan.request.clock == "cpu" else clock_for(plan.request.device)
     if missing:
         _time(plan, arms, missing, clock, store)
     if ungenerated:
-        time_generations(plan, _whole_arms(plan, cells, arms), ungenerated, clock, store.append)
+        time_generations(plan, _whole_arms(plan, rows, arms), ungenerated, clock, store.append)
     _grow(plan, growing, arms, clock, store)
-    names = {cell.cell_id for cell in unknown}
+    names = {row.cell_id for row in unknown}
     looked = [_footprint(plan, a) for a in arms if a.cell_id in names and not a.control]
     arms.clear()  # a row's peak is taken in a process that has the memory to itself
     _add_peaks(plan, unknown, looked, store)
 
 
-def _whole_arms(plan: SpeedPlan, cells: Sequence[Cell], arms: Sequence[Arm]) -> list[Arm]:
+def _whole_arms(plan: SpeedPlan, rows: Sequence[Row], arms: Sequence[Arm]) -> list[Arm]:
     """Every row once, at the batch size of whole generations, with the systems that are loaded."""
     assert plan.setting.generation is not None
     systems = {arm.cell_id: arm.system for arm in arms}
     batch = plan.setting.generation.batch
-    return [whole_arm(plan, cell, systems[cell.cell_id], batch) for cell in cells]
+    return [whole_arm(plan, row, systems[row.cell_id], batch) for row in rows]
 
 
 def _missing_rounds(
-    plan: SpeedPlan, cells: Sequence[Cell], rounds: range, store: RunStore
+    plan: SpeedPlan, rows: Sequence[Row], rounds: range, store: RunStore
 ) -> list[int]:
     """Rounds that lack an arm; one that was cut short is measured again as a whole."""
     control = control_of(plan).cell_id
-    wanted: Wanted = {(cell.cell_id, False, b) for cell in cells for b in plan.setting.batch}
-    if control in {cell.cell_id for cell in cells}:
+    wanted: Wanted = {(row.cell_id, False, b) for row in rows for b in plan.setting.batch}
+    if control in {row.cell_id for row in rows}:
         wanted.add((control, True, 1))
     found: dict[int, Wanted] = {}
     for record in store.read(LatencyRecord):
@@ -128,19 +128,19 @@ def _footprint(plan: SpeedPlan, arm: Arm) -> tuple[int, FootprintRecord]:
 
 def _add_peaks(
     plan: SpeedPlan,
-    cells: Sequence[Cell],
+    rows: Sequence[Row],
     looked: Sequence[tuple[int, FootprintRecord]],
     store: RunStore,
 ) -> None:
     """Record each row's footprint with its peak memory at every batch size."""
-    if not cells:
+    if not rows:
         return
     gc.collect()
     return_freed_memory()
-    with stage("memory", len(cells)) as advance:
-        for cell in cells:
-            own = [(n, record) for n, record in looked if record.cell_id == cell.cell_id]
-            peaks = measure_peaks(plan, cell, own[0][0])
+    with stage("memory", len(rows)) as advance:
+        for row in rows:
+            own = [(n, record) for n, record in looked if record.cell_id == row.cell_id]
+            peaks = measure_peaks(plan, row, own[0][0])
             store.append(*(_with_peak(record, peaks[record.batch]) for _, record in own))
             advance(1)
 
@@ -149,9 +149,7 @@ def _with_peak(record: FootprintRecord, peak: Peak) -> FootprintRecord:
     return record.model_copy(update={"peak_bytes": peak[0], "peak_reason": peak[1]})
 
 
-def _missing_growth(
-    plan: SpeedPlan, cells: Sequence[Cell], store: RunStore
-) -> list[tuple[Cell, int]]:
+def _missing_growth(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> list[tuple[Row, int]]:
     """Rows and repeats whose growth is still unknown, in an order drawn from the plan."""
     growth = plan.setting.growth
     if growth is None:
@@ -160,22 +158,22 @@ def _missing_growth(
     for record in store.read(GrowthRecord):
         key = record.cell_id, record.repeat
         found[key] = found.get(key, 0) + 1
-    wanted = {cell.cell_id for cell in plan.growth_cells}
+    wanted = {row.cell_id for row in plan.growth_rows}
     ordered = []
     for repeat in range(growth.repeats):
         todo = [
-            cell
-            for cell in cells
-            if cell.cell_id in wanted and found.get((cell.cell_id, repeat), 0) < len(growth.seconds)
+            row
+            for row in rows
+            if row.cell_id in wanted and found.get((row.cell_id, repeat), 0) < len(growth.seconds)
         ]
         order = random.Random(derive_seed("growth", plan.plan_hash, repeat))
-        ordered += [(cell, repeat) for cell in order.sample(todo, len(todo))]
+        ordered += [(row, repeat) for row in order.sample(todo, len(todo))]
     return ordered
 
 
 def _grow(
     plan: SpeedPlan,
-    growing: Sequence[tuple[Cell, int]],
+    growing: Sequence[tuple[Row, int]],
     arms: Sequence[Arm],
     clock: Clock,
     store: RunStore,
@@ -184,7 +182,7 @@ def _grow(
         return
     single = {arm.cell_id: arm for arm in arms if len(arm.prompts) == 1}
     with stage("growth", len(growing)) as advance:
-        for cell, repeat in growing:
-            arm = single[cell.cell_id]
+        for row, repeat in growing:
+            arm = single[row.cell_id]
             store.append(*time_growth(arm, repeat, plan.setting.growth, clock))
             advance(1)

@@ -32,13 +32,13 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
     plan = expand(Request.model_validate(task["request"]))
     if plan.request.threads is not None:
         torch.set_num_threads(plan.request.threads)
-    cell = next(cell for cell in plan.cells if cell.cell_id == task["cell_id"])
+    row = next(row for row in plan.rows if row.cell_id == task["cell_id"])
     import calm_bench.systems.loading  # noqa: F401  # what it imports is no memory of the row
 
     before = _memory("VmRSS")
-    system = load_row(plan, cell)
+    system = load_row(plan, row)
     found: dict[int, dict[str, Any]] = {}
-    for arm in row_arms(plan, cell, system, task["n_frames"]):
+    for arm in row_arms(plan, row, system, task["n_frames"]):
         if plan.request.device.startswith("cuda"):
             size: int | None = peak_allocated(arm, task["n_frames"])
         else:

@@ -19,7 +19,7 @@ from calm_bench.errors import InputError
 from calm_bench.plan.rows import Models, has_text, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, Whole, load_spec
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.types import Mode, Precision, StrictModel
 
 MIN_ROUNDS = 5
@@ -58,7 +58,7 @@ class SpeedPlan:
     request: Request
     spec: SpeedSpec
     setting: Setting
-    cells: tuple[Cell, ...]
+    rows: tuple[Row, ...]
     benchmark: BenchmarkSpec
     root: Path
     prompts: tuple[PromptSpec, ...]
@@ -78,15 +78,15 @@ class SpeedPlan:
         return self.request.scale == "paper"
 
     @property
-    def growth_cells(self) -> tuple[Cell, ...]:
+    def growth_rows(self) -> tuple[Row, ...]:
         """The rows whose growth is looked at: each system once, in its fastest shipped step."""
         if self.setting.growth is None:
             return ()
-        by_system: dict[tuple[object, ...], Cell] = {}
-        for cell in self.cells:
-            known = by_system.get((cell.model, cell.head_steps))
+        by_system: dict[tuple[object, ...], Row] = {}
+        for row in self.rows:
+            known = by_system.get((row.model, row.head_steps))
             if known is None or known.mode == "plain":
-                by_system[cell.model, cell.head_steps] = cell
+                by_system[row.model, row.head_steps] = row
         return tuple(by_system.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class SpeedPlan:
             "run_id": self.run_id,
             "request": self.request.model_dump(mode="json"),
             "setting": self.setting.model_dump(mode="json"),
-            "cells": [cell.model_dump(mode="json") for cell in self.cells],
+            "cells": [row.model_dump(mode="json") for row in self.rows],
             "prompts": [prompt.id for prompt in self.prompts],
             "notes": list(self.notes),
         }
@@ -120,9 +120,9 @@ def expand(request: Request) -> SpeedPlan:
     systems = scale.systems
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps)
-    rows = [_row_cells(row, variants, part.temperature) for row in systems]
-    cells = tuple(cell for row in rows for cell in row)
-    identities = [models.identity(row.model, "system") for row in systems]
+    by_system = [_rows_of(system, variants, part.temperature) for system in systems]
+    rows = tuple(row for system in by_system for row in system)
+    identities = [models.identity(system.model, "system") for system in systems]
     benchmark = load_benchmark(part.prompts_of)
     root = paths.benchmarks_dir()
     prompts = _prompts(benchmark, root, setting)
@@ -130,7 +130,7 @@ def expand(request: Request) -> SpeedPlan:
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
         request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
         setting.model_dump(mode="json"),
-        [[cell.cell_id, cell.head_steps, cell.top_k] for cell in cells],
+        [[row.cell_id, row.head_steps, row.top_k] for row in rows],
         identities,
         [prompt.sha256 for prompt in prompts],
     )
@@ -138,7 +138,7 @@ def expand(request: Request) -> SpeedPlan:
         request=request,
         spec=spec,
         setting=setting,
-        cells=cells,
+        rows=rows,
         benchmark=benchmark,
         root=root,
         prompts=prompts,
@@ -197,9 +197,9 @@ def _variants(
     return plain + [(mode, p) for mode in others for p in dict.fromkeys(precisions)]
 
 
-def _row_cells(
+def _rows_of(
     row: SystemRow, variants: Sequence[tuple[Mode, Precision]], temperature: float
-) -> Iterator[Cell]:
+) -> Iterator[Row]:
     """A system's rows: one for each number of head steps, mode and precision."""
     for steps in row.head_steps:
         for mode, precision in variants:
@@ -207,7 +207,7 @@ def _row_cells(
             label = row.label
             if len(row.head_steps) > 1:
                 label += f", {steps} step{'s' * (steps != 1)}"
-            yield Cell(
+            yield Row(
                 cell_id=name + (f"-s{steps}" if len(row.head_steps) > 1 else ""),
                 label=label + (f", {mode} {precision}" if len(variants) > 1 else ""),
                 kind="system",
@@ -248,21 +248,21 @@ def _notes(request: Request, setting: Setting, weights: dict[str, str | None]) -
         yield f"{setting.rounds} rounds: the intervals are as good as none"
 
 
-def sessions(plan: SpeedPlan) -> list[tuple[Cell, ...]]:
+def sessions(plan: SpeedPlan) -> list[tuple[Row, ...]]:
     """The rows that are in memory at once: all, or each with the baseline of its own variant."""
     if plan.setting.together:
-        return [plan.cells]
-    variants = [list(group) for _, group in groupby(sorted(plan.cells, key=_variant), key=_variant)]
-    found: list[tuple[Cell, ...]] = []
+        return [plan.rows]
+    variants = [list(group) for _, group in groupby(sorted(plan.rows, key=_variant), key=_variant)]
+    found: list[tuple[Row, ...]] = []
     for group in variants:
-        base = [cell for cell in group if cell.baseline]
-        others = [cell for cell in group if not cell.baseline]
-        found += [(*base, cell) for cell in others] or [tuple(base)]
+        base = [row for row in group if row.baseline]
+        others = [row for row in group if not row.baseline]
+        found += [(*base, row) for row in others] or [tuple(base)]
     return found
 
 
-def _variant(cell: Cell) -> tuple[str, str]:
-    return cell.mode or "", cell.precision or ""
+def _variant(row: Row) -> tuple[str, str]:
+    return row.mode or "", row.precision or ""
 
 
 def plan_lines(plan: SpeedPlan) -> list[str]:
@@ -270,11 +270,11 @@ def plan_lines(plan: SpeedPlan) -> list[str]:
     setting, request = plan.setting, plan.request
     lines = [
         f"{plan.run_id}: {request.part} at scale {request.scale} on {request.device}",
-        *(f"  {cell.label}{' (baseline)' if cell.baseline else ''}" for cell in plan.cells),
+        *(f"  {row.label}{' (baseline)' if row.baseline else ''}" for row in plan.rows),
         f"{setting.rounds} rounds of {setting.frames} frames at batch "
         f"{', '.join(map(str, setting.batch))}; the baseline once more as control",
     ]
-    if plan.growth_cells and setting.growth:
+    if plan.growth_rows and setting.growth:
         lines.append(f"growth to {max(setting.growth.seconds):g} s, {setting.growth.repeats} times")
     if whole := setting.generation:
         seconds = plan.benchmark.seconds - plan.benchmark.prompt_seconds

@@ -84,7 +84,7 @@ class ArmTimes:
 
 
 def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
-    """The rounds in which an arm, (cell id, is control), has not been timed.
+    """The rounds in which an arm, (row id, is control), has not been timed.
 
     A round that was cut short is measured again as a whole, so that its arms share one state of the
     machine.

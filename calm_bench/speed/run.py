@@ -27,7 +27,7 @@ def run_speed(
     Raises:
         BenchError: If something the user can mend stands in the way.
     """
-    cells = [with_temperature_kind(cell) for cell in plan.cells]
+    rows = [with_temperature_kind(row) for row in plan.rows]
     store = RunStore(speed_folder(plan, out))
     store.refuse_foreign()
     with store.lock():
@@ -35,7 +35,7 @@ def run_speed(
             store.clear()
         wanted = manifest_of(
             plan,
-            cells,
+            rows,
             describe_environment(plan.request.device),
             command,
             request=plan.request.model_dump(mode="json"),
@@ -43,7 +43,7 @@ def run_speed(
         )
         manifest = store.begin(wanted)
         measure(plan, store)
-        results = tidy(plan, cells, store)
+        results = tidy(plan, rows, store)
         store.write_results(results)
         store.write_manifest(manifest.model_copy(update={"status": "finished"}))
     return results

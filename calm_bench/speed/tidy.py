@@ -20,8 +20,8 @@ from calm_bench.numbers.speed import (
     predicted_speedup,
     recipe_of,
     restlessness,
-    result_row,
     time_ratio,
+    value_of,
 )
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.speed.columns import batch_columns, columns_of, tables_of
@@ -29,13 +29,13 @@ from calm_bench.speed.footprint import last_cache_bytes
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.store.records import (
     BandwidthRecord,
-    Cell,
     FootprintRecord,
     GenerationRecord,
     LatencyRecord,
+    Row,
     Stage,
 )
-from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate
 
@@ -94,7 +94,7 @@ Found = dict[str, Estimate]
 class _Facts:
     """The records of a run by row and batch size."""
 
-    cells: Sequence[Cell]
+    rows: Sequence[Row]
     arms: dict[tuple[str, int], list[LatencyRecord]] = field(default_factory=dict)
     control: list[LatencyRecord] = field(default_factory=list)
     bandwidth: dict[int, float] = field(default_factory=dict)  # bytes per nanosecond
@@ -102,8 +102,8 @@ class _Facts:
     generations: dict[str, dict[int, GenerationRecord]] = field(default_factory=dict)  # by repeat
 
     @classmethod
-    def read(cls, cells: Sequence[Cell], store: RunStore) -> "_Facts":
-        facts = cls(cells=cells)
+    def read(cls, rows: Sequence[Row], store: RunStore) -> "_Facts":
+        facts = cls(rows=rows)
         for record in sorted(store.read(LatencyRecord), key=lambda record: record.round):
             own = facts.arms.setdefault((record.cell_id, record.batch), [])
             (facts.control if record.control else own).append(record)
@@ -115,72 +115,72 @@ class _Facts:
             facts.generations.setdefault(made.cell_id, {})[made.repeat] = made
         return facts
 
-    def timed(self, cell: Cell | None, batch: int = 1) -> list[LatencyRecord]:
+    def timed(self, row: Row | None, batch: int = 1) -> list[LatencyRecord]:
         """The rounds of a row."""
-        return [] if cell is None else self.arms.get((cell.cell_id, batch), [])
+        return [] if row is None else self.arms.get((row.cell_id, batch), [])
 
-    def baseline_of(self, cell: Cell) -> Cell | None:
+    def baseline_of(self, row: Row) -> Row | None:
         """The baseline in a row's own mode and precision."""
-        step = cell.mode, cell.precision
-        alike = (c for c in self.cells if c.baseline and (c.mode, c.precision) == step)
+        step = row.mode, row.precision
+        alike = (c for c in self.rows if c.baseline and (c.mode, c.precision) == step)
         return next(alike, None)
 
-    def plain_of(self, cell: Cell) -> Cell | None:
+    def plain_of(self, row: Row) -> Row | None:
         """The plain fp32 step of a row's system."""
-        what = cell.model, cell.head_steps, "plain"
-        alike = (c for c in self.cells if (c.model, c.head_steps, c.mode) == what)
+        what = row.model, row.head_steps, "plain"
+        alike = (c for c in self.rows if (c.model, c.head_steps, c.mode) == what)
         return next(alike, None)
 
 
-def tidy(plan: SpeedPlan, cells: Sequence[Cell], store: RunStore) -> Results:
+def tidy(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> Results:
     """The results of a run, from its records."""
-    facts = _Facts.read(cells, store)
-    rows: list[ResultRow] = []
+    facts = _Facts.read(rows, store)
+    values: list[Value] = []
     recipes: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
     batches = plan.setting.batch
     columns = (*SPEED_COLUMNS, *columns_of(plan.setting))
     units = {column.name: column.unit for column in columns}
-    for cell in cells:
-        own = facts.timed(cell)
+    for row in rows:
+        own = facts.timed(row)
         if not own:
             continue
         recipe = recipe_of(own, plan.setting.frames)
         recipe |= {"rounds": plan.setting.rounds, "clock": plan.request.clock}
         recipe_id = content_hash(recipe, length=12)
         recipes[recipe_id] = recipe
-        found = _row(facts, cell, own, plan.setting.frames)
+        found = _row(facts, row, own, plan.setting.frames)
         for batch in batches:
-            found |= _batch(facts, cell, batch)
-        found |= _generation(facts, cell) if plan.setting.generation else {}
-        rows += [result_row(cell, n, units[n], e, recipe_id) for n, e in found.items()]
-        notes += doubts(cell, own, facts.timed(facts.baseline_of(cell)))
-    control = next((c for c in cells if c.baseline), cells[0])
+            found |= _batch(facts, row, batch)
+        found |= _generation(facts, row) if plan.setting.generation else {}
+        values += [value_of(row, n, units[n], e, recipe_id) for n, e in found.items()]
+        notes += doubts(row, own, facts.timed(facts.baseline_of(row)))
+    control = next((c for c in rows if c.baseline), rows[0])
     notes += restlessness(facts.control, facts.timed(control))
     return Results(
         run_id=plan.run_id,
         benchmark=plan.spec.name,
         benchmark_version=plan.spec.version,
-        cells=tuple(cells),
+        cells=tuple(rows),
         columns=columns,
         tables=tables_of(plan.request.part, plan.request.scale, plan.setting),
         recipes=recipes,
-        rows=tuple(rows),
+        rows=tuple(values),
         notes=(*dict.fromkeys(notes), *plan.notes, *_how(plan, facts)),
     )
 
 
-def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord], frames: int) -> Found:
+def _row(facts: _Facts, row: Row, own: list[LatencyRecord], frames: int) -> Found:
     """The columns of one clip alone."""
-    baseline = facts.timed(facts.baseline_of(cell))
-    baseline = own if facts.baseline_of(cell) is cell else baseline
-    is_control = bool(facts.control) and facts.control[0].cell_id == cell.cell_id
+    baseline = facts.timed(facts.baseline_of(row))
+    baseline = own if facts.baseline_of(row) is row else baseline
+    is_control = bool(facts.control) and facts.control[0].cell_id == row.cell_id
     found = {"aa_ratio": Estimate(value=None, reason=NOT_CONTROL)}
     found |= estimates(own, baseline, facts.control if is_control else [])
-    found["vs_plain"] = _against_plain(facts, cell, own)
+    found["vs_plain"] = _against_plain(facts, row, own)
     found |= _identity(baseline, own)
     found |= _thirty(own, frames)
-    footprint = facts.footprints.get((cell.cell_id, 1))
+    footprint = facts.footprints.get((row.cell_id, 1))
     found |= limits(own, footprint, facts.bandwidth)
     found["peak_mb"] = _peak(footprint)
     found["operators"] = _operators(footprint)
@@ -188,11 +188,11 @@ def _row(facts: _Facts, cell: Cell, own: list[LatencyRecord], frames: int) -> Fo
 
 
 def _against_plain(
-    facts: _Facts, cell: Cell, own: Sequence[LatencyRecord], batch: int = 1
+    facts: _Facts, row: Row, own: Sequence[LatencyRecord], batch: int = 1
 ) -> Estimate:
-    if cell.mode == "plain":
+    if row.mode == "plain":
         return Estimate(value=1.0, n=len(own))
-    plain = facts.timed(facts.plain_of(cell), batch)
+    plain = facts.timed(facts.plain_of(row), batch)
     shared = {record.round for record in plain} & {record.round for record in own}
     return time_ratio(plain, own, "total") if shared else Estimate(value=None, reason=NOT_PLAIN)
 
@@ -239,44 +239,44 @@ def _thirty(own: Sequence[LatencyRecord], frames: int) -> Found:
     return {"thirty_s": measured, "thirty_s_at_frame": at_frame}
 
 
-def _batch(facts: _Facts, cell: Cell, batch: int) -> Found:
+def _batch(facts: _Facts, row: Row, batch: int) -> Found:
     """What a step of several clips takes, and what comes out of it."""
-    own = facts.timed(cell, batch)
+    own = facts.timed(row, batch)
     names = [name for name, _, _ in batch_columns(batch)]
     if not own:
         return {name: Estimate(value=None, reason="not timed at this batch") for name in names}
     steps = [sum(r.stage_ns["total"]) / len(r.stage_ns["total"]) / 1e6 for r in own]
     ones, seed = [1.0] * len(steps), derive_seed("speed", "batch")
     rates = ratio_interval([1e3 * batch] * len(steps), steps, seed)
-    footprint = facts.footprints.get((cell.cell_id, batch))
-    baseline = facts.timed(facts.baseline_of(cell), batch)
+    footprint = facts.footprints.get((row.cell_id, batch))
+    baseline = facts.timed(facts.baseline_of(row), batch)
     found = [ratio_interval(steps, ones, seed), rates]
     found += [_speedup(baseline, own, stage) for stage in ("total", "head")]
-    found.append(_against_plain(facts, cell, own, batch))
+    found.append(_against_plain(facts, row, own, batch))
     found += [_peak(footprint), _state(footprint)]
     return dict(zip(names, found, strict=True))
 
 
-def _generation(facts: _Facts, cell: Cell) -> Found:
+def _generation(facts: _Facts, row: Row) -> Found:
     """Whole generations: how long they take, and against other rows' of the same repeats."""
-    own = facts.generations.get(cell.cell_id, {})
+    own = facts.generations.get(row.cell_id, {})
     seconds = [made.taken_ns / 1e9 for made in own.values()]
     clips = [float(made.batch) for made in own.values()]
     seed = derive_seed("speed", "generation")
     return {
         "generation_s": ratio_interval(seconds, [1.0] * len(seconds), seed),
         "generation_clip_s": ratio_interval(seconds, clips, seed),
-        "generation_speedup": _generation_ratio(facts, facts.baseline_of(cell), cell, NO_BASELINE),
-        "generation_vs_plain": _generation_ratio(facts, facts.plain_of(cell), cell, NOT_PLAIN),
+        "generation_speedup": _generation_ratio(facts, facts.baseline_of(row), row, NO_BASELINE),
+        "generation_vs_plain": _generation_ratio(facts, facts.plain_of(row), row, NOT_PLAIN),
     }
 
 
-def _generation_ratio(facts: _Facts, other: Cell | None, cell: Cell, lacking: str) -> Estimate:
+def _generation_ratio(facts: _Facts, other: Row | None, row: Row, lacking: str) -> Estimate:
     """Another row's time over this row's, for the same stretch of audio, repeat by repeat."""
     if other is None:
         return Estimate(value=None, reason=lacking)
-    a, b = (facts.generations.get(c.cell_id, {}) for c in (other, cell))
-    if other is cell:
+    a, b = (facts.generations.get(c.cell_id, {}) for c in (other, row))
+    if other is row:
         return Estimate(value=1.0, n=len(b))
     shared = sorted(a.keys() & b.keys())
     before, after = ([x[i].taken_ns / x[i].seconds for i in shared] for x in (a, b))

@@ -48,7 +48,7 @@ class Record(StrictModel):
         return tuple(getattr(self, name) for name in self.key_fields)
 
 
-class Cell(StrictModel):
+class Row(StrictModel):
     """One row of the table: a system at one temperature, or a reference row.
 
     Attributes:
@@ -112,10 +112,10 @@ class TrialRecord(Record):
 
 
 class LatencyRecord(Record):
-    """One timed arm: a cell in one round, per stage one time per frame, in nanoseconds.
+    """One timed arm: a row in one round, per stage one time per frame, in nanoseconds.
 
     Attributes:
-        order: Position of the arm in its round; rounds run the cells in random order.
+        order: Position of the arm in its round; rounds run the rows in random order.
         control: The second run of the baseline in this round (A/A).
         frame_ns: How much audio one frame holds.
         batch: Clips that share each step; a frame's time is that of the step.
@@ -252,8 +252,8 @@ class ScoreRecord(Record):
     note: str | None = None
 
 
-class CellScore(Record):
-    """What a set metric found in one cell, by column name, and the counts beside it."""
+class RowScore(Record):
+    """What a set metric found in one row, by column name, and the counts beside it."""
 
     file = "cell_scores.jsonl"
     key_fields = ("metric", "recipe_id", "cell_id")

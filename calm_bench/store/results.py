@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.types import Aggregate, Column, StrictModel, TemperatureKind
 
 
@@ -32,8 +32,8 @@ class _Number(StrictModel):
         return self
 
 
-class ResultRow(_Number):
-    """One number of the report: which cell, which column, by which recipe."""
+class Value(_Number):
+    """One number of the report: which row, which column, by which recipe."""
 
     cell_id: str
     system: str
@@ -47,7 +47,7 @@ class ResultRow(_Number):
 
 
 class Difference(_Number):
-    """A cell minus another over shared pair keys; at `n_needed` it would exclude zero."""
+    """A row minus another over shared pair keys; at `n_needed` it would exclude zero."""
 
     cell_id: str
     baseline_cell_id: str
@@ -98,7 +98,7 @@ class ColumnInfo(StrictModel):
 
 
 class TrialCount(StrictModel):
-    """How many clips of a cell exist, copies of one recording once, and how many failed.
+    """How many clips of a row exist, copies of one recording once, and how many failed.
 
     Attributes:
         unscored: Of those that exist, how many some metric failed on.
@@ -125,12 +125,12 @@ class Results(StrictModel):
     run_id: str
     benchmark: str
     benchmark_version: int
-    cells: tuple[Cell, ...]
+    cells: tuple[Row, ...]
     columns: tuple[ColumnInfo, ...]
     table: tuple[str, ...] = ()
     tables: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    rows: tuple[ResultRow, ...]
+    rows: tuple[Value, ...]
     differences: tuple[Difference, ...] = ()
     trials: dict[str, TrialCount] = Field(default_factory=dict)
     unusable: int = 0
@@ -140,13 +140,13 @@ class Results(StrictModel):
     def joined(self, ratings: "Ratings") -> Self:
         """These results with what listeners said of the same run."""
         rated = list(ratings.questions.values())
-        names = {cell.cell_id for cell in self.cells}
-        rows = [row for part in rated for row in part.rows if row.cell_id in names]
+        names = {row.cell_id for row in self.cells}
+        values = [value for part in rated for value in part.rows if value.cell_id in names]
         columns = [column for part in rated for column in part.columns]
         table = tuple(name for part in rated for name in part.table) if self.table else ()
         changes = {
             "columns": (*self.columns, *columns),
-            "rows": (*self.rows, *rows),
+            "rows": (*self.rows, *values),
             "table": (*self.table, *table),
             "recipes": {**self.recipes, **{k: v for p in rated for k, v in p.recipes.items()}},
             "notes": (*self.notes, *(note for part in rated for note in part.notes)),
@@ -164,7 +164,7 @@ class Rated(StrictModel):
     columns: tuple[ColumnInfo, ...]
     table: tuple[str, ...]
     recipes: dict[str, dict[str, Any]]
-    rows: tuple[ResultRow, ...]
+    rows: tuple[Value, ...]
     notes: tuple[str, ...] = ()
 
 

@@ -9,7 +9,7 @@
     generations.jsonl  one per row and whole generation of `speed`
     transcripts.jsonl  what was heard in each clip
     scores.jsonl       one per clip and metric
-    cell_scores.jsonl  one per cell and set metric
+    cell_scores.jsonl  one per row and set metric
     results.json       the tidy rows of the report
     ratings.json       rows of the same kind made from votes; joins them when they are read
     clips/ tables/ plots/ page/ votes/
@@ -33,9 +33,9 @@ from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
 from calm_bench.store.records import (
-    Cell,
     Manifest,
     Record,
+    Row,
 )
 from calm_bench.store.results import Ratings, Results
 
@@ -64,12 +64,12 @@ class _Planned(Protocol):
 
 def manifest_of(
     plan: _Planned,
-    cells: Sequence[Cell],
+    rows: Sequence[Row],
     environment: Mapping[str, Any],
     command: Sequence[str],
     **options: Any,
 ) -> Manifest:
-    """The manifest of a plan; `options` are what its kind of run keeps beside cells and notes."""
+    """The manifest of a plan; `options` are what its kind of run keeps beside rows and notes."""
     return Manifest(
         run_id=plan.run_id,
         benchmark=plan.spec.name,
@@ -79,7 +79,7 @@ def manifest_of(
         plan_hash=plan.plan_hash,
         options={
             **options,
-            "cells": [cell.model_dump(mode="json") for cell in cells],
+            "cells": [row.model_dump(mode="json") for row in rows],
             "notes": list(plan.notes),
         },
         environment=dict(environment),

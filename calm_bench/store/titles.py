@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 
 
 def temperature_text(value: float | None) -> str:
@@ -11,33 +11,33 @@ def temperature_text(value: float | None) -> str:
     return "" if value is None else str(float(value))
 
 
-def steps_text(cell: Cell) -> str:
+def steps_text(row: Row) -> str:
     """A row's head steps in words."""
-    return f"{cell.head_steps} step{'s' if cell.head_steps != 1 else ''}"
+    return f"{row.head_steps} step{'s' if row.head_steps != 1 else ''}"
 
 
-def cell_name(cell: Cell, *, several_steps: bool = False) -> str:
+def row_title(row: Row, *, several_steps: bool = False) -> str:
     """A row's name where it must stand alone: label, temperature and, where they vary, steps."""
-    parts = [cell.label]
-    if several_steps and cell.head_steps is not None:
-        parts.append(steps_text(cell))
-    if cell.training_step is not None:
-        parts.append(f"training step {cell.training_step}")
-    if cell.temperature is not None:
-        parts.append(f"temp {temperature_text(cell.temperature)}")
-    if cell.text_temperature not in (None, cell.temperature):
-        parts.append(f"text {temperature_text(cell.text_temperature)}")
+    parts = [row.label]
+    if several_steps and row.head_steps is not None:
+        parts.append(steps_text(row))
+    if row.training_step is not None:
+        parts.append(f"training step {row.training_step}")
+    if row.temperature is not None:
+        parts.append(f"temp {temperature_text(row.temperature)}")
+    if row.text_temperature not in (None, row.temperature):
+        parts.append(f"text {temperature_text(row.text_temperature)}")
     return ", ".join(parts)
 
 
-def steps_vary(cells: Iterable[Cell]) -> bool:
+def steps_vary(rows: Iterable[Row]) -> bool:
     """Whether some system stands in the table with more than one number of head steps."""
-    return bool(swept(cells))
+    return bool(swept(rows))
 
 
-def swept(cells: Iterable[Cell]) -> set[str]:
+def swept(rows: Iterable[Row]) -> set[str]:
     """The labels of the systems that stand in the table with more than one number of head steps."""
     steps: dict[str, set[int | None]] = defaultdict(set)
-    for cell in cells:
-        steps[cell.label].add(cell.head_steps)
+    for row in rows:
+        steps[row.label].add(row.head_steps)
     return {label for label, found in steps.items() if len(found) > 1}

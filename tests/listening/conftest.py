@@ -9,7 +9,7 @@ from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.ballot import Session
 from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
 from calm_bench.listening.votes import Vote, VoteBook
-from calm_bench.store.records import Cell, Manifest, TrialRecord
+from calm_bench.store.records import Manifest, Row, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -18,12 +18,12 @@ PROMPTS = ("dog", "cat", "owl", "fox")
 SECRETS = ("reference", "vae_round_trip", "calm-t0.8", "rq-t0.8", "CALM", "RQ-Transformer")
 
 
-def make_cells() -> tuple[Cell, ...]:
+def make_cells() -> tuple[Row, ...]:
     return (
-        Cell(cell_id="reference", label="Reference", kind="reference"),
-        Cell(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
-        Cell(cell_id="rq-t0.8", label="RQ-Transformer", kind="system", temperature=0.8),
-        Cell(cell_id="calm-t0.8", label="CALM", kind="system", temperature=0.8),
+        Row(cell_id="reference", label="Reference", kind="reference"),
+        Row(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
+        Row(cell_id="rq-t0.8", label="RQ-Transformer", kind="system", temperature=0.8),
+        Row(cell_id="calm-t0.8", label="CALM", kind="system", temperature=0.8),
     )
 
 
@@ -93,7 +93,7 @@ def fill(book: VoteBook, raters: int, seed: int = 0) -> None:
         name = f"listener {number}"
         book.welcome(name)
         while (asked := book.pending(name)) is not None:
-            liking = [rank.get(cell, 0.0) + rng.normal() for cell in asked.cells]
+            liking = [rank.get(cell, 0.0) + rng.normal() for cell in asked.rows]
             if book.session.paired:
                 gap = liking[0] - liking[1]
                 answer = "tie" if abs(gap) < 0.3 else "first" if gap > 0 else "second"
@@ -104,11 +104,11 @@ def fill(book: VoteBook, raters: int, seed: int = 0) -> None:
                 Vote(
                     rater=name,
                     number=len(book.votes[name]),
-                    cells=asked.cells,
+                    cells=asked.rows,
                     prompt_id=prompt_id,
                     seed_index=seed_index,
                     answer=answer,
-                    heard=(1.0,) * len(asked.cells),
+                    heard=(1.0,) * len(asked.rows),
                     seconds=5.0,
                     at="2026-11-22T12:00:00+00:00",
                 )

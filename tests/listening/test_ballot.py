@@ -6,12 +6,12 @@ import pytest
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.listening.ballot import Asked, Ballot, Session
 from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.store.run_store import RunStore
 
 
 def session(rows: int = 5, prompts: int = 8, per_rater: int = 10, **changes: object) -> Session:
-    cells = [Cell(cell_id=f"c{i}", label=f"C{i}", kind="system") for i in range(rows)]
+    cells = [Row(cell_id=f"c{i}", label=f"C{i}", kind="system") for i in range(rows)]
     fields = {
         "session": "s",
         "run_id": "r",
@@ -38,17 +38,17 @@ def test_pairs_and_sides_are_balanced_however_many_come(prompts: int, per_rater:
     ballot = Ballot(session(prompts=prompts, per_rater=per_rater))
     for raters in (1, 4, 7, 30):
         asked = asked_of(ballot, raters)
-        pairs = Counter(tuple(sorted(a.cells)) for a in asked)
+        pairs = Counter(tuple(sorted(a.rows)) for a in asked)
         counts = [pairs[pair] for pair in combinations([f"c{i}" for i in range(5)], 2)]
         assert max(counts) - min(counts) <= 1
         for a, b in pairs:
-            first = sum(x.cells == (a, b) for x in asked)
+            first = sum(x.rows == (a, b) for x in asked)
             assert abs(2 * first - pairs[a, b]) <= 2
 
 
 def test_a_round_asks_every_pair_of_every_prompt_once() -> None:
     ballot = Ballot(session(rows=4, prompts=6, per_rater=9))
-    assert len({(frozenset(a.cells), a.item) for a in asked_of(ballot, 4)}) == 36
+    assert len({(frozenset(a.rows), a.item) for a in asked_of(ballot, 4)}) == 36
 
 
 def test_nobody_is_asked_twice_or_more_than_there_is() -> None:
@@ -56,7 +56,7 @@ def test_nobody_is_asked_twice_or_more_than_there_is() -> None:
     assert ballot.length == 6
     for rater in range(3):
         asked = ballot.questions(rater)
-        assert len({(frozenset(a.cells), a.item) for a in asked}) == len(asked) == 6
+        assert len({(frozenset(a.rows), a.item) for a in asked}) == len(asked) == 6
 
 
 def test_the_order_is_seeded() -> None:
@@ -69,8 +69,8 @@ def test_the_order_is_seeded() -> None:
 
 def test_sound_is_scored_one_clip_at_a_time() -> None:
     asked = asked_of(Ballot(session(question="quality")), 10)
-    assert {len(a.cells) for a in asked} == {1}
-    counts = Counter(a.cells for a in asked)
+    assert {len(a.rows) for a in asked} == {1}
+    counts = Counter(a.rows for a in asked)
     assert set(counts.values()) == {20}
 
 

@@ -27,7 +27,7 @@ def plan(twin: Path) -> Planner:
 
 
 def system_ids(found: Plan) -> list[str]:
-    return [cell.cell_id for cell in found.cells if cell.kind == "system"]
+    return [cell.cell_id for cell in found.rows if cell.kind == "system"]
 
 
 def test_music_has_the_papers_six_rows_and_its_floors_and_ceilings() -> None:
@@ -81,7 +81,7 @@ def test_what_a_benchmark_lacks_is_one_line_and_no_crash(tmp_path: Path) -> None
 def test_head_steps_sweep_the_heads_that_take_any_number(plan: Planner) -> None:
     found = plan(head_steps=(1, 10, 1))
     assert system_ids(found) == ["rq-debug-t1", "calm-debug-t1-s1", "calm-debug-t1-s10"]
-    assert compared_rows(found.cells) == [
+    assert compared_rows(found.rows) == [
         ("calm-debug-t1-s1", "rq-debug-t1"),
         ("calm-debug-t1-s10", "rq-debug-t1"),
         ("calm-debug-t1-s10", "calm-debug-t1-s1"),
@@ -92,7 +92,7 @@ def test_head_steps_sweep_the_heads_that_take_any_number(plan: Planner) -> None:
 
 
 def test_a_baseline_of_several_steps_is_compared_step_by_step(plan: Planner) -> None:
-    cells = [c for c in plan(head_steps=(1, 4)).cells if c.model == "calm-debug"]
+    cells = [c for c in plan(head_steps=(1, 4)).rows if c.model == "calm-debug"]
     ours = [c.model_copy(update={"baseline": True}) for c in cells]
     changed = {"model": "x", "label": "x"}
     other = [c.model_copy(update={"cell_id": f"x{c.head_steps}", **changed}) for c in cells]
@@ -124,7 +124,7 @@ def test_longer_clips_keep_the_recordings_for_as_long_as_they_last(plan: Planner
     found = plan(seconds=13.04)
     early = "recordings end before the clips' 13.04 s"
     assert any(early in note and "after 7.04 s" in note for note in found.notes)
-    assert "reference" in {cell.cell_id for cell in found.cells}
+    assert "reference" in {cell.cell_id for cell in found.rows}
     for seconds in (7.04, 4.0):
         assert not any("recordings end" in note for note in plan(seconds=seconds).notes)
     with pytest.raises(InputError, match="no room after the prompt"):
@@ -146,7 +146,7 @@ def test_checkpoints_become_rows_by_training_step(plan: Planner, calm_bench_home
             "calm-debug-step500-t1-s4", "calm-debug-step500-t1-s1",
             "calm-debug-step2000-t1-s4", "calm-debug-step2000-t1-s1",
         ]  # fmt: skip
-        assert [c.training_step for c in found.cells] == [None, 500, 500, 2000, 2000]
+        assert [c.training_step for c in found.rows] == [None, 500, 500, 2000, 2000]
         assert found.spec.latency is None
         assert found.spec.references == ("reference",)
         assert any("no checkpoints were kept of rq-debug" in note for note in found.notes)

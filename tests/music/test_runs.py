@@ -20,13 +20,13 @@ from calm_bench.report.plots import stage_times
 from calm_bench.report.tables import main_table
 from calm_bench.report.timeline import draw_over_time
 from calm_bench.score.summary import Outcome
-from calm_bench.speed.in_run import _arms, _timed_cells
-from calm_bench.store.records import CellScore, LatencyRecord, TrialRecord
-from calm_bench.store.results import ResultRow
+from calm_bench.speed.in_run import _arms, _timed_rows
+from calm_bench.store.records import LatencyRecord, RowScore, TrialRecord
+from calm_bench.store.results import Value
 from calm_bench.store.run_store import RunStore
 
 
-def rows_of(outcome: Outcome, metric: str) -> dict[str, ResultRow]:
+def rows_of(outcome: Outcome, metric: str) -> dict[str, Value]:
     return {row.cell_id: row for row in outcome.results.rows if row.metric == metric}
 
 
@@ -44,7 +44,7 @@ def test_rows_are_references_then_systems_at_each_step_count(outcome: Outcome) -
 
 
 def test_a_round_trip_of_fewer_levels_has_its_own_bit_rate_and_sound(store: RunStore) -> None:
-    rates = {s.cell_id: s.estimates for s in store.read(CellScore) if s.metric == "codec"}
+    rates = {s.cell_id: s.estimates for s in store.read(RowScore) if s.metric == "codec"}
     assert rates["rvq3_round_trip"]["bits_per_second"].value == 12.5 * 3 * 4
     assert rates["rvq2_round_trip"]["bits_per_second"].value == 12.5 * 2 * 4
     all_levels, two = waves(store, "rvq3_round_trip")[0], waves(store, "rvq2_round_trip")[0]
@@ -110,7 +110,7 @@ def test_silence_fades_out_and_the_reference_does_not(outcome: Outcome) -> None:
 
 def test_rows_of_one_system_share_a_model_and_interleave(twin: Path, store: RunStore) -> None:
     plan = expand(str(twin), Overrides())
-    arms = _arms(plan, _timed_cells(plan.cells), "cpu")
+    arms = _arms(plan, _timed_rows(plan.rows), "cpu")
     assert [arm.cell_id for arm in arms] == [
         "rq-debug-t1", "calm-debug-t1-s4", "calm-debug-t1-s1", "rq-debug-t1",
     ]  # fmt: skip

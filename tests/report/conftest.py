@@ -7,14 +7,14 @@ import pytest
 
 from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.store.records import (
-    Cell,
     LatencyRecord,
     Manifest,
+    Row,
     ScoreRecord,
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.store.results import ColumnInfo, Difference, ResultRow, Results, TrialCount
+from calm_bench.store.results import ColumnInfo, Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
 
 RATE = 16000
@@ -38,9 +38,9 @@ HEARD = (
 )
 
 
-def make_cells() -> tuple[Cell, ...]:
-    def system(label: str, temperature: float, kind: str, baseline: bool) -> Cell:
-        return Cell(
+def make_cells() -> tuple[Row, ...]:
+    def system(label: str, temperature: float, kind: str, baseline: bool) -> Row:
+        return Row(
             cell_id=f"{label.split()[0].lower()}-t{temperature:g}",
             label=label,
             kind="system",
@@ -54,9 +54,9 @@ def make_cells() -> tuple[Cell, ...]:
         )
 
     return (
-        Cell(cell_id="reference", label="Reference", kind="reference"),
-        Cell(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
-        Cell(cell_id="silence", label="Silence", kind="silence"),
+        Row(cell_id="reference", label="Reference", kind="reference"),
+        Row(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
+        Row(cell_id="silence", label="Silence", kind="silence"),
         system("RQ 8 & <i>codebooks</i>", 0.8, "softmax_divisor", True),
         system("RQ 8 & <i>codebooks</i>", 1.0, "softmax_divisor", True),
         system("CALM 1 step", 0.8, "noise_variance", False),
@@ -104,7 +104,7 @@ VALUES: dict[str, tuple[float | None, ...]] = {
 }
 
 
-def make_row(cell: Cell, column: ColumnInfo, value: float | None) -> ResultRow:
+def make_row(cell: Row, column: ColumnInfo, value: float | None) -> Value:
     common = {
         "cell_id": cell.cell_id,
         "system": cell.label,
@@ -119,10 +119,10 @@ def make_row(cell: Cell, column: ColumnInfo, value: float | None) -> ResultRow:
     n = 2 if cell.cell_id == "calm-t1" else 3
     if value is None:
         silent = "every transcript is empty" if cell.kind == "silence" else "not a system"
-        return ResultRow.model_validate(common | {"value": None, "reason": silent})
+        return Value.model_validate(common | {"value": None, "reason": silent})
     width = 0.06 * value
     high = value + (2 * width if column.name == "wer" else width)
-    return ResultRow.model_validate(
+    return Value.model_validate(
         common | {"value": value, "low": value - width, "high": high, "n": n}
     )
 

@@ -11,8 +11,8 @@ from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdo
 from calm_bench.report.numbers import decimals_of, heading, interval_text, plain_number, signed
 from calm_bench.report.tables import Table, Text, counts_table, main_table
 from calm_bench.report.terminal import print_table
-from calm_bench.store.results import ColumnInfo, Difference, ResultRow, Results
-from calm_bench.store.titles import cell_name
+from calm_bench.store.results import ColumnInfo, Difference, Results, Value
+from calm_bench.store.titles import row_title
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -32,9 +32,9 @@ def printed(results: Results, width: int | None) -> str:
     return out.getvalue()
 
 
-def row(**changes: object) -> ResultRow:
+def row(**changes: object) -> Value:
     fields = {"cell_id": "c", "system": "s", "metric": "m", "value": 10.0, "n": 3}
-    return ResultRow.model_validate(fields | changes)
+    return Value.model_validate(fields | changes)
 
 
 def test_the_table_says_all_that_the_speech_benchmark_promises(results: Results) -> None:
@@ -138,7 +138,7 @@ def test_head_steps_stand_apart_where_they_vary(results: Results) -> None:
     cells = (*results.cells[:-1], changed)
     table = main_table(results.model_copy(update={"cells": cells}))
     assert named(table, 6)["head steps"].text == "4"
-    assert cell_name(changed, several_steps=True) == "CALM 1 step, 4 steps, temp 1.0"
+    assert row_title(changed, several_steps=True) == "CALM 1 step, 4 steps, temp 1.0"
 
 
 def test_differences_say_what_it_would_take(results: Results) -> None:

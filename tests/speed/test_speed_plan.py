@@ -12,7 +12,7 @@ Expand = Callable[..., SpeedPlan]
 
 
 def steps(plan: SpeedPlan) -> list[tuple[str, str | None, str | None]]:
-    return [(str(cell.model), cell.mode, cell.precision) for cell in plan.cells]
+    return [(str(cell.model), cell.mode, cell.precision) for cell in plan.rows]
 
 
 def test_plain_is_one_row_and_every_other_mode_one_for_each_precision(expanded: Expand) -> None:
@@ -22,19 +22,19 @@ def test_plain_is_one_row_and_every_other_mode_one_for_each_precision(expanded: 
         ("rq-debug", "eager", "fp32"),
         ("rq-debug", "eager", "int8"),
     ]
-    assert len({cell.cell_id for cell in plan.cells}) == 6
-    assert plan.cells[2].label == "RQ, eager int8"
-    assert [cell.mode for cell in plan.growth_cells] == ["eager", "eager"]
+    assert len({cell.cell_id for cell in plan.rows}) == 6
+    assert plan.rows[2].label == "RQ, eager int8"
+    assert [cell.mode for cell in plan.growth_rows] == ["eager", "eager"]
 
 
 def test_head_steps_are_rows_of_the_systems_that_take_any_number(expanded: Expand) -> None:
     plan = expanded(head_steps=(1, 4))
-    assert [(cell.label, cell.head_steps) for cell in plan.cells] == [
+    assert [(cell.label, cell.head_steps) for cell in plan.rows] == [
         ("RQ", 3),
         ("CALM, 1 step", 1),
         ("CALM, 4 steps", 4),
     ]
-    assert len({cell.cell_id for cell in plan.cells}) == 3
+    assert len({cell.cell_id for cell in plan.rows}) == 3
 
 
 def test_batch_one_is_always_timed_and_sizes_are_in_order(expanded: Expand) -> None:
@@ -62,7 +62,7 @@ def test_systems_that_do_not_fit_together_meet_the_baseline_of_their_own_step(
     expanded: Expand,
 ) -> None:
     together = expanded(modes=("plain", "eager"))
-    assert sessions(together) == [together.cells]
+    assert sessions(together) == [together.rows]
     apart = expanded(modes=("plain", "eager"), setting={"together": False})
     found = [[(c.model, c.mode) for c in cells] for cells in sessions(apart)]
     assert found == [
@@ -98,7 +98,7 @@ def test_the_shipped_list_names_systems_that_exist_at_both_scales() -> None:
     for part in load_spec(None).parts:
         for scale in ("tiny", "paper"):
             plan = expand(Request(part=part, scale=scale))
-            assert sum(cell.baseline for cell in plan.cells) == len(plan.setting.precisions) * len(
+            assert sum(cell.baseline for cell in plan.rows) == len(plan.setting.precisions) * len(
                 plan.setting.modes
             )
             assert plan.random == (scale == "paper")

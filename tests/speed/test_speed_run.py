@@ -104,14 +104,14 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(expanded: Callable[..., SpeedPlan]) -> None:
     plan = expanded(threads=1)
-    peaks = measure_peaks(plan, plan.cells[1], 4)
+    peaks = measure_peaks(plan, plan.rows[1], 4)
     assert set(peaks) == {1, 2}
     for size, reason in peaks.values():
         # A toy model and its activations: something, and far less than torch itself.
         assert reason is None
         assert size is not None
         assert 0 < size < 100e6
-    lost = plan.cells[1].model_copy(update={"cell_id": "lost"})
+    lost = plan.rows[1].model_copy(update={"cell_id": "lost"})
     size, reason = measure_peaks(plan, lost, 4)[1]
     assert size is None
     assert str(reason).startswith("its process failed")

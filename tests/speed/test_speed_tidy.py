@@ -16,13 +16,13 @@ from calm_bench.speed.run import is_fit
 from calm_bench.speed.tidy import tidy
 from calm_bench.store.records import (
     BandwidthRecord,
-    Cell,
     FootprintRecord,
     GenerationRecord,
     GrowthRecord,
     LatencyRecord,
+    Row,
 )
-from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 
 # Milliseconds of backbone, head and codec, by model and mode.
@@ -36,7 +36,7 @@ Expand = Callable[..., SpeedPlan]
 
 
 def record(
-    cell: Cell,
+    cell: Row,
     number: int,
     batch: int = 1,
     *,
@@ -68,18 +68,18 @@ def record(
 def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) -> Results:
     store = RunStore(folder)
     for number in range(6):
-        for cell in plan.cells:
+        for cell in plan.rows:
             batches = plan.setting.batch
             store.append(*(record(cell, number, b, frames=frames) for b in batches))
         store.append(
-            record(plan.cells[0], number, control=True, slower=slower, frames=frames),
+            record(plan.rows[0], number, control=True, slower=slower, frames=frames),
             # 10 GB/s, less where the round is slower.
             BandwidthRecord(
                 round=number, n_bytes=10**9, threads=1,
                 read_ns=(round(1e8 * (1 + 0.5 * (number % 3))),) * 3,
             ),
         )  # fmt: skip
-    for cell in plan.cells:
+    for cell in plan.rows:
         stages = {"backbone": 30_000_000, "head": 10_000_000, "codec": 0, "total": 40_000_000}
         store.append(
             FootprintRecord(cell_id=cell.cell_id, batch=1, peak_bytes=5_000_000, state_bytes=100,
@@ -94,7 +94,7 @@ def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) 
                 for i in range(3)
             )
         )  # fmt: skip
-    return tidy(plan, plan.cells, store)
+    return tidy(plan, plan.rows, store)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def results(expanded: Expand, tmp_path: Path) -> Results:
     return tidied(expanded(modes=("plain", "eager")), tmp_path / "run")
 
 
-def rows_of(results: Results, cell_id: str) -> Mapping[str, ResultRow]:
+def rows_of(results: Results, cell_id: str) -> Mapping[str, Value]:
     return {row.metric: row for row in results.rows if row.cell_id == cell_id}
 
 
@@ -137,7 +137,7 @@ def test_what_a_whole_generation_lacks_is_said(expanded: Expand, tmp_path: Path)
     plan = expanded(modes=("eager",), generation=True)
     row = rows_of(tidied(plan, tmp_path / "whole"), "calm-debug-eager-fp32")
     assert "add --mode plain" in str(row["generation_vs_plain"].reason)
-    cells = tuple(cell.model_copy(update={"baseline": False}) for cell in plan.cells)
+    cells = tuple(cell.model_copy(update={"baseline": False}) for cell in plan.rows)
     row = rows_of(tidy(plan, cells, RunStore(tmp_path / "whole")), "calm-debug-eager-fp32")
     assert "the baseline was not timed" in str(row["generation_speedup"].reason)
 
@@ -226,7 +226,7 @@ def test_the_ledger_takes_each_step_for_a_run_of_its_own(results: Results) -> No
 
 def test_growth_is_drawn_along_the_clip_and_over_batches(results: Results, tmp_path: Path) -> None:
     store = RunStore(tmp_path / "run")
-    for cell in results.cells:
+    for cell in results.rows:
         store.append(*(
             GrowthRecord(cell_id=cell.cell_id, repeat=0, seconds=seconds, state_bytes=10**6,
                          stage_ns=dict.fromkeys(("backbone", "head", "codec", "total"), (10**6,)))

@@ -289,8 +289,8 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
         n=effect.n,
         n_needed=result.needed,
         paired=effect.paired,
-        by=", ".join(filter(None, (_by(result), run.apart(result.rows[0])))) or None,
-        recipe_id=result.rows[0].recipe_id,
+        by=", ".join(filter(None, (_by(result), run.apart(result.values[0])))) or None,
+        recipe_id=result.values[0].recipe_id,
         verdict=result.verdict,
         note=_note(claim, result),
     )
@@ -298,13 +298,13 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
 
 def _ours(claim: Claim, result: Measured) -> str:
     """The rows and their effect in one line."""
-    effect, rows = result.effect, result.rows
+    effect, values = result.effect, result.values
     function = claim.expression.function
     if function == "value":
-        return _number(effect.value, rows[0].unit)
+        return _number(effect.value, values[0].unit)
     if function == "order":
-        return " → ".join(_number(row.value or 0.0, row.unit) for row in rows)
-    a, b = (_number(row.value or 0.0, row.unit) for row in rows[:2])
+        return " → ".join(_number(value.value or 0.0, value.unit) for value in values)
+    a, b = (_number(value.value or 0.0, value.unit) for value in values[:2])
     sign = "" if function == "ratio" else signed(effect.value, fitting_decimals(effect.value))
     return f"{a} against {b}: {sign or f'×{effect.value:.2f}'}"
 
@@ -325,7 +325,7 @@ def _number(value: float, unit: str) -> str:
 def _by(result: Measured) -> str | None:
     """By what the rows were measured, where numbers of another kind would differ."""
     recipe = result.recipe
-    if result.rows[0].metric in SPEED_METRICS:
+    if result.values[0].metric in SPEED_METRICS:
         names = ("device", "dtype", "mode")
         return ", ".join(str(recipe[name]) for name in names if name in recipe) or None
     return instrument_of(recipe)
@@ -334,7 +334,7 @@ def _by(result: Measured) -> str | None:
 def _note(claim: Claim, result: Measured) -> str | None:
     """What a reader needs to understand the verdict."""
     parts = []
-    unit = "rounds" if result.rows[0].metric in SPEED_METRICS else "clips"
+    unit = "rounds" if result.values[0].metric in SPEED_METRICS else "clips"
     if result.verdict == "inconclusive":
         parts.append(
             f"about {result.needed} {unit} would settle it, if the observed effect is the true one"

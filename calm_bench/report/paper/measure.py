@@ -21,13 +21,13 @@ from calm_bench.report.paper.names import (
     SPEED_METRICS,
     UNFIT,
     ModelName,
-    cells_for,
     rows_for,
+    values_for,
 )
 from calm_bench.report.paper.runs import Scale, StoredRun, scale_of
 from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
-from calm_bench.store.records import Cell
-from calm_bench.store.results import Difference, ResultRow
+from calm_bench.store.records import Row
+from calm_bench.store.results import Difference, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Measured:
     effect: Effect
     verdict: Verdict
     needed: int | None
-    rows: tuple[ResultRow, ...]
+    values: tuple[Value, ...]
     recipe: Mapping[str, Any]
 
 
@@ -65,8 +65,8 @@ class Missing:
     n_found: int = 0
 
 
-Found = Mapping[str | None, tuple[Cell, ResultRow]]
-"""By recipe, a row and its cell."""
+Found = Mapping[str | None, tuple[Row, Value]]
+"""By recipe, a row and its row."""
 
 
 def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured] | Missing:
@@ -76,7 +76,7 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured] | Miss
         InputError: If a selector of the claim fits several rows of the run.
     """
     rows = claim.expression.rows
-    absent = [row for row in rows if not _cells(row, run, scale)]
+    absent = [row for row in rows if not _rows(row, run, scale)]
     if absent:
         reason = f"{run.name} has no row {absent[0]}"
         return Missing(reason=reason, n_found=len(rows) - len(absent))
@@ -104,43 +104,44 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> Found 
     Raises:
         InputError: If several rows fit that were not timed together.
     """
-    cells = _cells(selector, run, scale)
-    if not cells:
+    rows = _rows(selector, run, scale)
+    if not rows:
         return f"{run.name} has no row {selector}"
     if selector.metric in SPEED_METRICS and any(n.startswith(UNFIT) for n in run.results.notes):
         return f"{run.name} was timed on a machine unfit for it: {UNFIT}"
-    for cell in cells if selector.metric not in SPEED_METRICS else ():
-        if cell.model is not None and run.has_random_weights(cell.model):
-            return f"the weights of {cell.model} are random: only its speed means something"
-    rows = [(cell, row) for cell in cells for row in rows_for(selector.metric, run.results, cell)]
-    found: dict[str | None, tuple[Cell, ResultRow]] = {}
-    for cell, row in rows:
-        known = found.setdefault(row.recipe_id, (cell, row)) if row.value is not None else None
-        if known is not None and known[0] != cell and selector.metric not in OF_THE_MODEL:
+    for row in rows if selector.metric not in SPEED_METRICS else ():
+        if row.model is not None and run.has_random_weights(row.model):
+            return f"the weights of {row.model} are random: only its speed means something"
+    metric, results = selector.metric, run.results
+    numbers = [(row, value) for row in rows for value in values_for(metric, results, row)]
+    found: dict[str | None, tuple[Row, Value]] = {}
+    for row, value in numbers:
+        known = found.setdefault(value.recipe_id, (row, value)) if value.value is not None else None
+        if known is not None and known[0] != row and selector.metric not in OF_THE_MODEL:
             raise InputError(
                 f"{selector.metric}[{selector}] fits several rows of {run.name} "
-                f"({known[0].cell_id}, {cell.cell_id}): the claim must say temp= or steps="
+                f"({known[0].cell_id}, {row.cell_id}): the claim must say temp= or steps="
             )
     if found:
         return found
-    reasons = [row.reason or "no reason was recorded" for _, row in rows]
+    reasons = [value.reason or "no reason was recorded" for _, value in numbers]
     return reasons[0] if reasons else f"{run.name} stores no {selector.metric} of {selector}"
 
 
-def _cells(selector: Selector, run: StoredRun, scale: Scale | None) -> list[Cell]:
-    """The cells that fit a selector, of which its metric may pick."""
-    found = [cell for cell in run.results.cells if _matches(selector, cell, scale)]
-    return cells_for(selector.metric, found)
+def _rows(selector: Selector, run: StoredRun, scale: Scale | None) -> list[Row]:
+    """The rows that fit a selector, of which its metric may pick."""
+    found = [row for row in run.results.cells if _matches(selector, row, scale)]
+    return rows_for(selector.metric, found)
 
 
-def _matches(selector: Selector, cell: Cell, scale: Scale | None) -> bool:
-    if cell.model is None:
-        return selector.model == cell.kind
+def _matches(selector: Selector, row: Row, scale: Scale | None) -> bool:
+    if row.model is None:
+        return selector.model == row.kind
     return (
-        ModelName.of(cell.model).base == selector.model
-        and (scale is None or scale_of(cell) == scale)
-        and selector.temp in (None, cell.temperature)
-        and selector.steps in (None, cell.head_steps)
+        ModelName.of(row.model).base == selector.model
+        and (scale is None or scale_of(row) == scale)
+        and selector.temp in (None, row.temperature)
+        and selector.steps in (None, row.head_steps)
     )
 
 
@@ -156,7 +157,7 @@ def _described(claim: Claim, run: StoredRun, recipe_id: str | None) -> str:
 
 
 def _measured(
-    claim: Claim, run: StoredRun, found: Sequence[tuple[Cell, ResultRow]], recipe_id: str | None
+    claim: Claim, run: StoredRun, found: Sequence[tuple[Row, Value]], recipe_id: str | None
 ) -> Measured | Missing:
     """The verdict on a claim from rows of one recipe."""
     function, log = claim.expression.function, claim.is_factor
@@ -183,25 +184,23 @@ def _measured(
         if e.low <= claim.null <= e.high
     ]
     needed = None if None in counts else max((c for c in counts if c is not None), default=None)
-    rows = tuple(row for _, row in found)
+    values = tuple(value for _, value in found)
     recipe = run.results.recipes.get(recipe_id or "", {})
-    return Measured(effect=effect, verdict=verdict, needed=needed, rows=rows, recipe=recipe)
+    return Measured(effect=effect, verdict=verdict, needed=needed, values=values, recipe=recipe)
 
 
-def _of_one(row: ResultRow) -> Effect | str:
-    if row.value is None or row.low is None or row.high is None:
-        return _no_interval(row)
-    return Effect(value=row.value, low=row.low, high=row.high, n=row.n)
+def _of_one(value: Value) -> Effect | str:
+    if value.value is None or value.low is None or value.high is None:
+        return _no_interval(value)
+    return Effect(value=value.value, low=value.low, high=value.high, n=value.n)
 
 
-def _no_interval(row: ResultRow) -> str:
-    why = f": {row.reason}" if row.reason else ""
-    return f"{row.metric} of {row.cell_id} has no interval{why}"
+def _no_interval(value: Value) -> str:
+    why = f": {value.reason}" if value.reason else ""
+    return f"{value.metric} of {value.cell_id} has no interval{why}"
 
 
-def _difference(
-    run: StoredRun, a: tuple[Cell, ResultRow], b: tuple[Cell, ResultRow]
-) -> Effect | str:
+def _difference(run: StoredRun, a: tuple[Row, Value], b: tuple[Row, Value]) -> Effect | str:
     """A - b, as the run pairs them, else by the outer ends of both intervals."""
     (cell_a, row_a), (cell_b, row_b) = a, b
     if row_a.unit != row_b.unit:
@@ -222,13 +221,11 @@ def _difference(
     )
 
 
-def _stored(
-    differences: Sequence[Difference], row: ResultRow, a: Cell, b: Cell
-) -> Difference | None:
+def _stored(differences: Sequence[Difference], value: Value, a: Row, b: Row) -> Difference | None:
     for found in differences:
-        cells = {found.cell_id, found.baseline_cell_id}
-        of_metric = (found.metric, found.recipe_id) == (row.metric, row.recipe_id)
-        if of_metric and cells == {a.cell_id, b.cell_id}:
+        rows = {found.cell_id, found.baseline_cell_id}
+        of_metric = (found.metric, found.recipe_id) == (value.metric, value.recipe_id)
+        if of_metric and rows == {a.cell_id, b.cell_id}:
             return found
     return None
 
@@ -242,7 +239,7 @@ def _of_stored(found: Difference, *, reverse: bool) -> Effect | str:
     return Effect(value=value, low=low, high=high, n=found.n, paired=True)
 
 
-def _ratio(a: ResultRow, b: ResultRow) -> Effect | str:
+def _ratio(a: Value, b: Value) -> Effect | str:
     """A / b by the outer ends of both intervals, on the log scale."""
     x, y = _of_one(a), _of_one(b)
     if isinstance(x, str) or isinstance(y, str):

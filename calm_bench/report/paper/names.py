@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calm_bench.numbers.speed import SPEED_COLUMNS
-from calm_bench.store.records import Cell
-from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.records import Row
+from calm_bench.store.results import Results, Value
 
 SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_for_30s"}
 """What random weights measure as well as trained ones."""
@@ -84,48 +84,48 @@ class Point:
     """A row with where it lies: a second of the clip."""
 
     x: float
-    row: ResultRow
+    value: Value
 
 
-def segments(rows: Iterable[ResultRow]) -> list[Point]:
+def segments(values: Iterable[Value]) -> list[Point]:
     """The FAD of successive segments, each at its middle in seconds, in order of time."""
     found = []
-    for row in rows:
-        if (match := _SEGMENT.fullmatch(row.metric)) is not None:
-            found.append(Point(x=(float(match["start"]) + float(match["end"])) / 2, row=row))
+    for value in values:
+        if (match := _SEGMENT.fullmatch(value.metric)) is not None:
+            found.append(Point(x=(float(match["start"]) + float(match["end"])) / 2, value=value))
     return sorted(found, key=lambda point: point.x)
 
 
-def is_part(cell: Cell) -> bool:
+def is_part(row: Row) -> bool:
     """Whether a row is of part of a model: a checkpoint on the way, or a codec's first levels."""
-    on_the_way = cell.model is not None and ModelName.of(cell.model).step is not None
-    return on_the_way or getattr(cell, "levels", None) is not None
+    on_the_way = row.model is not None and ModelName.of(row.model).step is not None
+    return on_the_way or getattr(row, "levels", None) is not None
 
 
-def cells_for(metric: str, cells: Sequence[Cell]) -> list[Cell]:
+def rows_for(metric: str, rows: Sequence[Row]) -> list[Row]:
     """Those of a model's rows that a metric is about: the whole model, or a half-trained one."""
     if metric != "fad_half_trained":
-        return [cell for cell in cells if not is_part(cell)]
-    steps = {ModelName.of(c.model).step or 0: c for c in cells if c.model is not None}
+        return [row for row in rows if not is_part(row)]
+    steps = {ModelName.of(c.model).step or 0: c for c in rows if c.model is not None}
     early = [step for step in steps if 0 < step <= max(steps) / 2]
     return [steps[max(early)]] if early else []
 
 
-def rows_for(metric: str, results: Results, cell: Cell) -> list[ResultRow]:
-    """A cell's rows of a metric, by each recipe, under whatever name the run stores them."""
-    rows = [row for row in results.rows if row.cell_id == cell.cell_id]
+def values_for(metric: str, results: Results, row: Row) -> list[Value]:
+    """A row's rows of a metric, by each recipe, under whatever name the run stores them."""
+    values = [value for value in results.rows if value.cell_id == row.cell_id]
     if metric == "seconds_for_30s":
-        return [_thirty_seconds(row) for row in rows if row.metric == "rtf"]
+        return [_thirty_seconds(value) for value in values if value.metric == "rtf"]
     if metric in ("fad_first", "fad_last"):
-        points = segments(rows)
+        points = segments(values)
         at = {point.x for point in points}
         wanted = min(at, default=0.0) if metric == "fad_first" else max(at, default=0.0)
-        return [point.row for point in points if point.x == wanted] if len(at) > 1 else []
+        return [point.value for point in points if point.x == wanted] if len(at) > 1 else []
     stored = "fad" if metric == "fad_half_trained" else metric
-    return [row for row in rows if row.metric == stored]
+    return [value for value in values if value.metric == stored]
 
 
-def _thirty_seconds(rtf: ResultRow) -> ResultRow:
+def _thirty_seconds(rtf: Value) -> Value:
     ends = {name: getattr(rtf, name) for name in ("value", "low", "high")}
     times = {name: None if x is None else 30 * x for name, x in ends.items()}
     return rtf.model_copy(update={"metric": "seconds_for_30s", "unit": "s", **times})

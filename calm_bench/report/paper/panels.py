@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from calm_bench.report.paper.names import is_part
 from calm_bench.report.paper.runs import StoredRun, instrument_of
-from calm_bench.store.records import Cell
-from calm_bench.store.results import ResultRow
+from calm_bench.store.records import Row
+from calm_bench.store.results import Value
 from calm_bench.store.titles import steps_text, temperature_text
 
 Interval = tuple[float, float] | None
@@ -61,20 +61,20 @@ def quality_speed(run: StoredRun) -> Iterator[Panel]:
     """The benchmark's quality against its speed-up over the baseline, a line per system's steps."""
     speed = next(iter(by_recipe(run, "overall_speedup").values()), {})
     metric = "ppx_geo" if by_recipe(run, "ppx_geo") else "fad"
-    cells = [cell for cell in systems_of(run) if cell.cell_id in speed]
-    warm = len({cell.temperature for cell in cells}) > 1
-    for recipe_id, rows in by_recipe(run, metric).items():
-        shown = [cell for cell in cells if cell.cell_id in rows]
+    rows = [row for row in systems_of(run) if row.cell_id in speed]
+    warm = len({row.temperature for row in rows}) > 1
+    for recipe_id, values in by_recipe(run, metric).items():
+        shown = [row for row in rows if row.cell_id in values]
         dots: dict[tuple[str, str], list[Dot]] = {}
-        for cell in shown:
-            label = cell.label + (f", temp {temperature_text(cell.temperature)}" if warm else "")
-            x = speed[cell.cell_id]
-            several = sum(other.model == cell.model for other in shown) > 1 and not warm
-            note = f"{cell.head_steps}" if several else ""
-            points = dots.setdefault((label, str(cell.model)), [])
-            points.append(dot(x.value or 0.0, rows[cell.cell_id], x, note))
+        for row in shown:
+            label = row.label + (f", temp {temperature_text(row.temperature)}" if warm else "")
+            x = speed[row.cell_id]
+            several = sum(other.model == row.model for other in shown) > 1 and not warm
+            note = f"{row.head_steps}" if several else ""
+            points = dots.setdefault((label, str(row.model)), [])
+            points.append(dot(x.value or 0.0, values[row.cell_id], x, note))
         if len(dots) > 1:
-            rounds = f", {max(row.n for row in speed.values())} rounds of timing"
+            rounds = f", {max(value.n for value in speed.values())} rounds of timing"
             steps = (
                 "; numbers are head steps" if any(d.note for p in dots.values() for d in p) else ""
             )
@@ -86,24 +86,24 @@ def quality_speed(run: StoredRun) -> Iterator[Panel]:
                 log_x=True,
                 log_y=metric == "fad",
                 dodge=warm,
-                caption=caption_of(run, [rows[c.cell_id] for c in shown], rounds + steps),
+                caption=caption_of(run, [values[c.cell_id] for c in shown], rounds + steps),
             )
 
 
 def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
     """What temperature changes, one line per system; the recording's value as a level."""
-    cells = [cell for cell in systems_of(run) if cell.temperature is not None]
-    if len({cell.temperature for cell in cells}) < 2:
+    rows = [row for row in systems_of(run) if row.temperature is not None]
+    if len({row.temperature for row in rows}) < 2:
         return
     found = [
-        (metric, recipe_id, rows)
+        (metric, recipe_id, values)
         for metric in ("ppx_geo", "vert", "wer", "fad")
         if metric != "fad" or not by_recipe(run, "ppx_geo")
-        for recipe_id, rows in by_recipe(run, metric).items()
+        for recipe_id, values in by_recipe(run, metric).items()
     ]
-    used = [rows[c.cell_id] for _, _, rows in found for c in cells if c.cell_id in rows]
-    for metric, recipe_id, rows in found:
-        lines = lines_of(cells, rows, lambda cell: cell.temperature)
+    used = [values[c.cell_id] for _, _, values in found for c in rows if c.cell_id in values]
+    for metric, recipe_id, values in found:
+        lines = lines_of(rows, values, lambda row: row.temperature)
         heading = heading_of(run, metric, recipe_id)
         if lines:
             yield Panel(
@@ -111,7 +111,7 @@ def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
                 x_label="temperature",
                 y_label=heading.partition(",")[0],
                 lines=lines,
-                levels=levels_of(run, rows, ("reference",)),
+                levels=levels_of(run, values, ("reference",)),
                 dodge=True,
                 caption=caption_of(run, used),
             )
@@ -119,19 +119,19 @@ def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
 
 def head_steps(run: StoredRun) -> Iterator[Panel]:
     """FAD against head steps for the heads that take any number; the others as levels."""
-    cells = systems_of(run)
+    rows = systems_of(run)
     by_model: dict[str | None, set[int | None]] = {}
-    for cell in cells:
-        by_model.setdefault(cell.model, set()).add(cell.head_steps)
-    swept = [cell for cell in cells if len(by_model[cell.model]) > 1]
+    for row in rows:
+        by_model.setdefault(row.model, set()).add(row.head_steps)
+    swept = [row for row in rows if len(by_model[row.model]) > 1]
     if max((len(steps) for steps in by_model.values()), default=0) < 3:
         return
-    baselines = {cell.cell_id: cell.label for cell in cells if cell.baseline}
-    for recipe_id, rows in by_recipe(run, "fad").items():
-        lines = lines_of(swept, rows, lambda cell: cell.head_steps)
+    baselines = {row.cell_id: row.label for row in rows if row.baseline}
+    for recipe_id, values in by_recipe(run, "fad").items():
+        lines = lines_of(swept, values, lambda row: row.head_steps)
         if lines:
-            used = [rows[c.cell_id] for c in swept if c.cell_id in rows]
-            levels = {n: v for i, n in baselines.items() if i in rows and (v := rows[i].value)}
+            used = [values[c.cell_id] for c in swept if c.cell_id in values]
+            levels = {n: v for i, n in baselines.items() if i in values and (v := values[i].value)}
             yield Panel(
                 title=f"{title_of(run)}: FAD against head steps",
                 x_label="head steps",
@@ -145,9 +145,9 @@ def head_steps(run: StoredRun) -> Iterator[Panel]:
             )
 
 
-def systems_of(run: StoredRun) -> list[Cell]:
+def systems_of(run: StoredRun) -> list[Row]:
     """The rows of whole systems, in the order of the run."""
-    return [cell for cell in run.results.cells if cell.kind == "system" and not is_part(cell)]
+    return [row for row in run.results.cells if row.kind == "system" and not is_part(row)]
 
 
 def title_of(run: StoredRun) -> str:
@@ -155,19 +155,19 @@ def title_of(run: StoredRun) -> str:
     return run.name.rpartition("-")[0] or run.name
 
 
-def label_of(cell: Cell, cells: Sequence[Cell], *, temp: bool = False) -> str:
+def label_of(row: Row, rows: Sequence[Row], *, temp: bool = False) -> str:
     """A system's name, with its head steps where they vary and its temperature if wanted."""
-    several = len({c.head_steps for c in cells if c.label == cell.label}) > 1
-    steps = f", {steps_text(cell)}" if several else ""
-    return cell.label + steps + (f", temp {temperature_text(cell.temperature)}" if temp else "")
+    several = len({c.head_steps for c in rows if c.label == row.label}) > 1
+    steps = f", {steps_text(row)}" if several else ""
+    return row.label + steps + (f", temp {temperature_text(row.temperature)}" if temp else "")
 
 
-def by_recipe(run: StoredRun, metric: str) -> dict[str | None, dict[str, ResultRow]]:
-    """A metric's rows by recipe and cell, without those that have no value."""
-    found: dict[str | None, dict[str, ResultRow]] = {}
-    for row in run.results.rows:
-        if row.metric == metric and row.value is not None:
-            found.setdefault(row.recipe_id, {})[row.cell_id] = row
+def by_recipe(run: StoredRun, metric: str) -> dict[str | None, dict[str, Value]]:
+    """A metric's rows by recipe and row, without those that have no value."""
+    found: dict[str | None, dict[str, Value]] = {}
+    for value in run.results.rows:
+        if value.metric == metric and value.value is not None:
+            found.setdefault(value.recipe_id, {})[value.cell_id] = value
     return found
 
 
@@ -181,44 +181,44 @@ def heading_of(run: StoredRun, metric: str, recipe_id: str | None) -> str:
     return f"{label}{unit}{arrow}" + (f", {instrument}" if instrument else "")
 
 
-def caption_of(run: StoredRun, rows: Sequence[ResultRow], more: str = "") -> str:
+def caption_of(run: StoredRun, values: Sequence[Value], more: str = "") -> str:
     """Which run a panel shows, at which scale and from how many clips."""
-    ns = sorted({row.n for row in rows if row.n})
+    ns = sorted({value.n for value in values if value.n})
     n = f"n = {ns[0]}" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]}" if ns else "n not recorded"
     scales = ", ".join(run.scales)
     return f"{run.name} ({scales}): {n} clips{more}; bars are 95 % intervals"
 
 
-def dot(x: float, row: ResultRow, x_row: ResultRow | None = None, note: str = "") -> Dot:
+def dot(x: float, value: Value, x_row: Value | None = None, note: str = "") -> Dot:
     """A row's value at x, which may come with an interval of its own."""
-    assert row.value is not None
-    ends = {"x_interval": _interval(x_row), "y_interval": _interval(row)}
-    return Dot(x=x, y=row.value, note=note, **ends)
+    assert value.value is not None
+    ends = {"x_interval": _interval(x_row), "y_interval": _interval(value)}
+    return Dot(x=x, y=value.value, note=note, **ends)
 
 
-def _interval(row: ResultRow | None) -> Interval:
-    if row is None or row.low is None or row.high is None:
+def _interval(value: Value | None) -> Interval:
+    if value is None or value.low is None or value.high is None:
         return None
-    return row.low, row.high
+    return value.low, value.high
 
 
 def levels_of(
-    run: StoredRun, rows: Mapping[str, ResultRow], kinds: Sequence[str]
+    run: StoredRun, values: Mapping[str, Value], kinds: Sequence[str]
 ) -> dict[str, float]:
     """The values of the rows of these kinds, by label."""
-    cells = [c for c in run.results.cells if c.kind in kinds and c.cell_id in rows]
-    return {c.label: v for c in cells if (v := rows[c.cell_id].value) is not None}
+    rows = [c for c in run.results.cells if c.kind in kinds and c.cell_id in values]
+    return {c.label: v for c in rows if (v := values[c.cell_id].value) is not None}
 
 
 def lines_of(
-    cells: Sequence[Cell], rows: Mapping[str, ResultRow], at: Callable[[Cell], float | None]
+    rows: Sequence[Row], values: Mapping[str, Value], at: Callable[[Row], float | None]
 ) -> tuple[Line, ...]:
     """A line for each system that has values at two places or more."""
     dots: dict[tuple[str, str], list[Dot]] = {}
-    for cell in cells:
-        x = at(cell)
-        if x is not None and cell.cell_id in rows:
-            dots.setdefault((cell.label, str(cell.model)), []).append(dot(x, rows[cell.cell_id]))
+    for row in rows:
+        x = at(row)
+        if x is not None and row.cell_id in values:
+            dots.setdefault((row.label, str(row.model)), []).append(dot(x, values[row.cell_id]))
     return tuple(
         Line(label=label, model=model, dots=tuple(sorted(found, key=lambda dot: dot.x)))
         for (label, model), found in dots.items()

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.names import SPEED_METRICS, ModelName
-from calm_bench.store.records import Cell, GrowthRecord, LatencyRecord, Manifest
-from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.records import GrowthRecord, LatencyRecord, Manifest, Row
+from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 
 Scale = Literal["tiny", "paper", "released"]
@@ -48,7 +48,7 @@ class StoredRun:
     @property
     def models(self) -> set[str]:
         """The systems and codecs behind its rows."""
-        of_rows = {cell.model for cell in self.results.cells if cell.model is not None}
+        of_rows = {row.model for row in self.results.cells if row.model is not None}
         return of_rows | set(self.weights)
 
     @property
@@ -59,43 +59,43 @@ class StoredRun:
         before = self.oldest.manifest.code
         return {name: code for name, code in self.manifest.code.items() if code != before[name]}
 
-    def apart(self, row: ResultRow) -> str:
+    def apart(self, value: Value) -> str:
         """What keeps a number from being compared with those of the oldest run; "" if nothing."""
-        timed = row.metric in SPEED_METRICS
+        timed = value.metric in SPEED_METRICS
         concerns = {"times"} if timed else {"clips", "scores"}
         code = self.other_code.items()
         parts = [f"{name} by code {hashed[:8]}" for name, hashed in code if name in concerns]
-        if not timed and row.recipe_id not in (known := self._known_recipes(row)) and known:
-            parts.append(f"recipe {str(row.recipe_id)[:8]}")
+        if not timed and value.recipe_id not in (known := self._known_recipes(value)) and known:
+            parts.append(f"recipe {str(value.recipe_id)[:8]}")
         return ", ".join(parts)
 
-    def _known_recipes(self, row: ResultRow) -> set[str | None]:
+    def _known_recipes(self, value: Value) -> set[str | None]:
         """By which recipes the oldest run holds what a number is of, through its instrument."""
         if self.oldest is None:
             return set()
-        by, old = self.instrument(row), self.oldest
-        rows = (r for r in old.results.rows if r.metric == row.metric and r.value is not None)
-        return {r.recipe_id for r in rows if old.instrument(r) == by}
+        by, old = self.instrument(value), self.oldest
+        values = (r for r in old.results.rows if r.metric == value.metric and r.value is not None)
+        return {r.recipe_id for r in values if old.instrument(r) == by}
 
-    def instrument(self, row: ResultRow) -> str | None:
+    def instrument(self, value: Value) -> str | None:
         """The language model or embedding behind a number; those of two of them do not compare."""
-        return instrument_of(self.results.recipes.get(row.recipe_id or "", {}))
+        return instrument_of(self.results.recipes.get(value.recipe_id or "", {}))
 
     @property
     def scales(self) -> list[Scale]:
         """The scales of its models."""
-        found = {scale_of(cell) for cell in self.results.cells if cell.model is not None}
+        found = {scale_of(row) for row in self.results.cells if row.model is not None}
         return [scale for scale in SCALES if scale in found]
 
     def by_step(self) -> dict[str, "StoredRun"]:
         """The run as it is, or a run for each mode and precision that its rows were timed in."""
-        cells: dict[str, list[Cell]] = {}
-        for cell in self.results.cells:
-            step = f"{cell.mode} {cell.precision}" if cell.mode else ""
-            cells.setdefault(step, []).append(cell)
+        rows: dict[str, list[Row]] = {}
+        for row in self.results.cells:
+            step = f"{row.mode} {row.precision}" if row.mode else ""
+            rows.setdefault(step, []).append(row)
         return {
             step: replace(self, results=self.results.model_copy(update={"cells": tuple(found)}))
-            for step, found in cells.items()
+            for step, found in rows.items()
         }
 
     def has_random_weights(self, model: str) -> bool:
@@ -103,11 +103,11 @@ class StoredRun:
         return model in self.weights and self.weights[model] is None
 
 
-def scale_of(cell: Cell) -> Scale | None:
+def scale_of(row: Row) -> Scale | None:
     """The scale of a row's model; None for rows without a model, which belong to every scale."""
-    if cell.model is None:
+    if row.model is None:
         return None
-    scale = ModelName.of(cell.model).scale
+    scale = ModelName.of(row.model).scale
     if scale is None:
         return "released"
     return "paper" if scale == "paper" else "tiny"
@@ -177,11 +177,11 @@ def _read(folder: Path) -> StoredRun:
             "of trained models or of the paper's shapes"
         )
     # Rows in a precision, but in no mode, were made to compare precisions: claims are not theirs.
-    cells = tuple(cell for cell in results.cells if cell.mode or not cell.precision)
+    rows = tuple(row for row in results.cells if row.mode or not row.precision)
     has_manifest = (folder / "manifest.json").is_file()
     return StoredRun(
         name=results.run_id,
-        results=results.model_copy(update={"cells": cells}),
+        results=results.model_copy(update={"cells": rows}),
         manifest=store.read_manifest() if has_manifest else None,
         latency=tuple(store.read(LatencyRecord)),
         growth=tuple(store.read(GrowthRecord)),

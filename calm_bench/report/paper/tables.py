@@ -16,10 +16,10 @@ from calm_bench.report.numbers import TIMES, interval_text, plain_number
 from calm_bench.report.paper.expressions import Selector
 from calm_bench.report.paper.layout import ColumnSpec, RowSpec, TableSpec
 from calm_bench.report.paper.measure import find_rows
-from calm_bench.report.paper.names import SPEED_METRICS, rows_for
+from calm_bench.report.paper.names import SPEED_METRICS, values_for
 from calm_bench.report.paper.runs import Scale, StoredRun
 from calm_bench.report.tables import Table, Text
-from calm_bench.store.results import ResultRow
+from calm_bench.store.results import Value
 from calm_bench.store.titles import temperature_text
 
 UNPUBLISHED = "–"
@@ -75,14 +75,14 @@ class Block:
 
     source: str
     scale: str
-    cells: Mapping[tuple[int, str], ResultRow | str]
+    cells: Mapping[tuple[int, str], Value | str]
     notes: tuple[str, ...] = ()
     step: str = ""
 
-    def number(self, row: int, key: str) -> ResultRow | None:
+    def number(self, row: int, key: str) -> Value | None:
         """The number in a cell."""
         found = self.cells.get((row, key))
-        return found if isinstance(found, ResultRow) and found.value is not None else None
+        return found if isinstance(found, Value) and found.value is not None else None
 
 
 def shown(spec: TableSpec, runs: Sequence[StoredRun]) -> list[Shown]:
@@ -132,9 +132,9 @@ def published_block(spec: TableSpec) -> Block:
     return Block(source=spec.source, scale="published", cells=cells)
 
 
-def _published(row: RowSpec, key: str, value: float | tuple[float, float]) -> ResultRow:
+def _published(row: RowSpec, key: str, value: float | tuple[float, float]) -> Value:
     center, half = value if isinstance(value, tuple) else (value, None)
-    return ResultRow(
+    return Value(
         cell_id=row.label,
         system=row.label,
         metric=key,
@@ -160,11 +160,11 @@ def _blocks(spec: TableSpec, runs: Sequence[StoredRun], columns: Sequence[Shown]
 
 
 def _block(spec: TableSpec, run: StoredRun, scale: Scale, columns: Sequence[Shown]) -> Block:
-    cells: dict[tuple[int, str], ResultRow | str] = {}
+    cells: dict[tuple[int, str], Value | str] = {}
     notes: dict[str, None] = {}
     for index, row in enumerate(spec.rows):
         found = {column.key: _measured(row, column, run, scale) for column in columns}
-        numbers = [value for value in found.values() if isinstance(value, ResultRow)]
+        numbers = [value for value in found.values() if isinstance(value, Value)]
         if numbers:
             cells |= {(index, key): value for key, value in found.items()}
         notes |= dict.fromkeys(text for number in numbers for text in _timing(run, number))
@@ -173,11 +173,11 @@ def _block(spec: TableSpec, run: StoredRun, scale: Scale, columns: Sequence[Show
     return Block(source=run.name, scale=scale, cells=cells if systems else {}, notes=tuple(notes))
 
 
-def _measured(row: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> ResultRow | str:
+def _measured(spec: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> Value | str:
     metric = column.column.metric
-    found = find_rows(_selector(row, column.column), run, scale)
+    found = find_rows(_selector(spec, column.column), run, scale)
     if isinstance(found, str):
-        stored = any(rows_for(metric, run.results, cell) for cell in run.results.cells)
+        stored = any(values_for(metric, run.results, row) for row in run.results.cells)
         return found if stored else f"the run stores no {metric}"
     for _, first in found.values():
         if column.takes(run.instrument(first), run.apart(first)):
@@ -190,21 +190,21 @@ def _measured(row: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> Resu
     return f"the run did not measure by {by}" if by else "by other code or recipe: see its column"
 
 
-def _timing(run: StoredRun, row: ResultRow) -> Iterator[str]:
-    recipe: Mapping[str, Any] = run.results.recipes.get(row.recipe_id or "", {})
+def _timing(run: StoredRun, value: Value) -> Iterator[str]:
+    recipe: Mapping[str, Any] = run.results.recipes.get(value.recipe_id or "", {})
     if recipe.get("metric") == "latency":
         words = (str(recipe[name]) for name in ("device", "dtype", "mode") if name in recipe)
         yield f"times of {run.name}: {', '.join(words)}"
 
 
-def number_text(row: ResultRow, column: ColumnSpec) -> str:
+def number_text(value: Value, column: ColumnSpec) -> str:
     """A number as the paper writes it: ×1.3, 26.7 %, 0.71 ± 0.05."""
-    if row.value is None:
+    if value.value is None:
         return "—"
     decimals = column.decimals
     if decimals is None:
-        decimals = max(0, (column.significant or 3) - len(str(int(abs(row.value)))))
-    text = plain_number(row.value, decimals) + interval_text(row, decimals)
+        decimals = max(0, (column.significant or 3) - len(str(int(abs(value.value)))))
+    text = plain_number(value.value, decimals) + interval_text(value, decimals)
     if column.unit == TIMES:
         return TIMES + text
     return f"{text} {column.unit}".strip()
@@ -308,7 +308,7 @@ def paper_csv(spec: TableSpec, runs: Sequence[StoredRun]) -> str:
     writer.writerow(keys)
     for block in (published_block(spec), *_blocks(spec, runs, shown(spec, runs))):
         for (index, key), found in block.cells.items():
-            if isinstance(found, ResultRow):
+            if isinstance(found, Value):
                 row = spec.rows[index]
                 source = block.source + (f", {block.step}" if block.step else "")
                 where = [source, block.scale, row.label, row.temp, row.steps, key]

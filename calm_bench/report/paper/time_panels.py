@@ -19,8 +19,8 @@ from calm_bench.report.paper.panels import (
     title_of,
 )
 from calm_bench.report.paper.runs import StoredRun, instrument_of
-from calm_bench.store.records import Cell, LatencyRecord
-from calm_bench.store.results import ResultRow
+from calm_bench.store.records import LatencyRecord, Row
+from calm_bench.store.results import Value
 
 STAGES = ("backbone", "head", "codec")
 ABLATED = (
@@ -38,22 +38,22 @@ _LEAST_SECONDS = 5.0  # what is shorter says nothing of position
 
 def fad_over_time(run: StoredRun) -> Iterator[Panel]:
     """FAD of successive segments of the ablated systems' continuations."""
-    cells = systems_of(run)
-    if not any(ModelName.of(str(cell.model)).base in ABLATED for cell in cells):
+    rows = systems_of(run)
+    if not any(ModelName.of(str(row.model)).base in ABLATED for row in rows):
         return
-    recipes: dict[str | None, dict[str, list[ResultRow]]] = {}
-    for row in run.results.rows:
-        if row.value is not None and segments([row]):
-            recipes.setdefault(row.recipe_id, {}).setdefault(row.cell_id, []).append(row)
-    for recipe_id, rows in recipes.items():
+    recipes: dict[str | None, dict[str, list[Value]]] = {}
+    for value in run.results.rows:
+        if value.value is not None and segments([value]):
+            recipes.setdefault(value.recipe_id, {}).setdefault(value.cell_id, []).append(value)
+    for recipe_id, values in recipes.items():
         lines = []
-        for cell in cells:
-            points = segments(rows.get(cell.cell_id, []))
+        for row in rows:
+            points = segments(values.get(row.cell_id, []))
             if len(points) > 1:
-                dots = tuple(dot(point.x, point.row) for point in points)
-                lines.append(Line(label=label_of(cell, cells), model=str(cell.model), dots=dots))
+                dots = tuple(dot(point.x, point.value) for point in points)
+                lines.append(Line(label=label_of(row, rows), model=str(row.model), dots=dots))
         if lines:
-            used = [row for c in cells for row in rows.get(c.cell_id, [])]
+            used = [value for c in rows for value in values.get(c.cell_id, [])]
             instrument = instrument_of(run.results.recipes.get(recipe_id or "", {}))
             yield Panel(
                 title=f"{title_of(run)}: FAD over time",
@@ -69,13 +69,13 @@ def fad_over_time(run: StoredRun) -> Iterator[Panel]:
 def convergence(run: StoredRun) -> Iterator[Panel]:
     """FAD of the checkpoints kept in training, with the head-batch multiplier and without."""
     names = {"calm-music": "with the multiplier", "calm-music-no-multiplier": "without it"}
-    for recipe_id, rows in by_recipe(run, "fad").items():
+    for recipe_id, values in by_recipe(run, "fad").items():
         dots: dict[str, list[Dot]] = {}
         used = []
-        for cell in run.results.cells:
-            name = ModelName.of(cell.model or "")
-            if name.step is not None and name.base in names and cell.cell_id in rows:
-                used.append(rows[cell.cell_id])
+        for row in run.results.cells:
+            name = ModelName.of(row.model or "")
+            if name.step is not None and name.base in names and row.cell_id in values:
+                used.append(values[row.cell_id])
                 dots.setdefault(name.base, []).append(dot(name.step, used[-1]))
         lines = [
             Line(label=names[m], model=m, dots=tuple(sorted(found, key=lambda dot: dot.x)))
@@ -102,31 +102,33 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
     """
     steps = run.by_step()
     step = _SHOWN if _SHOWN in steps else next(iter(steps), "")
-    cells = systems_of(steps.get(step, run))
+    rows = systems_of(steps.get(step, run))
     metrics = ("frame_ms", "rtf", *(f"{stage}_ms" for stage in STAGES))
     times = {
-        metric: {i: row for rows in by_recipe(run, metric).values() for i, row in rows.items()}
+        metric: {
+            i: value for values in by_recipe(run, metric).values() for i, value in values.items()
+        }
         for metric in metrics
     }
-    timed = [c for c in cells if all(c.cell_id in found for found in times.values())]
-    rows = {
+    timed = [c for c in rows if all(c.cell_id in found for found in times.values())]
+    by_row = {
         c.cell_id: {metric: found[c.cell_id].value or 0.0 for metric, found in times.items()}
         for c in timed
     }
     rates = _frame_rates(run)
-    differ = len({rates[cell.cell_id] for cell in timed}) > 1
+    differ = len({rates[row.cell_id] for row in timed}) > 1
     bars: dict[str, dict[str, float]] = {}
-    for cell in timed:
-        row, rate = rows[cell.cell_id], rates[cell.cell_id]
-        parts = {stage: row[f"{stage}_ms"] for stage in STAGES}
-        rest = row["frame_ms"] - sum(parts.values())
-        if rest > _UNSEEN * row["frame_ms"]:
+    for row in timed:
+        own, rate = by_row[row.cell_id], rates[row.cell_id]
+        parts = {stage: own[f"{stage}_ms"] for stage in STAGES}
+        rest = own["frame_ms"] - sum(parts.values())
+        if rest > _UNSEEN * own["frame_ms"]:
             parts["other"] = rest
         scaled = {stage: ms * (rate if differ else 1.0) for stage, ms in parts.items()}
-        bars.setdefault(label_of(cell, cells).removesuffix(f", {step}"), scaled)
+        bars.setdefault(label_of(row, rows).removesuffix(f", {step}"), scaled)
     if bars:
         what = "second of audio" if differ else "frame"
-        rounds = max(times["frame_ms"][cell.cell_id].n for cell in timed)
+        rounds = max(times["frame_ms"][row.cell_id].n for row in timed)
         yield Panel(
             title=f"{title_of(run)}: where the time of a {what} goes"
             + (f", {step}" if step else ""),
@@ -141,9 +143,9 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
 def _frame_rates(run: StoredRun) -> dict[str, float]:
     """Frames a second of each row that says how long a frame and a second of audio take."""
     times: dict[str, dict[str, float]] = {}
-    for row in run.results.rows:
-        if row.metric in ("rtf", "frame_ms") and row.value:
-            times.setdefault(row.cell_id, {})[row.metric] = row.value
+    for value in run.results.rows:
+        if value.metric in ("rtf", "frame_ms") and value.value:
+            times.setdefault(value.cell_id, {})[value.metric] = value.value
     return {
         cell_id: round(1000 * found["rtf"] / found["frame_ms"], 1)
         for cell_id, found in times.items()
@@ -151,10 +153,10 @@ def _frame_rates(run: StoredRun) -> dict[str, float]:
     }
 
 
-def _device(run: StoredRun, cells: Sequence[Cell]) -> str:
+def _device(run: StoredRun, rows: Sequence[Row]) -> str:
     """What all of these rows were timed on and in; rows that differ say it in their labels."""
-    ids = {cell.cell_id for cell in cells}
-    used = {row.recipe_id or "" for row in run.results.rows if row.cell_id in ids}
+    ids = {row.cell_id for row in rows}
+    used = {value.recipe_id or "" for value in run.results.rows if value.cell_id in ids}
     recipes = [r for i, r in run.results.recipes.items() if i in used and _is_latency(r)]
     words: list[str] = []
     for name in ("device", "dtype", "mode"):
@@ -175,32 +177,32 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
     From the frames that `speed` times along a long generation, or else from timed generations that
     are long enough.
     """
-    cells = systems_of(run)
+    rows = systems_of(run)
     along = times_along(run.growth, "total")
     arms = {
-        cell.cell_id: [r for r in run.latency if r.cell_id == cell.cell_id and _is_single(r)]
-        for cell in cells
+        row.cell_id: [r for r in run.latency if r.cell_id == row.cell_id and _is_single(r)]
+        for row in rows
     }
     lines, drawn = [], []
-    for cell in cells:
-        points = along.get(cell.cell_id, ())
+    for row in rows:
+        points = along.get(row.cell_id, ())
         dots = [Dot(x=x, y=y, y_interval=(low, high)) for x, y, low, high in points]
-        dots = dots if along else list(_positions(arms[cell.cell_id]))
+        dots = dots if along else list(_positions(arms[row.cell_id]))
         if len(dots) > 1 and dots[-1].x >= _LEAST_SECONDS:
-            lines.append((label_of(cell, cells), str(cell.model), tuple(dots)))
-            drawn.append(cell)
+            lines.append((label_of(row, rows), str(row.model), tuple(dots)))
+            drawn.append(row)
     if lines:
-        rounds = max(len(arms[cell.cell_id]) for cell in drawn)
+        rounds = max(len(arms[row.cell_id]) for row in drawn)
         how = (
             "lower quartiles of the frames there, bars from fastest to median"
             if along
             else f"medians over {rounds} rounds, bars hold the middle half"
         )
         known = _frame_rates(run)
-        rates = [known.get(cell.cell_id, 0.0) for cell in drawn]
+        rates = [known.get(row.cell_id, 0.0) for row in drawn]
         differ = len(set(rates)) > 1 and 0.0 not in rates
         scales = rates if differ else [1.0] * len(drawn)
-        steps = {f"{cell.mode} {cell.precision}" for cell in drawn if cell.mode}
+        steps = {f"{row.mode} {row.precision}" for row in drawn if row.mode}
         step = steps.pop() if len(steps) == 1 else ""
         yield Panel(
             title=f"{title_of(run)}: time by position{f', {step}' if step else ''}",

@@ -44,7 +44,7 @@ ARMS = [*NAMES, *(ours(precision) for precision in get_args(Precision))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PeerRow:
     """One arm of one item.
 
     Attributes:
@@ -91,7 +91,7 @@ class Row:
         }
 
 
-def rows_of(blocks: Sequence[Block]) -> list[Row]:
+def rows_of(blocks: Sequence[Block]) -> list[PeerRow]:
     """Every arm that was timed beside the package, in the order of the items."""
     found: dict[tuple[str, str], dict[int, Block]] = {}
     for block in blocks:
@@ -104,7 +104,7 @@ def rows_of(blocks: Sequence[Block]) -> list[Row]:
     return [row for row in rows if row.n]
 
 
-def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block]) -> Row:
+def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block]) -> PeerRow:
     rounds = sorted(package.keys() & own.keys())
     pairs = [(package[number], own[number]) for number in rounds]
     seed = derive_seed(item.key, arm)
@@ -120,7 +120,7 @@ def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block])
         return float(median(getattr(b, name) / b.frames for _, b in pairs)) / 1e6
 
     nothing = Estimate(value=None, reason="no round holds both sides")
-    return Row(
+    return PeerRow(
         item=item,
         arm=arm,
         cpu_ms=per_frame("cpu_ns") if pairs else 0.0,
@@ -132,7 +132,7 @@ def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block])
     )
 
 
-def peers_table(rows: Sequence[Row], machine: Machine) -> Table:
+def peers_table(rows: Sequence[PeerRow], machine: Machine) -> Table:
     """The table of a comparison: what is inside each timer stands in the footnotes."""
     table = Table(title="Other packages and ours: the same weights, the same outputs", keys=3)
     for heading in ("package", "what is timed", "arm"):
@@ -152,7 +152,7 @@ def peers_table(rows: Sequence[Row], machine: Machine) -> Table:
     return table
 
 
-def _fields(table: Table, row: Row, new: bool) -> list[Text]:
+def _fields(table: Table, row: PeerRow, new: bool) -> list[Text]:
     pair = PAIRS[row.item.pair]
     package = row.arm == PACKAGE
     goal = "" if row.goal is None else f"≥ {row.goal:g}: {row.verdict}"
@@ -198,7 +198,7 @@ def _notes(machine: Machine) -> list[str]:
     ]
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[PeerRow]) -> str:
     """All numbers, unrounded."""
     out = io.StringIO()
     names = list(rows[0].as_json()) if rows else []
@@ -208,7 +208,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def build_tables(folder: Path) -> tuple[Table, list[Row]]:
+def build_tables(folder: Path) -> tuple[Table, list[PeerRow]]:
     """Write tables/peers.md, .csv and .tex of a folder of records, and return what they show.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.store.records import Cell, LatencyRecord, Manifest
-from calm_bench.store.results import ColumnInfo, Difference, ResultRow, Results
+from calm_bench.store.records import LatencyRecord, Manifest, Row
+from calm_bench.store.results import ColumnInfo, Difference, Results, Value
 from calm_bench.store.run_store import RunStore
 
 Number = float | tuple[float, float, float] | None
@@ -22,8 +22,8 @@ LABELS = {"fad": "FAD", "ppx_geo": "PPX", "vert": "VERT", "wer": "WER", "mos": "
 
 def system(
     model: str, label: str, *, temp: float = 1.0, steps: int = 1, baseline: bool = False
-) -> Cell:
-    return Cell(
+) -> Row:
+    return Row(
         cell_id=f"{model}-t{temp:g}-s{steps}",
         label=label,
         kind="system",
@@ -46,9 +46,9 @@ def recipe_of(metric: str, instrument: str | None = None) -> str:
     return "-".join((*(["fad"] if metric.startswith("fad") else [metric]), instrument or "recipe"))
 
 
-def row_of(cell: Cell, metric: str, number: Number, *, instrument: str | None, n: int) -> ResultRow:
+def row_of(cell: Row, metric: str, number: Number, *, instrument: str | None, n: int) -> Value:
     value, low, high = number if isinstance(number, tuple) else (number, None, None)
-    return ResultRow(
+    return Value(
         cell_id=cell.cell_id,
         system=cell.label,
         temperature=cell.temperature,
@@ -67,9 +67,9 @@ def row_of(cell: Cell, metric: str, number: Number, *, instrument: str | None, n
 def make_results(
     name: str,
     benchmark: str,
-    numbers: Iterable[tuple[Cell, Mapping[str, Number]]],
+    numbers: Iterable[tuple[Row, Mapping[str, Number]]],
     *,
-    differences: Iterable[tuple[Cell, Cell, str, tuple[float, float, float]]] = (),
+    differences: Iterable[tuple[Row, Row, str, tuple[float, float, float]]] = (),
     instruments: Iterable[str | None] = (None,),
     notes: tuple[str, ...] = (),
 ) -> Results:
@@ -155,7 +155,7 @@ def speed_of(overall: float, head: float, ms: tuple[float, float, float]) -> dic
     }
 
 
-REFERENCE = Cell(cell_id="reference", label="Reference", kind="reference")
+REFERENCE = Row(cell_id="reference", label="Reference", kind="reference")
 RQ32 = system("rq32-music-tiny", "RQ-Transformer 32 RVQ", steps=32, baseline=True)
 RQ16 = system("rq16-music-tiny", "RQ-Transformer 16 RVQ", steps=16)
 MUSICGEN = system("musicgen-music-tiny", "MusicGen, retrained")
@@ -165,7 +165,7 @@ TRIGFLOW = {n: system("trigflow-music-tiny", "CALM TrigFlow", steps=n) for n in 
 
 def music_results() -> Results:
     """A run of all music rows with a sweep of head steps, through two embeddings."""
-    numbers: list[tuple[Cell, dict[str, Number]]] = [
+    numbers: list[tuple[Row, dict[str, Number]]] = [
         (REFERENCE, {"fad": None}),
         (RQ32, {"fad": around(9.2)} | speed_of(1.0, 1.0, (2.0, 6.0, 1.5))),
         (RQ16, {"fad": around(11.4)} | speed_of(1.5, 2.0, (2.0, 3.0, 1.5))),
@@ -201,7 +201,7 @@ def ablation_results() -> Results:
     """A run of the ablations with FAD over time and kept checkpoints."""
     ours = CALM[4].model_copy(update={"label": "Ours", "baseline": True})
     rows = {"calm-music-tiny": ("Ours", (5.2, 5.6, 6.0))} | ABLATED
-    numbers: list[tuple[Cell, dict[str, Number]]] = []
+    numbers: list[tuple[Row, dict[str, Number]]] = []
     for model, (label, fads) in rows.items():
         cell = ours if model == "calm-music-tiny" else system(model, label, steps=4)
         over_time = {name: around(fad, 0.1) for name, fad in zip(SEGMENTS, fads, strict=True)}

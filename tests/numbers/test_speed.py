@@ -3,8 +3,8 @@ import math
 import pytest
 
 from calm_bench.numbers.speed import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
-from calm_bench.store.records import Cell, LatencyRecord
-from calm_bench.store.results import ResultRow
+from calm_bench.store.records import LatencyRecord, Row
+from calm_bench.store.results import Value
 
 
 def sums(backbone: float, head: float, codec: float = 0.0) -> Sums:
@@ -43,8 +43,8 @@ def test_the_identity_is_exact_for_sums_whatever_the_stages_took() -> None:
     assert predicted_speedup(baseline, own) == pytest.approx(baseline.total / own.total, rel=1e-9)
 
 
-def cell(name: str, temperature: float, *, baseline: bool = False) -> Cell:
-    return Cell(
+def cell(name: str, temperature: float, *, baseline: bool = False) -> Row:
+    return Row(
         cell_id=f"{name}-t{temperature:g}",
         label=name,
         kind="system",
@@ -58,7 +58,7 @@ def cell(name: str, temperature: float, *, baseline: bool = False) -> Cell:
 
 
 CELLS = (
-    Cell(cell_id="reference", label="Reference", kind="reference"),
+    Row(cell_id="reference", label="Reference", kind="reference"),
     cell("rq", 0.8, baseline=True),
     cell("rq", 1.0, baseline=True),
     cell("calm", 0.8),
@@ -113,12 +113,12 @@ def rounds(drift: float = 0.0, control: float = 1.0, lost: int = 0) -> list[Late
     return found
 
 
-def by_cell(rows: tuple[ResultRow, ...], cell_id: str) -> dict[str, ResultRow]:
+def by_cell(rows: tuple[Value, ...], cell_id: str) -> dict[str, Value]:
     return {row.metric: row for row in rows if row.cell_id == cell_id}
 
 
 def test_every_speed_column_of_a_known_machine() -> None:
-    found = by_cell(speed_rows(CELLS, rounds()).rows, "calm-t0.8")
+    found = by_cell(speed_rows(CELLS, rounds()).values, "calm-t0.8")
     values = {name: row.value for name, row in found.items() if row.value is not None}
     assert values == pytest.approx(
         {
@@ -142,7 +142,7 @@ def test_every_speed_column_of_a_known_machine() -> None:
 
 
 def test_a_system_is_timed_once_for_all_its_temperatures() -> None:
-    rows = speed_rows(CELLS, rounds()).rows
+    rows = speed_rows(CELLS, rounds()).values
     assert {row.cell_id for row in rows} == {c.cell_id for c in CELLS if c.kind == "system"}
     for name in ("calm", "rq"):
         first, second = by_cell(rows, f"{name}-t0.8"), by_cell(rows, f"{name}-t1")
@@ -150,14 +150,14 @@ def test_a_system_is_timed_once_for_all_its_temperatures() -> None:
 
 
 def test_ratios_are_taken_within_rounds_so_that_drift_cancels() -> None:
-    drifting = by_cell(speed_rows(CELLS, rounds(drift=0.5)).rows, "calm-t0.8")["overall_speedup"]
+    drifting = by_cell(speed_rows(CELLS, rounds(drift=0.5)).values, "calm-t0.8")["overall_speedup"]
     assert drifting.value == pytest.approx(2.0, rel=1e-6)
     assert (drifting.low, drifting.high) == pytest.approx((2.0, 2.0), rel=1e-6)
     assert drifting.n == 6
 
 
 def test_the_baseline_stands_at_one_and_shows_its_own_noise() -> None:
-    found = by_cell(speed_rows(CELLS, rounds(control=1.01)).rows, "rq-t0.8")
+    found = by_cell(speed_rows(CELLS, rounds(control=1.01)).values, "rq-t0.8")
     assert found["overall_speedup"].value == 1.0
     assert found["aa_ratio"].value == pytest.approx(1.01, rel=1e-4)
 
@@ -209,7 +209,7 @@ def test_time_that_belongs_to_no_stage_is_named() -> None:
 
 def test_without_a_baseline_there_is_no_ratio_but_a_reason() -> None:
     only = [c for c in CELLS if c.label == "calm"]
-    found = by_cell(speed_rows(only, rounds()).rows, "calm-t0.8")
+    found = by_cell(speed_rows(only, rounds()).values, "calm-t0.8")
     assert found["overall_speedup"].value is None
     assert found["overall_speedup"].reason == "the baseline was not timed in this run"
     assert found["frame_ms"].value == pytest.approx(4.0)
@@ -217,15 +217,15 @@ def test_without_a_baseline_there_is_no_ratio_but_a_reason() -> None:
 
 def test_peak_memory_is_the_largest_of_all_rounds() -> None:
     records = [record(i, "rq-t0.8", (1, 1, 1), peak=(i + 1) * 10**6) for i in range(3)]
-    assert by_cell(speed_rows(CELLS, records).rows, "rq-t0.8")["peak_mb"].value == 3.0
+    assert by_cell(speed_rows(CELLS, records).values, "rq-t0.8")["peak_mb"].value == 3.0
 
 
 def test_rows_name_columns_and_recipes_that_exist() -> None:
     found = speed_rows(CELLS, rounds())
-    assert {row.metric for row in found.rows} == {column.name for column in SPEED_COLUMNS}
-    assert {row.recipe_id for row in found.rows} == set(found.recipes)
-    assert all(row.value is None or math.isfinite(row.value) for row in found.rows)
-    assert not speed_rows(CELLS, []).rows
+    assert {row.metric for row in found.values} == {column.name for column in SPEED_COLUMNS}
+    assert {row.recipe_id for row in found.values} == set(found.recipes)
+    assert all(row.value is None or math.isfinite(row.value) for row in found.values)
+    assert not speed_rows(CELLS, []).values
 
 
 def test_systems_of_different_frame_rates_compare_over_the_same_audio() -> None:
@@ -236,13 +236,13 @@ def test_systems_of_different_frame_rates_compare_over_the_same_audio() -> None:
         twice = {stage: values * 2 for stage, values in found.stage_ns.items()}
         records.append(found.model_copy(update={"frame_ns": 40_000_000, "stage_ns": twice}))
     speed = speed_rows([*CELLS, fast], records)
-    rows = by_cell(speed.rows, fast.cell_id)
+    rows = by_cell(speed.values, fast.cell_id)
     # Half as long a frame: two frames of 4 ms against one of 8 ms are no speed-up.
     assert rows["overall_speedup"].value == pytest.approx(1.0)
     assert rows["frame_ms"].value == pytest.approx(4.0)
     assert rows["second_ms"].value == pytest.approx(100.0)
     assert rows["rtf"].value == pytest.approx(0.1)
-    baseline = by_cell(speed.rows, "rq-t0.8")
+    baseline = by_cell(speed.values, "rq-t0.8")
     assert baseline["second_ms"].value == pytest.approx(100.0)
     assert len(speed.recipes) == 1  # and the table keeps them in one column
     assert all(note.startswith("A/A") for note in speed.notes)

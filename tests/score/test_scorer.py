@@ -15,18 +15,18 @@ from calm_bench.score import scorer
 from calm_bench.score.clips import ClipShelf
 from calm_bench.score.scorer import MetricScores, Scorer
 from calm_bench.score.summary import Facts, summarise_run
-from calm_bench.store.records import Cell, CellScore, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.records import Row, RowScore, ScoreRecord, TranscriptRecord, TrialRecord
 from calm_bench.store.results import Results, TrialCount
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord, Transcript, Wave
 
 RATE = 1000
 CELLS = (
-    Cell(cell_id="reference", label="Reference", kind="reference"),
-    Cell(cell_id="vae", label="VAE round trip", kind="round_trip", model="vae-debug"),
-    Cell(cell_id="silence", label="Silence", kind="silence"),
-    Cell(cell_id="a", label="A", kind="system", model="a", temperature=1.0, baseline=True),
-    Cell(cell_id="b", label="B", kind="system", model="b", temperature=1.0),
+    Row(cell_id="reference", label="Reference", kind="reference"),
+    Row(cell_id="vae", label="VAE round trip", kind="round_trip", model="vae-debug"),
+    Row(cell_id="silence", label="Silence", kind="silence"),
+    Row(cell_id="a", label="A", kind="system", model="a", temperature=1.0, baseline=True),
+    Row(cell_id="b", label="B", kind="system", model="b", temperature=1.0),
 )
 ALL = {cell.cell_id for cell in CELLS}
 PAIRS = [("b", "a")]
@@ -218,7 +218,7 @@ def test_a_clip_metric_is_recorded_per_clip_and_per_row(tmp_path: Path) -> None:
     assert len(records) == 15
     assert {record.recipe_id for record in records} == {found.recipe_id}
     assert all(record.values["level"] is not None for record in records)
-    assert [c.counts for c in store.read(CellScore)] == [{"n_clips": 3.0}] * 5
+    assert [c.counts for c in store.read(RowScore)] == [{"n_clips": 3.0}] * 5
 
 
 def test_scoring_again_writes_nothing_and_scores_nothing(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Pa
     store = make_store(tmp_path / "run")
     scores = score(store, "level", "unavailable", "gap")
     shelf = ClipShelf.of_run(CELLS, store)
-    facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={})
+    facts = Facts(run_id="r", benchmark="x", version=1, rows=CELLS, trials={})
     results = summarise_run(facts, shelf, scores, PAIRS)
     assert len(results.rows) == len(CELLS) * 3
     assert all((row.value is None) == (row.recipe_id is None) or row.reason for row in results.rows)
@@ -312,7 +312,7 @@ def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Pa
 
 
 def summarised(store: RunStore, *names: str) -> Results:
-    facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={})
+    facts = Facts(run_id="r", benchmark="x", version=1, rows=CELLS, trials={})
     shelf = ClipShelf.of_run(CELLS, store)
     return summarise_run(facts, shelf, score(store, *names), PAIRS)
 
@@ -389,7 +389,7 @@ def test_a_clip_whose_file_is_gone_or_damaged_fails_alone(tmp_path: Path) -> Non
     (store.root / "clips/a/1.0.flac").write_bytes(b"fLaC of nothing")
     scorer = Scorer(CELLS, ClipShelf.of_run(CELLS, store), store)
     scores = scorer.score(["level"], PAIRS)
-    about = {"run_id": "r", "benchmark": "x", "version": 1, "cells": CELLS}
+    about = {"run_id": "r", "benchmark": "x", "version": 1, "rows": CELLS}
     facts = Facts(**about, trials={"a": TrialCount(ok=3)}, failures=scorer.failures)
     results = summarise_run(facts, scorer.shelf, scores, PAIRS)
     row = next(r for r in results.rows if (r.cell_id, r.metric) == ("a", "level"))

@@ -3,15 +3,15 @@
 from calm_bench.score.clips import ClipShelf
 from calm_bench.score.scorer import MetricScores
 from calm_bench.score.summary import Facts, summarise_run
-from calm_bench.store.records import Cell
+from calm_bench.store.records import Row
 from calm_bench.types import Column, Estimate, MetricResult
 
 CELLS = (
-    Cell(cell_id="reference", label="Reference", kind="reference"),
-    Cell(cell_id="silence", label="Silence", kind="silence"),
-    Cell(cell_id="noise", label="Noise", kind="noise"),
-    Cell(cell_id="a", label="A", kind="system", model="a", temperature=1.0),
-    Cell(cell_id="b", label="B", kind="system", model="b", temperature=0.8),
+    Row(cell_id="reference", label="Reference", kind="reference"),
+    Row(cell_id="silence", label="Silence", kind="silence"),
+    Row(cell_id="noise", label="Noise", kind="noise"),
+    Row(cell_id="a", label="A", kind="system", model="a", temperature=1.0),
+    Row(cell_id="b", label="B", kind="system", model="b", temperature=0.8),
 )
 
 
@@ -36,7 +36,7 @@ def scores(columns: tuple[Column, ...], **values: tuple[float | None, ...]) -> M
 
 
 def notes(*found: MetricScores, table: tuple[str, ...] = ()) -> tuple[str, ...]:
-    facts = Facts(run_id="r", benchmark="x", version=1, cells=CELLS, trials={}, table=table)
+    facts = Facts(run_id="r", benchmark="x", version=1, rows=CELLS, trials={}, table=table)
     return summarise_run(facts, ClipShelf({}), found, []).notes
 
 

@@ -12,7 +12,7 @@ from calm_bench.cli.app import app
 from calm_bench.core.audio import read_audio
 from calm_bench.core.paths import benchmarks_dir
 from calm_bench.store.records import ScoreRecord
-from calm_bench.store.results import ResultRow
+from calm_bench.store.results import Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Wave
 
@@ -34,7 +34,7 @@ def write(folder: Path, waves: dict[str, Wave]) -> Path:
     return folder
 
 
-def score(out: Path, *line: object) -> dict[str, ResultRow]:
+def score(out: Path, *line: object) -> dict[str, Value]:
     """What the command finds in the first folder, by column."""
     result = CliRunner().invoke(app, ["score", *map(str, line), "--out", str(out)])
     assert result.exit_code == 0, result.output

@@ -10,7 +10,7 @@ from calm_bench.errors import InputError
 from calm_bench.generate.clips import generate, pending_batches
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
-from calm_bench.store.records import CellScore, TrialRecord
+from calm_bench.store.records import RowScore, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
 from calm_bench.systems.grid import Grid
@@ -67,7 +67,7 @@ def test_silence_is_the_prompt_and_then_nothing(made: RunStore) -> None:
 
 
 def test_round_trip_rows_know_their_codecs_bit_rate(made: RunStore) -> None:
-    rates = {s.cell_id: s.estimates["bits_per_second"] for s in made.read(CellScore)}
+    rates = {s.cell_id: s.estimates["bits_per_second"] for s in made.read(RowScore)}
     assert rates["rvq_round_trip"].value == 12.5 * 3 * 4  # frames, codebooks, bits
     assert rates["vae_round_trip"].value is None
     assert rates["vae_round_trip"].reason == "continuous latents have no bit rate"

@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from calm_bench.core import files
 from calm_bench.errors import BenchError, InputError
 from calm_bench.store.records import (
-    CellScore,
     LatencyRecord,
     Manifest,
+    RowScore,
     ScoreRecord,
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.store.results import ResultRow, Results
+from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, TimedWord, Transcript
 
@@ -83,7 +83,7 @@ def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
         values={"errors": 1, "words": None},
         note="no words",
     )
-    cell_score = CellScore(
+    cell_score = RowScore(
         metric="fad",
         recipe_id="r",
         cell_id="c",
@@ -130,7 +130,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_store import trial
+from test_run_store import trial
 from calm_bench.store.run_store import RunStore
 store = RunStore(Path({root!r}))
 with store.lock():
@@ -293,9 +293,9 @@ def test_files_are_never_written_outside(store: RunStore, tmp_path: Path) -> Non
 def test_a_missing_value_needs_its_reason_and_a_number_must_be_finite() -> None:
     common = {"cell_id": "c", "system": "CALM", "metric": "wer"}
     with pytest.raises(ValidationError, match="needs its reason"):
-        ResultRow(**common, value=None)
+        Value(**common, value=None)
     with pytest.raises(ValidationError, match="finite number"):
-        ResultRow(**common, value=float("nan"), n=3)
+        Value(**common, value=float("nan"), n=3)
 
 
 def test_a_trial_has_a_clip_or_an_error() -> None:

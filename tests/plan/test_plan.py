@@ -20,7 +20,7 @@ def plan(**overrides: object) -> Plan:
 
 
 def cell_ids(found: Plan) -> list[str]:
-    return [cell.cell_id for cell in found.cells]
+    return [cell.cell_id for cell in found.rows]
 
 
 def test_rows_are_references_then_systems_at_every_temperature() -> None:
@@ -37,7 +37,7 @@ def test_batches_cover_every_trial_once() -> None:
     assert len({trial.trial_id for trial in trials}) == len(trials)
     assert len({trial.clip for trial in trials}) == len(trials)
     assert all(len(batch.trials) <= found.spec.batch_size for batch in found.batches)
-    assert all(t.cell_id == b.cell.cell_id for b in found.batches for t in b.trials)
+    assert all(t.cell_id == b.row.cell_id for b in found.batches for t in b.trials)
 
 
 def test_the_same_options_give_the_same_plan() -> None:
@@ -103,16 +103,16 @@ def test_seeds_depend_on_prompt_and_draw_alone() -> None:
 
 
 def test_text_follows_the_audio_temperature_unless_it_is_fixed() -> None:
-    texts = {c.text_temperature for c in plan().cells if c.kind == "system"}
+    texts = {c.text_temperature for c in plan().rows if c.kind == "system"}
     assert texts == {0.8, 1.0}
     fixed = plan(text_temperature=0.7)
-    assert {c.text_temperature for c in fixed.cells if c.kind == "system"} == {0.7}
+    assert {c.text_temperature for c in fixed.rows if c.kind == "system"} == {0.7}
     assert "calm-debug-t0.8-text0.7" in cell_ids(fixed)
 
 
 def test_sampling_comes_from_the_row() -> None:
     found = plan(temperatures=(0.0,), text_temperature=0.5)
-    drawn = sampling_of(next(c for c in found.cells if c.model == "rq-debug"))
+    drawn = sampling_of(next(c for c in found.rows if c.model == "rq-debug"))
     assert (drawn.temperature, drawn.text_temperature) == (0.0, 0.5)
     assert (drawn.head_steps, drawn.top_k) == (3, 250)
 
@@ -120,7 +120,7 @@ def test_sampling_comes_from_the_row() -> None:
 @pytest.mark.parametrize("name", ["calm", "calm-debug", "CALM (debug)"])
 def test_a_system_is_chosen_by_name_by_its_first_part_or_by_label(name: str) -> None:
     found = plan(systems=(name,))
-    assert {c.model for c in found.cells if c.kind == "system"} == {"calm-debug"}
+    assert {c.model for c in found.rows if c.kind == "system"} == {"calm-debug"}
     assert "reference" in cell_ids(found)
     assert any("no baseline" in note for note in found.notes)
 
@@ -135,7 +135,7 @@ def test_random_weights_are_said() -> None:
 
 
 def test_rows_are_compared_with_the_baseline_and_with_the_first_temperature() -> None:
-    assert compared_rows(plan().cells) == [
+    assert compared_rows(plan().rows) == [
         ("calm-debug-t0.8", "rq-debug-t0.8"),
         ("calm-debug-t1", "rq-debug-t1"),
         ("rq-debug-t1", "rq-debug-t0.8"),
@@ -145,7 +145,7 @@ def test_rows_are_compared_with_the_baseline_and_with_the_first_temperature() ->
 
 def test_a_system_without_text_has_no_text_temperature() -> None:
     found = expand("ablations", Overrides(text_temperature=0.5))
-    drawn = [cell for cell in found.cells if cell.kind == "system"]
+    drawn = [cell for cell in found.rows if cell.kind == "system"]
     assert {cell.text_temperature for cell in drawn} == {None}
     assert sampling_of(drawn[0]).temperature == 1.0
     assert not any(", text" in line for line in plan_lines(found))
@@ -156,10 +156,10 @@ def test_systems_with_and_without_text_are_compared(tmp_path: Path) -> None:
     spec["systems"][-1]["model"] = "calm-music-debug"  # draws no text
     _copy_prompts(tmp_path)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec))
-    cells = expand(str(tmp_path / "mine.yaml"), Overrides(temperatures=(0.8,))).cells
+    cells = expand(str(tmp_path / "mine.yaml"), Overrides(temperatures=(0.8,))).rows
     assert compared_rows(cells) == [("calm-music-debug-t0.8", "rq-debug-t0.8")]
     other = [cell.model_copy(update={"text_temperature": 0.5}) for cell in cells if cell.baseline]
-    later = [cell for cell in plan(temperatures=(0.8,)).cells if cell.model == "calm-debug"]
+    later = [cell for cell in plan(temperatures=(0.8,)).rows if cell.model == "calm-debug"]
     assert compared_rows([*other, *later]) == []
 
 
@@ -168,17 +168,17 @@ def test_each_precision_is_a_row_compared_with_the_first() -> None:
     assert cell_ids(found)[4:] == [
         "rq-debug-t0.8-fp32", "rq-debug-t0.8-int8", "calm-debug-t0.8-fp32", "calm-debug-t0.8-int8",
     ]  # fmt: skip
-    assert [cell.precision for cell in found.cells[4:]] == ["fp32", "int8"] * 2
-    assert [cell.baseline for cell in found.cells[4:]] == [True, False, False, False]
-    assert found.cells[5].label == "RQ-Transformer (debug), int8"
-    assert compared_rows(found.cells) == [
+    assert [cell.precision for cell in found.rows[4:]] == ["fp32", "int8"] * 2
+    assert [cell.baseline for cell in found.rows[4:]] == [True, False, False, False]
+    assert found.rows[5].label == "RQ-Transformer (debug), int8"
+    assert compared_rows(found.rows) == [
         ("rq-debug-t0.8-int8", "rq-debug-t0.8-fp32"),
         ("calm-debug-t0.8-fp32", "rq-debug-t0.8-fp32"),
         ("calm-debug-t0.8-int8", "rq-debug-t0.8-fp32"),
         ("calm-debug-t0.8-int8", "rq-debug-t0.8-int8"),
         ("calm-debug-t0.8-int8", "calm-debug-t0.8-fp32"),
     ]
-    seeds = {batch.cell.cell_id: [trial.seed for trial in batch.trials] for batch in found.batches}
+    seeds = {batch.row.cell_id: [trial.seed for trial in batch.trials] for batch in found.batches}
     assert seeds["calm-debug-t0.8-int8"] == seeds["calm-debug-t0.8-fp32"]  # the same draws
 
 

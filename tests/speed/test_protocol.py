@@ -10,7 +10,7 @@ from calm_bench.config import LatencySpec
 from calm_bench.speed import in_run
 from calm_bench.speed.clocks import HostClock, clock_for
 from calm_bench.speed.protocol import Arm, measure, missing_rounds, time_arm, warm_up
-from calm_bench.store.records import Cell, LatencyRecord
+from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import SamplingParams
 
@@ -222,7 +222,7 @@ def test_peak_memory_holds_what_was_packed_and_captured_and_nothing_of_other_sys
     memory.take(5000)  # what the clips left behind
     sizes = {"big": (1000, 300, 70), "small": (200, 0, 9)}
     cells = [
-        Cell(cell_id=f"{name}-{steps}", label=name, kind="system", model=name, temperature=1.0,
+        Row(cell_id=f"{name}-{steps}", label=name, kind="system", model=name, temperature=1.0,
              text_temperature=1.0, head_steps=steps)
         for name, steps in (("big", 1), ("big", 4), ("small", 1))
     ]  # fmt: skip
