@@ -335,10 +335,10 @@ def write_flac(path: Path, wave: Wave, sample_rate: int) -> Wave:
     """
     import soundfile
 
-    encoded, samples = io.BytesIO(), _to_int16(wave)
+    encoded, samples = io.BytesIO(), to_int16(wave)
     soundfile.write(encoded, samples, sample_rate, format="FLAC", subtype="PCM_16")
     _write_whole(path, encoded.getvalue())
-    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
+    return from_int16(samples)
 
 
 def write_opus(path: Path, wave: Wave, sample_rate: int) -> None:
@@ -354,7 +354,7 @@ def write_opus(path: Path, wave: Wave, sample_rate: int) -> None:
     import soundfile
 
     rate = next((rate for rate in _OPUS_RATES if rate >= sample_rate), _OPUS_RATES[-1])
-    samples = _to_int16(resample(wave, sample_rate, rate))
+    samples = to_int16(resample(wave, sample_rate, rate))
     encoded = io.BytesIO()
     soundfile.write(
         encoded, samples, rate, format="OGG", subtype="OPUS", compression_level=_OPUS_LEVEL
@@ -385,12 +385,21 @@ def audio_hash(wave: Wave, sample_rate: int) -> str:
     return samples_hash(wave, sample_rate)
 
 
-def _to_int16(wave: Wave) -> NDArray[np.int16]:
-    """Samples rounded to 16 bits; what lies outside of [-1, 1] is clipped."""
+def to_int16(wave: Wave) -> NDArray[np.int16]:
+    """Samples rounded to 16 bits; what lies outside of [-1, 1] is clipped.
+
+    Raises:
+        InputError: If a sample is not finite.
+    """
     if not np.isfinite(wave).all():
         raise InputError("audio with NaN or infinite samples cannot be stored")
     scaled = np.rint(wave.astype(np.float64) * _FULL_SCALE)
     return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+def from_int16(samples: NDArray[np.int16]) -> Wave:
+    """Samples of 16 bits as floats in [-1, 1)."""
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 def _write_whole(path: Path, data: bytes) -> None:

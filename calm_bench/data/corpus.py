@@ -1,18 +1,20 @@
 """What a corpus is on disk: manifest.jsonl, a line per recording, and corpus.json about all."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from calm_bench.config import parse
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import disk_errors, json_lines, locked, replace
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
-from calm_bench.types import StrictModel, Wave
+from calm_bench.types import StrictModel, Wave, WordTimes
 
 Split = Literal["train", "validation", "test"]
 CorpusKind = Literal["speech", "music", "folder"]
@@ -39,7 +41,7 @@ class Item(StrictModel):
     offset: float | None = None
     sha256: str
     text: str | None = None
-    words: tuple[tuple[str, float, float], ...] | None = None
+    words: tuple[WordTimes, ...] | None = None
     text_source: Literal["given", "transcribed"] = "given"
     speaker: str | None = None
     work: str | None = None
@@ -171,14 +173,16 @@ def read_card(folder: Path) -> CorpusCard:
     Raises:
         InputError: If the folder holds no corpus, or one that cannot be read.
     """
+    path = folder / "corpus.json"
     try:
-        return CorpusCard.model_validate_json((folder / "corpus.json").read_bytes())
+        card = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"{folder} holds no corpus.json: make it with `calm-bench data`"
         ) from error
-    except ValidationError as error:
-        raise InputError(f"{folder / 'corpus.json'} is damaged: {_first(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return parse(CorpusCard, card, str(path))
 
 
 def read_manifest(folder: Path) -> list[Item]:
@@ -190,16 +194,4 @@ def read_manifest(folder: Path) -> list[Item]:
     path = folder / "manifest.jsonl"
     if not path.is_file():
         raise InputError(f"no corpus in {folder}: make it with `calm-bench data`")
-    items = []
-    for where, line in json_lines(path):
-        try:
-            items.append(Item.model_validate(line))
-        except ValidationError as error:
-            raise InputError(f"{where}: not a recording: {_first(error)}") from error
-    return items
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing wrong, on one line."""
-    found = error.errors()[0]
-    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+    return [parse(Item, line, where) for where, line in json_lines(path)]

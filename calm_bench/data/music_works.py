@@ -26,13 +26,14 @@ from calm_bench.config import parse, read_yaml
 from calm_bench.core.parallel import counted
 from calm_bench.data.corpus import Split
 from calm_bench.data.scores import Score, corpus_dir, kept_score
+from calm_bench.data.splits import Groups, position, split_at
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import StrictModel
 
 SOURCES = Path(__file__).with_name("music_sources.yaml")
 WORKS = Path(__file__).with_name("music_works.tsv")
-HELD_OUT = {"test": 0.12, "validation": 0.05}
+HELD_OUT: dict[Split, float] = {"test": 0.12, "validation": 0.05}
 """Shares of the groups."""
 PHRASE_NOTES = 16
 """Steps and rhythm of this many notes in a row, in any part, make two works one group."""
@@ -143,10 +144,7 @@ def list_hash() -> str:
 
 def split_of(group: str) -> Split:
     """Where the works of a group are: some 12 % for test, 5 % for validation."""
-    drawn = int(content_hash("music split", group), 16) / 16**16
-    if drawn < HELD_OUT["test"]:
-        return "test"
-    return "validation" if drawn < sum(HELD_OUT.values()) else "train"
+    return split_at(position("music split", group), HELD_OUT)
 
 
 def playlist(split: Split) -> Iterator[tuple[Work, int]]:
@@ -207,21 +205,12 @@ def phrases(score: Score) -> set[int]:
 
 def group_works(works: Sequence[tuple[str, set[int]]]) -> dict[str, str]:
     """The group of each path: the first path of all that hang together by opus or by a phrase."""
-    leader = {path: path for path, _ in works}
-
-    def find(path: str) -> str:
-        while leader[path] != path:
-            leader[path] = leader[leader[path]]
-            path = leader[path]
-        return path
-
+    groups = Groups()
     first: dict[object, str] = {}
     for path, runs in works:
         for mark in (opus(path), *runs):
-            other = find(first.setdefault(mark, path))
-            mine = find(path)
-            leader[max(mine, other)] = min(mine, other)
-    return {path: find(path) for path, _ in works}
+            groups.join(path, first.setdefault(mark, path))
+    return {path: groups.of(path) for path, _ in works}
 
 
 def playable() -> Iterator[str]:

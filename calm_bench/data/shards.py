@@ -3,11 +3,16 @@
 The folder of a split is named by its content (file hashes, words, rate, resampler), so a corpus
 that changed is prepared anew and one that did not is never read twice:
 
-    corpus/shards/<split>-<rate>-<hash>/{audio.i16, audio.i16.json, index.json, frames-<codec>.bin}
+    corpus/shards/<split>-<rate>-<hash>/{audio.i16, audio.i16.json, frames-<codec>.bin, …}
+
+In such a file many arrays lie end to end, appended one by one; who was killed goes on where he was.
+T is an array's own length; a trailing width is common to all of them.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,32 +21,140 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.core.audio import RESAMPLER
-from calm_bench.core.files import disk_errors, locked, replace
+from calm_bench.core.audio import RESAMPLER, from_int16, to_int16
+from calm_bench.core.files import committed_lines, disk_errors, locked, replace
 from calm_bench.core.parallel import counted, ordered_map
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
-from calm_bench.data.packed import PackedArrays, Packer, is_packed, open_packed
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash
-from calm_bench.types import TimedWord, Wave
-
-FULL_SCALE = 32768
+from calm_bench.types import Wave
 
 Encode = Callable[[Wave], NDArray[Any]]
 """Audio [S] to latents [T, C] (kept as float16) or codes [T, K] (kept as int16), time first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardItem:
-    """One recording of a split: where its samples lie and what is said in it."""
+class PackedArrays:
+    """Read-only views of arrays [T] or [T, width] that share one memory-mapped file."""
 
-    id: str
-    split: Split
-    offset: int
-    samples: int
-    text: str | None
-    words: tuple[TimedWord, ...] | None
-    sha: str
+    data: NDArray[Any]
+    edges: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.edges.size) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """T of each array."""
+        return np.diff(self.edges)
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"array {index} of {len(self)}")
+        return self.data[self.edges[index] : self.edges[index + 1]]
+
+
+def _header(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the file was finished: its header is written last."""
+    return path.is_file() and _header(path).is_file()
+
+
+def open_packed(path: Path) -> PackedArrays:
+    """Open a finished file.
+
+    Raises:
+        InputError: If it is missing, unfinished, or not as long as its header says.
+    """
+    if not is_packed(path):
+        raise InputError(f"{path} was not prepared, or not to its end")
+    header = json.loads(_header(path).read_bytes())
+    dtype, width, lengths = np.dtype(header["dtype"]), header["width"], header["lengths"]
+    edges = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    shape = (int(edges[-1]),) if width is None else (int(edges[-1]), width)
+    expected = math.prod(shape) * dtype.itemsize
+    if path.stat().st_size != expected:
+        found = path.stat().st_size
+        raise InputError(f"{path} has {found} bytes, not {expected}: delete {path.parent}")
+    if expected == 0:  # an empty file cannot be mapped
+        return PackedArrays(data=np.zeros(shape, dtype), edges=edges)
+    return PackedArrays(data=np.memmap(path, dtype, "r", shape=shape), edges=edges)
+
+
+class Packer:
+    """Appends arrays to `path`; what a killed process had finished is kept and counted by `len`."""
+
+    def __init__(self, path: Path, dtype: Any) -> None:
+        """Take up the work where it stopped, dropping an array that was half written."""
+        self.path, self.dtype = path, np.dtype(dtype)
+        self._data = path.with_name(f"{path.name}.part")
+        self._log = path.with_name(f"{path.name}.part.jsonl")
+        self._shapes = self._finished()
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def _size(self, shapes: Sequence[Sequence[int]]) -> int:
+        return sum(math.prod(shape) for shape in shapes) * int(self.dtype.itemsize)
+
+    def _finished(self) -> list[list[int]]:
+        """Shapes of the arrays that are whole on disk: each is logged after its samples."""
+        shapes: list[list[int]] = [json.loads(line) for line in committed_lines(self._log)]
+        size = self._data.stat().st_size if self._data.is_file() else 0
+        while shapes and self._size(shapes) > size:
+            shapes.pop()
+        return shapes
+
+    def __enter__(self) -> "Packer":
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log.write_text("".join(f"{shape}\n" for shape in self._shapes))
+            self._data.touch()
+            self._out = self._data.open("r+b", buffering=0)
+            self._out.truncate(self._size(self._shapes))
+            self._out.seek(0, os.SEEK_END)
+            self._lines = self._log.open("a")
+        return self
+
+    def append(self, array: NDArray[Any]) -> None:
+        """Add one array [T] or [T, width], cast to the file's dtype.
+
+        Raises:
+            InputError: If the disk is full; what was appended before is safe.
+        """
+        shape = [int(n) for n in array.shape]
+        if self._shapes and shape[1:] != self._shapes[0][1:]:
+            raise ValueError(f"arrays of width {self._shapes[0][1:]} and {shape[1:]} in one file")
+        left = memoryview(np.ascontiguousarray(array, self.dtype).tobytes())
+        with disk_errors(self.path):
+            while left:
+                left = left[self._out.write(left) :]
+            self._lines.write(f"{shape}\n")
+            self._lines.flush()
+        self._shapes.append(shape)
+
+    def finish(self) -> PackedArrays:
+        """Give the file its name and header and open it."""
+        with disk_errors(self.path):
+            os.fsync(self._out.fileno())
+            self._close()
+            self._data.replace(self.path)
+        width = self._shapes[0][1] if self._shapes and len(self._shapes[0]) > 1 else None
+        lengths = [shape[0] for shape in self._shapes]
+        header = {"dtype": self.dtype.str, "width": width, "lengths": lengths}
+        replace(_header(self.path), json.dumps(header).encode())
+        self._log.unlink()
+        return open_packed(self.path)
+
+    def _close(self) -> None:
+        self._out.close()
+        self._lines.close()
+
+    def __exit__(self, *problem: object) -> None:
+        self._close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +165,16 @@ class Shards:
     split: Split
     sample_rate: int
     content_hash: str
-    items: tuple[ShardItem, ...]
+    items: tuple[Item, ...]
     audio: PackedArrays
 
     def __len__(self) -> int:
         """How many recordings there are."""
         return len(self.items)
 
-    def wave(self, index: int) -> NDArray[np.int16]:
-        """The samples of a recording, a view of the file: [S]."""
-        view: NDArray[np.int16] = self.audio[index]
-        return view
-
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Wave:
         """Samples `start` to `stop` of a recording as floats in [-1, 1): [S']."""
-        return self.wave(index)[start:stop].astype(np.float32) / np.float32(FULL_SCALE)
+        return from_int16(self.audio[index][start:stop])
 
     @property
     def seconds(self) -> float:
@@ -74,113 +182,54 @@ class Shards:
         return float(self.audio.edges[-1]) / self.sample_rate
 
 
-def _identity(items: list[Item], sample_rate: int) -> str:
-    parts = [
-        [item.id, item.sha256, item.text, item.words]
-        + ([] if item.offset is None else [item.offset, item.seconds])
-        for item in items
-    ]
-    return content_hash(RESAMPLER, sample_rate, parts)
-
-
-def _folder(corpus: Path, split: Split, items: list[Item], sample_rate: int) -> Path:
-    return corpus / "shards" / f"{split}-{sample_rate}-{_identity(items, sample_rate)}"
-
-
-def _split_items(corpus: Path, split: str) -> list[Item]:
-    items = [item for item in read_manifest(corpus) if item.split == split]
-    if not items:
-        raise InputError(f"the corpus in {corpus} has no {split} recordings")
-    return items
-
-
-def _pcm(corpus: Path, item: Item, sample_rate: int) -> NDArray[np.int16]:
-    """A recording as int16 at the shards' rate, [S]."""
-    wave, _ = item.read(corpus, sample_rate)
-    scaled = np.rint(wave.astype(np.float64) * FULL_SCALE)
-    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-
-
-def _prepare_split(
-    corpus: Path, split: Split, items: list[Item], sample_rate: int, jobs: int | None
-) -> None:
-    folder = _folder(corpus, split, items, sample_rate)
-    path = folder / "audio.i16"
-    if not is_packed(path):
-        with Packer(path, np.int16) as packer:
-            left = items[len(packer) :]
-            waves = ordered_map(lambda item: _pcm(corpus, item, sample_rate), left, jobs)
-            title = f"preparing {split} at {sample_rate} Hz"
-            for wave in counted(waves, len(items), title, done=len(packer)):
-                packer.append(wave)
-            packer.finish()
-    index = folder / "index.json"
-    if not index.is_file():
-        edges = open_packed(path).edges
-        replace(index, json.dumps(list(_index(items, edges)), ensure_ascii=False).encode())
-
-
-def _index(items: list[Item], edges: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-    for item, start, stop in zip(items, edges[:-1], edges[1:], strict=True):
-        yield {
-            "id": item.id,
-            "split": item.split,
-            "offset": int(start),
-            "samples": int(stop - start),
-            "text": item.text,
-            "words": item.words,
-            "sha": item.sha256,
-        }
-
-
-def prepare(
-    corpus_dir: Path, sample_rate: int, split: Split = "train", *, jobs: int | None = None
-) -> Shards:
+def prepare(corpus: Path, sample_rate: int, split: Split = "train") -> Shards:
     """Resample every split of a corpus into memory-mapped files, once, and open one of them.
 
     What is there already is not done again; a killed preparation goes on where it stopped, and
     another process's preparation is waited for.
 
     Raises:
-        InputError: If the folder holds no corpus, or a file of it can no longer be read.
+        InputError: If the folder holds no corpus, none of its recordings is of the split, or a file
+            can no longer be read.
     """
-    every = read_manifest(corpus_dir)
-    with disk_errors(corpus_dir):
-        (corpus_dir / "shards").mkdir(exist_ok=True)
-    with locked(corpus_dir / "shards" / ".lock", wait=True):
+    every = read_manifest(corpus)
+    with disk_errors(corpus):
+        (corpus / "shards").mkdir(exist_ok=True)
+    prepared: dict[Split, Shards] = {}
+    with locked(corpus / "shards" / ".lock", wait=True):
         for name in SPLITS:
-            items = [item for item in every if item.split == name]
-            if items:
-                _prepare_split(corpus_dir, name, items, sample_rate, jobs)
-    return open_shards(corpus_dir, sample_rate, split)
+            if items := [item for item in every if item.split == name]:
+                prepared[name] = _prepare_split(corpus, name, items, sample_rate)
+    if split not in prepared:
+        raise InputError(f"the corpus in {corpus} has no {split} recordings")
+    return prepared[split]
 
 
-def open_shards(corpus_dir: Path, sample_rate: int, split: Split) -> Shards:
-    """Open the prepared audio of one split.
-
-    Raises:
-        InputError: If the split is empty or was not prepared at this rate since the corpus changed.
-    """
-    items = _split_items(corpus_dir, split)
-    folder = _folder(corpus_dir, split, items, sample_rate)
-    if not (folder / "index.json").is_file():
-        raise InputError(f"the {split} split of {corpus_dir} is not prepared at {sample_rate} Hz")
-    records = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+def _prepare_split(corpus: Path, split: Split, items: Sequence[Item], sample_rate: int) -> Shards:
+    content = content_hash(RESAMPLER, sample_rate, [_identity(item) for item in items])
+    folder = corpus / "shards" / f"{split}-{sample_rate}-{content}"
+    path = folder / "audio.i16"
+    if not is_packed(path):
+        with Packer(path, np.int16) as packer:
+            left = items[len(packer) :]
+            waves = ordered_map(lambda item: to_int16(item.read(corpus, sample_rate)[0]), left)
+            title = f"preparing {split} at {sample_rate} Hz"
+            for wave in counted(waves, len(items), title, done=len(packer)):
+                packer.append(wave)
+            packer.finish()
     return Shards(
         folder=folder,
         split=split,
         sample_rate=sample_rate,
-        content_hash=_identity(items, sample_rate),
-        items=tuple(_item(record) for record in records),
-        audio=open_packed(folder / "audio.i16"),
+        content_hash=content,
+        items=tuple(items),
+        audio=open_packed(path),
     )
 
 
-def _item(record: dict[str, Any]) -> ShardItem:
-    words = record.pop("words")
-    if words is not None:
-        words = tuple(TimedWord(word=w, start=start, end=end) for w, start, end in words)
-    return ShardItem(words=words, **record)
+def _identity(item: Item) -> list[Any]:
+    stretch = [] if item.offset is None else [item.offset, item.seconds]
+    return [item.id, item.sha256, item.text, item.words, *stretch]
 
 
 def frames_path(shards: Shards, codec_key: str) -> Path:

@@ -198,37 +198,57 @@ def _empty(splits: Sequence[Split], shares: Mapping[Split, float], n_drawn: int)
     return [f"{split} is empty: {why}" for split in asked if split not in splits]
 
 
+class Groups:
+    """What belongs together, directly or through others: each group goes by its smallest key."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def of(self, key: str) -> str:
+        """The name of a key's group."""
+        top = key
+        while self._above.setdefault(top, top) != top:
+            top = self._above[top]
+        self._above[key] = top
+        return top
+
+    def join(self, one: str, other: str) -> None:
+        """Make the groups of two keys one."""
+        low, high = sorted((self.of(one), self.of(other)))
+        self._above[high] = low
+
+
 def _components(candidates: Sequence[Candidate], hashes: Sequence[str]) -> list[str]:
     """A name for each recording that it shares with all that it must stay with."""
-    above: dict[str, str] = {}
-
-    def top(key: str) -> str:
-        highest = key
-        while above.setdefault(highest, highest) != highest:
-            highest = above[highest]
-        above[key] = highest
-        return highest
-
+    groups = Groups()
     for candidate in candidates:
         for key in candidate.groups[1:]:
-            low, high = sorted((top(candidate.groups[0]), top(key)))
-            above[high] = low
+            groups.join(candidate.groups[0], key)
     return [
-        top(candidate.groups[0]) if candidate.groups else own
+        groups.of(candidate.groups[0]) if candidate.groups else own
         for candidate, own in zip(candidates, hashes, strict=True)
     ]
+
+
+def position(*name: str) -> float:
+    """Where between 0 and 1 a name falls, by its hash."""
+    return int(content_hash(*name), 16) / 16**16
+
+
+def split_at(place: float, shares: Mapping[Split, float]) -> Split:
+    """The split that a place between 0 and 1 is in: first test, then validation, then training."""
+    test = shares.get("test", 0.0)
+    if place < test:
+        return "test"
+    return "validation" if place < test + shares.get("validation", 0.0) else "train"
 
 
 def _draw(
     sizes: Mapping[str, int], shares: Mapping[Split, float], trained: bool
 ) -> dict[str, Split]:
     """A split for each group, by a hash of its name; the smallest fill what would stay empty."""
-    value = {name: int(content_hash("split", name), 16) / 16**16 for name in sizes}
-    test = shares.get("test", 0.0)
-    drawn: dict[str, Split] = {}
-    for name, position in value.items():
-        within = position < test + shares.get("validation", 0.0)
-        drawn[name] = "test" if position < test else "validation" if within else "train"
+    value = {name: position("split", name) for name in sizes}
+    drawn = {name: split_at(place, shares) for name, place in value.items()}
     needed: list[Split] = [] if trained else ["train"]
     for split in (*needed, "test", "validation"):
         counts = Counter(drawn.values())

@@ -16,7 +16,7 @@ from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.config import ModelConfig, WeightsSpec, parse
 from calm_bench.core import paths
 from calm_bench.core.files import disk_errors, replace
-from calm_bench.data.shards import Shards, prepare
+from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system
@@ -24,60 +24,15 @@ from calm_bench.systems.monologue import train_tokenizer
 from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
 from calm_bench.training.calm import CalmObjective, FlowObjective
-from calm_bench.training.frames import frame_split
+from calm_bench.training.codec import CodecObjective, CodecTraining
 from calm_bench.training.language import (
     LanguageObjective,
     LanguageTraining,
     MusicGenObjective,
     RqObjective,
+    frame_split,
 )
-from calm_bench.training.objective import Objective
-from calm_bench.training.recipe import TrainingConfig
-
-
-def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path) -> None:
-    text = config.architecture.get("text") or {}
-    name = text.get("tokenizer")
-    if name is None or (folder / name).is_file():
-        return
-    shards = prepare(corpus, load_codec(str(config.codec)).sample_rate, "train")
-    texts = [" ".join(w.word for w in item.words) for item in shards.items if item.words]
-    if not texts:
-        raise InputError(
-            f"{corpus} has no words: a system with a text stream cannot be trained on it"
-        )
-    tokenizer = train_tokenizer(texts, text["vocab_size"])
-    tokenizer.save(str(folder / name))
-
-
-def build_language_objective(
-    config: ModelConfig, recipe: TrainingConfig, where: str, corpus: Path
-) -> LanguageObjective:
-    """The objective of a system: frames encoded by its codec, tokenizer made if there is none."""
-    folder = Path(where).parent
-    _ensure_tokenizer(config, folder, corpus)
-    system = build_system(config, folder, load_codec(str(config.codec)))
-    extra = parse(LanguageTraining, recipe.objective, f"{where}: training.objective")
-    objective = objective_of(system)
-    if objective is None:
-        raise InputError(
-            f"{where}: there is no training objective for systems of type {config.type!r}"
-        )
-    codec = str(config.codec)
-    train = frame_split(corpus, "train", codec, system)
-    return objective(
-        system, extra, recipe, (train, frame_split(corpus, "validation", codec, system))
-    )
-
-
-def objective_of(system: object) -> type[LanguageObjective] | None:
-    """The objective for a system's head."""
-    if isinstance(system, CalmSystem):
-        return FlowObjective if system.config.sampler == "trigflow" else CalmObjective
-    if isinstance(system, RqSystem):
-        return RqObjective
-    return MusicGenObjective if isinstance(system, MusicGenSystem) else None
-
+from calm_bench.training.objective import Objective, TrainingConfig
 
 OURS = r"weights(-[0-9a-f]{12})?\.safetensors"
 """What weights are called here: by their content, and before that by nothing."""
@@ -113,35 +68,57 @@ def corpus_dir(name: str) -> Path:
     )
 
 
-def shards_of(corpus: Path, sample_rate: int) -> tuple[Shards, Shards]:
-    """Training and validation audio at a rate, prepared if they are not."""
-    train = prepare(corpus, sample_rate, "train")
-    return train, prepare(corpus, sample_rate, "validation")
-
-
 def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> Objective:
-    """The objective that trains a model of this kind, its module drawn from the config's seed."""
-    corpus = corpus_dir(recipe.corpus)
-    if config.kind == "codec":
-        from calm_bench.training.codec import CodecObjective, CodecTraining
+    """The objective that trains a model of this kind, its module drawn from the config's seed.
 
-        codec = build_module(registry.load("codec", config.type), config, where)
-        extra = parse(CodecTraining, recipe.objective, f"{where}: training.objective")
-        train, validation = shards_of(corpus, codec.sample_rate)
-        return CodecObjective(codec, extra, train, validation, recipe.seed)
-
-    return build_language_objective(config, recipe, where, corpus)
-
-
-def write_model(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], card: str) -> str:
-    """Write weights, config.yaml and the card.
-
-    Returns:
-        The sha256 of the weights.
+    Audio and frames are prepared if they are not, and a tokenizer is made if there is none.
     """
-    sha256 = write_weights(folder, config, weights)
-    replace(folder / "card.md", card.encode())
-    return sha256
+    corpus = corpus_dir(recipe.corpus)
+    its_own = f"{where}: training.objective"
+    if config.kind == "codec":
+        codec = build_module(registry.load("codec", config.type), config, where)
+        training = parse(CodecTraining, recipe.objective, its_own)
+        train = prepare(corpus, codec.sample_rate, "train")
+        validation = prepare(corpus, codec.sample_rate, "validation")
+        return CodecObjective(codec, training, train, validation, recipe.seed)
+    folder, name = Path(where).parent, str(config.codec)
+    _ensure_tokenizer(config, folder, corpus)
+    system = build_system(config, folder, load_codec(name))
+    options = parse(LanguageTraining, recipe.objective, its_own)
+    objective = _objective_of(system)
+    if objective is None:
+        raise InputError(
+            f"{where}: there is no training objective for systems of type {config.type!r}"
+        )
+    splits = (
+        frame_split(corpus, "train", name, system),
+        frame_split(corpus, "validation", name, system),
+    )
+    return objective(system, options, recipe, splits)
+
+
+def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path) -> None:
+    text = config.architecture.get("text") or {}
+    name = text.get("tokenizer")
+    if name is None or (folder / name).is_file():
+        return
+    shards = prepare(corpus, load_codec(str(config.codec)).sample_rate, "train")
+    texts = [" ".join(word for word, _, _ in item.words) for item in shards.items if item.words]
+    if not texts:
+        raise InputError(
+            f"{corpus} has no words: a system with a text stream cannot be trained on it"
+        )
+    tokenizer = train_tokenizer(texts, text["vocab_size"])
+    tokenizer.save(str(folder / name))
+
+
+def _objective_of(system: object) -> type[LanguageObjective] | None:
+    """The objective for a system's head."""
+    if isinstance(system, CalmSystem):
+        return FlowObjective if system.config.sampler == "trigflow" else CalmObjective
+    if isinstance(system, RqSystem):
+        return RqObjective
+    return MusicGenObjective if isinstance(system, MusicGenSystem) else None
 
 
 def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
@@ -173,12 +150,7 @@ def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tenso
     data = config.model_copy(update={"weights": named}).model_dump(mode="json", exclude_none=True)
     text = yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
     replace(folder / "config.yaml", text.encode())
-    for path in _superseded(folder, named.file):
-        path.unlink()
+    for path in list(folder.iterdir()):  # files of other names are the user's
+        if re.fullmatch(OURS, path.name) and path.name != named.file:
+            path.unlink()
     return sha256
-
-
-def _superseded(folder: Path, current: str) -> list[Path]:
-    """Weights that the config names no more; files of other names are the user's."""
-    ours = (path for path in folder.iterdir() if re.fullmatch(OURS, path.name))
-    return [path for path in ours if path.name != current]

@@ -4,36 +4,180 @@ VAE and RVQ share trunk, data, batches and reconstruction losses; only the bottl
 differs (paper section 4.1): KL to a unit Gaussian, summed over channels, or commitment.
 Adversarial losses are optional, because on two CPU cores they cost more than they give at this
 scale.
+
+B batch, S samples, F frequency bins, T STFT frames.
 """
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from calm_bench.codecs.autoencoder import Autoencoder
+from calm_bench.codecs.blocks import LOG_FLOOR, mel_filterbank
 from calm_bench.codecs.rvq import AVERAGES, RvqCodec
 from calm_bench.codecs.vae import VaeCodec
 from calm_bench.core.audio import write_flac
 from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
-from calm_bench.training.losses import (
-    Distillation,
-    MultiScaleDiscriminator,
-    SpectralLoss,
-    Verdicts,
-    feature_matching,
-    hinge_discriminator,
-    hinge_generator,
-    load_teacher,
-)
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
 from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
+
+
+Teacher = Callable[[Tensor, int], Tensor]
+"""Audio [B, S] and its rate to features [B, T', E], T' frames over the same time."""
+
+
+def load_teacher(target: str) -> Teacher:
+    """The callable behind `package.module:attribute`.
+
+    Raises:
+        InputError: If it cannot be imported or called.
+    """
+    module, _, attribute = target.partition(":")
+    try:
+        teacher = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"the teacher {target!r} cannot be loaded: {error}") from error
+    if not callable(teacher):
+        raise InputError(f"the teacher {target!r} is not callable")
+    return teacher  # type: ignore[no-any-return]
+
+
+class Distillation(nn.Module):
+    """One minus the cosine between projected latents and the teacher's features."""
+
+    def __init__(self, teacher: Teacher, sample_rate: int, channels: int) -> None:
+        """Ask the teacher for its width with a tenth of a second of silence."""
+        super().__init__()
+        self.teacher, self.sample_rate = teacher, sample_rate
+        with torch.no_grad():
+            width = teacher(torch.zeros(1, sample_rate // 10), sample_rate).shape[-1]
+        self.projection = nn.Linear(channels, width)
+
+    def forward(self, latents: Tensor, wave: Tensor) -> Tensor:
+        """Mean loss of latents [B, T, C] for audio [B, S], features pooled to the frame rate."""
+        with torch.no_grad():
+            features = self.teacher(wave, self.sample_rate).float()  # [B, T', E]
+        pooled = F.adaptive_avg_pool1d(features.transpose(1, 2), latents.shape[1]).transpose(1, 2)
+        return 1 - F.cosine_similarity(self.projection(latents.float()), pooled, dim=-1).mean()
+
+
+MEL_BANDS = {2048: 80, 1024: 80, 512: 64, 256: 32, 128: 16}
+"""By FFT size, over how many bands the spectral loss looks."""
+
+
+class SpectralLoss(nn.Module):
+    """L1 between log-mel spectra plus relative L1 between magnitudes, averaged over resolutions."""
+
+    def __init__(self, sample_rate: int) -> None:
+        """Hops are a quarter of each FFT size."""
+        super().__init__()
+        for n_fft, n_mels in MEL_BANDS.items():
+            self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), False)
+            self.register_buffer(f"bank{n_fft}", mel_filterbank(n_mels, n_fft, sample_rate), False)
+
+    def magnitude(self, wave: Tensor, n_fft: int) -> Tensor:
+        """Magnitude STFT [B, F, T] of audio [B, S]."""
+        window = getattr(self, f"window{n_fft}")
+        spectrum = torch.stft(wave, n_fft, n_fft // 4, window=window, return_complex=True)
+        return torch.view_as_real(spectrum).square().sum(-1).add(1e-9).sqrt()
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of output [B, S] against target [B, S] over the resolutions that fit into S."""
+        total = output.new_zeros(())
+        sizes = [n_fft for n_fft in MEL_BANDS if n_fft // 2 < output.shape[1]]
+        for n_fft in sizes:
+            bank = getattr(self, f"bank{n_fft}")
+            x, y = self.magnitude(output, n_fft), self.magnitude(target, n_fft).detach()
+            log_x = torch.matmul(bank, x).clamp_min(LOG_FLOOR).log()
+            log_y = torch.matmul(bank, y).clamp_min(LOG_FLOOR).log()
+            total = (
+                total + F.l1_loss(log_x, log_y) + (x - y).abs().mean() / y.mean().clamp_min(1e-4)
+            )
+        return total / len(sizes)
+
+
+class StftDiscriminator(nn.Module):
+    """A small convolutional judge of one complex STFT (EnCodec, Defossez et al. 2022)."""
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, width: int) -> None:
+        """`width` channels in every layer but the last."""
+        super().__init__()
+        self.n_fft = n_fft
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        shapes = [(2, (1, 1), 1), (width, (2, 1), 1), (width, (2, 1), 2), (width, (2, 1), 4)]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c, width, (5, 3), stride=stride, dilation=(1, d), padding=(2, d))
+            for c, stride, d in shapes
+        )
+        self.last = nn.Conv2d(width, 1, (3, 3), padding=1)
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits and the features of each layer for audio [B, S]."""
+        spectrum = torch.stft(
+            wave,
+            self.n_fft,
+            self.n_fft // 4,
+            window=self.window,
+            normalized=True,
+            return_complex=True,
+        )
+        x = torch.view_as_real(spectrum).permute(0, 3, 1, 2)  # [B, 2, F, T]
+        features = []
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.2)
+            features.append(x)
+        return self.last(x), features
+
+
+Verdicts = list[tuple[Tensor, list[Tensor]]]
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """One STFT discriminator per resolution."""
+
+    def __init__(self, width: int = 16, n_ffts: tuple[int, ...] = (1024, 512, 256)) -> None:
+        """Resolutions in samples."""
+        super().__init__()
+        self.judges = nn.ModuleList(StftDiscriminator(n, width) for n in n_ffts)
+
+    def forward(self, wave: Tensor) -> Verdicts:
+        """Each judge's logits and features."""
+        return [judge(wave) for judge in self.judges]
+
+
+def hinge_discriminator(real: Verdicts, fake: Verdicts) -> Tensor:
+    """The judges' loss: real above 1, fake below -1."""
+    losses = [
+        F.relu(1 - r).mean() + F.relu(1 + f).mean()
+        for (r, _), (f, _) in zip(real, fake, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def hinge_generator(fake: Verdicts) -> Tensor:
+    """The codec's adversarial loss: its output should be taken for real."""
+    return torch.stack([-logits.mean() for logits, _ in fake]).mean()
+
+
+def feature_matching(real: Verdicts, fake: Verdicts) -> Tensor:
+    """Relative L1 between the judges' features of real and decoded audio."""
+    losses = [
+        (f - r.detach()).abs().mean() / r.detach().abs().mean().clamp_min(1e-6)
+        for (_, reals), (_, fakes) in zip(real, fake, strict=True)
+        for r, f in zip(reals, fakes, strict=True)
+    ]
+    return torch.stack(losses).mean()
 
 
 class CodecTraining(StrictModel):
@@ -100,6 +244,11 @@ class CodecObjective(Objective):
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Where the codec lies."""
+        return next(self.codec.parameters()).device
+
+    @property
     def adversary(self) -> nn.Module | None:
         """The discriminators, if the config weighs them."""
         return self.judges
@@ -107,7 +256,7 @@ class CodecObjective(Objective):
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
         """Random crops [B, S], clips drawn by their length."""
         rng = step_rng(self.seed, step, "crops")
-        lengths = np.array([item.samples for item in self.train.items])
+        lengths = self.train.audio.lengths
         picks = rng.choice(len(lengths), size, p=lengths / lengths.sum())
         starts = (rng.random(size) * np.maximum(1, lengths[picks] - self.samples)).astype(int)
         waves = np.zeros((size, self.samples), np.float32)
@@ -177,20 +326,18 @@ class CodecObjective(Objective):
             return None
         real, fake = self._last
         self._last = None
-        verdicts: tuple[Verdicts, Verdicts] = (self.judges(real), self.judges(fake))
-        return hinge_discriminator(*verdicts)
+        return hinge_discriminator(self.judges(real), self.judges(fake))
 
     def validate(self) -> dict[str, float]:
         """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips.
 
         An RVQ codec's first levels alone, if it is trained for that, are measured too.
         """
-        device = next(self.codec.parameters()).device
-        spectral = self.spectral.to(device)
+        spectral = self.spectral.to(self.device)
         losses: dict[str, list[float]] = {}
         for index in range(min(8, len(self.validation))):
             wave = torch.from_numpy(self.validation.read(index, 0, 10 * self.codec.sample_rate))
-            wave = self.codec.pad(wave[None]).to(device)
+            wave = self.codec.pad(wave[None]).to(self.device)
             frames = self.codec.encode(wave)
             tried = {"spectral": frames}
             tried |= {f"spectral_{n}": frames[:, :n] for n in self.config.dropped_to}
@@ -201,9 +348,8 @@ class CodecObjective(Objective):
     def sample(self, folder: Path, step: int) -> None:
         """Write the round trip of one held-out clip."""
         folder.mkdir(parents=True, exist_ok=True)
-        device = next(self.codec.parameters()).device
         wave = torch.from_numpy(self.validation.read(0, 0, 10 * self.codec.sample_rate))[None]
-        output = self.codec.decode(self.codec.encode(wave.to(device)))[0].cpu().numpy()
+        output = self.codec.decode(self.codec.encode(wave.to(self.device)))[0].cpu().numpy()
         write_flac(folder / f"{step:07d}.flac", output, self.codec.sample_rate)
 
     def export(self) -> dict[str, Tensor]:
@@ -214,20 +360,18 @@ class CodecObjective(Objective):
         return {k: v for k, v in self.codec.state_dict().items() if k not in averages}
 
     def _measure_latents(self, codec: VaeCodec, clips: int = 128) -> None:
-        device = next(codec.parameters()).device
         codec.latent_mean.zero_()
         codec.latent_std.fill_(1.0)
         step = max(1, len(self.train) // clips)
         with torch.no_grad():
             latents = [
-                codec.encode(torch.from_numpy(self.train.read(i))[None].to(device))[0]
+                codec.encode(torch.from_numpy(self.train.read(i))[None].to(self.device))[0]
                 for i in range(0, len(self.train), step)
             ]
         every = torch.cat(latents).double()  # [sum T, C]
         std = every.std(0)
-        # A channel that the KL term has all but closed is not blown up to unit variance:
-        # it would take
-        # a full share of the language model's loss and give the decoder next to nothing.
+        # A channel that the KL term has all but closed is not blown up to unit variance: it would
+        # take a full share of the language model's loss and give the decoder next to nothing.
         codec.latent_mean.copy_(every.mean(0))
         codec.latent_std.copy_(std.clamp_min(STD_FLOOR * std.median()))
 

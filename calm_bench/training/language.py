@@ -2,32 +2,33 @@
 
 B batch, T frames, D width, C latent channels, K codebooks. A batch is a function of (seed, step)
 and of the corpus alone, never of the system: whatever the codec, the same seconds of the same
-recordings are seen. Objectives differ by head: `training/calm.py`, `training/tokens.py`.
+recordings are seen. Objectives differ by head; those of CALM lie in `training/calm.py`.
 """
 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calm_bench.codecs.checkpoints import codec_key, load_codec
 from calm_bench.core.audio import write_flac
+from calm_bench.data.shards import PackedArrays, Shards, prepare, write_frames
 from calm_bench.nn.trigflow import ConsistencyConfig, TimeLaw
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.monologue import PAD
 from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.training.frames import FrameSplit
-from calm_bench.training.objective import Objective, StepLoss, step_rng
-from calm_bench.training.recipe import TrainingConfig
-from calm_bench.types import SamplingParams, StrictModel
+from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, step_rng
+from calm_bench.types import SamplingParams, StrictModel, timed
 
 
 def code_loss(logits: Tensor, codes: Tensor) -> StepLoss:
@@ -66,6 +67,57 @@ class LanguageTraining(StrictModel):
     flow: TimeLaw = TimeLaw()
 
 
+class FrameSplit:
+    """One split's frames and text tokens, cropped on demand."""
+
+    def __init__(self, shards: Shards, frames: PackedArrays, system: StreamingSystem) -> None:
+        """Lay out the text stream of every recording once."""
+        self.shards, self.frames, self.lead = shards, frames, system.lead
+        self.width = system.frame_shape()  # C, or the first levels K that the system uses
+        self.text: list[NDArray[np.int64]] | None = None
+        if system.text_stream is not None:
+            stream = system.text_stream
+            self.text = [
+                stream.encode(timed(item.words or ()), int(length) + self.lead)
+                for item, length in zip(shards.items, frames.lengths, strict=True)
+            ]
+
+    def crops(self, picks: NDArray[Any], starts: NDArray[Any], length: int) -> dict[str, Tensor]:
+        """Frames [B, T, ...], text [B, T + lead] and the mask of real frames [B, T]."""
+        first = self.frames[0]
+        dtype = np.float32 if np.issubdtype(first.dtype, np.floating) else np.int64
+        frames = np.zeros((len(picks), length, self.width), dtype)
+        text = np.full((len(picks), length + self.lead), PAD, np.int64)
+        mask = np.zeros((len(picks), length), bool)
+        for row, (pick, start) in enumerate(zip(picks, starts, strict=True)):
+            piece = self.frames[int(pick)][start : start + length, : self.width]
+            frames[row, : len(piece)] = piece
+            mask[row, : len(piece)] = True
+            if self.text is not None:
+                tokens = self.text[int(pick)][start : start + length + self.lead]
+                text[row, : len(tokens)] = tokens
+        arrays = {"frames": frames, "mask": mask}
+        if self.text is not None:
+            arrays["text"] = text
+        return {key: torch.from_numpy(value) for key, value in arrays.items()}
+
+
+def frame_split(
+    corpus: Path, split: Literal["train", "validation"], codec_name: str, system: StreamingSystem
+) -> FrameSplit:
+    """One split of a corpus in the frames of a codec, with all its levels."""
+    codec = load_codec(codec_name)  # the system's own may have been told to use fewer levels
+    shards = prepare(corpus, codec.sample_rate, split)
+
+    @torch.inference_mode()
+    def encode(wave: NDArray[np.float32]) -> NDArray[Any]:
+        frames = codec.encode(torch.from_numpy(wave)[None])
+        frames = frames if codec.continuous else frames.transpose(1, 2)
+        return np.asarray(frames[0].numpy())
+
+    return FrameSplit(shards, write_frames(shards, codec_key(codec), encode), system)
+
+
 class LanguageObjective(Objective):
     """Text cross-entropy plus a head's loss on every frame."""
 
@@ -84,7 +136,7 @@ class LanguageObjective(Objective):
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
         """Crops of recordings drawn by length, a share of them from the recording's start."""
         rng = step_rng(self.recipe.seed, step, "crops")
-        lengths, samples = self.train.lengths, self.train.samples
+        lengths, samples = self.train.frames.lengths, self.train.shards.audio.lengths
         picks = rng.choice(len(lengths), size, p=samples / samples.sum())
         free = np.maximum(0, lengths[picks] - self.config.frames)
         starts = (rng.random(size) * (free + 1)).astype(int)
@@ -126,7 +178,7 @@ class LanguageObjective(Objective):
 
     def validate(self) -> dict[str, float]:
         """Losses on the beginning of every held-out recording, weighted by their frames."""
-        every = np.arange(len(self.validation.lengths))
+        every = np.arange(len(self.validation.frames))
         sums: dict[str, float] = {}
         total = 0
         for first in range(0, len(every), VALIDATION_BATCH):
@@ -149,7 +201,7 @@ class LanguageObjective(Objective):
         prompts, generators = [], []
         for index in range(min(4, len(shards))):
             wave = torch.from_numpy(shards.read(index, 0, round(seconds * codec.sample_rate)))
-            words = tuple(w for w in shards.items[index].words or () if w.start < seconds)
+            words = tuple(w for w in timed(shards.items[index].words or ()) if w.start < seconds)
             prompts.append(Prompt(wave=wave, words=words))
             generators.append(torch.Generator().manual_seed(index))
         sampling = SamplingParams(

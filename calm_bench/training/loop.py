@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,8 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from calm_bench.core.files import committed_lines
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.training.objective import Objective, seeded
-from calm_bench.training.recipe import TrainingConfig, TrainingError
+from calm_bench.training.objective import Objective, TrainingConfig, TrainingError, seeded
 from calm_bench.training.sharding import (
     clip_gradients,
     clone,
@@ -72,12 +71,7 @@ class StopSignals:
             signal.signal(number, handler)
         self._old = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self._restore()
 
 
@@ -402,7 +396,9 @@ class Trainer:
             if step % self.config.validate_every == 0 or step == self.config.steps:
                 self.validate()
             if self.keep is not None and step % self.config.keep_every == 0:
-                self.keep(step, self.exported())
+                weights = self.exported()
+                if self.fabric.is_global_zero:
+                    self.keep(step, weights)
             due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop
             # Sharded weights are gathered by all ranks at once: the first one's clock decides.
             if self.fabric.broadcast(due):

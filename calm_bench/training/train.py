@@ -1,27 +1,58 @@
-"""`calm-bench train NAME`: from a model folder's recipe to its weights."""
+"""`calm-bench train NAME`: from a model folder's recipe to its weights and its card.
+
+The card says what a model is, how it came about, what it can and cannot do.
+"""
 
 import json
 import logging
+import platform
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from calm_bench.config import load_model_config
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from calm_bench.config import ModelConfig, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
-from calm_bench.core.files import disk_errors
+from calm_bench.core.files import disk_errors, replace
+from calm_bench.data.corpus import licences, read_manifest
 from calm_bench.errors import InputError
-from calm_bench.training.build import build_objective, with_settings, write_model
-from calm_bench.training.card import Keeper, write_card
+from calm_bench.training.build import build_objective, corpus_dir, with_settings, write_weights
 from calm_bench.training.loop import Trainer
-from calm_bench.training.recipe import TrainingConfig
+from calm_bench.training.objective import TrainingConfig
 from calm_bench.training.sharding import sharded_strategy
 
 logger = logging.getLogger(__name__)
 
+TEMPLATE = """# {name}
+
+{description}
+
+| | |
+|---|---|
+| kind | {kind}, `{type}` |
+| parameters | {parameters:,} |
+| steps | {step:,} of {steps:,}, batch {batch} |
+| optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
+| cost | {flops}; {hours:.2f} h on {device}, torch {torch} |
+| data | {data} |
+| licence | {licence} |
+
+Last validation: {validation}.
+
+Rebuild: `calm-bench data {data_words} && {command}`
+"""
+MADE_OF = {
+    "speech": "speech made by this project",
+    "music": "scores rendered by this project, whose licences the corpus card names",
+}
 STRATEGIES = ("auto", "ddp", "fsdp")
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -43,10 +74,7 @@ class TrainOptions:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Any:
-    import torch
-    from lightning_fabric import Fabric
-
+def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Fabric:
     if options.strategy not in STRATEGIES:
         raise InputError(f"--strategy {options.strategy}: choose one of {', '.join(STRATEGIES)}")
     if options.threads:
@@ -94,7 +122,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     work.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(objective, recipe, work, fabric)
     if recipe.keep_every:
-        trainer.keep = Keeper(work, config, folder, writes=fabric.is_global_zero)
+        trainer.keep = partial(_keep, work, config, folder)
     if trainer.resume():
         logger.info("resuming %s at step %s of %s", name, trainer.progress.step, recipe.steps)
     for logs in trainer.train(until=options.until):
@@ -107,9 +135,22 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     if not fabric.is_global_zero:
         return None
     command = _command(folder.name, recipe, options, trainer.progress.step)
-    card = write_card(folder, config, trainer, fabric, command)
-    write_model(folder, config, weights, card)
+    card = _card(folder, config, trainer, command)
+    write_weights(folder, config, weights)
+    replace(folder / "card.md", card.encode())
     return folder
+
+
+def _keep(
+    work: Path, config: ModelConfig, folder: Path, step: int, weights: Mapping[str, Tensor]
+) -> None:
+    """Write the weights of a step as a model below the run's folder `work`."""
+    target = work / "kept" / f"{folder.name}-{step:07d}"
+    tokenizer = (config.architecture.get("text") or {}).get("tokenizer")
+    if tokenizer is not None:  # first: a folder with a config.yaml is a whole model
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / tokenizer, target / tokenizer)
+    write_weights(target, config, weights)
 
 
 def _forget(work: Path) -> None:
@@ -135,3 +176,60 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
         words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
     return shlex.join(words)
+
+
+def _flops(count: int) -> str:
+    """What a run counted; one that was trained before runs counted them has none."""
+    return f"{count:.2g} FLOPs in matrix products" if count else "FLOPs not counted"
+
+
+def _device(fabric: Fabric) -> str:
+    if fabric.device.type == "cuda":
+        return torch.cuda.get_device_name(fabric.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _licence(corpus: str) -> str:
+    """On which terms the weights are given, and those of what they were trained on."""
+    if corpus in MADE_OF:
+        return f"MIT; trained on {MADE_OF[corpus]}"
+    trained = [item for item in read_manifest(corpus_dir(corpus)) if item.split == "train"]
+    terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())
+    return f"for whoever gives them on to state; trained on: {terms}"
+
+
+def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> str:
+    """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
+    fabric = trainer.fabric
+    recipe = trainer.config
+    known = recipe.corpus in MADE_OF
+    validation = trainer.log.last_validation()
+    text = TEMPLATE.format(
+        name=folder.name,
+        description=config.description,
+        kind=config.kind,
+        type=config.type,
+        parameters=sum(
+            p.numel()
+            for key, p in trainer.objective.module.named_parameters()
+            if not key.startswith("codec.")
+        ),
+        step=trainer.progress.step,
+        steps=recipe.steps,
+        batch=recipe.batch_size * recipe.accumulate * fabric.world_size,
+        rate=recipe.learning_rate,
+        betas=recipe.betas,
+        decay=recipe.weight_decay,
+        ema=recipe.ema,
+        flops=_flops(trainer.progress.flops * trainer.progress.step),
+        hours=trainer.progress.seconds / 3600,
+        device=_device(fabric),
+        torch=torch.__version__,
+        data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
+        validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
+        data_words=recipe.corpus if known else f"folder RECORDINGS --out {recipe.corpus}",
+        command=command,
+        licence=_licence(recipe.corpus),
+    )
+    notes = folder / "notes.md"
+    return text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calm_bench.data.packed import Packer, is_packed, open_packed
+from calm_bench.data.shards import Packer, is_packed, open_packed
 from calm_bench.errors import InputError
 
 

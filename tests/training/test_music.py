@@ -23,7 +23,7 @@ from calm_bench.training.build import build_objective
 from calm_bench.training.calm import CalmObjective, FlowObjective
 from calm_bench.training.codec import CodecObjective
 from calm_bench.training.language import LanguageObjective, MusicGenObjective, RqObjective
-from calm_bench.training.recipe import TrainingConfig
+from calm_bench.training.objective import TrainingConfig
 from calm_bench.training.train import TrainOptions, train_model
 
 RATE = 1600

@@ -28,10 +28,9 @@ from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
 from calm_bench.training import build
 from calm_bench.training.build import write_weights
+from calm_bench.training.codec import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
 from calm_bench.training.loop import RunLog, Trainer
-from calm_bench.training.losses import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
-from calm_bench.training.objective import Objective, StepLoss
-from calm_bench.training.recipe import TrainingConfig, TrainingError
+from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, TrainingError
 from calm_bench.training.train import TrainOptions, train_model
 
 RATE = 1600
@@ -462,7 +461,7 @@ def test_distillation_pulls_latents_towards_the_teacher(corpus: Path) -> None:
         train_model(
             model("none", "vae-debug", {"steps": 2, "objective": {"distillation": 1.0}}), CPU
         )
-    from calm_bench.training.losses import Distillation
+    from calm_bench.training.codec import Distillation
 
     torch.manual_seed(0)
     term = Distillation(lambda wave, rate: wave.unfold(1, 160, 160).abs()[..., :8], RATE, 4)
