@@ -10,7 +10,7 @@ from pathlib import Path
 from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, load_model_config, parse
 from calm_bench.core import paths
-from calm_bench.core.environment import code_hashes, describe_environment, resolve_device
+from calm_bench.core.device import resolve_device
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generate.clips import generate
 from calm_bench.generate.codec_check import check_codecs
@@ -23,6 +23,7 @@ from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Facts, Outcome, summarise_run
 from calm_bench.speed.in_run import time_systems
 from calm_bench.store.codec_checks import CodecCheck
+from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import Manifest, Row
 from calm_bench.store.run_store import RunStore, manifest_of
 

@@ -1,5 +1,6 @@
 """The records that cross module boundaries. No torch here: plan, store and report read them too."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
@@ -7,12 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-)
-
-from calm_bench.seeds import samples_hash
+from pydantic import BaseModel, ConfigDict
 
 
 class StrictModel(BaseModel):
@@ -78,6 +74,32 @@ class Transcript:
     words: tuple[TimedWord, ...] = ()
     flags: tuple[str, ...] = ()
     language: str = "en"
+
+
+class SamplesHash:
+    """The content hash of float32 samples and their rate, however they are cut into blocks."""
+
+    def __init__(self, sample_rate: int) -> None:
+        """Nothing is heard yet."""
+        self._digest = hashlib.sha256(f"float32 {sample_rate} ".encode())
+
+    def add(self, samples: Wave) -> None:
+        """Go on with these samples."""
+        for start in range(0, len(samples), 1 << 20):
+            block = samples[start : start + (1 << 20)].astype("<f4")
+            self._digest.update((block + 0.0).data)  # -0.0 is no other sound than 0.0
+
+    @property
+    def value(self) -> str:
+        """The hash of what was added so far."""
+        return self._digest.hexdigest()[:16]
+
+
+def samples_hash(samples: Wave, sample_rate: int) -> str:
+    """The content hash of float32 samples and their rate."""
+    digest = SamplesHash(sample_rate)
+    digest.add(samples)
+    return digest.value
 
 
 class StoredWave(Protocol):

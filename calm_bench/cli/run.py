@@ -99,7 +99,7 @@ def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: b
 
 def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> None:
     """Print the plan after checking what it needs."""
-    from calm_bench.core.environment import resolve_device
+    from calm_bench.core.device import resolve_device
     from calm_bench.generate.codec_check import check_codecs
     from calm_bench.plan.plan import check_prompts, plan_lines
     from calm_bench.run import run_folder

@@ -207,7 +207,7 @@ def time_systems(
     as_json: options.Json = False,
 ) -> None:
     """Time the systems in interleaved rounds and say what they are worth."""
-    from calm_bench.core.environment import resolve_device
+    from calm_bench.core.device import resolve_device
     from calm_bench.speed.plan import Request, expand, plan_lines
     from calm_bench.speed.run import speed_folder
     from calm_bench.speed.spec import load_spec

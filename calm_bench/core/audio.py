@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from calm_bench.core.files import disk_errors, replace
 from calm_bench.errors import InputError, describe
-from calm_bench.seeds import SamplesHash, samples_hash
-from calm_bench.types import Wave
+from calm_bench.types import SamplesHash, Wave, samples_hash
 
 RESAMPLER = "soxr-VHQ"
 """What `resample` uses; metrics whose values depend on it name it in their recipe."""

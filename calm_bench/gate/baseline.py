@@ -17,7 +17,7 @@ from pydantic import Field
 
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
-from calm_bench.core.environment import device_name
+from calm_bench.core.device import device_name
 from calm_bench.core.files import replace
 from calm_bench.errors import InputError
 from calm_bench.store.records import Stage

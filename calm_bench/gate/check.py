@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from calm_bench import __version__
-from calm_bench.core.environment import device_name
+from calm_bench.core.device import device_name
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.gate.baseline import (
     Baseline,

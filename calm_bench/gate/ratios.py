@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-from calm_bench.core.environment import device_name
+from calm_bench.core.device import device_name
 from calm_bench.gate.baseline import Baseline, Machine, Reference
 from calm_bench.gate.checkout import own_tree
 from calm_bench.gate.rounds import Arm, Schedule, timed_rounds

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from calm_bench.core.stats import ratio_interval, summarise
-from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.seeds import derive_seed, recipe_id_of
 from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.results import ColumnInfo, Value
 from calm_bench.types import Column, Estimate
@@ -171,7 +171,7 @@ def speed_rows(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> Speed:
         if not own:
             continue
         recipe = recipe_of(own, frames)
-        recipe_id = content_hash(recipe, length=12)
+        recipe_id = recipe_id_of(recipe)
         recipes[recipe_id] = recipe
         found = estimates(own, baseline, control if own is twin else [])
         values += [value_of(row, n, UNITS[n], e, recipe_id) for n, e in found.items()]

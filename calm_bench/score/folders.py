@@ -10,7 +10,6 @@ from typing import Literal
 from calm_bench import registry
 from calm_bench.core import paths
 from calm_bench.core.audio import AudioFacts
-from calm_bench.core.environment import describe_environment
 from calm_bench.core.recordings import Listing, few, group_of, list_recordings
 from calm_bench.errors import InputError
 from calm_bench.score.clips import ClipEntry, ClipShelf, sounds_of
@@ -19,6 +18,7 @@ from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Facts, Outcome, summarise_run
 from calm_bench.seeds import content_hash
+from calm_bench.store.environment import describe_environment
 from calm_bench.store.records import Manifest, Row
 from calm_bench.store.results import TrialCount
 from calm_bench.store.run_store import RunStore

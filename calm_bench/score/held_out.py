@@ -12,7 +12,6 @@ B recordings, T frames, S = T + lead steps.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.asr.heard import recipe_id_of
 from calm_bench.config import load_model_config
 from calm_bench.core.progress import stage
 from calm_bench.data.prompts import PromptShelf
@@ -20,7 +19,7 @@ from calm_bench.errors import BenchError
 from calm_bench.plan.plan import Plan
 from calm_bench.score.clips import Firsts
 from calm_bench.score.scorer import MetricScores
-from calm_bench.seeds import file_hash
+from calm_bench.seeds import file_hash, recipe_id_of
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid

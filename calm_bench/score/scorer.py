@@ -13,7 +13,6 @@ from typing import Any, Self
 
 from calm_bench import registry
 from calm_bench.asr import Recognizer, load_recognizer
-from calm_bench.asr.heard import recipe_id_of
 from calm_bench.config import BenchmarkSpec
 from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.code import computed_by
@@ -26,7 +25,7 @@ from calm_bench.metrics.fad_over_time import FadOverTime, Segments
 from calm_bench.score.clips import ClipEntry, ClipShelf, Firsts, firsts
 from calm_bench.score.row_score import Failure, score_row
 from calm_bench.score.transcripts import transcribe
-from calm_bench.seeds import content_hash
+from calm_bench.seeds import content_hash, recipe_id_of
 from calm_bench.store.records import Row, RowScore, ScoreRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript

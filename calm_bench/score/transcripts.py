@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from calm_bench.asr import Recognizer
-from calm_bench.asr.heard import _key, _load, recipe_id_of
+from calm_bench.asr.heard import Heard
 from calm_bench.core.audio import read_audio
-from calm_bench.core.cache import ContentCache
 from calm_bench.core.progress import stage
 from calm_bench.errors import describe
 from calm_bench.score.clips import ClipEntry
@@ -23,24 +22,25 @@ def transcribe(
     is not taken from there: it does not say by which code it was heard.
     """
     wanted = {entry.audio_id: entry for entry in entries}
-    recipe_id = recipe_id_of(recognizer.recipe)
-    cache, keys = ContentCache("transcripts"), {a: _key(recognizer, a) for a in wanted}
+    heard = Heard(recognizer)
+    recipe_id = heard.recipe_id
     known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == recipe_id}
-    kept = {a: _load(cache.read(keys[a])) for a in wanted}
-    missing = [wanted[audio_id] for audio_id, record in kept.items() if record is None]
-    heard = _hear(missing, recognizer, len(wanted))
+    kept = {audio_id: heard.get(audio_id) for audio_id in wanted}
+    missing = [wanted[audio_id] for audio_id, transcript in kept.items() if transcript is None]
+    new = _hear(missing, recognizer, len(wanted))
     found, failures = {}, {}
-    for audio_id, record in kept.items():
-        if record is None:
-            transcript = next(heard)
-            if isinstance(transcript, Exception):
-                failures[audio_id] = describe(transcript)
+    for audio_id, transcript in kept.items():
+        if transcript is None:
+            answer = next(new)
+            if isinstance(answer, Exception):
+                failures[audio_id] = describe(answer)
                 continue
-            record = TranscriptRecord.of(audio_id, recipe_id, transcript)
-            cache.write(keys[audio_id], record.model_dump(mode="json"))
+            transcript = answer
+            heard.keep(audio_id, transcript)
+        record = TranscriptRecord.of(audio_id, recipe_id, transcript)
         if known.get(audio_id) != record:
             store.append(record)
-        found[audio_id] = record.transcript
+        found[audio_id] = transcript
     return found, failures
 
 

@@ -22,7 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from calm_bench.config import LatencySpec
-from calm_bench.core.environment import device_name
+from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.clocks import Clock, CudaClock, HostClock, clock_for

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calm_bench.core import paths
-from calm_bench.core.environment import describe_environment
 from calm_bench.plan.rows import with_temperature_kind
 from calm_bench.report.paper.names import UNFIT
 from calm_bench.speed.measure import measure
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
+from calm_bench.store.environment import describe_environment
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore, manifest_of
 

@@ -23,7 +23,7 @@ from calm_bench.numbers.speed import (
     time_ratio,
     value_of,
 )
-from calm_bench.seeds import content_hash, derive_seed
+from calm_bench.seeds import derive_seed, recipe_id_of
 from calm_bench.speed.columns import batch_columns, columns_of, tables_of
 from calm_bench.speed.footprint import last_cache_bytes
 from calm_bench.speed.plan import SpeedPlan
@@ -147,7 +147,7 @@ def tidy(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> Results:
             continue
         recipe = recipe_of(own, plan.setting.frames)
         recipe |= {"rounds": plan.setting.rounds, "clock": plan.request.clock}
-        recipe_id = content_hash(recipe, length=12)
+        recipe_id = recipe_id_of(recipe)
         recipes[recipe_id] = recipe
         found = _row(facts, row, own, plan.setting.frames)
         for batch in batches:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from calm_bench import __version__
 from calm_bench.config import parse
-from calm_bench.core import environment, paths
+from calm_bench.core import paths
 from calm_bench.core.parallel import cores
 from calm_bench.errors import BenchError, InputError
 from calm_bench.speed.peers.chosen import missing_package, refuse_if_none
 from calm_bench.speed.peers.items import Pair
 from calm_bench.speed.peers.records import Machine
 from calm_bench.speed.peers.worker import Task
+from calm_bench.store.environment import describe_environment
 from calm_bench.store.run_store import RunStore
 
 MACHINE_FILE = "machine.json"
@@ -88,7 +89,7 @@ def _begin(store: RunStore, request: PeerRequest) -> None:
 
 
 def _describe(request: PeerRequest) -> Machine:
-    found = environment.describe_environment("cpu")
+    found = describe_environment("cpu")
     return Machine(
         processor=str(found["device_name"]),
         cores=cores(),

@@ -195,7 +195,7 @@ class TestRun:
         monkeypatch.setattr(run, "missing_package", lambda pair: None)
         monkeypatch.setattr(run, "refuse_if_none", lambda pairs: None)
         monkeypatch.setattr(
-            run.environment,
+            run,
             "describe_environment",
             lambda device: {"device_name": "it", "commit": None},
         )

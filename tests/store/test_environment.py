@@ -4,13 +4,9 @@ import pytest
 import torch
 
 from calm_bench.core import paths
-from calm_bench.core.environment import (
-    code_hashes,
-    describe_environment,
-    hash_of,
-    resolve_device,
-)
+from calm_bench.core.device import resolve_device
 from calm_bench.errors import InputError, MachineError
+from calm_bench.store.environment import code_hashes, describe_environment, hash_of
 from calm_bench.store.records import CONCERNS
 
 
@@ -50,7 +46,7 @@ TOUCHES = {
     "codecs.vae": {"clips", "times"},
     "core.audio": {"clips", "times", "scores"},
     "core.code": set(),
-    "core.environment": set(),
+    "core.device": set(),
     "core.progress": set(),
     "core.stats": {"times", "scores"},
     "data.music": set(),
