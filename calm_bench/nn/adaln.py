@@ -13,7 +13,6 @@ read them once and not 100 times.
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.nn.product import Product, discard, pack
-from calm_bench.nn.trigflow import rotation_times, uniform_times
+from calm_bench.nn.trigflow import SamplerPath
 from calm_bench.types import Precision, StrictModel
 
 TIME_FEATURES = 256
@@ -118,13 +117,8 @@ class AdaLnMlp(nn.Module):
         nn.init.zeros_(self.final_modulation.weight)
         nn.init.zeros_(self.output.weight)
 
-    def embed_context(self, z: Tensor) -> Tensor:
-        """The part of the condition that does not depend on t: contexts [R, D] to [R, W]."""
-        y: Tensor = self.condition(z)
-        return y
-
     def velocity(self, x: Tensor, t: Tensor, embedded: Tensor) -> Tensor:
-        """F for contexts that `embed_context` has seen: [R, C]."""
+        """F for contexts that `condition`, which does not depend on t, has seen: [R, C]."""
         y = F.silu(self.time(t) + embedded)
         h = self.input(x)
         for block in self.blocks:
@@ -135,37 +129,7 @@ class AdaLnMlp(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """F(x, t, Z) [R, C]."""
-        return self.velocity(x, t, self.embed_context(z))
-
-
-class Step(NamedTuple):
-    """One evaluation of F at `time`: the next x is keep * x - turn * F.
-
-    `renoise` (a, b) comes before it: x becomes a * x + b * fresh noise.
-    """
-
-    time: float
-    keep: float
-    turn: float
-    renoise: tuple[float, float] | None = None
-
-
-HeadPath = tuple[Step, ...]
-
-
-def consistency_path(steps: int) -> HeadPath:
-    """`sample_consistency` on its uniform grid; cos(pi / 2) is 0 as in exact arithmetic."""
-    first, *rest = uniform_times(steps)
-    path = [Step(first, 0.0, 1.0)]
-    for t in rest:
-        path.append(Step(t, math.cos(t), math.sin(t), (math.cos(t), math.sin(t))))
-    return tuple(path)
-
-
-def rotation_path(steps: int, spread: float) -> HeadPath:
-    """`sample_trigflow` on the grid of `rotation_times`."""
-    times = pairwise(rotation_times(steps, spread))
-    return tuple(Step(a, math.cos(a - b), math.sin(a - b)) for a, b in times)
+        return self.velocity(x, t, self.condition(z))
 
 
 class FlatBlock(NamedTuple):
@@ -179,9 +143,18 @@ class FlatBlock(NamedTuple):
 class FlatHead:
     """The same function of the same weights as an `AdaLnMlp` under a sampler."""
 
-    def __init__(self, mlp: AdaLnMlp, precision: Precision, release: bool = False) -> None:
-        """Pack the weights; the module embeds the times, and with `release` lets go of the rest."""
-        self.mlp = mlp
+    def __init__(
+        self,
+        mlp: AdaLnMlp,
+        path: Callable[[int], SamplerPath],
+        precision: Precision,
+        release: bool = False,
+    ) -> None:
+        """Pack the weights; the module embeds the times, and with `release` lets go of the rest.
+
+        `path` gives the sampler's in so many steps.
+        """
+        self.mlp, self.path = mlp, path
         self.width = mlp.input.out_features
         blocks = [block for block in mlp.blocks if isinstance(block, Block)]
         self.n_signals = 3 * len(blocks) + 2
@@ -201,15 +174,17 @@ class FlatHead:
             )
             for block in blocks
         ]
-        self._tables: dict[HeadPath, Tensor] = {}
+        self._known: dict[int, tuple[SamplerPath, Tensor]] = {}
         if release:
             for part in (mlp.blocks, mlp.final_modulation, mlp.condition, mlp.input, mlp.output):
                 discard(part)
 
-    def sample(self, z: Tensor, noises: Tensor, path: HeadPath) -> Tensor:
-        """Latents [R, C] of contexts z [R, D] from noises [R, 1 or n, C], along a path."""
-        R, n = len(z), len(path)
-        base = self.times(path)  # [n, 1, W]
+    def sample(self, z: Tensor, noises: Tensor, n: int) -> Tensor:
+        """Latents [R, C] of contexts z [R, D] from noises [R, 1 or n, C], in n steps."""
+        if n not in self._known:
+            self._known[n] = self._times(self.path(n))
+        path, base = self._known[n]
+        R = len(z)
         if n == 1:
             y = self.condition.onto(base[0].expand(R, -1), z)
         else:
@@ -234,13 +209,11 @@ class FlatHead:
         shift, scale = of[-2:]
         return self.output(torch.addcmul(shift, F.layer_norm(h, (self.width,), eps=1e-6), scale))
 
-    def times(self, path: HeadPath) -> Tensor:
-        """Time embeddings plus the condition's bias, [n, 1, W]; computed once per path."""
-        if path not in self._tables:
-            bias = self.mlp.condition.bias
-            t = torch.tensor([step.time for step in path], device=bias.device)
-            self._tables[path] = (self.mlp.time(t) + bias)[:, None]
-        return self._tables[path]
+    def _times(self, path: SamplerPath) -> tuple[SamplerPath, Tensor]:
+        """A path, and the embeddings of its times plus the condition's bias, [n, 1, W]."""
+        bias = self.mlp.condition.bias
+        t = torch.tensor([step.time for step in path], device=bias.device)
+        return path, (self.mlp.time(t) + bias)[:, None]
 
     def weight_bytes(self, steps: int) -> int:
         """Bytes of weights that one frame in so many steps reads."""

@@ -9,7 +9,7 @@ objective: what is here is ours, see `TimeLaw` and `ConsistencyConfig`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -94,36 +94,6 @@ def flow_terms(
     return FlowTerms(w.exp() * error - w, error.detach())
 
 
-def rotation_times(steps: int, spread: float = 1.0) -> tuple[float, ...]:
-    """The `steps` + 1 times of the rotation sampler, from pi/2 down to 0.
-
-    Args:
-        steps: Evaluations of F.
-        spread: tan t = spread * tan phi, phi evenly spaced. 1 is the uniform grid; the standard
-            deviation of what is left to decide, if it is known, is the grid that loses least
-            variance.
-    """
-    phis = (math.pi / 2 * (1 - k / steps) for k in range(1, steps))
-    inner = tuple(math.atan(spread * math.tan(phi)) for phi in phis)
-    return (math.pi / 2, *inner, 0.0)
-
-
-def sample_trigflow(velocity: Velocity, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """Follow dx/dt = F by exact rotations from noise to data, one evaluation of F per step.
-
-    Args:
-        velocity: F with contexts bound.
-        noise: Where the path starts [R, C], already scaled by the square root of the temperature.
-        times: Falling from pi/2 to 0.
-    """
-    x = noise
-    for start, end in pairwise(times):
-        t = torch.full((x.shape[0],), start, dtype=x.dtype, device=x.device)
-        step = start - end
-        x = math.cos(step) * x - math.sin(step) * velocity(x, t)
-    return x
-
-
 class ConsistencyConfig(TimeLaw):
     """What the paper leaves open of consistency training, besides the law of t.
 
@@ -205,34 +175,67 @@ def consistency_terms(
     return ConsistencyTerms(loss, (held - v).square().mean(-1), g.square().mean(-1))
 
 
-def uniform_times(steps: int) -> tuple[float, ...]:
-    """The default grid of a sampler: `steps` times from pi/2 down, evenly spaced, without 0."""
-    return tuple(math.pi / 2 * (1 - k / steps) for k in range(steps))
+class Step(NamedTuple):
+    """One evaluation of F at `time`: the next x is keep * x - turn * F.
+
+    `renoise` (a, b) comes before it: x becomes a * x + b * fresh noise.
+    """
+
+    time: float
+    keep: float
+    turn: float
+    renoise: tuple[float, float] | None = None
 
 
-def sample_consistency(
-    velocity: Velocity, noises: Sequence[Tensor] | Tensor, times: Sequence[float]
-) -> Tensor:
-    """Sample by one evaluation of F per time.
+SamplerPath = tuple[Step, ...]
+
+
+def consistency_path(steps: int) -> SamplerPath:
+    """The consistency function at `steps` times from pi/2 down, evenly spaced, without 0.
+
+    The re-noise of later steps is scaled like the first, or temperature would vanish.
+    """
+    path = [Step(math.pi / 2, 0.0, 1.0)]  # cos(pi / 2) as in exact arithmetic: f = -F
+    for k in range(1, steps):
+        t = math.pi / 2 * (1 - k / steps)
+        path.append(Step(t, math.cos(t), math.sin(t), (math.cos(t), math.sin(t))))
+    return tuple(path)
+
+
+def rotation_path(steps: int, spread: float = 1.0) -> SamplerPath:
+    """dx/dt = F by exact rotations from noise to data, on the grid of `rotation_times`."""
+    times = pairwise(rotation_times(steps, spread))
+    return tuple(Step(a, math.cos(a - b), math.sin(a - b)) for a, b in times)
+
+
+def rotation_times(steps: int, spread: float = 1.0) -> tuple[float, ...]:
+    """The `steps` + 1 times of the rotation sampler, from pi/2 down to 0.
+
+    Args:
+        steps: Evaluations of F.
+        spread: tan t = spread * tan phi, phi evenly spaced. 1 is the uniform grid; the standard
+            deviation of what is left to decide, if it is known, is the grid that loses least
+            variance.
+    """
+    phis = (math.pi / 2 * (1 - k / steps) for k in range(1, steps))
+    inner = tuple(math.atan(spread * math.tan(phi)) for phi in phis)
+    return (math.pi / 2, *inner, 0.0)
+
+
+def sample(velocity: Velocity, noises: Tensor, path: SamplerPath) -> Tensor:
+    """Samples [R, C] by one evaluation of F per step of a path.
 
     Args:
         velocity: F with contexts bound.
-        noises: One noise [R, C] per time, already scaled by the square root of the temperature. The
-            re-noise of later steps is scaled like the first, or temperature would
-            vanish.
-        times: Falling from pi/2.
+        noises: Noise [R, 1 or n, C] for the start and where the path takes fresh one, already
+            scaled by the square root of the temperature.
+        path: The sampler.
     """
-    x = noises[0]
-    for k, time in enumerate(times):
-        t = torch.full((x.shape[0],), time, dtype=x.dtype, device=x.device)
-        if k == 0:
-            # cos(pi/2) is 0 in exact arithmetic: f = -F.
-            clean = (
-                -velocity(x, t)
-                if time == math.pi / 2
-                else math.cos(time) * x - math.sin(time) * velocity(x, t)
-            )
-        else:
-            noisy = math.cos(time) * clean + math.sin(time) * noises[k]
-            clean = math.cos(time) * noisy - math.sin(time) * velocity(noisy, t)
-    return clean
+    x = noises[:, 0]
+    for k, step in enumerate(path):
+        if step.renoise is not None:
+            x = step.renoise[0] * x + step.renoise[1] * noises[:, k]
+        t = torch.full((x.shape[0],), step.time, dtype=x.dtype, device=x.device)
+        turned = step.turn * velocity(x, t)
+        x = -turned if step.keep == 0 else step.keep * x - turned
+    return x

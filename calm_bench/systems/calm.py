@@ -22,23 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
-from calm_bench.nn.adaln import (
-    AdaLnConfig,
-    AdaLnMlp,
-    FlatHead,
-    HeadPath,
-    consistency_path,
-    rotation_path,
-)
+from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
 from calm_bench.nn.product import Product, pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
-from calm_bench.nn.trigflow import (
-    TimeWeight,
-    rotation_times,
-    sample_consistency,
-    sample_trigflow,
-    uniform_times,
-)
+from calm_bench.nn.trigflow import SamplerPath, TimeWeight, consistency_path, rotation_path, sample
 from calm_bench.systems.steps import FlatSteps
 from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
@@ -110,10 +97,9 @@ class FlatCalm(FlatSteps):
     def __init__(self, system: "CalmSystem", precision: Precision, release: bool) -> None:
         """Pack the weights."""
         super().__init__(system, precision, release)
-        self.calm = system
         # 32 to 128 channels wide: nothing to be gained from fewer bits.
         self.latent_input = pack(system.latent_input.weight, None, "fp32")
-        self.mlp = FlatHead(system.mlp, precision, release)
+        self.mlp = FlatHead(system.mlp, system.path, precision, release)
         self.short: FlatTransformer | None = None
         if system.short is not None:
             self.replaces = (*FlatSteps.replaces, "read_window")
@@ -121,7 +107,6 @@ class FlatCalm(FlatSteps):
             self.output: Product | None = None
             if system.short.output is not None:
                 self.output = pack(system.short.output.weight, None, precision)
-        self._paths: dict[int, HeadPath] = {}
 
     def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
         """The latent's projection on top of the text's embedding."""
@@ -136,16 +121,7 @@ class FlatCalm(FlatSteps):
         scratch: None,
     ) -> Tensor:
         """One latent [B, C] per row."""
-        return self.mlp.sample(z, draws, self.path(sampling.head_steps))
-
-    def path(self, steps: int) -> HeadPath:
-        """The sampler's steps."""
-        if steps not in self._paths:
-            config = self.calm.config
-            trigflow = config.sampler == "trigflow"
-            path = rotation_path(steps, config.grid_spread) if trigflow else consistency_path(steps)
-            self._paths[steps] = path
-        return self._paths[steps]
+        return self.mlp.sample(z, draws, sampling.head_steps)
 
     def read_window(self, window: Tensor) -> Tensor:
         """The short context's part of Z, [B, D], of windows [B, K, W]: every frame read anew."""
@@ -206,10 +182,9 @@ class CalmSystem(StreamingSystem):
 
     def __init__(self, config: CalmConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone and head around a VAE codec."""
-        super().__init__(config.backbone, config.text, codec, folder)
         C, D = config.latent_channels, config.backbone.dim
+        super().__init__(config.backbone, config.text, codec, folder, C)
         self.config = config
-        self.latent_channels = C
         self.latent_input = nn.Linear(C, D, bias=False)
         self.mlp = AdaLnMlp(config.head, C, D)
         self.time_weight = TimeWeight()  # used in training only
@@ -268,27 +243,26 @@ class CalmSystem(StreamingSystem):
         Consistency sampling takes one per head step, TrigFlow one in all.
         """
         noises = sampling.head_steps if self.config.sampler == "consistency" else 1
-        shape = (n_frames, noises, self.latent_channels)
+        shape = (n_frames, noises, self.frame_width)
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * math.sqrt(sampling.temperature)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
-        """One latent [B, C] per row, in as many steps as the sampling asks for."""
-        embedded = self.mlp.embed_context(z)
-        steps = state.sampling.head_steps
-
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
-            return self.mlp.velocity(x, t, embedded)
-
+    def path(self, steps: int) -> SamplerPath:
+        """What the head's sampler does in so many steps."""
         if self.config.sampler == "trigflow":
-            times = rotation_times(steps, self.config.grid_spread)
-            return sample_trigflow(velocity, draws[:, 0], times)
-        return sample_consistency(velocity, draws.transpose(0, 1), uniform_times(steps))
+            return rotation_path(steps, self.config.grid_spread)
+        return consistency_path(steps)
 
-    def frame_shape(self) -> int:
-        """C."""
-        return self.latent_channels
-
-    def frame_dtype(self) -> torch.dtype:
-        """That of the weights."""
-        return self.latent_input.weight.dtype
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
+        """One latent [B, C] per row, in as many steps as the sampling asks for."""
+        embedded = self.mlp.condition(z)
+        return sample(
+            lambda x, t: self.mlp.velocity(x, t, embedded), draws, self.path(sampling.head_steps)
+        )

@@ -34,8 +34,8 @@ from calm_bench.errors import InputError
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Place, TransformerConfig
 from calm_bench.systems.base import System
 from calm_bench.systems.steps import FlatSteps
-from calm_bench.systems.streaming import StreamState
-from calm_bench.types import Mode, Precision
+from calm_bench.systems.streaming import text_top_k
+from calm_bench.types import Mode, Precision, SamplingParams
 
 Function = Callable[..., Any]
 Runner = Callable[[Function, Iterable[Tensor]], Function]
@@ -271,7 +271,8 @@ class CapturedSteps:
     def __init__(self, steps: FlatSteps, runner: Runner) -> None:
         """`runner` captures or compiles a function, given what it changes in place."""
         self.flat, self.runner = steps, runner
-        self.replaces = (*steps.replaces, "allocate", "start_decoding", "decode_step")
+        own = ("step", "draw_frame", "new_scratch", "allocate", "start_decoding", "decode_step")
+        self.replaces = own + (("read_window",) if "read_window" in steps.replaces else ())
         self.device = steps.owner.device
         narrow = steps.precision == "bf16" and self.device.type == "cuda"
         like = torch.empty(0, device=self.device, dtype=torch.bfloat16 if narrow else torch.float32)
@@ -283,30 +284,30 @@ class CapturedSteps:
         """A cache on memory that captured steps know."""
         return self.lanes.cache(batch_size, capacity)
 
-    def read(self, x: Tensor, cache: KvCache) -> None:
-        """Take inputs [B, P, D] into the cache."""
-        self.flat.read(x, cache)
-
-    def advance(self, state: StreamState) -> Tensor:
-        """One step of the backbone and the text stream: contexts [B, D]."""
-        flat, cache, choose = self.flat, state.cache, state.choose_text
-        lane = cache.lane
+    def step(
+        self, x: Tensor, cache: KvCache, sampling: SamplingParams, draws: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Contexts [B, D] of inputs x [B, D], and text tokens [B] by uniform draws [B, 1]."""
+        flat, lane = self.flat, cache.lane
         lane.aim(cache, flat.backbone.config.context)
         flat.backbone.turns(cache.position, 1, self.device)  # grows the table outside the capture
 
-        def step(x: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        def run(x: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
             z = flat.backbone.run(x[:, None], lane.place(flat.backbone))
-            return z, flat.tokens(choose, z, draws)
+            return z, flat.tokens(z, sampling, draws)
 
-        key = (lane.bucket, choose.temperature, choose.top_k, len(flat.backbone.table))
+        settings = (sampling.text_temperature, text_top_k(sampling))
+        key = (lane.bucket, settings, len(flat.backbone.table))
         if key not in lane.captured:
-            lane.captured[key] = self.runner(step, [lane.buffer])
-        draws = flat.text_draws(state)
-        x = flat.step_input(state)
-        z, tokens = lane.captured[key](x) if draws is None else lane.captured[key](x, draws)
+            lane.captured[key] = self.runner(run, [lane.buffer])
+        found: tuple[Tensor, Tensor | None]
+        found = lane.captured[key](x) if draws is None else lane.captured[key](x, draws)
         cache.length += 1
         cache.position += 1
-        return flat.settle(state, z, tokens)
+        return found
+
+    def new_scratch(self, batch_size: int, like: Tensor) -> None:
+        """Nothing: a captured head has its own."""
 
     def read_window(self, window: Tensor) -> Tensor:
         """The short context's part of Z, [B, D], from its window [B, K, W]."""
@@ -317,28 +318,27 @@ class CapturedSteps:
         z: Tensor = self._captured[key](window)
         return z
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
         """The next frame from contexts [B, D] and its draws, all levels or steps at once."""
-        flat, sampling = self.flat, state.sampling
         key = ("head", len(z), sampling.temperature, sampling.top_k, sampling.head_steps)
-        text = flat.head_text(state)
         if key not in self._captured:
-            scratch = flat.new_scratch(z)
+            own = self.flat.new_scratch(len(z), z)
             self._captured[key] = self.runner(
-                lambda z, draws, text=None: flat.draw_frame(sampling, z, draws, text, scratch), []
+                lambda z, draws, text=None: self.flat.draw_frame(sampling, z, draws, text, own), []
             )
         frame: Tensor = self._captured[key](*((z, draws) if text is None else (z, draws, text)))
         return frame
 
     def start_decoding(self, batch_size: int) -> Any:
         """A stream of the codec on memory that its captured step knows."""
-        frame = torch.zeros(
-            batch_size,
-            self.flat.owner.frame_shape(),
-            dtype=self.flat.owner.frame_dtype(),
-            device=self.device,
-        )
-        return self.codec.start(frame)
+        return self.codec.start(self.flat.owner.blank(batch_size))
 
     def decode_step(self, frame: Tensor, decoder_state: Any) -> Tensor:
         """Audio [B, hop_length] of one frame, streamed."""
@@ -383,7 +383,9 @@ def prepare(
         return system
     with torch.no_grad():
         system.codec.prepare()
-    install(system, steps if mode == "eager" else CapturedSteps(steps, RUNNERS[mode]))
+    install(system, steps)
+    if mode != "eager":
+        install(system, CapturedSteps(steps, RUNNERS[mode]))
     system.precision, system.mode, system.steps = precision, mode, steps
     return system
 

@@ -27,8 +27,8 @@ from calm_bench.nn.depth import Chooser
 from calm_bench.nn.product import discard, pack
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
-from calm_bench.systems.streaming import StreamingSystem, StreamState
-from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
+from calm_bench.systems.streaming import CodeSystem, StreamState, float32
+from calm_bench.types import Precision, SamplingParams, StrictModel
 
 
 class FlatMusicGen(FlatCodes):
@@ -40,12 +40,6 @@ class FlatMusicGen(FlatCodes):
         self.heads = pack(system.code_heads.flatten(0, 1), None, precision)
         if release:
             discard(system, "code_heads")
-
-    def step_input(self, state: StreamState) -> Tensor:
-        """The step before, or SPECIAL before the first."""
-        if state.step == 0 or state.stream is None:
-            return self.owner.inputs(state, 0, 1)[:, 0].float()
-        return self.frame_input(state.stream[:, state.step - 1], None)
 
     def draw_frame(
         self,
@@ -73,11 +67,10 @@ class MusicGenConfig(StrictModel):
     codebook_size: int
 
 
-class MusicGenSystem(StreamingSystem):
+class MusicGenSystem(CodeSystem):
     """Delayed codes of a residual quantiser; temperature divides the logits."""
 
     Architecture: ClassVar[type[StrictModel]] = MusicGenConfig
-    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
 
     def __init__(self, config: MusicGenConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone, tables and heads around an RVQ codec.
@@ -85,9 +78,9 @@ class MusicGenSystem(StreamingSystem):
         Raises:
             InputError: If delays or codebook size are not for this codec.
         """
-        super().__init__(config.backbone, None, codec, folder)
-        self.register_parameter("audio_start", None)  # streams begin with SPECIAL
         K, V, D = len(config.delays), config.codebook_size, config.backbone.dim
+        super().__init__(config.backbone, None, codec, folder, K)
+        self.register_parameter("audio_start", None)  # streams begin with SPECIAL
         shape = (getattr(codec, "n_codebooks", None), getattr(codec, "codebook_size", None))
         if shape != (K, V):
             raise InputError(
@@ -96,7 +89,8 @@ class MusicGenSystem(StreamingSystem):
             )
         self.pattern = DelayPattern(config.delays)
         self.lead = self.pattern.extra
-        self.n_codebooks, self.special = K, V
+        self.special = V
+        self.code_maps = None
         self.code_tables = nn.Parameter(torch.randn(K, V + 1, D) * 0.3 * K**-0.5)
         self.code_heads = nn.Parameter(torch.randn(K, V, D) * D**-0.5)
 
@@ -106,11 +100,6 @@ class MusicGenSystem(StreamingSystem):
     def nfe(self, sampling: SamplingParams) -> int:
         """One: all codebooks are drawn at once."""
         return 1
-
-    def embed_frames(self, frames: Tensor) -> Tensor:
-        """The sum of K embeddings: codes of steps [B, S, K] to [B, S, D]."""
-        K = frames.shape[-1]
-        return self.code_tables[torch.arange(K, device=frames.device), frames].sum(2)
 
     def logits(self, z: Tensor) -> Tensor:
         """Contexts [..., D] to logits [..., K, V]."""
@@ -153,8 +142,10 @@ class MusicGenSystem(StreamingSystem):
         return self.embed_frames(self.pattern.inputs(state.stream[:, :last], self.special))
 
     def step_input(self, state: StreamState) -> Tensor:
-        """What the backbone reads at the step that comes next: [B, 1, D]."""
-        return self.inputs(state, state.step, state.step + 1)
+        """The step before, or SPECIAL before the first: [B, D]."""
+        if state.step == 0 or state.stream is None:
+            return float32(self.inputs(state, 0, 1)[:, 0])
+        return self.frame_input(state.stream[:, state.step - 1], None)
 
     def lead_step(self, state: StreamState) -> None:
         """A step before the first new frame is whole: its codes are drawn all the same."""
@@ -165,19 +156,25 @@ class MusicGenSystem(StreamingSystem):
         assert state.stream is not None
         assert state.free is not None
         i = state.step - 1
-        codes = self.head(state, z, state.audio_draws[:, i - state.prompt_end])
+        codes = self.head(state, z, i - state.prompt_end)
         state.stream[:, i] = torch.where(state.free[i], codes, state.stream[:, i])
 
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
         """Uniform numbers [n_frames + K - 1, K]: one per step and codebook."""
-        shape = (n_frames + self.lead, self.n_codebooks)
+        shape = (n_frames + self.lead, self.frame_width)
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: None,
+    ) -> Tensor:
         """Codes [B, K] of one step; they belong to K different frames."""
-        B, K = draws.shape
-        choose = Chooser(state.sampling.temperature, state.sampling.top_k)
-        return choose(self.logits(z).flatten(0, 1), draws.flatten()).view(B, K)
+        choose = Chooser(sampling.temperature, sampling.top_k)
+        return choose(self.logits(z).flatten(0, 1), draws.flatten()).view(draws.shape)
 
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
         """Draw a step's codes; return the frame [B, K] that they complete."""
@@ -193,11 +190,3 @@ class MusicGenSystem(StreamingSystem):
         assert state.stream is not None
         codes = self.pattern.undo(state.stream[:, : state.step])
         return codes.where(codes < self.special, 0)
-
-    def frame_shape(self) -> int:
-        """K."""
-        return self.n_codebooks
-
-    def frame_dtype(self) -> torch.dtype:
-        """Codes are integers."""
-        return torch.long

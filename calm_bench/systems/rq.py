@@ -18,8 +18,8 @@ from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthCache, DepthConfig, DepthTransformer, FlatDepth
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
-from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
-from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
+from calm_bench.systems.streaming import CodeSystem, StreamState, TextConfig
+from calm_bench.types import Precision, SamplingParams, StrictModel
 
 
 class FlatRq(FlatCodes):
@@ -30,13 +30,9 @@ class FlatRq(FlatCodes):
         super().__init__(system, precision, release)
         self.depth = FlatDepth(system.depth, precision, release)
 
-    def head_text(self, state: StreamState) -> Tensor | None:
-        """The frame's text tokens."""
-        return None if state.text is None else state.text[:, state.step - 1]
-
-    def new_scratch(self, z: Tensor) -> DepthCache:
+    def new_scratch(self, batch_size: int, like: Tensor) -> DepthCache:
         """The depth transformer's cache."""
-        return self.depth.new_cache(len(z), z)
+        return self.depth.new_cache(batch_size, like)
 
     def draw_frame(
         self,
@@ -92,11 +88,10 @@ def _fit(config: RqConfig, codec: Codec) -> None:
         )
 
 
-class RqSystem(StreamingSystem):
+class RqSystem(CodeSystem):
     """Codes of a residual quantiser; temperature divides the logits."""
 
     Architecture: ClassVar[type[StrictModel]] = RqConfig
-    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
 
     def __init__(self, config: RqConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone and depth transformer around an RVQ codec.
@@ -104,10 +99,9 @@ class RqSystem(StreamingSystem):
         Raises:
             InputError: If schedule, levels or codebook size do not fit each other and the codec.
         """
-        super().__init__(config.backbone, config.text, codec, folder)
         D, K, V = config.backbone.dim, len(config.depth.schedule), config.codebook_size
+        super().__init__(config.backbone, config.text, codec, folder, K)
         _fit(config, codec)
-        self.n_codebooks, self.codebook_size = K, V
         R = config.table_rank
         self.code_tables = nn.Parameter(torch.randn(K, V + 1, R or D) * 0.3 * K**-0.5)
         self.code_maps: nn.Parameter | None = None
@@ -121,32 +115,28 @@ class RqSystem(StreamingSystem):
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One evaluation per codebook."""
-        return self.n_codebooks
-
-    def embed_frames(self, frames: Tensor) -> Tensor:
-        """The sum of K embeddings: codes [B, T, K] to [B, T, D]."""
-        K = frames.shape[-1]
-        rows = self.code_tables[torch.arange(K, device=frames.device), frames]  # [B, T, K, R | D]
-        if self.code_maps is None:
-            return rows.sum(2)
-        return rows.flatten(2) @ self.code_maps.flatten(0, 1)
+        return self.frame_width
 
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
         """Uniform numbers [n_frames, K]."""
-        return torch.rand(n_frames, self.n_codebooks, generator=generator, device=generator.device)
+        return torch.rand(n_frames, self.frame_width, generator=generator, device=generator.device)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
+    def head_text(self, state: StreamState) -> Tensor | None:
+        """The frame's text tokens."""
+        return None if state.text is None else state.text[:, state.step - 1]
+
+    def new_scratch(self, batch_size: int, like: Tensor) -> Tensor:
+        """The depth transformer's cache."""
+        return self.depth.new_cache(batch_size, like)
+
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: Tensor,
+    ) -> Tensor:
         """Codes [B, K] of one frame."""
-        if state.scratch is None:
-            state.scratch = self.depth.new_cache(z.shape[0], z)
-        text = None if state.text is None else state.text[:, state.step - 1]
-        choose = Chooser(state.sampling.temperature, state.sampling.top_k)
-        return self.depth.sample(z, text, draws, state.scratch, choose)
-
-    def frame_shape(self) -> int:
-        """K."""
-        return self.n_codebooks
-
-    def frame_dtype(self) -> torch.dtype:
-        """Codes are integers."""
-        return torch.long
+        choose = Chooser(sampling.temperature, sampling.top_k)
+        return self.depth.sample(z, text, draws, scratch, choose)

@@ -4,9 +4,10 @@ B batch, D width, C latent channels, K codebooks. The streams, their delays and 
 with the systems (`systems/streaming.py`); here is only the arithmetic between them, which
 `systems/engine.py` puts in the place of the modules':
 
-    read     prompt inputs into the key-value cache
-    advance  the backbone and the text stream by one step
-    head     contexts to the next frame
+    read         prompt inputs into the key-value cache
+    frame_input  a frame to what the backbone reads
+    step         the backbone, and the text token
+    draw_frame   contexts to the next frame, with what `new_scratch` gave
 
 and for music `read_window`, the short context. What differs from system to system is in the
 system's own file. Every function agrees with the module's, within 1e-4 at fp32.
@@ -15,24 +16,17 @@ system's own file. Every function agrees with the module's, within 1e-4 at fp32.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.nn.depth import Chooser, draw_tokens
+from calm_bench.nn.depth import draw_tokens
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache
-from calm_bench.systems.monologue import FREE
-from calm_bench.systems.streaming import StreamState
+from calm_bench.systems.streaming import CodeSystem, StreamingSystem, float32, text_top_k
 from calm_bench.types import Precision, SamplingParams
-
-if TYPE_CHECKING:
-    from calm_bench.systems.streaming import StreamingSystem
-if TYPE_CHECKING:
-    from calm_bench.systems.musicgen import MusicGenSystem
-    from calm_bench.systems.rq import RqSystem
 
 
 def chooser(sampling: SamplingParams) -> Callable[[Tensor, Tensor], Tensor]:
@@ -43,9 +37,9 @@ def chooser(sampling: SamplingParams) -> Callable[[Tensor, Tensor], Tensor]:
 class FlatSteps(ABC):
     """Backbone and text stream; a subclass adds how frames are read and drawn."""
 
-    replaces: tuple[str, ...] = ("read", "advance", "head")
+    replaces: tuple[str, ...] = ("read", "frame_input", "step", "draw_frame", "new_scratch")
 
-    def __init__(self, system: "StreamingSystem", precision: Precision, release: bool) -> None:
+    def __init__(self, system: StreamingSystem, precision: Precision, release: bool) -> None:
         """Pack the system's weights; with `release` its modules let go of them."""
         self.owner = system
         self.precision: Precision = precision
@@ -70,25 +64,13 @@ class FlatSteps(ABC):
         text: Tensor | None,
         scratch: Any,
     ) -> Tensor:
-        """The next frame from contexts [B, D].
-
-        Args:
-            sampling: Temperature, top-k, steps.
-            z: Contexts.
-            draws: This frame's random numbers.
-            text: What `head_text` gave.
-            scratch: What `new_scratch` gave.
-        """
+        """As the system's."""
 
     @abstractmethod
     def head_bytes(self, steps: int) -> int:
         """Bytes of weights that the head reads for one frame."""
 
-    def head_text(self, state: StreamState) -> Tensor | None:
-        """The text tokens [B] that the head sees, if it sees any."""
-        return None
-
-    def new_scratch(self, z: Tensor) -> Any:
+    def new_scratch(self, batch_size: int, like: Tensor) -> Any:
         """What the head keeps from frame to frame."""
         return None
 
@@ -96,49 +78,19 @@ class FlatSteps(ABC):
         """Take inputs [B, P, D] into the cache."""
         self.backbone(x.float(), cache)
 
-    def advance(self, state: StreamState) -> Tensor:
-        """One step of the backbone and the text stream: contexts [B, D]."""
-        z = self.backbone(self.step_input(state)[:, None], state.cache)
-        return self.settle(state, z, self.tokens(state.choose_text, z, self.text_draws(state)))
+    def step(
+        self, x: Tensor, cache: KvCache, sampling: SamplingParams, draws: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Contexts [B, D] of inputs x [B, D], and text tokens [B] by uniform draws [B, 1]."""
+        z = self.backbone(x[:, None], cache)
+        return z, self.tokens(z, sampling, draws)
 
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
-        """The next frame from contexts [B, D] and its draws."""
-        if state.scratch is None:
-            state.scratch = self.new_scratch(z)
-        return self.draw_frame(state.sampling, z, draws, self.head_text(state), state.scratch)
-
-    def text_draws(self, state: StreamState) -> Tensor | None:
-        """The uniform numbers [B, 1] of the step that comes next."""
-        at = state.step - state.prompt_end
-        return None if state.text_draws is None else state.text_draws[:, at : at + 1]
-
-    def tokens(self, choose: Chooser, z: Tensor, draws: Tensor | None) -> Tensor | None:
+    def tokens(self, z: Tensor, sampling: SamplingParams, draws: Tensor | None) -> Tensor | None:
         """Text tokens [B] drawn from contexts [B, D]."""
         if self.text_head is None or draws is None:
             return None
-        return draw_tokens(self.text_head(z), draws, choose.temperature, choose.top_k)
-
-    def settle(self, state: StreamState, z: Tensor, tokens: Tensor | None) -> Tensor:
-        """Write the step's tokens down, except where the prompt decides them; go on to the next."""
-        i = state.step
-        if state.text is not None and tokens is not None:
-            if i < state.given_until:
-                assert state.given_text is not None
-                given = state.given_text[:, i]
-                tokens = torch.where(given == FREE, tokens, given)
-            state.text[:, i] = tokens
-        state.step = i + 1
-        return z
-
-    def step_input(self, state: StreamState) -> Tensor:
-        """What the backbone reads at the step that comes next: [B, D]."""
-        i, lead = state.step, self.owner.lead
-        if i <= lead + max(state.lacking):  # a BOS is due in some row
-            return self.owner.inputs(state, i, i + 1)[:, 0].float()
-        text = None
-        if state.text is not None:
-            text = float32(F.embedding(state.text[:, i - 1], self.text_table))
-        return self.frame_input(state.frames[:, i - 1 - lead], text)
+        top_k = text_top_k(sampling)
+        return draw_tokens(self.text_head(z), draws, sampling.text_temperature, top_k)
 
     # -- what it reads -------------------------------------------------------------------------
 
@@ -164,15 +116,12 @@ class FlatSteps(ABC):
 class FlatCodes(FlatSteps):
     """Codes in: the sum of K rows of one table."""
 
-    def __init__(
-        self, system: "RqSystem | MusicGenSystem", precision: Precision, release: bool
-    ) -> None:
+    def __init__(self, system: CodeSystem, precision: Precision, release: bool) -> None:
         """Lay the K tables one below the other; tables of a low rank are multiplied out."""
         super().__init__(system, precision, release)
-        tables: Tensor = system.code_tables
-        maps = getattr(system, "code_maps", None)
-        if maps is not None:
-            tables = torch.bmm(tables, maps)
+        tables = system.code_tables
+        if system.code_maps is not None:
+            tables = torch.bmm(tables, system.code_maps)
         K, rows, _ = tables.shape
         self.table = tables.flatten(0, 1)
         self.offsets = torch.arange(K, device=tables.device) * rows
@@ -185,8 +134,3 @@ class FlatCodes(FlatSteps):
     def input_bytes(self) -> int:
         """K rows."""
         return len(self.offsets) * self.table.shape[1] * self.table.element_size()
-
-
-def float32(x: Tensor) -> Tensor:
-    """The tensor as float32; asking costs nothing where it is."""
-    return x if x.dtype == torch.float32 else x.float()

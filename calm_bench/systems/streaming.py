@@ -11,19 +11,25 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from calm_bench.codecs.base import Codec
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 from calm_bench.systems.base import Generation, Prompt, System
 from calm_bench.systems.monologue import FREE, TextStream
-from calm_bench.types import SamplingParams, StrictModel, TimedWord
+from calm_bench.types import SamplingParams, StrictModel, TemperatureKind, TimedWord
 
 TEXT_TOP_K = 25  # Moshi's default for the text stream
+
+
+def text_top_k(sampling: SamplingParams) -> int:
+    """The text stream's top-k; off where that of the audio is."""
+    return TEXT_TOP_K if sampling.top_k else 0
 
 
 class TextConfig(StrictModel):
@@ -59,7 +65,6 @@ class StreamState:
     text_draws: Tensor | None
     audio_draws: Tensor
     sampling: SamplingParams
-    choose_text: Chooser
     lacking: list[int]
     prompt_frames: list[int]
     given_until: int = 0
@@ -84,13 +89,14 @@ class StreamingSystem(System):
         text: TextConfig | None,
         codec: Codec,
         folder: Path | None,
+        frame_width: int,
     ) -> None:
-        """Build the backbone and, if configured, the text stream.
+        """Build the backbone and, if configured, the text stream; a frame is C or K numbers.
 
         The tokenizer file lies in the model's `folder`; None builds the shapes without it.
         """
         super().__init__()
-        self.codec = codec
+        self.codec, self.frame_width = codec, frame_width
         self.backbone = Transformer(backbone)
         self.lead = 0 if text is None else text.lead
         self.audio_start = nn.Parameter(torch.randn(backbone.dim) * 0.02)
@@ -118,8 +124,31 @@ class StreamingSystem(System):
         """All random numbers of one clip's head, [n_frames, ...]."""
 
     @abstractmethod
-    def head(self, state: StreamState, z: Tensor, draws: Tensor) -> Tensor:
-        """The next frame [B, C] or [B, K] from contexts [B, D] and this frame's draws."""
+    def draw_frame(
+        self,
+        sampling: SamplingParams,
+        z: Tensor,
+        draws: Tensor,
+        text: Tensor | None,
+        scratch: Any,
+    ) -> Tensor:
+        """The next frame [B, C] or [B, K] from contexts [B, D].
+
+        Args:
+            sampling: Temperature, top-k, steps.
+            z: Contexts.
+            draws: This frame's random numbers.
+            text: What `head_text` gave.
+            scratch: What `new_scratch` gave.
+        """
+
+    def head_text(self, state: StreamState) -> Tensor | None:
+        """The text tokens [B] that the head sees, if it sees any."""
+        return None
+
+    def new_scratch(self, batch_size: int, like: Tensor) -> Any:
+        """What the head keeps from frame to frame."""
+        return None
 
     # -- training ------------------------------------------------------------------------------
 
@@ -183,8 +212,7 @@ class StreamingSystem(System):
         counts, encoded = self._encode_prompts(prompts, device)
         B, P = len(prompts), max(counts)
         steps = P + n_frames + self.lead
-        shape = (B, P + n_frames, self.frame_shape())
-        frames = torch.zeros(shape, device=device, dtype=self.frame_dtype())
+        frames = self.blank(B, P + n_frames)
         for row, known in enumerate(encoded):
             frames[row, P - counts[row] : P] = known
         given, given_until = None, 0
@@ -196,21 +224,27 @@ class StreamingSystem(System):
         text_draws = self._text_draws(n_frames, generators)
         draws = torch.stack([self.draw(n_frames, sampling, g) for g in generators])
         lacking = [P - count for count in counts]
+        cache = self._new_cache(lacking, P, steps)
         state = StreamState(
-            cache=self._new_cache(lacking, P, steps),
+            cache=cache,
             frames=frames,
             text=None if given is None else given.clamp_min(0),
             given_text=given,
             text_draws=None if text_draws is None else text_draws.to(device),
             audio_draws=draws.to(device),
             sampling=sampling,
-            choose_text=Chooser(sampling.text_temperature, TEXT_TOP_K if sampling.top_k else 0),
             lacking=lacking,
             prompt_frames=counts,
             given_until=given_until,
+            scratch=self.new_scratch(B, cache.buffer),
         )
         self.prefill(state)
         return state
+
+    def blank(self, *shape: int) -> Tensor:
+        """Frames of zeros, [..., C] or [..., K]."""
+        dtype = torch.float32 if self.codec.continuous else torch.long
+        return torch.zeros(*shape, self.frame_width, dtype=dtype, device=self.device)
 
     def prefill(self, state: StreamState) -> None:
         """Read the prompts into the cache and take the steps that lead the first new frame."""
@@ -267,31 +301,47 @@ class StreamingSystem(System):
 
     def advance(self, state: StreamState) -> Tensor:
         """One step of the backbone and the text stream: contexts [B, D]."""
-        i = state.step
-        if self.backbone.config.context is not None:
-            state.cache.make_room(1, self.backbone.config.context)
-        x = self.step_input(state)
-        z: Tensor = self.backbone(x, state.cache)[:, 0]
-        if state.text is not None:
-            assert state.given_text is not None
-            assert state.text_draws is not None
-            draws = state.text_draws[:, i - state.prompt_end]
-            drawn = state.choose_text(self.text_head(z), draws)
-            given = state.given_text[:, i]
-            state.text[:, i] = torch.where(given == FREE, drawn, given)
+        i, draws = state.step, None
+        if state.text_draws is not None:
+            at = i - state.prompt_end
+            draws = state.text_draws[:, at : at + 1]
+        z, tokens = self.step(self.step_input(state), state.cache, state.sampling, draws)
+        if state.text is not None and tokens is not None:
+            if i < state.given_until:
+                assert state.given_text is not None
+                given = state.given_text[:, i]
+                tokens = torch.where(given == FREE, tokens, given)
+            state.text[:, i] = tokens
         state.step = i + 1
         return z
 
+    def step(
+        self, x: Tensor, cache: KvCache, sampling: SamplingParams, draws: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Contexts [B, D] of inputs x [B, D], and text tokens [B] by uniform draws [B, 1]."""
+        context = self.backbone.config.context
+        if context is not None:
+            cache.make_room(1, context)
+        z: Tensor = self.backbone(x[:, None], cache)[:, 0]
+        if draws is None:
+            return z, None
+        choose = Chooser(sampling.text_temperature, text_top_k(sampling))
+        return z, choose(self.text_head(z), draws[:, 0])
+
     def step_input(self, state: StreamState) -> Tensor:
-        """What the backbone reads at the step that comes next: [B, 1, D]."""
+        """What the backbone reads at the step that comes next: [B, D]."""
         i = state.step
-        if not any(state.lacking) and i > self.lead:
-            # The common case, without index arithmetic: no row is padded, no BOS is due.
-            x = self.embed_frames(state.frames[:, i - 1 - self.lead : i - self.lead])
-            if state.text is not None:
-                x = x + self.text_table(state.text[:, i - 1 : i])
-            return x
-        return self.inputs(state, i, i + 1)
+        if i <= self.lead + max(state.lacking):  # a BOS is due in some row
+            return float32(self.inputs(state, i, i + 1)[:, 0])
+        text = None
+        if state.text is not None:
+            text = float32(F.embedding(state.text[:, i - 1], self.text_table.weight))
+        return self.frame_input(state.frames[:, i - 1 - self.lead], text)
+
+    def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
+        """Backbone input [B, D] of a frame [B, C] or [B, K] and the text's embedding [B, D]."""
+        x = self.embed_frames(frame[:, None])[:, 0]
+        return x if text is None else x + text
 
     def backbone_step(self, state: StreamState) -> Tensor:
         """Advance backbone and text stream by one frame: contexts [B, D]."""
@@ -299,8 +349,12 @@ class StreamingSystem(System):
 
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
         """Draw the next frame: [B, C] or [B, K]."""
-        done = state.step - 1 - self.lead - state.prompt_end
-        return self.head(state, z, state.audio_draws[:, done])
+        return self.head(state, z, state.step - 1 - self.lead - state.prompt_end)
+
+    def head(self, state: StreamState, z: Tensor, at: int) -> Tensor:
+        """What the head draws from contexts [B, D] by the random numbers of new frame `at`."""
+        draws, text = state.audio_draws[:, at], self.head_text(state)
+        return self.draw_frame(state.sampling, z, draws, text, state.scratch)
 
     def push(self, state: StreamState, frame: Tensor) -> None:
         """Append the frame."""
@@ -341,10 +395,27 @@ class StreamingSystem(System):
             return x
         return torch.stack([row.roll(shift, 0) for row, shift in zip(x, shifts, strict=True)])
 
-    @abstractmethod
-    def frame_shape(self) -> int:
-        """Numbers per frame: C or K."""
 
-    @abstractmethod
-    def frame_dtype(self) -> torch.dtype:
-        """Type of a frame's numbers."""
+class CodeSystem(StreamingSystem):
+    """Frames of K codes: the backbone reads the sum of K rows, of K tables; softmax temperature.
+
+    Attributes:
+        code_maps: Of tables of a low rank R, what leads from it to D, [K, R, D].
+    """
+
+    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
+    code_tables: Tensor
+    code_maps: Tensor | None
+
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """The sum of K embeddings: codes [B, T, K] to [B, T, D]."""
+        K = frames.shape[-1]
+        rows = self.code_tables[torch.arange(K, device=frames.device), frames]  # [B, T, K, R | D]
+        if self.code_maps is None:
+            return rows.sum(2)
+        return rows.flatten(2) @ self.code_maps.flatten(0, 1)
+
+
+def float32(x: Tensor) -> Tensor:
+    """The tensor as float32; asking costs nothing where it is."""
+    return x if x.dtype == torch.float32 else x.float()

@@ -57,7 +57,7 @@ class CalmObjective(LatentObjective):
         config, mlp = self.config.consistency, self.system.mlp
         x, t, noise = self.copies(batch, step, config)
         ramp = 1.0 if step < 0 else min(1.0, step / max(1, config.warmup * self.recipe.accumulate))
-        embedded = mlp.embed_context(z).float().repeat(config.multiplier, 1)
+        embedded = mlp.condition(z).float().repeat(config.multiplier, 1)
         held = embedded.detach()
 
         def velocity(x_t: Tensor, time: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class FlowObjective(LatentObjective):
         """Mean flow-matching loss over frames and head-batch copies."""
         law, mlp = self.config.flow, self.system.mlp
         x, t, noise = self.copies(batch, step, law)
-        embedded = mlp.embed_context(z).float().repeat(law.multiplier, 1)
+        embedded = mlp.condition(z).float().repeat(law.multiplier, 1)
         terms = flow_terms(
             lambda x_t, time: mlp.velocity(x_t, time, embedded),
             self.system.time_weight,

@@ -73,7 +73,7 @@ class FrameSplit:
     def __init__(self, shards: Shards, frames: PackedArrays, system: StreamingSystem) -> None:
         """Lay out the text stream of every recording once."""
         self.shards, self.frames, self.lead = shards, frames, system.lead
-        self.width = system.frame_shape()  # C, or the first levels K that the system uses
+        self.width = system.frame_width  # C, or the first levels K that the system uses
         self.text: list[NDArray[np.int64]] | None = None
         if system.text_stream is not None:
             stream = system.text_stream

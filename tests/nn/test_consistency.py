@@ -10,11 +10,11 @@ from torch import Tensor
 from calm_bench.nn.trigflow import (
     ConsistencyConfig,
     TimeWeight,
+    consistency_path,
     consistency_target,
     consistency_terms,
     draw_times,
-    sample_consistency,
-    uniform_times,
+    sample,
 )
 
 MU, S = 0.7, 0.5
@@ -127,26 +127,26 @@ def test_sampler_is_exact_on_any_grid_and_scales_variance_by_temperature(steps: 
     # C5: output is linear in each noise, so the response to unit noises gives the variance
     # without sampling.
     tau, velocity = 0.8, exact_velocity()
-    zero = torch.zeros(steps, 1, 1, dtype=torch.float64)
-    mean = sample_consistency(velocity, zero, uniform_times(steps))
+    zero, path = torch.zeros(1, steps, 1, dtype=torch.float64), consistency_path(steps)
+    mean = sample(velocity, zero, path)
     variance = 0.0
     for k in range(steps):
         unit = zero.clone()
-        unit[k] = math.sqrt(tau)
-        variance += (sample_consistency(velocity, unit, uniform_times(steps)) - mean).item() ** 2
+        unit[:, k] = math.sqrt(tau)
+        variance += (sample(velocity, unit, path) - mean).item() ** 2
     assert mean.item() == pytest.approx(MU, abs=1e-12)
     assert variance == pytest.approx(tau * S**2, rel=1e-12)
 
 
 def test_unscaled_renoise_would_lose_the_temperature() -> None:
     # C5's number for s = 1: with unit re-noise, temperature 0.8 has all but vanished after 4 steps.
-    velocity, times = exact_velocity(0.0, 1.0), uniform_times(4)
-    zero = torch.zeros(4, 1, 1, dtype=torch.float64)
+    velocity, path = exact_velocity(0.0, 1.0), consistency_path(4)
+    zero = torch.zeros(1, 4, 1, dtype=torch.float64)
     variance = 0.0
     for k, std in enumerate([math.sqrt(0.8), 1.0, 1.0, 1.0]):
         unit = zero.clone()
-        unit[k] = std
-        variance += sample_consistency(velocity, unit, times).item() ** 2
+        unit[:, k] = std
+        variance += sample(velocity, unit, path).item() ** 2
     assert variance == pytest.approx(0.98750, abs=1e-5)
 
 
@@ -214,8 +214,7 @@ def test_training_on_gaussian_data_learns_mean_and_variance() -> None:
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / 900)
     with torch.no_grad():
-        drawn = sample_consistency(
-            velocity, torch.randn(1, 20_000, 1, generator=generator), (math.pi / 2,)
-        )
+        noises = torch.randn(20_000, 1, 1, generator=generator)
+        drawn = sample(velocity, noises, consistency_path(1))
     assert drawn.mean().item() == pytest.approx(MU, abs=0.1)
     assert drawn.std().item() == pytest.approx(S, abs=0.12)

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead, consistency_path, rotation_path
+from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
 from calm_bench.nn.depth import Chooser, draw_tokens
 from calm_bench.nn.product import ByRows, Product, Split, pack
 from calm_bench.nn.transformer import (
@@ -16,12 +16,7 @@ from calm_bench.nn.transformer import (
     Transformer,
     TransformerConfig,
 )
-from calm_bench.nn.trigflow import (
-    rotation_times,
-    sample_consistency,
-    sample_trigflow,
-    uniform_times,
-)
+from calm_bench.nn.trigflow import consistency_path, rotation_path, sample
 from calm_bench.systems.engine import bucket_of
 from calm_bench.types import Precision
 
@@ -165,17 +160,16 @@ def test_both_samplers_along_their_paths(steps: int) -> None:
     torch.manual_seed(0)
     mlp = AdaLnMlp(AdaLnConfig(blocks=2, width=24, start_closed=False), 6, 16)
     z, noises = torch.randn(3, 16), torch.randn(3, steps, 6)
-    velocity = partial(lambda embedded, x, t: mlp.velocity(x, t, embedded), mlp.embed_context(z))
-    flat = FlatHead(mlp, "fp32")
-    one = sample_consistency(velocity, noises.transpose(0, 1), uniform_times(steps))
-    assert deviation(one, flat.sample(z, noises, consistency_path(steps))) < 1e-5
-    other = sample_trigflow(velocity, noises[:, 0], rotation_times(steps, 0.7))
-    assert deviation(other, flat.sample(z, noises, rotation_path(steps, 0.7))) < 1e-5
+    velocity = partial(lambda embedded, x, t: mlp.velocity(x, t, embedded), mlp.condition(z))
+    for path in (consistency_path, partial(rotation_path, spread=0.7)):
+        plain = sample(velocity, noises, path(steps))
+        assert deviation(plain, FlatHead(mlp, path, "fp32").sample(z, noises, steps)) < 1e-5
 
 
 def test_many_steps_read_the_modulations_once() -> None:
     W, C, D, blocks = 24, 6, 16, 2
-    flat = FlatHead(AdaLnMlp(AdaLnConfig(blocks=blocks, width=W), C, D), "fp32")
+    mlp = AdaLnMlp(AdaLnConfig(blocks=blocks, width=W), C, D)
+    flat = FlatHead(mlp, consistency_path, "fp32")
     each = 4 * (C * W + W + blocks * 2 * (W * W + W) + W * C + C)
     once = 4 * (D * W + (3 * blocks + 2) * (W * W + W))
     assert flat.weight_bytes(1) == once + each

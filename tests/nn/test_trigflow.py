@@ -15,8 +15,9 @@ from calm_bench.nn.trigflow import (
     draw_times,
     flow_terms,
     noised,
+    rotation_path,
     rotation_times,
-    sample_trigflow,
+    sample,
 )
 
 MU = 0.7
@@ -31,19 +32,18 @@ def exact(mu: float, s: float):  # type: ignore[no-untyped-def]
     return velocity
 
 
-def response(s: float, times: tuple[float, ...]) -> tuple[float, float]:
+def response(s: float, steps: int, spread: float = 1.0) -> tuple[float, float]:
     """Mean and variance gain of the sampler, which is affine: push 0 and 1 through."""
-    start = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    low, high = sample_trigflow(exact(MU, s), start, times)[:, 0].tolist()
+    start = torch.tensor([[[0.0]], [[1.0]]], dtype=torch.float64)
+    low, high = sample(exact(MU, s), start, rotation_path(steps, spread))[:, 0].tolist()
     return low, (high - low) ** 2
 
 
 @pytest.mark.parametrize("s", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 4, 10, 100])
 def test_variance_is_the_product_of_squared_cosines(s: float, steps: int) -> None:
-    times = rotation_times(steps)
-    mean, variance = response(s, times)
-    phis = [math.atan2(math.sin(t), s * math.cos(t)) for t in times]
+    mean, variance = response(s, steps)
+    phis = [math.atan2(math.sin(t), s * math.cos(t)) for t in rotation_times(steps)]
     product = math.prod(math.cos(a - b) ** 2 for a, b in pairwise(phis))
     assert mean == pytest.approx(MU, abs=1e-12)
     assert variance == pytest.approx(s**2 * product, abs=1e-13)
@@ -70,20 +70,20 @@ def test_variance_is_the_product_of_squared_cosines(s: float, steps: int) -> Non
 def test_few_uniform_steps_lose_the_published_share_of_variance(
     s: float, steps: int, share: float
 ) -> None:
-    _, variance = response(s, rotation_times(steps))
+    _, variance = response(s, steps)
     assert variance / s**2 == pytest.approx(share, abs=1e-5)
 
 
 @pytest.mark.parametrize("s", [0.1, 0.5])
 @pytest.mark.parametrize("steps", [4, 25])
 def test_the_grid_of_a_known_spread_loses_least(s: float, steps: int) -> None:
-    _, variance = response(s, rotation_times(steps, spread=s))
+    _, variance = response(s, steps, spread=s)
     assert variance / s**2 == pytest.approx(math.cos(math.pi / 2 / steps) ** (2 * steps), abs=1e-9)
-    assert variance > response(s, rotation_times(steps))[1]
+    assert variance > response(s, steps)[1]
 
 
 def test_the_spread_grid_brings_a_narrow_distribution_to_its_stated_share() -> None:
-    _, variance = response(0.1, rotation_times(100, spread=0.3))
+    _, variance = response(0.1, 100, spread=0.3)
     assert variance / 0.01 == pytest.approx(0.960, abs=5e-4)
 
 
@@ -102,9 +102,8 @@ def test_rotations_are_exact_for_a_true_velocity() -> None:
     x = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
     noise = torch.tensor([[1.5, 0.4]], dtype=torch.float64)
     for steps in (1, 3, 10):
-        drawn = sample_trigflow(
-            lambda _, t: noised(x, t, noise)[1], noise, rotation_times(steps, 0.5)
-        )
+        path = rotation_path(steps, 0.5)
+        drawn = sample(lambda _, t: noised(x, t, noise)[1], noise[:, None], path)
         torch.testing.assert_close(drawn, x, atol=1e-14, rtol=0)
 
 

@@ -74,7 +74,7 @@ def test_more_head_steps_cost_more_in_the_head_alone() -> None:
 @pytest.mark.weights
 def test_a_depth_transformer_reads_its_shared_weights_once_per_level() -> None:
     system, counts = counted("rq-speech-tiny")
-    depth, K = system.depth, system.n_codebooks
+    depth, K = system.depth, system.frame_width
     layer_bytes = sum(
         4 * p[0].numel() for layer in depth.layers for p in layer.parameters() if p.ndim == 3
     )

@@ -183,7 +183,7 @@ def test_depth_logits_given_the_same_codes(precision: Precision, rank: int | Non
 
 def test_training_is_left_as_it_was() -> None:
     plain, flat = load("calm-debug", mode="plain"), load("calm-debug")
-    frames = torch.randn(2, 5, plain.frame_shape(), generator=torch.Generator().manual_seed(0))
+    frames = torch.randn(2, 5, plain.frame_width, generator=torch.Generator().manual_seed(0))
     text = torch.zeros(2, 5 + plain.lead, dtype=torch.long)
     assert torch.equal(plain.contexts(frames, text), flat.contexts(frames, text))
     assert plain.state_dict().keys() == flat.state_dict().keys()
