@@ -1,7 +1,8 @@
 """Strict YAML: what a model folder and a benchmark file may say, checked before anything runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -186,10 +187,21 @@ def parse(model: type[Model], data: dict[str, Any], where: str) -> Model:
         field = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            near = near_names(str(first["loc"][-1]), model.model_fields)
+            near = near_names(str(first["loc"][-1]), _inside(model, first["loc"]).model_fields)
             message = "unknown field" + (f"; did you mean {' or '.join(near)}?" if near else "")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise InputError(f"{where}: {field}: {message}{more}") from error
+
+
+def _inside(model: Any, place: Iterable[int | str]) -> Any:
+    """The innermost model that the place of an error leads through."""
+    for name in place:
+        if name in model.model_fields:
+            parts = [model.model_fields[name].annotation]
+            while parts and not isinstance(parts[0], type(BaseModel)):
+                parts = [*parts[1:], *get_args(parts[0])]
+            model = parts[0] if parts else model
+    return model
 
 
 def model_names() -> list[str]:

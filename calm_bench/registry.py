@@ -73,6 +73,11 @@ def _targets(kind: Kind) -> dict[str, str]:
     return found | _BUILT_IN[kind]
 
 
+def columns() -> list[Any]:
+    """The columns of every registered metric: name, label, unit, and which side is better."""
+    return [column for name in names("metric") for column in load("metric", name).columns]
+
+
 def names(kind: Kind) -> list[str]:
     """All registered names of one kind, sorted."""
     return sorted(_targets(kind))

@@ -89,7 +89,10 @@ def test_its_system_runs_and_its_metric_scores(installed: Path, folder: Path) ->
     assert rows["Reference", None]["value"] == pytest.approx(20 * np.log10(0.2), abs=0.1)
     assert {("Loop", 0.0), ("Loop", 1.0)} <= set(rows)
     assert all(row["n"] == 2 and row["value"] is not None for row in rows.values())
-    assert Path(found["folder"], "page", "index.html").is_file()
+    page = Path(found["folder"], "page", "index.html").read_text(encoding="utf-8")
+    table = Path(found["folder"], "tables", "mine.md").read_text(encoding="utf-8")
+    assert "Peak (dBFS)" in table
+    assert "Peak" in page
 
 
 def test_a_precision_that_its_system_lacks_is_refused_at_once(

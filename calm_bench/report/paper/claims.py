@@ -1,21 +1,55 @@
 """benchmarks/claims.yaml: every claim as data, checked strictly before anything is measured."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from calm_bench import registry
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
 from calm_bench.errors import InputError, near_names
-from calm_bench.report.paper.expressions import Expression, parse_expression
-from calm_bench.report.paper.names import METRICS, RATIO_METRICS
+from calm_bench.numbers.speed import SPEED_COLUMNS
+from calm_bench.report.numbers import TIMES
+from calm_bench.report.paper.names import STORED_AS
 from calm_bench.report.paper.runs import SCALES, Scale
 from calm_bench.report.paper.verdicts import Side
 from calm_bench.types import StrictModel
 
 Section = Literal["speech", "music", "steps", "ablations", "scale", "conditioning", "tts", "codecs"]
+Function = Literal["difference", "order", "ratio", "value"]
+
+_N_ROWS = {"difference": "2 rows", "ratio": "2 rows", "value": "1 row"}
+OF_NO_METRIC = ("bits_per_second", "elo_enjoyment", "elo_meaningfulness", "mos", "text_nll")
+"""What codecs, listeners and held-out texts say."""
+
+
+@cache
+def units() -> Mapping[str, str]:
+    """The unit of each number that a claim may ask for; a metric's are those of its columns."""
+    known = dict.fromkeys((*STORED_AS, *OF_NO_METRIC), "")
+    return known | {c.name: c.unit for c in (*SPEED_COLUMNS, *registry.columns())}
+
+
+class Selector(StrictModel):
+    """One row: which metric of which model, drawn how; None takes the only setting there is.
+
+    Attributes:
+        model: Without its scale; or the kind of a row that has none, such as `reference`.
+    """
+
+    metric: str
+    model: str
+    temp: float | None = None
+    steps: int | None = None
+
+    def __str__(self) -> str:
+        """The row as words."""
+        text = self.model
+        text += "" if self.steps is None else f", {self.steps} head step{'s' * (self.steps != 1)}"
+        return text + ("" if self.temp is None else f", temp {self.temp:g}")
 
 
 class Source(StrictModel):
@@ -42,7 +76,9 @@ class Claim(StrictModel):
     """One claim: in words, where it stands, and what in a run would show it.
 
     Attributes:
-        measure: An expression (`expressions`); None where nothing here measures it.
+        measure: The value of one row; the first row minus the second, or over it; the order of
+            rows, each minus the one before it. None where nothing here measures it.
+        rows: What is measured, in this order.
         missing: Why nothing does.
         side: On which side of the null the measure should lie.
         than: The null; by default 0 for differences and 1 for ratios.
@@ -56,7 +92,8 @@ class Claim(StrictModel):
     says: str
     source: Source
     published: Published | None = None
-    measure: str | None = None
+    measure: Function | None = None
+    rows: tuple[Selector, ...] = ()
     missing: str | None = None
     side: Side | None = None
     than: float | None = None
@@ -64,63 +101,62 @@ class Claim(StrictModel):
     needs: dict[str, str] = Field(default_factory=dict)
     command: str
 
+    @field_validator("measure", mode="before")
+    @classmethod
+    def _is_no_expression(cls, value: Any) -> Any:
+        if isinstance(value, str) and "(" in value:
+            name = value.partition("(")[0].strip()
+            raise ValueError(
+                f"an expression is written as fields now: measure: {name}, and rows: "
+                "[{metric: fad, model: calm-music, temp: 1.0, steps: 4}, …]"
+            )
+        return value
+
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
         if (self.measure is None) == (self.missing is None):
             raise ValueError("give either `measure` or `missing`, which says why there is none")
         if self.measure is None:
-            if self.side is not None or self.than is not None:
-                raise ValueError("a claim without a measure has no side and no null")
+            if self.side is not None or self.than is not None or self.rows:
+                raise ValueError("a claim without a measure has no side, no null and no rows")
             return self
         if self.side is None:
             raise ValueError("a measure needs its `side`: above or below")
-        self._check_numbers(self.expression)
+        wanted, n = _N_ROWS.get(self.measure, "at least 2 rows"), len(self.rows)
+        if n < 2 if self.measure == "order" else n != int(wanted[0]):
+            raise ValueError(f"{self.measure} takes {wanted}, not {n}")
+        self._check_numbers()
         return self
 
-    def _check_numbers(self, expression: Expression) -> None:
-        unknown = [row.metric for row in expression.rows if row.metric not in METRICS]
+    def _check_numbers(self) -> None:
+        unknown = [row.metric for row in self.rows if row.metric not in units()]
         if unknown:
-            near = near_names(unknown[0], METRICS) or sorted(METRICS)
+            near = near_names(unknown[0], units()) or sorted(units())
             raise ValueError(f"unknown metric {unknown[0]!r}; did you mean {' or '.join(near)}?")
-        if expression.function == "value" and self.than is None:
-            raise ValueError("value(...) needs `than`: the number it is compared with")
+        if self.measure == "value" and self.than is None:
+            raise ValueError("value needs `than`: the number it is compared with")
         if self.is_factor and self.null <= 0:
             raise ValueError("a ratio is compared with a positive number")
-        number = self.published.number if self.published else None
+        number = self.number
         if number is None:
             return
-        if expression.function == "order":
+        if self.measure == "order":
             raise ValueError("an order claims no number: say it in `published.text`")
         if (number > self.null) != (self.side == "above") or number == self.null:
             raise ValueError(f"the published {number:g} is not {self.side} {self.null:g}")
 
     @property
-    def expression(self) -> Expression:
-        """The parsed measure.
-
-        Raises:
-            ValueError: If it is no expression, or there is none.
-        """
-        if self.measure is None:
-            raise ValueError(f"{self.id} has no measure")
-        try:
-            return parse_expression(self.measure)
-        except InputError as error:
-            raise ValueError(str(error)) from error
-
-    @property
     def is_factor(self) -> bool:
         """Whether the effect is a factor, judged on the log scale."""
-        expression = self.expression
-        of_ratios = all(row.metric in RATIO_METRICS for row in expression.rows)
-        return expression.function == "ratio" or (expression.function == "value" and of_ratios)
+        of_ratios = all(units()[row.metric] == TIMES or row.metric == "rtf" for row in self.rows)
+        return self.measure == "ratio" or (self.measure == "value" and of_ratios)
 
     @property
     def null(self) -> float:
         """The value without an effect."""
         if self.than is not None:
             return self.than
-        return 1.0 if self.expression.function == "ratio" else 0.0
+        return 1.0 if self.measure == "ratio" else 0.0
 
     @property
     def number(self) -> float | None:

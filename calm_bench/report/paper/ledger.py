@@ -225,15 +225,17 @@ def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
     absent: list[Missing] = []
     for run in runs:
         for scale in run.scales:
-            results = measure(claim, run, scale)
-            if isinstance(results, Missing):
-                absent.append(results)
-            elif scale not in claim.scales:
+            try:
+                results = measure(claim, run, scale)
+            except Missing as missing:
+                absent.append(missing)
+                continue
+            if scale in claim.scales:
+                found += [_entry(claim, run, scale, result) for result in results]
+            else:
                 wanted = " or ".join(claim.scales)
                 reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
-                absent.append(Missing(reason=reason, n_found=len(claim.expression.rows) + 1))
-            else:
-                found += [_entry(claim, run, scale, result) for result in results]
+                absent.append(Missing(reason, lacks=-1))
     return _merged(found) or [_missing(claim, _nearest(claim, absent))]
 
 
@@ -251,12 +253,12 @@ def _merged(found: Sequence[Entry]) -> list[Entry]:
 
 def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
     """The reason of the run that came nearest to measuring a claim."""
-    best = max(absent, key=lambda missing: missing.n_found, default=None)
-    if best is None or best.n_found == 0:
-        models = dict.fromkeys(row.model for row in claim.expression.rows)
-        metrics = dict.fromkeys(row.metric for row in claim.expression.rows)
+    best = min(absent, key=lambda missing: missing.lacks, default=None)
+    if best is None or best.lacks == len(claim.rows):
+        models = dict.fromkeys(row.model for row in claim.rows)
+        metrics = dict.fromkeys(row.metric for row in claim.rows)
         return f"no stored run has {' and '.join(metrics)} of {', '.join(models)}"
-    return best.reason
+    return str(best)
 
 
 def _missing(claim: Claim, reason: str) -> Entry:
@@ -299,7 +301,7 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
 def _ours(claim: Claim, result: Measured) -> str:
     """The rows and their effect in one line."""
     effect, values = result.effect, result.values
-    function = claim.expression.function
+    function = claim.measure
     if function == "value":
         return _number(effect.value, values[0].unit)
     if function == "order":

@@ -8,14 +8,14 @@ An order is as strong as its weakest link: the link whose lower end (seen from t
 lowest bounds the effect from below, the one whose upper end is lowest from above.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub, truediv
 from typing import Any
 
 from calm_bench.errors import InputError
-from calm_bench.report.paper.claims import Claim
-from calm_bench.report.paper.expressions import Selector
+from calm_bench.report.paper.claims import Claim, Selector
 from calm_bench.report.paper.names import (
     OF_THE_MODEL,
     SPEED_METRICS,
@@ -27,7 +27,7 @@ from calm_bench.report.paper.names import (
 from calm_bench.report.paper.runs import Scale, StoredRun, scale_of
 from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
 from calm_bench.store.records import Row
-from calm_bench.store.results import Difference, Value
+from calm_bench.store.results import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Measured:
     """A claim's effect in one run, by one recipe.
 
     Attributes:
-        rows: The rows that were compared.
+        values: The numbers that were compared.
         needed: At which n an inconclusive interval would leave the null; None where none would.
     """
 
@@ -57,75 +57,74 @@ class Measured:
     recipe: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
-    """Why a run does not measure a claim, and how many of the claim's rows it has."""
+class Missing(Exception):
+    """Why a run does not measure a claim, and how many of the claim's rows it lacks."""
 
-    reason: str
-    n_found: int = 0
-
-
-Found = Mapping[str | None, tuple[Row, Value]]
-"""By recipe, a row and its row."""
+    def __init__(self, reason: str, lacks: int = 0) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.lacks = lacks
 
 
-def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured] | Missing:
+def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
     """What a run's rows of one scale say of a claim, for each recipe they were made by.
 
     Raises:
+        Missing: If they say nothing of it.
         InputError: If a selector of the claim fits several rows of the run.
     """
-    rows = claim.expression.rows
-    absent = [row for row in rows if not _rows(row, run, scale)]
+    absent = [row for row in claim.rows if not _rows(row, run, scale)]
     if absent:
-        reason = f"{run.name} has no row {absent[0]}"
-        return Missing(reason=reason, n_found=len(rows) - len(absent))
-    looked = [find_rows(selector, run, scale) for selector in rows]
-    problems = [result for result in looked if isinstance(result, str)]
-    if problems:
-        return Missing(reason=problems[0], n_found=len(rows))
-    found = [result for result in looked if not isinstance(result, str)]
-    shared = [key for key in found[0] if all(key in rows for rows in found)]
+        raise Missing(f"{run.name} has no row {absent[0]}", len(absent))
+    found = [find_rows(selector, run, scale) for selector in claim.rows]
+    shared = [key for key in found[0] if all(key in values for values in found)]
     if not shared:
-        return Missing(reason="its rows were made by different recipes", n_found=len(found))
-    fit = [key for key in shared if _fits(claim, run.results.recipes.get(key or "", {}))]
+        raise Missing("its rows were made by different recipes")
+    fit = [key for key in shared if _fits(claim, run.recipe(key))]
     if not fit:
         wanted = ", ".join(f"{key} {value}" for key, value in claim.needs.items())
-        given = "; ".join(_described(claim, run, key) for key in shared)
-        return Missing(reason=f"needs {wanted}; {run.name} has {given}", n_found=len(found))
-    results = [_measured(claim, run, [rows[key] for rows in found], key) for key in fit]
-    good = [result for result in results if isinstance(result, Measured)]
-    return good or next(result for result in results if isinstance(result, Missing))
+        given = "; ".join(_described(claim, run.recipe(key)) for key in shared)
+        raise Missing(f"needs {wanted}; {run.name} has {given}")
+    results, problems = [], []
+    for key in fit:
+        try:
+            results.append(_measured(claim, run, tuple(values[key] for values in found)))
+        except Missing as missing:
+            problems.append(missing)
+    if not results:
+        raise problems[0]
+    return results
 
 
-def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> Found | str:
-    """A selector's row under each recipe that gave it a value, or what is missing.
+def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[str | None, Value]:
+    """A selector's number under each recipe that gave it one.
 
     Raises:
+        Missing: If there is none.
         InputError: If several rows fit that were not timed together.
     """
-    rows = _rows(selector, run, scale)
+    rows, metric = _rows(selector, run, scale), selector.metric
     if not rows:
-        return f"{run.name} has no row {selector}"
-    if selector.metric in SPEED_METRICS and any(n.startswith(UNFIT) for n in run.results.notes):
-        return f"{run.name} was timed on a machine unfit for it: {UNFIT}"
-    for row in rows if selector.metric not in SPEED_METRICS else ():
+        raise Missing(f"{run.name} has no row {selector}")
+    if metric in SPEED_METRICS and any(n.startswith(UNFIT) for n in run.results.notes):
+        raise Missing(f"{run.name} was timed on a machine unfit for it: {UNFIT}")
+    for row in rows if metric not in SPEED_METRICS else ():
         if row.model is not None and run.has_random_weights(row.model):
-            return f"the weights of {row.model} are random: only its speed means something"
-    metric, results = selector.metric, run.results
-    numbers = [(row, value) for row in rows for value in values_for(metric, results, row)]
-    found: dict[str | None, tuple[Row, Value]] = {}
-    for row, value in numbers:
-        known = found.setdefault(value.recipe_id, (row, value)) if value.value is not None else None
-        if known is not None and known[0] != row and selector.metric not in OF_THE_MODEL:
+            raise Missing(f"the weights of {row.model} are random: only its speed means something")
+    values = [value for row in rows for value in values_for(metric, run.results, row)]
+    found: dict[str | None, Value] = {}
+    for value in values:
+        known = value if value.value is None else found.setdefault(value.recipe_id, value)
+        if known.cell_id != value.cell_id and metric not in OF_THE_MODEL:
             raise InputError(
-                f"{selector.metric}[{selector}] fits several rows of {run.name} "
-                f"({known[0].cell_id}, {row.cell_id}): the claim must say temp= or steps="
+                f"{metric} of {selector} fits several rows of {run.name} "
+                f"({known.cell_id}, {value.cell_id}): the claim must say temp or steps"
             )
     if found:
         return found
-    reasons = [value.reason or "no reason was recorded" for _, value in numbers]
-    return reasons[0] if reasons else f"{run.name} stores no {selector.metric} of {selector}"
+    if values:
+        raise Missing(values[0].reason or "no reason was recorded")
+    raise Missing(f"{run.name} stores no {metric} of {selector}")
 
 
 def _rows(selector: Selector, run: StoredRun, scale: Scale | None) -> list[Row]:
@@ -151,108 +150,84 @@ def _fits(claim: Claim, recipe: Mapping[str, Any]) -> bool:
     )
 
 
-def _described(claim: Claim, run: StoredRun, recipe_id: str | None) -> str:
-    recipe = run.results.recipes.get(recipe_id or "", {})
+def _described(claim: Claim, recipe: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {recipe.get(key, 'not recorded')}" for key in claim.needs)
 
 
-def _measured(
-    claim: Claim, run: StoredRun, found: Sequence[tuple[Row, Value]], recipe_id: str | None
-) -> Measured | Missing:
-    """The verdict on a claim from rows of one recipe."""
-    function, log = claim.expression.function, claim.is_factor
-    if function == "value":
-        links = [_of_one(found[0][1])]
-    elif function == "ratio":
-        links = [_ratio(found[0][1], found[1][1])]
-    elif function == "difference":
-        links = [_difference(run, found[0], found[1])]
-    else:
-        links = [_difference(run, after, before) for before, after in pairwise(found)]
-    for link in links:
-        if isinstance(link, str):
-            return Missing(reason=link, n_found=len(found))
-    effects = [link for link in links if isinstance(link, Effect)]
+def _measured(claim: Claim, run: StoredRun, values: tuple[Value, ...]) -> Measured:
+    """The verdict on a claim from numbers of one recipe."""
+    log, null = claim.is_factor, claim.null
+    effects = _effects(claim, run, values)
     if log and min(effect.low for effect in effects) <= 0:
-        return Missing(reason="a ratio's interval reaches 0", n_found=len(found))
+        raise Missing("a ratio's interval reaches 0")
     assert claim.side is not None
     effect = _weakest(effects, claim.side == "above")
-    verdict = judge(effect.low, effect.high, side=claim.side, null=claim.null, number=claim.number)
-    counts = [
-        clips_needed(e.value, e.low, e.high, e.n, null=claim.null, log=log)
-        for e in effects
-        if e.low <= claim.null <= e.high
-    ]
-    needed = None if None in counts else max((c for c in counts if c is not None), default=None)
-    values = tuple(value for _, value in found)
-    recipe = run.results.recipes.get(recipe_id or "", {})
-    return Measured(effect=effect, verdict=verdict, needed=needed, values=values, recipe=recipe)
+    open_ones = [e for e in effects if e.low <= null <= e.high]
+    counts = [clips_needed(e.value, e.low, e.high, e.n, null=null, log=log) for e in open_ones]
+    needed = [count for count in counts if count is not None]
+    return Measured(
+        effect=effect,
+        verdict=judge(effect.low, effect.high, side=claim.side, null=null, number=claim.number),
+        needed=max(needed, default=None) if len(needed) == len(counts) else None,
+        values=values,
+        recipe=run.recipe(values[0].recipe_id),
+    )
 
 
-def _of_one(value: Value) -> Effect | str:
+def _effects(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect]:
+    if claim.measure == "value":
+        return [_of_one(values[0])]
+    if claim.measure == "ratio":
+        return [_ratio(values[0], values[1])]
+    if claim.measure == "difference":
+        return [_difference(run, values[0], values[1])]
+    return [_difference(run, after, before) for before, after in pairwise(values)]
+
+
+def _of_one(value: Value) -> Effect:
     if value.value is None or value.low is None or value.high is None:
-        return _no_interval(value)
+        why = f": {value.reason}" if value.reason else ""
+        raise Missing(f"{value.metric} of {value.cell_id} has no interval{why}")
     return Effect(value=value.value, low=value.low, high=value.high, n=value.n)
 
 
-def _no_interval(value: Value) -> str:
-    why = f": {value.reason}" if value.reason else ""
-    return f"{value.metric} of {value.cell_id} has no interval{why}"
-
-
-def _difference(run: StoredRun, a: tuple[Row, Value], b: tuple[Row, Value]) -> Effect | str:
+def _difference(run: StoredRun, a: Value, b: Value) -> Effect:
     """A - b, as the run pairs them, else by the outer ends of both intervals."""
-    (cell_a, row_a), (cell_b, row_b) = a, b
-    if row_a.unit != row_b.unit:
-        return f"{row_a.metric} and {row_b.metric} have different units"
-    if row_a.metric == row_b.metric:
-        stored = _stored(run.results.differences, row_a, cell_a, cell_b)
-        if stored is not None:
-            return _of_stored(stored, reverse=stored.cell_id != cell_a.cell_id)
-    x, y = _of_one(row_a), _of_one(row_b)
-    if isinstance(x, str) or isinstance(y, str):
-        return x if isinstance(x, str) else str(y)
-    return Effect(
-        value=x.value - y.value,
-        low=x.low - y.high,
-        high=x.high - y.low,
-        n=min(x.n, y.n),
-        paired=False,
-    )
+    if a.unit != b.unit:
+        raise Missing(f"{a.metric} and {b.metric} have different units")
+    if (stored := _stored(run, a, b)) is not None:
+        return stored
+    return _unpaired(sub, a, b)
 
 
-def _stored(differences: Sequence[Difference], value: Value, a: Row, b: Row) -> Difference | None:
-    for found in differences:
-        rows = {found.cell_id, found.baseline_cell_id}
-        of_metric = (found.metric, found.recipe_id) == (value.metric, value.recipe_id)
-        if of_metric and rows == {a.cell_id, b.cell_id}:
-            return found
+def _stored(run: StoredRun, a: Value, b: Value) -> Effect | None:
+    """A - b as the run pairs them, in either order; None if it does not."""
+    for found in run.results.differences if a.metric == b.metric else ():
+        same = (found.metric, found.recipe_id) == (a.metric, a.recipe_id)
+        if not same or {found.cell_id, found.baseline_cell_id} != {a.cell_id, b.cell_id}:
+            continue
+        value, low, high = found.value, found.low, found.high
+        if value is None or low is None or high is None:
+            reason = found.reason or "no reason given"
+            raise Missing(f"{found.metric}: no interval of the difference: {reason}")
+        if found.cell_id != a.cell_id:
+            value, low, high = -value, -high, -low
+        return Effect(value=value, low=low, high=high, n=found.n, paired=True)
     return None
 
 
-def _of_stored(found: Difference, *, reverse: bool) -> Effect | str:
-    if found.value is None or found.low is None or found.high is None:
-        return f"{found.metric}: no interval of the difference: {found.reason or 'no reason given'}"
-    value, low, high = found.value, found.low, found.high
-    if reverse:
-        value, low, high = -value, -high, -low
-    return Effect(value=value, low=low, high=high, n=found.n, paired=True)
-
-
-def _ratio(a: Value, b: Value) -> Effect | str:
+def _ratio(a: Value, b: Value) -> Effect:
     """A / b by the outer ends of both intervals, on the log scale."""
+    if min(_of_one(a).low, _of_one(b).low) <= 0:
+        raise Missing(f"{a.metric} reaches 0: no ratio can be taken")
+    return _unpaired(truediv, a, b)
+
+
+def _unpaired(of: Callable[[float, float], float], a: Value, b: Value) -> Effect:
+    """A difference or ratio by the outer ends of both intervals."""
     x, y = _of_one(a), _of_one(b)
-    if isinstance(x, str) or isinstance(y, str):
-        return x if isinstance(x, str) else str(y)
-    if min(x.low, y.low) <= 0:
-        return f"{a.metric} reaches 0: no ratio can be taken"
-    return Effect(
-        value=x.value / y.value,
-        low=x.low / y.high,
-        high=x.high / y.low,
-        n=min(x.n, y.n),
-        paired=False,
-    )
+    low, high = of(x.low, y.high), of(x.high, y.low)
+    return Effect(value=of(x.value, y.value), low=low, high=high, n=min(x.n, y.n), paired=False)
 
 
 def _weakest(effects: Sequence[Effect], above: bool) -> Effect:

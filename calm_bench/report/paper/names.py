@@ -16,46 +16,20 @@ from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.store.records import Row
 from calm_bench.store.results import Results, Value
 
+STORED_AS = {
+    "fad_first": "fad",
+    "fad_half_trained": "fad",
+    "fad_last": "fad",
+    "seconds_for_30s": "rtf",
+}
 SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_for_30s"}
 """What random weights measure as well as trained ones."""
 
 OF_THE_MODEL = SPEED_METRICS | {"text_nll"}
 """One number for all temperatures: a temperature changes neither shapes nor the text's loss."""
 
-RATIO_METRICS = frozenset({"overall_speedup", "head_speedup", "rtf"})
-"""Positive quantities whose effect is a factor: judged against 1 on the log scale."""
-
 UNFIT = "the baseline differs from itself"
 """How a run's note begins that takes back its own speed columns."""
-
-METRICS = frozenset(
-    SPEED_METRICS
-    | {
-        "bandwidth_drift",
-        "bits_per_second",
-        "blows_up",
-        "dnsmos",
-        "elo_enjoyment",
-        "elo_meaningfulness",
-        "fad",
-        "fad_first",
-        "fad_half_trained",
-        "fad_last",
-        "fades_out",
-        "kad",
-        "loudness_drift",
-        "mos",
-        "pesq",
-        "ppx_geo",
-        "si_sdr",
-        "spectral_drift",
-        "stoi",
-        "text_nll",
-        "vert",
-        "wer",
-    }
-)
-"""What a claim may ask for."""
 
 _SEGMENT = re.compile(r"fad@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)s")
 _MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@(?P<step>\d+))?")
@@ -99,30 +73,30 @@ def segments(values: Iterable[Value]) -> list[Point]:
 def is_part(row: Row) -> bool:
     """Whether a row is of part of a model: a checkpoint on the way, or a codec's first levels."""
     on_the_way = row.model is not None and ModelName.of(row.model).step is not None
-    return on_the_way or getattr(row, "levels", None) is not None
+    return on_the_way or row.levels is not None
 
 
 def rows_for(metric: str, rows: Sequence[Row]) -> list[Row]:
     """Those of a model's rows that a metric is about: the whole model, or a half-trained one."""
     if metric != "fad_half_trained":
         return [row for row in rows if not is_part(row)]
-    steps = {ModelName.of(c.model).step or 0: c for c in rows if c.model is not None}
+    steps = {ModelName.of(row.model).step or 0: row for row in rows if row.model is not None}
     early = [step for step in steps if 0 < step <= max(steps) / 2]
     return [steps[max(early)]] if early else []
 
 
 def values_for(metric: str, results: Results, row: Row) -> list[Value]:
-    """A row's rows of a metric, by each recipe, under whatever name the run stores them."""
+    """A row's values of a metric, by each recipe, under whatever name the run stores them."""
     values = [value for value in results.rows if value.cell_id == row.cell_id]
-    if metric == "seconds_for_30s":
-        return [_thirty_seconds(value) for value in values if value.metric == "rtf"]
     if metric in ("fad_first", "fad_last"):
         points = segments(values)
         at = {point.x for point in points}
-        wanted = min(at, default=0.0) if metric == "fad_first" else max(at, default=0.0)
-        return [point.value for point in points if point.x == wanted] if len(at) > 1 else []
-    stored = "fad" if metric == "fad_half_trained" else metric
-    return [value for value in values if value.metric == stored]
+        if len(at) < 2:
+            return []
+        wanted = min(at) if metric == "fad_first" else max(at)
+        return [point.value for point in points if point.x == wanted]
+    found = [value for value in values if value.metric == STORED_AS.get(metric, metric)]
+    return [_thirty_seconds(rtf) for rtf in found] if metric == "seconds_for_30s" else found
 
 
 def _thirty_seconds(rtf: Value) -> Value:

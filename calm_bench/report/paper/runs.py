@@ -77,9 +77,13 @@ class StoredRun:
         values = (r for r in old.results.rows if r.metric == value.metric and r.value is not None)
         return {r.recipe_id for r in values if old.instrument(r) == by}
 
+    def recipe(self, recipe_id: str | None) -> Mapping[str, Any]:
+        """What numbers of a recipe depend on; empty where none was recorded."""
+        return self.results.recipes.get(recipe_id or "", {})
+
     def instrument(self, value: Value) -> str | None:
         """The language model or embedding behind a number; those of two of them do not compare."""
-        return instrument_of(self.results.recipes.get(value.recipe_id or "", {}))
+        return instrument_of(self.recipe(value.recipe_id))
 
     @property
     def scales(self) -> list[Scale]:

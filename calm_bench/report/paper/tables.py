@@ -9,13 +9,14 @@ another recipe than in the oldest run, stands in a column of its own. A number t
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import product
 
 from calm_bench.report.numbers import TIMES, interval_text, plain_number
-from calm_bench.report.paper.expressions import Selector
+from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.layout import ColumnSpec, RowSpec, TableSpec
-from calm_bench.report.paper.measure import find_rows
+from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.names import SPEED_METRICS, values_for
 from calm_bench.report.paper.runs import Scale, StoredRun
 from calm_bench.report.tables import Table, Text
@@ -110,10 +111,9 @@ def _by_instrument(column: ColumnSpec, used: Sequence[str]) -> Iterator[Shown]:
 
 def _ways(spec: TableSpec, column: ColumnSpec, run: StoredRun) -> Iterator[tuple[str, str]]:
     """By which instrument a run measured a column, "" for none, and what keeps it apart."""
-    for row in spec.rows:
-        for scale in run.scales:
-            found = find_rows(_selector(row, column), run, scale)
-            for _, number in found.values() if not isinstance(found, str) else ():
+    for row, scale in product(spec.rows, run.scales):
+        with suppress(Missing):
+            for number in find_rows(_selector(row, column), run, scale).values():
                 yield run.instrument(number) or "", run.apart(number)
 
 
@@ -175,11 +175,12 @@ def _block(spec: TableSpec, run: StoredRun, scale: Scale, columns: Sequence[Show
 
 def _measured(spec: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> Value | str:
     metric = column.column.metric
-    found = find_rows(_selector(spec, column.column), run, scale)
-    if isinstance(found, str):
+    try:
+        found = find_rows(_selector(spec, column.column), run, scale)
+    except Missing as missing:
         stored = any(values_for(metric, run.results, row) for row in run.results.cells)
-        return found if stored else f"the run stores no {metric}"
-    for _, first in found.values():
+        return str(missing) if stored else f"the run stores no {metric}"
+    for first in found.values():
         if column.takes(run.instrument(first), run.apart(first)):
             ends = {name: getattr(first, name) for name in ("value", "low", "high")}
             scaled = {k: None if x is None else x * column.column.scale for k, x in ends.items()}
@@ -191,7 +192,7 @@ def _measured(spec: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> Val
 
 
 def _timing(run: StoredRun, value: Value) -> Iterator[str]:
-    recipe: Mapping[str, Any] = run.results.recipes.get(value.recipe_id or "", {})
+    recipe = run.recipe(value.recipe_id)
     if recipe.get("metric") == "latency":
         words = (str(recipe[name]) for name in ("device", "dtype", "mode") if name in recipe)
         yield f"times of {run.name}: {', '.join(words)}"

@@ -4,13 +4,16 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from calm_bench import registry
 from calm_bench.cli.app import app
 from calm_bench.config import (
     SystemRow,
@@ -20,12 +23,17 @@ from calm_bench.config import (
     read_yaml,
 )
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.listening.ballot import PAIRED
+from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.plan.overrides import Overrides, apply_overrides
 from calm_bench.plan.rows import with_head_steps
+from calm_bench.report.paper import claims as claims_module
 from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.claims import Claim, load_claims
 from calm_bench.report.paper.layout import load_tables
+from calm_bench.report.paper.ledger import build_ledger
 from calm_bench.report.paper.names import ModelName
+from calm_bench.score.held_out import TEXT_LOSS
 from calm_bench.speed.spec import load_spec
 
 # What the paper's result sections and the demo page hold, and the claims that speak of each: every
@@ -196,10 +204,14 @@ def test_the_command_of_a_claim_makes_the_rows_that_it_compares(
     systems, codecs, temperatures = rows_of(parse_command(steps_of(claim.command)[-1][1:]))
     made = {(ModelName.of(row.model).base, n) for row in systems for n in row.head_steps}
     names = {name for name, _ in made} | {ModelName.of(name).base for name in codecs}
-    for row in claim.expression.rows:
+    for row in claim.rows:
         assert row.model in names
         assert row.steps is None or (row.model, row.steps) in made
         assert row.temp is None or row.temp in temperatures
+
+
+PEAKS = (("a", 10.0), ("b", 6.0))
+A, B = {"metric": "fad", "model": "a"}, {"metric": "fad", "model": "b", "temp": 1.0, "steps": 4}
 
 
 def entry(**changes: object) -> dict[str, object]:
@@ -208,7 +220,8 @@ def entry(**changes: object) -> dict[str, object]:
         "section": "music",
         "says": "A is better than b.",
         "source": {"where": "here", "row": "a"},
-        "measure": "difference(fad[a], fad[b])",
+        "measure": "difference",
+        "rows": [A, B],
         "side": "below",
         "command": "calm-bench run music",
     }
@@ -225,16 +238,31 @@ def load(tmp_path: Path, *entries: dict[str, object]) -> list[Claim]:
     ("changes", "message"),
     [
         ({"sides": "below"}, "claim a: sides: unknown field; did you mean side"),
-        ({"measure": "diff(fad[a], fad[b])"}, "'diff' is no function; did you mean difference"),
-        ({"measure": "difference(fda[a], fda[b])"}, "unknown metric 'fda'; did you mean fad"),
+        ({"measure": "diff"}, "measure: Input should be 'difference', 'order', 'ratio' or 'value'"),
+        (
+            {"measure": "ratio(fad[a], fad[b])"},
+            "written as fields now: measure: ratio, and rows: [{metric: fad, model: ",
+        ),
+        ({"rows": [A | {"metric": "fda"}, B]}, "unknown metric 'fda'; did you mean fad"),
+        ({"rows": [A | {"step": 4}, B]}, "claim a: rows.0.step: unknown field; did you mean steps"),
+        ({"rows": [A | {"steps": 2.5}, B]}, "claim a: rows.0.steps: Input should be a valid int"),
+        ({"rows": [A | {"temp": "hot"}, B]}, "claim a: rows.0.temp: Input should be a valid numb"),
+        ({"rows": [A]}, "difference takes 2 rows, not 1"),
+        ({"measure": "ratio", "rows": [A, B, A]}, "ratio takes 2 rows, not 3"),
+        ({"measure": "value", "than": 1}, "value takes 1 row, not 2"),
+        ({"measure": "order", "rows": [A]}, "order takes at least 2 rows, not 1"),
         ({"side": None}, "a measure needs its `side`"),
         ({"measure": None}, "give either `measure` or `missing`"),
+        (
+            {"measure": None, "side": None, "missing": "no such thing"},
+            "no side, no null and no rows",
+        ),
         ({"missing": "no such thing"}, "give either `measure` or `missing`"),
-        ({"measure": "value(rtf[a])"}, "needs `than`"),
+        ({"measure": "value", "rows": [{"metric": "rtf", "model": "a"}]}, "needs `than`"),
         ({"published": {"text": "+1", "number": 1.0}}, "the published 1 is not below 0"),
         ({"published": {"text": "0", "number": 0.0}}, "the published 0 is not below 0"),
         (
-            {"measure": "order(fad[a], fad[b])", "published": {"text": "", "number": -1.0}},
+            {"measure": "order", "published": {"text": "", "number": -1.0}},
             "an order claims no number",
         ),
         ({"scales": []}, "claim a: scales"),
@@ -248,6 +276,29 @@ def test_a_claim_that_cannot_be_judged_is_refused(
         load(tmp_path, entry(**changes))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_metric_of_another_package_can_be_claimed_at_once(
+    tmp_path: Path, checkout: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    louder = entry(rows=[{"metric": "peak_dbfs", "model": model} for model in ("a", "b")])
+    with pytest.raises(InputError, match="unknown metric 'peak_dbfs'"):
+        load(tmp_path, louder)
+    point = EntryPoint("peak", "calm_bench_example.peak:PeakMetric", "calm_bench.metrics")
+    monkeypatch.syspath_prepend(checkout / "tests" / "plugin" / "src")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] * (group == point.group))
+    for module, cached in ((registry, "_targets"), (claims_module, "units")):
+        monkeypatch.setattr(module, cached, getattr(module, cached).__wrapped__)
+    rows = [(make.system(model, model), {"peak_dbfs": make.around(x)}) for model, x in PEAKS]
+    run = make.stored(make.results("loud-1", "loud", rows))
+    (found,) = build_ledger(load(tmp_path, louder), [run]).entries
+    assert (found.verdict, found.value) == ("contradicted", 4.0)
+
+
+def test_what_no_metric_gives_is_what_others_give() -> None:
+    given = {BITS_PER_SECOND.name, TEXT_LOSS[0].name, "mos"}
+    given |= {f"elo_{question}" for question in PAIRED}
+    assert set(claims_module.OF_NO_METRIC) == given
 
 
 def test_two_claims_of_one_id_are_refused(tmp_path: Path) -> None:

@@ -22,13 +22,18 @@ from calm_bench.report.paper.runs import StoredRun
 from calm_bench.store.records import LatencyRecord
 
 
-def claim(measure: str, side: str = "below", **changes: Any) -> Claim:
+def row(metric: str, model: str, steps: int | None = None) -> dict[str, Any]:
+    return {"metric": metric, "model": model, "steps": steps}
+
+
+def claim(measure: str, *rows: dict[str, Any], side: str = "below", **changes: Any) -> Claim:
     fields = {
         "id": "a",
         "section": "music",
         "says": "A is better than b.",
         "source": {"where": "here", "row": "a"},
         "measure": measure,
+        "rows": rows,
         "side": side,
         "command": "calm-bench run music",
     }
@@ -43,25 +48,26 @@ def of_recipe(found: list[Entry], by: str) -> Entry:
     return next(entry for entry in found if entry.by == by)
 
 
-PAIR = "difference(fad[calm-music, steps=4], fad[rq32-music])"
+PAIR = ("difference", row("fad", "calm-music", 4), row("fad", "rq32-music"))
+SPEED = ("value", row("overall_speedup", "calm-music", 4))
 
 
 def test_the_runs_own_paired_difference_is_taken(music: StoredRun) -> None:
-    found = of_recipe(entries(claim(PAIR), music), "mel")
+    found = of_recipe(entries(claim(*PAIR), music), "mel")
     assert (found.value, found.low, found.high) == (-3.3, -4.1, -2.5)
     assert found.paired is True
     assert found.verdict == "reproduced"
 
 
 def test_a_pair_the_other_way_round_is_turned(music: StoredRun) -> None:
-    turned = claim("difference(fad[rq32-music], fad[calm-music, steps=4])")
+    turned = claim("difference", row("fad", "rq32-music"), row("fad", "calm-music", 4))
     found = of_recipe(entries(turned, music), "mel")
     assert (found.value, found.low, found.high) == (3.3, 2.5, 4.1)
     assert found.verdict == "contradicted"
 
 
 def test_rows_that_are_not_paired_are_bounded_by_their_intervals(music: StoredRun) -> None:
-    found = of_recipe(entries(claim(PAIR), music), "whisper v1")
+    found = of_recipe(entries(claim(*PAIR), music), "whisper v1")
     assert found.low == pytest.approx(5.9 * 0.94 - 9.2 * 1.06)
     assert found.high == pytest.approx(5.9 * 1.06 - 9.2 * 0.94)
     assert found.paired is False
@@ -69,54 +75,56 @@ def test_rows_that_are_not_paired_are_bounded_by_their_intervals(music: StoredRu
 
 
 def test_each_recipe_has_a_line_of_its_own(music: StoredRun) -> None:
-    assert {entry.by for entry in entries(claim(PAIR), music)} == {"mel", "whisper v1"}
+    assert {entry.by for entry in entries(claim(*PAIR), music)} == {"mel", "whisper v1"}
 
 
 def test_runs_of_the_same_clips_share_a_line(music: StoredRun) -> None:
     twin = replace(music, name="music-2")
-    found = of_recipe(entries(claim(PAIR), music, twin), "mel")
+    found = of_recipe(entries(claim(*PAIR), music, twin), "mel")
     assert found.run == "music-1, music-2"
     rows = [
         row.model_copy(update={"value": row.value and row.value + 1}) for row in music.results.rows
     ]
     other = replace(twin, results=music.results.model_copy(update={"rows": tuple(rows)}))
-    lines = entries(claim(PAIR), music, other)
+    lines = entries(claim(*PAIR), music, other)
     assert {entry.run for entry in lines} == {"music-1", "music-2"}
 
 
 def test_a_claim_may_ask_for_a_recipe(music: StoredRun) -> None:
-    (found,) = entries(claim(PAIR, needs={"embedding": "vggish"}), music)
+    (found,) = entries(claim(*PAIR, needs={"embedding": "vggish"}), music)
     assert found.verdict == "not measured"
     assert "needs embedding vggish; music-1 has embedding mel" in (found.note or "")
     assert found.command == "calm-bench run music"
 
 
 def test_an_order_is_as_strong_as_its_weakest_link(music: StoredRun) -> None:
-    rising = claim("order(fad[calm-music, steps=25|50|100])", "above")
+    rows = [row("fad", "calm-music", n) for n in (25, 50, 100)]
+    rising = claim("order", *rows, side="above")
     found = of_recipe(entries(rising, music), "mel")
     assert found.value == pytest.approx(9.6 - 7.4)
     assert found.low == pytest.approx(9.6 * 0.94 - 7.4 * 1.06)
     assert found.verdict == "reproduced"
     # 10 and 25 steps overlap: one undecided link leaves the order open.
-    tied = claim("order(fad[trigflow-music, steps=10|25|50])")
+    tied = claim("order", *(row("fad", "trigflow-music", n) for n in (10, 25, 50)))
     found = of_recipe(entries(tied, music), "mel")
     assert found.verdict == "inconclusive"
     assert (found.n_needed or 0) > 64
     assert f"about {found.n_needed} clips" in (found.note or "")
     # One link wholly on the other side contradicts it, whatever the others say.
-    wrong = claim("order(fad[calm-music, steps=4|10|100], fad[rq32-music])", "above")
+    rows = [row("fad", "calm-music", n) for n in (4, 10, 100)]
+    wrong = claim("order", *rows, row("fad", "rq32-music"), side="above")
     assert of_recipe(entries(wrong, music), "mel").verdict == "contradicted"
 
 
 def test_a_factor_is_judged_against_one(music: StoredRun) -> None:
-    faster = claim("value(overall_speedup[calm-music, steps=4])", "above", than=1)
+    faster = claim(*SPEED, side="above", than=1)
     (found,) = entries(faster, music)
     assert found.verdict == "reproduced"
     assert found.n == 12
     number = {"text": "×9", "number": 9.0}
     (found,) = entries(faster.model_copy(update={"published": None}), music)
     (found,) = entries(
-        claim("value(overall_speedup[calm-music, steps=4])", "above", than=1, published=number),
+        claim(*SPEED, side="above", than=1, published=number),
         music,
     )
     assert found.verdict == "direction only"
@@ -124,36 +132,37 @@ def test_a_factor_is_judged_against_one(music: StoredRun) -> None:
 
 
 def test_a_number_without_an_interval_has_no_verdict(music: StoredRun) -> None:
-    (found,) = entries(claim("value(overall_speedup[rq32-music])", "above", than=1), music)
+    speed = row("overall_speedup", "rq32-music")
+    (found,) = entries(claim("value", speed, side="above", than=1), music)
     assert found.verdict == "not measured"
     assert "has no interval" in (found.note or "")
 
 
 def test_fad_over_time_is_first_and_last_segment(ablations: StoredRun) -> None:
-    grows = "difference(fad_last[calm-music-none], fad_first[calm-music-none])"
-    (found,) = entries(claim(grows, "above"), ablations)
+    rows = (row("fad_last", "calm-music-none"), row("fad_first", "calm-music-none"))
+    (found,) = entries(claim("difference", *rows, side="above"), ablations)
     assert found.value == pytest.approx(80.0 - 8.0)
     assert found.verdict == "reproduced"
 
 
 def test_half_trained_is_the_last_checkpoint_before_half(ablations: StoredRun) -> None:
-    slower = "difference(fad_half_trained[calm-music-no-multiplier], fad_half_trained[calm-music])"
-    (found,) = entries(claim(slower, "above"), ablations)
+    rows = (row("fad_half_trained", f"calm-music{name}") for name in ("-no-multiplier", ""))
+    (found,) = entries(claim("difference", *rows, side="above"), ablations)
     assert found.value == pytest.approx(21.0 - 12.0)
 
 
 def test_random_weights_say_nothing_of_quality(make: SimpleNamespace) -> None:
     run = make.stored(make.music(), weights={"calm-music-tiny": None})
-    (found,) = entries(claim(PAIR), run)
+    (found,) = entries(claim(*PAIR), run)
     assert "the weights of calm-music-tiny are random" in (found.note or "")
-    faster = claim("value(overall_speedup[calm-music, steps=4])", "above", than=1)
+    faster = claim(*SPEED, side="above", than=1)
     assert entries(faster, run)[0].verdict == "reproduced"
 
 
 def test_times_of_an_unfit_machine_are_not_judged(make: SimpleNamespace) -> None:
     note = f"{UNFIT} by +9.0 % on this machine"
     run = make.stored(make.music().model_copy(update={"notes": (note,)}))
-    faster = claim("value(overall_speedup[calm-music, steps=4])", "above", than=1)
+    faster = claim(*SPEED, side="above", than=1)
     ledger = build_ledger([faster], [run])
     assert "unfit" in (ledger.entries[0].note or "")
     assert any(note in text for text in ledger.notes)
@@ -183,14 +192,14 @@ def test_the_unfit_note_is_what_runs_write(make: SimpleNamespace) -> None:
 
 
 def test_a_claim_about_the_papers_size_needs_that_size(music: StoredRun) -> None:
-    (found,) = entries(claim(PAIR, scales=["paper"]), music)
+    (found,) = entries(claim(*PAIR, scales=["paper"]), music)
     assert (found.verdict, found.scale) == ("not measured", "paper")
     assert "music-1 is of scale tiny; the claim is about scale paper" in (found.note or "")
 
 
 def test_a_selector_that_fits_two_rows_is_an_error(music: StoredRun) -> None:
-    with pytest.raises(InputError, match="must say temp= or steps="):
-        entries(claim("difference(fad[calm-music], fad[rq32-music])"), music)
+    with pytest.raises(InputError, match="must say temp or steps"):
+        entries(claim("difference", row("fad", "calm-music"), row("fad", "rq32-music")), music)
 
 
 def test_what_is_missing_is_said_of_the_run_that_came_nearest(
@@ -198,9 +207,13 @@ def test_what_is_missing_is_said_of_the_run_that_came_nearest(
 ) -> None:
     cell = make.system("calm-speech-tiny", "CALM")
     speech = make.stored(make.results("speech-1", "speech", [(cell, {"wer": make.around(20.0)})]))
-    (found,) = entries(claim("difference(fad[calm-music, steps=4], fad[gone])"), speech, music)
+    (found,) = entries(
+        claim("difference", row("fad", "calm-music", 4), row("fad", "gone")), speech, music
+    )
     assert found.note == "music-1 has no row gone"
-    (found,) = entries(claim("difference(fad[gone], fad[gone-too])"), speech, music)
+    (found,) = entries(
+        claim("difference", row("fad", "gone"), row("fad", "gone-too")), speech, music
+    )
     assert found.note == "no stored run has fad of gone, gone-too"
 
 
@@ -221,7 +234,7 @@ def test_every_claim_has_a_line_and_every_line_a_verdict(
 
 
 def test_changes_are_told(music: StoredRun) -> None:
-    ledger = build_ledger([claim(PAIR)], [music])
+    ledger = build_ledger([claim(*PAIR)], [music])
     assert changes(ledger, ledger) == []
     first, second = ledger.entries
 
