@@ -37,7 +37,7 @@ METRICS = {
     "dnsmos": "calm_bench.metrics.dnsmos:DnsmosMetric",
     "drift": "calm_bench.metrics.drift:DriftMetric",
     "fad": "calm_bench.metrics.fad:FadMetric",
-    "fad_over_time": "calm_bench.metrics.fad_over_time:FadOverTime",
+    "fad_over_time": "calm_bench.metrics.fad:FadOverTime",
     "fidelity": "calm_bench.metrics.fidelity:FidelityMetric",
     "kad": "calm_bench.metrics.kad:KadMetric",
     "loudness": "calm_bench.metrics.loudness:LoudnessMetric",

@@ -22,9 +22,8 @@ from calm_bench.score.held_out import held_out_scores, hold_out
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Facts, Outcome, summarise_run
 from calm_bench.speed.in_run import time_systems
-from calm_bench.store.codec_checks import CodecCheck
 from calm_bench.store.environment import code_hashes, describe_environment
-from calm_bench.store.records import Manifest, Row
+from calm_bench.store.records import CodecCheck, Manifest, Row
 from calm_bench.store.run_store import RunStore, manifest_of
 
 

@@ -19,8 +19,7 @@ from calm_bench.core.audio import read_audio, resample, write_flac
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.score.clips import ClipShelf
-from calm_bench.store.codec_checks import CodecCheck
-from calm_bench.store.records import ScoreRecord, TrialRecord
+from calm_bench.store.records import CodecCheck, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import TimedWord, Transcript, Wave

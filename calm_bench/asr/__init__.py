@@ -15,11 +15,18 @@ as speech are left without a word, the window is decoded once more, with timesta
 import re
 from functools import cache
 
-from calm_bench.asr.base import SAMPLE_RATE, Heard, Recognizer
 from calm_bench.asr.faster_whisper import PINNED_SHA256, FasterWhisperRecognizer
-from calm_bench.asr.health import FLAGS, THRESHOLDS, health_flags, is_silent
 from calm_bench.asr.openai_whisper import OpenAiRecognizer
-from calm_bench.core.parallel import cores
+from calm_bench.asr.recognizer import (
+    FLAGS,
+    SAMPLE_RATE,
+    THRESHOLDS,
+    Heard,
+    Recognizer,
+    health_flags,
+    is_silent,
+)
+from calm_bench.core.progress import cores
 from calm_bench.errors import InputError, UnknownNameError
 
 __all__ = [

@@ -13,8 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.asr.base import POLICY, SAMPLE_RATE, Heard, Recognizer, english_alone, join_pieces
-from calm_bench.asr.health import is_sparse, unheard_seconds
+from calm_bench.asr.recognizer import (
+    POLICY,
+    SAMPLE_RATE,
+    Heard,
+    Recognizer,
+    english_alone,
+    is_sparse,
+    join_pieces,
+    unheard_seconds,
+)
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from calm_bench.asr.base import POLICY, Heard, Recognizer, english_alone, join_pieces
+from calm_bench.asr.recognizer import POLICY, Heard, Recognizer, english_alone, join_pieces
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import file_hash
 from calm_bench.types import Wave

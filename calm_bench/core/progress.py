@@ -1,11 +1,22 @@
-"""How far a long stage has come, on standard error: a bar on a terminal, plain lines elsewhere."""
+"""Long work: spread over the cores with its results in order, and how far it has come.
 
+On standard error, by a bar on a terminal and by plain lines elsewhere.
+"""
+
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 
 Advance = Callable[[int], None]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -73,3 +84,40 @@ def _lines(title: str, total: int, done: int) -> Advance:
 
     say()
     return advance
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ordered_map(
+    function: Callable[[In], Out], items: Iterable[In], jobs: int | None = None
+) -> Iterator[Out]:
+    """Results in the order of the items, a few computed ahead on other threads.
+
+    Threads serve, because decoding, resampling and hashing release the interpreter's lock. Few
+    results wait at a time, so a slow consumer does not fill the memory.
+    """
+    jobs = jobs or cores()
+    queue = iter(items)
+    with ThreadPoolExecutor(jobs) as pool:
+        pending: deque[Future[Out]] = deque()
+        pending.extend(pool.submit(function, item) for item in islice(queue, 2 * jobs))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in islice(queue, 1))
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def counted(items: Iterable[In], total: int, title: str, done: int = 0) -> Iterator[In]:
+    """The items themselves, while a bar on standard error counts them up from `done`."""
+    with stage(title, total, done) as advance:
+        for item in items:
+            yield item
+            advance(1)

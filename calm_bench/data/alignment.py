@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from calm_bench.asr.health import is_sparse
+from calm_bench.asr.recognizer import is_sparse
 from calm_bench.asr.words import align, tokens_of
 from calm_bench.core.audio import resample
 from calm_bench.core.recordings import few

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calm_bench.core.files import replace
-from calm_bench.core.parallel import ordered_map
-from calm_bench.core.progress import Advance, stage
+from calm_bench.core.progress import Advance, ordered_map, stage
 from calm_bench.data.corpus import read_card
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from calm_bench.config import PromptSpec
 from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import Item, read_manifest
 from calm_bench.data.sources import without_suffix
 from calm_bench.errors import InputError

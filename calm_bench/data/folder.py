@@ -12,7 +12,7 @@ from typing import Any
 from calm_bench.asr import Recognizer, load_recognizer
 from calm_bench.core.code import computed_by
 from calm_bench.core.files import disk_errors, locked
-from calm_bench.core.parallel import counted
+from calm_bench.core.progress import counted
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable

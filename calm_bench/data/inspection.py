@@ -9,7 +9,7 @@ from typing import Any
 from calm_bench.core.audio import examine, probe_audio, readable
 from calm_bench.core.code import computed_by
 from calm_bench.core.files import append_lines, committed_lines
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import Skipped
 from calm_bench.data.sources import Candidate
 from calm_bench.errors import InputError

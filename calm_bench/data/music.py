@@ -15,7 +15,7 @@ from typing import Any
 
 from calm_bench.core import paths
 from calm_bench.core.files import json_lines
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data import music_worker
 from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus

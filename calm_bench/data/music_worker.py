@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from calm_bench.core.audio import resample, write_flac
-from calm_bench.core.loudness import integrated_loudness
+from calm_bench.core.waves import integrated_loudness
 from calm_bench.data.scores import Note, Score, kept_score
 from calm_bench.errors import InputError
 from calm_bench.types import Wave

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from calm_bench.config import parse, read_yaml
-from calm_bench.core.parallel import counted
+from calm_bench.core.progress import counted
 from calm_bench.data.corpus import Split
 from calm_bench.data.scores import Score, corpus_dir, kept_score
 from calm_bench.data.splits import Groups, position, split_at

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from calm_bench.asr import Recognizer, load_recognizer
-from calm_bench.asr.heard import hear
+from calm_bench.asr.recognizer import hear
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio, resample

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from calm_bench.core.audio import RESAMPLER, from_int16, to_int16
 from calm_bench.core.files import committed_lines, disk_errors, locked, replace
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash

@@ -17,7 +17,7 @@ from calm_bench.asr.words import align, tokens_of
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import json_lines
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
 from calm_bench.data.stories import Story, write_stories

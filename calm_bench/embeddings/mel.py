@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.core.spectra import centred, mel_power
+from calm_bench.core.waves import centred, mel_power
 from calm_bench.embeddings.base import Embedding
 from calm_bench.types import Wave
 

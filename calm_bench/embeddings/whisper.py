@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.asr import FasterWhisperRecognizer, load_recognizer
-from calm_bench.core.parallel import ordered_map
-from calm_bench.core.spectra import centred
+from calm_bench.core.progress import ordered_map
+from calm_bench.core.waves import centred
 from calm_bench.embeddings.base import Embedding
 from calm_bench.errors import InputError
 from calm_bench.types import Wave

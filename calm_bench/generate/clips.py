@@ -25,9 +25,8 @@ from calm_bench.metrics.fidelity import BITS_PER_SECOND, bit_rate
 from calm_bench.plan.plan import Batch, Plan, Trial
 from calm_bench.plan.rows import sampling_of
 from calm_bench.seeds import content_hash
-from calm_bench.store.records import Row, RowScore, TrialRecord
+from calm_bench.store.records import Row, RowScore, TrialRecord, row_title, swept
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import row_title, swept
 from calm_bench.systems.grid import Grid, system_prompt
 from calm_bench.types import TimedWord, Wave
 

@@ -10,13 +10,14 @@ from calm_bench import registry
 from calm_bench.config import PromptSpec, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.code import computed_by
-from calm_bench.core.spectra import mean_power
+from calm_bench.core.recordings import few
+from calm_bench.core.waves import mean_power
 from calm_bench.data.prompts import load_prompt
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.fidelity import StoiMetric
 from calm_bench.plan.plan import Plan, check_prompts
 from calm_bench.seeds import content_hash
-from calm_bench.store.codec_checks import CodecCheck, codec_notes
+from calm_bench.store.records import CodecCheck, carried_text
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Wave
 
@@ -50,8 +51,25 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
         check_prompts(plan)
     known |= {check.recipe_id: check for check in _checks(plan, missing)}
     checks = tuple(known[recipe_id] for recipe_id in wanted)
-    notes = (note for note in codec_notes(checks) if note not in plan.notes)
+    notes = (note for note in _notes(checks) if note not in plan.notes)
     return replace(plan, checks=checks, notes=(*plan.notes, *notes))
+
+
+def _notes(checks: Sequence[CodecCheck]) -> Iterator[str]:
+    """A sentence for each codec: what it returns of the prompts, and which it cannot carry."""
+    for codec in dict.fromkeys(check.codec for check in checks):
+        own = [check for check in checks if check.codec == codec]
+        lost = [check for check in own if not check.is_carried]
+        if not lost:
+            all_of_them = "the prompt" if len(own) == 1 else f"the {len(own)} prompts"
+            yield f"{codec} returns {all_of_them} at {carried_text(own)}"
+            continue
+        names = few([check.prompt_id for check in lost])
+        those = "the prompt" if len(own) == 1 else f"{len(lost)} of {len(own)} prompts"
+        yield (
+            f"{codec} cannot carry {those} ({names}), which it returns at "
+            f"{carried_text(lost)}: rows that hear through it do not continue these recordings"
+        )
 
 
 def _codecs(plan: Plan) -> list[str]:

@@ -7,8 +7,7 @@ the colour of its own piece.
 
 import numpy as np
 
-from calm_bench.core.loudness import integrated_loudness
-from calm_bench.core.spectra import mean_power
+from calm_bench.core.waves import integrated_loudness, mean_power
 from calm_bench.types import Wave
 
 

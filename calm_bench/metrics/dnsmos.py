@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from calm_bench.core.audio import RESAMPLER, resample
-from calm_bench.core.spectra import centred
+from calm_bench.core.waves import centred
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Metric
 from calm_bench.seeds import file_hash

@@ -24,10 +24,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from calm_bench.core.loudness import integrated_loudness
-from calm_bench.core.spectra import centred, mean_power
+from calm_bench.core.waves import centred, integrated_loudness, mean_power
 from calm_bench.metrics.base import Metric
-from calm_bench.metrics.fad_over_time import Segments, cut
+from calm_bench.metrics.fad import Segments, cut
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
 GATE_LUFS = -70.0

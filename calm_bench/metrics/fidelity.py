@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.core.audio import RESAMPLER, resample
-from calm_bench.core.spectra import centred, mel_power
+from calm_bench.core.waves import centred, mel_power
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave

@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from calm_bench.core.loudness import _PIECE, integrated_loudness
-from calm_bench.core.spectra import centred, mel_power
+from calm_bench.core.waves import SAMPLES_AT_ONCE, centred, integrated_loudness, mel_power
 from calm_bench.metrics.base import Metric
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
@@ -75,7 +74,7 @@ def silence_share(wave: Wave, sample_rate: int) -> float | None:
     if n_frames == 0:
         return None
     frames = centred(wave[: n_frames * frame]).reshape(n_frames, frame)
-    pieces = np.array_split(frames, 1 + frames.size // _PIECE)
+    pieces = np.array_split(frames, 1 + frames.size // SAMPLES_AT_ONCE)
     power = np.concatenate([np.mean(piece.astype(np.float64) ** 2, axis=1) for piece in pieces])
     return float(np.mean(power < 10.0 ** (_SILENT_DB / 10.0)))
 

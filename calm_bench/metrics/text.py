@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from calm_bench.asr.spoken import letters_are_latin
-from calm_bench.asr.words import align, tokens_of
+from calm_bench.asr.words import align, letters_are_latin, tokens_of
 from calm_bench.types import Clip
 
 EDGE_SECONDS = 0.5

@@ -22,9 +22,7 @@ from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
 from calm_bench.plan.rows import Models, identity_of, rows_of
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.store.codec_checks import CodecCheck
-from calm_bench.store.records import Row
-from calm_bench.store.titles import row_title, swept
+from calm_bench.store.records import CodecCheck, Row, row_title, swept
 
 
 def missing_models(spec: BenchmarkSpec) -> list[str]:

@@ -18,8 +18,8 @@ from calm_bench.report.drawing import (
     spread_of,
 )
 from calm_bench.report.numbers import plain_number
+from calm_bench.store.records import steps_vary
 from calm_bench.store.results import Results
-from calm_bench.store.titles import steps_vary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import interval_text, signed, value_text
 from calm_bench.report.tables import INTERVALS, NO_REASON, Table, Text
-from calm_bench.store.records import Row
+from calm_bench.store.records import Row, steps_text, swept, temperature_text
 from calm_bench.store.results import Difference, Results, Value
-from calm_bench.store.titles import steps_text, swept, temperature_text
 
 PAIRED = (
     "paired over shared prompts and seeds; n needed: clips at which the interval would just leave "

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from calm_bench.report.columns import Shown
 from calm_bench.report.numbers import TEMPERATURE_KINDS
-from calm_bench.store.records import Row
+from calm_bench.store.records import Row, row_title, steps_text, swept
 from calm_bench.store.results import Results
-from calm_bench.store.titles import row_title, steps_text, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

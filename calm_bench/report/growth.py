@@ -17,9 +17,8 @@ from calm_bench.report.drawing import (
     new_figure,
     system_name,
 )
-from calm_bench.store.records import GrowthRecord, Row, Stage
+from calm_bench.store.records import GrowthRecord, Row, Stage, swept
 from calm_bench.store.results import Results, Value
-from calm_bench.store.titles import swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

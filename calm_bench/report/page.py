@@ -21,10 +21,9 @@ from calm_bench.report.formats import footnote_mark
 from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
 from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
-from calm_bench.store.records import Manifest, Row
+from calm_bench.store.records import Manifest, Row, steps_vary, temperature_text
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import steps_vary, temperature_text
 
 MAX_ROWS = 100
 """Rows of players on the page of a run; more would make it too heavy to open."""

@@ -10,11 +10,16 @@ from calm_bench.report.clips import ClipLookup, Word, mark_differences
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import plain_number
 from calm_bench.report.sound import outline, spectrogram_png
-from calm_bench.store.codec_checks import CodecCheck
-from calm_bench.store.records import Row, TrialRecord
+from calm_bench.store.records import (
+    CodecCheck,
+    Row,
+    TrialRecord,
+    carried_text,
+    row_title,
+    steps_vary,
+)
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import row_title, steps_vary
 from calm_bench.types import Wave
 
 
@@ -168,7 +173,7 @@ class RowBuilder:
             if trial.prompt_text_source == "estimated":
                 flags.append("the times of its words are estimated")
             lost = (check for check in self.lost if check.prompt_id == prompt_id)
-            flags += [f"{check.codec} cannot carry it: {check.text}" for check in lost]
+            flags += [f"{check.codec} cannot carry it: {carried_text([check])}" for check in lost]
             return PageClip(
                 name="the prompt",
                 source=self.folder.sound(f"prompts/{index:03d}", wave, rate),

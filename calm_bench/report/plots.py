@@ -29,9 +29,8 @@ from calm_bench.report.drawing import (
     system_name,
 )
 from calm_bench.report.timeline import draw_over_time
-from calm_bench.store.records import LatencyRecord, Row
+from calm_bench.store.records import LatencyRecord, Row, row_title, swept
 from calm_bench.store.results import Results
-from calm_bench.store.titles import row_title, swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

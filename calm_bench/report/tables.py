@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from calm_bench.report.columns import Shown, shown_columns
 from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
-from calm_bench.store.records import Row
+from calm_bench.store.records import Row, row_title, steps_vary, swept, temperature_text
 from calm_bench.store.results import Results
-from calm_bench.store.titles import row_title, steps_vary, swept, temperature_text
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"

@@ -19,9 +19,8 @@ from calm_bench.report.drawing import (
     spread_of,
     system_name,
 )
-from calm_bench.store.records import Row
+from calm_bench.store.records import Row, swept
 from calm_bench.store.results import Results
-from calm_bench.store.titles import swept
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

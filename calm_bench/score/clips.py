@@ -15,9 +15,8 @@ from typing import Any
 from calm_bench.core.audio import AudioFacts, examine, read_audio, readable
 from calm_bench.core.cache import ContentCache, MemoryCache
 from calm_bench.core.code import computed_by
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.errors import InputError
-from calm_bench.score.row_score import READING, Failure
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.run_store import RunStore
@@ -25,6 +24,21 @@ from calm_bench.types import Clip, Transcript, Wave, WordTimes, timed
 
 Firsts = Mapping[str, str]
 """By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
+
+
+READING = "reading"
+"""What failed on a file that no metric got to see."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A clip that could not be read, heard or scored: its file, who failed on it, and why."""
+
+    cell_id: str
+    clip_id: str
+    path: Path
+    by: str
+    reason: str
 
 
 def sound_of(path: Path) -> AudioFacts:

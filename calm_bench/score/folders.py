@@ -13,8 +13,7 @@ from calm_bench.core.audio import AudioFacts
 from calm_bench.core.recordings import Listing, few, group_of, list_recordings
 from calm_bench.errors import InputError
 from calm_bench.score.clips import ClipEntry, ClipShelf, sounds_of
-from calm_bench.score.likeness import unrelated
-from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair
+from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair, unrelated
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Facts, Outcome, summarise_run
 from calm_bench.seeds import content_hash

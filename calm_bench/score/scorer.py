@@ -18,12 +18,11 @@ from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.progress import stage
 from calm_bench.errors import BenchError, describe
-from calm_bench.metrics.base import Metric
+from calm_bench.metrics.base import Metric, score_row
 from calm_bench.metrics.drift import DriftMetric
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
-from calm_bench.metrics.fad_over_time import FadOverTime, Segments
-from calm_bench.score.clips import ClipEntry, ClipShelf, Firsts, firsts
-from calm_bench.score.row_score import Failure, score_row
+from calm_bench.metrics.fad import FadOverTime, Segments
+from calm_bench.score.clips import ClipEntry, ClipShelf, Failure, Firsts, firsts
 from calm_bench.score.transcripts import transcribe
 from calm_bench.seeds import content_hash, recipe_id_of
 from calm_bench.store.records import Row, RowScore, ScoreRecord
@@ -119,7 +118,7 @@ def _built(cls: type[Metric], embedding: str | None, *parts: Any) -> Instrument:
         return Instrument(cls=cls, metric=None, embedding=embedding, reason=describe(error))
 
 
-SCORED_BY = ("calm_bench.score.row_score", "calm_bench.score.clips")
+SCORED_BY = ("calm_bench.score.clips",)
 Pair = tuple[str, str]
 """A row and the one that it is compared with."""
 
@@ -400,7 +399,8 @@ class Scorer:
         """What is heard in every clip."""
         by_row = {row.cell_id: self.shelf.entries(row.cell_id) for row in self.rows}
         entries = [entry for own in by_row.values() for entry in own]
-        found, failed = transcribe(entries, self._recognizer, self.store)
+        paths = {entry.audio_id: entry.path for entry in entries}
+        found, failed = transcribe(paths, self._recognizer, self.store)
         for cell_id, own in by_row.items():
             for entry in own:
                 if reason := failed.get(entry.audio_id):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Self
 
@@ -11,14 +11,12 @@ from calm_bench.core.recordings import amount, few
 from calm_bench.core.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.speed import SPEED_COLUMNS, speed_rows, value_of
-from calm_bench.score.clips import ClipEntry, ClipShelf
-from calm_bench.score.row_score import READING, Failure, failure_notes
+from calm_bench.score.clips import READING, ClipEntry, ClipShelf, Failure
 from calm_bench.score.scorer import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
-from calm_bench.store.records import LatencyRecord, Manifest, Row, RowScore, TrialRecord
+from calm_bench.store.records import LatencyRecord, Manifest, Row, RowScore, TrialRecord, row_title
 from calm_bench.store.results import ColumnInfo, Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
-from calm_bench.store.titles import row_title
 from calm_bench.types import Column, Estimate
 
 
@@ -306,3 +304,11 @@ def _gaps(
         if a is not None and b is not None:
             pair = f"{row_title(one)} {a:.3g}, {row_title(other)} {b:.3g}"
             yield (a - b if column.higher_is_better else b - a), f"{column.label} ({pair})"
+
+
+def failure_notes(failures: Iterable[Failure]) -> Iterator[str]:
+    """A line for each metric that failed on clips: on how many, and the first of them."""
+    for by, found in groupby(sorted(failures, key=lambda f: f.by), key=lambda f: f.by):
+        first, *others = found
+        n = f"{len(others) + 1} clips" if others else "1 clip"
+        yield f"{by} failed on {n}; the first, {first.path}: {first.reason}"

@@ -1,57 +1,53 @@
 """Transcripts of clips, each clip heard once per machine and recogniser."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from calm_bench.asr import Recognizer
-from calm_bench.asr.heard import Heard
+from calm_bench.asr.recognizer import Recognizer, Transcripts
 from calm_bench.core.audio import read_audio
 from calm_bench.core.progress import stage
 from calm_bench.errors import describe
-from calm_bench.score.clips import ClipEntry
 from calm_bench.store.records import TranscriptRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Transcript, Wave
 
 
 def transcribe(
-    entries: Iterable[ClipEntry], recognizer: Recognizer, store: RunStore
+    paths: Mapping[str, Path], recognizer: Recognizer, store: RunStore
 ) -> tuple[Mapping[str, Transcript], Mapping[str, str]]:
     """By audio id, what is heard in each clip, and why nothing could be in some of them.
 
     New transcripts go to the run, in the order of the clips, and to the cache. What the run holds
     is not taken from there: it does not say by which code it was heard.
     """
-    wanted = {entry.audio_id: entry for entry in entries}
-    heard = Heard(recognizer)
-    recipe_id = heard.recipe_id
-    known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == recipe_id}
-    kept = {audio_id: heard.get(audio_id) for audio_id in wanted}
-    missing = [wanted[audio_id] for audio_id, transcript in kept.items() if transcript is None]
-    new = _hear(missing, recognizer, len(wanted))
-    found, failures = {}, {}
-    for audio_id, transcript in kept.items():
+    kept = Transcripts(recognizer)
+    known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == kept.recipe_id}
+    found = {audio_id: kept.get(audio_id) for audio_id in paths}
+    missing = [paths[audio_id] for audio_id, transcript in found.items() if transcript is None]
+    new = _hear(missing, recognizer, len(paths))
+    heard, failures = dict[str, Transcript](), dict[str, str]()
+    for audio_id, transcript in found.items():
         if transcript is None:
             answer = next(new)
             if isinstance(answer, Exception):
                 failures[audio_id] = describe(answer)
                 continue
-            transcript = answer
-            heard.keep(audio_id, transcript)
-        record = TranscriptRecord.of(audio_id, recipe_id, transcript)
+            transcript = kept.keep(audio_id, answer)
+        record = TranscriptRecord.of(audio_id, kept.recipe_id, transcript)
         if known.get(audio_id) != record:
             store.append(record)
-        found[audio_id] = transcript
-    return found, failures
+        heard[audio_id] = transcript
+    return heard, failures
 
 
 def _hear(
-    entries: Sequence[ClipEntry], recognizer: Recognizer, total: int
+    paths: Sequence[Path], recognizer: Recognizer, total: int
 ) -> Iterator[Transcript | Exception]:
-    """What the recogniser makes of each clip, or what it raised, under a progress bar."""
-    if not entries:
+    """What the recogniser makes of each file, or what it raised, under a progress bar."""
+    if not paths:
         return
-    with stage("transcribing", total, total - len(entries)) as advance:
-        left = list(entries)
+    with stage("transcribing", total, total - len(paths)) as advance:
+        left = list(paths)
         while left:
             try:
                 for transcript in recognizer.transcribe_all(_audio(left)):
@@ -64,13 +60,13 @@ def _hear(
                 yield _hear_alone(left.pop(0), recognizer)
 
 
-def _hear_alone(entry: ClipEntry, recognizer: Recognizer) -> Transcript | Exception:
+def _hear_alone(path: Path, recognizer: Recognizer) -> Transcript | Exception:
     """Another clip that was read ahead may have failed, and not this one."""
     try:
-        return next(iter(recognizer.transcribe_all(_audio([entry]))))
+        return next(iter(recognizer.transcribe_all(_audio([path]))))
     except Exception as error:
         return error
 
 
-def _audio(entries: Sequence[ClipEntry]) -> Iterator[tuple[Wave, int]]:
-    return (read_audio(entry.path) for entry in tuple(entries))
+def _audio(paths: Sequence[Path]) -> Iterator[tuple[Wave, int]]:
+    return (read_audio(path) for path in tuple(paths))

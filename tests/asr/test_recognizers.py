@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from calm_bench import asr
-from calm_bench.asr import base, faster_whisper
+from calm_bench.asr import faster_whisper, recognizer
 from calm_bench.errors import InputError, MissingExtraError, UnknownNameError
 from calm_bench.types import TimedWord
 
@@ -137,7 +137,7 @@ def test_words_are_joined_as_the_text_writes_them() -> None:
         {"word": ".", "start": 0.8, "end": 1.6},
         {"word": " ...", "start": 1.6, "end": 1.8},
     ]
-    words = base.join_pieces(pieces)
+    words = recognizer.join_pieces(pieces)
     assert [(w.word, w.start, w.end) for w in words] == [("Tom's", 0.0, 0.4), ("cat.", 0.4, 0.8)]
 
 

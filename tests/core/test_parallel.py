@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from calm_bench.core.parallel import counted, ordered_map
+from calm_bench.core.progress import counted, ordered_map
 
 
 def test_results_come_in_the_order_of_the_items_and_not_of_their_end() -> None:

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from calm_bench.core.audio import read_audio
-from calm_bench.core.loudness import integrated_loudness
+from calm_bench.core.waves import integrated_loudness
 from calm_bench.data import music_worker
 from calm_bench.data.music import soundfont_path
 from calm_bench.data.music_worker import (

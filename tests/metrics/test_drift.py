@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calm_bench.metrics.drift import DriftMetric, bandwidth, clipped_share, segment_loudness
-from calm_bench.metrics.fad_over_time import Segments, cut
+from calm_bench.metrics.fad import Segments, cut
 from calm_bench.types import Clip
 
 RATE = 16_000

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from calm_bench.core.spectra import mel_filters, mel_power
+from calm_bench.core.waves import mel_filters, mel_power
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics import fidelity
 from calm_bench.metrics.fidelity import FidelityMetric, PesqMetric, StoiMetric

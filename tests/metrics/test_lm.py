@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calm_bench.errors import MissingExtraError
-from calm_bench.metrics import lm
+from calm_bench.metrics import perplexity
 
 needs_trigram = pytest.mark.skipif(
     importlib.util.find_spec("pocketsphinx") is None, reason="needs the extra offline"
@@ -17,21 +17,30 @@ needs_trigram = pytest.mark.skipif(
 
 def test_words_as_the_trigram_writes_them() -> None:
     said = ["Tom's", "café,", "o'clock!", "twenty-one", "'em", "(no)", "...", "3"]
-    assert lm.trigram_words(said) == ["tom's", "cafe", "o'clock", "twenty", "one", "em", "no", "3"]
-    assert lm.trigram_words([]) == lm.trigram_words(["..."]) == []
+    assert perplexity.trigram_words(said) == [
+        "tom's",
+        "cafe",
+        "o'clock",
+        "twenty",
+        "one",
+        "em",
+        "no",
+        "3",
+    ]
+    assert perplexity.trigram_words([]) == perplexity.trigram_words(["..."]) == []
 
 
 @needs_trigram
 class TestTrigram:
-    model = lm.TrigramModel()
+    model = perplexity.TrigramModel()
 
     def test_probabilities_sum_to_one_and_unknown_words_get_the_least(self) -> None:
-        path = lm._pocketsphinx_file("en-us/cmudict-en-us.dict")
+        path = perplexity._pocketsphinx_file("en-us/cmudict-en-us.dict")
         words = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines()} | {
             "</s>"
         }
         logs = [self.model._log(["in", "the", word]) for word in words]
-        known = [value * math.log(1.0001) for value in logs if value > lm._IMPOSSIBLE]
+        known = [value * math.log(1.0001) for value in logs if value > perplexity._IMPOSSIBLE]
         assert sum(map(math.exp, known)) == pytest.approx(1.0, abs=1e-3)
         assert len(known) > 70_000
         unknown = self.model.score(["blorfgle"], ["in", "the"])
@@ -81,7 +90,7 @@ class Letters:
         return {"input_ids": ids, "offset_mapping": [(i, i + 1) for i in range(len(ids))]}
 
 
-def causal(predict) -> lm.CausalModel:
+def causal(predict) -> perplexity.CausalModel:
     """A causal LM whose logits are `predict(ids [1, T])`."""
 
     class Net:
@@ -90,7 +99,7 @@ def causal(predict) -> lm.CausalModel:
         def __call__(self, ids: torch.Tensor) -> SimpleNamespace:
             return SimpleNamespace(logits=predict(ids))
 
-    model = lm.CausalModel("letters")
+    model = perplexity.CausalModel("letters")
     model.__dict__["_loaded"] = (Letters(), Net())
     return model
 
@@ -126,12 +135,12 @@ class TestCausal:
         assert causal(uniform).score([], []) is None
 
     def test_it_needs_its_extra(self, monkeypatch) -> None:
-        monkeypatch.setattr(lm, "find_spec", lambda name: None)
+        monkeypatch.setattr(perplexity, "find_spec", lambda name: None)
         with pytest.raises(MissingExtraError, match="llm"):
-            lm.CausalModel("any").score(["a"])
+            perplexity.CausalModel("any").score(["a"])
 
 
 def test_names() -> None:
-    assert isinstance(lm.load_language_model(), lm.TrigramModel)
-    named = lm.load_language_model("org/model@v2")
+    assert isinstance(perplexity.load_language_model(), perplexity.TrigramModel)
+    named = perplexity.load_language_model("org/model@v2")
     assert (named.name, named.revision) == ("org/model", "v2")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from calm_bench.core import spectra
-from calm_bench.core.loudness import integrated_loudness, k_weighting
+from calm_bench.core import waves
+from calm_bench.core.waves import integrated_loudness, k_weighting
 from calm_bench.metrics import loudness
 from calm_bench.metrics.loudness import LoudnessMetric, silence_share, spectral_drift
 from calm_bench.types import Clip
@@ -120,6 +120,7 @@ def test_a_long_clip_is_looked_at_in_pieces_that_leave_no_seam(monkeypatch, piec
     wave = (np.linspace(0, 0.2, 33_075) * rng.standard_normal(33_075)).astype(np.float32)
     looks = (integrated_loudness, silence_share, spectral_drift)
     whole = [look(wave, 11_025) for look in looks]
-    monkeypatch.setattr(loudness, "_PIECE", piece)
-    monkeypatch.setattr(spectra, "_PIECE", piece)
+    monkeypatch.setattr(loudness, "SAMPLES_AT_ONCE", piece)
+    monkeypatch.setattr(waves, "SAMPLES_AT_ONCE", piece)
+    monkeypatch.setattr(waves, "_PIECE", piece)
     assert [look(wave, 11_025) for look in looks] == pytest.approx(whole, rel=1e-12)

@@ -7,8 +7,13 @@ from types import MappingProxyType
 import pytest
 
 from calm_bench.core import stats
-from calm_bench.metrics.lm import LanguageModel, TextScore
-from calm_bench.metrics.perplexity import SHORT_WORDS, MistralPerplexity, Perplexity
+from calm_bench.metrics.perplexity import (
+    SHORT_WORDS,
+    LanguageModel,
+    MistralPerplexity,
+    Perplexity,
+    TextScore,
+)
 
 
 class Listed(LanguageModel):

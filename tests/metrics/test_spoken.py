@@ -4,9 +4,8 @@ import importlib.util
 
 import pytest
 
-from calm_bench.asr.spoken import letters_are_latin, plain, spoken
-from calm_bench.asr.words import align, normalise
-from calm_bench.metrics.lm import TrigramModel, trigram_words
+from calm_bench.asr.words import align, letters_are_latin, normalise, plain, spoken
+from calm_bench.metrics.perplexity import TrigramModel, trigram_words
 
 SAME = [
     ("It’s Tom’s dog, isn’t it?", "It's Tom's dog, isn't it?"),

@@ -13,7 +13,7 @@ from calm_bench.config import model_dir
 from calm_bench.core.audio import read_audio
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.generate.clips import generate
-from calm_bench.metrics.fad_over_time import FadOverTime, Segments
+from calm_bench.metrics.fad import FadOverTime, Segments
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
 from calm_bench.seeds import file_hash

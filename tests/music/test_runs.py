@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from calm_bench.core.audio import read_audio
-from calm_bench.core.loudness import integrated_loudness
-from calm_bench.core.spectra import mean_power
+from calm_bench.core.waves import integrated_loudness, mean_power
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
 from calm_bench.report.columns import shown_columns

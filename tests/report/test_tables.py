@@ -11,8 +11,8 @@ from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdo
 from calm_bench.report.numbers import decimals_of, heading, interval_text, plain_number, signed
 from calm_bench.report.tables import Table, Text, counts_table, main_table
 from calm_bench.report.terminal import print_table
+from calm_bench.store.records import row_title
 from calm_bench.store.results import ColumnInfo, Difference, Results, Value
-from calm_bench.store.titles import row_title
 
 
 def texts(table: Table) -> list[list[str]]:

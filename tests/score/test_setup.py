@@ -5,7 +5,7 @@ import pytest
 from calm_bench import registry
 from calm_bench.errors import BenchError
 from calm_bench.metrics.embedded import EmbeddingMetric
-from calm_bench.metrics.fad_over_time import Segments
+from calm_bench.metrics.fad import Segments
 from calm_bench.score.scorer import Setting, instruments_of, usable_embeddings
 
 

@@ -1,11 +1,11 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from calm_bench.asr import Heard, Recognizer, heard
+from calm_bench.asr import Heard, Recognizer, recognizer
 from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.core.audio import write_flac
 from calm_bench.data import prompts
@@ -46,6 +46,10 @@ def noise(path: Path, seconds: float) -> Wave:
     return write_flac(path, rng.normal(0, 0.1, round(RATE * seconds)).astype(np.float32), RATE)
 
 
+def paths_of(entries: Sequence[ClipEntry]) -> dict[str, Path]:
+    return {entry.audio_id: entry.path for entry in entries}
+
+
 def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
     noise(path, seconds)
     return ClipEntry(
@@ -65,13 +69,13 @@ def test_each_clip_is_heard_once_by_any_run(
 ) -> None:
     entries = [entry(tmp_path / f"{i}.flac", s, str(i)) for i, s in enumerate((0.3, 0.4, 0.3))]
     ear = Ear()
-    first, failed = transcribe(entries, ear, RunStore(tmp_path / "one"))
+    first, failed = transcribe(paths_of(entries), ear, RunStore(tmp_path / "one"))
     assert not failed
     assert {t.text for t in first.values()} == {"0.30", "0.40"}
     assert sorted(ear.heard) == [0.3, 0.4]  # two of the three clips are the same sound
     assert "transcribing: 2/2 in" in capsys.readouterr().err
     for name in ("one", "two"):
-        assert transcribe(entries, ear, RunStore(tmp_path / name)) == (first, {})
+        assert transcribe(paths_of(entries), ear, RunStore(tmp_path / name)) == (first, {})
         assert len(RunStore(tmp_path / name).read(TranscriptRecord)) == 2
     assert len(ear.heard) == 2
 
@@ -85,18 +89,18 @@ def test_a_run_is_heard_again_by_a_recogniser_of_other_code(
 
     entries = [entry(tmp_path / "a.flac", 0.3, "a")]
     store = RunStore(tmp_path / "run")
-    transcribe(entries, Ear(), store)
-    monkeypatch.setattr(heard, "computed_by", lambda *roots: "other code")
-    found, _ = transcribe(entries, Other(), store)
+    transcribe(paths_of(entries), Ear(), store)
+    monkeypatch.setattr(recognizer, "computed_by", lambda *roots: "other code")
+    found, _ = transcribe(paths_of(entries), Other(), store)
     assert [t.text for t in found.values()] == ["other"]
     assert [r.text for r in store.read(TranscriptRecord)] == ["other"]
 
 
 def test_transcripts_are_written_in_the_order_of_the_clips(tmp_path: Path) -> None:
     entries = [entry(tmp_path / f"{i}.flac", 0.9 - 0.1 * i, str(i)) for i in range(6)]
-    transcribe(entries[::2], Ear(), RunStore(tmp_path / "some"))
+    transcribe(paths_of(entries[::2]), Ear(), RunStore(tmp_path / "some"))
     store = RunStore(tmp_path / "all")
-    transcribe(entries, Ear(), store)  # half of them are known to the cache
+    transcribe(paths_of(entries), Ear(), store)  # half of them are known to the cache
     assert [r.clip_id for r in store.read(TranscriptRecord)] == [e.audio_id for e in entries]
 
 
@@ -110,12 +114,12 @@ def test_a_clip_that_cannot_be_heard_keeps_no_other_from_being_heard(tmp_path: P
     seconds = (0.3, 0.4, 0.5, 0.6, 0.7)
     entries = [entry(tmp_path / f"{s}.flac", s, str(s)) for s in seconds]
     entries[3].path.unlink()
-    found, failed = transcribe(entries, Choosy(), RunStore(tmp_path / "run"))
+    found, failed = transcribe(paths_of(entries), Choosy(), RunStore(tmp_path / "run"))
     assert [t.text for t in found.values()] == ["0.30", "0.50", "0.70"]
     assert failed.keys() == {entries[1].audio_id, entries[3].audio_id}
     assert failed[entries[1].audio_id] == "ValueError: will not hear this"
     assert "0.6.flac does not exist" in failed[entries[3].audio_id]
-    again, _ = transcribe(entries, Ear(), RunStore(tmp_path / "run"))
+    again, _ = transcribe(paths_of(entries), Ear(), RunStore(tmp_path / "run"))
     assert [t.text for t in again.values()] == ["0.30", "0.40", "0.50", "0.70"]
 
 

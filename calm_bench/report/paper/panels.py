@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 from calm_bench.report.paper.names import is_part
 from calm_bench.report.paper.runs import StoredRun, instrument_of
-from calm_bench.store.records import Row
+from calm_bench.store.records import Row, steps_text, temperature_text
 from calm_bench.store.results import Value
-from calm_bench.store.titles import steps_text, temperature_text
 
 Interval = tuple[float, float] | None
 

@@ -20,8 +20,8 @@ from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.names import SPEED_METRICS, values_for
 from calm_bench.report.paper.runs import Scale, StoredRun
 from calm_bench.report.tables import Table, Text
+from calm_bench.store.records import temperature_text
 from calm_bench.store.results import Value
-from calm_bench.store.titles import temperature_text
 
 UNPUBLISHED = "–"
 

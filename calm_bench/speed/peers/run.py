@@ -13,7 +13,7 @@ from pathlib import Path
 from calm_bench import __version__
 from calm_bench.config import parse
 from calm_bench.core import paths
-from calm_bench.core.parallel import cores
+from calm_bench.core.progress import cores
 from calm_bench.errors import BenchError, InputError
 from calm_bench.speed.peers.chosen import missing_package, refuse_if_none
 from calm_bench.speed.peers.items import Pair
