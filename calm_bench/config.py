@@ -15,6 +15,7 @@ from pydantic import (
 
 from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
+from calm_bench.seeds import content_hash
 from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
@@ -236,6 +237,56 @@ def load_model_config(name: str) -> tuple[ModelConfig, Path]:
     folder = model_dir(name)
     path = folder / "config.yaml"
     return parse(ModelConfig, read_yaml(path), str(path)), folder
+
+
+class Models(dict[str, tuple[ModelConfig, Path]]):
+    """Models' configurations and folders by name, each read once: at its first mention.
+
+    Attributes:
+        weights: By model whose identity was asked for, the sha256 of its weights; None for random
+            ones.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        super().__init__()
+        self.weights: dict[str, str | None] = {}
+        self._identities: dict[str, str] = {}
+
+    def __missing__(self, name: str) -> tuple[ModelConfig, Path]:
+        self[name] = load_model_config(name)
+        return self[name]
+
+    def identity(self, name: str, kind: Literal["system", "codec"]) -> str:
+        """A hash of all that decides what the model does.
+
+        Raises:
+            InputError: If it is of another kind.
+            WeightsError: If its weights are not there.
+        """
+        config, folder = self[name]
+        if config.kind != kind:
+            raise InputError(f"{name} is a {config.kind}; a {kind} is needed here")
+        if name not in self._identities:
+            self._identities[name] = self._identity(name, config, folder)
+        return self._identities[name]
+
+    def _identity(self, name: str, config: ModelConfig, folder: Path) -> str:
+        if is_untrained(config, folder):
+            assert config.weights is not None
+            raise WeightsError(
+                f"{name} has no weights: {folder / config.weights.file} does not exist; "
+                f"calm-bench train {name} makes them"
+            )
+        self.weights[name] = config.weights.sha256 if config.weights else config.release
+        codec = self.identity(config.codec, "codec") if config.codec else None
+        content = [config.type, config.version, config.architecture, config.seed]
+        return content_hash(content, self.weights[name], codec)
+
+
+def is_untrained(config: ModelConfig, folder: Path) -> bool:
+    """Whether a model lacks the weights that it names."""
+    return config.weights is not None and not (folder / config.weights.file).is_file()
 
 
 def training_step_of(name: str) -> tuple[str, int | None]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calm_bench import registry
-from calm_bench.config import BenchmarkSpec, load_model_config, parse
+from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
 from calm_bench.errors import InputError, UnknownNameError
@@ -84,7 +84,7 @@ def run(
     folder = run_folder(plan, out)
     device = resolve_device(device)
     _check_precisions(plan, device)
-    rows = [with_temperature_kind(row) for row in plan.rows]
+    rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(folder)
     store.refuse_foreign()
     with store.lock():
@@ -108,7 +108,7 @@ def run(
         generate(plan, store, device)
         hold_out(plan, store, device)
         time_systems(plan, store, device)
-        return _finish(plan.spec, manifest, rows, store)
+        return _finish(plan.spec, manifest, rows, store, plan.models)
 
 
 def _check_precisions(plan: Plan, device: str) -> None:
@@ -124,7 +124,7 @@ def _check_precisions(plan: Plan, device: str) -> None:
     for row in asked:
         assert row.precision is not None
         check(torch.device(device), row.precision, "eager")
-        kind = registry.load("system", load_model_config(str(row.model))[0].type)
+        kind = registry.load("system", plan.models[str(row.model)][0].type)
         if row.precision != "fp32" and kind.flat is System.flat:
             raise InputError(
                 f"{row.model} runs at fp32 alone: leave out this system or --precision "
@@ -147,17 +147,17 @@ def score_run(folder: Path) -> Outcome:
         kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it
         spec = parse(BenchmarkSpec, kept, where)
         rows = [parse(Row, row, where) for row in manifest.options["cells"]]
-        return _finish(spec, manifest, rows, store)
+        return _finish(spec, manifest, rows, store, Models())
 
 
 def _finish(
-    spec: BenchmarkSpec, manifest: Manifest, rows: Sequence[Row], store: RunStore
+    spec: BenchmarkSpec, manifest: Manifest, rows: Sequence[Row], store: RunStore, models: Models
 ) -> Outcome:
     """Scores and results of the clips that are there."""
     shelf = ClipShelf.of_run(rows, store)
     pairs = compared_rows(rows)
     scorer = Scorer(rows, shelf, store, Setting.of(spec))
-    scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store)
+    scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
     facts = Facts.of_run(spec, manifest, rows, store, scorer)
     results = summarise_run(facts, shelf, scores, pairs)
     store.write_results(results)

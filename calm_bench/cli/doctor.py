@@ -79,20 +79,21 @@ def listing() -> dict[str, list[Entry]]:
         f"{kind}s": [Entry(name=n, summary=_class_summary(kind, n)) for n in registry.names(kind)]
         for kind in kinds
     }
+    models = config.Models()
     found["models"] = [
-        Entry(name=name, summary=config.load_model_config(name)[0].description)
-        for name in config.model_names()
+        Entry(name=name, summary=models[name][0].description) for name in config.model_names()
     ]
     found["benchmarks"] = [
-        Entry(name=name, summary=_benchmark_summary(name)) for name in config.benchmark_names()
+        Entry(name=name, summary=_benchmark_summary(name, models))
+        for name in config.benchmark_names()
     ]
     return found
 
 
-def _benchmark_summary(name: str) -> str:
+def _benchmark_summary(name: str, models: config.Models) -> str:
     """What a benchmark does, and what it cannot be run without and is not here."""
     spec = config.load_benchmark(name)
-    missing = lacking(spec)
+    missing = lacking(spec, models)
     return f"{spec.description} ({missing})" if missing else spec.description
 
 

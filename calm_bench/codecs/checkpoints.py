@@ -11,7 +11,7 @@ from torch import nn
 
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
-from calm_bench.config import ModelConfig, load_model_config, parse
+from calm_bench.config import ModelConfig, Models, parse
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import StrictModel
@@ -84,15 +84,15 @@ def attach_card(module: Any, name: str, config: ModelConfig, sha256: str | None)
     module.card = ModelCard(name=name, config=config, weights_sha256=sha256, n_parameters=size)
 
 
-def load_codec(name: str, device: str = "cpu") -> Codec:
-    """Load a codec by model name or folder, ready for inference.
+def load_codec(name: str, device: str = "cpu", models: Models | None = None) -> Codec:
+    """Load a codec by model name or folder, ready for inference; `models` are those already read.
 
     Raises:
         UnknownNameError: If there is no such model.
         InputError: If the model is not a codec.
         WeightsError: If its weights cannot be used.
     """
-    config, folder = load_model_config(name)
+    config, folder = (Models() if models is None else models)[name]
     if config.kind != "codec":
         raise InputError(f"{name} is a {config.kind}, not a codec")
     codec: Codec = build_module(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calm_bench.config import load_model_config
+from calm_bench.config import Models
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.audio import audio_hash, resample, write_flac
 from calm_bench.core.progress import stage
@@ -151,7 +151,7 @@ class _Studio:
         """The frames of the reference rows: those of the first codec that the benchmark names."""
         spec = self.plan.spec
         names = [row.model for row in spec.codecs.values()]
-        names += [load_model_config(row.model)[0].codec or "" for row in spec.systems]
+        names += [self.plan.models[row.model][0].codec or "" for row in spec.systems]
         name = next((name for name in names if name), None)
         if name is None:
             raise BenchError(
@@ -194,7 +194,7 @@ class _Studio:
         import torch
 
         codec = self._codec(str(batch.row.model))
-        self.store.append(_bit_rate(batch.row, codec))
+        self.store.append(_bit_rate(batch.row, codec, self.plan.models))
         levels = batch.row.levels  # None keeps all, and latents have none
         grid = Grid.of(codec)
         made = []
@@ -252,7 +252,9 @@ class _Studio:
     def _codec(self, name: str) -> "Codec":
         from calm_bench.codecs.checkpoints import load_codec
 
-        codec: Codec = self._hold(f"codec {name}", lambda: load_codec(name, self.device))
+        codec: Codec = self._hold(
+            f"codec {name}", lambda: load_codec(name, self.device, self.plan.models)
+        )
         return codec
 
     def _system(self, row: Row) -> "System":
@@ -261,7 +263,7 @@ class _Studio:
         name, precision = str(row.model), row.precision or "fp32"
         system: System = self._hold(
             f"system {name} {precision}",
-            lambda: load_system(name, self.device, precision=precision),
+            lambda: load_system(name, self.device, precision=precision, models=self.plan.models),
         )
         return system
 
@@ -273,11 +275,11 @@ class _Studio:
         return self._model
 
 
-def _bit_rate(row: Row, codec: "Codec") -> RowScore:
+def _bit_rate(row: Row, codec: "Codec", models: Models) -> RowScore:
     """A codec's bits per second, which no clip can tell."""
     name, bits = BITS_PER_SECOND.name, codec.bits_per_second
     if row.levels is not None and bits is not None:
-        bits *= row.levels / load_model_config(str(row.model))[0].architecture["n_codebooks"]
+        bits *= row.levels / models[str(row.model)][0].architecture["n_codebooks"]
     return RowScore(
         metric="codec",
         recipe_id=content_hash(name, length=12),

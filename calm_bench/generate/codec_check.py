@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calm_bench import registry
-from calm_bench.config import PromptSpec, load_model_config
+from calm_bench.config import PromptSpec
 from calm_bench.core import paths
 from calm_bench.core.code import computed_by
 from calm_bench.core.recordings import few
@@ -75,7 +75,7 @@ def _notes(checks: Sequence[CodecCheck]) -> Iterator[str]:
 def _codecs(plan: Plan) -> list[str]:
     """The codecs of all rows; a released system may bring its own, which has no name here."""
     names = [
-        row.model if row.kind == "round_trip" else load_model_config(row.model)[0].codec
+        row.model if row.kind == "round_trip" else plan.models[row.model][0].codec
         for row in plan.rows
         if row.model is not None
     ]
@@ -85,7 +85,7 @@ def _codecs(plan: Plan) -> list[str]:
 def _recipe_id(plan: Plan, prompt: PromptSpec, codec: str) -> str:
     spec = plan.spec
     parts = [prompt.sha256, spec.prompt_seconds, codec, plan.weights.get(codec), _is_speech(plan)]
-    home, _, _ = registry.target("codec", load_model_config(codec)[0].type).partition(":")
+    home, _, _ = registry.target("codec", plan.models[codec][0].type).partition(":")
     return content_hash("codec check", computed_by(__name__, home), *parts, length=12)
 
 
@@ -100,7 +100,8 @@ def _checks(plan: Plan, missing: Sequence[tuple[PromptSpec, str]]) -> Iterator[C
         return
     from calm_bench.codecs.checkpoints import load_codec
 
-    codecs = {name: load_codec(name, "cpu") for name in dict.fromkeys(name for _, name in missing)}
+    names = dict.fromkeys(name for _, name in missing)
+    codecs = {name: load_codec(name, "cpu", plan.models) for name in names}
     prompts = list({prompt.id: prompt for prompt, _ in missing}.values())
     rates = dict.fromkeys(codec.sample_rate for codec in codecs.values())
     for first in range(0, len(prompts), plan.spec.batch_size):

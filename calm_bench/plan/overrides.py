@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import listener
-from calm_bench.config import AT_STEP, BenchmarkSpec, PromptSpec, SystemRow, kept_steps
+from calm_bench.config import AT_STEP, BenchmarkSpec, Models, PromptSpec, SystemRow, kept_steps
 from calm_bench.core import paths
 from calm_bench.core.audio import AudioInfo, probe_audio
 from calm_bench.core.recordings import few
@@ -47,7 +47,7 @@ class Overrides:
 
 
 def apply_overrides(
-    spec: BenchmarkSpec, overrides: Overrides
+    spec: BenchmarkSpec, overrides: Overrides, models: Models
 ) -> tuple[BenchmarkSpec, tuple[str, ...]]:
     """The benchmark as the options change it, and notes on what follows from them.
 
@@ -70,11 +70,11 @@ def apply_overrides(
         update["latency"] = None
     systems = spec.systems
     if overrides.systems:
-        systems = update["systems"] = choose_systems(spec, overrides.systems)
+        systems = update["systems"] = choose_systems(spec, overrides.systems, models)
         if not any(row.baseline for row in systems):
             notes += ("no baseline among these systems: differences are to the first of them",)
     if overrides.head_steps:
-        systems = update["systems"] = with_head_steps(systems, overrides.head_steps)
+        systems = update["systems"] = with_head_steps(systems, overrides.head_steps, models)
     if overrides.precisions:
         update["systems"] = with_precisions(systems, overrides.precisions)
     spec = spec.model_copy(update=update)

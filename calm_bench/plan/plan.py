@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import registry
-from calm_bench.config import BenchmarkSpec, PromptSpec, load_benchmark, load_model_config
+from calm_bench.config import BenchmarkSpec, Models, PromptSpec, is_untrained, load_benchmark
 from calm_bench.core import paths
 from calm_bench.core.recordings import amount, few
 from calm_bench.data.layouts import refuse_other_languages
@@ -20,19 +20,14 @@ from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
-from calm_bench.plan.rows import Models, identity_of, rows_of
+from calm_bench.plan.rows import identity_of, rows_of
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import CodecCheck, Row, row_title, swept
 
 
-def missing_models(spec: BenchmarkSpec) -> list[str]:
-    """The systems and codecs of a benchmark that have no folder."""
-    return [name for name in _models(spec) if _state(name) == "missing"]
-
-
-def lacking(spec: BenchmarkSpec) -> str | None:
+def lacking(spec: BenchmarkSpec, models: Models) -> str | None:
     """In a few words what must come before the benchmark can run; None if nothing does."""
-    states = {name: _state(name) for name in _models(spec)}
+    states = _states(spec, models)
     parts = []
     for state, words in (("missing", "models"), ("untrained", "weights of")):
         if names := [name for name, found in states.items() if found == state]:
@@ -42,20 +37,19 @@ def lacking(spec: BenchmarkSpec) -> str | None:
     return "lacks " + "; ".join(parts) if parts else None
 
 
-def _models(spec: BenchmarkSpec) -> list[str]:
-    names = [row.model for row in spec.systems]
-    return list(dict.fromkeys([*names, *(row.model for row in spec.codecs.values())]))
+def _states(spec: BenchmarkSpec, models: Models) -> dict[str, str]:
+    names = [row.model for row in spec.systems] + [row.model for row in spec.codecs.values()]
+    return {name: _state(name, models) for name in names}
 
 
-def _state(name: str) -> str:
+def _state(name: str, models: Models) -> str:
     try:
-        config, folder = load_model_config(name)
+        config, folder = models[name]
     except UnknownNameError:
         return "missing"
     except BenchError:
         return "broken"  # whoever loads it says how; `doctor` does
-    untrained = config.weights is not None and not (folder / config.weights.file).is_file()
-    return "untrained" if untrained else "ready"
+    return "untrained" if is_untrained(config, folder) else "ready"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +83,7 @@ class Plan:
     Attributes:
         spec: The benchmark with the options applied.
         root: The folder that the prompts' audio paths are relative to.
+        models: All that the plan names, as they were read.
         weights: By model, the sha256 of its weights; None for random ones.
         notes: What the options changed that the user may not expect.
         unusable: Why recordings that were to be prompts are none.
@@ -100,6 +95,7 @@ class Plan:
     prompts: tuple[PromptSpec, ...]
     rows: tuple[Row, ...]
     batches: tuple[Batch, ...]
+    models: Models
     weights: Mapping[str, str | None]
     plan_hash: str
     n_seeds: int
@@ -143,17 +139,17 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         InputError: If a file or the number of prompts cannot be used.
         WeightsError: If a model's weights file is missing.
     """
-    spec, notes = apply_overrides(load_benchmark(benchmark), overrides)
+    models = Models()
+    spec, notes = apply_overrides(load_benchmark(benchmark), overrides, models)
     for name in spec.metrics:
         registry.target("metric", name)
     for name in (*spec.embedding, *spec.embedding_if_usable):
         registry.target("embedding", name)
-    if len(missing_models(spec)) > 1:  # one alone gets near names
-        raise InputError(f"{spec.name} cannot run here: it {lacking(spec)}")
+    if [*_states(spec, models).values()].count("missing") > 1:  # one alone gets near names
+        raise InputError(f"{spec.name} cannot run here: it {lacking(spec, models)}")
     found = _prompts(benchmark, spec, overrides)
     prompts = found.chosen
     notes += check_lengths(spec, found.root, prompts)
-    models = Models()
     rows = tuple(rows_of(spec, overrides.text_temperature, models))
     # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
     plan_hash = content_hash(
@@ -171,6 +167,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         unusable=found.unusable,
         rows=rows,
         batches=tuple(_batches(spec, rows, prompts, overrides.n_seeds, models)),
+        models=models,
         weights=models.weights,
         plan_hash=plan_hash,
         n_seeds=overrides.n_seeds,

@@ -8,13 +8,12 @@ from calm_bench import registry
 from calm_bench.config import (
     BenchmarkSpec,
     CodecRow,
+    Models,
     SystemRow,
-    load_model_config,
     model_names,
     training_step_of,
 )
-from calm_bench.errors import InputError, UnknownNameError, WeightsError
-from calm_bench.seeds import content_hash
+from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.store.records import Row
 from calm_bench.types import Precision, SamplingParams
 
@@ -40,35 +39,9 @@ def sampling_of(row: Row) -> SamplingParams:
     )
 
 
-class Models:
-    """Configurations of the models a plan names, each read once."""
-
-    def __init__(self) -> None:
-        self.weights: dict[str, str | None] = {}
-        self._identities: dict[tuple[str, str], str] = {}
-
-    def identity(self, name: str, kind: Literal["system", "codec"]) -> str:
-        """A hash of all that decides what the model does."""
-        if (kind, name) not in self._identities:
-            self._identities[kind, name] = self._read(name, kind)
-        return self._identities[kind, name]
-
-    def _read(self, name: str, kind: str) -> str:
-        config, folder = load_model_config(name)
-        if config.kind != kind:
-            raise InputError(f"{name} is a {config.kind}; a {kind} is needed here")
-        if config.weights and not (folder / config.weights.file).is_file():
-            raise WeightsError(
-                f"{name} has no weights: {folder / config.weights.file} does not exist; "
-                f"calm-bench train {name} makes them"
-            )
-        self.weights[name] = config.weights.sha256 if config.weights else config.release
-        codec = self.identity(config.codec, "codec") if config.codec else None
-        content = [config.type, config.version, config.architecture, config.seed]
-        return content_hash(content, self.weights[name], codec)
-
-
-def choose_systems(spec: BenchmarkSpec, wanted: Sequence[str]) -> tuple[SystemRow, ...]:
+def choose_systems(
+    spec: BenchmarkSpec, wanted: Sequence[str], models: Models
+) -> tuple[SystemRow, ...]:
     """Rows by model, by label or by the first part of their name; other models become new rows."""
     rows: dict[tuple[str, str], SystemRow] = {}
     for name in wanted:
@@ -80,7 +53,7 @@ def choose_systems(spec: BenchmarkSpec, wanted: Sequence[str]) -> tuple[SystemRo
         if not hits and (name in model_names() or (Path(name) / "config.yaml").is_file()):
             hits = [SystemRow(model=name, label=Path(name).name)]
         if not hits:
-            known = [n for n in model_names() if load_model_config(n)[0].kind == "system"]
+            known = [n for n in model_names() if models[n][0].kind == "system"]
             raise UnknownNameError("system", name, sorted({*known, *_first_parts(spec)}))
         rows |= {(row.model, row.label): row for row in hits}
     return tuple(rows.values())
@@ -91,7 +64,9 @@ def _first_parts(spec: BenchmarkSpec) -> set[str]:
     return {row.model.split("-")[0] for row in spec.systems}
 
 
-def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple[SystemRow, ...]:
+def with_head_steps(
+    systems: Sequence[SystemRow], steps: Sequence[int], models: Models
+) -> tuple[SystemRow, ...]:
     """The rows with these head steps where the head takes any number; one row for each model.
 
     Raises:
@@ -100,7 +75,7 @@ def with_head_steps(systems: Sequence[SystemRow], steps: Sequence[int]) -> tuple
     rows: list[SystemRow] = []
     swept: set[str] = set()
     for row in systems:
-        if load_model_config(row.model)[0].type not in registry.ANY_HEAD_STEPS:
+        if models[row.model][0].type not in registry.ANY_HEAD_STEPS:
             rows.append(row)
         elif row.model not in swept:
             swept.add(row.model)
@@ -134,16 +109,18 @@ def rows_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models)
         models.identity(system.model, "system")
         for steps in system.head_steps:
             for temperature in spec.temperatures:
-                row = _system_row(system, steps, temperature, text_temperature)
+                row = _system_row(system, steps, temperature, text_temperature, models)
                 names = (row.cell_id, *(f"{row.cell_id}-{i}" for i in range(2, 100)))
                 name = next(name for name in names if name not in taken)
                 taken.add(name)
                 yield row.model_copy(update={"cell_id": name})
 
 
-def _system_row(row: SystemRow, steps: int, temperature: float, text: float | None) -> Row:
+def _system_row(
+    row: SystemRow, steps: int, temperature: float, text: float | None, models: Models
+) -> Row:
     base, step = training_step_of(row.model)
-    text = (temperature if text is None else text) if has_text(row.model) else None
+    text = (temperature if text is None else text) if has_text(row.model, models) else None
     name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
@@ -163,17 +140,17 @@ def _system_row(row: SystemRow, steps: int, temperature: float, text: float | No
     )
 
 
-def with_temperature_kind(row: Row) -> Row:
+def with_temperature_kind(row: Row, models: Models) -> Row:
     """A row with what its temperature means, which only the system's class knows."""
     if row.kind != "system":
         return row
-    cls = registry.load("system", load_model_config(str(row.model))[0].type)
+    cls = registry.load("system", models[str(row.model)][0].type)
     return row.model_copy(update={"temperature_kind": cls.temperature_kind})
 
 
-def has_text(model: str) -> bool:
+def has_text(model: str, models: Models) -> bool:
     """Whether a system draws text beside its audio; one of another package may."""
-    config = load_model_config(model)[0]
+    config = models[model][0]
     ours = config.type in registry.SYSTEMS and config.type not in registry.OWN_TEXT
     return not ours or bool(config.architecture.get("text"))
 
@@ -194,11 +171,11 @@ def _reference_row(spec: BenchmarkSpec, name: str, models: Models) -> Row:
         label=row.label or f"{codec.upper()} round trip",
         kind="round_trip",
         model=row.model,
-        levels=_levels(row),
+        levels=_levels(row, models),
     )
 
 
-def _levels(row: CodecRow) -> int | None:
+def _levels(row: CodecRow, models: Models) -> int | None:
     """How many codebooks a round trip keeps; None for all.
 
     Raises:
@@ -206,7 +183,7 @@ def _levels(row: CodecRow) -> int | None:
     """
     if row.levels is None:
         return None
-    has = load_model_config(row.model)[0].architecture.get("n_codebooks")
+    has = models[row.model][0].architecture.get("n_codebooks")
     if not isinstance(has, int) or has < row.levels:
         count = f"has {has}" if isinstance(has, int) else "has no codebooks"
         raise InputError(f"{row.model} {count}: its first {row.levels} cannot be taken")

@@ -12,7 +12,7 @@ B recordings, T frames, S = T + lead steps.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.config import load_model_config
+from calm_bench.config import Models
 from calm_bench.core.progress import stage
 from calm_bench.data.prompts import PromptShelf
 from calm_bench.errors import BenchError
@@ -67,7 +67,7 @@ def _missing(plan: Plan, store: RunStore) -> dict[str, list[TrialRecord]]:
     known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
     rows = [row for row in plan.rows if row.kind == "system" and _is_exact(row)]
     models = {row.cell_id: str(row.model) for row in rows}
-    speaks = {m: bool(load_model_config(m)[0].architecture.get("text")) for m in models.values()}
+    speaks = {m: bool(plan.models[m][0].architecture.get("text")) for m in models.values()}
     groups: dict[str, list[TrialRecord]] = {}
     for trial in store.read(TrialRecord):
         model = models.get(trial.cell_id)
@@ -88,7 +88,7 @@ def _records(
     from calm_bench.systems.loading import load_system
     from calm_bench.systems.streaming import StreamingSystem
 
-    system = load_system(model, device)
+    system = load_system(model, device, models=plan.models)
     if not isinstance(system, StreamingSystem):  # another package's, with a text of its own kind
         return
     shelf = PromptShelf(plan.spec, plan.root, system.codec.sample_rate)
@@ -99,7 +99,7 @@ def _records(
         batch = told[first : first + plan.spec.batch_size]
         found = text_losses(system, batch, plan.spec.prompt_seconds)
         values |= {prompt.id: row for prompt, row in zip(batch, found, strict=True)}
-    recipe_id = recipe_id_of({"metric": METRIC, **_recipe(model)})
+    recipe_id = recipe_id_of({"metric": METRIC, **_recipe(model, plan.models)})
     for trial in trials:
         yield ScoreRecord(
             metric=METRIC,
@@ -115,10 +115,10 @@ def _records(
 _FIELDS = tuple(name for column in TEXT_LOSS for name in column.fields)
 
 
-def _recipe(model: str) -> dict[str, Any]:
+def _recipe(model: str, models: Models) -> dict[str, Any]:
     """What the losses depend on besides the system; a folder that is gone tells no tokenizer."""
     try:
-        config, folder = load_model_config(model)
+        config, folder = models[model]
         name = (config.architecture.get("text") or {}).get("tokenizer")
         tokenizer = "bytes" if name is None else file_hash(folder / name)[:12]
     except (BenchError, OSError):
@@ -164,7 +164,7 @@ def text_losses(
     return [dict(zip(_FIELDS, row, strict=True)) for row in table]
 
 
-def held_out_scores(rows: Sequence[Row], store: RunStore) -> list[MetricScores]:
+def held_out_scores(rows: Sequence[Row], store: RunStore, models: Models) -> list[MetricScores]:
     """The recorded losses as scores of a run, one for each tokenizer; none where none is recorded.
 
     Losses under different tokenizers are of different events, so they never share a column.
@@ -175,7 +175,7 @@ def held_out_scores(rows: Sequence[Row], store: RunStore) -> list[MetricScores]:
         if record.metric == METRIC and record.cell_id in wanted:
             by_recipe.setdefault(record.recipe_id, []).append(record)
     prompts = {trial.trial_id: trial.prompt_id for trial in store.read(TrialRecord)}
-    return [_scores(rows, recipe_id, r, prompts) for recipe_id, r in by_recipe.items()]
+    return [_scores(rows, recipe_id, r, prompts, models) for recipe_id, r in by_recipe.items()]
 
 
 def _scores(
@@ -183,6 +183,7 @@ def _scores(
     recipe_id: str,
     records: Sequence[ScoreRecord],
     prompts: Mapping[str, str],
+    models: Models,
 ) -> MetricScores:
     results: dict[str, MetricResult] = {}
     alike: dict[str, Firsts] = {}
@@ -198,7 +199,7 @@ def _scores(
     return MetricScores(
         metric=METRIC,
         columns=TEXT_LOSS,
-        recipe=_recipe(model),
+        recipe=_recipe(model, models),
         recipe_id=recipe_id,
         results=results,
         alike=alike,

@@ -29,6 +29,7 @@ def load_row(plan: SpeedPlan, row: Row) -> "System":
         precision=row.precision or "fp32",
         mode=row.mode or "plain",
         random_weights=plan.random,
+        models=plan.models,
     )
 
 

@@ -54,7 +54,7 @@ def _arms(plan: Plan, timed: Sequence[tuple[Row, bool]], device: str) -> list[Ar
     systems, own = {}, {}
     for key in dict.fromkeys(_loaded(row) for row, _ in timed):
         before = allocated(device)
-        systems[key] = load_system(key[0], device, precision=key[1])
+        systems[key] = load_system(key[0], device, precision=key[1], models=plan.models)
         own[systems[key]] = allocated(device) - before
     slowest = min(system.codec.frame_rate for system in systems.values())
     arms = []

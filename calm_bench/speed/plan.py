@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 from calm_bench.config import (
     BenchmarkSpec,
+    Models,
     PromptSpec,
     SystemRow,
     load_benchmark,
-    load_model_config,
 )
 from calm_bench.core import paths
 from calm_bench.data.prompts import present_prompts, read_prompt_specs
 from calm_bench.errors import InputError
-from calm_bench.plan.rows import Models, has_text, with_head_steps
+from calm_bench.plan.rows import has_text, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.speed.spec import Setting, SpeedScale, SpeedSpec, Whole, load_spec
 from calm_bench.store.records import Row
@@ -52,6 +52,7 @@ class SpeedPlan:
     Attributes:
         benchmark: Whose prompts are continued; `root` is what their paths are relative to.
         random: Whether the paper's shapes are drawn at random instead of loaded.
+        models: All that the plan names, as they were read.
         weights: By model, the sha256 of its weights; None for random ones.
     """
 
@@ -62,6 +63,7 @@ class SpeedPlan:
     benchmark: BenchmarkSpec
     root: Path
     prompts: tuple[PromptSpec, ...]
+    models: Models
     weights: dict[str, str | None]
     plan_hash: str
     notes: tuple[str, ...]
@@ -119,8 +121,8 @@ def expand(request: Request) -> SpeedPlan:
     variants = _variants(setting.modes, setting.precisions)
     systems = scale.systems
     if request.head_steps:
-        systems = with_head_steps(systems, request.head_steps)
-    by_system = [_rows_of(system, variants, part.temperature) for system in systems]
+        systems = with_head_steps(systems, request.head_steps, models)
+    by_system = [_rows_of(system, variants, part.temperature, models) for system in systems]
     rows = tuple(row for system in by_system for row in system)
     identities = [models.identity(system.model, "system") for system in systems]
     benchmark = load_benchmark(part.prompts_of)
@@ -142,9 +144,10 @@ def expand(request: Request) -> SpeedPlan:
         benchmark=benchmark,
         root=root,
         prompts=prompts,
+        models=models,
         weights=models.weights,
         plan_hash=plan_hash,
-        notes=tuple(_notes(request, setting, models.weights)),
+        notes=tuple(_notes(request, setting, models)),
     )
 
 
@@ -198,7 +201,10 @@ def _variants(
 
 
 def _rows_of(
-    row: SystemRow, variants: Sequence[tuple[Mode, Precision]], temperature: float
+    row: SystemRow,
+    variants: Sequence[tuple[Mode, Precision]],
+    temperature: float,
+    models: Models,
 ) -> Iterator[Row]:
     """A system's rows: one for each number of head steps, mode and precision."""
     for steps in row.head_steps:
@@ -213,7 +219,7 @@ def _rows_of(
                 kind="system",
                 model=row.model,
                 temperature=temperature,
-                text_temperature=temperature if has_text(row.model) else None,
+                text_temperature=temperature if has_text(row.model, models) else None,
                 head_steps=steps,
                 top_k=row.top_k,
                 precision=precision,
@@ -222,15 +228,16 @@ def _rows_of(
             )
 
 
-def _notes(request: Request, setting: Setting, weights: dict[str, str | None]) -> Iterator[str]:
+def _notes(request: Request, setting: Setting, models: Models) -> Iterator[str]:
     """What the table must say of how it was made."""
+    weights = models.weights
     if len(dict.fromkeys(weights.values())) == 1 and None in weights.values():
         systems = "all systems"
     else:
         systems = ", ".join(
             name
             for name, sha in weights.items()
-            if sha is None and load_model_config(name)[0].kind == "system"
+            if sha is None and models[name][0].kind == "system"
         )
     if systems:
         yield f"random weights: {systems}; time does not depend on their values"

@@ -27,7 +27,7 @@ def run_speed(
     Raises:
         BenchError: If something the user can mend stands in the way.
     """
-    rows = [with_temperature_kind(row) for row in plan.rows]
+    rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(speed_folder(plan, out))
     store.refuse_foreign()
     with store.lock():

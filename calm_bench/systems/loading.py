@@ -5,6 +5,7 @@ random weights its shapes are built without memory (on the meta device), then fi
 the precision they will run at. The 2.2B speech model never exists in float32.
 """
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.checkpoints import attach_card, build_module, fill_weights, load_codec
-from calm_bench.config import ModelConfig, load_model_config
+from calm_bench.config import ModelConfig, Models
 from calm_bench.errors import InputError
 from calm_bench.systems.base import System
 from calm_bench.systems.engine import prepare
@@ -38,6 +39,8 @@ def load_system(
     precision: Precision = "fp32",
     mode: Mode = "eager",
     random_weights: bool = False,
+    models: Models | None = None,
+    codec: Codec | None = None,
 ) -> System:
     """Load a system with its codec by model name or folder, ready for inference.
 
@@ -48,6 +51,8 @@ def load_system(
         mode: How its steps run; `plain` is the modules as they were trained.
         random_weights: Draw all weights, the codec's too, and read no file. Except in mode plain
             the modules then keep no copy of what is packed, and cannot be trained.
+        models: Those that were read already.
+        codec: Its codec, where that is loaded already and on the device; it stays as it is.
 
     Raises:
         UnknownNameError: If there is no such model.
@@ -55,7 +60,8 @@ def load_system(
             precision or mode.
         WeightsError: If its weights or its codec's cannot be used.
     """
-    config, folder = load_model_config(name)
+    models = Models() if models is None else models
+    config, folder = models[name]
     if config.kind != "system":
         raise InputError(f"{name} is a {config.kind}, not a system")
     cls: type[System] = registry.load("system", config.type)
@@ -69,10 +75,12 @@ def load_system(
         system = build_module(cls, config, where, folder=folder, release=release)
         sha256, random_weights = release, False
     elif random_weights:
-        system = _build_at_random(config, folder, device, precision)
+        system = _build_at_random(config, folder, device, precision, models)
         sha256 = None
     else:
-        system = build_system(config, folder, load_codec(str(config.codec)))
+        # What a system tells its codec, and what it packs of it, must not reach who else has it.
+        own = load_codec(str(config.codec), models=models) if codec is None else copy(codec)
+        system = build_system(config, folder, own)
         sha256 = fill_weights(system, config, folder, apart="codec.")
     attach_card(system, folder.name, config, sha256)
     system.requires_grad_(False)
@@ -81,10 +89,10 @@ def load_system(
 
 
 def _build_at_random(
-    config: ModelConfig, folder: Path, device: str, precision: Precision
+    config: ModelConfig, folder: Path, device: str, precision: Precision, models: Models
 ) -> System:
     """A system and codec of the configured shapes, at no time larger than they will be."""
-    codec_config, codec_folder = load_model_config(str(config.codec))
+    codec_config, codec_folder = models[str(config.codec)]
     where = str(codec_folder / "config.yaml")
     codec = build_module(registry.load("codec", codec_config.type), codec_config, where)
     attach_card(codec, codec_folder.name, codec_config, None)

@@ -180,9 +180,9 @@ def test_a_row_runs_in_its_precision(
 ) -> None:
     loaded = []
 
-    def load(name: str, device: str, *, precision: Precision) -> System:
+    def load(name: str, device: str, *, precision: Precision, **options: Any) -> System:
         loaded.append((name, precision))
-        return load_system(name, device, precision=precision)
+        return load_system(name, device, precision=precision, **options)
 
     monkeypatch.setattr("calm_bench.systems.loading.load_system", load)
     overrides = Overrides(

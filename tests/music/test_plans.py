@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from calm_bench.cli.doctor import listing
-from calm_bench.config import load_benchmark, load_model_config, model_dir, training_step_of
+from calm_bench.config import Models, load_benchmark, load_model_config, model_dir, training_step_of
 from calm_bench.core import paths
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.numbers.pairs import compared_rows
@@ -66,9 +66,9 @@ def test_ablations_are_five_rows_of_four_steps_against_ours() -> None:
 def test_what_a_benchmark_lacks_is_one_line_and_no_crash(tmp_path: Path) -> None:
     spec = load_benchmark("music").model_copy(update={"prompts": "nowhere.jsonl"})
     row = spec.systems[0].model_copy(update={"model": "nobody"})
-    missing = lacking(spec.model_copy(update={"systems": (row,), "codecs": {}}))
+    missing = lacking(spec.model_copy(update={"systems": (row,), "codecs": {}}), Models())
     assert missing == "lacks models nobody; nowhere.jsonl"
-    assert lacking(load_benchmark("smoke")) is None
+    assert lacking(load_benchmark("smoke"), Models()) is None
     assert {"music", "ablations"} <= {entry.name for entry in listing()["benchmarks"]}
     text = (paths.benchmarks_dir() / "smoke.yaml").read_text()
     for name in ("rq-debug", "vae-debug"):

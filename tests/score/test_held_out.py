@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from calm_bench.config import Models
 from calm_bench.data.prompts import LoadedPrompt
 from calm_bench.generate.clips import generate
 from calm_bench.plan.overrides import Overrides
@@ -86,7 +87,7 @@ def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 
 def test_temperatures_share_a_systems_loss_and_systems_differ(plan: Plan, made: RunStore) -> None:
-    (scores,) = held_out_scores(plan.rows, made)
+    (scores,) = held_out_scores(plan.rows, made, plan.models)
     rows = {
         cell: sorted(v["word_nats"] or 0.0 for v in result.clips.values())
         for cell, result in scores.results.items()
@@ -99,7 +100,7 @@ def test_the_loss_is_that_of_float32_alone(made: RunStore) -> None:
     cells = expand("smoke", Overrides(precisions=("fp32", "int8"))).rows
     exact = [cell for cell in expand("smoke", Overrides()).rows if cell.kind == "system"]
     rough = [cell for cell in cells if cell.precision == "int8"]
-    (scores,) = held_out_scores([*exact, *rough], made)
+    (scores,) = held_out_scores([*exact, *rough], made, Models())
     assert scores.reasons == {c.cell_id: "predicted in float32 alone" for c in rough}
 
 
@@ -120,7 +121,7 @@ def test_a_recording_without_known_words_says_so(
     store.append(*made.read(TrialRecord))
     bare = tuple(prompt.model_copy(update={"words": None}) for prompt in plan.prompts)
     hold_out(dataclasses.replace(plan, prompts=bare), store, "cpu")
-    (scores,) = held_out_scores(plan.rows, store)
+    (scores,) = held_out_scores(plan.rows, store, plan.models)
     result = scores.results["calm-debug-t1"]
     assert set(result.notes.values()) == {"the recording's words are not known"}
     assert all(values["word_nats"] is None for values in result.clips.values())

@@ -228,13 +228,13 @@ def test_peak_memory_holds_what_was_packed_and_captured_and_nothing_of_other_sys
     ]  # fmt: skip
     monkeypatch.setattr(
         "calm_bench.systems.loading.load_system",
-        lambda name, device, precision: GreedySystem(memory, *sizes[name]),
+        lambda name, device, precision, models: GreedySystem(memory, *sizes[name]),
     )
     prompt = SimpleNamespace(wave=None, words=None)
     monkeypatch.setattr(in_run, "load_prompt", lambda *_: prompt)
     monkeypatch.setattr(in_run, "system_prompt", lambda *_: None)
     spec = SimpleNamespace(latency=SPEC, prompt_seconds=3.0)
-    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None)
+    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None, models={})
     timed = [(cell, False) for cell in cells] + [(cells[0], True)]
     peaks = {
         (arm.cell_id, arm.control): arm.peak_bytes for arm in in_run._arms(plan, timed, "cuda")

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from calm_bench.cli.doctor import collect
-from calm_bench.config import load_model_config
+from calm_bench.config import Models, load_model_config
 from calm_bench.errors import BenchError, MissingExtraError, UnknownNameError, WeightsError
 from calm_bench.generate.clips import generate
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
-from calm_bench.plan.rows import Models
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from calm_bench import registry
 from calm_bench.cli.app import app
 from calm_bench.config import (
+    Models,
     SystemRow,
     benchmark_names,
     load_benchmark,
@@ -184,11 +185,11 @@ def rows_of(context: Any) -> tuple[Sequence[SystemRow], set[str], set[float]]:
         wanted = Overrides(
             systems=systems, head_steps=steps, temperatures=tuple(given["temps"] or ())
         )
-        spec, _ = apply_overrides(load_benchmark(given["benchmark"]), wanted)
+        spec, _ = apply_overrides(load_benchmark(given["benchmark"]), wanted, Models())
         return spec.systems, {c.model for c in spec.codecs.values()}, set(spec.temperatures)
     timed, part = load_spec(None), context.info_name
     rows = timed.scale(part, given["scale"]).systems
-    rows = with_head_steps(rows, steps) if steps else rows
+    rows = with_head_steps(rows, steps, Models()) if steps else rows
     return rows, set(), {timed.parts[part].temperature}
 
 
