@@ -9,7 +9,7 @@ import typer
 from calm_bench.cli import options
 
 if TYPE_CHECKING:
-    from calm_bench.gate.outcome import Outcome
+    from calm_bench.gate.check import Outcome
 
 
 Against = Annotated[
@@ -76,11 +76,10 @@ def check(
     Counts are exact everywhere. Times are ratios of interleaved blocks on one thread.
     """
     from calm_bench.gate import check as gate
-    from calm_bench.gate.outcome import write_step_summary
 
     request = gate.Request(against=against, baseline=baseline, gates=tuple(gates or ()))
     outcome = gate.update(request) if update else gate.check(request)
-    write_step_summary(outcome)
+    gate.write_step_summary(outcome)
     if as_json:
         typer.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
     else:

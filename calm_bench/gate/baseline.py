@@ -1,5 +1,7 @@
 """benchmarks/speed_baseline.yaml: the counts and ratios that `check` compares with.
 
+Counted are all small systems that are shipped; what differs from the file is a `Change`.
+
 What counts depend on is their key. Head calls, parameters and bytes read hold everywhere. Operators
 and FLOPs depend on how torch splits its own operators, so they are kept per torch minor version and
 architecture. Ratios of times depend on the processor, so they are kept per model.
@@ -7,22 +9,27 @@ architecture. Ratios of times depend on the processor, so they are kept per mode
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import yaml
 from pydantic import Field
 
-from calm_bench.config import parse, read_yaml
-from calm_bench.core import paths
+from calm_bench.config import load_model_config, parse, read_yaml
+from calm_bench.core import files, paths
 from calm_bench.core.device import device_name
-from calm_bench.core.files import replace
+from calm_bench.core.progress import stage
 from calm_bench.errors import InputError
 from calm_bench.store.records import Stage
-from calm_bench.types import StrictModel
+from calm_bench.types import Mode, SamplingParams, StrictModel
 
+if TYPE_CHECKING:
+    from calm_bench.speed.counts import StageCounts
+
+SCALES = ("-tiny", "-debug")
 KNOWN_SLACK = 0.10
 """How far under its reference a ratio may lie on the processor that the reference is of."""
 
@@ -135,4 +142,136 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     text = yaml.safe_dump(
         baseline.model_dump(mode="json"), default_flow_style=None, sort_keys=False, width=200
     )
-    replace(path, (HEADER + text).encode())
+    files.replace(path, (HEADER + text).encode())
+
+
+Found = Mapping[str, Mapping[Stage, "StageCounts"]]
+"""Counts by system and stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A count that differs from the stored one."""
+
+    system: str
+    stage: Stage
+    count: str
+    before: int
+    after: int
+
+    @property
+    def difference(self) -> str:
+        """By how much, as it is printed."""
+        percent = f" ({100 * (self.after / self.before - 1):+.1f} %)" if self.before else ""
+        return f"{self.after - self.before:+,}{percent}"
+
+    def __str__(self) -> str:
+        """The change in one line."""
+        name = self.count.replace("_", " ")
+        return f"{self.system} {self.stage}: {name} {self.before:,} → {self.after:,}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What grew, what fell, how much was compared, and what could not be."""
+
+    grown: tuple[Change, ...]
+    fallen: tuple[Change, ...]
+    compared: int
+    notes: tuple[str, ...]
+
+
+def counted_systems() -> list[Path]:
+    """The folders of our own shipped systems of a few million parameters or fewer.
+
+    Released systems bring their codec with them, and what they cost is their packages' business.
+    """
+    folders = [path.parent for path in paths.models_dirs()[-1].glob("*/config.yaml")]
+    small = sorted(folder for folder in folders if folder.name.endswith(SCALES))
+    configs = {folder: load_model_config(str(folder))[0] for folder in small}
+    return [f for f, config in configs.items() if config.kind == "system" and config.codec]
+
+
+def count_systems(folders: Sequence[Path]) -> dict[str, dict[Stage, "StageCounts"]]:
+    """The counts of each as it is loaded by default; the parameters are those of the plain step.
+
+    A prepared system reads copies, of which nobody can say which parameters they were. Weights are
+    random: no count depends on their values.
+    """
+    found = {}
+    with stage("counting", len(folders)) as advance:
+        for folder in folders:
+            plain, fast = _counted(folder, "plain"), _counted(folder, "eager")
+            found[folder.name] = {
+                name: replace(counts, parameters=plain[name].parameters)
+                for name, counts in fast.items()
+            }
+            advance(1)
+    return found
+
+
+def _counted(folder: Path, mode: Mode) -> dict[Stage, "StageCounts"]:
+    from calm_bench.speed.counts import count_frame
+    from calm_bench.systems.loading import load_system
+
+    system = load_system(str(folder), mode=mode, random_weights=True)
+    steps = system.default_head_steps
+    return count_frame(
+        system, SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=steps)
+    )
+
+
+P = TypeVar("P", Lasting, Versioned)
+
+
+def stored(found: Found, baseline: Baseline) -> Baseline:
+    """The baseline with these counts in place of its own; other torch versions' are kept."""
+
+    def only(part: type[P]) -> dict[str, dict[Stage, P]]:
+        return {
+            system: {
+                name: part.model_validate(counts, from_attributes=True)
+                for name, counts in stages.items()
+            }
+            for system, stages in found.items()
+        }
+
+    versions = {**baseline.dispatched, torch_key(): only(Versioned)}
+    return baseline.model_copy(
+        update={"counts": only(Lasting), "dispatched": dict(sorted(versions.items()))}
+    )
+
+
+def differences(found: Found, baseline: Baseline) -> Counted:
+    """What differs from the baseline; what is not in it is said and passes nothing."""
+    key = torch_key()
+    changes: list[Change] = []
+    notes, compared = [], 0
+    if key not in baseline.dispatched:
+        known = ", ".join(baseline.dispatched) or "none"
+        notes.append(
+            f"operators and FLOPs are not gated: none are stored for {key} (stored: {known}); "
+            "--update stores them"
+        )
+    for system, stages in found.items():
+        if system not in baseline.counts:
+            notes.append(f"{system} is not gated: the baseline lacks it; --update stores it")
+            continue
+        versioned = baseline.dispatched.get(key, {}).get(system, {})
+        for name, counts in stages.items():
+            parts = (baseline.counts[system].get(name), versioned.get(name))
+            before = {k: v for part in parts if part for k, v in part.model_dump().items()}
+            compared += len(before)
+            changes += [
+                Change(system=system, stage=name, count=count, before=old, after=new)
+                for count, old in before.items()
+                if (new := getattr(counts, count)) != old
+            ]
+    gone = baseline.counts.keys() - found.keys()
+    notes += [f"{system} is in the baseline and no longer here" for system in sorted(gone)]
+    return Counted(
+        grown=tuple(change for change in changes if change.after > change.before),
+        fallen=tuple(change for change in changes if change.after < change.before),
+        compared=compared,
+        notes=tuple(notes),
+    )

@@ -10,10 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 from calm_bench.core.device import device_name
-from calm_bench.gate.baseline import Baseline, Machine, Reference
-from calm_bench.gate.checkout import own_tree
-from calm_bench.gate.rounds import Arm, Schedule, timed_rounds
-from calm_bench.gate.rule import Judgement, Part, Quantity, judge, settle
+from calm_bench.gate.baseline import KNOWN_SLACK, Baseline, Machine, Reference
+from calm_bench.gate.crews import Arm, Schedule, own_tree, timed_rounds
+from calm_bench.gate.rule import Judgement, Quantity, Quotient, judge, settle
 
 MODELS = {"calm": "calm-speech-tiny", "rq": "rq-speech-tiny"}
 SLACK = 0.07
@@ -21,47 +20,66 @@ SLACK = 0.07
 CONTROL_OFF = SLACK / 2
 """The usual 2 % is for one process against itself. Two of one tree differ by 1 to 3 %, and by half
 the slack neither can equal trees look slower nor slower ones equal."""
-THRESHOLD = 1 - SLACK
+OURS, REFERENCE, CONTROL = "this tree", "reference", "reference again"
+AGAIN = " again"
 
 
-def _times(name: str, label: str, system: str, stage: str) -> Quantity:
-    """A time of the reference over the same time of this tree."""
+def _against(name: str, label: str, stage: str, system: str, other: str | None = None) -> Quantity:
+    """A time of the reference over the same of this tree.
+
+    With `other`, the ratio of two systems: `system` over `other` in this tree, over the same in the
+    reference.
+    """
+
+    def quotient(own: str) -> Quotient:
+        mine, theirs = (f"{own}/{system}", stage), (f"{REFERENCE}/{system}", stage)
+        if other is None:
+            return Quotient((theirs,), (mine,))
+        return Quotient(
+            (mine, (f"{REFERENCE}/{other}", stage)), ((f"{own}/{other}", stage), theirs)
+        )
+
     return Quantity(
         name=name,
         label=label,
-        above=(_part(REFERENCE, system, stage),),
-        below=(_part(OURS, system, stage),),
-        control_above=(_part(REFERENCE, system, stage),),
-        control_below=(_part(CONTROL, system, stage),),
-        threshold=THRESHOLD,
+        ratio=quotient(OURS),
+        control=quotient(CONTROL),
+        threshold=1 - SLACK,
         slack=SLACK,
         control_off=CONTROL_OFF,
     )
 
 
-def _part(worker: str, system: str, stage: str) -> Part:
-    return f"{worker}/{system}", stage
+AGAINST = (
+    _against("calm_head", "CALM head", "head", "calm"),
+    _against("rq_head", "RQ head", "head", "rq"),
+    _against("calm_overall", "CALM overall", "total", "calm"),
+    _against("rq_overall", "RQ overall", "total", "rq"),
+    _against("head_speedup", "head speed-up, RQ / CALM", "head", "rq", "calm"),
+)
 
 
-def _speedup(name: str, label: str, stage: str) -> Quantity:
-    """RQ over CALM in this tree, over the same in the reference."""
-
-    def ratio(worker: str) -> tuple[Part, Part]:
-        return _part(worker, "rq", stage), _part(worker, "calm", stage)
-
-    (rq, calm), (base_rq, base_calm) = ratio(OURS), ratio(REFERENCE)
-    control_rq, control_calm = ratio(CONTROL)
+def _within(name: str, label: str, stage: str, slow: str, fast: str) -> Quantity:
+    """Time of one system over that of another; the slow one is its own control."""
+    group = f"{slow} / {fast}: "
+    slower = ((group + slow, stage),)
     return Quantity(
         name=name,
         label=label,
-        above=(rq, base_calm),
-        below=(calm, base_rq),
-        control_above=(control_rq, base_calm),
-        control_below=(control_calm, base_rq),
-        threshold=THRESHOLD,
-        slack=SLACK,
-        control_off=CONTROL_OFF,
+        ratio=Quotient(slower, ((group + fast, stage),)),
+        control=Quotient(((group + slow + AGAIN, stage),), slower),
+        threshold=0.0,
+        slack=0.0,
     )
+
+
+RATIOS = (
+    _within("head_speedup", "head, RQ / CALM", "head", "rq", "calm"),
+    _within("overall_speedup", "overall, RQ / CALM", "total", "rq", "calm"),
+    _within("calm_step", "CALM step, plain / eager", "step", "calm plain", "calm"),
+    _within("rq_step", "RQ step, plain / eager", "step", "rq plain", "rq"),
+)
+PAIRS = (("rq", "calm"), ("calm plain", "calm"), ("rq plain", "rq"))
 
 
 def compare(
@@ -74,68 +92,10 @@ def compare(
         trees=workers,
         systems={w: {s: {"model": model} for s, model in MODELS.items()} for w in workers},
         groups=[
-            {f"{worker}/{system}": Arm(worker=worker, system=system) for worker in workers}
-            for system in MODELS
+            {f"{worker}/{system}": Arm(worker, system) for worker in workers} for system in MODELS
         ],
     )
-
-    def measure(length: int) -> list[Judgement]:
-        rounds = timed_rounds(schedule, length, notes)
-        return [judge(quantity, rounds) for quantity in quantities]
-
-    return settle(measure)
-
-
-OURS = "this tree"
-OURS, REFERENCE, CONTROL = "this tree", "reference", "reference again"
-AGAINST = (
-    _times("calm_head", "CALM head", "calm", "head"),
-    _times("rq_head", "RQ head", "rq", "head"),
-    _times("calm_overall", "CALM overall", "calm", "total"),
-    _times("rq_overall", "RQ overall", "rq", "total"),
-    _speedup("head_speedup", "head speed-up, RQ / CALM", "head"),
-)
-AGAIN = " again"
-
-
-def _ratio(name: str, label: str, slow: str, fast: str, stage: str) -> Quantity:
-    """Time of one system over that of another; the slow one is its own control."""
-    group = f"{slow} / {fast}: "
-    slower, again = (group + slow, stage), (group + slow + AGAIN, stage)
-    return Quantity(
-        name=name,
-        label=label,
-        above=(slower,),
-        below=((group + fast, stage),),
-        control_above=(again,),
-        control_below=(slower,),
-        threshold=0.0,
-        slack=0.0,
-    )
-
-
-RATIOS = (
-    _ratio("head_speedup", "head, RQ / CALM", "rq", "calm", "head"),
-    _ratio("overall_speedup", "overall, RQ / CALM", "rq", "calm", "total"),
-    _ratio("calm_step", "CALM step, plain / eager", "calm plain", "calm", "step"),
-    _ratio("rq_step", "RQ step, plain / eager", "rq plain", "rq", "step"),
-)
-PAIRS = (("rq", "calm"), ("calm plain", "calm"), ("rq plain", "rq"))
-SYSTEMS = {name: {"model": model, "mode": "eager"} for name, model in MODELS.items()}
-SYSTEMS |= {f"{name} plain": {"model": model, "mode": "plain"} for name, model in MODELS.items()}
-
-
-def _schedule(title: str) -> Schedule:
-    groups: list[dict[str, Arm]] = []
-    for slow, fast in PAIRS:
-        arms = {slow: slow, fast: fast, slow + AGAIN: slow}
-        groups.append(
-            {
-                f"{slow} / {fast}: {name}": Arm(worker=OURS, system=system)
-                for name, system in arms.items()
-            }
-        )
-    return Schedule(title=title, trees={OURS: own_tree()}, systems={OURS: SYSTEMS}, groups=groups)
+    return _settled(schedule, quantities, notes)
 
 
 def compare_stored(
@@ -144,22 +104,40 @@ def compare_stored(
     """The verdicts on this tree's ratios; those without a reference are left out and said so."""
     gated = []
     for quantity in quantities:
-        if quantity.name not in references:
-            if references:
-                notes.append(f"{quantity.label} is not gated: no reference is stored for it")
-            continue
-        reference = references[quantity.name]
-        threshold = reference.value * (1 - reference.slack)
-        gated.append(replace(quantity, threshold=threshold, slack=reference.slack))
+        if found := references.get(quantity.name):
+            threshold = found.value * (1 - found.slack)
+            gated.append(replace(quantity, threshold=threshold, slack=found.slack))
+        elif references:
+            notes.append(f"{quantity.label} is not gated: no reference is stored for it")
     if not gated:
         return []
-    schedule = _schedule("ratios against the stored ones")
+    return _settled(_schedule("ratios against the stored ones"), gated, notes)
 
+
+def _settled(
+    schedule: Schedule, quantities: Sequence[Quantity], notes: list[str]
+) -> list[Judgement]:
     def measure(length: int) -> list[Judgement]:
         rounds = timed_rounds(schedule, length, notes)
-        return [judge(quantity, rounds) for quantity in gated]
+        return [judge(quantity, rounds) for quantity in quantities]
 
     return settle(measure)
+
+
+def _schedule(title: str) -> Schedule:
+    """The systems of this tree in pairs, the slow one of each a second time."""
+    systems = {}
+    for name, model in MODELS.items():
+        systems[name] = {"model": model, "mode": "eager"}
+        systems[f"{name} plain"] = {"model": model, "mode": "plain"}
+    groups = [
+        {
+            f"{slow} / {fast}: {name}": Arm(OURS, name.removesuffix(AGAIN))
+            for name in (slow, fast, slow + AGAIN)
+        }
+        for slow, fast in PAIRS
+    ]
+    return Schedule(title=title, trees={OURS: own_tree()}, systems={OURS: systems}, groups=groups)
 
 
 def measured_ratios(baseline: Baseline, notes: list[str]) -> tuple[Baseline, list[Judgement]]:
@@ -177,11 +155,8 @@ def measured_ratios(baseline: Baseline, notes: list[str]) -> tuple[Baseline, lis
     references = {}
     for found in judged:
         assert found.ratio.value is not None
-        value = round(found.ratio.value, 3)
-        old = before.get(found.name)
-        references[found.name] = (
-            Reference(value=value) if old is None else Reference(value=value, slack=old.slack)
-        )
+        slack = before[found.name].slack if found.name in before else KNOWN_SLACK
+        references[found.name] = Reference(value=round(found.ratio.value, 3), slack=slack)
     machine = Machine(torch=metadata.version("torch"), references=references)
     ratios = dict(sorted({**baseline.ratios, own: machine}.items()))
     return baseline.model_copy(update={"ratios": ratios}), judged

@@ -19,7 +19,6 @@ from statistics import median
 from typing import Literal
 
 from calm_bench.core.stats import ratio_interval
-from calm_bench.gate.workers import Times
 from calm_bench.seeds import derive_seed
 from calm_bench.types import Estimate
 
@@ -28,7 +27,10 @@ Verdict = Literal["pass", "regressed", "inconclusive", "unfit", "not gated"]
 FLOOR_NS = 2_000_000
 """Blocks shorter than this are not gated: clocks and interrupts would decide."""
 
-CONTROL_LEVEL = 0.99
+LEVEL, CONTROL_LEVEL = 0.95, 0.99
+
+Times = dict[str, dict[str, int]]
+"""Nanoseconds of a block by clock (cpu, wall) and stage."""
 
 Round = Mapping[str, Times]
 """One round: every arm's block."""
@@ -37,9 +39,25 @@ Part = tuple[str, str]
 """An arm and a stage: one time of a round."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """A product of times over another."""
+
+    above: tuple[Part, ...]
+    below: tuple[Part, ...]
+
+    def over(self, rounds: Sequence[Round], clock: str, seed: int, level: float) -> Estimate:
+        """Its median over rounds on one clock."""
+        sides = [
+            [math.prod(float(one[arm][clock][stage]) for arm, stage in parts) for one in rounds]
+            for parts in (self.above, self.below)
+        ]
+        return ratio_interval(sides[0], sides[1], seed, level)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """A ratio that is gated: a product of times over another, so made that more is better.
+    """A ratio that is gated, so made that more is better.
 
     Attributes:
         control: The same quotient made of two measurements of the reference; 1 on a fit machine.
@@ -50,10 +68,8 @@ class Quantity:
 
     name: str
     label: str
-    above: tuple[Part, ...]
-    below: tuple[Part, ...]
-    control_above: tuple[Part, ...]
-    control_below: tuple[Part, ...]
+    ratio: Quotient
+    control: Quotient
     threshold: float
     slack: float
     control_off: float = 0.02
@@ -83,7 +99,7 @@ def judge(quantity: Quantity, rounds: Sequence[Round]) -> Judgement:
         verdict, note = "regressed", f"in wall time, {wall.value:.2f}: it waits longer"
     shortest = min(
         median(one[arm]["cpu"][stage] for one in rounds)
-        for arm, stage in (*quantity.above, *quantity.below)
+        for arm, stage in (*quantity.ratio.above, *quantity.ratio.below)
     )
     if shortest < FLOOR_NS:
         verdict, note = "not gated", f"a block of {shortest / 1e6:.2f} ms is too short to be timed"
@@ -99,9 +115,7 @@ def judge(quantity: Quantity, rounds: Sequence[Round]) -> Judgement:
     )
 
 
-def settle(
-    measure: Callable[[int], Sequence[Judgement]],
-) -> list[Judgement]:
+def settle(measure: Callable[[int], Sequence[Judgement]]) -> list[Judgement]:
     """The final verdicts: what did not pass at length 1 is judged again by `measure(2)`."""
     first = list(measure(1))
     if all(_is_settled(found) for found in first):
@@ -123,42 +137,29 @@ def _estimates(
     quantity: Quantity, rounds: Sequence[Round], clock: str
 ) -> tuple[Estimate, Estimate]:
     """The ratio and its control on one clock."""
-
-    def product(one: Round, parts: Sequence[Part]) -> float:
-        return math.prod(float(one[arm][clock][stage]) for arm, stage in parts)
-
     seed = derive_seed("check", quantity.name, clock)
-    ratio = ratio_interval(
-        [product(one, quantity.above) for one in rounds],
-        [product(one, quantity.below) for one in rounds],
-        seed,
-    )
-    control = ratio_interval(
-        [product(one, quantity.control_above) for one in rounds],
-        [product(one, quantity.control_below) for one in rounds],
-        seed,
-        CONTROL_LEVEL,
-    )
-    return ratio, control
+    ratio = quantity.ratio.over(rounds, clock, seed, LEVEL)
+    return ratio, quantity.control.over(rounds, clock, seed, CONTROL_LEVEL)
+
+
+def _ends(found: Estimate) -> tuple[float, float, float]:
+    """A value with the ends of its interval."""
+    if found.value is None or found.low is None or found.high is None:
+        raise ValueError("an interval needs two rounds")
+    return found.value, found.low, found.high
 
 
 def _verdict(quantity: Quantity, ratio: Estimate, control: Estimate) -> tuple[Verdict, str]:
-    if None in (ratio.low, ratio.high, control.value, control.low, control.high):
-        raise ValueError(f"{quantity.name}: an interval needs two rounds")
-    assert ratio.low is not None
-    assert ratio.high is not None
-    assert control.value is not None
-    assert control.low is not None
-    assert control.high is not None
-    if not control.low <= 1.0 <= control.high and abs(control.value - 1) > quantity.control_off:
-        off = f"{100 * (control.value - 1):+.1f} %"
-        return "unfit", f"the reference differs from itself by {off}"
-    if ratio.low >= quantity.threshold:
+    _, low, high = _ends(ratio)
+    own, own_low, own_high = _ends(control)
+    if not own_low <= 1.0 <= own_high and abs(own - 1) > quantity.control_off:
+        return "unfit", f"the reference differs from itself by {100 * (own - 1):+.1f} %"
+    if low >= quantity.threshold:
         return "pass", ""
-    if ratio.high >= quantity.threshold:
+    if high >= quantity.threshold:
         return "inconclusive", "the interval includes the threshold"
     # As wide as the slack itself, it would also let equal trees look this different.
-    if math.log(control.high / control.low) > -2 * math.log(1 - quantity.slack):
-        width = f"{control.low:.2f} to {control.high:.2f}"
+    if math.log(own_high / own_low) > -2 * math.log(1 - quantity.slack):
+        width = f"{own_low:.2f} to {own_high:.2f}"
         return "unfit", f"too noisy: the reference against itself gives {width}"
     return "regressed", ""

@@ -2,29 +2,29 @@
 
 Run as a script, by its path, with that tree on PYTHONPATH: `--against` runs this same file over two
 versions of the package, so it imports nothing of calm_bench but what the first version had, and
-cannot use `calm_bench.latency`, which differs between them. One JSON object per line: requests on
-standard input, replies on standard output. Between requests it sleeps, so that of several workers
-only one ever runs.
+takes the frame that is timed from the file beside this tree's protocol. One JSON object per line:
+requests on standard input, replies on standard output. Between requests it sleeps, so that of
+several workers only one ever runs.
 
 A block is one whole generation at batch 1 on one thread; `start` is not in it. Each stage's time is
 summed over the block, on two clocks: processor time of the whole process, which other programs
 cannot add to, and wall time, which is what a user waits.
 """
 
-import gc
 import importlib
 import inspect
 import json
 import os
+import runpy
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 PROMPT_FRAMES = 12
-STAGES = ("backbone", "head", "step", "codec", "total")  # step: backbone and head
 CLOCKS = {"cpu": time.process_time_ns, "wall": time.perf_counter_ns}
+FRAMES = runpy.run_path(str(Path(__file__).parents[1] / "speed" / "frames.py"))
 
 
 def main() -> None:
@@ -38,18 +38,14 @@ def main() -> None:
             reply = _answer(request, arms)
         except Exception as error:  # of any tree, however old: the other side turns it into a line
             reply = {"error": f"{type(error).__name__}: {str(error) or 'no message'}"}
-        _say(replies, reply)
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
 
 
 def _answer(request: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:
     if "load" in request:
         return _load(request, arms)
     return time_block(arms[request["block"]], request["frames"])
-
-
-def _say(replies: TextIO, reply: dict[str, Any]) -> None:
-    replies.write(json.dumps(reply) + "\n")
-    replies.flush()
 
 
 def _load(request: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:
@@ -104,32 +100,19 @@ def time_block(system: Any, n_frames: int) -> dict[str, dict[str, int]]:
     """Nanoseconds of one generation by clock and stage, summed over its frames."""
     import torch
 
+    marked_frame, by_stage = FRAMES["marked_frame"], FRAMES["by_stage"]
     state, decoder = _started(system, n_frames)
-    spent = {clock: dict.fromkeys(STAGES, 0) for clock in CLOCKS}
-    cpu, wall = CLOCKS["cpu"], CLOCKS["wall"]
+    cpu, wall = CLOCKS.values()
     marks = []
-    gc.collect()
-    gc.disable()
-    with torch.inference_mode():
+    with FRAMES["quiet"](), torch.inference_mode():
         for _ in range(n_frames):
-            start = cpu(), wall()
-            z = system.backbone_step(state)
-            after_backbone = cpu(), wall()
-            frame = system.head_step(state, z)
-            after_head = cpu(), wall()
-            system.push(state, frame)
-            after_push = cpu(), wall()
-            system.decode_step(frame, decoder)
-            marks.append((start, after_backbone, after_head, after_push, (cpu(), wall())))
-    gc.enable()
+            marks.append(marked_frame(system, state, decoder, lambda: (cpu(), wall()))[1])
+    spent = {}
     for i, clock in enumerate(CLOCKS):
-        own = spent[clock]
-        for a, b, c, d, e in ([mark[i] for mark in frame_marks] for frame_marks in marks):
-            own["backbone"] += b - a + d - c
-            own["head"] += c - b
-            own["codec"] += e - d
-            own["step"] += d - a
-            own["total"] += e - a
+        of_clock = [[mark[i] for mark in frame] for frame in marks]
+        stages = by_stage(of_clock, lambda start, end: end - start)
+        spent[clock] = {stage: sum(times) for stage, times in stages.items()}
+        spent[clock]["step"] = spent[clock]["backbone"] + spent[clock]["head"]
     return spent
 
 

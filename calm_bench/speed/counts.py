@@ -9,7 +9,7 @@ runs twice or a constant no longer folded; they say nothing of an operator that 
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from calm_bench.speed.frames import by_stage, marked_frame
 from calm_bench.store.records import Stage
 from calm_bench.types import SamplingParams
 
@@ -62,22 +63,30 @@ class StageCounts:
     bytes_read: int
 
 
+Counts = Counter[str | int]
+"""Operators, FLOPs and bytes read by name, and by storage how often each parameter was read."""
+
+
 class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Everything that is dispatched while it is on."""
+    """Everything that is dispatched while it is on; a clock whose marks say what it has come to."""
 
     def __init__(self, system: "System") -> None:
         """Know the system's parameters by their storage, since operators mostly see views."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators: Counter[str] = Counter()
-        self.flops = 0
-        self.reads: Counter[int] = Counter()
-        self.bytes_read = 0
+        self.counts: Counts = Counter()
         self._sizes = {_storage(p): p.numel() for p in system.parameters()}
 
-    @property
-    def parameters(self) -> int:
+    def mark(self) -> Counts:
+        """What has been counted so far."""
+        return self.counts.copy()
+
+    def between(self, start: Counts, end: Counts) -> Counts:
+        """What was counted from one mark to another."""
+        return end - start
+
+    def parameters(self, counts: Counts) -> int:
         """How many distinct parameters were read."""
-        return sum(self._sizes[storage] for storage in self.reads)
+        return sum(size for storage, size in self._sizes.items() if counts[storage])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and note it; one made of others (`linear`) counts as those."""
@@ -89,45 +98,53 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return made_of_others
         out = func(*args, **kwargs)
         name = func._schema.name
-        self.operators[name] += 1
-        self.flops += _flops(func, name, args, kwargs, out)
+        self.counts["operators"] += 1
+        self.counts["flops"] += _flops(func, name, args, kwargs, out)
         if not _is_view(func):
             for tensor in _tensors([*args, *kwargs.values()]):
                 storage = _storage(tensor)
                 if storage in self._sizes:
-                    self.reads[storage] += 1
-                    self.bytes_read += _bytes(out if name in GATHERS else tensor)
+                    self.counts[storage] += 1
+                    self.counts["bytes_read"] += _bytes(out if name in GATHERS else tensor)
         return out
 
 
-def count_frame(
-    system: "System", sampling: SamplingParams, *, prompt_frames: int = PROMPT_FRAMES
-) -> dict[Stage, StageCounts]:
+def count_frame(system: "System", sampling: SamplingParams) -> dict[Stage, StageCounts]:
     """The counts of one frame by stage, `push` being part of the backbone, and their total.
 
     Bytes come from the system's own `weight_bytes` where it has prepared its weights: packed ones
     cannot be seen from outside.
     """
+    from calm_bench.systems.base import Prompt
+
+    generator, tally = torch.Generator().manual_seed(0), Tally(system)
+    wave = 0.1 * torch.randn(PROMPT_FRAMES * system.codec.hop_length, generator=generator)
     with torch.inference_mode():
-        tallies, calls = _tallied(system, sampling, prompt_frames), system.nfe(sampling)
-    known = system.weight_bytes(sampling)
+        prompt = Prompt(wave=wave.to(system.device))
+        state = system.start([prompt], sampling, [generator], FRAME + 1)
+        decoder = system.start_decoding(1)
+        with tally:
+            for _ in range(FRAME + 1):
+                _, marks = marked_frame(system, state, decoder, tally.mark)
+    known, calls = system.weight_bytes(sampling), system.nfe(sampling)
+    counts: dict[Stage, Counts] = {s: c[0] for s, c in by_stage([marks], tally.between).items()}
     stages: dict[Stage, StageCounts] = {
         stage: StageCounts(
             calls=calls if stage == "head" else 1,
-            operators=tally.operators.total(),
-            flops=tally.flops,
-            parameters=tally.parameters if system.mode == "plain" else None,
-            bytes_read=known.get(stage, tally.bytes_read),
+            operators=found["operators"],
+            flops=found["flops"],
+            parameters=tally.parameters(found) if system.mode == "plain" else None,
+            bytes_read=known.get(stage, found["bytes_read"]),
         )
-        for stage, tally in tallies.items()
+        for stage, found in counts.items()
+        if stage != "total"
     }
-    parts = list(stages.values())
     stages["total"] = StageCounts(
-        calls=sum(part.calls for part in parts),
-        operators=sum(part.operators for part in parts),
-        flops=sum(part.flops for part in parts),
+        calls=calls + 2,
+        operators=counts["total"]["operators"],
+        flops=counts["total"]["flops"],
         parameters=_all_parameters(system),
-        bytes_read=sum(part.bytes_read for part in parts),
+        bytes_read=sum(part.bytes_read for part in stages.values()),
     )
     return stages
 
@@ -138,29 +155,6 @@ def _all_parameters(system: "System") -> int:
     if None in cards:
         return sum(parameter.numel() for parameter in system.parameters())
     return sum(card.n_parameters for card in cards if card is not None)
-
-
-def _tallied(system: "System", sampling: SamplingParams, prompt_frames: int) -> dict[Stage, Tally]:
-    """What was dispatched in each stage of the frame that is counted."""
-    from calm_bench.systems.base import Prompt
-
-    generator = torch.Generator().manual_seed(0)
-    device = next(system.parameters()).device
-    wave = 0.1 * torch.randn(prompt_frames * system.codec.hop_length, generator=generator)
-    state = system.start([Prompt(wave=wave.to(device))], sampling, [generator], FRAME + 1)
-    decoder = system.start_decoding(1)
-    stages: Sequence[Stage] = ("backbone", "head", "codec")
-    for _ in range(FRAME + 1):
-        tallies = {stage: Tally(system) for stage in stages}
-        with tallies["backbone"]:
-            z = system.backbone_step(state)
-        with tallies["head"]:
-            frame = system.head_step(state, z)
-        with tallies["backbone"]:
-            system.push(state, frame)
-        with tallies["codec"]:
-            system.decode_step(frame, decoder)
-    return tallies
 
 
 def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:

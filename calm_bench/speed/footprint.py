@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Any
 from calm_bench.speed.clocks import Clock
 from calm_bench.speed.counts import count_frame
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.speed.protocol import Arm
+from calm_bench.speed.protocol import Arm, time_call
 from calm_bench.store.records import FootprintRecord, Row, Stage
 
 if TYPE_CHECKING:
     import torch
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 BEYOND = 8  # times the last cache
@@ -36,19 +33,14 @@ class ReadProbe:
         import torch
 
         wanted = max(megabytes * 1_000_000, BEYOND * (last_cache_bytes() or 0))
-        self._buffer: Tensor = torch.ones(wanted // 4, dtype=torch.float32, device=device)
+        self._buffer = torch.ones(wanted // 4, dtype=torch.float32, device=device)
         self._clock = clock
         self._taken: list[int] = []
         self.n_bytes = self._buffer.numel() * 4
 
     def read(self) -> None:
         """Read it whole, on the clock."""
-        self._clock.wait()
-        start = self._clock.mark()
-        self._buffer.sum()
-        end = self._clock.mark()
-        self._clock.wait()
-        self._taken.append(self._clock.between(start, end))
+        self._taken.append(time_call(self._buffer.sum, self._clock))
 
     def taken(self) -> tuple[int, ...]:
         """Nanoseconds of each reading since the last call."""
@@ -116,12 +108,8 @@ def state_bytes(arm: Arm, n_frames: int) -> int:
     """What a generation of so many frames keeps between its steps: cache, frames, decoder."""
     import torch
 
-    generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
     with torch.inference_mode():
-        state = arm.system.start(arm.prompts, arm.sampling, generators, n_frames)
-        decoder = arm.system.start_decoding(len(arm.prompts))
-        system: Any = arm.system
-        return held_bytes(state, decoder, apart=system)
+        return held_bytes(*arm.begin(n_frames, arm.generators()), apart=arm.system)
 
 
 def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int], dict[Stage, int]]:

@@ -11,13 +11,13 @@ from calm_bench.seeds import derive_seed
 from calm_bench.speed.arms import arms_of, control_of, whole_arm
 from calm_bench.speed.clocks import Clock, ThreadClock, clock_for
 from calm_bench.speed.footprint import Peak, ReadProbe, footprint, measure_peaks
-from calm_bench.speed.growth import time_growth
+from calm_bench.speed.generations import time_generations, time_growth
 from calm_bench.speed.plan import SpeedPlan, sessions
 from calm_bench.speed.protocol import Arm, time_round, warm_up
-from calm_bench.speed.whole import missing_generations, time_generations
 from calm_bench.store.records import (
     BandwidthRecord,
     FootprintRecord,
+    GenerationRecord,
     GrowthRecord,
     LatencyRecord,
     Row,
@@ -57,7 +57,14 @@ def _session(
     if missing:
         _time(plan, arms, missing, clock, store)
     if ungenerated:
-        time_generations(plan, _whole_arms(plan, rows, arms), ungenerated, clock, store.append)
+        time_generations(
+            _whole_arms(plan, rows, arms),
+            ungenerated,
+            plan.benchmark,
+            clock,
+            plan_hash=plan.plan_hash,
+            append=store.append,
+        )
     _grow(plan, growing, arms, clock, store)
     names = {row.cell_id for row in unknown}
     looked = [_footprint(plan, a) for a in arms if a.cell_id in names and not a.control]
@@ -86,6 +93,20 @@ def _missing_rounds(
         arm = record.cell_id, record.control, record.batch
         found.setdefault(record.round, set()).add(arm)
     return [number for number in rounds if not wanted <= found.get(number, set())]
+
+
+def missing_generations(
+    plan: SpeedPlan, cell_ids: set[str], session: int, store: RunStore
+) -> list[int]:
+    """The repeats of a session in which one of its rows has not been timed; then all are timed."""
+    if plan.setting.generation is None:
+        return []
+    found: dict[int, set[str]] = {}
+    for record in store.read(GenerationRecord):
+        found.setdefault(record.repeat, set()).add(record.cell_id)
+    n = plan.setting.generation.repeats
+    repeats = range(session * n, (session + 1) * n)
+    return [number for number in repeats if not cell_ids <= found.get(number, set())]
 
 
 def _time(

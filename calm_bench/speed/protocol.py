@@ -15,40 +15,25 @@ model. At a batch of several prompts, a frame is one step of all of them.
 
 import gc
 import random
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calm_bench.config import LatencySpec
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.clocks import Clock, CudaClock, HostClock, clock_for
+from calm_bench.speed.clocks import Clock, HostClock
+from calm_bench.speed.frames import by_stage, marked_frame, quiet
 from calm_bench.store.records import LatencyRecord, Stage
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import SamplingParams
 
 if TYPE_CHECKING:
-    from calm_bench.systems.base import Prompt, System
+    import torch
 
-__all__ = [
-    "Arm",
-    "ArmTimes",
-    "Clock",
-    "CudaClock",
-    "HostClock",
-    "allocated",
-    "clock_for",
-    "device_name",
-    "measure",
-    "peak_allocated",
-    "quiet",
-    "time_arm",
-    "time_round",
-    "warm_up",
-]
+    from calm_bench.systems.base import Prompt, System
 
 WARM_UP_NS = 30_000_000_000
 WARM_UP_TIMES = 4
@@ -73,6 +58,17 @@ class Arm:
     control: bool = False
     n_frames: int | None = None
     peak_bytes: int | None = None
+
+    def generators(self) -> "list[torch.Generator]":
+        """What the clips draw from, the same numbers every time."""
+        import torch
+
+        return [torch.Generator().manual_seed(row) for row in range(len(self.prompts))]
+
+    def begin(self, n_frames: int, generators: "Sequence[torch.Generator]") -> tuple[Any, Any]:
+        """State and decoder of a generation whose prompts are encoded and prefilled."""
+        state = self.system.start(self.prompts, self.sampling, generators, n_frames)
+        return state, self.system.start_decoding(len(self.prompts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,48 +167,28 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
     """One generation, marked around every stage; marks are read when it is over."""
     import torch
 
-    generators = [torch.Generator().manual_seed(row) for row in range(len(arm.prompts))]
-    system = arm.system
+    generators, mark, marks = arm.generators(), clock.mark, []
     with quiet(), torch.inference_mode():
         clock.wait()
-        begin = clock.mark()
-        state = system.start(arm.prompts, arm.sampling, generators, n_frames)
-        decoder = system.start_decoding(len(arm.prompts))
-        marks = []
+        begin = mark()
+        state, decoder = arm.begin(n_frames, generators)
         for _ in range(n_frames):
-            start = clock.mark()
-            z = system.backbone_step(state)
-            after_backbone = clock.mark()
-            frame = system.head_step(state, z)
-            after_head = clock.mark()
-            system.push(state, frame)
-            after_push = clock.mark()
-            system.decode_step(frame, decoder)
-            marks.append((start, after_backbone, after_head, after_push, clock.mark()))
+            marks.append(marked_frame(arm.system, state, decoder, mark)[1])
         clock.wait()
-    between = clock.between
     return ArmTimes(
-        stage_ns={
-            "backbone": tuple(between(a, b) + between(c, d) for a, b, c, d, _ in marks),
-            "head": tuple(between(b, c) for _, b, c, _, _ in marks),
-            "codec": tuple(between(d, e) for *_, d, e in marks),
-            "total": tuple(between(a, e) for a, *_, e in marks),
-        },
-        first_audio_ns=between(begin, marks[0][-1]),
+        stage_ns=by_stage(marks, clock.between),
+        first_audio_ns=clock.between(begin, marks[0][-1]),
     )
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No garbage collection while the clock runs."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def time_call(call: Callable[[], object], clock: Clock) -> int:
+    """Nanoseconds of one call, everything that it asked for included."""
+    clock.wait()
+    begin = clock.mark()
+    call()
+    end = clock.mark()
+    clock.wait()
+    return clock.between(begin, end)
 
 
 def allocated(device: str) -> int:

@@ -13,12 +13,14 @@ from calm_bench.gate.baseline import (
     Baseline,
     Machine,
     Reference,
+    counted_systems,
     default_path,
+    differences,
     read_baseline,
+    stored,
     torch_key,
     write_baseline,
 )
-from calm_bench.gate.counting import counted_systems, differences, stored
 from calm_bench.speed.counts import StageCounts
 from calm_bench.store.records import Stage
 

@@ -12,15 +12,20 @@ from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
 from calm_bench.errors import BenchError, InputError
-from calm_bench.gate import checkout, counting, ratios, rounds
-from calm_bench.gate.baseline import Baseline, read_baseline, write_baseline
-from calm_bench.gate.check import Request
+from calm_bench.gate import baseline, crews, ratios
+from calm_bench.gate.baseline import (
+    Baseline,
+    Change,
+    Counted,
+    read_baseline,
+    stored,
+    write_baseline,
+)
+from calm_bench.gate.check import Outcome, Request, write_step_summary
 from calm_bench.gate.check import check as run_check
 from calm_bench.gate.check import update as run_update
-from calm_bench.gate.counting import Change, Counted, stored
-from calm_bench.gate.outcome import Outcome, write_step_summary
+from calm_bench.gate.crews import Worker, quietest_core
 from calm_bench.gate.rule import Judgement
-from calm_bench.gate.workers import Worker, quietest_core
 from calm_bench.types import Estimate
 
 
@@ -101,10 +106,10 @@ def test_no_summary_is_written_where_there_is_none(monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A baseline of one system, which is all that is counted."""
-    folder = next(f for f in counting.counted_systems() if f.name == "calm-debug")
+    folder = next(f for f in baseline.counted_systems() if f.name == "calm-debug")
     monkeypatch.setattr("calm_bench.gate.check.counted_systems", lambda: [folder])
     path = tmp_path / "mine.yaml"
-    write_baseline(path, stored(counting.count_systems([folder]), Baseline()))
+    write_baseline(path, stored(baseline.count_systems([folder]), Baseline()))
     return path
 
 
@@ -160,9 +165,9 @@ def test_what_cannot_be_done_is_one_line(words: list[str], message: str) -> None
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One crew of debug systems, two rounds of two frames."""
-    monkeypatch.setattr(rounds, "CREWS", 1)
-    monkeypatch.setattr(rounds, "ROUNDS", 2)
-    monkeypatch.setattr(rounds, "FRAMES", 2)
+    monkeypatch.setattr(crews, "CREWS", 1)
+    monkeypatch.setattr(crews, "ROUNDS", 2)
+    monkeypatch.setattr(crews, "FRAMES", 2)
 
 
 def in_git(folder: Path) -> bool:
@@ -185,7 +190,7 @@ def worktrees(root: Path) -> set[str]:
 def test_another_commit_is_timed_and_leaves_nothing(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = checkout.own_tree()
+    root = crews.own_tree()
     if not in_git(root):
         pytest.skip("this is no git checkout")
     monkeypatch.setattr(ratios, "MODELS", {"calm": "calm-debug", "rq": "rq-debug"})
@@ -201,11 +206,11 @@ def test_another_commit_is_timed_and_leaves_nothing(
 
 
 @pytest.fixture
-def instant(monkeypatch: pytest.MonkeyPatch) -> list[rounds.Schedule]:
+def instant(monkeypatch: pytest.MonkeyPatch) -> list[crews.Schedule]:
     """Every block takes 1 s on any clock; what schedules were asked for."""
-    asked: list[rounds.Schedule] = []
+    asked: list[crews.Schedule] = []
 
-    def timed(schedule: rounds.Schedule, length: int, notes: list[str]) -> list[Any]:
+    def timed(schedule: crews.Schedule, length: int, notes: list[str]) -> list[Any]:
         asked.append(schedule)
         stages = dict.fromkeys(("backbone", "head", "step", "codec", "total"), 10**9)
         times = {"cpu": stages, "wall": stages}
@@ -216,7 +221,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[rounds.Schedule]:
 
 
 def test_a_fit_machine_stores_its_ratios_and_keeps_slacks(
-    instant: list[rounds.Schedule], few: Path
+    instant: list[crews.Schedule], few: Path
 ) -> None:
     names = [quantity.name for quantity in ratios.RATIOS]
     assert run_update(Request(baseline=few, gates=names)).exit_code == 0
@@ -229,7 +234,7 @@ def test_a_fit_machine_stores_its_ratios_and_keeps_slacks(
     assert {r.slack for r in machine.references.values()} == {0.2}
 
 
-def test_ratios_are_judged_by_what_is_stored(instant: list[rounds.Schedule], few: Path) -> None:
+def test_ratios_are_judged_by_what_is_stored(instant: list[crews.Schedule], few: Path) -> None:
     names = [quantity.name for quantity in ratios.RATIOS]
     run_update(Request(baseline=few, gates=names))
     assert run_check(Request(baseline=few, gates=names)).verdict == "pass"
@@ -240,7 +245,7 @@ def test_ratios_are_judged_by_what_is_stored(instant: list[rounds.Schedule], few
 
 
 def test_a_ratio_without_a_reference_is_said_and_passes_nothing(
-    instant: list[rounds.Schedule], few: Path
+    instant: list[crews.Schedule], few: Path
 ) -> None:
     found = run_check(Request(baseline=few, gates=["head_speedup"]))
     assert (found.judged, found.exit_code) == ([], 3)
@@ -253,7 +258,7 @@ def test_a_ratio_without_a_reference_is_said_and_passes_nothing(
 
 
 def test_compared_arms_stand_in_one_group_and_exist(
-    instant: list[rounds.Schedule], few: Path
+    instant: list[crews.Schedule], few: Path
 ) -> None:
     run_update(Request(baseline=few, gates=[quantity.name for quantity in ratios.RATIOS]))
     (schedule,) = instant
@@ -262,12 +267,12 @@ def test_compared_arms_stand_in_one_group_and_exist(
             assert arm.system in schedule.systems[arm.worker]
             assert arm.worker in schedule.trees
     for quantity in ratios.RATIOS:
-        parts = (*quantity.above, *quantity.below, *quantity.control_above)
+        parts = (*quantity.ratio.above, *quantity.ratio.below, *quantity.control.above)
         assert any({arm for arm, _ in parts} <= group.keys() for group in schedule.groups)
 
 
 def test_an_unfit_machine_stores_nothing(
-    instant: list[rounds.Schedule], few: Path, monkeypatch: pytest.MonkeyPatch
+    instant: list[crews.Schedule], few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ratios, "judge", lambda quantity, found: judged("unfit", quantity.name))
     names = [quantity.name for quantity in ratios.RATIOS]
@@ -276,10 +281,10 @@ def test_an_unfit_machine_stores_nothing(
 
 
 def test_a_cancelled_job_leaves_no_checkout() -> None:
-    if not in_git(checkout.own_tree()):
+    if not in_git(crews.own_tree()):
         pytest.skip("this is no git checkout")
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped, checkout.checked_out("HEAD") as found:
+    with pytest.raises(SystemExit) as stopped, crews.checked_out("HEAD") as found:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.code == 143
     assert not found.tree.exists()
@@ -289,7 +294,7 @@ def test_a_cancelled_job_leaves_no_checkout() -> None:
 def test_a_worker_that_cannot_load_says_why() -> None:
     systems = {"calm": {"model": "calm-debg"}}
     with (
-        Worker(checkout.own_tree(), "this tree", systems, None) as worker,
+        Worker(crews.own_tree(), "this tree", systems, None) as worker,
         pytest.raises(BenchError, match="this tree cannot be timed: UnknownNameError"),
     ):
         worker.ready()
@@ -306,7 +311,7 @@ def test_a_worker_that_breaks_off_says_its_last_words(tmp_path: Path) -> None:
 
 
 def test_a_tree_without_its_weights_is_timed_with_random_ones(tmp_path: Path) -> None:
-    root = checkout.own_tree()
+    root = crews.own_tree()
     (tmp_path / "pyproject.toml").touch()  # what makes a folder a checkout to `paths`
     shutil.copytree(
         root / "calm_bench", tmp_path / "calm_bench", ignore=shutil.ignore_patterns("__pycache__")
@@ -325,8 +330,8 @@ def test_a_tree_without_its_weights_is_timed_with_random_ones(tmp_path: Path) ->
 
 
 def test_no_checkout_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkout, "own_tree", lambda: tmp_path)
-    with pytest.raises(InputError, match="needs a git checkout"), checkout.checked_out("HEAD"):
+    monkeypatch.setattr(crews, "own_tree", lambda: tmp_path)
+    with pytest.raises(InputError, match="needs a git checkout"), crews.checked_out("HEAD"):
         pass
 
 

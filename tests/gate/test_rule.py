@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from calm_bench.gate.crews import CREWS, ROUNDS
 from calm_bench.gate.ratios import AGAINST, CONTROL, OURS, REFERENCE
-from calm_bench.gate.rounds import CREWS, ROUNDS
 from calm_bench.gate.rule import Judgement, Quantity, Round, judge, settle
 
 CALM_HEAD, RQ_HEAD, CALM_OVERALL, RQ_OVERALL, SPEEDUP = AGAINST

@@ -12,11 +12,11 @@ import torch
 from calm_bench.speed import footprint as probes
 from calm_bench.speed.clocks import HostClock
 from calm_bench.speed.footprint import ReadProbe, held_bytes, last_cache_bytes
-from calm_bench.speed.growth import time_growth
+from calm_bench.speed.generations import time_growth
+from calm_bench.speed.measure import missing_generations
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.protocol import Arm
 from calm_bench.speed.spec import Growth
-from calm_bench.speed.whole import missing_generations
 from calm_bench.store.records import GenerationRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import Prompt
