@@ -152,7 +152,7 @@ class BenchmarkSpec(StrictModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-NO_BENCHMARKS = frozenset({"claims", "published", "speed", "speed_baseline"})
+NO_BENCHMARKS = frozenset({"claims", "peers", "published", "speed", "speed_baseline"})
 """What else lies there: what the paper claims and printed, what is timed, what `check` keeps to."""
 
 

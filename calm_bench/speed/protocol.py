@@ -15,10 +15,10 @@ model. At a batch of several prompts, a frame is one step of all of them.
 
 import gc
 import random
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calm_bench.config import LatencySpec
 from calm_bench.core.device import device_name
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 WARM_UP_NS = 30_000_000_000
 WARM_UP_TIMES = 4
 WARM_UP_AGREEMENT = 0.02
+Timed = TypeVar("Timed")
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
 
 
@@ -79,16 +80,26 @@ class ArmTimes:
     first_audio_ns: int
 
 
-def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
-    """The rounds in which an arm, (row id, is control), has not been timed.
+def unfinished(
+    rounds: Iterable[int], wanted: Set[Timed], done: Iterable[tuple[int, Timed]]
+) -> list[int]:
+    """The rounds that lack something of what is wanted; `done` is what was timed in which round.
 
     A round that was cut short is measured again as a whole, so that its arms share one state of the
     machine.
     """
-    found: dict[int, set[tuple[str, bool]]] = {}
-    for record in store.read(LatencyRecord):
-        found.setdefault(record.round, set()).add((record.cell_id, record.control))
-    return [number for number in range(spec.rounds) if not wanted <= found.get(number, set())]
+    found: dict[int, set[Timed]] = {}
+    for number, what in done:
+        found.setdefault(number, set()).add(what)
+    return [number for number in rounds if not wanted <= found.get(number, set())]
+
+
+def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
+    """The rounds in which an arm, (row id, is control), has not been timed."""
+    done = (
+        (record.round, (record.cell_id, record.control)) for record in store.read(LatencyRecord)
+    )
+    return unfinished(range(spec.rounds), wanted, done)
 
 
 def measure(

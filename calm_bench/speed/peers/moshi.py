@@ -8,27 +8,42 @@ parts side by side, so that one linear does the same.
 """
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from calm_bench.codecs.rvq import RvqCodec, RvqConfig
-from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.nn.depth import DepthConfig, DepthLayer, DepthTransformer
-from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.speed.peers.copying import (
-    LayerWeights,
-    SeanetWeights,
     fill_decoder,
     fill_linear,
     fill_transformer,
+    layers_of,
+    norm_of,
     put,
+    transformer_config,
+    trunk_config,
+)
+from calm_bench.speed.peers.items import PACKAGE_SINGLE, Item
+from calm_bench.speed.peers.sides import (
+    DECODED,
+    POSITION,
+    Driven,
+    OurDecoder,
+    Side,
+    fast,
+    nothing,
+    precision_of,
+    stub_codec,
+    stub_system,
 )
 from calm_bench.systems.rq import RqConfig, RqSystem
 from calm_bench.systems.streaming import TextConfig
+from calm_bench.types import Precision, SamplingParams
 
+SAMPLING = SamplingParams(temperature=0.8, text_temperature=0.7, top_k=250)  # the package's
 SMALL_LM: dict[str, Any] = {
     "dim": 512,
     "num_layers": 6,
@@ -77,14 +92,14 @@ def twin_system(lm: Any, codec: Any) -> RqSystem:
     K = lm.dep_q
     text = TextConfig(vocab_size=lm.text_card, lead=0)
     config = RqConfig(
-        backbone=_transformer(lm.transformer, gated=True, context=lm.context),
+        backbone=transformer_config(lm.transformer, gated=True, context=lm.context),
         depth=_depth(lm),
         text=text,
         codebook_size=lm.card,
     )
     system = RqSystem(config, codec, Path())  # a tokenizer of bytes: no text is read
-    norm = (lm.out_norm.alpha, None)
-    fill_transformer(system.backbone, _layers(lm.transformer), norm, neighbours=True)
+    norm = norm_of(lm.out_norm)
+    fill_transformer(system.backbone, layers_of(lm.transformer), norm, neighbours=True)
     put(system.code_tables, torch.stack([table.weight for table in lm.emb[:K]]))
     put(system.text_table.weight, lm.text_emb.weight)
     fill_linear(system.text_head, lm.text_linear.weight)
@@ -98,54 +113,17 @@ def twin_system(lm: Any, codec: Any) -> RqSystem:
 
 def twin_codec(mimi: Any) -> RvqCodec:
     """An RvqCodec whose decoder is Mimi's; its encoder, which nothing here runs, is a stub."""
-    decoder, transformer = mimi.decoder, mimi.decoder_transformer.transformer
-    ratios = tuple(decoder.ratios[::-1])
-    first = decoder.model[-1].conv.conv.in_channels
-    E = mimi.quantizer.rvq_first.output_proj.in_channels
-    trunk = TrunkConfig(
-        sample_rate=int(mimi.sample_rate),
-        front_end="waveform",
-        ratios=ratios,
-        encoder_dims=(4,) * (len(ratios) + 1),
-        encoder_blocks=(0,) * (len(ratios) + 1),
-        decoder_dims=tuple(first * 2**i for i in range(len(ratios) + 1)),
-        decoder_blocks=(*(1,) * len(ratios), 0),
-        resample=round(mimi.encoder_frame_rate / mimi.frame_rate),
-        join_kernel=decoder.model[0].conv.conv.kernel_size[0],
-        end_kernel=decoder.model[-1].conv.conv.kernel_size[0],
-        transformer=_transformer(
-            transformer,
-            norm="layer",
-            layer_scale=0.01,
-            context=transformer.layers[0].self_attn.context,
-            final_norm=False,
-        ),
-    )
+    layer = mimi.decoder_transformer.transformer.layers[0]
     codec = RvqCodec(
         RvqConfig(
-            trunk=trunk,
+            trunk=trunk_config(mimi, context=layer.self_attn.context),
             n_codebooks=mimi.num_codebooks,
             codebook_size=mimi.cardinality,
-            code_dim=2 * E,
+            code_dim=2 * mimi.quantizer.rvq_first.output_proj.in_channels,
         )
     )
     _fill_codec(codec, mimi)
     return codec.requires_grad_(False).eval()
-
-
-def _transformer(module: Any, **more: Any) -> TransformerConfig:
-    """The shape of one of the package's transformers."""
-    layer = module.layers[0]
-    linear = layer.linear1 if layer.gating is None else layer.gating.linear_out
-    hidden = linear.out_features if layer.gating is None else linear.in_features
-    return TransformerConfig(
-        dim=layer.self_attn.embed_dim,
-        layers=len(module.layers),
-        heads=layer.self_attn.num_heads,
-        mlp_dim=hidden,
-        rope_base=module.max_period,
-        **more,
-    )
 
 
 def _depth(lm: Any) -> DepthConfig:
@@ -157,29 +135,6 @@ def _depth(lm: Any) -> DepthConfig:
         mlp_dim=layer.gating[0].linear_out.in_features,
         schedule=tuple(lm.depformer_weights_per_step_schedule or range(lm.dep_q)),
     )
-
-
-def _norm(module: Any) -> tuple[Tensor, Tensor | None]:
-    return (module.alpha, None) if hasattr(module, "alpha") else (module.weight, module.bias)
-
-
-def _layers(transformer: Any) -> list[LayerWeights]:
-    found = []
-    for layer in transformer.layers:
-        gated = layer.gating is not None
-        scaled = not isinstance(layer.layer_scale_1, torch.nn.Identity)
-        found.append(
-            LayerWeights(
-                qkv=layer.self_attn.in_projs[0].weight,
-                out=layer.self_attn.out_projs[0].weight,
-                up=(layer.gating.linear_in if gated else layer.linear1).weight,
-                down=(layer.gating.linear_out if gated else layer.linear2).weight,
-                norm_attention=_norm(layer.norm1),
-                norm_mlp=_norm(layer.norm2),
-                scales=(layer.layer_scale_1.scale, layer.layer_scale_2.scale) if scaled else None,
-            )
-        )
-    return found
 
 
 def _fill_depth(depth: DepthTransformer, lm: Any) -> None:
@@ -210,23 +165,80 @@ def _fill_codec(codec: RvqCodec, mimi: Any) -> None:
     put(codec.quantiser.codebooks, books)
     both = [first.output_proj.weight[..., 0], rest.output_proj.weight[..., 0]]
     fill_linear(codec.from_latent, torch.cat(both, dim=1))
-    assert codec.decoder.bottleneck is not None
-    layers = _layers(mimi.decoder_transformer.transformer)
-    fill_transformer(codec.decoder.bottleneck.transformer, layers, None, neighbours=True)
-    parts = list(mimi.decoder.model)
-    n = len(mimi.decoder.ratios)
-    weights = SeanetWeights(
-        first=_conv(parts[0]),
-        ups=[_transposed(parts[3 * i + 2]) for i in range(n)],
-        blocks=[tuple(map(_conv, parts[3 * i + 3].block[1::2])) for i in range(n)],  # type: ignore[misc]
-        last=_conv(parts[-1]),
+    fill_decoder(codec.decoder, mimi)
+
+
+@cache
+def _moshi_lm(context: int) -> Any:
+    torch.manual_seed(0)
+    return build_lm(context=context)
+
+
+@cache
+def _moshi_gen(context: int) -> Any:
+    """The package's generator, streaming from here on; its ring costs the same at any position."""
+    from moshi.models import LMGen
+
+    gen = LMGen(
+        _moshi_lm(context),
+        temp=SAMPLING.temperature,
+        temp_text=SAMPLING.text_temperature,
+        top_k=SAMPLING.top_k,
+        top_k_text=25,
     )
-    fill_decoder(codec.decoder, weights, mimi.upsample.convtr.convtr.convtr.weight)
+    gen.streaming_forever(1)
+    return gen
 
 
-def _conv(module: Any) -> tuple[Tensor, Tensor]:
-    return module.conv.conv.weight, module.conv.conv.bias
+@cache
+def _moshi_twin(context: int, precision: Precision) -> Any:
+    return fast(twin_system(_moshi_lm(context), stub_codec(8, 2048)), precision)
 
 
-def _transposed(module: Any) -> tuple[Tensor, Tensor]:
-    return module.convtr.convtr.weight, module.convtr.convtr.bias
+def side_of(item: Item, arm: str) -> Side:
+    """The side of an item that an arm names; models are built once per process."""
+    context, precision = 3000 if item.pair.endswith("3000") else 250, precision_of(arm)
+    if precision is not None:
+        frames = torch.randint(0, 2048, (1, 8, POSITION))
+        system = _moshi_twin(context, precision)
+        driven = Driven(system, frames, SAMPLING, item.calls + 1)
+        if item.name == "step":
+            return Side(driven.reset, driven.step)
+        z = driven.context()
+        return Side(nothing, lambda: driven.head(z))
+    gen = _moshi_gen(context)
+    if item.name == "step":
+        nobody = torch.zeros(1, 0, 1, dtype=torch.long)
+        return Side(nothing, lambda: gen.step(nobody))
+    z = torch.randn(1, 1, gen.lm_model.dim)
+    text = torch.zeros(1, dtype=torch.long)
+    return Side(nothing, lambda: gen.depformer_step(text, z))
+
+
+@cache
+def _mimi_model(streaming: bool) -> Any:
+    torch.manual_seed(0)
+    mimi = build_codec()
+    if streaming:
+        mimi.streaming_forever(1)
+    return mimi
+
+
+@cache
+def _mimi_twin(precision: Precision) -> Any:
+    return fast(stub_system(twin_codec(_mimi_model(False))), precision)
+
+
+def mimi_side_of(item: Item, arm: str) -> Side:
+    """The same for Mimi."""
+    precision = precision_of(arm)
+    codes = torch.randint(0, 2048, (1, 8, item.frames))
+    before = torch.randint(0, 2048, (1, 8, DECODED))
+    if precision is None:
+        mimi = _mimi_model(item.name != "offline")
+        parts = codes.chunk(item.frames if arm == PACKAGE_SINGLE else 1, dim=2)
+        return Side(nothing, lambda: [mimi.decode(part) for part in parts])
+    system = _mimi_twin(precision)
+    if item.name == "offline":
+        return Side(nothing, lambda: system.codec.decode(codes))
+    return OurDecoder(system, codes.transpose(1, 2), before.transpose(1, 2)).side()

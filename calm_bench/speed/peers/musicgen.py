@@ -5,14 +5,23 @@ comparison, which continues audio and reads nothing else. Batch 2 is what classi
 would cost. The twin adds the same sines to its input in place of rotary positions.
 """
 
+import copy
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from calm_bench.codecs.base import Codec
 from calm_bench.nn.transformer import TransformerConfig
-from calm_bench.speed.peers.copying import LayerWeights, fill_transformer, put
+from calm_bench.speed.peers.copying import LayerWeights, fill_transformer, norm_of, put
+from calm_bench.speed.peers.items import Item
+from calm_bench.speed.peers.sides import Driven, Side, fast, precision_of, stub_codec
 from calm_bench.systems.musicgen import MusicGenConfig, MusicGenSystem
+from calm_bench.types import Precision, SamplingParams
+
+MUSIC_POSITION = 256  # steps in the cache when a block begins
+SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0, top_k=250)
 
 SMALL_DECODER: dict[str, int] = {
     "vocab_size": 2048,
@@ -56,21 +65,65 @@ def twin_system(decoder: Any, codec: Codec) -> MusicGenSystem:
     system = MusicGenSystem(config, codec)
     body = decoder.model.decoder
     layers = [_layer(layer) for layer in body.layers]
-    norm = (body.layer_norm.weight, body.layer_norm.bias)
-    fill_transformer(system.backbone, layers, norm, neighbours=False)
+    fill_transformer(system.backbone, layers, norm_of(body.layer_norm), neighbours=False)
     put(system.code_tables, torch.stack([table.weight for table in body.embed_tokens]))
     put(system.code_heads, torch.stack([head.weight for head in decoder.lm_heads]))
     return system.requires_grad_(False).eval()
 
 
 def _layer(layer: Any) -> LayerWeights:
-    attention, norms = layer.self_attn, (layer.self_attn_layer_norm, layer.final_layer_norm)
+    attention = layer.self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return LayerWeights(
         qkv=torch.cat([linear.weight for linear in projections]),
         out=attention.out_proj.weight,
         up=layer.fc1.weight,
         down=layer.fc2.weight,
-        norm_attention=(norms[0].weight, norms[0].bias),
-        norm_mlp=(norms[1].weight, norms[1].bias),
+        norm_attention=norm_of(layer.self_attn_layer_norm),
+        norm_mlp=norm_of(layer.final_layer_norm),
     )
+
+
+@cache
+def _musicgen_decoder() -> Any:
+    torch.manual_seed(0)
+    return build_decoder()
+
+
+@cache
+def _musicgen_twin(precision: Precision) -> Any:
+    return fast(twin_system(_musicgen_decoder(), stub_codec(4, 2048)), precision)
+
+
+def side_of(item: Item, arm: str) -> Side:
+    """The side of an item that an arm names; models are built once per process."""
+    batch, precision = int(item.name[-1]), precision_of(arm)
+    codes = torch.randint(0, 2048, (batch, 4, MUSIC_POSITION))
+    if precision is None:
+        return _MusicGenStep(_musicgen_decoder(), codes).side()
+    driven = Driven(_musicgen_twin(precision), codes, SAMPLING, item.calls + 1)
+    return Side(driven.reset, driven.step)
+
+
+class _MusicGenStep:
+    """The package's decoder and its own top-k, from a cache that holds the prompt."""
+
+    def __init__(self, decoder: Any, codes: Tensor) -> None:
+        from transformers import DynamicCache, TopKLogitsWarper
+
+        self.decoder, self.warp = decoder, TopKLogitsWarper(SAMPLING.top_k)
+        self.base, self.cache = DynamicCache(config=decoder.config), None
+        self.first = codes.reshape(-1, codes.shape[-1])  # [B * K, T]
+        decoder(input_ids=self.first, past_key_values=self.base, use_cache=True)
+        self.tokens = self.first[:, -1:]
+
+    def side(self) -> Side:
+        return Side(self.reset, self.step)
+
+    def reset(self) -> None:
+        self.cache = copy.deepcopy(self.base)
+
+    def step(self) -> None:
+        found = self.decoder(input_ids=self.tokens, past_key_values=self.cache, use_cache=True)
+        scores = self.warp(self.tokens, found.logits[:, -1])
+        self.tokens = torch.multinomial(scores.softmax(-1), 1)

@@ -12,28 +12,46 @@ takes it:
   whoever drives the twin does both (see `step`).
 """
 
+import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.codecs.vae import VaeCodec, VaeConfig
 from calm_bench.nn.adaln import AdaLnConfig
-from calm_bench.nn.transformer import TransformerConfig
+from calm_bench.nn.product import pack
 from calm_bench.speed.peers.copying import (
-    LayerWeights,
-    SeanetWeights,
     fill_decoder,
     fill_linear,
     fill_transformer,
+    layers_of,
+    norm_of,
     put,
+    transformer_config,
+    trunk_config,
+)
+from calm_bench.speed.peers.items import PACKAGE_INT8, PACKAGE_SINGLE, Item
+from calm_bench.speed.peers.sides import (
+    DECODED,
+    POSITION,
+    Driven,
+    OurDecoder,
+    Side,
+    fast,
+    nothing,
+    precision_of,
 )
 from calm_bench.systems.calm import CalmConfig, CalmSystem
-from calm_bench.systems.pocket_tts import END_THRESHOLD
+from calm_bench.systems.pocket_tts import END_THRESHOLD, at_random, shipped_config
+from calm_bench.types import Precision, SamplingParams
 
+ONE_STEP = SamplingParams(temperature=0.3, text_temperature=1.0)  # the package's default
+POCKET = {"pocket-english": "english", "pocket-18m": "english_18m_2026-10"}
 NORM_EPS = 1e-5  # of our time embedding's norm
 
 
@@ -52,7 +70,7 @@ class PocketTwin:
         _fill_backbone(self.system, lm)
         _fill_head(self.system, lm)
         assert isinstance(self.system.codec, VaeCodec)
-        fill_codec(self.system.codec, model)
+        _fill_codec(self.system.codec, model)
 
     def ends(self, z: Tensor) -> Tensor:
         """Whether the package would end the clip here, [B, 1]."""
@@ -75,77 +93,26 @@ class PocketTwin:
         return frame
 
 
-def _transformer(module: Any, **more: Any) -> TransformerConfig:
-    """The shape of one of the package's transformers."""
-    layer = module.layers[0]
-    return TransformerConfig(
-        dim=layer.self_attn.embed_dim,
-        layers=len(module.layers),
-        heads=layer.self_attn.num_heads,
-        mlp_dim=layer.linear1.out_features,
-        norm="layer",
-        gelu="tanh",
-        rope_base=module.max_period,
-        **more,
-    )
-
-
 def _calm_config(model: Any) -> CalmConfig:
     head = model.flow_lm.flow_net
     return CalmConfig(
-        backbone=_transformer(model.flow_lm.transformer),
+        backbone=transformer_config(model.flow_lm.transformer, norm="layer", gelu="tanh"),
         head=AdaLnConfig(blocks=head.num_res_blocks, width=head.model_channels),
         latent_channels=model.flow_lm.ldim,
     )
 
 
 def _vae_config(model: Any) -> VaeConfig:
-    """The decoder's shape; the encoder, which nothing here runs, is as small as it can be."""
-    mimi = model.mimi
-    decoder, transformer = mimi.decoder, mimi.decoder_transformer.transformer
-    ratios = tuple(decoder.ratios[::-1])
+    context = model.mimi.decoder_transformer.transformer.context
     return VaeConfig(
-        latent_channels=mimi.quantizer.dimension,
-        trunk=TrunkConfig(
-            sample_rate=mimi.sample_rate,
-            front_end="waveform",
-            ratios=ratios,
-            encoder_dims=(4,) * (len(ratios) + 1),
-            encoder_blocks=(0,) * (len(ratios) + 1),
-            decoder_dims=tuple(
-                decoder.model[-1].conv.in_channels * 2**i for i in range(len(ratios) + 1)
-            ),
-            decoder_blocks=(*(1,) * len(ratios), 0),
-            resample=round(mimi.encoder_frame_rate / mimi.frame_rate),
-            join_kernel=decoder.model[0].conv.kernel_size[0],
-            end_kernel=decoder.model[-1].conv.kernel_size[0],
-            transformer=_transformer(
-                transformer, context=transformer.context, layer_scale=0.01, final_norm=False
-            ),
-        ),
+        latent_channels=model.mimi.quantizer.dimension,
+        trunk=trunk_config(model.mimi, context=context, gelu="tanh"),
     )
 
 
-def _layers(transformer: Any) -> list[LayerWeights]:
-    return [
-        LayerWeights(
-            qkv=layer.self_attn.in_proj.weight,
-            out=layer.self_attn.out_proj.weight,
-            up=layer.linear1.weight,
-            down=layer.linear2.weight,
-            norm_attention=(layer.norm1.weight, layer.norm1.bias),
-            norm_mlp=(layer.norm2.weight, layer.norm2.bias),
-            scales=None
-            if isinstance(layer.layer_scale_1, torch.nn.Identity)
-            else (layer.layer_scale_1.scale, layer.layer_scale_2.scale),
-        )
-        for layer in transformer.layers
-    ]
-
-
 def _fill_backbone(system: CalmSystem, lm: Any) -> None:
-    norm = (lm.out_norm.weight, lm.out_norm.bias)
-    fill_transformer(system.backbone, _layers(lm.transformer), norm, neighbours=True)
+    norm = norm_of(lm.out_norm)
+    fill_transformer(system.backbone, layers_of(lm.transformer), norm, neighbours=True)
     fill_linear(system.latent_input, lm.input_linear.weight)
     put(system.audio_start, lm.input_linear(lm.bos_emb))
 
@@ -186,25 +153,139 @@ def _fix_time(mlp: Any, value: Tensor) -> None:
     put(mlp.time.norm.weight, value * math.sqrt(1 + NORM_EPS))
 
 
-def fill_codec(codec: VaeCodec, model: Any) -> None:
+def _fill_codec(codec: VaeCodec, model: Any) -> None:
     """Copy everything that decodes."""
-    mimi = model.mimi
-    bottleneck = codec.decoder.bottleneck
-    assert bottleneck is not None
-    fill_linear(codec.from_latent, mimi.quantizer.output_proj.weight[..., 0])
+    fill_linear(codec.from_latent, model.mimi.quantizer.output_proj.weight[..., 0])
     put(codec.latent_mean, model.flow_lm.emb_mean)
     put(codec.latent_std, model.flow_lm.emb_std)
-    layers = _layers(mimi.decoder_transformer.transformer)
-    fill_transformer(bottleneck.transformer, layers, None, neighbours=True)
-    parts = list(mimi.decoder.model)
-    ratios = len(mimi.decoder.ratios)
-    weights = SeanetWeights(
-        first=(parts[0].conv.weight, parts[0].conv.bias),
-        ups=[(parts[3 * i + 2].convtr.weight, parts[3 * i + 2].convtr.bias) for i in range(ratios)],
-        blocks=[
-            tuple((c.conv.weight, c.conv.bias) for c in parts[3 * i + 3].block[1::2])  # type: ignore[misc]
-            for i in range(ratios)
-        ],
-        last=(parts[-1].conv.weight, parts[-1].conv.bias),
-    )
-    fill_decoder(codec.decoder, weights, mimi.upsample.convtr.convtr.weight)
+    fill_decoder(codec.decoder, model.mimi)
+
+
+@cache
+def _pocket_model(name: str, quantize: bool = False) -> Any:
+    torch.manual_seed(0)
+    return at_random(shipped_config(name), quantize=quantize)
+
+
+@cache
+def _pocket_twin(name: str, precision: Precision) -> Any:
+    twin = PocketTwin(_pocket_model(name))
+    twin.system = fast(twin.system, precision)
+    return twin
+
+
+def side_of(item: Item, arm: str) -> Side:
+    """The side of an item that an arm names; models are built once per process."""
+    name, precision = POCKET[item.pair], precision_of(arm)
+    frames = torch.randn(item.rows, POSITION, 32)
+    latents = torch.randn(1, item.frames, 32)
+    if precision is None:
+        model = _pocket_model(name, quantize=arm == PACKAGE_INT8)
+        if item.name == "linears-b8":
+            return _linears(name, "package", 1)
+        if item.name.startswith("step"):
+            return _PocketStep(model, frames[:1], item.calls).side()
+        if item.name == "head":
+            return Side(nothing, _pocket_head(model))
+        return _PocketDecoder(model, latents, item).side(single=arm == PACKAGE_SINGLE)
+    if item.name == "linears-b8":
+        return _linears(name, precision, item.rows)
+    twin = _pocket_twin(name, precision)
+    if item.name != "head" and not item.name.startswith("step"):
+        return OurDecoder(twin.system, latents, torch.randn(1, DECODED, 32)).side()
+    driven = Driven(twin.system, frames, ONE_STEP, item.calls + 1)
+    if item.name.startswith("step"):
+        return Side(driven.reset, lambda: twin.step(driven.state))
+    z = driven.context()
+    return Side(nothing, lambda: twin.draw(driven.state, z))
+
+
+def _linears(name: str, precision: Precision | Literal["package"], rows: int) -> Side:
+    """Every matrix of the backbone multiplied once by so many rows."""
+    layers = [
+        m for m in _pocket_model(name).flow_lm.transformer.modules() if isinstance(m, nn.Linear)
+    ]
+    calls: list[Callable[[Tensor], Tensor]] = list(layers)
+    if precision != "package":
+        calls = [pack(layer.weight, layer.bias, precision) for layer in layers]
+    inputs = {layer.in_features: torch.randn(rows, layer.in_features) for layer in layers}
+    pairs = [(call, inputs[m.in_features]) for call, m in zip(calls, layers, strict=True)]
+
+    def multiply() -> None:
+        for call, x in pairs:
+            call(x)
+
+    return Side(nothing, multiply)
+
+
+class _PocketStep:
+    """The package's own step from a cache that holds the prompt."""
+
+    def __init__(self, model: Any, frames: Tensor, calls: int) -> None:
+        from pocket_tts.modules.stateful_module import increment_steps, init_states
+
+        lm, T = model.flow_lm, frames.shape[1]
+        self.model, self.state, self.latent = model, None, frames[:, -1:]
+        self.base = init_states(lm, 1, T + calls)
+        lm.backbone(lm.input_linear(frames), torch.empty(1, 0, lm.dim), frames, self.base)
+        increment_steps(lm, self.base, T)
+
+    def side(self) -> Side:
+        return Side(self.reset, self.step)
+
+    def reset(self) -> None:
+        self.state = copy.deepcopy(self.base)
+
+    def step(self) -> None:
+        run = self.model._run_flow_lm_and_increment_step
+        self.latent, _ = run(model_state=self.state, backbone_input_latents=self.latent)
+
+
+def _pocket_head(model: Any) -> Callable[[], Tensor]:
+    """The package's sampler on a fixed context, noise included as in its own forward."""
+    from pocket_tts.models import flow_lm as package
+
+    lm = model.flow_lm
+    decode = package.lsd_decode if lm.flow_type == "lsd" else package.drifting_decode
+    z = torch.randn(1, lm.dim if lm.z_proj is None else lm.z_proj.out_features)
+    noise = torch.empty(1, lm.ldim)
+
+    def call() -> Tensor:
+        noise.normal_(0.0, ONE_STEP.temperature**0.5)
+        found: Tensor = decode(partial(lm.flow_net, z), noise, 1)
+        return found
+
+    return call
+
+
+class _PocketDecoder:
+    """The package's VAE decoder, streamed, after some frames."""
+
+    def __init__(self, model: Any, latents: Tensor, item: Item) -> None:
+        from pocket_tts.modules.stateful_module import init_states
+
+        self.mimi, self.lm, self.latents, self.state = model.mimi, model.flow_lm, latents, None
+        self.positions = round(model.mimi.encoder_frame_rate / model.mimi.frame_rate)
+        total = self.positions * (DECODED + item.calls * item.frames)
+        self.state = self.base = init_states(self.mimi, 1, total)
+        self.decode(torch.randn(1, DECODED, 32))
+
+    def side(self, *, single: bool) -> Side:
+        return Side(self.reset, self.decode_each if single else self.decode_all)
+
+    def reset(self) -> None:
+        self.state = copy.deepcopy(self.base)
+
+    def decode_all(self) -> None:
+        self.decode(self.latents)
+
+    def decode_each(self) -> None:
+        for latent in self.latents.unbind(1):
+            self.decode(latent[:, None])
+
+    def decode(self, latents: Tensor) -> None:
+        from pocket_tts.modules.stateful_module import increment_steps
+
+        scaled = latents * self.lm.emb_std + self.lm.emb_mean
+        self.mimi.decode_from_latent(scaled, self.state)
+        increment_steps(self.mimi, self.state, self.positions * latents.shape[1])

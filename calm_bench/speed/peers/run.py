@@ -7,24 +7,41 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 from calm_bench import __version__
-from calm_bench.config import parse
+from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
 from calm_bench.core.progress import cores
 from calm_bench.errors import BenchError, InputError
-from calm_bench.speed.peers.chosen import missing_package, refuse_if_none
-from calm_bench.speed.peers.items import Pair
-from calm_bench.speed.peers.records import Machine
+from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none, version_of
 from calm_bench.speed.peers.worker import Task
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.run_store import RunStore
+from calm_bench.types import StrictModel
 
 MACHINE_FILE = "machine.json"
 PACKAGES = ("torch", "pocket-tts", "moshi", "transformers", "torchao")
 """What decides the times; torchao because pocket-tts prefers it for int8 wherever it is there."""
+
+
+class Machine(StrictModel):
+    """machine.json: where and with what the blocks were timed; one folder holds one of these."""
+
+    processor: str
+    cores: int
+    threads: int
+    python: str
+    versions: dict[str, str | None]
+    calm_bench: str
+    commit: str | None
+    command: tuple[str, ...]
+    started: str
+
+    def differs(self, other: "Machine") -> list[str]:
+        """In what two descriptions differ that keeps their times apart."""
+        names = ("processor", "threads", "versions", "calm_bench", "commit")
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +88,6 @@ def read_machine(folder: Path) -> Machine:
     path = folder / MACHINE_FILE
     if not path.is_file():
         raise InputError(f"{folder} has no {MACHINE_FILE}: `calm-bench speed peers` writes one")
-    from calm_bench.config import read_yaml
-
     return parse(Machine, read_yaml(path), str(path))  # JSON is YAML
 
 
@@ -95,19 +110,12 @@ def _describe(request: PeerRequest) -> Machine:
         cores=cores(),
         threads=request.threads,
         python=platform.python_version(),
-        versions={name: _version(name) for name in PACKAGES},
+        versions={name: version_of(name) for name in PACKAGES},
         calm_bench=__version__,
         commit=found["commit"],
         command=request.command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _time(pair: Pair, request: PeerRequest, folder: Path) -> None:
@@ -127,7 +135,7 @@ def _time(pair: Pair, request: PeerRequest, folder: Path) -> None:
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
     }
-    command = [sys.executable, "-m", "calm_bench.speed.peers.worker", task.as_json()]
+    command = [sys.executable, "-m", "calm_bench.speed.peers.worker", task.model_dump_json()]
     done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise BenchError(

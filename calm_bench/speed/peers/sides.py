@@ -10,8 +10,15 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from calm_bench.codecs.base import Codec
+from calm_bench.codecs.rvq import RvqCodec, RvqConfig
+from calm_bench.codecs.trunk import TrunkConfig
+from calm_bench.nn.depth import DepthConfig
+from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.speed.peers.items import ours
 from calm_bench.systems.base import Prompt, System
+from calm_bench.systems.engine import prepare
+from calm_bench.systems.rq import RqConfig, RqSystem
 from calm_bench.types import Precision, SamplingParams
 
 POSITION = 128  # frames in the cache when a block begins
@@ -33,8 +40,6 @@ def precision_of(arm: str) -> Precision | None:
 
 def fast(system: Any, precision: Precision) -> Any:
     """A twin made fast the way every system of ours is."""
-    from calm_bench.systems.engine import prepare
-
     return prepare(system, precision=precision)
 
 
@@ -98,3 +103,32 @@ class OurDecoder:
         """Audio [B, T * hop_length]."""
         wave: Tensor = self.system.codec.decode_steps(frames, self.state)
         return wave
+
+
+def stub_codec(n_codebooks: int, codebook_size: int) -> RvqCodec:
+    """A codec of so many codebooks whose frames last 80 ms and mean nothing."""
+    trunk = TrunkConfig(
+        sample_rate=800,
+        front_end="mel",
+        hop=32,
+        n_fft=64,
+        n_mels=8,
+        ratios=(2,),
+        encoder_dims=(8, 8),
+        encoder_blocks=(1, 1),
+        decoder_dims=(8, 8),
+        decoder_blocks=(1, 1),
+    )
+    shape = {"n_codebooks": n_codebooks, "codebook_size": codebook_size, "code_dim": 4}
+    return RvqCodec(RvqConfig(trunk=trunk, **shape)).requires_grad_(False).eval()
+
+
+def stub_system(codec: Codec) -> RqSystem:
+    """A system of a few weights around a codec, because systems are what is made fast."""
+    K, V = getattr(codec, "n_codebooks", 1), getattr(codec, "codebook_size", 1)
+    config = RqConfig(
+        backbone=TransformerConfig(dim=8, layers=1, heads=1, mlp_dim=8),
+        depth=DepthConfig(dim=8, layers=1, heads=1, mlp_dim=8, schedule=tuple(range(K))),
+        codebook_size=V,
+    )
+    return RqSystem(config, codec).requires_grad_(False).eval()

@@ -17,20 +17,18 @@ from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.numbers import TIMES
 from calm_bench.report.tables import Table, Text
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.peers.chosen import missing_package
 from calm_bench.speed.peers.items import (
     CONTROL,
-    ITEMS,
     PACKAGE,
     PACKAGE_INT8,
     PACKAGE_SINGLE,
-    PAIRS,
     Item,
-    is_ours,
+    load_peers,
+    missing_package,
     ours,
 )
-from calm_bench.speed.peers.records import Block, Machine
-from calm_bench.speed.peers.run import read_machine
+from calm_bench.speed.peers.run import Machine, read_machine
+from calm_bench.speed.peers.worker import Block
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, Precision
 
@@ -72,6 +70,7 @@ class PeerRow:
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, unrounded."""
+        ratios = {"cpu_ratio": self.cpu, "wall_ratio": self.wall}
         return {
             "pair": self.item.pair,
             "item": self.item.name,
@@ -79,12 +78,11 @@ class PeerRow:
             "n": self.n,
             "cpu_ms_per_frame": self.cpu_ms,
             "wall_ms_per_frame": self.wall_ms,
-            "cpu_ratio": self.cpu.value,
-            "cpu_ratio_low": self.cpu.low,
-            "cpu_ratio_high": self.cpu.high,
-            "wall_ratio": self.wall.value,
-            "wall_ratio_low": self.wall.low,
-            "wall_ratio_high": self.wall.high,
+            **{
+                name + end: getattr(ratio, field)
+                for name, ratio in ratios.items()
+                for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))
+            },
             "goal": self.goal,
             "verdict": self.verdict or None,
             "inside": self.item.inside,
@@ -97,38 +95,36 @@ def rows_of(blocks: Sequence[Block]) -> list[PeerRow]:
     for block in blocks:
         found.setdefault((block.item, block.arm), {})[block.round] = block
     rows = []
-    for key, item in ITEMS.items():
+    for key, item in load_peers().items.items():
         package = found.get((key, PACKAGE), {})
-        arms = [arm for arm in ARMS if (key, arm) in found]
-        rows += [_row(item, arm, package, found[key, arm]) for arm in arms]
-    return [row for row in rows if row.n]
+        for arm in ARMS:
+            own = found.get((key, arm), {})
+            if rounds := sorted(package.keys() & own.keys()):
+                rows.append(_row(item, arm, [(package[n], own[n]) for n in rounds]))
+    return rows
 
 
-def _row(item: Item, arm: str, package: dict[int, Block], own: dict[int, Block]) -> PeerRow:
-    rounds = sorted(package.keys() & own.keys())
-    pairs = [(package[number], own[number]) for number in rounds]
+def _row(item: Item, arm: str, pairs: Sequence[tuple[Block, Block]]) -> PeerRow:
+    """An arm in the rounds that hold the package as well."""
     seed = derive_seed(item.key, arm)
 
-    def ratio(name: str) -> Estimate:
-        a, b = (
-            [getattr(block, name) / block.frames for block in side]
+    def timed(clock: str) -> tuple[float, Estimate]:
+        package, own = (
+            [getattr(block, f"{clock}_ns") / block.frames for block in side]
             for side in zip(*pairs, strict=True)
         )
-        return ratio_interval(a, b, seed)
+        return median(own) / 1e6, ratio_interval(package, own, seed)
 
-    def per_frame(name: str) -> float:
-        return float(median(getattr(b, name) / b.frames for _, b in pairs)) / 1e6
-
-    nothing = Estimate(value=None, reason="no round holds both sides")
+    (cpu_ms, cpu), (wall_ms, wall) = timed("cpu"), timed("wall")
     return PeerRow(
         item=item,
         arm=arm,
-        cpu_ms=per_frame("cpu_ns") if pairs else 0.0,
-        wall_ms=per_frame("wall_ns") if pairs else 0.0,
-        cpu=ratio("cpu_ns") if pairs else nothing,
-        wall=ratio("wall_ns") if pairs else nothing,
+        cpu_ms=cpu_ms,
+        wall_ms=wall_ms,
+        cpu=cpu,
+        wall=wall,
         n=len(pairs),
-        goal=item.goals.get(arm.removeprefix(ours(""))) if is_ours(arm) else None,
+        goal=next((goal for name, goal in item.goals.items() if ours(name) == arm), None),
     )
 
 
@@ -153,7 +149,7 @@ def peers_table(rows: Sequence[PeerRow], machine: Machine) -> Table:
 
 
 def _fields(table: Table, row: PeerRow, new: bool) -> list[Text]:
-    pair = PAIRS[row.item.pair]
+    pair = load_peers().pairs[row.item.pair]
     package = row.arm == PACKAGE
     goal = "" if row.goal is None else f"≥ {row.goal:g}: {row.verdict}"
     return [
@@ -201,8 +197,7 @@ def _notes(machine: Machine) -> list[str]:
 def to_csv(rows: Sequence[PeerRow]) -> str:
     """All numbers, unrounded."""
     out = io.StringIO()
-    names = list(rows[0].as_json()) if rows else []
-    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer = csv.DictWriter(out, list(rows[0].as_json()), lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.as_json() for row in rows)
     return out.getvalue()
@@ -221,7 +216,7 @@ def build_tables(folder: Path) -> tuple[Table, list[PeerRow]]:
         raise InputError(f"{folder} holds no timed block yet: run `calm-bench speed peers`")
     table = peers_table(rows, machine)
     timed = {row.item.pair for row in rows}
-    for pair in PAIRS.values():
+    for pair in load_peers().pairs.values():
         if pair.name not in timed:
             reason = missing_package(pair) or "not asked for"
             table.notes.append(f"not measured: {pair.title}: {reason}")

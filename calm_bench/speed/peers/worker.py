@@ -4,21 +4,21 @@ Every round all arms of an item run one block each, in an order drawn anew, so t
 does over seconds meets both sides alike. Blocks are written down as soon as their round is whole.
 """
 
-import gc
-import json
 import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.peers.items import CONTROL, ITEMS, PACKAGE, PAIRS, Item, is_ours, ours
-from calm_bench.speed.peers.records import Block
+from calm_bench.speed.frames import quiet
+from calm_bench.speed.peers.items import CONTROL, PACKAGE, Item, is_ours, load_peers
+from calm_bench.speed.protocol import unfinished
+from calm_bench.store.records import Record
 from calm_bench.store.run_store import RunStore
+from calm_bench.types import StrictModel
 
 if TYPE_CHECKING:
     from calm_bench.speed.peers.sides import Side
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 WARM_UP_BLOCKS = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(StrictModel):
     """One pair's work: where to, with what, and how often."""
 
     folder: str
@@ -36,35 +35,29 @@ class Task:
     rounds: int
     threads: int
 
-    def as_json(self) -> str:
-        """The argument of the worker."""
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def of(cls, text: str) -> "Task":
-        """The task that `as_json` wrote."""
-        found = json.loads(text)
-        return cls(**{**found, "precisions": tuple(found["precisions"])})
+class Block(Record):
+    """A number of calls in a row, timed as one.
 
+    Attributes:
+        item: `pair/name` of what was timed.
+        arm: The package, or our code at a precision.
+        order: The arm's place in the round, which is drawn anew for each.
+        cpu_ns: Time the processor worked for it: the calling thread's on one thread, else the
+            process's.
+    """
 
-def arms_of(item: Item, precisions: Sequence[str]) -> list[str]:
-    """The package, the package again, its own modes where they matter, and ours."""
-    own = [ours(precision) for precision in precisions if precision in item.precisions]
-    return [PACKAGE, CONTROL, *item.modes, *own]
+    file: ClassVar[str] = "blocks.jsonl"
+    key_fields: ClassVar[tuple[str, ...]] = ("item", "arm", "round")
 
-
-def items_of(pair: str) -> list[Item]:
-    """What is timed of a pair."""
-    return [item for item in ITEMS.values() if item.pair == pair]
-
-
-def missing_rounds(store: RunStore, item: Item, arms: Sequence[str], rounds: int) -> list[int]:
-    """The rounds of which an arm is missing; those are run again as a whole."""
-    found: dict[int, set[str]] = {}
-    for block in store.read(Block):
-        if block.item == item.key:
-            found.setdefault(block.round, set()).add(block.arm)
-    return [number for number in range(rounds) if not set(arms) <= found.get(number, set())]
+    item: str
+    arm: str
+    round: int
+    order: int
+    calls: int
+    frames: int
+    wall_ns: int
+    cpu_ns: int
 
 
 def time_pair(task: Task) -> None:
@@ -73,9 +66,10 @@ def time_pair(task: Task) -> None:
 
     torch.set_num_threads(task.threads)
     store = RunStore(Path(task.folder))
-    for item in items_of(task.pair):
-        arms = arms_of(item, task.precisions)
-        missing = missing_rounds(store, item, arms, task.rounds)
+    for item in load_peers().of(task.pair):
+        arms = item.arms(task.precisions)
+        done = ((b.round, b.arm) for b in store.read(Block) if b.item == item.key)
+        missing = unfinished(range(task.rounds), set(arms), done)
         if missing:
             with torch.inference_mode():
                 _time_item(store, item, arms, missing, task)
@@ -87,7 +81,7 @@ def _time_item(
     import torch
 
     torch.manual_seed(0)
-    title = f"{PAIRS[item.pair].title}, {item.title}"
+    title = f"{load_peers().pairs[item.pair].title}, {item.title}"
     sides = {arm: _open(item, PACKAGE if arm == CONTROL else arm) for arm in arms if arm != CONTROL}
     sides[CONTROL] = sides[PACKAGE]
     torch.set_num_threads(task.threads)  # a package may have set its own while it was imported
@@ -104,13 +98,13 @@ def _time_item(
 
 
 def _open(item: Item, arm: str) -> "Side":
-    from calm_bench.speed.peers import moshi_sides, musicgen_sides, pocket_sides
+    from calm_bench.speed.peers import moshi, musicgen, pocket
 
     makers = {
-        "pocket": pocket_sides.side_of,
-        "moshi": moshi_sides.side_of,
-        "mimi": moshi_sides.mimi_side_of,
-        "musicgen": musicgen_sides.side_of,
+        "pocket": pocket.side_of,
+        "moshi": moshi.side_of,
+        "mimi": moshi.mimi_side_of,
+        "musicgen": musicgen.side_of,
     }
     return makers[item.pair.partition("-")[0]](item, arm)
 
@@ -119,15 +113,11 @@ def _run(side: "Side", calls: int, threads: int) -> tuple[int, int]:
     """Nanoseconds of a block: on the wall, and of processor time."""
     clock = time.thread_time_ns if threads == 1 else time.process_time_ns
     side.reset()
-    gc.collect()
-    gc.disable()
-    try:
+    with quiet():
         wall, cpu = time.perf_counter_ns(), clock()
         for _ in range(calls):
             side.call()
         return time.perf_counter_ns() - wall, clock() - cpu
-    finally:
-        gc.enable()
 
 
 def _block(item: Item, number: int, order: int, arm: str, times: tuple[int, int]) -> Block:
@@ -145,7 +135,7 @@ def _block(item: Item, number: int, order: int, arm: str, times: tuple[int, int]
 
 def main() -> None:
     """Run the task that the first argument holds."""
-    time_pair(Task.of(sys.argv[1]))
+    time_pair(Task.model_validate_json(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,21 @@ from typer.testing import CliRunner
 from calm_bench.cli.app import app
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.speed.peers import chosen, items, run, worker
-from calm_bench.speed.peers.chosen import choose_pairs, missing_package, refuse_if_none
-from calm_bench.speed.peers.items import ITEMS, PAIRS
-from calm_bench.speed.peers.records import Block, Machine
-from calm_bench.speed.peers.run import PeerRequest, run_peers
+from calm_bench.speed import frames
+from calm_bench.speed.peers import items, run, worker
+from calm_bench.speed.peers.items import (
+    choose_pairs,
+    load_peers,
+    missing_package,
+    refuse_if_none,
+)
+from calm_bench.speed.peers.run import Machine, PeerRequest, run_peers
 from calm_bench.speed.peers.sides import Side
 from calm_bench.speed.peers.table import build_tables, rows_of
-from calm_bench.speed.peers.worker import Task, arms_of, time_pair
+from calm_bench.speed.peers.worker import Block, Task, time_pair
 from calm_bench.store.run_store import RunStore
 
+PAIRS, ITEMS = load_peers().pairs, load_peers().items
 STEP = ITEMS["pocket-english/step"]
 
 
@@ -119,17 +124,10 @@ class TestPairs:
             assert set(item.goals) <= set(item.precisions)
 
     def test_no_package_at_all_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        absent = [
-            pair.__class__(**{**_fields(pair), "distribution": "no-such"})
-            for pair in PAIRS.values()
-        ]
+        absent = [pair.model_copy(update={"distribution": "no-such"}) for pair in PAIRS.values()]
         assert "benchmarks/peers.sh" in str(missing_package(absent[0]))
         with pytest.raises(BenchError, match=r"no-such is not installed: benchmarks/peers\.sh"):
             refuse_if_none(absent)
-
-
-def _fields(pair: items.Pair) -> dict[str, str]:
-    return {name: getattr(pair, name) for name in pair.__slots__}
 
 
 class TestWorker:
@@ -141,7 +139,7 @@ class TestWorker:
             return Side(lambda: log.append(f"reset {arm}"), lambda: log.append(arm))
 
         monkeypatch.setattr(worker, "_open", opened)
-        monkeypatch.setattr(worker.gc, "collect", lambda: 0)  # a test process holds much to look at
+        monkeypatch.setattr(frames.gc, "collect", lambda: 0)  # a test process holds much to look at
         return log
 
     def test_every_arm_once_a_round_and_only_what_is_missing(
@@ -150,11 +148,11 @@ class TestWorker:
         task = Task(
             folder=str(tmp_path), pair="mimi", precisions=("fp32", "int8"), rounds=3, threads=1
         )
-        assert Task.of(task.as_json()) == task
+        assert Task.model_validate_json(task.model_dump_json()) == task
         time_pair(task)
         found = RunStore(tmp_path).read(Block)
         for item in (item for item in ITEMS.values() if item.pair == "mimi"):
-            arms = arms_of(item, task.precisions)
+            arms = item.arms(task.precisions)
             assert "ours int8" not in arms  # codecs are float32
             own = [b for b in found if b.item == item.key]
             assert sorted((b.round, b.arm) for b in own) == sorted(
@@ -165,7 +163,7 @@ class TestWorker:
         calls.clear()
         time_pair(task)
         assert calls == []
-        time_pair(Task(**{**json.loads(task.as_json()), "rounds": 4}))
+        time_pair(task.model_copy(update={"rounds": 4}))
         assert calls.count("reset ours fp32") == 3 * (1 + worker.WARM_UP_BLOCKS)
 
     def test_the_order_changes_from_round_to_round(self, tmp_path: Path, calls: list[str]) -> None:
@@ -185,7 +183,7 @@ class TestRun:
         tasks: list[Task] = []
 
         def fake(command: list[str], env: dict[str, str], **more: Any) -> Any:
-            tasks.append(Task.of(command[-1]))
+            tasks.append(Task.model_validate_json(command[-1]))
             assert env["NO_TORCH_COMPILE"] == "1"
             assert env["OMP_NUM_THREADS"] == str(tasks[-1].threads)
             codes = count()
@@ -239,5 +237,5 @@ class TestCommand:
         assert "'fp8' is no precision" in self.refused("--precision", "fp8")
 
     def test_no_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(chosen, "missing_package", lambda pair: "it is not installed")
+        monkeypatch.setattr(items, "missing_package", lambda pair: "it is not installed")
         assert self.refused("--pairs", "pocket", "mimi").endswith("peers: it is not installed")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from calm_bench.speed.peers import moshi, musicgen, pocket
-from calm_bench.speed.peers.stubs import stub_codec, stub_system
+from calm_bench.speed.peers.sides import stub_codec, stub_system
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.engine import prepare
 from calm_bench.systems.pocket_tts import at_random, shipped_config
