@@ -164,18 +164,6 @@ class FlatUpsample:
         return y.reshape(B, T * self.ratio, -1)
 
 
-class FlatDepthwise:
-    """A transposed convolution of every channel by itself: nothing to pack."""
-
-    def __init__(self, module: DepthwiseUpsample) -> None:
-        self.module = module
-        self.nbytes = 4 * module.weight.numel()
-
-    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
-        y: Tensor = self.module(x, stream)
-        return y
-
-
 class FlatInverseStft:
     """Magnitudes and phases by one product, then inverse FFTs added up."""
 
@@ -222,38 +210,19 @@ class FlatBottleneck:
         return self.transformer(x, cache, every=True)
 
 
-class FlatAfter:
-    """A layer behind something pointwise."""
-
-    def __init__(self, first: Callable[[Tensor], Tensor], layer: Layer) -> None:
-        self.first, self.layer, self.nbytes = first, layer, layer.nbytes
-
-    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
-        return self.layer(self.first(x), stream)
-
-
 class FlatDecoder:
     """The same function of the same weights as `from_latent` and a `Decoder`, streamed."""
 
     def __init__(self, from_latent: nn.Linear, decoder: Decoder) -> None:
         """Pack the weights; the modules are left as they are."""
         self.first = pack(from_latent.weight, from_latent.bias, "fp32")
-        self.layers: list[Layer] = []
-        self.positions = 1 if decoder.resample is None else decoder.resample.ratio
-        before = (decoder.resample, decoder.bottleneck, decoder.join)
-        self.layers += [_flatten(module) for module in before if module is not None]
-        for i in reversed(range(len(decoder.stages))):
-            stage = decoder.stages[i]
-            assert isinstance(stage, nn.ModuleList)
-            self.layers += [_flatten(block) for block in stage]
-            if i > 0:
-                up = _flatten(decoder.ups[i - 1])
-                self.layers.append(up if decoder.spectral else FlatAfter(F.elu, up))
+        self.layers = [
+            (before, FLAT[type(stage)](stage)) for before, stage in decoder.stages_in_order()
+        ]
         bottleneck = decoder.bottleneck
         self.unbounded = bottleneck is not None and bottleneck.transformer.config.context is None
-        last = decoder.norm if decoder.spectral else F.elu
-        self.layers.append(FlatAfter(last, _flatten(decoder.head)))
-        self.nbytes = self.first.nbytes + sum(layer.nbytes for layer in self.layers)
+        self.nbytes = self.first.nbytes + sum(layer.nbytes for _, layer in self.layers)
+        self.positions = 1 if decoder.resample is None else decoder.resample.ratio
         head: Any = decoder.head
         ups: Any = decoder.ups
         width = head.conv.in_channels if isinstance(head, CausalConv) else head.linear.out_features
@@ -271,19 +240,15 @@ class FlatDecoder:
     def __call__(self, latents: Tensor, stream: Stream) -> Tensor:
         """Vectors [B, T, C] to audio [B, T * hop_length]."""
         x = rows(self.first, latents)
-        for layer in self.layers:
-            x = layer(x, stream)
+        for before, layer in self.layers:
+            x = layer(x if before is None else before(x), stream)
         return x.flatten(1)
 
     def kv_bytes(self, position: int) -> int:
         """Bytes of keys and values that one frame of one row reads at a position of its stream."""
-        total = 0
-        for layer in self.layers:
-            if isinstance(layer, FlatBottleneck):
-                config = layer.transformer.config
-                held = min(self.positions * (position + 1), config.context or self.positions)
-                total += 2 * config.layers * config.dim * held * 4
-        return total
+        held = self.positions * (1 if self.unbounded else position + 1)
+        bottlenecks = (layer for _, layer in self.layers if isinstance(layer, FlatBottleneck))
+        return sum(layer.transformer.kv_bytes(held) for layer in bottlenecks)
 
 
 def _taps(module: CausalConv) -> Taps:
@@ -294,15 +259,11 @@ FLAT: dict[type[nn.Module], Callable[[Any], Layer]] = {
     Bottleneck: FlatBottleneck,
     CausalConv: _taps,
     ConvNextBlock: FlatConvNext,
-    DepthwiseUpsample: FlatDepthwise,
+    DepthwiseUpsample: lambda module: module,
     InverseStft: FlatInverseStft,
     SeanetBlock: FlatSeanet,
     Upsample: FlatUpsample,
 }
-
-
-def _flatten(module: nn.Module) -> Layer:
-    return FLAT[type(module)](module)
 
 
 class Autoencoder(Codec):

@@ -3,6 +3,7 @@
 B batch, S samples, T frames, C latent channels, K codebooks.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -24,6 +25,8 @@ class Codec(nn.Module, ABC):
     continuous: ClassVar[bool]
     sample_rate: int
     hop_length: int
+    n_codebooks: int  # this and the next of codes only
+    codebook_size: int
 
     @property
     def frame_rate(self) -> float:
@@ -31,9 +34,11 @@ class Codec(nn.Module, ABC):
         return self.sample_rate / self.hop_length
 
     @property
-    @abstractmethod
     def bits_per_second(self) -> float | None:
         """Bit rate of the code stream; None for continuous latents, which have none."""
+        if self.continuous:
+            return None
+        return self.n_codebooks * math.log2(self.codebook_size) * self.frame_rate
 
     @abstractmethod
     def encode(self, wave: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class DepthwiseUpsample(nn.Module):
         super().__init__()
         self.ratio = ratio
         self.weight = nn.Parameter(torch.randn(2 * ratio, dim) * 2**-0.5)
+        self.nbytes = 4 * self.weight.numel()  # nothing to pack: the module is its flat form
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """[B, T, D] to [B, T * ratio, D]."""

@@ -5,7 +5,6 @@ B batch, S samples, T frames, K codebooks, V codebook size, E code dimension. Af
 nobody uses are revived from the current batch, and training drops the last levels at random.
 """
 
-import math
 from typing import ClassVar
 
 import torch
@@ -163,11 +162,6 @@ class RvqCodec(Autoencoder):
         if not 1 <= levels <= len(self.quantiser.codebooks):
             raise InputError(f"{levels} levels of a codec that has {len(self.quantiser.codebooks)}")
         self.n_codebooks = levels
-
-    @property
-    def bits_per_second(self) -> float:
-        """Codebooks times bits per code times frames per second."""
-        return self.n_codebooks * math.log2(self.codebook_size) * self.frame_rate
 
     def encode(self, wave: Tensor) -> Tensor:
         """Audio [B, S] to codes [B, K, T]."""

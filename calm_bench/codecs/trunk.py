@@ -8,6 +8,8 @@ for two CPU cores; `waveform`, strided convolutions on samples, the SEANet shape
 (section 2.1 of our facts; Mimi). Stages are listed from fast to slow, as the encoder meets them.
 """
 
+import math
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -69,10 +71,7 @@ class TrunkConfig(StrictModel):
     @property
     def hop_length(self) -> int:
         """Samples per frame."""
-        product = self.hop * self.resample
-        for ratio in self.ratios:
-            product *= ratio
-        return product
+        return self.hop * self.resample * math.prod(self.ratios)
 
 
 def _stage(config: TrunkConfig, dim: int, blocks: int) -> nn.ModuleList:
@@ -101,7 +100,6 @@ class Bottleneck(nn.Module):
             capacity = 2 * context + x.shape[1]
             cache = stream[self] = KvCache(self.transformer.config, x.shape[0], capacity, x)
         assert isinstance(cache, KvCache)
-        cache.make_room(x.shape[1], context)
         return self.transformer(x, cache)  # type: ignore[no-any-return]
 
 
@@ -183,18 +181,20 @@ class Decoder(nn.Module):
             else CausalConv(dims[0], 1, config.end_kernel or config.kernel)
         )
 
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        """Decode whole frames."""
-        if self.resample is not None:
-            x = self.resample(x, stream)
-        if self.bottleneck is not None:
-            x = self.bottleneck(x, stream)
-        if self.join is not None:
-            x = self.join(x, stream)
+    def stages_in_order(self) -> Iterator[tuple[Callable[[Tensor], Tensor] | None, nn.Module]]:
+        """Every stage, and what comes pointwise before it."""
+        for module in (self.resample, self.bottleneck, self.join):
+            if module is not None:
+                yield None, module
         for i in reversed(range(len(self.stages))):
             for block in self.stages[i]:  # type: ignore[attr-defined]
-                x = block(x, stream)
+                yield None, block
             if i > 0:
-                x = self.ups[i - 1](x if self.spectral else F.elu(x), stream)
-        wave: Tensor = self.head(self.norm(x) if self.spectral else F.elu(x), stream)
-        return wave if self.spectral else wave.squeeze(-1)
+                yield None if self.spectral else F.elu, self.ups[i - 1]
+        yield self.norm if self.spectral else F.elu, self.head
+
+    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
+        """Decode whole frames."""
+        for before, stage in self.stages_in_order():
+            x = stage(x if before is None else before(x), stream)
+        return x if self.spectral else x.squeeze(-1)

@@ -40,11 +40,6 @@ class VaeCodec(Autoencoder):
         self.register_buffer("latent_mean", torch.zeros(C))
         self.register_buffer("latent_std", torch.ones(C))
 
-    @property
-    def bits_per_second(self) -> None:
-        """Continuous latents have no bit rate."""
-        return None
-
     def posterior(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance [B, T, C] of each frame's Gaussian."""
         mean, log_variance = self.to_latent(self.encoder(self.pad(wave))).chunk(2, dim=-1)

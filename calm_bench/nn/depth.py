@@ -21,6 +21,7 @@ two products: they read less, and a frame's codes take 4 to 6 % less time, at ba
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.product import LayerProducts, discard, pack
 from calm_bench.nn.transformer import RmsNorm
 from calm_bench.types import Precision, StrictModel
 
@@ -225,12 +226,15 @@ class DepthTransformer(nn.Module):
         return rows if self.table_maps is None else rows @ self.table_maps[level]
 
 
+@dataclass(frozen=True)
 class Chooser:
-    """Softmax temperature and top-k, then inverse transform sampling; argmax at temperature 0."""
+    """Softmax temperature and top-k, then inverse transform sampling; argmax at temperature 0.
 
-    def __init__(self, temperature: float, top_k: int = 0) -> None:
-        """`top_k` 0 keeps all."""
-        self.temperature, self.top_k = temperature, top_k
+    `top_k` 0 keeps all.
+    """
+
+    temperature: float
+    top_k: int = 0
 
     def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
         """Tokens [N] for logits [N, V] and uniform numbers [N] in [0, 1)."""
@@ -275,15 +279,6 @@ class DepthCache:
         ]
 
 
-class SetLayer(NamedTuple):
-    """A layer's products in one weight set; norm weights are in them."""
-
-    qkv: Product
-    out: Product
-    up: Product
-    down: Product
-
-
 class FlatDepth:
     """The same function of the same weights as a `DepthTransformer`, for sampling."""
 
@@ -295,7 +290,7 @@ class FlatDepth:
         self.config, self.schedule = config, config.schedule
         W, V = config.dim, module.outputs.shape[1]
         self.text = None if module.text is None else module.text.weight
-        self.norm = RmsNorm(W, 1e-6, module.inputs.device)
+        self.norm = RmsNorm(W, module.inputs.device)
         self.inputs = pack(module.inputs.flatten(0, 1), None, precision)
         tables: Tensor = module.tables[:-1]
         if module.table_maps is not None:
@@ -305,20 +300,22 @@ class FlatDepth:
             [pack(factor, None, precision) for factor in factors] for factors in _outputs(module)
         ]
         layers = [layer for layer in module.layers if isinstance(layer, DepthLayer)]
-        self.sets: list[list[SetLayer]] = [[] for _ in range(config.n_sets)]
+        self.sets: list[list[LayerProducts]] = [[] for _ in range(config.n_sets)]
         for layer in layers:
             for index, own in enumerate(self.sets):
-                own.append(_pack_set(layer, index, precision))
+                weights = (
+                    layer.qkv.weight[index] * layer.norm_attention.weight,
+                    layer.out.weight[index],
+                    layer.up.weight[index] * layer.norm_mlp.weight,
+                    layer.down.weight[index],
+                )
+                own.append(LayerProducts.packed(precision, *weights))
             if release:
                 discard(layer)
         if release:
             discard(module, "inputs", "outputs")
         self.row_bytes = W * tables.element_size()
         self.codebook_size = V
-
-    def new_cache(self, batch_size: int, like: Tensor) -> DepthCache:
-        """A cache for `sample`."""
-        return DepthCache(self.config, batch_size, like)
 
     def sample(
         self,
@@ -334,7 +331,7 @@ class FlatDepth:
             z: Contexts.
             text: Text tokens [N] or None.
             draws: Uniform numbers [N, K].
-            cache: From `new_cache`.
+            cache: To be used again for every frame.
             choose: Logits [N, V] and uniform numbers [N, 1] to codes [N].
         """
         N, W = len(z), self.config.dim
@@ -362,7 +359,7 @@ class FlatDepth:
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one frame reads: a weight set as often as levels use it."""
-        sets = [sum(p.nbytes for layer in layers for p in layer) for layers in self.sets]
+        sets = [sum(layer.nbytes for layer in layers) for layers in self.sets]
         levels = sum(sets[which] for which in self.schedule)
         levels += sum(factor.nbytes for factors in self.outputs for factor in factors)
         return self.inputs.nbytes + levels + len(self.schedule) * self.row_bytes
@@ -377,17 +374,6 @@ def _outputs(module: DepthTransformer) -> Iterator[list[Tensor]]:
         factors = [to_rank.t(), output]
         both = output.shape[0] * to_rank.shape[0]
         yield factors if sum(f.numel() for f in factors) < both else [output @ to_rank.t()]
-
-
-def _pack_set(layer: DepthLayer, index: int, precision: Precision) -> SetLayer:
-    """One layer of one weight set."""
-    weights = (
-        layer.qkv.weight[index] * layer.norm_attention.weight,
-        layer.out.weight[index],
-        layer.up.weight[index] * layer.norm_mlp.weight,
-        layer.down.weight[index],
-    )
-    return SetLayer(*(pack(weight, None, precision) for weight in weights))
 
 
 def draw_tokens(logits: Tensor, draws: Tensor, temperature: float, top_k: int) -> Tensor:

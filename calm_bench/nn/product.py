@@ -8,6 +8,7 @@ less to read. What was measured, and why each size takes the kernel it takes, st
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -267,6 +268,25 @@ def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     if size < FROM_ONEDNN or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return Dense(weight, bias)
     return _exact(weight, bias)
+
+
+class LayerProducts(NamedTuple):
+    """The four products of a Transformer's layer; norm weights and layer scales are in them."""
+
+    qkv: Product
+    out: Product
+    up: Product
+    down: Product
+
+    @classmethod
+    def packed(cls, precision: Precision, *weights: Tensor) -> Self:
+        """Of the four matrices, in this order."""
+        return cls(*(pack(weight, None, precision) for weight in weights))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights that one evaluation of each reads."""
+        return sum(product.nbytes for product in self)
 
 
 def _exact(weight: Tensor, bias: Tensor | None) -> ByRows:

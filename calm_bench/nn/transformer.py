@@ -16,7 +16,6 @@ that is not attention treats them alike. Beside the module it stands for, a step
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.product import LayerProducts, discard
 from calm_bench.types import Precision, StrictModel
 
 
@@ -64,6 +63,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return y.to(v.dtype)
 
 
+RMS_EPS = 1e-6
+
+
 class TransformerConfig(StrictModel):
     """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated.
 
@@ -90,55 +92,37 @@ class TransformerConfig(StrictModel):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
-class RotaryTable(nn.Module):
-    """Cosines and sines of rotary positions (Su et al. 2021), computed once, grown when needed."""
+def position_rows(config: TransformerConfig, size: int, device: torch.device) -> Tensor:
+    """Cosines, then sines of the angles of positions 0 to size - 1, in float32.
+
+    Rotary, [size, Dh], frequencies fall from 1 to just above 1 / base (Su et al. 2021); sinusoidal,
+    [size, D], to 1 / base itself (Vaswani et al. 2017).
+    """
+    rotary = config.positions == "rotary"
+    half = (config.dim // config.heads if rotary else config.dim) // 2
+    steps = torch.arange(half, device=device, dtype=torch.float64)
+    at = torch.arange(size, device=device, dtype=torch.float64)[:, None]
+    angle = at * config.rope_base ** (-steps / (half if rotary else half - 1))
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+class PositionTable(nn.Module):
+    """The rows of positions, computed once, grown when needed."""
 
     table: Tensor
 
-    def __init__(self, head_dim: int, base: float) -> None:
-        """`head_dim` must be even: halves are rotated against each other."""
+    def __init__(self, config: TransformerConfig) -> None:
+        """On the CPU even where parameters are built without memory: it is computed, not filled."""
         super().__init__()
-        self.head_dim, self.base = head_dim, base
-        empty = torch.empty(0, 2, head_dim // 2, device="cpu")
-        self.register_buffer("table", empty, persistent=False)
-
-    def rows(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine rows [length, Dh / 2] of the positions from `start`."""
-        table = self.table
-        if table.shape[0] < start + length or table.device != like.device:
-            size = max(256, 2 * (start + length))
-            steps = torch.arange(self.head_dim // 2, device=like.device, dtype=torch.float64)
-            angle = torch.arange(size, device=like.device, dtype=torch.float64)[:, None] * (
-                self.base ** (-2 * steps / self.head_dim)
-            )
-            self.table = table = torch.stack([angle.cos(), angle.sin()], dim=1).float()
-        cos, sin = table[start : start + length].to(like.dtype).unbind(1)
-        return cos, sin
-
-
-class SinusoidTable(nn.Module):
-    """Cosines, then sines of positions (Vaswani et al. 2017), to be added to inputs."""
-
-    table: Tensor
-
-    def __init__(self, dim: int, base: float) -> None:
-        """Frequencies fall from 1 to 1 / base, both included; `dim` must be even."""
-        super().__init__()
-        self.dim, self.base = dim, base
-        self.register_buffer("table", torch.empty(0, dim), persistent=False)
+        self.config = config
+        self.register_buffer("table", torch.empty(0, 0, device="cpu"), persistent=False)
 
     def rows(self, start: int, length: int, like: Tensor) -> Tensor:
-        """Rows [length, D] of the positions from `start`."""
-        table = self.table
-        if table.shape[0] < start + length or table.device != like.device:
-            half = self.dim // 2
-            steps = torch.arange(half, device=like.device, dtype=torch.float64)
+        """Rows [length, Dh | D] of the positions from `start`."""
+        if len(self.table) < start + length or self.table.device != like.device:
             size = max(256, 2 * (start + length))
-            angle = torch.arange(size, device=like.device, dtype=torch.float64)[:, None] * (
-                self.base ** (-steps / (half - 1))
-            )
-            self.table = table = torch.cat([angle.cos(), angle.sin()], dim=1).float()
-        return table[start : start + length].to(like.dtype)
+            self.table = position_rows(self.config, size, like.device)
+        return self.table[start : start + length].to(like.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -166,15 +150,16 @@ class KvCache:
         head_dim = config.dim // config.heads
         shape = (config.layers, batch_size, 2, config.heads, capacity, head_dim)
         self.buffer = like.new_zeros(shape) if buffer is None else buffer
+        self.context = config.context
         self.length = 0  # positions the buffer holds
         self.position = 0  # positions seen since the clip began
         self.key_mask: Tensor | None = None
         self.lane: Any = None
 
-    def make_room(self, frames: int, context: int) -> None:
+    def make_room(self, frames: int) -> None:
         """Forget what lies outside the context if `frames` more positions would not fit."""
-        if self.length + frames > self.buffer.shape[4]:
-            keep = min(self.length, context - 1)
+        if self.context is not None and self.length + frames > self.buffer.shape[4]:
+            keep = min(self.length, self.context - 1)
             last = self.buffer[..., self.length - keep : self.length, :].clone()
             self.buffer[..., :keep, :] = last
             if self.key_mask is not None:
@@ -182,6 +167,11 @@ class KvCache:
                 mask[:, :keep] = self.key_mask[:, self.length - keep : self.length]
                 self.key_mask = mask
             self.length = keep
+
+    def advance(self, frames: int) -> None:
+        """Go on behind positions that every layer has written."""
+        self.length += frames
+        self.position += frames
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values [B, H, T, Dh] of a layer; return all so far."""
@@ -191,6 +181,13 @@ class KvCache:
         return self.buffer[layer, :, 0, :, :end], self.buffer[layer, :, 1, :, :end]
 
 
+def norm_of(config: TransformerConfig) -> nn.RMSNorm | nn.LayerNorm:
+    """A norm of rows of width D."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.dim, eps=RMS_EPS)
+    return nn.LayerNorm(config.dim)
+
+
 class Layer(nn.Module):
     """Attention and MLP, each behind a norm and added to its input."""
 
@@ -198,13 +195,11 @@ class Layer(nn.Module):
         """Build from the shape; no biases, as in Helium and MusicGen."""
         super().__init__()
         dim, hidden = config.dim, config.mlp_dim
-        norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
-        eps = 1e-6 if config.norm == "rms" else 1e-5
         self.heads, self.gated = config.heads, config.gated
         self.gelu = "none" if config.gelu == "erf" else "tanh"  # torch's names
         self.dropout = nn.Dropout(config.dropout)
-        self.norm_attention = norm(dim, eps=eps)
-        self.norm_mlp = norm(dim, eps=eps)
+        self.norm_attention = norm_of(config)
+        self.norm_mlp = norm_of(config)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.up = nn.Linear(dim, (2 if config.gated else 1) * hidden, bias=False)
@@ -271,17 +266,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList([Layer(config) for _ in range(config.layers)])
-        norm = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
-        self.norm: nn.Module = nn.Identity()
-        if config.final_norm:
-            self.norm = norm(config.dim, eps=1e-6 if config.norm == "rms" else 1e-5)
+        self.norm = norm_of(config) if config.final_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.rotary: RotaryTable | None = None
-        self.sinusoids: SinusoidTable | None = None
-        if config.positions == "rotary":
-            self.rotary = RotaryTable(config.dim // config.heads, config.rope_base)
-        else:
-            self.sinusoids = SinusoidTable(config.dim, config.rope_base)
+        self.positions = PositionTable(config)
         for layer in self.layers:
             for name in ("qkv", "out", "up", "down"):
                 std = config.dim**-0.5
@@ -295,20 +282,23 @@ class Transformer(nn.Module):
         With `last` only the last position is computed to its end and returned, [B, 1, D].
         """
         T = x.shape[1]
+        if cache is not None:
+            cache.make_room(T)
         held = 0 if cache is None else cache.length
         key_mask = None if cache is None else cache.key_mask
         start = 0 if cache is None else cache.position
-        rotary = None if self.rotary is None else self.rotary.rows(start, T, x)
-        if self.sinusoids is not None:
-            x = x + self.sinusoids.rows(start, T, x)
+        rows, rotary = self.positions.rows(start, T, x), None
+        if self.config.positions == "rotary":
+            rotary = rows.chunk(2, dim=-1)
+        else:
+            x = x + rows
         mask = attention_mask(T, held + T, self.config.context, key_mask, x.device)
         x = self.dropout(x)
         for index, layer in enumerate(self.layers):
             at = None if cache is None else (cache, index)
             x = layer(x, rotary, mask, at, last=last and index == len(self.layers) - 1)
         if cache is not None:
-            cache.length += T
-            cache.position += T
+            cache.advance(T)
         y: Tensor = self.norm(x)
         return y
 
@@ -316,11 +306,11 @@ class Transformer(nn.Module):
 class RmsNorm:
     """RMSNorm of rows [M, D] without a weight; products that follow have it in theirs."""
 
-    def __init__(self, dim: int, eps: float, device: torch.device) -> None:
+    def __init__(self, dim: int, device: torch.device) -> None:
         """Both constants live on the device."""
-        self.dim, self.eps = dim, eps
+        self.dim = dim
         self.zero = torch.zeros((), device=device)
-        self.floor = torch.tensor((dim * eps) ** 0.5, device=device)
+        self.floor = torch.tensor((dim * RMS_EPS) ** 0.5, device=device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """sqrt(D) x / sqrt(|x|^2 + D eps): on a CPU three operators, half the fused one's time."""
@@ -328,14 +318,16 @@ class RmsNorm:
             length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
             norm = torch.hypot(length, self.floor)
             return torch.addcdiv(self.zero, x, norm, value=self.dim**0.5)
-        return F.rms_norm(x, (self.dim,), None, self.eps)
+        return F.rms_norm(x, (self.dim,), None, RMS_EPS)
 
 
 class Place(NamedTuple):
-    """Where new frames stand: angles, and per layer what they may look at and where they go."""
+    """Where new frames stand: their positions' rows, and per layer what they see and where they go.
 
-    turns: Tensor | None  # [T, 1, Dh / 2], complex; None where positions are added
-    sines: Tensor | None  # [T, D], which are added to the input
+    `rows` [T, 1, Dh / 2] are complex and turn queries and keys, or [T, D] and added to the input.
+    """
+
+    rows: Tensor
     keys: tuple[Tensor, ...]  # L times [B, H, P, Dh]
     values: tuple[Tensor, ...]
     write: Callable[[int, Tensor], object]
@@ -343,16 +335,12 @@ class Place(NamedTuple):
     causal: bool
 
 
-@dataclass(frozen=True)
-class FlatLayer:
-    """A layer's four products; norm weights and layer scales are in them."""
+class FlatLayer(NamedTuple):
+    """A layer's products, and the norms before attention and MLP."""
 
-    qkv: Product
-    out: Product
-    up: Product
-    down: Product
-    before_attention: Callable[[Tensor], Tensor]
-    before_mlp: Callable[[Tensor], Tensor]
+    products: LayerProducts
+    before: Callable[[Tensor], Tensor]
+    between: Callable[[Tensor], Tensor]
 
 
 class FlatTransformer:
@@ -363,7 +351,7 @@ class FlatTransformer:
         self.config = module.config
         norm = module.norm
         device = next(module.parameters()).device
-        self.rms = RmsNorm(self.config.dim, 1e-6, device) if self.config.norm == "rms" else None
+        self.rms = RmsNorm(self.config.dim, device) if self.config.norm == "rms" else None
         self.layers = []
         for layer in module.layers:
             assert isinstance(layer, Layer)
@@ -372,9 +360,8 @@ class FlatTransformer:
                 discard(layer)
         self.norm = norm
         self.gain: Tensor | None = getattr(norm, "weight", None)
-        self.sinusoids = module.sinusoids
-        self.table = torch.empty(0, 1, 1)
-        self.products = [p for x in self.layers for p in (x.qkv, x.out, x.up, x.down)]
+        self.added = self.config.positions == "sinusoidal"
+        self.table = torch.empty(0)
 
     def __call__(self, x: Tensor, cache: KvCache, *, every: bool = False) -> Tensor:
         """Run x [B, T, D] after what the cache holds, and advance the cache by T.
@@ -383,26 +370,24 @@ class FlatTransformer:
             Contexts [B, D] of the last of the T frames, all that generation asks for; with `every`
             those of all, [B, T, D].
         """
-        T, context = x.shape[1], self.config.context
-        if context is not None:
-            cache.make_room(T, context)
+        T = x.shape[1]
+        cache.make_room(T)
         y = self.run(x, self.live(cache, T), every)
-        cache.length += T
-        cache.position += T
+        cache.advance(T)
         return y
 
     def run(self, x: Tensor, place: Place, every: bool = False) -> Tensor:
         """The step itself: x [B, T, D] at a place in a cache to [B, D], or every frame's."""
         B, T, D = x.shape
         H, gated = self.config.heads, self.config.gated
-        if place.sines is not None:
-            x = x + place.sines
+        if self.added:
+            x = x + place.rows
         x = x.reshape(B * T, D)
-        for index, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.before_attention(x)).view(B, T, 3 * H, -1, 2)
-            if place.turns is not None:
+        for index, (layer, before, between) in enumerate(self.layers):
+            qkv = layer.qkv(before(x)).view(B, T, 3 * H, -1, 2)
+            if not self.added:
                 pairs = torch.view_as_complex(qkv)  # [B, T, 3 H, Dh / 2]
-                pairs[:, :, : 2 * H].mul_(place.turns)
+                pairs[:, :, : 2 * H].mul_(place.rows)
             heads = qkv.view(B, T, 3, H, -1).permute(0, 2, 3, 1, 4)  # [B, 3, H, T, Dh]
             q, kv = heads.split_with_sizes([1, 2], dim=1)
             place.write(index, kv)
@@ -415,7 +400,7 @@ class FlatTransformer:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
             y = y.view(B, D) if T == 1 else y.transpose(1, 2).reshape(B * T, D)
             x = layer.out.onto(x, y)
-            h = layer.up(layer.before_mlp(x))
+            h = layer.up(between(x))
             if gated:
                 gate, h = h.chunk(2, dim=-1)
                 h = F.silu(gate) * h
@@ -428,18 +413,13 @@ class FlatTransformer:
         x = self.rms(x) * self.gain if normed else self.norm(x)  # type: ignore[misc,operator]
         return x.view(B, T, D) if every else x
 
-    def turns(self, position: int, length: int, device: torch.device) -> Tensor:
-        """Rows [length, 1, Dh / 2] of the rotation table from a position on; the table grows."""
-        table = self.table
-        if len(table) < position + length or table.device != device:
-            half = self.config.dim // self.config.heads // 2
-            at = torch.arange(max(2048, 2 * (position + length)), device=device).double()
-            steps = torch.arange(half, device=device).double()
-            angle = at[:, None, None] * self.config.rope_base ** (-steps / half)
-            self.table = table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-            if self.sinusoids is not None:  # of one length with it, for steps of fixed shapes
-                self.sinusoids.rows(position, length, table.real)
-        return table[position : position + length]
+    def rows(self, position: int, length: int, device: torch.device) -> Tensor:
+        """Rows of positions from one on, as a `Place` has them; the table grows."""
+        if len(self.table) < position + length or self.table.device != device:
+            table = position_rows(self.config, max(2048, 2 * (position + length)), device)
+            turns = table if self.added else torch.complex(*table.chunk(2, dim=1))[:, None]
+            self.table = turns
+        return self.table[position : position + length]
 
     def live(self, cache: KvCache, T: int) -> Place:
         """The next T positions of a cache, which is read as far as it is filled and no further."""
@@ -449,9 +429,6 @@ class FlatTransformer:
         keys, values = cache.buffer[..., start:end, :].unbind(2)
         slots = cache.buffer[..., cache.length : end, :].unbind(0)
         device = cache.buffer.device
-        sines = None
-        if self.sinusoids is not None:
-            sines = self.sinusoids.rows(cache.position, T, cache.buffer)
         if T > 1:
             hidden = None if cache.key_mask is None else cache.key_mask[:, start:]
             mask = attention_mask(T, end - start, context, hidden, device)
@@ -460,8 +437,7 @@ class FlatTransformer:
         if mask is not None:  # as what is added, which attention would make anew in every layer
             mask = torch.where(mask, 0.0, -torch.inf).to(keys.dtype)
         return Place(
-            turns=None if sines is not None else self.turns(cache.position, T, device),
-            sines=sines,
+            rows=self.rows(cache.position, T, device),
             keys=keys.unbind(0),
             values=values.unbind(0),
             write=lambda layer, kv: slots[layer].copy_(kv),
@@ -484,18 +460,18 @@ class FlatTransformer:
         out = (layer.out.weight.T * of_attention).T
         up = layer.up.weight * gains[1] * root
         down = (layer.down.weight.T * of_mlp).T * root
-        return FlatLayer(
-            qkv=pack(qkv, None, precision),
-            out=pack(out, None, precision),
-            up=pack(up, None, precision),
-            down=pack(down, None, precision),
-            before_attention=rms or before,
-            before_mlp=rms or between,
-        )
+        products = LayerProducts.packed(precision, qkv, out, up, down)
+        return FlatLayer(products, rms or before, rms or between)
+
+    def kv_bytes(self, held: int) -> int:
+        """Bytes of keys and values that one row reads where so many positions are held."""
+        config = self.config
+        seen = held if config.context is None else min(held, config.context)
+        return 2 * config.layers * config.dim * seen * 4
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one step reads."""
-        return sum(product.nbytes for product in self.products)
+        return sum(layer.products.nbytes for layer in self.layers)
 
 
 def _pair(weight: Tensor, heads: int) -> Tensor:

@@ -106,162 +106,133 @@ class Lane:
 
     def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
         """Allocate on the device and in the dtype of `like`."""
-        cache = KvCache(config, batch, capacity, like)
         device = like.device
-        self.buffer, self.capacity = cache.buffer, capacity
+        self.config, self.bucket = config, capacity
+        self.buffer = KvCache(config, batch, capacity, like).buffer
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.seen = torch.ones(batch, capacity, dtype=torch.bool, device=device)
         self.index = torch.arange(capacity, device=device)
-        self.bucket = capacity
         self.captured: dict[Hashable, Function] = {}
 
-    def aim(self, cache: KvCache, context: int | None) -> None:
+    def cache(self) -> KvCache:
+        """An empty cache on this memory."""
+        batch, capacity = self.seen.shape
+        cache = KvCache(self.config, batch, capacity, self.buffer, self.buffer)
+        cache.lane = self
+        return cache
+
+    def aim(self, cache: KvCache) -> None:
         """Take over where a cache stands, before one more frame."""
-        if context is not None:
-            cache.make_room(1, context)
+        cache.make_room(1)
         self.slot.fill_(cache.length)
         self.position.fill_(cache.position)
         if cache.key_mask is None:
             self.seen.fill_(True)
         else:
             self.seen.copy_(cache.key_mask)
-        self.bucket = bucket_of(cache.length + 1, self.capacity)
+        self.bucket = bucket_of(cache.length + 1, len(self.index))
 
     def place(self, flat: FlatTransformer) -> Place:
         """The next position as tensors tell it, in shapes that depend on the bucket."""
         keys, values = self.buffer[..., : self.bucket, :].unbind(2)
         buffers = self.buffer.unbind(0)
-        sines = None
-        if flat.sinusoids is not None:
-            sines = flat.sinusoids.table.index_select(0, self.position)
         return Place(
-            turns=None if sines is not None else flat.table.index_select(0, self.position),
-            sines=sines,
+            rows=flat.table.index_select(0, self.position),
             keys=keys.unbind(0),
             values=values.unbind(0),
             write=lambda layer, kv: buffers[layer].index_copy_(3, self.slot, kv.to(keys.dtype)),
-            mask=self.mask(flat.config.context),
+            mask=self.mask(),
             causal=False,
         )
 
-    def mask(self, context: int | None) -> Tensor:
+    def mask(self) -> Tensor:
         """What the next frame may look at: 0 where it may, else minus infinity [B, 1, 1, P]."""
-        index = self.index[: self.bucket]
+        index, context = self.index[: self.bucket], self.config.context
         seen = self.seen[:, : self.bucket] & (index <= self.slot)
         if context is not None:
             seen = seen & (index > self.slot - context)
         return torch.where(seen, 0.0, -torch.inf)[:, None, None].to(self.buffer.dtype)
 
 
-class Lanes:
-    """Lanes that are used again when the cache that had them is gone."""
-
-    def __init__(self, config: TransformerConfig, like: Tensor) -> None:
-        """For caches on the device and in the dtype of `like`."""
-        self.config, self.like = config, like
-        self._free: dict[tuple[int, int], list[Lane]] = {}
-
-    def cache(self, batch: int, capacity: int) -> KvCache:
-        """A cache of at least this capacity on a lane of its own."""
-        capacity = -(-capacity // SMALLEST) * SMALLEST
-        free = self._free.setdefault((batch, capacity), [])
-        if free:
-            lane = free.pop()
-        else:
-            with torch.inference_mode(False):  # it outlives the pass that asked for it
-                lane = Lane(self.config, batch, capacity, self.like)
-        cache = KvCache(self.config, batch, capacity, self.like, lane.buffer)
-        cache.lane = lane
-        weakref.finalize(cache, free.append, lane)
-        return cache
-
-
 class FixedStream(dict[object, object]):
-    """A stream whose tensors are never replaced, and the steps captured on them."""
+    """A codec's stream whose tensors are never replaced, and the steps captured on them.
 
-    def __init__(self, codec: Codec, frame: Tensor) -> None:
+    What it remembers stays where it is in memory: a step ends by copying it there.
+    """
+
+    def __init__(self, codec: Codec, runner: Runner, frame: Tensor) -> None:
         """Find out what one step remembers, and make room for it on the frame's device."""
         super().__init__()
+        self.codec, self.runner = codec, runner
+        self.captured: dict[tuple[int, ...], Function] = {}
         found: Stream = {}
         codec.decode_step(frame, found)
-        self.captured: dict[tuple[int, ...], Callable[..., Tensor]] = {}
-        self.caches: list[tuple[KvCache, int]] = []
         for key, value in found.items():
             if isinstance(key, FlatBottleneck):
-                config, buffer = key.transformer.config, value.buffer
-                assert config.context is not None
-                lane = Lane(config, buffer.shape[1], buffer.shape[4], buffer)
-                cache = KvCache(config, buffer.shape[1], lane.capacity, buffer, lane.buffer)
-                cache.lane = lane
-                key.transformer.turns(0, 1, buffer.device)
-                self.caches.append((cache, config.context))
-                self[key] = cache
+                batch, capacity = value.buffer.shape[1], value.buffer.shape[4]
+                self[key] = Lane(key.transformer.config, batch, capacity, value.buffer).cache()
+                key.transformer.rows(0, 1, value.buffer.device)
             else:
                 self[key] = torch.zeros_like(value)
-
-    def tensors(self) -> list[Tensor]:
-        """All that a step changes in place."""
-        plain = [value for value in self.values() if isinstance(value, Tensor)]
-        return plain + [cache.buffer for cache, _ in self.caches]
+        self.tensors = [value for value in self.values() if isinstance(value, Tensor)]
+        self.caches = [value for value in self.values() if isinstance(value, KvCache)]
 
     def rewind(self) -> None:
         """Begin a clip."""
-        for value in self.values():
-            if isinstance(value, Tensor):
-                value.zero_()
-        for cache, _ in self.caches:
+        for value in self.tensors:
+            value.zero_()
+        for cache in self.caches:
             cache.length = cache.position = 0
 
-
-class CapturedCodec:
-    """Streams a codec through a `Runner`; streams that ended are used again."""
-
-    def __init__(self, codec: Codec, runner: Runner) -> None:
-        """`runner` captures or compiles a function, given what it changes in place."""
-        self.codec, self.runner = codec, runner
-        self._free: dict[int, list[FixedStream]] = {}
-
-    def start(self, frame: Tensor) -> "Handle":
-        """A stream for frames like this one, at its beginning."""
-        free = self._free.setdefault(len(frame), [])
-        with torch.inference_mode(False), torch.no_grad():  # it outlives the pass that asks for it
-            stream = free.pop() if free else FixedStream(self.codec, frame.clone())
-        stream.rewind()
-        handle = Handle(stream)
-        weakref.finalize(handle, free.append, stream)
-        return handle
-
-    def step(self, frame: Tensor, handle: "Handle") -> Tensor:
+    def step(self, frame: Tensor) -> Tensor:
         """Audio [B, hop_length] of one frame; at a graph, valid until the next."""
-        stream = handle.stream
-        for cache, context in stream.caches:
-            cache.lane.aim(cache, context)
-        key = tuple(cache.lane.bucket for cache, _ in stream.caches)
-        if key not in stream.captured:
-            stream.captured[key] = self.runner(self._function(stream), stream.tensors())
-        wave = stream.captured[key](frame)
-        for cache, _ in stream.caches:
-            cache.length += 1
-            cache.position += 1
+        for cache in self.caches:
+            cache.lane.aim(cache)
+        key = tuple(cache.lane.bucket for cache in self.caches)
+        if key not in self.captured:
+            changed = self.tensors + [cache.buffer for cache in self.caches]
+            self.captured[key] = self.runner(self._decode, changed)
+        wave: Tensor = self.captured[key](frame)
+        for cache in self.caches:
+            cache.advance(1)
         return wave
 
-    def _function(self, stream: FixedStream) -> Callable[[Tensor], Tensor]:
-        def step(frame: Tensor) -> Tensor:
-            after: Stream = dict(stream)
-            wave = self.codec.decode_step(frame, after)
-            for key, value in stream.items():
-                if isinstance(value, Tensor):
-                    value.copy_(after[key])
-            return wave
+    def _decode(self, frame: Tensor) -> Tensor:
+        after: Stream = dict(self)
+        wave = self.codec.decode_step(frame, after)
+        for key, value in self.items():
+            if isinstance(value, Tensor):
+                value.copy_(after[key])
+        return wave
 
-        return step
+
+class Pool:
+    """Memory that captured functions work on, used again when what had it is gone."""
+
+    def __init__(self, make: Function) -> None:
+        """`make` allocates what a key stands for."""
+        self.make = make
+        self._free: dict[tuple[int, ...], list[Any]] = {}
+
+    def lend(self, holder_of: Function, *key: int) -> Any:
+        """What `holder_of` makes of a piece of memory, which is free again when it is gone."""
+        free = self._free.setdefault(key, [])
+        if free:
+            piece = free.pop()
+        else:
+            with torch.inference_mode(False), torch.no_grad():  # it outlives the pass that asks
+                piece = self.make(*key)
+        holder = holder_of(piece)
+        weakref.finalize(holder, free.append, piece)
+        return holder
 
 
 class Handle:
     """Who streams: when it is gone, its stream is free."""
 
     def __init__(self, stream: FixedStream) -> None:
+        stream.rewind()
         self.stream = stream
 
 
@@ -273,24 +244,27 @@ class CapturedSteps:
         self.flat, self.runner = steps, runner
         own = ("step", "draw_frame", "new_scratch", "allocate", "start_decoding", "decode_step")
         self.replaces = own + (("read_window",) if "read_window" in steps.replaces else ())
-        self.device = steps.owner.device
+        owner, config = steps.owner, steps.backbone.config
+        self.device = owner.device
         narrow = steps.precision == "bf16" and self.device.type == "cuda"
         like = torch.empty(0, device=self.device, dtype=torch.bfloat16 if narrow else torch.float32)
-        self.lanes = Lanes(steps.backbone.config, like)
-        self.codec = CapturedCodec(steps.owner.codec, runner)
-        self._captured: dict[Hashable, Callable[..., Any]] = {}
+        self.lanes = Pool(lambda batch, capacity: Lane(config, batch, capacity, like))
+        self.streams = Pool(lambda batch: FixedStream(owner.codec, runner, owner.blank(batch)))
+        self._captured: dict[Hashable, Function] = {}
 
     def allocate(self, batch_size: int, capacity: int) -> KvCache:
-        """A cache on memory that captured steps know."""
-        return self.lanes.cache(batch_size, capacity)
+        """A cache of at least this capacity, on memory that captured steps know."""
+        capacity = -(-capacity // SMALLEST) * SMALLEST
+        cache: KvCache = self.lanes.lend(Lane.cache, batch_size, capacity)
+        return cache
 
     def step(
         self, x: Tensor, cache: KvCache, sampling: SamplingParams, draws: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Contexts [B, D] of inputs x [B, D], and text tokens [B] by uniform draws [B, 1]."""
         flat, lane = self.flat, cache.lane
-        lane.aim(cache, flat.backbone.config.context)
-        flat.backbone.turns(cache.position, 1, self.device)  # grows the table outside the capture
+        lane.aim(cache)
+        flat.backbone.rows(cache.position, 1, self.device)  # grows the table outside the capture
 
         def run(x: Tensor, draws: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
             z = flat.backbone.run(x[:, None], lane.place(flat.backbone))
@@ -302,8 +276,7 @@ class CapturedSteps:
             lane.captured[key] = self.runner(run, [lane.buffer])
         found: tuple[Tensor, Tensor | None]
         found = lane.captured[key](x) if draws is None else lane.captured[key](x, draws)
-        cache.length += 1
-        cache.position += 1
+        cache.advance(1)
         return found
 
     def new_scratch(self, batch_size: int, like: Tensor) -> None:
@@ -311,10 +284,9 @@ class CapturedSteps:
 
     def read_window(self, window: Tensor) -> Tensor:
         """The short context's part of Z, [B, D], from its window [B, K, W]."""
-        read: Callable[[Tensor], Tensor] = self.flat.read_window  # type: ignore[attr-defined]
         key = ("window", len(window))
         if key not in self._captured:
-            self._captured[key] = self.runner(read, [])
+            self._captured[key] = self.runner(self.flat.read_window, [])  # type: ignore[attr-defined]
         z: Tensor = self._captured[key](window)
         return z
 
@@ -336,13 +308,14 @@ class CapturedSteps:
         frame: Tensor = self._captured[key](*((z, draws) if text is None else (z, draws, text)))
         return frame
 
-    def start_decoding(self, batch_size: int) -> Any:
-        """A stream of the codec on memory that its captured step knows."""
-        return self.codec.start(self.flat.owner.blank(batch_size))
+    def start_decoding(self, batch_size: int) -> Handle:
+        """A stream of the codec on memory that its captured step knows, at its beginning."""
+        handle: Handle = self.streams.lend(Handle, batch_size)
+        return handle
 
-    def decode_step(self, frame: Tensor, decoder_state: Any) -> Tensor:
+    def decode_step(self, frame: Tensor, decoder_state: Handle) -> Tensor:
         """Audio [B, hop_length] of one frame, streamed."""
-        return self.codec.step(frame, decoder_state)
+        return decoder_state.stream.step(frame)
 
 
 # On processors without VNNI int8 is coarser; this holds there, too.
@@ -396,12 +369,10 @@ def install(system: System, steps: FlatSteps | CapturedSteps) -> None:
         setattr(system, name, getattr(steps, name))
 
 
-def _compiled(function: Callable[..., Any], changed: Iterable[Tensor]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
-    return compiled
-
-
-RUNNERS: dict[Mode, Runner] = {"graph": Graph, "compile": _compiled}
+RUNNERS: dict[Mode, Runner] = {
+    "graph": Graph,
+    "compile": lambda function, changed: torch.compile(function, dynamic=False),
+}
 
 
 def check(device: torch.device, precision: Precision, mode: Mode) -> None:

@@ -52,11 +52,6 @@ class MimiCodec(Codec):
         self.sample_rate, self.hop_length = int(mimi.sample_rate), int(mimi.frame_size)
         self.n_codebooks, self.codebook_size = mimi.num_codebooks, mimi.cardinality
 
-    @property
-    def bits_per_second(self) -> float:
-        """Codebooks times bits per code times frames per second."""
-        return float(self.n_codebooks * (self.codebook_size - 1).bit_length() * self.frame_rate)
-
     def encode(self, wave: Tensor) -> Tensor:
         """Audio [B, S] to codes [B, K, T]."""
         if wave.shape[-1] == 0:

@@ -53,11 +53,6 @@ class EncodecCodec(Codec):
         self.sample_rate = int(model.config.sampling_rate)
         self.hop_length = int(torch.tensor(model.config.upsampling_ratios).prod())
 
-    @property
-    def bits_per_second(self) -> float:
-        """Codebooks times bits per code times frames per second."""
-        return float(self.n_codebooks * (self.codebook_size - 1).bit_length() * self.frame_rate)
-
     def encode(self, wave: Tensor) -> Tensor:
         """Audio [B, S] to codes [B, K, T]."""
         lack = -wave.shape[-1] % self.hop_length

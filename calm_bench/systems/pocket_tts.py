@@ -62,11 +62,6 @@ class PocketCodec(Codec):
         self.hop_length = int(model.mimi.frame_size)
         self.positions = round(model.mimi.encoder_frame_rate / model.mimi.frame_rate)
 
-    @property
-    def bits_per_second(self) -> None:
-        """Continuous latents have no bit rate."""
-        return None
-
     def encode(self, wave: Tensor) -> Tensor:
         """Audio [B, S] to normalised latents [B, T, C]."""
         lm = self.model.flow_lm

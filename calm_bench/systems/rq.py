@@ -32,7 +32,7 @@ class FlatRq(FlatCodes):
 
     def new_scratch(self, batch_size: int, like: Tensor) -> DepthCache:
         """The depth transformer's cache."""
-        return self.depth.new_cache(batch_size, like)
+        return DepthCache(self.depth.config, batch_size, like)
 
     def draw_frame(
         self,

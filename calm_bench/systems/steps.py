@@ -108,9 +108,7 @@ class FlatSteps(ABC):
 
     def kv_bytes(self, position: int, batch_size: int) -> dict[str, int]:
         """Bytes of keys and values that one frame reads after `position` steps, by stage."""
-        config = self.backbone.config
-        held = position + 1 if config.context is None else min(position + 1, config.context)
-        return {"backbone": 2 * config.layers * config.dim * held * batch_size * 4, "head": 0}
+        return {"backbone": self.backbone.kv_bytes(position + 1) * batch_size, "head": 0}
 
 
 class FlatCodes(FlatSteps):

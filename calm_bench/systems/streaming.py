@@ -319,9 +319,6 @@ class StreamingSystem(System):
         self, x: Tensor, cache: KvCache, sampling: SamplingParams, draws: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Contexts [B, D] of inputs x [B, D], and text tokens [B] by uniform draws [B, 1]."""
-        context = self.backbone.config.context
-        if context is not None:
-            cache.make_room(1, context)
         z: Tensor = self.backbone(x[:, None], cache)[:, 0]
         if draws is None:
             return z, None

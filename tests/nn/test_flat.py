@@ -113,7 +113,7 @@ def test_bfloat16_weights_beyond_float16_stay_what_they_are() -> None:
 def test_rms_norm_keeps_its_floor() -> None:
     x = torch.randn(4, 24) * torch.tensor([1.0, 1e-3, 1e-5, 0.0])[:, None]
     true = torch.nn.functional.rms_norm(x, (24,), None, 1e-6)
-    torch.testing.assert_close(RmsNorm(24, 1e-6, x.device)(x), true, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(RmsNorm(24, x.device)(x), true, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 9, 400])

@@ -10,7 +10,7 @@ from calm_bench.codecs.vae import VaeCodec, VaeConfig
 from calm_bench.nn.transformer import (
     FlatTransformer,
     KvCache,
-    SinusoidTable,
+    PositionTable,
     Transformer,
     TransformerConfig,
 )
@@ -40,8 +40,8 @@ def test_step_by_step(change: dict[str, Any]) -> None:
 
 
 def test_sines_are_those_of_the_closed_form() -> None:
-    table = SinusoidTable(8, 10_000.0)
-    rows = table.rows(5, 2, torch.zeros(1))
+    config = TransformerConfig(**SHAPE | {"dim": 8, "positions": "sinusoidal"})
+    rows = PositionTable(config).rows(5, 2, torch.zeros(1))
     angle = 6 * 10_000.0 ** (-torch.arange(4).double() / 3)
     expected = torch.cat([angle.cos(), angle.sin()]).float()
     torch.testing.assert_close(rows[1], expected)

@@ -45,7 +45,6 @@ def test_streaming_with_a_window_needs_no_more_than_its_buffer() -> None:
     cache = KvCache(config, 1, 12, x)
     parts = []
     for i in range(0, 40, 2):
-        cache.make_room(2, 5)
         parts.append(model(x[:, i : i + 2], cache))
     torch.testing.assert_close(torch.cat(parts, 1), model(x), atol=1e-5, rtol=0)
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from calm_bench.errors import InputError
-from calm_bench.nn.depth import DepthConfig, DepthTransformer, FlatDepth
+from calm_bench.nn.depth import DepthCache, DepthConfig, DepthTransformer, FlatDepth
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.engine import TOLERANCES, CapturedSteps, install
 from calm_bench.systems.loading import load_system
@@ -174,7 +174,7 @@ def test_depth_logits_given_the_same_codes(precision: Precision, rank: int | Non
         return codes[:, len(seen) - 1]
 
     flat = FlatDepth(module, precision)
-    cache = flat.new_cache(5, z)
+    cache = DepthCache(config, 5, z)
     for _ in range(2):  # a cache serves frame after frame
         seen.clear()
         assert torch.equal(flat.sample(z, text, torch.rand(5, 4), cache, follow), codes)
