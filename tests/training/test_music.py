@@ -19,12 +19,16 @@ from calm_bench.seeds import file_hash
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.musicgen import MusicGenSystem
-from calm_bench.training.build import build_objective
-from calm_bench.training.calm import CalmObjective, FlowObjective
 from calm_bench.training.codec import CodecObjective
-from calm_bench.training.language import LanguageObjective, MusicGenObjective, RqObjective
+from calm_bench.training.language import (
+    CalmObjective,
+    FlowObjective,
+    LanguageObjective,
+    MusicGenObjective,
+    RqObjective,
+)
 from calm_bench.training.objective import TrainingConfig
-from calm_bench.training.train import TrainOptions, train_model
+from calm_bench.training.train import TrainOptions, build_objective, train_model
 
 RATE = 1600
 

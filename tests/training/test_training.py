@@ -26,12 +26,11 @@ from calm_bench.core.audio import write_flac
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
-from calm_bench.training import build
-from calm_bench.training.build import write_weights
+from calm_bench.training import train as module
 from calm_bench.training.codec import MultiScaleDiscriminator, SpectralLoss, hinge_discriminator
 from calm_bench.training.loop import RunLog, Trainer
 from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, TrainingError
-from calm_bench.training.train import TrainOptions, train_model
+from calm_bench.training.train import TrainOptions, train_model, write_weights
 
 RATE = 1600
 CPU = TrainOptions(accelerator="cpu", threads=1)
@@ -427,7 +426,7 @@ def test_a_kill_leaves_a_config_that_fits_its_weights(
 
     config, _ = load_model_config(name)
     with monkeypatch.context() as patch:
-        patch.setattr(build, "replace", dying(build.replace))
+        patch.setattr(module, "replace", dying(module.replace))
         patch.setattr(Path, "unlink", dying(Path.unlink))
         with pytest.raises(KeyboardInterrupt):
             write_weights(folder, config, new)
