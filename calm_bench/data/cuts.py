@@ -15,6 +15,7 @@ from calm_bench.data.corpus import Item, read_manifest
 from calm_bench.data.sources import without_suffix
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
+from calm_bench.types import WordTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +48,6 @@ class _Clip:
     number: int
     start: float
 
-    def spoken(self, start: float, end: float) -> str:
-        """The words that begin in a stretch of the clip, bare and between spaces."""
-        return _spoken(self.item, self.start + start, self.start + end)
-
 
 def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     """Cut the first `n` clips of the test recordings that are long enough; none overlap.
@@ -68,11 +65,14 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     known = read_manifest(corpus)
     test = [item for item in known if item.split == "test"]
     training = [_spoken(item, 0.0, math.inf) for item in known if item.split == "train"]
-    clips = [
-        clip
-        for clip in _in_turns([_clips(item, cuts) for item in test])
-        if not _is_told(clip.spoken(cuts.prompt_seconds, cuts.seconds), training)
-    ]
+
+    def is_told(clip: _Clip) -> bool:
+        start, end = clip.start + cuts.prompt_seconds, clip.start + cuts.seconds
+        phrase = _spoken(clip.item, start, end)
+        return bool(phrase) and any(phrase in text for text in training)
+
+    every = _in_turns([_clips(item, cuts) for item in test])
+    clips = [clip for clip in every if not is_told(clip)]
     if len(clips) < cuts.n:
         raise InputError(f"{corpus} has {_too_few(clips, test, cuts)}")
 
@@ -154,11 +154,7 @@ def _spoken(item: Item, start: float, end: float) -> str:
     return f" {' '.join(bare)} " if bare else ""
 
 
-def _is_told(phrase: str, texts: Sequence[str]) -> bool:
-    return bool(phrase) and any(phrase in text for text in texts)
-
-
-def _cut_words(clip: _Clip, seconds: float) -> tuple[tuple[str, float, float], ...] | None:
+def _cut_words(clip: _Clip, seconds: float) -> tuple[WordTimes, ...] | None:
     """The words that begin within the clip; the last may end with it in mid-word."""
     if clip.item.words is None:
         return None

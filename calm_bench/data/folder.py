@@ -9,19 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.asr import load_recognizer
 from calm_bench.core.code import computed_by
-from calm_bench.core.files import disk_errors, locked
 from calm_bench.core.progress import counted
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
-from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, write_corpus
+from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
 from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
 from calm_bench.data.layouts import find_recordings, refuse_other_languages
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash
-from calm_bench.types import TimedWord, Transcript
+from calm_bench.types import TimedWord, WordTimes, timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +69,7 @@ def make_folder(
     candidates = listed.recordings
     if options.transcribe is not None:
         refuse_other_languages(candidates, options.transcribe)
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    with locked(out / ".lock"):
+    with working_on(out):
         journal = Journal(out / "inspected.jsonl")
         facts = list(inspect(candidates, journal, jobs))
         kept, skipped = keep_usable(
@@ -148,8 +145,7 @@ def _partly_timed(
         key = content_hash("speech left out", code, audio_hash, item.words)
         known = journal.get(key)
         if known is None:
-            words = tuple(TimedWord(word=w, start=a, end=b) for w, a, b in item.words)
-            known = leaves_speech_out(words, *item.read(out))
+            known = leaves_speech_out(timed(item.words), *item.read(out))
             journal.put(key, known)
         if known:
             yield item.id
@@ -165,10 +161,10 @@ def _transcribe(
     keys = {item.id: f"{sha} {recipe}" for item, sha in zip(items, hashes, strict=True)}
     wanted = [item for item in items if item.words is None]
     unheard = [item for item in wanted if journal.get(keys[item.id]) is None]
+    waves = (item.read(out) for item in unheard)
     done = len(wanted) - len(unheard)
-    for item, transcript in counted(
-        _hear(unheard, out, recognizer), len(wanted), "transcribing", done
-    ):
+    heard = counted(recognizer.transcribe_all(waves), len(wanted), "transcribing", done)
+    for item, transcript in zip(unheard, heard, strict=True):
         journal.put(keys[item.id], asdict(transcript))
     counts = {"transcribed": 0, "aligned": 0, "not_aligned": 0, "nothing_heard": 0}
     result = []
@@ -181,13 +177,6 @@ def _transcribe(
     return result, {"recogniser": dict(recognizer.recipe), **counts}
 
 
-def _hear(
-    items: Sequence[Item], out: Path, recognizer: Recognizer
-) -> Iterator[tuple[Item, Transcript]]:
-    waves = (item.read(out) for item in items)
-    return zip(items, recognizer.transcribe_all(waves), strict=True)
-
-
 def _with_words(item: Item, heard: Any) -> tuple[Item, str]:
     """An item with its words and what became of it."""
     words = tuple(TimedWord(**word) for word in heard["words"])
@@ -196,11 +185,11 @@ def _with_words(item: Item, heard: Any) -> tuple[Item, str]:
             return item, "nothing_heard"
         known = {"text": heard["text"], "text_source": "transcribed"}
         return item.model_copy(update={**known, "words": _triples(words)}), "transcribed"
-    timed = align_text(item.text, words, item.seconds, heard["language"])
-    if timed is None:
+    aligned = align_text(item.text, words, item.seconds, heard["language"])
+    if aligned is None:
         return item, "not_aligned"
-    return item.model_copy(update={"words": _triples(timed)}), "aligned"
+    return item.model_copy(update={"words": _triples(aligned)}), "aligned"
 
 
-def _triples(words: Sequence[TimedWord]) -> tuple[tuple[str, float, float], ...]:
+def _triples(words: Sequence[TimedWord]) -> tuple[WordTimes, ...]:
     return tuple((word.word, round(word.start, 4), round(word.end, 4)) for word in words)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +132,10 @@ def keep_usable(
 
     Of recordings with the same audio the first in the list is kept.
     """
-    rules: tuple[Callable[[Facts], str | None], ...] = (
-        lambda found: found.error,
-        lambda found: _too_short(found, min_seconds),
-        lambda found: _silent(found, silence_dbfs),
-    )
     kept: dict[str, tuple[Candidate, Facts]] = {}
     skipped = []
     for candidate, found in zip(candidates, facts, strict=True):
-        reason = next((reason for rule in rules if (reason := rule(found))), None)
+        reason = found.error or _useless(found, min_seconds, silence_dbfs)
         if reason is None and found.audio_hash in kept:
             first = kept[found.audio_hash][0]
             reason = f"duplicate: the same audio as {first.path}"
@@ -156,13 +151,10 @@ def keep_usable(
     return list(kept.values()), skipped
 
 
-def _too_short(found: Facts, min_seconds: float) -> str | None:
-    if found.seconds >= min_seconds:
-        return None
-    return f"too short: {found.seconds:.2f} s, less than {min_seconds:g} s"
-
-
-def _silent(found: Facts, silence_dbfs: float) -> str | None:
+def _useless(found: Facts, min_seconds: float, silence_dbfs: float) -> str | None:
+    """Why a recording that can be read is of no use; None if it is of some."""
+    if found.seconds < min_seconds:
+        return f"too short: {found.seconds:.2f} s, less than {min_seconds:g} s"
     if found.level_dbfs is None:
         return "silent: every sample is zero"
     if found.level_dbfs < silence_dbfs:

@@ -46,7 +46,6 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        """Nothing is asked yet."""
         self.asked = False
         self._old: dict[signal.Signals, Any] = {}
 
@@ -79,7 +78,6 @@ class Means:
     """Running means of what steps log, until they are taken."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self.sums: dict[str, float] = {}
         self.count = 0
 
@@ -108,7 +106,6 @@ class RunLog:
     """One JSON line per record in <folder>/log.jsonl, in step with the saved state."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is written yet."""
         self.path = folder / "log.jsonl"
         self._board: Any = None  # made by the first record: who only reads leaves no files
 
@@ -375,32 +372,29 @@ class Trainer:
             until: Stop before this step; the schedule stays that of the whole run.
         """
         stop = min(self.config.steps, until or self.config.steps)
+        saved, means = time.monotonic(), Means()
         with StopSignals() as signals:
-            yield from self._train(stop, signals)
+            while self.progress.step < stop:
+                begun = time.monotonic()
+                means.add(self.step())
+                self.progress.seconds += time.monotonic() - begun
+                step = self.progress.step
+                if signals.any_rank(self.fabric):
+                    stop = step
+                if step % self.config.log_every == 0 or step == stop:
+                    logs = means.take()
+                    self._log({"seconds": round(self.progress.seconds, 1), **logs})
+                    yield logs
+                if step % self.config.validate_every == 0 or step == self.config.steps:
+                    self.validate()
+                if self.keep is not None and step % self.config.keep_every == 0:
+                    weights = self.exported()
+                    if self.fabric.is_global_zero:
+                        self.keep(step, weights)
+                due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop
+                # Sharded weights are gathered by all ranks at once: the first one's clock decides.
+                if self.fabric.broadcast(due):
+                    self.save()
+                    saved = time.monotonic()
         if self.progress.step < self.config.steps:
             logger.info("stopped at step %s of %s", self.progress.step, self.config.steps)
-
-    def _train(self, stop: int, signals: StopSignals) -> Iterator[dict[str, float]]:
-        saved, means = time.monotonic(), Means()
-        while self.progress.step < stop:
-            begun = time.monotonic()
-            means.add(self.step())
-            self.progress.seconds += time.monotonic() - begun
-            step = self.progress.step
-            if signals.any_rank(self.fabric):
-                stop = step
-            if step % self.config.log_every == 0 or step == stop:
-                logs = means.take()
-                self._log({"seconds": round(self.progress.seconds, 1), **logs})
-                yield logs
-            if step % self.config.validate_every == 0 or step == self.config.steps:
-                self.validate()
-            if self.keep is not None and step % self.config.keep_every == 0:
-                weights = self.exported()
-                if self.fabric.is_global_zero:
-                    self.keep(step, weights)
-            due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes or step == stop
-            # Sharded weights are gathered by all ranks at once: the first one's clock decides.
-            if self.fabric.broadcast(due):
-                self.save()
-                saved = time.monotonic()
