@@ -42,10 +42,12 @@ def speech(
     as_json: options.Json = False,
 ) -> None:
     """Write stories and have Piper speak them, with exact word times. Needs the extra `data`."""
-    from calm_bench.data.speech import Speech, make_speech, speech_dir
+    from calm_bench.data.corpus import default_dir
+    from calm_bench.data.speech import Speech, make_speech
 
     counts = Speech(train=train, validation=validation, test=test, seed=seed)
-    _show(make_speech(out, counts, jobs=jobs), out or speech_dir(), as_json)
+    folder = out or default_dir("speech")
+    _show(make_speech(folder, counts, jobs=jobs), folder, as_json)
 
 
 @data.command()
@@ -70,12 +72,14 @@ def music(
     The works are those of music21's corpus whose encodings may be used; each recording has its
     licence in the manifest. What is silent, clipped or too short is skipped and counted.
     """
-    from calm_bench.data.music import Music, make_music, music_dir
+    from calm_bench.data.corpus import default_dir
+    from calm_bench.data.music import Music, make_music
 
     counts = Music(
         train=train, validation=validation, test=test, seed=seed, sample_rate=sample_rate
     )
-    _show(make_music(out, counts, jobs=jobs), out or music_dir(), as_json)
+    folder = out or default_dir("music")
+    _show(make_music(folder, counts, jobs=jobs), folder, as_json)
 
 
 @data.command()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from calm_bench.config import parse
+from calm_bench.core import paths
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import disk_errors, json_lines, locked, replace
 from calm_bench.errors import InputError
@@ -100,6 +101,11 @@ class CorpusCard(StrictModel):
     checks: dict[str, Any] = Field(default_factory=dict)
     licences: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def default_dir(name: str) -> Path:
+    """Where a corpus of ours lies unless --out says otherwise."""
+    return paths.home() / "data" / name
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from calm_bench.core import paths
 from calm_bench.core.files import json_lines
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data import music_worker
@@ -44,7 +43,6 @@ class Recording:
     id: str
     split: Split
     work: Work
-    take: int
     seed: int
     key: str
 
@@ -85,7 +83,6 @@ class Music:
                 id=f"{split}-{index:05d}",
                 split=split,
                 work=work,
-                take=take,
                 seed=seed,
                 key=content_hash(work.path, seed, self.sample_rate),
             )
@@ -110,11 +107,6 @@ class Music:
         }
 
 
-def music_dir() -> Path:
-    """Where the music corpus lies unless --out says otherwise."""
-    return paths.home() / "data" / "music"
-
-
 def soundfont_path() -> Path:
     """The General MIDI soundfont that pretty_midi ships.
 
@@ -125,16 +117,14 @@ def soundfont_path() -> Path:
     return folders["pretty_midi"] / "TimGM6mb.sf2"
 
 
-def make_music(
-    out: Path | None = None, music: Music | None = None, *, jobs: int | None = None
-) -> CorpusCard:
+def make_music(out: Path, music: Music, *, jobs: int | None = None) -> CorpusCard:
     """Play the corpus into a folder and return what its corpus.json says.
 
     Finished chunks are kept, so a killed command goes on where it stopped. Recordings that cannot
     be used (too short, silent, clipped, the same audio twice) are listed with the reason.
 
     Args:
-        out: The corpus folder; None for the one under the user's home.
+        out: The corpus folder.
         music: Counts, seed and rate.
         jobs: How many chunks are played at a time; None for one per core.
 
@@ -143,7 +133,6 @@ def make_music(
         InputError: If the folder holds other music, or more works are to be held out than exist.
         BenchError: If a worker fails or another process is working on the folder.
     """
-    out, music = out or music_dir(), music or Music()
     recordings, settings = music.recordings(), music.settings()
     with working_on(out, "audio", "chunks", "scores"):
         refuse_other_settings(out, settings, {"recordings"}, "music")

@@ -83,7 +83,6 @@ class Speaker:
     """Speaks sentences and returns their audio with word times."""
 
     def __init__(self, voice: Any, settings: dict[str, float]) -> None:
-        """Keep the voice and its synthesis settings."""
         from piper import SynthesisConfig
 
         self.voice = voice
@@ -134,9 +133,8 @@ class Speaker:
             lengths = np.array([max(1, len(p)) for p in alone[first : first + count]])
             edges = start + (end - start) * np.concatenate([[0], lengths.cumsum() / lengths.sum()])
             for k in range(count):
-                word = words[first + k]
-                times = {"start": edges[k] / rate, "end": edges[k + 1] / rate}
-                timed.append({"word": word, **{key: round(t, 4) for key, t in times.items()}})
+                onset, stop = (round(edge / rate, 4) for edge in edges[k : k + 2])
+                timed.append({"word": words[first + k], "start": onset, "end": stop})
         return timed
 
 
@@ -150,8 +148,7 @@ def speak_story(speaker: Speaker, story: dict[str, Any], pause_seconds: float) -
         offset = sum(len(piece) for piece in pieces) / rate
         audio, timed = speaker.sentence(sentence)
         for word in timed:
-            times = {key: round(word[key] + offset, 4) for key in ("start", "end")}
-            words.append({"word": word["word"], **times})
+            words.append(word | {k: round(word[k] + offset, 4) for k in ("start", "end")})
         pieces += [audio, pause]
     wave = np.concatenate(pieces)
     wave = wave * (LEVEL_RMS / float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))))

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.asr import load_recognizer
 from calm_bench.asr.words import align, tokens_of
-from calm_bench.core import paths
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import json_lines
 from calm_bench.core.progress import counted, ordered_map
@@ -61,17 +60,8 @@ class Speech:
         return {"seed": self.seed, "stories": counts, "text_hash": text, **voice}
 
 
-def speech_dir() -> Path:
-    """Where the speech corpus lies unless --out says otherwise."""
-    return paths.home() / "data" / "speech"
-
-
 def make_speech(
-    out: Path | None = None,
-    speech: Speech | None = None,
-    *,
-    jobs: int | None = None,
-    check: bool = True,
+    out: Path, speech: Speech, *, jobs: int | None = None, check: bool = True
 ) -> CorpusCard:
     """Speak the corpus into a folder and return what its corpus.json says.
 
@@ -79,7 +69,7 @@ def make_speech(
     times of some test stories are held against what a recogniser hears.
 
     Args:
-        out: The corpus folder; None for the one under the user's home.
+        out: The corpus folder.
         speech: Counts and seed.
         jobs: How many chunks are spoken at a time; None for one per core.
         check: Whether a recogniser is asked; the default one needs the extra `offline`.
@@ -89,7 +79,6 @@ def make_speech(
         InputError: If the folder holds other speech, or a test text is in the training text.
         BenchError: If Piper fails or another process is working on the folder.
     """
-    out, speech = out or speech_dir(), speech or Speech()
     stories, settings = speech.stories(), speech.settings()
     with working_on(out, "audio", "chunks"):
         # Other stories are found chunk by chunk, so that a corpus can grow.
@@ -206,16 +195,14 @@ def _phrases(texts: Iterable[tuple[str, ...]], length: int) -> set[tuple[str, ..
     return {t[i : i + length] for t in texts for i in range(len(t) - length + 1)}
 
 
-def check_times(
-    corpus: Path, items: Sequence[Item], recognizer: Recognizer | None = None
-) -> dict[str, Any]:
+def check_times(corpus: Path, items: Sequence[Item]) -> dict[str, Any]:
     """Word errors and onset differences of a recogniser on the first stories of a list.
 
     A difference is heard minus known onset, over the words that were recognised. A large median is
     logged as a warning: then the times, the recogniser or both are off. Without a recogniser the
     corpus is as good, only unchecked: the answer is the reason.
     """
-    recognizer = recognizer or load_recognizer()
+    recognizer = load_recognizer()
     try:
         recipe = dict(recognizer.recipe)
     except MissingExtraError as error:

@@ -272,9 +272,6 @@ class Trainer:
             module.load_state_dict(current)
             module.train()
 
-    def _move(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: value.to(self.fabric.device) for key, value in batch.items()}
-
     def _check(self, value: Tensor, step: int, what: str) -> float:
         number = float(value.detach())
         if not math.isfinite(number):
@@ -293,7 +290,8 @@ class Trainer:
         for part in range(config.accumulate):
             index = (step * config.accumulate + part) * self.fabric.world_size
             index += self.fabric.global_rank
-            batch = self._move(self.objective.batch(index, config.batch_size))
+            batch = self.objective.batch(index, config.batch_size)
+            batch = {key: value.to(self.fabric.device) for key, value in batch.items()}
             last = part == config.accumulate - 1
             waiting = self.fabric.no_backward_sync(self.forward, enabled=not last)
             with waiting, self._counting_flops():

@@ -28,7 +28,7 @@ from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.files import disk_errors, replace
-from calm_bench.data.corpus import licences, read_manifest
+from calm_bench.data.corpus import default_dir, licences, read_manifest
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
 from calm_bench.systems.calm import CalmSystem
@@ -197,11 +197,11 @@ def corpus_dir(name: str) -> Path:
     Raises:
         InputError: If there is no such corpus, with the command that makes it.
     """
-    for folder in (Path(name), paths.home() / "data" / name):
+    for folder in (Path(name), default_dir(name)):
         if (folder / "manifest.jsonl").is_file():
             return folder
     raise InputError(
-        f"no corpus {name!r} here or in {paths.home() / 'data'}: run `calm-bench data {name}`, "
+        f"no corpus {name!r} here or in {default_dir(name).parent}: run `calm-bench data {name}`, "
         "or bring yours with `calm-bench data folder DIR`"
     )
 
@@ -251,7 +251,6 @@ def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path) -> None:
 
 
 def _objective_of(system: object) -> type[LanguageObjective] | None:
-    """The objective for a system's head."""
     if isinstance(system, CalmSystem):
         return FlowObjective if system.config.sampler == "trigflow" else CalmObjective
     if isinstance(system, RqSystem):

@@ -13,7 +13,7 @@ from calm_bench.data import chunks
 from calm_bench.data import music as module
 from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.cuts import Cuts, write_prompts
-from calm_bench.data.music import Music, make_music, music_dir
+from calm_bench.data.music import Music, make_music
 from calm_bench.data.music_works import (
     group_works,
     load_sources,
@@ -191,10 +191,6 @@ def test_without_the_packages_the_extra_is_named(
     monkeypatch.setattr("calm_bench.data.chunks.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"music21.*calm-bench\[data\]"):
         make_music(tmp_path / "music", SMALL)
-
-
-def test_the_corpus_lies_under_the_home(calm_bench_home: Path) -> None:
-    assert music_dir() == calm_bench_home / "data" / "music"
 
 
 def test_prompts_are_cut_from_it(tmp_path: Path, played: list[str]) -> None:

@@ -13,7 +13,7 @@ from calm_bench.core.files import locked
 from calm_bench.data import chunks
 from calm_bench.data import speech as module
 from calm_bench.data.chunks import run_worker
-from calm_bench.data.corpus import read_card, read_manifest
+from calm_bench.data.corpus import default_dir, read_card, read_manifest
 from calm_bench.data.piper_worker import match_groups
 from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.data.speech import (
@@ -21,7 +21,6 @@ from calm_bench.data.speech import (
     check_overlap,
     check_times,
     make_speech,
-    speech_dir,
     time_errors,
 )
 from calm_bench.data.stories import Story
@@ -179,7 +178,7 @@ def test_one_command_at_a_time(tmp_path: Path, spoken: list[str]) -> None:
 
 
 def test_the_corpus_lies_under_the_home(calm_bench_home: Path) -> None:
-    assert speech_dir() == calm_bench_home / "data" / "speech"
+    assert default_dir("speech") == calm_bench_home / "data" / "speech"
 
 
 def story(split: str, *sentences: str) -> Story:
