@@ -18,13 +18,12 @@ from calm_bench.core import files
 from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.report.paper.catalogue import FIGURES
+from calm_bench.report.paper.catalogue import FIGURES, FigureSpec
 from calm_bench.report.paper.claims import load_claims
 from calm_bench.report.paper.figures import draw_figures
-from calm_bench.report.paper.layout import load_tables
 from calm_bench.report.paper.ledger import Ledger, build_ledger, changes, ledger_csv, ledger_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
-from calm_bench.report.paper.tables import paper_csv, paper_table
+from calm_bench.report.paper.tables import PaperTable, TableSpec, load_tables
 
 _HEAD = (
     "Rebuilt by `calm-bench paper` from the stored runs {runs}; nothing here is written by hand. "
@@ -98,36 +97,32 @@ def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
         "ledger.json": ledger.model_dump_json(indent=1) + "\n",
     }
     for spec in load_tables():
-        table = paper_table(spec, runs)
-        if table is not None:
-            texts[f"tables/{spec.name}.md"] = to_markdown(table)
-            texts[f"tables/{spec.name}.tex"] = to_latex(table, spec.name)
-            texts[f"tables/{spec.name}.csv"] = paper_csv(spec, runs)
+        filled = PaperTable.of(spec, runs)
+        if filled.blocks:
+            texts[f"tables/{spec.name}.md"] = to_markdown(filled.table())
+            texts[f"tables/{spec.name}.tex"] = to_latex(filled.table(), spec.name)
+            texts[f"tables/{spec.name}.csv"] = filled.csv()
     return ledger, texts
 
 
 def _index(ledger: Ledger, texts: Mapping[str, str], missing: Sequence[str]) -> str:
     """The folder's README: verdicts in one line, then every table and figure."""
-    tables = {spec.name: spec for spec in load_tables()}
     lines = ["# The paper, rebuilt", "", f"Claims ([ledger.md](ledger.md)): {ledger.summary}.", ""]
     lines += [_HEAD.format(runs=", ".join(ledger.runs)), "## Tables", ""]
-    for name, spec in tables.items():
-        if f"tables/{name}.md" in texts:
-            lines.append(f"* [{spec.title}](tables/{name}.md), {spec.source}")
-        else:
-            lines.append(f"* {spec.title}: not measured; `{spec.command}` measures it")
+    for spec in load_tables():
+        path = f"tables/{spec.name}.md"
+        shown = f"* [{spec.title}]({path}), {spec.source}"
+        lines.append(shown if path in texts else _not_measured(spec))
     lines += ["", "## Figures", ""]
     for figure in FIGURES:
-        if figure.name in missing:
-            lines.append(f"* {figure.title}: not measured; `{figure.command}` measures it")
-        else:
-            lines += [
-                f"* {figure.title}",
-                "",
-                f"  ![{figure.title}](figures/{figure.name}.png)",
-                "",
-            ]
+        path = f"figures/{figure.name}.png"
+        shown = f"* {figure.title}\n\n  ![{figure.title}]({path})\n"
+        lines.append(_not_measured(figure) if figure.name in missing else shown)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _not_measured(spec: TableSpec | FigureSpec) -> str:
+    return f"* {spec.title}: not measured; `{spec.command}` measures it"
 
 
 def _write(folder: Path, data: Mapping[str, bytes]) -> None:

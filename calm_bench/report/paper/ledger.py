@@ -7,29 +7,21 @@ one line that says what is missing where nothing does. Runs of the same clips sh
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from calm_bench.report.numbers import plain_number, signed
 from calm_bench.report.paper.claims import Claim
 from calm_bench.report.paper.measure import Measured, Missing, measure
 from calm_bench.report.paper.names import SPEED_METRICS
-from calm_bench.report.paper.runs import Scale, StoredRun, instrument_of
+from calm_bench.report.paper.runs import Scale, StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS, Verdict
 from calm_bench.report.tables import Table, Text
+from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
 
 _COMMAND_WIDTH = 52  # beyond it, a command pushes what follows it
-
-
-def _table(
-    title: str, headings: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]
-) -> Table:
-    table = Table(title=title)
-    for heading, left in headings:
-        table.add_column(heading, left=left)
-    table.rows = [[Text(text=text) for text in row] for row in rows]
-    return table
 
 
 def _can_be_run(command: str) -> bool:
@@ -80,47 +72,6 @@ class Entry(StrictModel):
         return self.claim, self.run or "", self.scale, self.recipe_id or ""
 
 
-def _measured_table(entries: Sequence[Entry], brief: bool) -> Table:
-    headings = [("claim", True), ("published", True), ("ours", True), ("95 % interval", False)]
-    headings += [("n", False), ("scale", True), ("verdict", True), ("by", True)]
-    headings += [] if brief else [("run", True), ("note", True), ("source", True)]
-    rows = []
-    for entry in entries:
-        row = [_name(entry, brief), entry.published, entry.ours or "", interval_of(entry)]
-        row += [str(entry.n), entry.scale, entry.verdict, entry.by or ""]
-        row += [] if brief else [entry.run or "", entry.note or "", entry.source]
-        rows.append(row)
-    table = _table("Measured", headings, rows)
-    table.notes.append(
-        "the interval is that of the difference or factor at the end of `ours`; of an order, that "
-        "of its weakest link"
-    )
-    return table
-
-
-def _absent_table(entries: Sequence[Entry], brief: bool) -> Table:
-    headings = [("claim", True), ("published", True), ("scale", True), ("what is missing", True)]
-    headings += [] if brief else [("what would measure it", True), ("source", True)]
-    rows = []
-    for entry in entries:
-        scale = "" if entry.scale == "none" else entry.scale
-        row = [_name(entry, brief), entry.published, scale, entry.note or ""]
-        rows.append(row + ([] if brief else [entry.command or "", entry.source]))
-    return _table("Not measured", headings, rows)
-
-
-def _name(entry: Entry, brief: bool) -> str:
-    return entry.claim if brief else f"{entry.claim}: {entry.says}"
-
-
-def interval_of(entry: Entry) -> str:
-    """The 95 % interval of an entry's effect as text."""
-    if entry.value is None or entry.low is None or entry.high is None:
-        return "—"
-    decimals = fitting_decimals(entry.high - entry.low)
-    return f"[{plain_number(entry.low, decimals)}, {plain_number(entry.high, decimals)}]"
-
-
 class Ledger(StrictModel):
     """All lines, and what must be said of the runs behind them."""
 
@@ -146,28 +97,66 @@ def ledger_tables(ledger: Ledger, *, brief: bool = False) -> list[Table]:
 
     With `brief` claims are named by their ids, for a terminal.
     """
-    measured = [entry for entry in ledger.entries if entry.verdict != "not measured"]
-    absent = [entry for entry in ledger.entries if entry.verdict == "not measured"]
-    tables = [_counts_table(ledger)]
+    counts = [{"verdict": v, "lines": str(n)} for v, n in ledger.counts.items()]
+    tables = [_table("Claims by verdict", counts)]
+    tables[0].notes.append(
+        f"runs: {', '.join(ledger.runs) or 'none'}. A verdict speaks of the scale in its line: "
+        "models of a few million parameters cannot confirm or refute what billions do"
+    )
+    measured = [_measured_line(e, brief) for e in ledger.entries if e.verdict != "not measured"]
+    absent = [_absent_line(e, brief) for e in ledger.entries if e.verdict == "not measured"]
     if measured:
-        tables.append(_measured_table(measured, brief))
+        tables.append(_table("Measured", measured))
+        tables[1].notes.append(
+            "the interval is that of the difference or factor at the end of `ours`; of an order, "
+            "that of its weakest link"
+        )
     if absent:
-        tables.append(_absent_table(absent, brief))
+        tables.append(_table("Not measured", absent))
     tables[-1].notes += ledger.notes
     return tables
 
 
-def _counts_table(ledger: Ledger) -> Table:
-    table = Table(title="Claims by verdict")
-    table.add_column("verdict", left=True)
-    table.add_column("lines")
-    counts = ledger.counts.items()
-    table.rows = [[Text(text=verdict), Text(text=str(count))] for verdict, count in counts]
-    table.notes.append(
-        f"runs: {', '.join(ledger.runs) or 'none'}. A verdict speaks of the scale in its line: "
-        "models of a few million parameters cannot confirm or refute what billions do"
-    )
+def _table(title: str, lines: Sequence[Mapping[str, str]]) -> Table:
+    """A table of texts by heading."""
+    table = Table(title=title)
+    for heading in lines[0]:
+        table.add_column(heading, left=heading not in ("95 % interval", "lines", "n"))
+    table.rows = [[Text(text=text) for text in line.values()] for line in lines]
     return table
+
+
+def _measured_line(entry: Entry, brief: bool) -> dict[str, str]:
+    line = {
+        "claim": entry.claim if brief else f"{entry.claim}: {entry.says}",
+        "published": entry.published,
+        "ours": entry.ours or "",
+        "95 % interval": _interval(entry),
+        "n": str(entry.n),
+        "scale": entry.scale,
+        "verdict": entry.verdict,
+        "by": entry.by or "",
+    }
+    rest = {"run": entry.run or "", "note": entry.note or "", "source": entry.source}
+    return line if brief else line | rest
+
+
+def _absent_line(entry: Entry, brief: bool) -> dict[str, str]:
+    line = {
+        "claim": entry.claim if brief else f"{entry.claim}: {entry.says}",
+        "published": entry.published,
+        "scale": "" if entry.scale == "none" else entry.scale,
+        "what is missing": entry.note or "",
+    }
+    rest = {"what would measure it": entry.command or "", "source": entry.source}
+    return line if brief else line | rest
+
+
+def _interval(entry: Entry) -> str:
+    if entry.value is None or entry.low is None or entry.high is None:
+        return "—"
+    decimals = _decimals(entry.high - entry.low)
+    return f"[{plain_number(entry.low, decimals)}, {plain_number(entry.high, decimals)}]"
 
 
 def remedy_lines(ledger: Ledger) -> list[str]:
@@ -279,20 +268,16 @@ def _words(claim: Claim) -> dict[str, Any]:
 
 
 def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entry:
-    effect = result.effect
+    first = result.values[0]
     return Entry(
         **_words(claim),
+        **asdict(result.effect),
         scale=scale,
         run=run.name,
         ours=_ours(claim, result),
-        value=effect.value,
-        low=effect.low,
-        high=effect.high,
-        n=effect.n,
         n_needed=result.needed,
-        paired=effect.paired,
-        by=", ".join(filter(None, (_by(result), run.apart(result.values[0])))) or None,
-        recipe_id=result.values[0].recipe_id,
+        by=", ".join(filter(None, (_by(run, first), run.apart(first)))) or None,
+        recipe_id=first.recipe_id,
         verdict=result.verdict,
         note=_note(claim, result),
     )
@@ -307,30 +292,26 @@ def _ours(claim: Claim, result: Measured) -> str:
     if function == "order":
         return " → ".join(_number(value.value or 0.0, value.unit) for value in values)
     a, b = (_number(value.value or 0.0, value.unit) for value in values[:2])
-    sign = "" if function == "ratio" else signed(effect.value, fitting_decimals(effect.value))
+    sign = "" if function == "ratio" else signed(effect.value, _decimals(effect.value))
     return f"{a} against {b}: {sign or f'×{effect.value:.2f}'}"
 
 
-def fitting_decimals(value: float) -> int:
-    """Enough decimals for three significant figures, at most four."""
+def _decimals(value: float) -> int:
+    """Enough for three significant figures, at most four."""
     size = abs(value)
     return next((d for d, limit in enumerate((100.0, 10.0, 1.0, 0.1)) if size >= limit), 4)
 
 
 def _number(value: float, unit: str) -> str:
-    text = plain_number(value, fitting_decimals(value))
+    text = plain_number(value, _decimals(value))
     if unit == "×":
         return f"×{text}"
     return f"{text} {unit}".strip()
 
 
-def _by(result: Measured) -> str | None:
-    """By what the rows were measured, where numbers of another kind would differ."""
-    recipe = result.recipe
-    if result.values[0].metric in SPEED_METRICS:
-        names = ("device", "dtype", "mode")
-        return ", ".join(str(recipe[name]) for name in names if name in recipe) or None
-    return instrument_of(recipe)
+def _by(run: StoredRun, value: Value) -> str | None:
+    """By what a number was measured, where those of another kind would differ."""
+    return run.timed_on(value) if value.metric in SPEED_METRICS else run.instrument(value)
 
 
 def _note(claim: Claim, result: Measured) -> str | None:

@@ -54,7 +54,6 @@ class Measured:
     verdict: Verdict
     needed: int | None
     values: tuple[Value, ...]
-    recipe: Mapping[str, Any]
 
 
 class Missing(Exception):
@@ -170,7 +169,6 @@ def _measured(claim: Claim, run: StoredRun, values: tuple[Value, ...]) -> Measur
         verdict=judge(effect.low, effect.high, side=claim.side, null=null, number=claim.number),
         needed=max(needed, default=None) if len(needed) == len(counts) else None,
         values=values,
-        recipe=run.recipe(values[0].recipe_id),
     )
 
 

@@ -85,6 +85,11 @@ class StoredRun:
         """The language model or embedding behind a number; those of two of them do not compare."""
         return instrument_of(self.recipe(value.recipe_id))
 
+    def timed_on(self, value: Value) -> str:
+        """On what, in what and how a time was measured."""
+        recipe = self.recipe(value.recipe_id)
+        return ", ".join(str(recipe[n]) for n in ("device", "dtype", "mode") if n in recipe)
+
     @property
     def scales(self) -> list[Scale]:
         """The scales of its models."""

@@ -1,29 +1,124 @@
 """The paper's tables: what was published, and below it what each stored run measured.
 
-Both parts pass through one function from numbers to text, so a published cell and ours are written
-alike. What was measured by another instrument (a language model, an embedding), or by other code or
-another recipe than in the oldest run, stands in a column of its own. A number that a run lacks is
-"—" with its reason; one nobody published is "–".
+benchmarks/published.yaml holds layout and published numbers. Both parts pass through one function
+from numbers to text, so a published cell and ours are written alike. What was measured by another
+instrument (a language model, an embedding), or by other code or another recipe than in the oldest
+run, stands in a column of its own. A number that a run lacks is "—" with its reason; one nobody
+published is "–".
 """
 
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from typing import Self
 
+from pydantic import Field, model_validator
+
+from calm_bench.config import parse, read_yaml
+from calm_bench.core import paths
 from calm_bench.report.numbers import TIMES, interval_text, plain_number
 from calm_bench.report.paper.claims import Selector
-from calm_bench.report.paper.layout import ColumnSpec, RowSpec, TableSpec
 from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.names import SPEED_METRICS, values_for
 from calm_bench.report.paper.runs import Scale, StoredRun
 from calm_bench.report.tables import Table, Text
 from calm_bench.store.records import temperature_text
 from calm_bench.store.results import Value
+from calm_bench.types import StrictModel
 
 UNPUBLISHED = "–"
+
+
+class ColumnSpec(StrictModel):
+    """One column: which metric, and how its numbers are written.
+
+    Attributes:
+        id: What the published values call it; the metric unless said.
+        decimals: Fixed decimals; else `significant` figures.
+        scale: What a stored value is multiplied with; published ones stand as they are shown.
+        by: What the paper measured with, where numbers of another instrument would not compare.
+        model: The system, for tables whose rows are settings.
+        rank: Whether the column ranks the systems by the metric instead of showing it.
+        ours: Whether the paper's table lacks the column.
+    """
+
+    metric: str
+    heading: str
+    id: str = ""
+    decimals: int | None = None
+    significant: int | None = None
+    unit: str = ""
+    scale: float = 1.0
+    by: str | None = None
+    model: str | None = None
+    rank: bool = False
+    ours: bool = False
+
+    @property
+    def key(self) -> str:
+        """The column's name among the published values."""
+        return self.id or self.metric
+
+    @model_validator(mode="after")
+    def _says_how_it_is_written(self) -> Self:
+        if not self.rank and (self.decimals is None) == (self.significant is None):
+            raise ValueError("give either decimals or significant figures")
+        return self
+
+
+class RowSpec(StrictModel):
+    """One row: a system without its scale, drawn how, and what was published of it.
+
+    Attributes:
+        values: By column, a number, or one with the half-width of its interval.
+    """
+
+    label: str
+    model: str | None = None
+    temp: float | None = None
+    steps: int | None = None
+    values: dict[str, float | tuple[float, float]] = Field(default_factory=dict)
+
+
+class TableSpec(StrictModel):
+    """One table of the paper."""
+
+    name: str
+    title: str
+    source: str
+    command: str
+    columns: tuple[ColumnSpec, ...]
+    rows: tuple[RowSpec, ...]
+
+    @model_validator(mode="after")
+    def _knows_its_values(self) -> Self:
+        keys = [column.key for column in self.columns]
+        if len(set(keys)) < len(keys):
+            raise ValueError("two columns have one id")
+        for row in self.rows:
+            for key in row.values:
+                if key not in keys:
+                    raise ValueError(f"row {row.label!r} has a value for {key!r}, no column does")
+            if row.model is None and any(c.model is None for c in self.columns):
+                raise ValueError(f"row {row.label!r} names no model")
+        return self
+
+
+class _File(StrictModel):
+    tables: tuple[TableSpec, ...] = Field(min_length=1)
+
+
+def load_tables(path: Path | None = None) -> tuple[TableSpec, ...]:
+    """The tables of a file, in its order; by default those that are shipped.
+
+    Raises:
+        InputError: If the file is not valid.
+    """
+    path = path or paths.benchmarks_dir() / "published.yaml"
+    return parse(_File, read_yaml(path), str(path)).tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +134,10 @@ class Shown:
 
     @property
     def key(self) -> str:
-        """What its cells are found by; published ones by the column's own key."""
+        """What its cells are found by: the column's own key, and what sets it apart."""
         own = self.instrument is None or self.instrument == self.column.by
-        return self.column.key + ("" if own else f"@{self.instrument}") + self.mark
-
-    @property
-    def mark(self) -> str:
-        """What its keys end on where it stands apart."""
-        return f"@{self.apart}" if self.apart else ""
+        marks = (self.column.key, None if own else self.instrument, self.apart)
+        return "@".join(filter(None, marks))
 
     @property
     def heading(self) -> str:
@@ -54,264 +145,237 @@ class Shown:
         by = ", ".join(filter(None, (self.instrument, self.apart)))
         return self.column.heading + (f" ({by})" if by else "")
 
-    def takes(self, instrument: str | None, apart: str) -> bool:
-        """Whether numbers of an instrument belong here."""
-        if self.apart != apart:
-            return False
-        if self.instrument is None or instrument is None:
-            return True
-        return _alike(self.instrument, instrument)
+    def number(self, run: StoredRun, found: Sequence[Value] | str) -> Value | str:
+        """The first of a run's numbers that belongs here, as it is shown, or why none does."""
+        if isinstance(found, str):
+            return found
+        for value in found:
+            by = run.instrument(value)
+            alike = self.instrument is None or by is None or _alike(self.instrument, by)
+            if alike and run.apart(value) == self.apart:
+                ends = {name: getattr(value, name) for name in ("value", "low", "high")}
+                scale = self.column.scale
+                scaled = {k: None if x is None else x * scale for k, x in ends.items()}
+                return value.model_copy(update=scaled)
+        if self.apart:
+            return f"the run has no number with {self.apart}"
+        if self.instrument:
+            return f"the run did not measure by {self.instrument}"
+        return "by other code or recipe: see its column"
 
 
 def _alike(known: str, instrument: str) -> bool:
     return known.lower() in instrument.lower()
 
 
+Found = dict[tuple[int, str], Sequence[Value] | str]
+"""By row and column key, the numbers by each recipe, or why there are none."""
+
+
+def _found(spec: TableSpec, run: StoredRun, scale: Scale) -> Found:
+    """What a run holds of a table at one scale.
+
+    Raises:
+        InputError: If a row is ambiguous in a run.
+    """
+    found: Found = {}
+    for (index, row), column in product(enumerate(spec.rows), spec.columns):
+        metric, model = column.metric, column.model or row.model or ""
+        selector = Selector(metric=metric, model=model, temp=row.temp, steps=row.steps)
+        try:
+            found[index, column.key] = list(find_rows(selector, run, scale).values())
+        except Missing as missing:
+            stored = any(values_for(metric, run.results, cell) for cell in run.results.cells)
+            found[index, column.key] = str(missing) if stored else f"the run stores no {metric}"
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a run holds of a table at one scale, timed in one mode and precision."""
+
+    run: StoredRun
+    scale: Scale
+    step: str
+    found: Found
+
+
+def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[Shown]:
+    """The columns of a table: the paper's, and one for every other way the runs measured it."""
+    for column in spec.columns:
+        ways: set[tuple[str, str]] = set()
+        for part in parts:
+            lists = (part.found[index, column.key] for index in range(len(spec.rows)))
+            values = [value for one in lists if not isinstance(one, str) for value in one]
+            ways |= {(part.run.instrument(v) or "", part.run.apart(v)) for v in values}
+        used = sorted(by for by, apart in ways if by and not apart)
+        if column.by:
+            yield Shown(column=column, instrument=column.by)
+            used = [by for by in used if not _alike(column.by, by)]
+        elif not used or (len(used) == 1 and not column.ours):
+            yield Shown(column=column)
+            used = []
+        yield from (Shown(column=column, instrument=by) for by in used)
+        for by, apart in sorted(way for way in ways if way[1]):
+            yield Shown(column=column, instrument=by or None, apart=apart)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """The rows of one table by one source: by row and column key, a number or why there is none.
+    """The rows of one table by one source, by index and column key: a number or why there is none.
 
     `step` is the mode and precision they were timed in, where a run has several.
     """
 
     source: str
     scale: str
-    cells: Mapping[tuple[int, str], Value | str]
+    rows: Mapping[int, Mapping[str, Value | str]]
     notes: tuple[str, ...] = ()
     step: str = ""
 
-    def number(self, row: int, key: str) -> Value | None:
-        """The number in a cell."""
-        found = self.cells.get((row, key))
-        return found if isinstance(found, Value) and found.value is not None else None
 
-
-def shown(spec: TableSpec, runs: Sequence[StoredRun]) -> list[Shown]:
-    """The columns of a table: the paper's, and one for every other way the runs measured it."""
-    columns: list[Shown] = []
-    for column in spec.columns:
-        ways = sorted({way for run in runs for way in _ways(spec, column, run)})
-        columns += _by_instrument(column, [by for by, apart in ways if by and not apart])
-        others = [(by or None, apart) for by, apart in ways if apart]
-        columns += [Shown(column=column, instrument=by, apart=apart) for by, apart in others]
-    return columns
-
-
-def _by_instrument(column: ColumnSpec, used: Sequence[str]) -> Iterator[Shown]:
-    """The paper's column, and one for every other instrument."""
-    if column.by:
-        yield Shown(column=column, instrument=column.by)
-    elif not used or (len(used) == 1 and not column.ours):
-        yield Shown(column=column)
-        return
-    for instrument in used:
-        if not (column.by and _alike(column.by, instrument)):
-            yield Shown(column=column, instrument=instrument)
-
-
-def _ways(spec: TableSpec, column: ColumnSpec, run: StoredRun) -> Iterator[tuple[str, str]]:
-    """By which instrument a run measured a column, "" for none, and what keeps it apart."""
-    for row, scale in product(spec.rows, run.scales):
-        with suppress(Missing):
-            for number in find_rows(_selector(row, column), run, scale).values():
-                yield run.instrument(number) or "", run.apart(number)
-
-
-def _selector(row: RowSpec, column: ColumnSpec) -> Selector:
-    model = column.model or row.model or ""
-    return Selector(metric=column.metric, model=model, temp=row.temp, steps=row.steps)
-
-
-def published_block(spec: TableSpec) -> Block:
+def _published(spec: TableSpec) -> Block:
     """What the paper printed."""
-    cells = {
-        (index, key): _published(row, key, value)
-        for index, row in enumerate(spec.rows)
-        for key, value in row.values.items()
-    }
-    return Block(source=spec.source, scale="published", cells=cells)
-
-
-def _published(row: RowSpec, key: str, value: float | tuple[float, float]) -> Value:
-    center, half = value if isinstance(value, tuple) else (value, None)
-    return Value(
-        cell_id=row.label,
-        system=row.label,
-        metric=key,
-        value=center,
-        low=None if half is None else center - half,
-        high=None if half is None else center + half,
-    )
-
-
-def _blocks(spec: TableSpec, runs: Sequence[StoredRun], columns: Sequence[Shown]) -> list[Block]:
-    """What each stored run holds of a table, by scale; runs without any of its rows are left out.
-
-    Raises:
-        InputError: If a row is ambiguous in a run.
-    """
-    blocks = [
-        replace(_block(spec, part, scale, columns), step=step)
-        for run in runs
-        for step, part in run.by_step().items()
-        for scale in part.scales
-    ]
-    return [block for block in blocks if block.cells]
-
-
-def _block(spec: TableSpec, run: StoredRun, scale: Scale, columns: Sequence[Shown]) -> Block:
-    cells: dict[tuple[int, str], Value | str] = {}
-    notes: dict[str, None] = {}
+    rows: dict[int, dict[str, Value | str]] = {}
     for index, row in enumerate(spec.rows):
-        found = {column.key: _measured(row, column, run, scale) for column in columns}
-        numbers = [value for value in found.values() if isinstance(value, Value)]
+        for key, found in row.values.items():
+            value, half = found if isinstance(found, tuple) else (found, None)
+            low, high = (None, None) if half is None else (value - half, value + half)
+            number = Value(
+                cell_id=row.label, system=row.label, metric=key, value=value, low=low, high=high
+            )
+            rows.setdefault(index, {})[key] = number
+    return Block(source=spec.source, scale="published", rows=rows)
+
+
+def _measured(spec: TableSpec, part: Part, columns: Sequence[Shown]) -> Block:
+    """What a stored run shows of a table."""
+    run = part.run
+    notes: dict[str, None] = {}
+    rows: dict[int, dict[str, Value | str]] = {}
+    for index in range(len(spec.rows)):
+        line = {c.key: c.number(run, part.found[index, c.column.key]) for c in columns}
+        numbers = [value for value in line.values() if isinstance(value, Value)]
         if numbers:
-            cells |= {(index, key): value for key, value in found.items()}
-        notes |= dict.fromkeys(text for number in numbers for text in _timing(run, number))
+            rows[index] = line
+        timed = (value for value in numbers if value.metric in SPEED_METRICS)
+        notes |= dict.fromkeys(f"times of {run.name}: {run.timed_on(value)}" for value in timed)
     # References alone are no table: a music run would put its silence into the speech table.
-    systems = {i for i, _ in cells if spec.rows[i].model != "reference"}
-    return Block(source=run.name, scale=scale, cells=cells if systems else {}, notes=tuple(notes))
-
-
-def _measured(spec: RowSpec, column: Shown, run: StoredRun, scale: Scale) -> Value | str:
-    metric = column.column.metric
-    try:
-        found = find_rows(_selector(spec, column.column), run, scale)
-    except Missing as missing:
-        stored = any(values_for(metric, run.results, row) for row in run.results.cells)
-        return str(missing) if stored else f"the run stores no {metric}"
-    for first in found.values():
-        if column.takes(run.instrument(first), run.apart(first)):
-            ends = {name: getattr(first, name) for name in ("value", "low", "high")}
-            scaled = {k: None if x is None else x * column.column.scale for k, x in ends.items()}
-            return first.model_copy(update=scaled)
-    if column.apart:
-        return f"the run has no number with {column.apart}"
-    by = column.instrument
-    return f"the run did not measure by {by}" if by else "by other code or recipe: see its column"
-
-
-def _timing(run: StoredRun, value: Value) -> Iterator[str]:
-    recipe = run.recipe(value.recipe_id)
-    if recipe.get("metric") == "latency":
-        words = (str(recipe[name]) for name in ("device", "dtype", "mode") if name in recipe)
-        yield f"times of {run.name}: {', '.join(words)}"
+    if all(spec.rows[index].model == "reference" for index in rows):
+        rows = {}
+    return Block(source=run.name, scale=part.scale, step=part.step, rows=rows, notes=tuple(notes))
 
 
 def number_text(value: Value, column: ColumnSpec) -> str:
     """A number as the paper writes it: ×1.3, 26.7 %, 0.71 ± 0.05."""
-    if value.value is None:
-        return "—"
+    assert value.value is not None
     decimals = column.decimals
     if decimals is None:
         decimals = max(0, (column.significant or 3) - len(str(int(abs(value.value)))))
     text = plain_number(value.value, decimals) + interval_text(value, decimals)
-    if column.unit == TIMES:
-        return TIMES + text
-    return f"{text} {column.unit}".strip()
+    return TIMES + text if column.unit == TIMES else f"{text} {column.unit}".strip()
 
 
-def paper_table(spec: TableSpec, runs: Sequence[StoredRun]) -> Table | None:
-    """The table with its published rows and ours; None if there are neither.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperTable:
+    """A table with its published rows, and below them those of the stored runs."""
 
-    Raises:
-        InputError: If a row is ambiguous in a run.
-    """
-    columns = shown(spec, runs)
-    ours = _blocks(spec, runs, columns)
-    blocks = [block for block in (published_block(spec), *ours) if block.cells]
-    if not blocks:
-        return None
-    columns = [c for c in columns if not c.column.ours or any(_has(b, spec, c) for b in ours)]
-    has_temp = _temps_vary(spec)
-    table = Table(title=f"{spec.title} ({spec.source})", keys=2 + has_temp)
-    for heading in ("from", *(("temp",) if has_temp else ()), _row_heading(spec)):
-        table.add_column(heading, left=heading != "temp")
-    for column in columns:
-        table.add_column(column.heading)
-    for block, name in zip(blocks, _names(blocks), strict=True):
-        if table.rows:
-            table.groups.append(len(table.rows))
-        table.rows += list(_lines(table, spec, block, name, columns))
-        table.notes += block.notes
-    if not ours:
-        table.notes.append(f"not measured in any stored run; {spec.command} measures it")
-    return table
+    spec: TableSpec
+    columns: tuple[Shown, ...]
+    blocks: tuple[Block, ...]
 
+    @classmethod
+    def of(cls, spec: TableSpec, runs: Sequence[StoredRun]) -> Self:
+        """A table filled from stored runs.
 
-def _row_heading(spec: TableSpec) -> str:
-    return "head steps" if all(row.model is None for row in spec.rows) else "System"
+        Raises:
+            InputError: If a row is ambiguous in a run.
+        """
+        parts = [
+            Part(run=run, scale=scale, step=step, found=_found(spec, run, scale))
+            for whole in runs
+            for step, run in whole.by_step().items()
+            for scale in run.scales
+        ]
+        columns = tuple(_shown(spec, parts))
+        blocks = (_published(spec), *(_measured(spec, part, columns) for part in parts))
+        return cls(spec=spec, columns=columns, blocks=tuple(b for b in blocks if b.rows))
 
-
-def _temps_vary(spec: TableSpec) -> bool:
-    return len({row.temp for row in spec.rows if row.temp is not None}) > 1
-
-
-def _names(blocks: Sequence[Block]) -> list[str]:
-    """Where each block's rows come from; runs of one scale are told apart by their ids."""
-    scales = [(block.scale, block.step) for block in blocks]
-    names = []
-    for block in blocks:
-        alone = scales.count((block.scale, block.step)) == 1
-        ours = f"here, {block.scale}" if alone else f"{block.source}, {block.scale}"
-        ours += f", {block.step}" if block.step else ""
-        names.append("paper" if block.scale == "published" else ours)
-    return names
-
-
-def _has(block: Block, spec: TableSpec, column: Shown) -> bool:
-    return any(block.number(index, column.key) for index in range(len(spec.rows)))
-
-
-def _lines(
-    table: Table, spec: TableSpec, block: Block, name: str, columns: Sequence[Shown]
-) -> Iterator[list[Text]]:
-    known = {index for index, _ in block.cells}
-    for index, row in enumerate(spec.rows):
-        if index in known:
-            line = [Text(text=name)]
-            line += [Text(text=temperature_text(row.temp))] if _temps_vary(spec) else []
-            line.append(Text(text=row.label))
-            yield line + [_cell(table, spec, block, index, column) for column in columns]
-
-
-def _cell(table: Table, spec: TableSpec, block: Block, index: int, column: Shown) -> Text:
-    if column.column.rank:
-        return Text(text=_rank(spec, block, index, column.column.metric + column.mark))
-    found = block.number(index, column.key)
-    if found is not None:
-        return Text(text=number_text(found, column.column))
-    reason = block.cells.get((index, column.key))
-    if column.column.metric in SPEED_METRICS and spec.rows[index].model == "reference":
-        return Text(text=UNPUBLISHED)  # a recording has no head to be timed: nothing is missing
-    if block.scale == "published" or not isinstance(reason, str):
-        return Text(text=UNPUBLISHED)
-    return table.text("—", reason)
-
-
-def _rank(spec: TableSpec, block: Block, index: int, metric: str) -> str:
-    """The place of a system among the systems, equal for equal numbers."""
-    values = {}
-    for i, row in enumerate(spec.rows):
-        found = block.number(i, metric)
-        if row.model != "reference" and found is not None and found.value is not None:
-            values[i] = found.value
-    if index not in values:
-        return UNPUBLISHED
-    return str(1 + sum(value > values[index] for value in values.values()))
-
-
-def paper_csv(spec: TableSpec, runs: Sequence[StoredRun]) -> str:
-    """Every number of a table, published and ours, one a line and unrounded."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    keys = ["source", "scale", "row", "temp", "steps", "column", "value", "low", "high", "n"]
-    writer.writerow(keys)
-    for block in (published_block(spec), *_blocks(spec, runs, shown(spec, runs))):
-        for (index, key), found in block.cells.items():
-            if isinstance(found, Value):
+    def table(self) -> Table:
+        """The table as text."""
+        spec, keys = self.spec, self._keys
+        table = Table(title=f"{spec.title} ({spec.source})", keys=len(keys))
+        columns = [c for c in self.columns if not c.column.ours or self._is_measured(c)]
+        for name in keys:
+            table.add_column(name, left=name != "temp")
+        for column in columns:
+            table.add_column(column.heading)
+        for block in self.blocks:
+            if table.rows:
+                table.groups.append(len(table.rows))
+            for index in block.rows:
                 row = spec.rows[index]
-                source = block.source + (f", {block.step}" if block.step else "")
-                where = [source, block.scale, row.label, row.temp, row.steps, key]
-                writer.writerow([*where, found.value, found.low, found.high, found.n])
-    return out.getvalue()
+                texts = {"from": self._name(block), "temp": temperature_text(row.temp)}
+                line = [Text(text=texts.get(key, row.label)) for key in keys]
+                table.rows.append(line + [self._cell(table, block, index, c) for c in columns])
+            table.notes += block.notes
+        if all(block.scale == "published" for block in self.blocks):
+            table.notes.append(f"not measured in any stored run; {spec.command} measures it")
+        return table
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        """The headings of what says which row it is."""
+        temps = {row.temp for row in self.spec.rows if row.temp is not None}
+        name = "System" if any(row.model for row in self.spec.rows) else "head steps"
+        return ("from", "temp", name) if len(temps) > 1 else ("from", name)
+
+    def _is_measured(self, shown: Shown) -> bool:
+        ours = (b for b in self.blocks if b.scale != "published")
+        return any(isinstance(line[shown.key], Value) for b in ours for line in b.rows.values())
+
+    def _name(self, block: Block) -> str:
+        """Where a block's rows come from; runs of one scale are told apart by their ids."""
+        if block.scale == "published":
+            return "paper"
+        alike = [b for b in self.blocks if (b.scale, b.step) == (block.scale, block.step)]
+        parts = ("here" if len(alike) == 1 else block.source, block.scale, block.step)
+        return ", ".join(filter(None, parts))
+
+    def _cell(self, table: Table, block: Block, index: int, shown: Shown) -> Text:
+        column, model = shown.column, self.spec.rows[index].model
+        if column.rank:
+            key = column.metric + shown.key.removeprefix(column.key)
+            return Text(text=self._rank(block, index, key))
+        found = block.rows[index].get(shown.key)
+        if isinstance(found, Value):
+            return Text(text=number_text(found, column))
+        # A recording has no head to be timed: nothing is missing.
+        if found is None or (column.metric in SPEED_METRICS and model == "reference"):
+            return Text(text=UNPUBLISHED)
+        return table.text("—", found)
+
+    def _rank(self, block: Block, index: int, key: str) -> str:
+        """The place of a system among the systems, equal for equal numbers."""
+        systems = {i: v for i, v in block.rows.items() if self.spec.rows[i].model != "reference"}
+        found = {i: line.get(key) for i, line in systems.items()}
+        values = {i: x.value or 0.0 for i, x in found.items() if isinstance(x, Value)}
+        if index not in values:
+            return UNPUBLISHED
+        return str(1 + sum(value > values[index] for value in values.values()))
+
+    def csv(self) -> str:
+        """Every number of the table, published and ours, one a line and unrounded."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        keys = ["source", "scale", "row", "temp", "steps", "column", "value", "low", "high", "n"]
+        writer.writerow(keys)
+        for block in self.blocks:
+            source = ", ".join(filter(None, (block.source, block.step)))
+            for index, line in block.rows.items():
+                row = self.spec.rows[index]
+                where = (source, block.scale, row.label, row.temp, row.steps)
+                for key, x in line.items():
+                    if isinstance(x, Value):
+                        writer.writerow([*where, key, x.value, x.low, x.high, x.n])
+        return out.getvalue()

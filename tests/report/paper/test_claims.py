@@ -31,9 +31,9 @@ from calm_bench.plan.rows import with_head_steps
 from calm_bench.report.paper import claims as claims_module
 from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.claims import Claim, load_claims
-from calm_bench.report.paper.layout import load_tables
 from calm_bench.report.paper.ledger import build_ledger
 from calm_bench.report.paper.names import ModelName
+from calm_bench.report.paper.tables import load_tables
 from calm_bench.score.held_out import TEXT_LOSS
 from calm_bench.speed.spec import load_spec
 

@@ -10,9 +10,8 @@ import yaml
 
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex
-from calm_bench.report.paper.layout import load_tables
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.report.paper.tables import paper_csv, paper_table
+from calm_bench.report.paper.tables import PaperTable, load_tables
 from calm_bench.report.tables import Table
 
 # The published cells as they were printed, row by row; "–" where the paper has none.
@@ -64,19 +63,17 @@ def cells(table: Table, row: int) -> list[str]:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_cells_are_reproduced(name: str) -> None:
-    table = paper_table(SPECS[name], [])
-    assert table is not None
+    table = PaperTable.of(SPECS[name], []).table()
     assert [" | ".join(cells(table, i)) for i in range(len(table.rows))] == PUBLISHED[name]
     assert any("not measured in any stored run" in note for note in table.notes)
 
 
 def test_a_table_of_nothing_is_no_table() -> None:
-    assert paper_table(SPECS["multiplier"], []) is None
+    assert not PaperTable.of(SPECS["multiplier"], []).blocks
 
 
 def test_ours_stand_below_the_published_rows(music: StoredRun) -> None:
-    table = paper_table(SPECS["music"], [music])
-    assert table is not None
+    table = PaperTable.of(SPECS["music"], [music]).table()
     assert [row[0].text for row in table.rows] == ["paper"] * 7 + ["here, tiny"] * 6
     headings = [text.text for text in table.headings]
     for row in table.rows[:7]:
@@ -89,7 +86,7 @@ def test_ours_stand_below_the_published_rows(music: StoredRun) -> None:
 
 
 def test_thirty_seconds_follow_from_the_rtf(music: StoredRun) -> None:
-    lines = paper_csv(SPECS["steps"], [music]).splitlines()
+    lines = PaperTable.of(SPECS["steps"], [music]).csv().splitlines()
     values = {}
     for line in lines:
         source, _, row, _, _, column, value, *_ = line.split(",")
@@ -99,8 +96,7 @@ def test_thirty_seconds_follow_from_the_rtf(music: StoredRun) -> None:
 
 
 def test_the_ablation_table_shows_first_and_last_segment(ablations: StoredRun) -> None:
-    table = paper_table(SPECS["ablations"], [ablations])
-    assert table is not None
+    table = PaperTable.of(SPECS["ablations"], [ablations]).table()
     headings = [text.text for text in table.headings]
     none = next(r for r in table.rows if r[0].text != "paper" and r[1].text == "without all three")
     assert none[headings.index("FAD ↓, first segment (mel)")].text == "8.00 ± 0.80"
@@ -108,8 +104,8 @@ def test_the_ablation_table_shows_first_and_last_segment(ablations: StoredRun) -
 
 
 def latex(runs: list[StoredRun]) -> str:
-    tables = [(spec.name, paper_table(spec, runs)) for spec in SPECS.values()]
-    body = "\n".join(to_latex(table, name) for name, table in tables if table is not None)
+    tables = [PaperTable.of(spec, runs) for spec in SPECS.values()]
+    body = "\n".join(to_latex(t.table(), t.spec.name) for t in tables if t.blocks)
     head = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
     return f"{head}{body}\\end{{document}}\n"
 
