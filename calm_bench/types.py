@@ -8,13 +8,20 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class StrictModel(BaseModel):
     """A frozen record that refuses fields it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, on one line, with its field."""
+    first = error.errors()[0]
+    field = "".join(f"{part}." for part in first["loc"])[:-1]
+    return f"{field + ': ' if field else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 Wave = NDArray[np.float32]

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from calm_bench.core.audio import audio_hash, write_flac
-from calm_bench.listening.desk import Desk
-from calm_bench.listening.server import ListeningServer
-from calm_bench.listening.sessions import Wanted, plan_session
+from calm_bench.listening.server import Desk, ListeningServer
+from calm_bench.listening.session import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
 from calm_bench.store.records import Manifest, Row, ScoreRecord, TranscriptRecord, TrialRecord

@@ -10,7 +10,7 @@ import typer
 from calm_bench.cli import options
 
 if TYPE_CHECKING:
-    from calm_bench.listening.sessions import ClipFiles
+    from calm_bench.listening.session import ClipFiles
     from calm_bench.listening.votes import VoteBook
 
 listening = typer.Typer()
@@ -83,7 +83,7 @@ def listen(
     Nobody else's machine can reach it; to listen from a phone or afar, forward the port over SSH.
     Each vote is on disk before it is acknowledged. `calm-bench elo` counts them.
     """
-    from calm_bench.listening.sessions import Wanted, plan_session, vote_file
+    from calm_bench.listening.session import Wanted, plan_session, vote_file
     from calm_bench.listening.votes import VoteBook
     from calm_bench.run import find_run
     from calm_bench.store.run_store import RunStore
@@ -105,8 +105,7 @@ def listen(
 def _serve(book: "VoteBook", clips: "ClipFiles", *, port: int, open_page: bool) -> None:
     import webbrowser
 
-    from calm_bench.listening.desk import Desk
-    from calm_bench.listening.server import ListeningServer
+    from calm_bench.listening.server import Desk, ListeningServer
 
     desk = Desk(book, clips)
     with ListeningServer(desk, port) as server:
@@ -151,8 +150,8 @@ def elo(
     Prints the paper's Bayesian Elo with its Gamma interval and that interval's measured coverage,
     our Elo with a bootstrap over listeners and prompts, and how far listeners agree.
     """
-    from calm_bench.listening.polls import read_polls, vote_files
     from calm_bench.listening.tally import join_run, results_of
+    from calm_bench.listening.votes import read_polls, vote_files
     from calm_bench.run import find_run
 
     is_file = (path.exists() or path.suffix == ".jsonl" for path in votes)

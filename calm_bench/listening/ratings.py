@@ -9,8 +9,7 @@ systems: the common level is settled by the prior and the number of sweeps, and 
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +22,6 @@ CENTRE, SCALE = 2000.0, 400.0
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Votes:
-    """Who said what of which prompt, one entry a vote.
-
-    Attributes:
-        raters: Number of the listener, [V].
-        items: Number of the prompt, [V].
-        sums: What each vote adds to the sums that a statistic is made of, [V, M].
-    """
-
-    raters: Ints
-    items: Ints
-    sums: Floats
 
 
 def win_matrix(pairs: Ints, scores: Floats, n_systems: int) -> Floats:
@@ -91,17 +75,17 @@ def centred_elo(wins: Floats) -> Floats:
     return out
 
 
-def gamma_interval(wins: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
-    """The paper's interval of Elo, quantiles of Gamma(α + w, β + Σ n / (S + S)): [..., K] each."""
+def gamma_interval(wins: Floats) -> tuple[Floats, Floats]:
+    """The paper's 95 % interval, quantiles of Gamma(α + w, β + Σ n / (S + S)): [..., K] each."""
     from scipy.special import gammaincinv
 
     rate = _rate(wins + wins.swapaxes(-1, -2), strengths(wins))
     shape = PRIOR + wins.sum(axis=-1)
-    low, high = (elo(gammaincinv(shape, q) / rate) for q in ((1 - level) / 2, (1 + level) / 2))
+    low, high = (elo(gammaincinv(shape, q) / rate) for q in (0.025, 0.975))
     return low, high
 
 
-def gamma_coverage(wins: Floats, tie_share: float, seed: int, repeats: int = 1000) -> float:
+def gamma_coverage(wins: Floats, tie_share: float, seed: int) -> float:
     """How often the paper's 95 % interval holds the truth when a test like this one is repeated.
 
     The fitted strengths, scaled to sum to K, are taken for the truth; each repeat draws every
@@ -116,9 +100,9 @@ def gamma_coverage(wins: Floats, tie_share: float, seed: int, repeats: int = 100
     chance = truth[first] / (truth[first] + truth[second])
     ties = np.minimum(tie_share, 2 * np.minimum(chance, 1 - chance))
     outcomes = np.stack([chance - ties / 2, ties, 1 - chance - ties / 2], axis=-1)
-    drawn = rng.multinomial(meetings, outcomes.clip(0, 1), size=(repeats, len(first)))
+    drawn = rng.multinomial(meetings, outcomes.clip(0, 1), size=(RESAMPLES, len(first)))
     score = drawn[..., 0] + drawn[..., 1] / 2  # [repeats, pairs]
-    again = np.zeros((repeats, *wins.shape))
+    again = np.zeros((RESAMPLES, *wins.shape))
     again[:, first, second] = score
     again[:, second, first] = meetings - score
     low, high = gamma_interval(again)
@@ -127,10 +111,9 @@ def gamma_coverage(wins: Floats, tie_share: float, seed: int, repeats: int = 100
 
 def connected(wins: Floats) -> bool:
     """Whether a chain of meetings leads from every system to every other one."""
-    reach = ((wins + wins.T) > 0) | np.eye(len(wins), dtype=bool)
-    for _ in range(len(wins)):
-        reach = reach @ reach
-    return bool(reach.all())
+    from scipy.sparse.csgraph import connected_components
+
+    return int(connected_components(wins, directed=False)[0]) == 1
 
 
 def mean_opinions(sums: Floats) -> Floats:
@@ -141,7 +124,11 @@ def mean_opinions(sums: Floats) -> Floats:
 
 
 def two_way_errors(
-    votes: Votes, statistic: Callable[[Floats], Floats], seed: int, resamples: int = RESAMPLES
+    sums: Floats,
+    groups: Sequence[Ints],
+    statistic: Callable[[Floats], Floats],
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> Floats | None:
     """Half widths of the 95 % intervals of a statistic, over listeners and prompts alike, [K].
 
@@ -151,7 +138,8 @@ def two_way_errors(
     freedom, hence Student's t.
 
     Args:
-        votes: What is resampled.
+        sums: What each vote adds to the sums that the statistic is made of, [V, M].
+        groups: Of each vote the number of its listener and that of its prompt, from 0, [V] each.
         statistic: From sums over votes, [..., M], to the numbers of interest, [..., K].
         seed: Of the resamples.
         resamples: How many of each kind.
@@ -159,17 +147,18 @@ def two_way_errors(
     Returns:
         None with fewer than two listeners or prompts, who could not be told from the systems.
     """
-    groups = [np.unique(ids, return_inverse=True)[1] for ids in (votes.raters, votes.items)]
-    n_raters, n_items = (int(group.max(initial=-1)) + 1 for group in groups)
-    if min(n_raters, n_items) < 2:
+    from scipy.special import stdtrit
+
+    fewest = min(int(group.max(initial=-1)) + 1 for group in groups)
+    if fewest < 2:
         return None
     rng = np.random.default_rng(seed)
     by_rater, by_item, by_vote = (
-        _variance(_grouped(votes.sums, group), statistic, rng, resamples)
-        for group in (*groups, np.arange(len(votes.sums)))
+        _variance(_grouped(sums, group), statistic, rng, resamples)
+        for group in (*groups, np.arange(len(sums)))
     )
     variance = np.maximum(by_rater + by_item - by_vote, np.maximum(by_rater, by_item))
-    out: Floats = _student(min(n_raters, n_items) - 1) * np.sqrt(variance)
+    out: Floats = stdtrit(fewest - 1, 0.975) * np.sqrt(variance)
     return out
 
 
@@ -188,19 +177,9 @@ def _variance(
     """The bootstrap's variance over clusters with its small-sample factor G / (G − 1), [K]."""
     n = len(sums)
     counts = rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
-    draws = statistic(counts @ sums)
-    finite = np.isfinite(draws)
-    n_finite = finite.sum(axis=0)
-    mean = np.where(finite, draws, 0.0).sum(axis=0) / np.maximum(n_finite, 1)
-    squares = np.where(finite, (draws - mean) ** 2, 0.0).sum(axis=0)
-    variance: Floats = squares / np.maximum(n_finite - 1, 1) * n / (n - 1)
+    draws = np.ma.masked_invalid(statistic(counts @ sums))
+    variance: Floats = draws.var(axis=0, ddof=1).filled(0.0) * n / (n - 1)
     return variance
-
-
-def _student(degrees: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.975))
 
 
 def agreement(units: Ints, values: Floats) -> float | None:

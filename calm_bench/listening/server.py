@@ -3,23 +3,37 @@
 It binds 127.0.0.1. A page elsewhere on the web could still send a browser here, under a name of its
 own that resolves to this address; so the Host header must name this server, the token of the
 address must be right, and a POST from another origin is refused.
+
+A browser may ask for the next question and its clips, and cast one vote. What leaves names no row:
+a question is an opaque word, made from a key that dies with the server, and so is a clip, anew for
+every question.
 """
 
+import hashlib
 import hmac
 import json
 import logging
 import re
 import secrets
+import threading
 from collections.abc import Callable
-from http import HTTPStatus
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any, cast
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import AfterValidator, Field, ValidationError
 
 from calm_bench.errors import InputError
-from calm_bench.listening.desk import Desk, Refused
+from calm_bench.listening.session import Asked, ClipFiles
+from calm_bench.listening.votes import Answer, Vote, VoteBook, clean_name
+from calm_bench.types import StrictModel, problem
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=StrictModel)
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 _PAGE = {
     "": ("index.html", "text/html; charset=utf-8"),
@@ -37,6 +51,138 @@ _HEADERS = {
 }
 _MAX_BODY = 4096
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class Refused(InputError):
+    """A request that is not granted, with the HTTP status that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        """Keep the status beside the one line for the listener."""
+        super().__init__(message)
+        self.status = status
+
+
+class _Ask(StrictModel):
+    rater: Annotated[str, AfterValidator(clean_name)]
+
+
+class _Cast(_Ask):
+    question: str
+    answer: Answer
+    heard: tuple[Seconds, ...]
+    seconds: Seconds
+
+
+class Desk:
+    """Hands questions out and takes votes in, for any number of browsers at once."""
+
+    def __init__(self, book: VoteBook, files: ClipFiles) -> None:
+        """Serve the questions of a book whose clips lie in these files."""
+        self._book, self._files = book, files
+        self._key = secrets.token_bytes(32)
+        self._clips: dict[str, Path] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def n_votes(self) -> int:
+        """How many votes the book holds."""
+        return sum(len(votes) for votes in self._book.votes.values())
+
+    def question(self, body: bytes) -> dict[str, Any]:
+        """The question that a listener is to answer next, or that there is none left.
+
+        Raises:
+            Refused: If the request does not say who asks.
+        """
+        rater = _parsed(_Ask, body).rater
+        with self._lock:
+            self._book.welcome(rater)
+            return self._next(rater)
+
+    def vote(self, body: bytes) -> dict[str, Any]:
+        """Write one vote down, then hand out the next question.
+
+        Raises:
+            Refused: If the vote is malformed, or answers anything but the pending question.
+        """
+        given = _parsed(_Cast, body)
+        rater = given.rater
+        with self._lock:
+            if rater not in self._book.votes:
+                raise Refused(403, f"nobody called {rater!r} takes part yet")
+            asked, number = self._pending(rater, given.question)
+            if not given.heard or min(given.heard) <= 0:
+                raise Refused(400, "listen to every clip before you answer")
+            prompt_id, seed_index = self._book.session.items[asked.item]
+            vote = Vote(
+                number=number,
+                cells=asked.rows,
+                prompt_id=prompt_id,
+                seed_index=seed_index,
+                at=datetime.now(UTC).isoformat(timespec="seconds"),
+                **given.model_dump(exclude={"question"}),
+            )
+            try:
+                self._book.add(vote)
+            except InputError as error:
+                raise Refused(400, str(error)) from error
+            return self._next(rater)
+
+    def clip(self, word: str) -> Path:
+        """The file behind a clip's word.
+
+        Raises:
+            Refused: If no question has handed this word out.
+        """
+        with self._lock:
+            path = self._clips.get(word)
+        if path is None or not path.is_file():
+            raise Refused(404, "there is no such clip: reload the page")
+        return path
+
+    def _pending(self, rater: str, question: str) -> tuple[Asked, int]:
+        """What the listener is being asked, if it is what the vote answers."""
+        number = len(self._book.votes[rater])
+        earlier = (self._word(rater, i) for i in range(number))
+        if any(hmac.compare_digest(question.encode(), word.encode()) for word in earlier):
+            raise Refused(409, "this question was answered before; a vote counts once")
+        asked = self._book.pending(rater)
+        if asked is None or question != self._word(rater, number):
+            raise Refused(403, "nobody asked this question: reload the page")
+        return asked, number
+
+    def _next(self, rater: str) -> dict[str, Any]:
+        session, number = self._book.session, len(self._book.votes[rater])
+        asked = self._book.pending(rater)
+        of = self._book.ballot.length
+        known = {"rater": rater, "kind": session.question, "done": number, "of": of}
+        if asked is None:
+            return known
+        words = [self._word(rater, number, side) for side in range(len(asked.rows))]
+        for word, row in zip(words, asked.rows, strict=True):
+            self._clips[word] = self._files.paths[row, asked.item]
+        return known | {
+            "question": self._word(rater, number),
+            "clips": [f"clip/{word}" for word in words],
+            "prompt_seconds": self._files.prompt_seconds[asked.item],
+        }
+
+    def _word(self, *parts: object) -> str:
+        return hmac.new(self._key, repr(parts).encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _parsed(model: type[M], body: bytes) -> M:
+    """A request, checked.
+
+    Raises:
+        Refused: What is wrong with it.
+    """
+    try:
+        return model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise Refused(400, problem(error)) from error
+    except InputError as error:
+        raise Refused(400, str(error)) from error
 
 
 class ListeningServer(ThreadingHTTPServer):
@@ -91,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json(error.status, {"error": str(error)})
         except InputError as error:
             self.close_connection = True
-            self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
+            self._send_json(500, {"error": str(error)})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the browser went away in the middle of a clip
 
@@ -115,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path in _PAGE:
             name, kind = _PAGE[path]
             data = (files("calm_bench.listening") / "page" / name).read_bytes()
-            self._send(HTTPStatus.OK, data, kind)
+            self._send(200, data, kind)
             return
         folder, _, word = path.partition("/")
         if folder != "clip":
@@ -126,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         actions = {"question": self.test.desk.question, "vote": self.test.desk.vote}
         if path not in actions:
             raise Refused(404, "there is no such page")
-        self._send_json(HTTPStatus.OK, actions[path](self._body()))
+        self._send_json(200, actions[path](self._body()))
 
     def _body(self) -> bytes:
         if self.headers.get_content_type() != "application/json":
@@ -140,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         """A clip or the part of it that is asked for: browsers seek, and phones insist."""
         found = _RANGE.fullmatch(self.headers.get("Range", ""))
         if found is None or found.group(0) == "bytes=-":
-            self._send(HTTPStatus.OK, data, "audio/flac", {"Accept-Ranges": "bytes"})
+            self._send(200, data, "audio/flac", {"Accept-Ranges": "bytes"})
             return
         first, last = found.groups()
         start = int(first) if first else max(0, len(data) - int(last))
@@ -149,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(416, b"", "audio/flac", {"Content-Range": f"bytes */{len(data)}"})
             return
         where = {"Content-Range": f"bytes {start}-{end}/{len(data)}", "Accept-Ranges": "bytes"}
-        self._send(HTTPStatus.PARTIAL_CONTENT, data[start : end + 1], "audio/flac", where)
+        self._send(206, data[start : end + 1], "audio/flac", where)
 
     def _send_json(self, status: int, data: dict[str, Any]) -> None:
         self._send(status, json.dumps(data).encode(), "application/json")

@@ -8,7 +8,7 @@ import numpy as np
 
 from calm_bench.errors import InputError
 from calm_bench.listening import ratings
-from calm_bench.listening.polls import Poll, clip_ids
+from calm_bench.listening.votes import Poll, clip_ids
 from calm_bench.numbers.speed import value_of
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import TrialRecord
@@ -81,7 +81,7 @@ def join_run(folder: Path, polls: Sequence[Poll]) -> None:
 
 def _preferences(poll: Poll) -> Rated:
     """Elo with our bootstrap, and after the paper."""
-    index, who = _arrays(poll)
+    index, groups, seed = _index(poll), _groups(poll), _seed(poll)
     asked = [[index[name] for name in vote.cells] for _, vote in poll.votes]
     pairs = np.array(asked, dtype=np.int64).reshape(-1, 2)  # [V, 2]
     scores = np.array([_SCORES[str(vote.answer)] for _, vote in poll.votes])
@@ -89,22 +89,19 @@ def _preferences(poll: Poll) -> Rated:
     wins, ties = each.sum(axis=0), int((scores == 0.5).sum())
     ours, theirs = ratings.centred_elo(wins), ratings.elo(ratings.strengths(wins))
     widths = ratings.two_way_errors(
-        ratings.Votes(**who, sums=each.reshape(-1, k * k)),
+        each.reshape(-1, k * k),
+        groups,
         lambda sums: ratings.centred_elo(sums.reshape(-1, k, k)),
-        _seed(poll),
+        seed,
     )
     reason = None if ratings.connected(wins) else "the votes do not link every row with every other"
-    gamma = ratings.gamma_interval(wins)
-    covered = ratings.gamma_coverage(wins, ties / max(1, len(scores)), _seed(poll))
-    # A preference turns round with the order of the rows, and so does what two listeners agree on.
-    forward = np.where(pairs[:, 0] < pairs[:, 1], scores, 1 - scores)
-    units = [(vote.prompt_id, vote.seed_index, *sorted(vote.cells)) for _, vote in poll.votes]
+    covered = ratings.gamma_coverage(wins, ties / max(1, len(scores)), seed)
     name = poll.session.question
     column = _column(f"elo_{name}", f"{name} Elo")
     paper = _column(f"elo_{name}_paper", f"{name} Elo, Gamma interval (paper)")
     numbers = {
         column: _estimates(poll, ours, _around(ours, widths), reason),
-        paper: _estimates(poll, theirs, gamma, reason),
+        paper: _estimates(poll, theirs, ratings.gamma_interval(wins), reason),
     }
     notes = (
         f"{name}: {_who(poll)}, {ties} ties; Elo is centred on 2000, its interval a bootstrap "
@@ -114,35 +111,38 @@ def _preferences(poll: Poll) -> Rated:
     )
     fit = {"prior": ratings.PRIOR, "sweeps": ratings.SWEEPS, "ties": "half a win to each side"}
     recipe = {"fit": fit, "tied_votes": ties, "gamma_interval_coverage": covered}
-    return _rated(poll, numbers, recipe, notes, ratings.agreement(_numbered(units), forward))
+    # A preference turns round with the order of the rows, and so does what two listeners agree on.
+    forward = np.where(pairs[:, 0] < pairs[:, 1], scores, 1 - scores)
+    return _rated(poll, numbers, recipe, notes, forward)
 
 
 def _opinions(poll: Poll) -> Rated:
     """Mean opinion scores from 1 to 5."""
-    index, who = _arrays(poll)
+    index = _index(poll)
     cells = np.array([index[vote.cells[0]] for _, vote in poll.votes], dtype=np.int64)
     scores = np.array([float(vote.answer) for _, vote in poll.votes])
     chosen = np.eye(len(index))[cells]  # [V, K]
     sums = np.concatenate([chosen * scores[:, None], chosen], axis=1)
     means = ratings.mean_opinions(sums.sum(axis=0))
-    votes = ratings.Votes(**who, sums=sums)
-    widths = ratings.two_way_errors(votes, ratings.mean_opinions, _seed(poll))
+    widths = ratings.two_way_errors(sums, _groups(poll), ratings.mean_opinions, _seed(poll))
     column = _column("mos", "acoustic quality", unit="MOS", decimals=2)
     numbers = {column: _estimates(poll, means, _around(means, widths), None)}
-    units = [(vote.prompt_id, vote.seed_index, *vote.cells) for _, vote in poll.votes]
     notes = (
         f"acoustic quality: {_who(poll)} from 1 (bad) to 5 (excellent), interval a bootstrap over "
         "listeners and prompts",
     )
-    return _rated(poll, numbers, {}, notes, ratings.agreement(_numbered(units), scores))
+    return _rated(poll, numbers, {}, notes, scores)
 
 
-def _arrays(poll: Poll) -> tuple[dict[str, int], dict[str, Any]]:
-    """Numbers of the rows, and of the listener and prompt of each vote."""
-    index = {row.cell_id: i for i, row in enumerate(poll.session.cells)}
-    raters = _numbered([rater for rater, _ in poll.votes])
-    items = _numbered([vote.prompt_id for _, vote in poll.votes])
-    return index, {"raters": raters, "items": items}
+def _index(poll: Poll) -> dict[str, int]:
+    """The numbers of the rows."""
+    return {row.cell_id: i for i, row in enumerate(poll.session.cells)}
+
+
+def _groups(poll: Poll) -> list[ratings.Ints]:
+    """The numbers of the listener and of the prompt of each vote."""
+    raters = [rater for rater, _ in poll.votes]
+    return [_numbered(raters), _numbered([vote.prompt_id for _, vote in poll.votes])]
 
 
 def _numbered(values: Sequence[Any]) -> ratings.Ints:
@@ -180,10 +180,28 @@ def _rated(
     numbers: Mapping[ColumnInfo, Sequence[Estimate]],
     recipe: Mapping[str, Any],
     notes: tuple[str, ...],
-    alpha: float | None,
+    judged: ratings.Floats,
 ) -> Rated:
-    """Rows of one recipe; the first of the columns joins the benchmark's table."""
-    made_by = {**_recipe(poll), **recipe, "krippendorff_alpha": alpha}
+    """Rows of one recipe, and how far listeners agree; the first column joins the run's table."""
+    question = poll.session.question
+    units = [(vote.prompt_id, vote.seed_index, *sorted(vote.cells)) for _, vote in poll.votes]
+    alpha = ratings.agreement(_numbered(units), judged)
+    agreed = (
+        "how far listeners agree is unknown: nothing was judged twice, or all votes are alike; "
+        "`calm-bench listen --prompts N` asks about fewer clips"
+        if alpha is None
+        else f"listeners agree to Krippendorff's alpha = {alpha:.2f}"
+    )
+    made_by = {
+        "metric": question,
+        "version": 1,
+        "interval": f"two-way bootstrap over listeners and prompts, {ratings.RESAMPLES} resamples",
+        "listeners": poll.n_raters,
+        "votes": len(poll.votes),
+        "prompts": len({vote.prompt_id for _, vote in poll.votes}),
+        **recipe,
+        "krippendorff_alpha": alpha,
+    }
     recipe_id = content_hash(made_by)
     values = [
         value_of(row, column.name, column.unit, estimate, recipe_id)
@@ -192,10 +210,10 @@ def _rated(
     ]
     return Rated(
         columns=tuple(numbers),
-        table=tuple(column.name for column in numbers)[:1],
+        table=(next(iter(numbers)).name,),
         recipes={recipe_id: made_by},
         rows=tuple(values),
-        notes=(*notes, _agreement_note(poll, alpha)),
+        notes=(*notes, f"{question}: {agreed}"),
     )
 
 
@@ -203,29 +221,8 @@ def _column(name: str, label: str, *, unit: str = "", decimals: int = 0) -> Colu
     return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=True, decimals=decimals)
 
 
-def _recipe(poll: Poll) -> dict[str, Any]:
-    """What the numbers depend on, and how many votes of how many listeners they are made of."""
-    return {
-        "metric": poll.session.question,
-        "version": 1,
-        "interval": f"two-way bootstrap over listeners and prompts, {ratings.RESAMPLES} resamples",
-        "listeners": poll.n_raters,
-        "votes": len(poll.votes),
-        "prompts": len({vote.prompt_id for _, vote in poll.votes}),
-    }
-
-
 def _who(poll: Poll) -> str:
     return f"{len(poll.votes)} votes of {poll.n_raters} listeners"
-
-
-def _agreement_note(poll: Poll, alpha: float | None) -> str:
-    if alpha is None:
-        return (
-            f"{poll.session.question}: how far listeners agree is unknown: nothing was judged "
-            "twice, or all votes are alike; `calm-bench listen --prompts N` asks about fewer clips"
-        )
-    return f"{poll.session.question}: listeners agree to Krippendorff's alpha = {alpha:.2f}"
 
 
 def _seed(poll: Poll) -> int:

@@ -3,12 +3,13 @@
 Each line is {"check": …, "record": …}; `check` is a hash of the record and of the check before it,
 so that a line that was changed, dropped, copied or moved is found, with its number. A last line
 without its newline was being written when the server died: its listener was not told that it
-counts, and is asked again.
+counts, and is asked again. The votes of several files make a poll.
 """
 
 import re
-import secrets
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,9 +17,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from calm_bench.core import files
 from calm_bench.errors import InputError
-from calm_bench.listening.ballot import Asked, Ballot, Session
+from calm_bench.listening.session import QUESTIONS, Asked, Ballot, Session
 from calm_bench.seeds import content_hash
-from calm_bench.types import StrictModel
+from calm_bench.types import StrictModel, problem
 
 Answer = Literal["first", "second", "tie", 1, 2, 3, 4, 5]
 _LINE = re.compile(rb'\{"check":"([0-9a-f]{16})","record":(\{.*\})\}', re.DOTALL)
@@ -99,11 +100,13 @@ class VoteBook:
             book._append(wanted)
             return book
         book = cls.read(path)
-        own = {"session", "created"}
-        if book.session.model_dump(exclude=own) != wanted.model_dump(exclude=own):
+        names = (name for name in Session.model_fields if name not in ("session", "created"))
+        other = [name for name in names if getattr(book.session, name) != getattr(wanted, name)]
+        if other:
+            differing = ", ".join(name.replace("_", " ") for name in other)
             raise InputError(
-                f"{path} holds votes of another session ({_what_differs(book.session, wanted)}); "
-                "repeat its options, or collect into another file with --votes"
+                f"{path} holds votes of another session (other {differing}); repeat its options, "
+                "or collect into another file with --votes"
             )
         return book
 
@@ -118,23 +121,11 @@ class VoteBook:
             raise InputError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
         book: VoteBook | None = None
         for number, line in enumerate(files.committed_lines(path), start=1):
-            where = f"{path}:{number}"
-            check, record = _parse(line, where)
-            if check != _checksum(book._check if book else "", record):
-                raise InputError(
-                    f"{where}: the checksum does not fit: this line was changed, or the line "
-                    "before it was removed, added or moved"
-                )
-            known = _load(record, where)
-            if isinstance(known, Session):
-                if book is not None:
-                    raise InputError(f"{where}: a second session in one file")
-                book = cls(path, known)
-            elif book is None:
-                raise InputError(f"{where}: the file does not begin with its session")
-            else:
-                book._take(known, where)
-            book._check = check
+            try:
+                book = _with_line(book, line, path)
+            except (InputError, ValidationError) as error:
+                said = problem(error) if isinstance(error, ValidationError) else error
+                raise InputError(f"{path}:{number}: {said}") from error
         if book is None:
             raise InputError(f"{path} holds no votes")
         return book
@@ -173,17 +164,17 @@ class VoteBook:
         self._append(vote)
         self.votes[vote.rater].append(vote)
 
-    def _take(self, record: Rater | Vote, where: str) -> None:
-        try:
-            if isinstance(record, Vote):
-                self._require_next(record)
-                self.votes[record.rater].append(record)
-            elif record.rater in self.votes:
-                raise InputError(f"{record.rater!r} was given a number before")
-            else:
-                self.votes[record.rater] = []
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
+    def _take(self, record: Session | Rater | Vote) -> None:
+        """Take in a record that was read."""
+        if isinstance(record, Vote):
+            self._require_next(record)
+            self.votes[record.rater].append(record)
+        elif isinstance(record, Session):
+            raise InputError("a second session in one file")
+        elif record.rater in self.votes:
+            raise InputError(f"{record.rater!r} was given a number before")
+        else:
+            self.votes[record.rater] = []
 
     def _require_next(self, vote: Vote) -> None:
         """Refuse a vote that nobody was asked for."""
@@ -200,49 +191,124 @@ class VoteBook:
         ):
             raise InputError(f"{vote.rater!r} was not asked this")
         if isinstance(vote.answer, str) != self.session.paired:
-            raise InputError(f"{vote.answer!r} is no answer to a question of {_kind(self.session)}")
+            kind = "preference" if self.session.paired else "quality"
+            raise InputError(f"{vote.answer!r} is no answer to a question of {kind}")
         if len(vote.heard) != len(vote.cells):
             raise InputError("a vote says of each clip how much of it was played")
 
     def _append(self, record: Session | Rater | Vote) -> None:
         body = record.model_dump_json().encode()
-        check = _checksum(self._check, body)
+        check = content_hash(self._check, body)
         files.append_lines(self.path, b'{"check":"%b","record":%b}\n' % (check.encode(), body))
         self._check = check
 
 
-def new_session_name() -> str:
-    """A name that no other session has."""
-    return secrets.token_hex(8)
-
-
-def _checksum(before: str, body: bytes) -> str:
-    return content_hash(before, body)
-
-
-def _parse(line: bytes, where: str) -> tuple[str, bytes]:
+def _with_line(book: VoteBook | None, line: bytes, path: Path) -> VoteBook:
+    """The book with what the next line of its file says, once that was checked."""
     found = _LINE.fullmatch(line)
     if found is None:
-        raise InputError(f"{where}: not a line of a vote file")
-    return found[1].decode(), found[2]
-
-
-def _load(body: bytes, where: str) -> Session | Rater | Vote:
-    try:
-        return _RECORD.validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        raise InputError("not a line of a vote file")
+    check, body = found[1].decode(), found[2]
+    if check != content_hash(book._check if book else "", body):
         raise InputError(
-            f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+            "the checksum does not fit: this line was changed, or the line before it was removed, "
+            "added or moved"
+        )
+    record = _RECORD.validate_json(body)
+    if book is not None:
+        book._take(record)
+    elif isinstance(record, Session):
+        book = VoteBook(path, record)
+    else:
+        raise InputError("the file does not begin with its session")
+    book._check = check
+    return book
 
 
-def _kind(session: Session) -> str:
-    return "preference" if session.paired else "quality"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """All votes on one question about one run.
+
+    Attributes:
+        session: What was asked; of several files, the first one's.
+        votes: With the listener that each came from, who is another one in another file.
+    """
+
+    session: Session
+    votes: tuple[tuple[str, Vote], ...]
+
+    @property
+    def n_raters(self) -> int:
+        """How many listeners voted."""
+        return len({rater for rater, _ in self.votes})
 
 
-def _what_differs(known: Session, wanted: Session) -> str:
-    names = (n for n in Session.model_fields if n not in {"session", "created"})
-    differing = [n for n in names if getattr(known, n) != getattr(wanted, n)]
-    return "other " + ", ".join(n.replace("_", " ") for n in differing)
+def vote_files(names: Sequence[Path]) -> list[Path]:
+    """The vote files that are meant: themselves, or all that lie in a run's votes/.
+
+    Raises:
+        InputError: If a folder holds none.
+    """
+    out: list[Path] = []
+    for name in names:
+        if not name.is_dir():
+            out.append(name)
+            continue
+        found = sorted((name / "votes").glob("*.jsonl"))
+        if not found:
+            raise InputError(f"{name} holds no votes; `calm-bench listen` collects them")
+        out += found
+    return out
+
+
+def read_polls(files: Sequence[Path]) -> list[Poll]:
+    """The votes of all files, by question.
+
+    Raises:
+        InputError: If a file is damaged, given twice, or speaks of another run than the others.
+    """
+    books = [VoteBook.read(path) for path in files]
+    seen: dict[str, VoteBook] = {}
+    for book in books:
+        first = seen.setdefault(book.session.session, book)
+        if first is not book:
+            raise InputError(
+                f"{book.path} repeats the votes of {first.path}: they would count twice"
+            )
+        if book.session.run_id != books[0].session.run_id:
+            raise InputError(
+                f"{book.path} is about the run {book.session.run_id}, {books[0].path} about "
+                f"{books[0].session.run_id}: votes of different runs cannot be pooled"
+            )
+    found = [_pooled([b for b in books if b.session.question == q]) for q in QUESTIONS]
+    return [poll for poll in found if poll is not None]
+
+
+def _pooled(books: Sequence[VoteBook]) -> Poll | None:
+    if not books:
+        return None
+    first = books[0].session
+    for book in books[1:]:
+        if book.session.cells != first.cells:
+            raise InputError(
+                f"{book.path} and {books[0].path} judge different rows: they cannot be pooled"
+            )
+        known, others = clip_ids(first), clip_ids(book.session)
+        if any(known[key] != others[key] for key in known.keys() & others.keys()):
+            raise InputError(f"{book.path} and {books[0].path} judge different clips of one run")
+    votes = [
+        (f"{book.session.session}/{rater}", vote)
+        for book in books
+        for rater, cast in book.votes.items()
+        for vote in cast
+    ]
+    return Poll(session=first, votes=tuple(votes))
+
+
+def clip_ids(session: Session) -> dict[tuple[str, str, int], str]:
+    """The content hashes of a session's clips by row, prompt and draw."""
+    return {
+        (name, *item): clip
+        for name, clips in session.clips.items()
+        for item, clip in zip(session.items, clips, strict=True)
+    }

@@ -38,6 +38,7 @@ from calm_bench.store.records import (
     Row,
 )
 from calm_bench.store.results import Ratings, Results
+from calm_bench.types import problem
 
 
 class _Spec(Protocol):
@@ -274,10 +275,7 @@ def _load(model: type[M], data: bytes, where: str) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{where}: {field + ': ' if field else ''}{message}") from error
+        raise InputError(f"{where}: {problem(error)}") from error
 
 
 def _changes(known: Manifest, wanted: Manifest) -> list[str]:

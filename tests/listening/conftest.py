@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from calm_bench.core.audio import audio_hash, write_flac
-from calm_bench.listening.ballot import Session
-from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
+from calm_bench.listening.session import ClipFiles, Session, Wanted, plan_session
 from calm_bench.listening.votes import Vote, VoteBook
 from calm_bench.store.records import Manifest, Row, TrialRecord
 from calm_bench.store.results import Results

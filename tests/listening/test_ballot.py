@@ -4,8 +4,7 @@ from itertools import combinations
 import pytest
 
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.listening.ballot import Asked, Ballot, Session
-from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
+from calm_bench.listening.session import Asked, Ballot, ClipFiles, Session, Wanted, plan_session
 from calm_bench.store.records import Row
 from calm_bench.store.run_store import RunStore
 

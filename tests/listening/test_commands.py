@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from calm_bench.cli.app import app
-from calm_bench.listening.sessions import Wanted, plan_session, vote_file
+from calm_bench.listening.session import Wanted, plan_session, vote_file
 from calm_bench.listening.votes import VoteBook
 from calm_bench.store.run_store import RunStore
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from calm_bench.listening import ratings
-from calm_bench.listening.ratings import Votes
+from calm_bench.listening.ratings import Floats, Ints
 
 
 def matrix(k: int, **wins: float) -> np.ndarray:
@@ -110,7 +110,8 @@ class World:
         np.fill_diagonal(wins, 0)
         return ratings.centred_elo(wins)
 
-    def votes(self, rng: np.random.Generator) -> Votes:
+    def votes(self, rng: np.random.Generator) -> tuple[Floats, list[Ints]]:
+        """What each vote adds, and its listener and prompt."""
         n_raters, n_items, per_rater = self.shape
         tastes = rng.normal(0, self.spread, (n_raters, self.k))
         sides = rng.normal(0, self.spread, (n_items, self.k))
@@ -124,7 +125,7 @@ class World:
         score = (rng.random(len(raters)) < 1 / (1 + np.exp(-gap))).astype(float)
         score[rng.random(len(raters)) < self.ties] = 0.5
         each = ratings.win_matrix(np.stack([a, b], axis=1), score, self.k)
-        return Votes(raters=raters, items=items, sums=each.reshape(len(raters), -1))
+        return each.reshape(len(raters), -1), [raters, items]
 
     def coverage(self, simulations: int, resamples: int) -> float:
         truth, rng, held = self.truth(), np.random.default_rng(1), []
@@ -133,10 +134,10 @@ class World:
             return ratings.centred_elo(sums.reshape(-1, self.k, self.k))
 
         for seed in range(simulations):
-            votes = self.votes(rng)
-            width = ratings.two_way_errors(votes, statistic, seed, resamples)
+            sums, groups = self.votes(rng)
+            width = ratings.two_way_errors(sums, groups, statistic, seed, resamples)
             assert width is not None
-            held.append(np.abs(statistic(votes.sums.sum(axis=0))[0] - truth) <= width)
+            held.append(np.abs(statistic(sums.sum(axis=0))[0] - truth) <= width)
         return float(np.mean(held))
 
 
@@ -154,10 +155,9 @@ def test_few_listeners_widen_our_interval_rather_than_break_it() -> None:
 
 
 def test_one_listener_has_no_interval() -> None:
-    votes = Votes(
-        raters=np.zeros(4, int), items=np.arange(4), sums=np.eye(4)[:, :2] + np.ones((4, 2))
-    )
-    assert ratings.two_way_errors(votes, lambda sums: sums, seed=0) is None
+    groups = [np.zeros(4, int), np.arange(4)]
+    sums = np.eye(4)[:, :2] + np.ones((4, 2))
+    assert ratings.two_way_errors(sums, groups, lambda sums: sums, seed=0) is None
 
 
 def test_mean_opinions_have_the_width_of_their_listeners() -> None:
@@ -168,8 +168,9 @@ def test_mean_opinions_have_the_width_of_their_listeners() -> None:
     scores = level[raters]
     sums = np.stack([scores, np.ones(len(scores))], axis=1)
     assert ratings.mean_opinions(sums.sum(axis=0)) == pytest.approx([level.mean()])
-    votes = Votes(raters=raters, items=items, sums=sums)
-    width = ratings.two_way_errors(votes, ratings.mean_opinions, seed=0, resamples=4000)
+    width = ratings.two_way_errors(
+        sums, [raters, items], ratings.mean_opinions, seed=0, resamples=4000
+    )
     assert width == pytest.approx([2.201 * level.std(ddof=1) / math.sqrt(12)], rel=0.06)
     assert np.isnan(ratings.mean_opinions(np.zeros(2))).all()
 

@@ -15,10 +15,8 @@ from typing import Any
 
 import pytest
 
-from calm_bench.listening.ballot import Session
-from calm_bench.listening.desk import Desk
-from calm_bench.listening.server import ListeningServer
-from calm_bench.listening.sessions import ClipFiles
+from calm_bench.listening.server import Desk, ListeningServer
+from calm_bench.listening.session import ClipFiles, Session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.store.run_store import RunStore
 

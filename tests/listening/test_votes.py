@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 
 from calm_bench.errors import BenchError, InputError
-from calm_bench.listening.ballot import Session
-from calm_bench.listening.polls import Poll, read_polls, vote_files
-from calm_bench.listening.sessions import ClipFiles, Wanted, plan_session
+from calm_bench.listening.session import ClipFiles, Session, Wanted, plan_session
 from calm_bench.listening.tally import join_run, rated, results_of
-from calm_bench.listening.votes import VoteBook, clean_name
+from calm_bench.listening.votes import Poll, VoteBook, clean_name, read_polls, vote_files
 from calm_bench.seeds import content_hash
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore

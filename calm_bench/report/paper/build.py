@@ -24,6 +24,7 @@ from calm_bench.report.paper.figures import draw_figures
 from calm_bench.report.paper.ledger import Ledger, build_ledger, changes, ledger_csv, ledger_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
 from calm_bench.report.paper.tables import PaperTable, TableSpec, load_tables
+from calm_bench.types import problem
 
 _HEAD = (
     "Rebuilt by `calm-bench paper` from the stored runs {runs}; nothing here is written by hand. "
@@ -71,9 +72,7 @@ def verify_paper(names: Sequence[str], folder: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{path} does not exist: `calm-bench paper` writes it") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}; write it anew") from error
+        raise InputError(f"{path}: {problem(error)}; write it anew") from error
     ledger, texts = _texts(read_stored(find_stored(names)))
     found = changes(committed, ledger)
     if not found:
