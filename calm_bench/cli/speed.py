@@ -253,7 +253,7 @@ def _run(plan: "SpeedPlan", folder: Path, *, fresh: bool, as_json: bool) -> bool
 
     from calm_bench.report.build import build_report
     from calm_bench.report.terminal import print_table
-    from calm_bench.speed.run import is_fit, run_speed
+    from calm_bench.speed.run import run_speed
 
     command = ["calm-bench", *sys.argv[1:]]
     results = run_speed(plan, out=folder, fresh=fresh, command=command)
@@ -265,7 +265,7 @@ def _run(plan: "SpeedPlan", folder: Path, *, fresh: bool, as_json: bool) -> bool
         print_table(results, Console())
         typer.echo(f"tables: {folder / 'tables'}")
         typer.echo(f"plots: {folder / 'plots'}")
-    return is_fit(results)
+    return not results.is_unfit
 
 
 for _name, _help in PARTS.items():

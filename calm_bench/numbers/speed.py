@@ -11,9 +11,9 @@ from statistics import median
 from typing import Any
 
 from calm_bench.core.stats import ratio_interval, summarise
-from calm_bench.seeds import derive_seed, recipe_id_of
+from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import LatencyRecord, Row
-from calm_bench.store.results import ColumnInfo, Value
+from calm_bench.store.results import UNFIT, ColumnInfo, Value
 from calm_bench.types import Column, Estimate
 
 SUMS_AGREE = 0.05
@@ -90,48 +90,56 @@ def doubts(row: Row, own: Sequence[LatencyRecord], baseline: Sequence[LatencyRec
     ]
 
 
-def restlessness(control: Sequence[LatencyRecord], twin: Sequence[LatencyRecord]) -> list[str]:
-    """What timing one system twice in every round tells of the machine: how far to trust ratios."""
+def restlessness(
+    control: Sequence[LatencyRecord], twin: Sequence[LatencyRecord]
+) -> tuple[list[str], bool | None]:
+    """What timing one system twice in every round tells of the machine, and whether it is fit.
+
+    None where nothing was timed twice.
+    """
     aa = time_ratio(control, twin, "total") if control and twin else None
     if aa is None or aa.value is None or aa.low is None or aa.high is None:
-        return []
+        return [], None
     sure = time_ratio(control, twin, "total", level=0.99)
     assert sure.low is not None
     assert sure.high is not None
     if not sure.low <= 1.0 <= sure.high and abs(aa.value - 1) > CONTROL_OFF:
-        return [
-            f"the baseline differs from itself by {100 * (aa.value - 1):+.1f} % on this machine: "
+        note = (
+            f"{UNFIT} by {100 * (aa.value - 1):+.1f} % on this machine: "
             "something else was running, and the speed columns are not to be trusted"
-        ]
+        )
+        return [note], False
     note = f"A/A, one system timed twice: ×{aa.value:.2f} [{aa.low:.2f}, {aa.high:.2f}]"
     if max(aa.high - 1, 1 - aa.low) > RESTLESS:
         note += "; the machine was restless, and ratios as near to 1 as these ends mean nothing"
-    return [note]
+    return [note], True
 
 
-def _column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
+def speed_column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
+    """A column of times, which are better when lower, or of what is made of them."""
     return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=better)
 
 
 SPEED_COLUMNS = (
-    _column("overall_speedup", "overall", "×", better=True),
-    _column("head_speedup", "head", "×", better=True),
-    _column("head_share", "time in head", "%", better=None),
-    _column("rtf", "RTF"),
-    _column("first_audio_ms", "first audio", "ms"),
-    _column("frame_ms", "frame", "ms"),
-    _column("backbone_ms", "backbone per frame", "ms"),
-    _column("head_ms", "head per frame", "ms"),
-    _column("codec_ms", "codec per frame", "ms"),
-    _column("second_ms", "per second of audio", "ms"),
-    _column("head_second_ms", "head per second of audio", "ms"),
-    _column("frame_p50_ms", "frame, median", "ms"),
-    _column("frame_max_ms", "frame, slowest", "ms"),
-    _column("peak_mb", "peak memory", "MB"),
-    _column("aa_ratio", "baseline against itself", "×", better=None),
+    speed_column("overall_speedup", "overall", "×", better=True),
+    speed_column("head_speedup", "head", "×", better=True),
+    speed_column("head_share", "time in head", "%", better=None),
+    speed_column("rtf", "RTF"),
+    speed_column("first_audio_ms", "first audio", "ms"),
+    speed_column("frame_ms", "frame", "ms"),
+    speed_column("backbone_ms", "backbone per frame", "ms"),
+    speed_column("head_ms", "head per frame", "ms"),
+    speed_column("codec_ms", "codec per frame", "ms"),
+    speed_column("second_ms", "per second of audio", "ms"),
+    speed_column("head_second_ms", "head per second of audio", "ms"),
+    speed_column("frame_p50_ms", "frame, median", "ms"),
+    speed_column("frame_max_ms", "frame, slowest", "ms"),
+    speed_column("peak_mb", "peak memory", "MB"),
+    speed_column("aa_ratio", "baseline against itself", "×", better=None),
 )
 """RTF is compute over audio: below 1 is faster than real time."""
-UNITS = {column.name: column.unit for column in SPEED_COLUMNS}
+LEADING = tuple(column.name for column in SPEED_COLUMNS[:3])
+"""What stands before the quality columns, as in the paper's tables."""
 
 
 def arm_key(row: Row) -> tuple[object, ...]:
@@ -139,45 +147,95 @@ def arm_key(row: Row) -> tuple[object, ...]:
     return row.model, row.head_steps, row.top_k, row.precision, row.mode
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Records by what was timed and batch size, round after round; `control` is the second A/A."""
+
+    arms: Mapping[tuple[tuple[object, ...], int], list[LatencyRecord]]
+    control: list[LatencyRecord]
+    twin: list[LatencyRecord]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], records: Iterable[LatencyRecord]) -> "Timed":
+        """The records of these rows; what was timed with no row of them is left out."""
+        keys = {row.cell_id: arm_key(row) for row in rows}
+        arms: dict[tuple[tuple[object, ...], int], list[LatencyRecord]] = {}
+        control: list[LatencyRecord] = []
+        for record in sorted(records, key=lambda record: record.round):
+            if record.cell_id in keys:
+                own = arms.setdefault((keys[record.cell_id], record.batch), [])
+                (control if record.control else own).append(record)
+        twin = arms[keys[control[0].cell_id], control[0].batch] if control else []
+        return cls(arms, control, twin)
+
+    def own(self, row: Row | None, batch: int = 1) -> list[LatencyRecord]:
+        """The rounds of a row."""
+        return [] if row is None else self.arms.get((arm_key(row), batch), [])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """The rows, what they depend on, and what the reader must be told."""
+    """The rows, what they depend on, what the reader must be told, and whether to believe it."""
 
     values: tuple[Value, ...]
     recipes: Mapping[str, dict[str, Any]]
     notes: tuple[str, ...]
+    fit: bool | None
+
+
+Found = dict[str, Estimate]
+Records = Sequence[LatencyRecord]
 
 
 def speed_rows(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> Speed:
     """Every speed column of every system that was timed, under each of its temperatures."""
-    by_id = {row.cell_id: row for row in rows}
-    timed: dict[tuple[Any, ...], list[LatencyRecord]] = {}
-    control: list[LatencyRecord] = []
-    for record in sorted(records, key=lambda record: record.round):
-        if record.cell_id not in by_id:
-            continue
-        own = timed.setdefault(arm_key(by_id[record.cell_id]), [])
-        (control if record.control else own).append(record)
-    base_key = next((arm_key(row) for row in rows if row.baseline), None)
-    baseline = timed.get(base_key, []) if base_key else []
-    twin = timed[arm_key(by_id[control[0].cell_id])] if control else []
+    timed = Timed.of(rows, records)
+    base = next((row for row in rows if row.baseline), None)
     # Arms of higher frame rates take more frames for the same audio, and are no other recipe.
-    frames = min((len(r.stage_ns["total"]) for group in timed.values() for r in group), default=0)
+    frames = (len(r.stage_ns["total"]) for own in timed.arms.values() for r in own)
+
+    recipe = {"frames": min(frames, default=0)}
+    return gathered(
+        rows, timed, lambda _: base, lambda _, *times: estimates(*times), SPEED_COLUMNS, recipe
+    )
+
+
+def gathered(
+    rows: Sequence[Row],
+    timed: Timed,
+    baseline_of: Callable[[Row], Row | None],
+    numbers_of: Callable[[Row, Records, Records, Records], Found],
+    columns: Sequence[ColumnInfo],
+    recipe: Mapping[str, Any],
+) -> Speed:
+    """The numbers of every row that was timed.
+
+    Args:
+        rows: Of the run.
+        timed: Their records.
+        baseline_of: What a row is compared with.
+        numbers_of: Makes them of a row, its records, its baseline's and its own second ones.
+        columns: All that they may stand in.
+        recipe: What they depend on besides the records.
+    """
+    units = {column.name: column.unit for column in columns}
     values: list[Value] = []
     notes: list[str] = []
     recipes: dict[str, dict[str, Any]] = {}
     for row in rows:
-        own = timed.get(arm_key(row), []) if row.kind == "system" else []
+        own = timed.own(row) if row.kind == "system" else []
         if not own:
             continue
-        recipe = recipe_of(own, frames)
-        recipe_id = recipe_id_of(recipe)
-        recipes[recipe_id] = recipe
-        found = estimates(own, baseline, control if own is twin else [])
-        values += [value_of(row, n, UNITS[n], e, recipe_id) for n, e in found.items()]
+        baseline = timed.own(baseline_of(row))
+        found = numbers_of(row, own, baseline, timed.control if own is timed.twin else [])
+        of_row = {**recipe_of(own), **recipe}
+        recipe_id = content_hash(of_row, length=12)
+        recipes[recipe_id] = of_row
+        values += [value_of(row, n, units[n], e, recipe_id) for n, e in found.items()]
         notes += doubts(row, own, baseline)
-    notes += restlessness(control, twin)
-    return Speed(values=tuple(values), recipes=recipes, notes=tuple(dict.fromkeys(notes)))
+    said, fit = restlessness(timed.control, timed.twin)
+    notes += said
+    return Speed(values=tuple(values), recipes=recipes, notes=tuple(dict.fromkeys(notes)), fit=fit)
 
 
 def value_of(row: Row, name: str, unit: str, estimate: Estimate, recipe_id: str | None) -> Value:
@@ -200,7 +258,7 @@ def value_of(row: Row, name: str, unit: str, estimate: Estimate, recipe_id: str 
     )
 
 
-def recipe_of(records: Sequence[LatencyRecord], frames: int) -> dict[str, Any]:
+def recipe_of(records: Sequence[LatencyRecord]) -> dict[str, Any]:
     """What the numbers of an arm depend on besides the system."""
     first = records[0]
     return {
@@ -211,7 +269,7 @@ def recipe_of(records: Sequence[LatencyRecord], frames: int) -> dict[str, Any]:
         "threads": first.threads,
         "mode": first.mode,
         "rounds": len(records),
-        "frames": frames,
+        "frames": len(first.stage_ns["total"]),
         "total": "backbone + text stream + head + streaming decoder",
         "ratio": "median over rounds of the round's ratio; all systems once per round, shuffled",
     }
@@ -221,21 +279,21 @@ def estimates(
     own: Sequence[LatencyRecord],
     baseline: Sequence[LatencyRecord],
     control: Sequence[LatencyRecord],
-) -> dict[str, Estimate]:
+) -> Found:
     """Every speed column of one arm."""
     found = {
-        "overall_speedup": _speedup(baseline, own, "total"),
-        "head_speedup": _speedup(baseline, own, "head"),
+        "overall_speedup": speedup(baseline, own, "total"),
+        "head_speedup": speedup(baseline, own, "head"),
         "head_share": _quotient("head_share", own, lambda s: (s.head, s.total), 100.0),
         "rtf": _quotient("rtf", own, lambda s: (s.total, s.audio)),
-        "first_audio_ms": _typical([(r.first_audio_ns or 0) / 1e6 for r in own]),
+        "first_audio_ms": typical([(r.first_audio_ns or 0) / 1e6 for r in own]),
         "frame_ms": _quotient("frame_ms", own, lambda s: (s.total, s.frames), 1e-6),
         "backbone_ms": _quotient("backbone_ms", own, lambda s: (s.backbone, s.frames), 1e-6),
         "head_ms": _quotient("head_ms", own, lambda s: (s.head, s.frames), 1e-6),
         "codec_ms": _quotient("codec_ms", own, lambda s: (s.codec, s.frames), 1e-6),
         "second_ms": _quotient("second_ms", own, lambda s: (s.total, s.audio), 1e3),
         "head_second_ms": _quotient("head_second_ms", own, lambda s: (s.head, s.audio), 1e3),
-        "frame_p50_ms": _typical([median(r.stage_ns["total"]) / 1e6 for r in own]),
+        "frame_p50_ms": typical([median(r.stage_ns["total"]) / 1e6 for r in own]),
         "frame_max_ms": Estimate(
             value=max(max(r.stage_ns["total"]) for r in own) / 1e6, n=len(own)
         ),
@@ -246,20 +304,25 @@ def estimates(
     return found
 
 
-def _speedup(
-    baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord], name: str
+def speedup(
+    baseline: Sequence[LatencyRecord],
+    own: Sequence[LatencyRecord],
+    name: str,
+    where: str = "in this run",
 ) -> Estimate:
     """How many times faster than the baseline."""
     if not baseline:
-        return Estimate(value=None, reason="the baseline was not timed in this run")
+        return Estimate(value=None, reason=f"the baseline was not timed {where}")
     if own is baseline:
         return Estimate(value=1.0, n=len(own))
     return time_ratio(baseline, own, name)
 
 
-def _typical(values: Sequence[float]) -> Estimate:
+def typical(values: Sequence[float], *seed: str) -> Estimate:
     """The median of rounds with its interval."""
-    return ratio_interval(values, [1.0] * len(values), derive_seed("latency", "median"))
+    return ratio_interval(
+        values, [1.0] * len(values), derive_seed(*(seed or ("latency", "median")))
+    )
 
 
 def _quotient(

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from calm_bench.numbers.speed import LEADING
 from calm_bench.report.numbers import decimals_of, heading
 from calm_bench.store.results import ColumnInfo, Results, Value
-
-SPEED_COLUMNS = ("overall_speedup", "head_speedup", "head_share")
-"""What stands before the quality columns, as in the paper's tables."""
 
 APART = "columns through different embeddings are not comparable with each other"
 
@@ -66,7 +64,7 @@ def shown_columns(results: Results, *, everything: bool = False) -> list[Shown]:
     known = {column.name: column for column in results.columns}
     whole = [column.name for column in results.columns if column.span is None]
     wanted = (*results.table, *known) if everything else results.table or whole
-    names = [name for name in SPEED_COLUMNS if name in known]
+    names = [name for name in LEADING if name in known]
     names += [name for name in wanted if name in known and name not in names]
     return [shown for name in names for shown in _by_recipe(results, known[name])]
 

@@ -117,6 +117,7 @@ def summarise_run(
         differences=tuple(differences),
         trials={cell_id: _with_failures(facts, cell_id) for cell_id in facts.trials},
         unusable=facts.unusable,
+        fit=speed.fit,
         counts={row.cell_id: _counts(row, scores) for row in rows},
         notes=(
             *speed.notes,

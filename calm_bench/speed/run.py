@@ -5,7 +5,6 @@ from pathlib import Path
 
 from calm_bench.core import paths
 from calm_bench.plan.rows import with_temperature_kind
-from calm_bench.report.paper.names import UNFIT
 from calm_bench.speed.measure import measure
 from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
@@ -47,8 +46,3 @@ def run_speed(
         store.write_results(results)
         store.write_manifest(manifest.model_copy(update={"status": "finished"}))
     return results
-
-
-def is_fit(results: Results) -> bool:
-    """Whether the baseline took as long as itself, so that ratios can be believed."""
-    return not any(note.startswith(UNFIT) for note in results.notes)

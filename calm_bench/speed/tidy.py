@@ -6,27 +6,28 @@ claims are about one clip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
-from typing import Any
 
 from calm_bench.core.stats import ratio_interval
 from calm_bench.numbers.speed import (
     SPEED_COLUMNS,
+    Found,
+    Records,
     Sums,
-    doubts,
+    Timed,
     estimates,
+    gathered,
     predicted_speedup,
-    recipe_of,
-    restlessness,
+    speed_column,
+    speedup,
     time_ratio,
-    value_of,
+    typical,
 )
-from calm_bench.seeds import derive_seed, recipe_id_of
-from calm_bench.speed.columns import batch_columns, columns_of, tables_of
+from calm_bench.seeds import derive_seed
 from calm_bench.speed.footprint import last_cache_bytes
 from calm_bench.speed.plan import SpeedPlan
+from calm_bench.speed.spec import Setting
 from calm_bench.store.records import (
     BandwidthRecord,
     FootprintRecord,
@@ -35,89 +36,128 @@ from calm_bench.store.records import (
     Row,
     Stage,
 )
-from calm_bench.store.results import Results, Value
+from calm_bench.store.results import ColumnInfo, Results
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate
 
-STAGES: tuple[tuple[Stage, str], ...] = (
-    ("total", "limit_ratio"),
-    ("backbone", "backbone_limit_ratio"),
-    ("head", "head_limit_ratio"),
-    ("codec", "codec_limit_ratio"),
-)
-NOTHING_READ = "this stage reads no weights"
-
-
-def limits(
-    own: Sequence[LatencyRecord],
-    footprint: FootprintRecord | None,
-    bandwidth: Mapping[int, float],
-) -> dict[str, Estimate]:
-    """Bytes of a step, the bandwidth of its rounds, and time over bytes / bandwidth by stage.
-
-    Args:
-        own: The rounds of a row at batch 1.
-        footprint: What its step reads.
-        bandwidth: By round, bytes per nanosecond.
-    """
-    rounds = [record for record in own if record.round in bandwidth]
-    seed = derive_seed("speed", "limit")
-    speeds = [bandwidth[record.round] for record in rounds]
-    found = {"bandwidth_gbs": ratio_interval(speeds, [1.0] * len(speeds), seed)}
-    read = footprint.read_bytes if footprint else None
-    if read is None:
-        reason = (footprint.read_reason if footprint else None) or "bytes were not counted"
-        names = ("read_mb", "limit_ms", *(name for _, name in STAGES))
-        return found | {name: Estimate(value=None, reason=reason) for name in names}
-    found["read_mb"] = Estimate(value=read["total"] / 1e6, n=1)
-    times = [read["total"] / speed / 1e6 for speed in speeds]
-    found["limit_ms"] = ratio_interval(times, [1.0] * len(times), seed)
-    for stage, name in STAGES:
-        if not read.get(stage):
-            found[name] = Estimate(value=None, reason=NOTHING_READ)
-            continue
-        floors = [read[stage] / speed for speed in speeds]
-        sums = [Sums.of(record) for record in rounds]
-        found[name] = ratio_interval([getattr(s, stage) / s.frames for s in sums], floors, seed)
-    return found
-
-
 THIRTY_SECONDS = 30.0
+NOTHING_READ = "this stage reads no weights"
+NOT_LOOKED = "memory was not looked at"
 NOT_PLAIN = "the plain fp32 step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
-Found = dict[str, Estimate]
+LIMITS: dict[Stage, str] = {
+    "total": "limit_ratio",
+    "backbone": "backbone_limit_ratio",
+    "head": "head_limit_ratio",
+    "codec": "codec_limit_ratio",
+}
 
 
-@dataclass(slots=True)
+ONE_CLIP = (
+    speed_column("vs_plain", "against plain fp32", "×", better=True),
+    speed_column("rest_ratio", "all but the head, b", "×", better=None),
+    speed_column("implied_speedup", "overall, implied", "×", better=None),
+    speed_column("identity_residual", "residual", "%", better=None),
+    speed_column("thirty_s", "30 s", "s"),
+    speed_column("thirty_s_at_frame", "30 s at the measured frame time", "s"),
+    speed_column("operators", "operators per frame"),
+    speed_column("read_mb", "read per frame", "MB"),
+    speed_column("bandwidth_gbs", "bandwidth", "GB/s", better=None),
+    speed_column("limit_ms", "limit per frame", "ms", better=None),
+    speed_column("limit_ratio", "frame over limit", "×"),
+    speed_column("backbone_limit_ratio", "backbone over limit", "×"),
+    speed_column("head_limit_ratio", "head over limit", "×"),
+    speed_column("codec_limit_ratio", "codec over limit", "×"),
+)
+
+
+def batch_columns(batch: int) -> tuple[ColumnInfo, ...]:
+    """What is measured at a batch size."""
+    found = (
+        speed_column("step_ms", "step", "ms"),
+        speed_column("rows_per_s", "frames per second", better=True),
+        speed_column("overall_speedup", "overall", "×", better=True),
+        speed_column("head_speedup", "head", "×", better=True),
+        speed_column("vs_plain", "against plain fp32", "×", better=True),
+        speed_column("peak_mb", "peak memory", "MB"),
+        speed_column("state_mb", "state", "MB"),
+    )
+    return tuple(
+        column.model_copy(
+            update={"name": f"{column.name}@b{batch}", "label": f"{column.label}, batch {batch}"}
+        )
+        for column in found
+    )
+
+
+WHOLE = (
+    speed_column("generation_s", "all clips", "s"),
+    speed_column("generation_clip_s", "per clip", "s"),
+    speed_column("generation_speedup", "whole generation", "×", better=True),
+    speed_column("generation_vs_plain", "whole generation against plain fp32", "×", better=True),
+)
+
+
+def columns_of(setting: Setting) -> tuple[ColumnInfo, ...]:
+    """Every column of a run with this setting."""
+    batches = tuple(column for b in setting.batch for column in batch_columns(b))
+    return ONE_CLIP + batches + (WHOLE if setting.generation else ())
+
+
+def tables_of(part: str, scale: str, setting: Setting) -> dict[str, tuple[str, ...]]:
+    """The tables of a run: which columns stand under which title."""
+    batches = setting.batch
+    name = f"{part}, {scale} scale"
+    several = [batch for batch in batches if batch != 1]
+    shown = {
+        f"Speed: {name}": (
+            "overall_speedup", "head_speedup", "head_share", "vs_plain", "rtf", "first_audio_ms",
+            "thirty_s", "thirty_s_at_frame",
+        ),
+        f"Time per frame: {name}": (
+            "backbone_ms", "head_ms", "codec_ms", "frame_ms", "frame_p50_ms", "frame_max_ms",
+            "rest_ratio", "implied_speedup", "identity_residual", "aa_ratio",
+        ),
+        f"Against the limit of memory: {name}": (
+            "read_mb", "bandwidth_gbs", "limit_ms", "limit_ratio", "backbone_limit_ratio",
+            "head_limit_ratio", "codec_limit_ratio", "operators", "peak_mb", "state_mb@b1",
+        ),
+    }  # fmt: skip
+    if several:
+        shown[f"Batches: {name}"] = tuple(
+            f"{name}@b{batch}"
+            for name in (
+                "step_ms", "rows_per_s", "overall_speedup", "head_speedup", "vs_plain", "peak_mb",
+            )
+            for batch in (batches if name in ("step_ms", "rows_per_s", "peak_mb") else several)
+        )  # fmt: skip
+    if setting.generation is not None:
+        shown[f"Whole generations of {setting.generation.batch} clips: {name}"] = tuple(
+            column.name for column in WHOLE
+        )
+    return shown
+
+
 class _Facts:
     """The records of a run by row and batch size."""
 
-    rows: Sequence[Row]
-    arms: dict[tuple[str, int], list[LatencyRecord]] = field(default_factory=dict)
-    control: list[LatencyRecord] = field(default_factory=list)
-    bandwidth: dict[int, float] = field(default_factory=dict)  # bytes per nanosecond
-    footprints: dict[tuple[str, int], FootprintRecord] = field(default_factory=dict)
-    generations: dict[str, dict[int, GenerationRecord]] = field(default_factory=dict)  # by repeat
-
-    @classmethod
-    def read(cls, rows: Sequence[Row], store: RunStore) -> "_Facts":
-        facts = cls(rows=rows)
-        for record in sorted(store.read(LatencyRecord), key=lambda record: record.round):
-            own = facts.arms.setdefault((record.cell_id, record.batch), [])
-            (facts.control if record.control else own).append(record)
-        for probe in store.read(BandwidthRecord):
-            facts.bandwidth[probe.round] = probe.n_bytes / median(probe.read_ns)
-        for found in store.read(FootprintRecord):
-            facts.footprints[found.cell_id, found.batch] = found
+    def __init__(self, rows: Sequence[Row], store: RunStore) -> None:
+        self.rows, self.timed = rows, Timed.of(rows, store.read(LatencyRecord))
+        self.bandwidth = {  # bytes per nanosecond by round
+            probe.round: probe.n_bytes / median(probe.read_ns)
+            for probe in store.read(BandwidthRecord)
+        }
+        self.footprints = {(f.cell_id, f.batch): f for f in store.read(FootprintRecord)}
+        self.generations: dict[str, dict[int, GenerationRecord]] = {}  # by row and repeat
         for made in store.read(GenerationRecord):
-            facts.generations.setdefault(made.cell_id, {})[made.repeat] = made
-        return facts
+            self.generations.setdefault(made.cell_id, {})[made.repeat] = made
 
-    def timed(self, row: Row | None, batch: int = 1) -> list[LatencyRecord]:
-        """The rounds of a row."""
-        return [] if row is None else self.arms.get((row.cell_id, batch), [])
+    def footprint(self, row: Row, batch: int) -> FootprintRecord:
+        """What a row needs at a batch size; nothing known of one that nobody looked at."""
+        nothing = FootprintRecord(cell_id=row.cell_id, batch=batch, peak_reason=NOT_LOOKED)
+        return self.footprints.get((row.cell_id, batch), nothing)
 
     def baseline_of(self, row: Row) -> Row | None:
         """The baseline in a row's own mode and precision."""
@@ -134,70 +174,81 @@ class _Facts:
 
 def tidy(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> Results:
     """The results of a run, from its records."""
-    facts = _Facts.read(rows, store)
-    values: list[Value] = []
-    recipes: dict[str, dict[str, Any]] = {}
-    notes: list[str] = []
-    batches = plan.setting.batch
-    columns = (*SPEED_COLUMNS, *columns_of(plan.setting))
-    units = {column.name: column.unit for column in columns}
-    for row in rows:
-        own = facts.timed(row)
-        if not own:
-            continue
-        recipe = recipe_of(own, plan.setting.frames)
-        recipe |= {"rounds": plan.setting.rounds, "clock": plan.request.clock}
-        recipe_id = recipe_id_of(recipe)
-        recipes[recipe_id] = recipe
-        found = _row(facts, row, own, plan.setting.frames)
-        for batch in batches:
+    facts, setting = _Facts(rows, store), plan.setting
+    columns = (*SPEED_COLUMNS, *columns_of(setting))
+
+    def numbers(row: Row, own: Records, baseline: Records, control: Records) -> Found:
+        found = {"aa_ratio": Estimate(value=None, reason=NOT_CONTROL)}
+        found |= estimates(own, baseline, control)
+        found["vs_plain"] = _against_plain(facts, row)
+        found |= _identity(baseline, own)
+        found |= _thirty(own, setting.frames)
+        footprint = facts.footprint(row, 1)
+        found |= limits(own, footprint, facts.bandwidth)
+        found["peak_mb"] = _peak(footprint)
+        found["operators"] = _seen((footprint.operators or {}).get("total"), _UNCOUNTED)
+        for batch in setting.batch:
             found |= _batch(facts, row, batch)
-        found |= _generation(facts, row) if plan.setting.generation else {}
-        values += [value_of(row, n, units[n], e, recipe_id) for n, e in found.items()]
-        notes += doubts(row, own, facts.timed(facts.baseline_of(row)))
-    control = next((c for c in rows if c.baseline), rows[0])
-    notes += restlessness(facts.control, facts.timed(control))
+        return found | (_generation(facts, row) if setting.generation else {})
+
+    recipe = {"frames": setting.frames, "rounds": setting.rounds, "clock": plan.request.clock}
+    speed = gathered(rows, facts.timed, facts.baseline_of, numbers, columns, recipe)
     return Results(
         run_id=plan.run_id,
         benchmark=plan.spec.name,
         benchmark_version=plan.spec.version,
         cells=tuple(rows),
         columns=columns,
-        tables=tables_of(plan.request.part, plan.request.scale, plan.setting),
-        recipes=recipes,
-        rows=tuple(values),
-        notes=(*dict.fromkeys(notes), *plan.notes, *_how(plan, facts)),
+        tables=tables_of(plan.request.part, plan.request.scale, setting),
+        recipes=dict(speed.recipes),
+        rows=speed.values,
+        fit=speed.fit,
+        notes=(*speed.notes, *plan.notes, *_how(plan, facts)),
     )
 
 
-def _row(facts: _Facts, row: Row, own: list[LatencyRecord], frames: int) -> Found:
-    """The columns of one clip alone."""
-    baseline = facts.timed(facts.baseline_of(row))
-    baseline = own if facts.baseline_of(row) is row else baseline
-    is_control = bool(facts.control) and facts.control[0].cell_id == row.cell_id
-    found = {"aa_ratio": Estimate(value=None, reason=NOT_CONTROL)}
-    found |= estimates(own, baseline, facts.control if is_control else [])
-    found["vs_plain"] = _against_plain(facts, row, own)
-    found |= _identity(baseline, own)
-    found |= _thirty(own, frames)
-    footprint = facts.footprints.get((row.cell_id, 1))
-    found |= limits(own, footprint, facts.bandwidth)
-    found["peak_mb"] = _peak(footprint)
-    found["operators"] = _operators(footprint)
+def limits(own: Records, footprint: FootprintRecord, bandwidth: Mapping[int, float]) -> Found:
+    """Bytes of a step, the bandwidth of its rounds, and time over bytes / bandwidth by stage.
+
+    Args:
+        own: The rounds of a row at batch 1.
+        footprint: What its step reads.
+        bandwidth: By round, bytes per nanosecond.
+    """
+    rounds = [record for record in own if record.round in bandwidth]
+    speeds = [bandwidth[record.round] for record in rounds]
+    found = {"bandwidth_gbs": typical(speeds, *_LIMIT)}
+    read = footprint.read_bytes
+    if read is None:
+        reason = footprint.read_reason or "bytes were not counted"
+        names = ("read_mb", "limit_ms", *LIMITS.values())
+        return found | {name: Estimate(value=None, reason=reason) for name in names}
+    found["read_mb"] = Estimate(value=read["total"] / 1e6, n=1)
+    found["limit_ms"] = typical([read["total"] / speed / 1e6 for speed in speeds], *_LIMIT)
+    sums = [Sums.of(record) for record in rounds]
+    for stage, name in LIMITS.items():
+        if not read.get(stage):
+            found[name] = Estimate(value=None, reason=NOTHING_READ)
+            continue
+        floors = [read[stage] / speed for speed in speeds]
+        times = [getattr(s, stage) / s.frames for s in sums]
+        found[name] = ratio_interval(times, floors, derive_seed(*_LIMIT))
     return found
 
 
-def _against_plain(
-    facts: _Facts, row: Row, own: Sequence[LatencyRecord], batch: int = 1
-) -> Estimate:
+_LIMIT = ("speed", "limit")
+_UNCOUNTED = "operators were not counted"
+
+
+def _against_plain(facts: _Facts, row: Row, batch: int = 1) -> Estimate:
+    own, plain = facts.timed.own(row, batch), facts.timed.own(facts.plain_of(row), batch)
     if row.mode == "plain":
         return Estimate(value=1.0, n=len(own))
-    plain = facts.timed(facts.plain_of(row), batch)
     shared = {record.round for record in plain} & {record.round for record in own}
     return time_ratio(plain, own, "total") if shared else Estimate(value=None, reason=NOT_PLAIN)
 
 
-def _identity(baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord]) -> Found:
+def _identity(baseline: Records, own: Records) -> Found:
     """The overall speed-up that the stages imply, from sums, and how far the totals' is from it."""
     names = ("rest_ratio", "implied_speedup", "identity_residual")
     rounds = {record.round for record in own}
@@ -216,7 +267,7 @@ def _identity(baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord]) -
     }
 
 
-def _thirty(own: Sequence[LatencyRecord], frames: int) -> Found:
+def _thirty(own: Records, frames: int) -> Found:
     """Half a minute: as it was measured, and at the measured time of a frame.
 
     `frames` is what `--frames` was, in the baseline's frames.
@@ -224,36 +275,38 @@ def _thirty(own: Sequence[LatencyRecord], frames: int) -> Found:
     frame = (own[0].frame_ns or 0) / 1e9
     n_frames = len(own[0].stage_ns["total"])
     wanted = ceil(round(THIRTY_SECONDS / frame, 6)) if frame else 0
-    ms = [sum(r.stage_ns["total"]) / len(r.stage_ns["total"]) / 1e6 for r in own]
-    seed = derive_seed("speed", "thirty")
-    at_frame = ratio_interval([x * wanted / 1e3 for x in ms], [1.0] * len(ms), seed)
+    at_frame = [ms * wanted / 1e3 for ms in _frame_ms(own)]
+    found = {"thirty_s_at_frame": typical(at_frame, "speed", "thirty")}
     if not wanted or n_frames < wanted:
         seconds = n_frames * frame
         needed = "more" if not frame else f"{ceil(frames * THIRTY_SECONDS / seconds)}"
         reason = (
             f"not measured: a generation lasts {seconds:.3g} s here; --frames {needed} measures it"
         )
-        return {"thirty_s": Estimate(value=None, reason=reason), "thirty_s_at_frame": at_frame}
+        return {"thirty_s": Estimate(value=None, reason=reason), **found}
     whole = [((r.first_audio_ns or 0) + sum(r.stage_ns["total"][1:wanted])) / 1e9 for r in own]
-    measured = ratio_interval(whole, [1.0] * len(whole), seed)
-    return {"thirty_s": measured, "thirty_s_at_frame": at_frame}
+    return {"thirty_s": typical(whole, "speed", "thirty"), **found}
+
+
+def _frame_ms(records: Records) -> list[float]:
+    """Each round's mean time of a frame."""
+    sums = [Sums.of(record) for record in records]
+    return [s.total / s.frames / 1e6 for s in sums]
 
 
 def _batch(facts: _Facts, row: Row, batch: int) -> Found:
     """What a step of several clips takes, and what comes out of it."""
-    own = facts.timed(row, batch)
-    names = [name for name, _, _ in batch_columns(batch)]
+    own = facts.timed.own(row, batch)
+    names = [column.name for column in batch_columns(batch)]
     if not own:
         return {name: Estimate(value=None, reason="not timed at this batch") for name in names}
-    steps = [sum(r.stage_ns["total"]) / len(r.stage_ns["total"]) / 1e6 for r in own]
-    ones, seed = [1.0] * len(steps), derive_seed("speed", "batch")
-    rates = ratio_interval([1e3 * batch] * len(steps), steps, seed)
-    footprint = facts.footprints.get((row.cell_id, batch))
-    baseline = facts.timed(facts.baseline_of(row), batch)
-    found = [ratio_interval(steps, ones, seed), rates]
-    found += [_speedup(baseline, own, stage) for stage in ("total", "head")]
-    found.append(_against_plain(facts, row, own, batch))
-    found += [_peak(footprint), _state(footprint)]
+    steps, footprint = _frame_ms(own), facts.footprint(row, batch)
+    baseline = facts.timed.own(facts.baseline_of(row), batch)
+    rates = ratio_interval([1e3 * batch] * len(steps), steps, derive_seed("speed", "batch"))
+    found = [typical(steps, "speed", "batch"), rates]
+    found += [speedup(baseline, own, stage, "at this batch") for stage in ("total", "head")]
+    found.append(_against_plain(facts, row, batch))
+    found += [_peak(footprint), _seen(footprint.state_bytes, NOT_LOOKED, 1e6)]
     return dict(zip(names, found, strict=True))
 
 
@@ -262,13 +315,15 @@ def _generation(facts: _Facts, row: Row) -> Found:
     own = facts.generations.get(row.cell_id, {})
     seconds = [made.taken_ns / 1e9 for made in own.values()]
     clips = [float(made.batch) for made in own.values()]
-    seed = derive_seed("speed", "generation")
     return {
-        "generation_s": ratio_interval(seconds, [1.0] * len(seconds), seed),
-        "generation_clip_s": ratio_interval(seconds, clips, seed),
+        "generation_s": typical(seconds, *_GENERATION),
+        "generation_clip_s": ratio_interval(seconds, clips, derive_seed(*_GENERATION)),
         "generation_speedup": _generation_ratio(facts, facts.baseline_of(row), row, NO_BASELINE),
         "generation_vs_plain": _generation_ratio(facts, facts.plain_of(row), row, NOT_PLAIN),
     }
+
+
+_GENERATION = ("speed", "generation")
 
 
 def _generation_ratio(facts: _Facts, other: Row | None, row: Row, lacking: str) -> Estimate:
@@ -280,41 +335,23 @@ def _generation_ratio(facts: _Facts, other: Row | None, row: Row, lacking: str) 
         return Estimate(value=1.0, n=len(b))
     shared = sorted(a.keys() & b.keys())
     before, after = ([x[i].taken_ns / x[i].seconds for i in shared] for x in (a, b))
-    return ratio_interval(before, after, derive_seed("speed", "generation"))
+    return ratio_interval(before, after, derive_seed(*_GENERATION))
 
 
-def _speedup(
-    baseline: Sequence[LatencyRecord], own: Sequence[LatencyRecord], stage: str
-) -> Estimate:
-    if not baseline:
-        return Estimate(value=None, reason="the baseline was not timed at this batch")
-    if baseline[0].cell_id == own[0].cell_id:
-        return Estimate(value=1.0, n=len(own))
-    return time_ratio(baseline, own, stage)
+def _peak(footprint: FootprintRecord) -> Estimate:
+    return _seen(footprint.peak_bytes, footprint.peak_reason or "no reason was recorded", 1e6)
 
 
-def _peak(footprint: FootprintRecord | None) -> Estimate:
-    if footprint is None or footprint.peak_bytes is None:
-        reason = footprint.peak_reason if footprint else "memory was not looked at"
-        return Estimate(value=None, reason=reason or "no reason was recorded")
-    return Estimate(value=footprint.peak_bytes / 1e6, n=1)
-
-
-def _operators(footprint: FootprintRecord | None) -> Estimate:
-    if footprint is None or footprint.operators is None:
-        return Estimate(value=None, reason="operators were not counted")
-    return Estimate(value=float(footprint.operators["total"]), n=1)
-
-
-def _state(footprint: FootprintRecord | None) -> Estimate:
-    if footprint is None or footprint.state_bytes is None:
-        return Estimate(value=None, reason="memory was not looked at")
-    return Estimate(value=footprint.state_bytes / 1e6, n=1)
+def _seen(value: float | None, reason: str, unit: float = 1.0) -> Estimate:
+    """What was looked at once, in its unit, or why there is nothing."""
+    if value is None:
+        return Estimate(value=None, reason=reason)
+    return Estimate(value=value / unit, n=1)
 
 
 def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:
     """How the numbers are to be read."""
-    own = next((records for records in facts.arms.values() if records), None)
+    own = next((records for records in facts.timed.arms.values() if records), None)
     if own is None:
         return
     yield (

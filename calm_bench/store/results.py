@@ -109,6 +109,10 @@ class TrialCount(StrictModel):
     unscored: int = 0
 
 
+UNFIT = "the baseline differs from itself"
+"""How a note begins that takes back the speed columns of its run."""
+
+
 class Results(StrictModel):
     """results.json: all that tables and plots need.
 
@@ -117,6 +121,8 @@ class Results(StrictModel):
         tables: Columns of several tables by title, in place of one.
         trials: Clips per cell_id.
         unusable: How many recordings that were to be prompts could not be used.
+        fit: Whether the baseline took as long as itself, so that ratios of times can be believed;
+            None where that was not looked at.
         counts: By cell_id, the counts of its metrics as "metric.count": n_empty, n_flagged, ...
         recipes: By recipe_id, what the values depend on besides the audio.
     """
@@ -134,8 +140,16 @@ class Results(StrictModel):
     differences: tuple[Difference, ...] = ()
     trials: dict[str, TrialCount] = Field(default_factory=dict)
     unusable: int = 0
+    fit: bool | None = None
     counts: dict[str, dict[str, float]] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether ratios of times are not to be believed; a note alone says so of older results."""
+        if self.fit is None:
+            return any(note.startswith(UNFIT) for note in self.notes)
+        return not self.fit
 
     def joined(self, ratings: "Ratings") -> Self:
         """These results with what listeners said of the same run."""

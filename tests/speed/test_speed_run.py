@@ -17,6 +17,7 @@ from calm_bench.store.records import (
     GrowthRecord,
     LatencyRecord,
 )
+from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -36,7 +37,7 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     command = ("speed", "all", "--spec", str(spec), "--out", str(out), "--threads", "1",
                "--clock", "cpu", "--generation")  # fmt: skip
     # A machine that runs the tests as well is no place to judge its own fitness.
-    monkeypatch.setattr("calm_bench.speed.run.is_fit", lambda _: True)
+    monkeypatch.setattr(Results, "is_unfit", False)
     # Both are slow, and tested apart.
     monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
     monkeypatch.setattr("calm_bench.report.build.render_growth", lambda *_: {})
@@ -121,7 +122,7 @@ def test_an_unfit_machine_is_another_exit_code(
     listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("calm_bench.speed.run.measure", lambda *_: None)
-    monkeypatch.setattr("calm_bench.speed.run.is_fit", lambda _: False)
+    monkeypatch.setattr(Results, "is_unfit", True)
     done = call("speed", "all", "--spec", str(listed()), "--out", str(tmp_path / "out"))
     assert done.exit_code == 3
     assert "unfit" in done.stderr

@@ -12,7 +12,6 @@ from calm_bench.report.paper.measure import find_rows
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.tables import main_tables
 from calm_bench.speed.plan import SpeedPlan
-from calm_bench.speed.run import is_fit
 from calm_bench.speed.tidy import tidy
 from calm_bench.store.records import (
     BandwidthRecord,
@@ -193,10 +192,14 @@ def test_a_batch_has_columns_of_its_own(results: Results) -> None:
 def test_a_baseline_that_differs_from_itself_makes_the_machine_unfit(
     results: Results, expanded: Expand, tmp_path: Path
 ) -> None:
-    assert is_fit(results)
+    assert results.fit
     assert rows_of(results, "rq-debug-plain-fp32")["aa_ratio"].value == pytest.approx(1)
-    assert is_fit(tidied(expanded(), tmp_path / "slightly", slower=1.015))
-    assert not is_fit(tidied(expanded(), tmp_path / "unfit", slower=1.1))
+    assert tidied(expanded(), tmp_path / "slightly", slower=1.015).fit
+    unfit = tidied(expanded(), tmp_path / "unfit", slower=1.1)
+    assert unfit.fit is False
+    assert unfit.is_unfit
+    older = unfit.model_copy(update={"fit": None})  # its note alone says it
+    assert older.is_unfit
 
 
 def test_rows_of_all_modes_share_a_column_and_keep_their_recipe(results: Results) -> None:

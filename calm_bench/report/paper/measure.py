@@ -19,7 +19,6 @@ from calm_bench.report.paper.claims import Claim, Selector
 from calm_bench.report.paper.names import (
     OF_THE_MODEL,
     SPEED_METRICS,
-    UNFIT,
     ModelName,
     rows_for,
     values_for,
@@ -27,7 +26,7 @@ from calm_bench.report.paper.names import (
 from calm_bench.report.paper.runs import Scale, StoredRun, scale_of
 from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
 from calm_bench.store.records import Row
-from calm_bench.store.results import Value
+from calm_bench.store.results import UNFIT, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +104,7 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[s
     rows, metric = _rows(selector, run, scale), selector.metric
     if not rows:
         raise Missing(f"{run.name} has no row {selector}")
-    if metric in SPEED_METRICS and any(n.startswith(UNFIT) for n in run.results.notes):
+    if metric in SPEED_METRICS and run.results.is_unfit:
         raise Missing(f"{run.name} was timed on a machine unfit for it: {UNFIT}")
     for row in rows if metric not in SPEED_METRICS else ():
         if row.model is not None and run.has_random_weights(row.model):

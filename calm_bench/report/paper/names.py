@@ -28,9 +28,6 @@ SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_f
 OF_THE_MODEL = SPEED_METRICS | {"text_nll"}
 """One number for all temperatures: a temperature changes neither shapes nor the text's loss."""
 
-UNFIT = "the baseline differs from itself"
-"""How a run's note begins that takes back its own speed columns."""
-
 _SEGMENT = re.compile(r"fad@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)s")
 _MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@(?P<step>\d+))?")
 

@@ -17,9 +17,9 @@ from calm_bench.report.paper.ledger import (
     ledger_csv,
     ledger_tables,
 )
-from calm_bench.report.paper.names import UNFIT
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.store.records import LatencyRecord
+from calm_bench.store.results import UNFIT
 
 
 def row(metric: str, model: str, steps: int | None = None) -> dict[str, Any]:
