@@ -6,19 +6,20 @@ not. A system is timed once for all temperatures, which change no shape and no c
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
 from calm_bench.core.stats import ratio_interval, summarise
-from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.store.records import LatencyRecord, Row
+from calm_bench.seeds import derive_seed, recipe_id_of
+from calm_bench.store.records import LatencyRecord, Row, Stage
 from calm_bench.store.results import UNFIT, ColumnInfo, Value
 from calm_bench.types import Column, Estimate
 
 SUMS_AGREE = 0.05
 RESTLESS = 0.05
 CONTROL_OFF = 0.02
+_STAGES: tuple[Stage, ...] = ("backbone", "head", "codec", "total")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +34,14 @@ class Sums:
     frames: int
 
     @classmethod
-    def of(cls, record: LatencyRecord) -> "Sums":
-        """The sums of one timed generation."""
-        ns = record.stage_ns
-        frames = len(ns["total"])
-        stages = {name: sum(ns[name]) for name in ("backbone", "head", "codec", "total")}
-        return cls(**stages, audio=frames * (record.frame_ns or 0), frames=frames)
-
-    @classmethod
-    def over(cls, parts: Iterable["Sums"]) -> "Sums":
-        """The sums of several."""
-        parts = list(parts)
-        names = ("backbone", "head", "codec", "total", "audio", "frames")
-        return cls(**{name: sum(getattr(part, name) for part in parts) for name in names})
+    def of(cls, *records: LatencyRecord) -> "Sums":
+        """The sums of timed generations."""
+        frames = [len(record.stage_ns["total"]) for record in records]
+        return cls(
+            **{name: sum(sum(record.stage_ns[name]) for record in records) for name in _STAGES},
+            audio=sum(n * (r.frame_ns or 0) for n, r in zip(frames, records, strict=True)),
+            frames=sum(frames),
+        )
 
     def per_audio(self, name: str) -> float:
         """A stage's time for a stretch of audio; per frame where nobody wrote a frame's length."""
@@ -80,7 +76,7 @@ def doubts(row: Row, own: Sequence[LatencyRecord], baseline: Sequence[LatencyRec
     """A note where the stages' times do not explain the overall speed-up."""
     if not baseline or own is baseline:
         return []
-    a, b = (Sums.over(Sums.of(record) for record in records) for records in (baseline, own))
+    a, b = Sums.of(*baseline), Sums.of(*own)
     measured, predicted = a.per_audio("total") / b.per_audio("total"), predicted_speedup(a, b)
     if abs(measured / predicted - 1) <= SUMS_AGREE:
         return []
@@ -140,6 +136,17 @@ SPEED_COLUMNS = (
 """RTF is compute over audio: below 1 is faster than real time."""
 LEADING = tuple(column.name for column in SPEED_COLUMNS[:3])
 """What stands before the quality columns, as in the paper's tables."""
+_QUOTIENTS = {
+    "head_share": ("head", "total", 100.0),
+    "rtf": ("total", "audio", 1.0),
+    "frame_ms": ("total", "frames", 1e-6),
+    "backbone_ms": ("backbone", "frames", 1e-6),
+    "head_ms": ("head", "frames", 1e-6),
+    "codec_ms": ("codec", "frames", 1e-6),
+    "second_ms": ("total", "audio", 1e3),
+    "head_second_ms": ("head", "audio", 1e3),
+}
+"""By column, which sum over which, and what the quotient is multiplied with."""
 
 
 def arm_key(row: Row) -> tuple[object, ...]:
@@ -229,7 +236,7 @@ def gathered(
         baseline = timed.own(baseline_of(row))
         found = numbers_of(row, own, baseline, timed.control if own is timed.twin else [])
         of_row = {**recipe_of(own), **recipe}
-        recipe_id = content_hash(of_row, length=12)
+        recipe_id = recipe_id_of(of_row)
         recipes[recipe_id] = of_row
         values += [value_of(row, n, units[n], e, recipe_id) for n, e in found.items()]
         notes += doubts(row, own, baseline)
@@ -248,13 +255,9 @@ def value_of(row: Row, name: str, unit: str, estimate: Estimate, recipe_id: str 
         text_temperature=row.text_temperature,
         head_steps=row.head_steps,
         metric=name,
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        n=estimate.n,
         unit=unit,
         recipe_id=recipe_id,
-        reason=estimate.reason,
+        **asdict(estimate),
     )
 
 
@@ -281,27 +284,18 @@ def estimates(
     control: Sequence[LatencyRecord],
 ) -> Found:
     """Every speed column of one arm."""
-    found = {
+    slowest = max(max(record.stage_ns["total"]) for record in own)
+    found = {name: _quotient(name, own) for name in _QUOTIENTS} | {
         "overall_speedup": speedup(baseline, own, "total"),
         "head_speedup": speedup(baseline, own, "head"),
-        "head_share": _quotient("head_share", own, lambda s: (s.head, s.total), 100.0),
-        "rtf": _quotient("rtf", own, lambda s: (s.total, s.audio)),
         "first_audio_ms": typical([(r.first_audio_ns or 0) / 1e6 for r in own]),
-        "frame_ms": _quotient("frame_ms", own, lambda s: (s.total, s.frames), 1e-6),
-        "backbone_ms": _quotient("backbone_ms", own, lambda s: (s.backbone, s.frames), 1e-6),
-        "head_ms": _quotient("head_ms", own, lambda s: (s.head, s.frames), 1e-6),
-        "codec_ms": _quotient("codec_ms", own, lambda s: (s.codec, s.frames), 1e-6),
-        "second_ms": _quotient("second_ms", own, lambda s: (s.total, s.audio), 1e3),
-        "head_second_ms": _quotient("head_second_ms", own, lambda s: (s.head, s.audio), 1e3),
         "frame_p50_ms": typical([median(r.stage_ns["total"]) / 1e6 for r in own]),
-        "frame_max_ms": Estimate(
-            value=max(max(r.stage_ns["total"]) for r in own) / 1e6, n=len(own)
-        ),
+        "frame_max_ms": Estimate(value=slowest / 1e6, n=len(own)),
         "peak_mb": _peak(own),
     }
     if control:
         found["aa_ratio"] = time_ratio(control, baseline, "total")
-    return found
+    return {column.name: found[column.name] for column in SPEED_COLUMNS if column.name in found}
 
 
 def speedup(
@@ -325,24 +319,15 @@ def typical(values: Sequence[float], *seed: str) -> Estimate:
     )
 
 
-def _quotient(
-    name: str,
-    records: Sequence[LatencyRecord],
-    parts: Callable[[Sums], tuple[int, int]],
-    scale: float = 1.0,
-) -> Estimate:
+def _quotient(name: str, records: Sequence[LatencyRecord]) -> Estimate:
     """A quotient of sums over all rounds; rounds are what is resampled."""
-    column = Column(
-        name=name,
-        label=name,
-        unit="",
-        higher_is_better=None,
-        aggregate="ratio",
-        fields=("a", "b"),
-        scale=scale,
-    )
-    pairs = {record.round: parts(Sums.of(record)) for record in records}
-    values = {str(number): {"a": float(a), "b": float(b)} for number, (a, b) in pairs.items()}
+    above, below, scale = _QUOTIENTS[name]
+    column = replace(Column.of(name, name, "", "a", "b", aggregate="ratio"), scale=scale)
+    sums = {record.round: Sums.of(record) for record in records}
+    values = {
+        str(number): {"a": float(getattr(own, above)), "b": float(getattr(own, below))}
+        for number, own in sums.items()
+    }
     return summarise(column, values, derive_seed("latency", name))
 
 

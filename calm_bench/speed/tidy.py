@@ -255,7 +255,7 @@ def _identity(baseline: Records, own: Records) -> Found:
     base = [record for record in baseline if record.round in rounds]
     if not base:
         return {name: Estimate(value=None, reason=NO_BASELINE) for name in names}
-    a, b = (Sums.over(Sums.of(record) for record in records) for records in (base, own))
+    a, b = Sums.of(*base), Sums.of(*own)
     implied = predicted_speedup(a, b)
     residual = 100 * (a.per_audio("total") / b.per_audio("total") / implied - 1)
     n, why = len(own), "a sum over all rounds, without an interval"
