@@ -17,10 +17,10 @@ from calm_bench.generate.codec_check import check_codecs
 from calm_bench.numbers.pairs import compared_rows
 from calm_bench.plan.plan import Plan
 from calm_bench.plan.rows import with_temperature_kind
-from calm_bench.score.clips import ClipShelf
+from calm_bench.score.clips import Clips
 from calm_bench.score.held_out import held_out_scores, hold_out
 from calm_bench.score.scorer import Scorer, Setting
-from calm_bench.score.summary import Facts, Outcome, summarise_run
+from calm_bench.score.summary import Outcome, summarise_benchmark
 from calm_bench.speed.in_run import time_systems
 from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row
@@ -154,13 +154,10 @@ def _finish(
     spec: BenchmarkSpec, manifest: Manifest, rows: Sequence[Row], store: RunStore, models: Models
 ) -> Outcome:
     """Scores and results of the clips that are there."""
-    shelf = ClipShelf.of_run(rows, store)
     pairs = compared_rows(rows)
-    scorer = Scorer(rows, shelf, store, Setting.of(spec))
+    scorer = Scorer(rows, Clips.of_run(rows, store), store, Setting.of(spec))
     scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
-    facts = Facts.of_run(spec, manifest, rows, store, scorer)
-    results = summarise_run(facts, shelf, scores, pairs)
-    store.write_results(results)
+    store.write_results(summarise_benchmark(spec, manifest, scorer, scores, pairs))
     outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes
     status = "partial" if outcome.n_failed else "finished"
     manifest = manifest.scored_by(code_hashes())

@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,38 +108,6 @@ def samples_hash(samples: Wave, sample_rate: int) -> str:
     return digest.value
 
 
-class StoredWave(Protocol):
-    """Audio that lies in a file until somebody looks at it."""
-
-    @property
-    def audio_id(self) -> str:
-        """The content hash of samples and rate."""
-
-    @property
-    def n_samples(self) -> int:
-        """How long it is, without reading it."""
-
-    def read(self) -> Wave:
-        """The samples."""
-
-
-def _in_memory(held: Any) -> bool:
-    return isinstance(held, np.ndarray)
-
-
-class _WaveField:
-    """A field that takes samples, or audio that is read each time somebody looks at it."""
-
-    def __get__(self, clip: "Clip | None", owner: type) -> Any:
-        if clip is None:
-            raise AttributeError("a clip's wave has no default")
-        held = clip.__dict__["_wave"]
-        return held if _in_memory(held) else held.read()
-
-    def __set__(self, clip: "Clip", value: Any) -> None:
-        clip.__dict__["_wave"] = value
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
     """One stretch of audio and what is known about it: all that a metric may look at.
@@ -149,8 +116,8 @@ class Clip:
         clip_id: What tells it from every other clip of a run; two of them may sound the same.
         prompt_id: The prompt it continues; clips of different rows pair by it.
         seed_index: Which draw for the prompt; clips pair by (prompt_id, seed_index).
-        wave: Whole clip, prompt included, mono [S]. May be given as a `StoredWave`: it is then read
-            whenever somebody looks, so look once, and hold no more of them than needed.
+        wave: Whole clip, prompt included, mono [S]. Where it lies in a file, it is read whenever
+            somebody looks, so look once, and hold no more of them than needed.
         prompt_seconds: Length of the prompt at the head of `wave`; metrics score what follows.
         end_seconds: Where that ends in `wave`; None for the clip's end.
         words: What was meant to be said in the whole clip, timed: the real text for references and
@@ -163,7 +130,7 @@ class Clip:
     clip_id: str
     prompt_id: str
     seed_index: int
-    wave: Wave = _WaveField()  # type: ignore[assignment]
+    wave: Wave
     sample_rate: int
     prompt_seconds: float = 0.0
     end_seconds: float | None = None
@@ -178,14 +145,12 @@ class Clip:
     @property
     def audio_id(self) -> str:
         """The content hash of samples and rate: equal for clips that sound the same."""
-        held = self.__dict__["_wave"]
-        return samples_hash(held, self.sample_rate) if _in_memory(held) else str(held.audio_id)
+        return samples_hash(self.wave, self.sample_rate)
 
     @property
     def n_samples(self) -> int:
         """How long `wave` is; nothing is read for it."""
-        held = self.__dict__["_wave"]
-        return len(held) if _in_memory(held) else int(held.n_samples)
+        return len(self.wave)
 
     @property
     def seconds(self) -> float:
@@ -207,11 +172,9 @@ class Clip:
         end = None if self.end_seconds is None else round(self.end_seconds * self.sample_rate)
         return slice(round(self.prompt_seconds * self.sample_rate), end)
 
-    def within(self, prompt_seconds: float, end_seconds: float | None) -> "Clip":
+    def within(self, prompt_seconds: float, end_seconds: float | None) -> Self:
         """The same clip with another stretch for its continuation; nothing is read for it."""
-        other = copy(self)
-        other.__dict__.update(prompt_seconds=prompt_seconds, end_seconds=end_seconds)
-        return other
+        return replace(self, prompt_seconds=prompt_seconds, end_seconds=end_seconds)
 
     @property
     def span(self) -> tuple[float, ...]:

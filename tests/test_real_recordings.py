@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,11 +17,11 @@ from calm_bench.core import paths
 from calm_bench.core.audio import read_audio, resample, write_flac
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
-from calm_bench.score.clips import ClipShelf
+from calm_bench.score.clips import Clips
 from calm_bench.store.records import CodecCheck, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import TimedWord, Transcript, Wave
+from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
 RATE = 16_000
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -103,13 +102,19 @@ def test_fad_compares_each_clip_up_to_where_its_recording_ends(tmp_path: Path) -
     done("run", spec, "--out", out, "--prompt-audio", *recordings)
     store = RunStore(out)
     results = store.read_results()
-    shelf = ClipShelf.of_run(results.cells, store)
-    reference, ours = (
-        shelf.clips(shelf.entries(name), {}) for name in ("reference", "calm-debug-t1")
-    )
+    clips = Clips.of_run(results.cells, store)
+    reference, ours = (clips.of(name) for name in ("reference", "calm-debug-t1"))
     ends = {clip.prompt_id: clip.seconds for clip in reference}
     cut = [
-        replace(c, wave=c.wave[: round(ends[c.prompt_id] * c.sample_rate)], clip_id=f"cut {i}")
+        Clip(
+            clip_id=f"cut {i}",
+            prompt_id=c.prompt_id,
+            seed_index=c.seed_index,
+            wave=c.wave[: round(ends[c.prompt_id] * c.sample_rate)],
+            sample_rate=c.sample_rate,
+            prompt_seconds=c.prompt_seconds,
+            group=c.group,
+        )
         for i, c in enumerate(ours)
     ]
     expected = FadMetric(MelEmbedding()).distance(cut, reference)

@@ -3,12 +3,12 @@
 Some clips of a row are copies of one recording: the reference and its round trips come once for
 each seed, draws at temperature 0 are the same, and a folder may hold a file twice. Copies are no
 further observations: each is scored and counted once (`firsts`), and of two rows each pair of
-recordings is compared once (`ClipShelf.shared`).
+recordings is compared once (`Clips.shared`).
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Clip, Transcript, Wave, WordTimes, timed
+from calm_bench.types import Clip, Wave, timed
 
 Firsts = Mapping[str, str]
 """By clip id, the first clip of its row that it is a copy of; any other clip stands for itself."""
-
 
 READING = "reading"
 """What failed on a file that no metric got to see."""
@@ -69,102 +68,73 @@ def sounds_of(paths: Sequence[Path], title: str) -> Iterator[AudioFacts | InputE
     return counted(ordered_map(look, paths), len(paths), title)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipEntry:
-    """A clip without its audio.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredClip(Clip):
+    """A clip whose audio lies in a file and is read each time somebody looks at it.
 
     Attributes:
-        clip_id: What tells it from every other clip of a run: its trial.
         sound: What its file holds.
-        group: What intervals resample: the recording that its prompt was cut from, or the prompt.
+        reader: Reads it.
     """
 
-    clip_id: str
-    prompt_id: str
-    group: str
-    seed_index: int
     path: Path
     sound: AudioFacts
-    prompt_seconds: float
-    words: tuple[WordTimes, ...] | None
+    reader: Callable[["StoredClip"], Wave] = field(default=lambda clip: read_audio(clip.path)[0])
+    wave: Wave = field(init=False, repr=False)
+    sample_rate: int = field(init=False)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wave":
+            return self.reader(self)
+        if name == "sample_rate":
+            return self.sound.sample_rate
+        raise AttributeError(name)
+
+    @property
+    def audio_id(self) -> str:
+        return self.sound.audio_id
+
+    @property
+    def n_samples(self) -> int:
+        return self.sound.n_samples
 
     @property
     def identity(self) -> list[Any]:
         """All that a metric can know of the clip besides its transcript."""
+        words = None if self.words is None else [[w.word, w.start, w.end] for w in self.words]
         place = [self.prompt_id, self.group, self.seed_index]
-        return [self.audio_id, *place, self.prompt_seconds, self.words]
-
-    @property
-    def audio_id(self) -> str:
-        """The content hash of its samples and rate: equal for clips that sound the same."""
-        return self.sound.audio_id
-
-    @property
-    def seconds(self) -> float:
-        """How long it is, prompt included."""
-        return self.sound.n_samples / self.sound.sample_rate
-
-    @property
-    def pair_key(self) -> str:
-        """What it has in common with clips of other rows for the same prompt and seed."""
-        return f"{self.prompt_id}/{self.seed_index}"
+        return [self.audio_id, *place, self.prompt_seconds, words]
 
 
-def firsts(entries: Sequence[ClipEntry], *, words: bool, originals: Mapping[str, str]) -> Firsts:
+def firsts(clips: Sequence[StoredClip], *, words: bool, originals: Mapping[str, str]) -> Firsts:
     """Which clips of a row are the same: same audio, and the same words and original if they count.
 
     Args:
-        entries: The clips of a row.
+        clips: The clips of a row.
         words: Whether what was meant to be said counts.
         originals: By prompt the audio that a clip is compared with; empty where it is not.
     """
     known: dict[Hashable, str] = {}
     return {
-        entry.clip_id: known.setdefault(
+        clip.clip_id: known.setdefault(
             (
-                entry.audio_id,
-                entry.prompt_seconds,
-                entry.words if words else None,
-                originals.get(entry.prompt_id),
+                clip.audio_id,
+                clip.prompt_seconds,
+                clip.words if words else None,
+                originals.get(clip.prompt_id),
             ),
-            entry.clip_id,
+            clip.clip_id,
         )
-        for entry in entries
+        for clip in clips
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """The audio of an entry, in memory as long as there is room for it."""
-
-    entry: ClipEntry
-    held: MemoryCache
-    looked: Callable[[str], None]
-
-    @property
-    def audio_id(self) -> str:
-        return self.entry.audio_id
-
-    @property
-    def n_samples(self) -> int:
-        return self.entry.sound.n_samples
-
-    def read(self) -> Wave:
-        self.looked(self.entry.clip_id)
-        wave = self.held.read(self.audio_id)
-        if wave is None:
-            wave, _ = read_audio(self.entry.path)
-            wave.flags.writeable = False  # the next metric is to find what this one found
-            self.held.write(self.audio_id, wave)
-        return wave
-
-
-class ClipShelf:
+class Clips:
     """Rows of clips; as much of their audio as there is room for is held at a time."""
 
     def __init__(
         self,
-        entries: Mapping[str, Sequence[ClipEntry]],
+        rows: Mapping[str, Sequence[StoredClip]],
         failures: Sequence[Failure] = (),
         max_bytes: int = 128 * 2**20,
     ) -> None:
@@ -172,16 +142,18 @@ class ClipShelf:
 
         `failures` are the clips that could not be read.
         """
-        self._entries = entries
+        self._rows = {
+            row: [replace(clip, reader=self._read) for clip in own] for row, own in rows.items()
+        }
         self.failures = failures
         self._held = MemoryCache(max_bytes)
         self._unseen: set[str] = set()
         self._advance: Callable[[int], None] = lambda n: None
 
     @classmethod
-    def of_run(cls, rows: Sequence[Row], store: RunStore) -> "ClipShelf":
+    def of_run(cls, rows: Sequence[Row], store: RunStore) -> "Clips":
         """The clips that a run has made and that can be read, in the order of prompts and seeds."""
-        by_row = {row.cell_id: list[ClipEntry]() for row in rows}
+        by_row = {row.cell_id: list[StoredClip]() for row in rows}
         made = [r for r in store.read(TrialRecord) if r.cell_id in by_row and r.clip]
         paths = [store.root / str(record.clip) for record in made]
         failures = []
@@ -189,50 +161,67 @@ class ClipShelf:
             if isinstance(sound, InputError):
                 about = {"cell_id": record.cell_id, "clip_id": record.trial_id}
                 failures.append(Failure(**about, path=path, by=READING, reason=str(sound)))
-            else:
-                by_row[record.cell_id].append(_entry(record, path, sound))
-        for entries in by_row.values():
-            entries.sort(key=lambda entry: (entry.prompt_id, entry.seed_index))
+                continue
+            clip = StoredClip(
+                clip_id=record.trial_id,
+                prompt_id=record.prompt_id,
+                group=record.group or record.prompt_id,
+                seed_index=record.seed_index,
+                path=path,
+                sound=sound,
+                prompt_seconds=record.prompt_seconds,
+                words=None if record.words is None else timed(record.words),
+            )
+            by_row[record.cell_id].append(clip)
+        for clips in by_row.values():
+            clips.sort(key=lambda clip: (clip.prompt_id, clip.seed_index))
         return cls(by_row, failures)
 
     @contextmanager
     def counting(self, cell_id: str, advance: Callable[[int], None]) -> Iterator[None]:
         """Count a row's clips as they are looked at, and in the end those that nobody looked at."""
-        self._unseen = {entry.clip_id for entry in self.entries(cell_id)}
+        self._unseen = {clip.clip_id for clip in self.of(cell_id)}
         self._advance = advance
         yield
         if self._unseen:
             advance(len(self._unseen))
         self._unseen = set()
 
-    def _look(self, clip_id: str) -> None:
-        if clip_id in self._unseen:
-            self._unseen.remove(clip_id)
+    def _read(self, clip: StoredClip) -> Wave:
+        """A clip's audio, from memory as long as there is room for it."""
+        if clip.clip_id in self._unseen:
+            self._unseen.remove(clip.clip_id)
             self._advance(1)
+        wave = self._held.read(clip.audio_id)
+        if wave is None:
+            wave, _ = read_audio(clip.path)
+            wave.flags.writeable = False  # the next metric is to find what this one found
+            self._held.write(clip.audio_id, wave)
+        return wave
 
-    def entries(self, cell_id: str) -> Sequence[ClipEntry]:
-        """What is known of a row's clips."""
-        return self._entries.get(cell_id, ())
+    def of(self, cell_id: str) -> Sequence[StoredClip]:
+        """A row's clips."""
+        return self._rows.get(cell_id, ())
 
     def ends_before(self, cell_id: str, seconds: float) -> dict[str, float]:
         """By prompt, where a row's clips end that are shorter than that."""
         return {
-            entry.prompt_id: entry.seconds
-            for entry in self.entries(cell_id)
-            if entry.sound.n_samples < round(seconds * entry.sound.sample_rate)
+            clip.prompt_id: clip.seconds
+            for clip in self.of(cell_id)
+            if clip.n_samples < round(seconds * clip.sample_rate)
         }
 
     def shared(
         self, pair: tuple[str, str], alike: Mapping[str, Firsts], *, once: bool
-    ) -> Iterator[tuple[ClipEntry, ClipEntry]]:
+    ) -> Iterator[tuple[StoredClip, StoredClip]]:
         """The clips of two rows that answer the same prompt and seed, without repeated pairs.
 
         A copy is paired with each draw of the other row, so that each counts as often on both
         sides. For sets, whose numbers depend on their sizes, every recording is taken `once`.
         """
-        theirs = {entry.pair_key: entry for entry in self.entries(pair[1])}
+        theirs = {clip.pair_key: clip for clip in self.of(pair[1])}
         seen: set[Hashable] = set()
-        for ours in self.entries(pair[0]):
+        for ours in self.of(pair[0]):
             if (other := theirs.get(ours.pair_key)) is None:
                 continue
             ids = zip(pair, (ours.clip_id, other.clip_id), strict=True)
@@ -241,35 +230,3 @@ class ClipShelf:
             if marks.isdisjoint(seen):
                 seen |= marks
                 yield ours, other
-
-    def clips(
-        self, entries: Iterable[ClipEntry], transcripts: Mapping[str, Transcript]
-    ) -> list[Clip]:
-        """Clips that are read when they are looked at, with what was heard in them, by audio."""
-        return [
-            Clip(
-                clip_id=entry.clip_id,
-                prompt_id=entry.prompt_id,
-                group=entry.group,
-                seed_index=entry.seed_index,
-                wave=_Stored(entry, self._held, self._look),  # type: ignore[arg-type]
-                sample_rate=entry.sound.sample_rate,
-                prompt_seconds=entry.prompt_seconds,
-                words=None if entry.words is None else timed(entry.words),
-                transcript=transcripts.get(entry.audio_id),
-            )
-            for entry in entries
-        ]
-
-
-def _entry(record: TrialRecord, path: Path, sound: AudioFacts) -> ClipEntry:
-    return ClipEntry(
-        clip_id=record.trial_id,
-        prompt_id=record.prompt_id,
-        group=record.group or record.prompt_id,
-        seed_index=record.seed_index,
-        path=path,
-        sound=sound,
-        prompt_seconds=record.prompt_seconds,
-        words=record.words,
-    )

@@ -9,13 +9,12 @@ from typing import Literal
 
 from calm_bench import registry
 from calm_bench.core import paths
-from calm_bench.core.audio import AudioFacts
 from calm_bench.core.recordings import Listing, few, group_of, list_recordings
 from calm_bench.errors import InputError
-from calm_bench.score.clips import ClipEntry, ClipShelf, sounds_of
+from calm_bench.score.clips import Clips, StoredClip, sounds_of
 from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair, unrelated
 from calm_bench.score.scorer import Scorer, Setting
-from calm_bench.score.summary import Facts, Outcome, summarise_run
+from calm_bench.score.summary import Outcome, summarise_run
 from calm_bench.seeds import content_hash
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.records import Manifest, Row
@@ -51,14 +50,14 @@ class Folder:
     """The readable clips of a folder, what is wrong with the others, and what was left out."""
 
     path: Path
-    entries: list[ClipEntry]
+    clips: list[StoredClip]
     failures: list[str]
     notes: list[str]
 
     @property
     def lines(self) -> list[str]:
         """What must be said of it: what was left out, what is there twice, what is wrong."""
-        n, distinct, groups = len(self.entries), self.n_distinct, {e.group for e in self.entries}
+        n, distinct, groups = len(self.clips), self.n_distinct, {c.group for c in self.clips}
         lines = list(self.notes)
         if distinct < n:
             lines.append(
@@ -78,7 +77,7 @@ class Folder:
     @property
     def n_distinct(self) -> int:
         """How many recordings the clips are."""
-        return len({entry.audio_id for entry in self.entries})
+        return len({clip.audio_id for clip in self.clips})
 
 
 def score_folders(
@@ -116,42 +115,27 @@ def score_folders(
         unpaired=unpaired[0] if unpaired else _ALONE,
     )
     rows = _rows(sides, paired=bool(pairing.originals))
+    doubts = unrelated(sides["clips"].clips, sides["reference"].clips if reference else ())
     manifest = _manifest(sides, asked, names, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
     store.refuse_foreign()
     with store.lock():
         manifest = store.begin(manifest)
-        shelf = ClipShelf({cell_id: side.entries for cell_id, side in sides.items()})
-        scorer = Scorer(rows, shelf, store, setting)
-        scores = scorer.score(names, [])
-        facts = _facts(manifest, rows, sides, unpaired, scorer)
-        outcome = Outcome(folder=store.root, results=summarise_run(facts, shelf, scores, []))
+        clips = Clips({cell_id: side.clips for cell_id, side in sides.items()})
+        scorer = Scorer(rows, clips, store, setting)
+        results = summarise_run(
+            scorer,
+            scorer.score(names, []),
+            [],
+            manifest,
+            trials={cell_id: side.count for cell_id, side in sides.items()},
+            notes=[*(line for side in sides.values() for line in side.lines), *unpaired, *doubts],
+        )
+        outcome = Outcome(folder=store.root, results=results)
         store.write_results(outcome.results)
         status = "partial" if outcome.n_failed else "finished"
         store.write_manifest(manifest.model_copy(update={"status": status}))
     return outcome
-
-
-def _facts(
-    manifest: Manifest,
-    rows: Sequence[Row],
-    sides: Mapping[str, Folder],
-    notes: Sequence[str],
-    scorer: Scorer,
-) -> Facts:
-    """What is to be said of the folders, at the end of it these notes and what scoring found."""
-    originals = sides["reference"].entries if "reference" in sides else ()
-    doubt = unrelated(sides["clips"].entries, originals)
-    doubts = [] if doubt is None else [doubt]
-    return Facts(
-        run_id=manifest.run_id,
-        benchmark=manifest.benchmark,
-        version=manifest.version,
-        rows=rows,
-        trials={cell_id: side.count for cell_id, side in sides.items()},
-        failures=scorer.failures,
-        notes=[*(line for side in sides.values() for line in side.lines), *notes, *doubts],
-    )
 
 
 def _rows(sides: Mapping[str, Folder], *, paired: bool) -> list[Row]:
@@ -221,36 +205,31 @@ def read_folder(
     names = [n if originals is None else originals.get(n, f"./{n}") for n in listing.names]
     groups = [n if group_by is None else group_of(group_by, n.removeprefix("./")) for n in names]
     drawn = Counter[str]()
-    entries, failures, remarks = [], list(listing.unlisted), []
+    clips, failures, remarks = [], list(listing.unlisted), []
     sounds = sounds_of(listing.files, f"reading {listing.folder.name}")
     for path, name, group, sound in zip(listing.files, names, groups, sounds, strict=True):
         if isinstance(sound, InputError):
             failures.append(str(sound))
             continue
-        entries.append(_entry(path, name, group, drawn[name], sound))
+        clip = StoredClip(
+            clip_id=content_hash(name, drawn[name], sound.audio_id),
+            prompt_id=name,
+            group=group,
+            seed_index=drawn[name],
+            path=path,
+            sound=sound,
+        )
+        clips.append(clip)
         drawn[name] += 1
         remarks += [f"{listing.name(path)} ({remark})" for remark in sound.remarks]
-    if not entries:
+    if not clips:
         raise InputError(f"{listing.folder} holds no readable audio: {failures[0]}")
     notes = listing.notes
     if remarks:
         notes.append(
             f"listen to these before you believe their numbers, in {listing.folder}: {few(remarks)}"
         )
-    return Folder(path=listing.folder, entries=entries, failures=failures, notes=notes)
-
-
-def _entry(path: Path, name: str, group: str, index: int, sound: AudioFacts) -> ClipEntry:
-    return ClipEntry(
-        clip_id=content_hash(name, index, sound.audio_id),
-        prompt_id=name,
-        group=group,
-        seed_index=index,
-        path=path,
-        sound=sound,
-        prompt_seconds=0.0,
-        words=None,
-    )
+    return Folder(path=listing.folder, clips=clips, failures=failures, notes=notes)
 
 
 def _check_metrics(names: Sequence[str], *, alone: bool) -> None:
@@ -285,7 +264,7 @@ def _manifest(
     metrics: Sequence[str],
     command: Sequence[str],
 ) -> Manifest:
-    clips = [[entry.identity for entry in side.entries] for side in sides.values()]
+    clips = [[clip.identity for clip in side.clips] for side in sides.values()]
     plan_hash = content_hash(clips, list(metrics), asked.embedding, asked.asr)
     folders = [str(side.path) for side in sides.values()]
     return Manifest(

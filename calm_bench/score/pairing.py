@@ -35,7 +35,7 @@ from calm_bench.core.code import computed_by
 from calm_bench.core.recordings import few
 from calm_bench.core.waves import mel_power
 from calm_bench.errors import InputError
-from calm_bench.score.clips import ClipEntry
+from calm_bench.score.clips import StoredClip
 from calm_bench.seeds import content_hash
 
 DEFAULT_RULE = "path"
@@ -224,33 +224,32 @@ def _suggestion(
     return best
 
 
-def unrelated(clips: Sequence[ClipEntry], originals: Sequence[ClipEntry]) -> str | None:
-    """What to say if clips are no nearer to their own originals than to others; None if they are.
+def unrelated(clips: Sequence[StoredClip], originals: Sequence[StoredClip]) -> Iterator[str]:
+    """What to say if clips are no nearer to their own originals than to others.
 
     Where originals sound the same, or only one pairs, nothing can be told and nothing is said.
     """
-    by_name = {entry.prompt_id: entry for entry in originals}
+    by_name = {clip.prompt_id: clip for clip in originals}
     pairs = [(clip, by_name[clip.prompt_id]) for clip in clips if clip.prompt_id in by_name]
     pairs = pairs[:: max(1, -(-len(pairs) // _PAIRS))]
     if len(pairs) < 2:
-        return None
+        return
     cache = ContentCache("likeness")
-    key = content_hash(computed_by(__name__), [[e.audio_id for e in pair] for pair in pairs])
+    key = content_hash(computed_by(__name__), [[clip.audio_id for clip in pair] for pair in pairs])
     found = cache.read(key)
     if found is None:
         levels = list(_levels_of(pairs))
         found = {"share": _share_nearer(*zip(*levels, strict=True)), "n": len(levels)}
         cache.write(key, found)
     share, n = found["share"], found["n"]
-    if share >= _ENOUGH:
-        return None
-    return (
-        f"the pairs look unrelated: of {n} clips looked at, one is nearer to its own "
-        f"original than to another in {100 * share:.0f} of 100 cases (50 by chance); see --pair-by"
-    )
+    if share < _ENOUGH:
+        yield (
+            f"the pairs look unrelated: of {n} clips looked at, one is nearer to its own original "
+            f"than to another in {100 * share:.0f} of 100 cases (50 by chance); see --pair-by"
+        )
 
 
-def _levels_of(pairs: Iterable[tuple[ClipEntry, ClipEntry]]) -> Iterator[tuple[Floats, Floats]]:
+def _levels_of(pairs: Iterable[tuple[StoredClip, StoredClip]]) -> Iterator[tuple[Floats, Floats]]:
     """Both sides of each pair, but for those that hold nothing at this rate: scores name these."""
     for clip, original in pairs:
         with suppress(InputError):
@@ -265,9 +264,9 @@ def _share_nearer(ours: Sequence[Floats] = (), theirs: Sequence[Floats] = ()) ->
     return float(told.mean()) if told.size else 1.0
 
 
-def _levels(entry: ClipEntry) -> Floats:
+def _levels(clip: StoredClip) -> Floats:
     """Levels of mel bands in dB around their mean, [frames, M]."""
-    wave, rate = read_audio(entry.path, _RATE, seconds=_SECONDS)
+    wave, rate = read_audio(clip.path, _RATE, seconds=_SECONDS)
     power = mel_power(wave, rate, _WINDOW, _BANDS)
     levels: Floats = 10.0 * np.log10(np.maximum(power, 1e-10))
     levels -= levels.mean()

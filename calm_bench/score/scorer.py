@@ -7,7 +7,7 @@ reason where the number would be; a clip that it fails on is noted and counted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -22,12 +22,12 @@ from calm_bench.metrics.base import Metric, score_row
 from calm_bench.metrics.drift import DriftMetric
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
 from calm_bench.metrics.fad import FadOverTime, Segments
-from calm_bench.score.clips import ClipEntry, ClipShelf, Failure, Firsts, firsts
+from calm_bench.score.clips import Clips, Failure, Firsts, StoredClip, firsts
 from calm_bench.score.transcripts import transcribe
 from calm_bench.seeds import content_hash, recipe_id_of
 from calm_bench.store.records import Row, RowScore, ScoreRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Clip, Column, Estimate, MetricResult, Transcript
+from calm_bench.types import Column, Estimate, MetricResult, Transcript
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,28 +61,25 @@ class Setting:
             clip_seconds=spec.seconds,
         )
 
-    def ends_for(
-        self, metric: Metric, shelf: ClipShelf, reference: str | None
-    ) -> Mapping[str, float]:
+    def ends_for(self, metric: Metric, clips: Clips, reference: str | None) -> Mapping[str, float]:
         """By prompt, where its recording ends: clips are compared with recordings up to there."""
         if "reference" not in metric.needs or metric.goes_beyond_reference:
             return {}
         known = reference is not None and self.clip_seconds is not None
-        return shelf.ends_before(str(reference), self.clip_seconds or 0.0) if known else {}
+        return clips.ends_before(str(reference), self.clip_seconds or 0.0) if known else {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instrument:
-    """A metric, or why there is none.
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a metric is made for a run.
 
     Attributes:
         embedding: What it looks through, where the run has more than one.
     """
 
     cls: type[Metric]
-    metric: Metric | None
+    make: Callable[[], Metric]
     embedding: str | None = None
-    reason: str = ""
 
 
 def usable_embeddings(setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -97,25 +94,16 @@ def usable_embeddings(setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple(dict.fromkeys(chosen)), tuple(notes)
 
 
-def instruments_of(
-    name: str, setting: Setting, embeddings: tuple[str, ...]
-) -> Iterator[Instrument]:
+def setups_of(name: str, setting: Setting, embeddings: tuple[str, ...]) -> Iterator[Setup]:
     """A registered metric, once for each embedding if it looks through one."""
     cls = registry.load("metric", name)
+    segments = [setting.segments] if issubclass(cls, DriftMetric | FadOverTime) else []
     if not issubclass(cls, EmbeddingMetric):
-        yield _built(cls, None, *([setting.segments] if issubclass(cls, DriftMetric) else []))
+        yield Setup(cls, partial(cls, *segments))
         return
     for embedding in embeddings:
-        named = embedding if len(embeddings) > 1 else None
-        more = [setting.segments] if issubclass(cls, FadOverTime) else []
-        yield _built(cls, named, embedding, ArrayCache("vectors"), *more)
-
-
-def _built(cls: type[Metric], embedding: str | None, *parts: Any) -> Instrument:
-    try:
-        return Instrument(cls=cls, metric=cls(*parts), embedding=embedding)
-    except Exception as error:
-        return Instrument(cls=cls, metric=None, embedding=embedding, reason=describe(error))
+        make = partial(cls, embedding, ArrayCache("vectors"), *segments)
+        yield Setup(cls, make, embedding if len(embeddings) > 1 else None)
 
 
 SCORED_BY = ("calm_bench.score.clips",)
@@ -146,37 +134,28 @@ class MetricScores:
     alike: dict[str, Firsts] = field(default_factory=dict)
 
 
-def _heard_identity(transcript: Transcript | None) -> Any:
-    return None if transcript is None else asdict(transcript)
-
-
-def _record_scores(scores: Sequence[MetricScores], shelf: ClipShelf, store: RunStore) -> None:
+def _record_scores(scores: Sequence[MetricScores], clips: Clips, store: RunStore) -> None:
     """Write what is new to the run's records."""
-    known = {record.key: record for record in store.read(ScoreRecord)}
-    known_rows = {record.key: record for record in store.read(RowScore)}
+    kinds: tuple[type[ScoreRecord | RowScore], ...] = (ScoreRecord, RowScore)
+    known = {(kind, record.key): record for kind in kinds for record in store.read(kind)}
     for score in scores:
-        clip_records, cell_records = _records(score, shelf)
-        store.append(*(r for r in clip_records if known.get(r.key) != r))
-        store.append(*(r for r in cell_records if known_rows.get(r.key) != r))
+        found = _records(score, clips)
+        store.append(*(r for r in found if known.get((type(r), r.key)) != r))
 
 
-def _records(score: MetricScores, shelf: ClipShelf) -> tuple[list[ScoreRecord], list[RowScore]]:
-    clips, cells = [], []
+def _records(score: MetricScores, clips: Clips) -> Iterator[ScoreRecord | RowScore]:
     for cell_id, result in score.results.items():
         about = {"metric": score.metric, "recipe_id": str(score.recipe_id), "cell_id": cell_id}
         estimates, counts = dict(result.estimates), dict(result.counts)
-        cells.append(RowScore(**about, estimates=estimates, counts=counts))
-        clips += [
-            ScoreRecord(
+        yield RowScore(**about, estimates=estimates, counts=counts)
+        for clip in clips.of(cell_id):
+            yield ScoreRecord(
                 **about,
-                trial_id=entry.clip_id,
-                clip_id=entry.audio_id,
-                values=dict(result.clips.get(entry.clip_id, {})),
-                note=result.notes.get(entry.clip_id),
+                trial_id=clip.clip_id,
+                clip_id=clip.audio_id,
+                values=dict(result.clips.get(clip.clip_id, {})),
+                note=result.notes.get(clip.clip_id),
             )
-            for entry in shelf.entries(cell_id)
-        ]
-    return clips, cells
 
 
 class Scorer:
@@ -185,18 +164,18 @@ class Scorer:
     def __init__(
         self,
         rows: Sequence[Row],
-        shelf: ClipShelf,
+        clips: Clips,
         store: RunStore,
         setting: Setting | None = None,
     ) -> None:
-        """Score these rows, whose clips are on the shelf; records go to the store."""
+        """Score the clips of these rows; records go to the store."""
         self.rows = rows
-        self.shelf = shelf
+        self.clips = clips
         self.store = store
         self.setting = setting or Setting()
-        self._ends = partial(self.setting.ends_for, shelf=shelf, reference=self._reference)
+        self._ends = partial(self.setting.ends_for, clips=clips, reference=self._reference)
         self.notes: tuple[str, ...] = ()
-        self.failures: list[Failure] = list(shelf.failures)
+        self.failures: list[Failure] = list(clips.failures)
         self._cache = ContentCache("scores")
 
     def score(self, names: Sequence[str], pairs: Sequence[Pair]) -> list[MetricScores]:
@@ -207,23 +186,22 @@ class Scorer:
             pairs: Rows whose set columns are compared.
         """
         embeddings, self.notes = usable_embeddings(self.setting)
-        found = [i for n in names for i in instruments_of(n, self.setting, embeddings)]
-        if any("transcript" in instrument.cls.needs for instrument in found):
+        setups = [s for n in names for s in setups_of(n, self.setting, embeddings)]
+        if any("transcript" in setup.cls.needs for setup in setups):
             self._hear()
-        with stage("scoring", len(found) * self._n_clips) as advance:
-            scores = [self._score_metric(instrument, pairs, advance) for instrument in found]
-        _record_scores(scores, self.shelf, self.store)
+        with stage("scoring", len(setups) * self._n_clips) as advance:
+            scores = [self._score_metric(setup, pairs, advance) for setup in setups]
+        _record_scores(scores, self.clips, self.store)
         return scores
 
     def _score_metric(
-        self, instrument: Instrument, pairs: Sequence[Pair], advance: Callable[[int], None]
+        self, setup: Setup, pairs: Sequence[Pair], advance: Callable[[int], None]
     ) -> MetricScores:
-        cls, metric, embedding = instrument.cls, instrument.metric, instrument.embedding
-        columns = cls.columns if metric is None else metric.own_columns
-        found = MetricScores(metric=cls.name, columns=columns, embedding=embedding)
+        cls, embedding = setup.cls, setup.embedding
+        found = MetricScores(metric=cls.name, columns=cls.columns, embedding=embedding)
         try:
-            if metric is None:
-                raise BenchError(instrument.reason)
+            metric = setup.make()
+            found.columns = metric.own_columns
             found.recipe = self._recipe(metric)
         except Exception as error:
             found.reasons = dict.fromkeys((row.cell_id for row in self.rows), describe(error))
@@ -235,9 +213,9 @@ class Scorer:
         found.recipe_id = recipe_id_of({"metric": cls.name, **found.recipe})
         found.alike = {row.cell_id: self._alike(metric, row.cell_id) for row in self.rows}
         for row in self.rows:
-            with self.shelf.counting(row.cell_id, advance):
+            with self.clips.counting(row.cell_id, advance):
                 self._score_row(metric, row, found)
-        if any(column.aggregate == "set" for column in columns):
+        if any(column.aggregate == "set" for column in found.columns):
             self._compare(metric, found, pairs)
         return found
 
@@ -254,7 +232,7 @@ class Scorer:
 
     @property
     def _n_clips(self) -> int:
-        return sum(len(self.shelf.entries(row.cell_id)) for row in self.rows)
+        return sum(len(self.clips.of(row.cell_id)) for row in self.rows)
 
     def _recipe(self, metric: Metric) -> dict[str, Any]:
         """The metric's own, what its transcripts came from, and the set it compares with."""
@@ -262,8 +240,8 @@ class Scorer:
         if "transcript" in metric.needs:
             recipe["asr"] = dict(self._recognizer.recipe)
         if "reference" in metric.needs and self._reference is not None:
-            entries = self.shelf.entries(self._reference)
-            ids, groups = ({getattr(e, name) for e in entries} for name in ("audio_id", "group"))
+            clips = self.clips.of(self._reference)
+            ids, groups = {clip.audio_id for clip in clips}, {clip.group for clip in clips}
             recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(sorted(ids))}
             recipe["reference_set"]["recordings"] = len(groups)
             if self._ends(metric):
@@ -274,7 +252,7 @@ class Scorer:
 
     def _unfit(self, metric: Metric, row: Row) -> str | None:
         """Why a metric says nothing of a row, whatever its clips."""
-        if not self.shelf.entries(row.cell_id):
+        if not self.clips.of(row.cell_id):
             return "there is no clip to score"
         if not {"reference", "paired_reference"} & metric.needs:
             return None
@@ -292,7 +270,7 @@ class Scorer:
     def _reference(self) -> str | None:
         """The reference row, if it has clips."""
         ids = (row.cell_id for row in self.rows if row.kind == "reference")
-        return next((name for name in ids if self.shelf.entries(name)), None)
+        return next((name for name in ids if self.clips.of(name)), None)
 
     def _result(self, metric: Metric, recipe: Mapping[str, Any], cell_id: str) -> MetricResult:
         """What the metric finds in a row, from the cache if it found it before."""
@@ -301,36 +279,35 @@ class Scorer:
         kept = self._cache.read(key)
         alike = self._alike(metric, cell_id)
         if kept is None:
-            clips = self._clips(metric, self._distinct(metric, cell_id))
+            clips = self._given(metric, self._distinct(metric, cell_id))
             found, is_lasting = score_row(metric, clips, self._reference_clips(metric))
             found = found.with_copies(alike)
             if is_lasting:
                 self._cache.write(key, found.to_json(list(alike)))
         else:
             found = MetricResult.from_json(kept, list(alike))
-        for entry in self.shelf.entries(cell_id):
-            if entry.clip_id in found.failed:
-                self._fail(cell_id, entry, metric.name, found.notes[entry.clip_id])
+        for clip in self.clips.of(cell_id):
+            if clip.clip_id in found.failed:
+                self._fail(cell_id, clip, metric.name, found.notes[clip.clip_id])
         return found
 
-    def _fail(self, cell_id: str, entry: ClipEntry, by: str, reason: str) -> None:
-        clip_id, path = entry.clip_id, entry.path
-        found = Failure(cell_id=cell_id, clip_id=clip_id, path=path, by=by, reason=reason)
-        self.failures.append(found)
+    def _fail(self, cell_id: str, clip: StoredClip, by: str, reason: str) -> None:
+        about = {"cell_id": cell_id, "clip_id": clip.clip_id, "by": by, "reason": reason}
+        self.failures.append(Failure(path=clip.path, **about))
 
-    def _distinct(self, metric: Metric, cell_id: str) -> list[ClipEntry]:
+    def _distinct(self, metric: Metric, cell_id: str) -> list[StoredClip]:
         """A row's clips without those that are copies of others to a metric."""
         alike = self._alike(metric, cell_id)
-        return [e for e in self.shelf.entries(cell_id) if alike[e.clip_id] == e.clip_id]
+        return [e for e in self.clips.of(cell_id) if alike[e.clip_id] == e.clip_id]
 
     def _alike(self, metric: Metric, cell_id: str) -> Firsts:
         """Which clips of a row are the same to a metric."""
         paired = "paired_reference" in metric.needs and self._reference is not None
-        originals = self.shelf.entries(str(self._reference)) if paired else ()
+        originals = self.clips.of(str(self._reference)) if paired else ()
         return firsts(
-            self.shelf.entries(cell_id),
+            self.clips.of(cell_id),
             words=metric.scope == "clip",
-            originals={entry.prompt_id: entry.audio_id for entry in originals},
+            originals={clip.prompt_id: clip.audio_id for clip in originals},
         )
 
     def _compare(self, metric: Metric, found: MetricScores, pairs: Sequence[Pair]) -> None:
@@ -344,8 +321,8 @@ class Scorer:
             if kept is not None:
                 found.differences[pair] = {k: Estimate(**v) for k, v in kept.items()}
                 continue
-            shared = list(self.shelf.shared(pair, found.alike, once=True))
-            clips, base = (self._clips(metric, [both[i] for both in shared]) for i in (0, 1))
+            shared = list(self.clips.shared(pair, found.alike, once=True))
+            clips, base = (self._given(metric, [both[i] for both in shared]) for i in (0, 1))
             try:
                 estimates = metric.difference(clips, base, self._reference_clips(metric))
             except Exception as error:
@@ -360,14 +337,16 @@ class Scorer:
         wants = bool({"reference", "paired_reference"} & metric.needs)
         return [self._reference] if wants and self._reference is not None else []
 
-    def _reference_clips(self, metric: Metric) -> list[Clip]:
+    def _reference_clips(self, metric: Metric) -> list[StoredClip]:
         paired = "paired_reference" in metric.needs  # looks for each clip's own
-        of = self.shelf.entries if paired else partial(self._distinct, metric)
-        return [c for row in self._reference_row(metric) for c in self._clips(metric, of(row))]
+        of = self.clips.of if paired else partial(self._distinct, metric)
+        return [c for row in self._reference_row(metric) for c in self._given(metric, of(row))]
 
-    def _clips(self, metric: Metric, entries: Iterable[ClipEntry]) -> list[Clip]:
-        clips, ends = self.shelf.clips(entries, self._transcripts(metric)), self._ends(metric)
-        return [c.within(c.prompt_seconds, ends.get(c.prompt_id)) for c in clips]
+    def _given(self, metric: Metric, clips: Iterable[StoredClip]) -> list[StoredClip]:
+        """Clips as a metric gets them: with what was heard in them, and up to where they count."""
+        heard, ends = self._transcripts(metric), self._ends(metric)
+        found = (replace(clip, transcript=heard.get(clip.audio_id)) for clip in clips)
+        return [c.within(c.prompt_seconds, ends.get(c.prompt_id)) for c in found]
 
     def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
         return self._transcripts_by_id if "transcript" in metric.needs else {}
@@ -377,8 +356,8 @@ class Scorer:
     ) -> str:
         transcripts = self._transcripts(metric)
         clips = [
-            [[*entry.identity, _heard_identity(transcripts.get(entry.audio_id))] for entry in found]
-            for found in (self.shelf.entries(row) for row in rows)
+            [[*c.identity, _identity(transcripts.get(c.audio_id))] for c in self.clips.of(row)]
+            for row in rows
         ]
         about = [metric.name, dict(recipe), self._code(metric), self._ends(metric)]
         return content_hash(kind, about, clips, length=40)
@@ -397,14 +376,12 @@ class Scorer:
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
         """What is heard in every clip."""
-        by_row = {row.cell_id: self.shelf.entries(row.cell_id) for row in self.rows}
-        entries = [entry for own in by_row.values() for entry in own]
-        paths = {entry.audio_id: entry.path for entry in entries}
+        clips = [(row.cell_id, clip) for row in self.rows for clip in self.clips.of(row.cell_id)]
+        paths = {clip.audio_id: clip.path for _, clip in clips}
         found, failed = transcribe(paths, self._recognizer, self.store)
-        for cell_id, own in by_row.items():
-            for entry in own:
-                if reason := failed.get(entry.audio_id):
-                    self._fail(cell_id, entry, "speech recognition", reason)
+        for cell_id, clip in clips:
+            if reason := failed.get(clip.audio_id):
+                self._fail(cell_id, clip, "speech recognition", reason)
         return found
 
     def _hear(self) -> int:
@@ -414,3 +391,7 @@ class Scorer:
         except Exception:
             return 0  # the metrics that need it meet the same error and give it as their reason
         return len(self._transcripts_by_id)
+
+
+def _identity(transcript: Transcript | None) -> Any:
+    return None if transcript is None else asdict(transcript)

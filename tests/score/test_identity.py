@@ -215,7 +215,7 @@ def test_what_nobody_expected_is_one_line_that_says_how_to_see_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "clips" / "a.wav", noise(0))
-    monkeypatch.setattr("calm_bench.score.folders.ClipShelf", None)
+    monkeypatch.setattr("calm_bench.score.folders.Clips", None)
     result = CliRunner().invoke(app, ["score", str(tmp_path / "clips")], env=PLAIN)
     assert result.exit_code == 70
     (line,) = [n for n in result.stderr.splitlines() if n.startswith("error: ")]

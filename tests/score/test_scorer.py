@@ -12,10 +12,17 @@ from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.score import scorer
-from calm_bench.score.clips import ClipShelf
+from calm_bench.score.clips import Clips
 from calm_bench.score.scorer import MetricScores, Scorer
-from calm_bench.score.summary import Facts, summarise_run
-from calm_bench.store.records import Row, RowScore, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.score.summary import summarise_run
+from calm_bench.store.records import (
+    Manifest,
+    Row,
+    RowScore,
+    ScoreRecord,
+    TranscriptRecord,
+    TrialRecord,
+)
 from calm_bench.store.results import Results, TrialCount
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord, Transcript, Wave
@@ -30,6 +37,14 @@ CELLS = (
 )
 ALL = {cell.cell_id for cell in CELLS}
 PAIRS = [("b", "a")]
+MANIFEST = Manifest(
+    run_id="r",
+    benchmark="x",
+    version=1,
+    created="today",
+    plan_hash="p",
+    environment={"device": "cpu", "torch": "2"},
+)
 
 
 class Level(Metric):
@@ -205,8 +220,11 @@ def make_store(root: Path, n: int = 3, seeds: int = 1, group: str | None = None)
 
 
 def score(store: RunStore, *names: str) -> list[MetricScores]:
-    shelf = ClipShelf.of_run(CELLS, store)
-    return Scorer(CELLS, shelf, store).score(names, PAIRS)
+    return scorer_of(store).score(names, PAIRS)
+
+
+def scorer_of(store: RunStore) -> Scorer:
+    return Scorer(CELLS, Clips.of_run(CELLS, store), store)
 
 
 def test_a_clip_metric_is_recorded_per_clip_and_per_row(tmp_path: Path) -> None:
@@ -275,9 +293,9 @@ def test_rows_that_a_metric_says_nothing_of_have_a_reason(tmp_path: Path) -> Non
 
 def test_without_reference_clips_set_metrics_have_a_reason(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run")
-    full = ClipShelf.of_run(CELLS, store)
-    rows = {cell.cell_id: full.entries(cell.cell_id) for cell in CELLS[1:]}
-    (gap,) = Scorer(CELLS, ClipShelf(rows), store).score(["gap"], PAIRS)
+    full = Clips.of_run(CELLS, store)
+    rows = {cell.cell_id: full.of(cell.cell_id) for cell in CELLS[1:]}
+    (gap,) = Scorer(CELLS, Clips(rows), store).score(["gap"], PAIRS)
     assert gap.reasons["a"] == "there are no reference clips"
     assert gap.reasons["reference"] == "there is no clip to score"
 
@@ -292,10 +310,7 @@ def test_a_recipe_names_the_recogniser_and_the_reference_set(tmp_path: Path) -> 
 
 def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run")
-    scores = score(store, "level", "unavailable", "gap")
-    shelf = ClipShelf.of_run(CELLS, store)
-    facts = Facts(run_id="r", benchmark="x", version=1, rows=CELLS, trials={})
-    results = summarise_run(facts, shelf, scores, PAIRS)
+    results = summarised(store, "level", "unavailable", "gap")
     assert len(results.rows) == len(CELLS) * 3
     assert all((row.value is None) == (row.recipe_id is None) or row.reason for row in results.rows)
     level = {row.cell_id: row for row in results.rows if row.metric == "level" and row.value}
@@ -312,9 +327,8 @@ def test_results_hold_a_number_or_a_reason_for_every_row_and_column(tmp_path: Pa
 
 
 def summarised(store: RunStore, *names: str) -> Results:
-    facts = Facts(run_id="r", benchmark="x", version=1, rows=CELLS, trials={})
-    shelf = ClipShelf.of_run(CELLS, store)
-    return summarise_run(facts, shelf, score(store, *names), PAIRS)
+    scorer = scorer_of(store)
+    return summarise_run(scorer, scorer.score(names, PAIRS), PAIRS, MANIFEST, trials={})
 
 
 def test_copies_are_scored_and_counted_once(tmp_path: Path) -> None:
@@ -387,11 +401,10 @@ def test_a_clip_whose_file_is_gone_or_damaged_fails_alone(tmp_path: Path) -> Non
     store = make_store(tmp_path / "run")
     (store.root / "clips/a/0.0.flac").unlink()
     (store.root / "clips/a/1.0.flac").write_bytes(b"fLaC of nothing")
-    scorer = Scorer(CELLS, ClipShelf.of_run(CELLS, store), store)
+    scorer = scorer_of(store)
     scores = scorer.score(["level"], PAIRS)
-    about = {"run_id": "r", "benchmark": "x", "version": 1, "rows": CELLS}
-    facts = Facts(**about, trials={"a": TrialCount(ok=3)}, failures=scorer.failures)
-    results = summarise_run(facts, scorer.shelf, scores, PAIRS)
+    made = {"a": TrialCount(ok=3)}
+    results = summarise_run(scorer, scores, PAIRS, MANIFEST, trials=made)
     row = next(r for r in results.rows if (r.cell_id, r.metric) == ("a", "level"))
     assert row.n == 1
     assert results.trials["a"] == TrialCount(ok=1, failed=2)

@@ -6,7 +6,7 @@ from calm_bench import registry
 from calm_bench.errors import BenchError
 from calm_bench.metrics.embedded import EmbeddingMetric
 from calm_bench.metrics.fad import Segments
-from calm_bench.score.scorer import Setting, instruments_of, usable_embeddings
+from calm_bench.score.scorer import Setting, setups_of, usable_embeddings
 
 
 class Blocked:
@@ -34,13 +34,11 @@ def test_set_metrics_come_once_for_each_embedding_and_know_their_segments() -> N
     setting = Setting(segments=Segments(n=9))
     both = ("mel", "whisper")
     for name in ("fad", "kad", "fad_over_time"):
-        found = list(instruments_of(name, setting, both))
-        assert [instrument.embedding for instrument in found] == list(both)
-        assert all(isinstance(i.metric, EmbeddingMetric) for i in found)
-    (drift,) = instruments_of("drift", setting, both)
-    assert drift.metric is not None
-    assert sum(column.span is not None for column in drift.metric.own_columns) == 2 * 9
-    (alone,) = instruments_of("fad_over_time", setting, ("mel",))
+        found = list(setups_of(name, setting, both))
+        assert [setup.embedding for setup in found] == list(both)
+        assert all(isinstance(setup.make(), EmbeddingMetric) for setup in found)
+    (drift,) = setups_of("drift", setting, both)
+    assert sum(column.span is not None for column in drift.make().own_columns) == 2 * 9
+    (alone,) = setups_of("fad_over_time", setting, ("mel",))
     assert alone.embedding is None  # one column needs no name
-    assert alone.metric is not None
-    assert len(alone.metric.own_columns) == 9
+    assert len(alone.make().own_columns) == 9

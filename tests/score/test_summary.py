@@ -1,9 +1,12 @@
 """What a run's results say of rows that hold nothing."""
 
-from calm_bench.score.clips import ClipShelf
-from calm_bench.score.scorer import MetricScores
-from calm_bench.score.summary import Facts, summarise_run
-from calm_bench.store.records import Row
+from pathlib import Path
+
+from calm_bench.score.clips import Clips
+from calm_bench.score.scorer import MetricScores, Scorer
+from calm_bench.score.summary import summarise_run
+from calm_bench.store.records import Manifest, Row
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column, Estimate, MetricResult
 
 CELLS = (
@@ -12,6 +15,14 @@ CELLS = (
     Row(cell_id="noise", label="Noise", kind="noise"),
     Row(cell_id="a", label="A", kind="system", model="a", temperature=1.0),
     Row(cell_id="b", label="B", kind="system", model="b", temperature=0.8),
+)
+MANIFEST = Manifest(
+    run_id="r",
+    benchmark="x",
+    version=1,
+    created="today",
+    plan_hash="p",
+    environment={"device": "cpu", "torch": "2"},
 )
 
 
@@ -36,8 +47,8 @@ def scores(columns: tuple[Column, ...], **values: tuple[float | None, ...]) -> M
 
 
 def notes(*found: MetricScores, table: tuple[str, ...] = ()) -> tuple[str, ...]:
-    facts = Facts(run_id="r", benchmark="x", version=1, rows=CELLS, trials={}, table=table)
-    return summarise_run(facts, ClipShelf({}), found, []).notes
+    scorer = Scorer(CELLS, Clips({}), RunStore(Path("nowhere")))
+    return summarise_run(scorer, found, [], MANIFEST, trials={}, table=table).notes
 
 
 def test_silence_that_beats_the_reference_is_said_in_one_line() -> None:

@@ -10,7 +10,7 @@ from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.core.audio import write_flac
 from calm_bench.data import prompts
 from calm_bench.data.prompts import PromptShelf
-from calm_bench.score.clips import ClipEntry, sound_of
+from calm_bench.score.clips import StoredClip, sound_of
 from calm_bench.score.transcripts import transcribe
 from calm_bench.seeds import file_hash
 from calm_bench.store.records import TranscriptRecord
@@ -46,21 +46,19 @@ def noise(path: Path, seconds: float) -> Wave:
     return write_flac(path, rng.normal(0, 0.1, round(RATE * seconds)).astype(np.float32), RATE)
 
 
-def paths_of(entries: Sequence[ClipEntry]) -> dict[str, Path]:
+def paths_of(entries: Sequence[StoredClip]) -> dict[str, Path]:
     return {entry.audio_id: entry.path for entry in entries}
 
 
-def entry(path: Path, seconds: float, trial: str) -> ClipEntry:
+def entry(path: Path, seconds: float, trial: str) -> StoredClip:
     noise(path, seconds)
-    return ClipEntry(
+    return StoredClip(
         clip_id=trial,
         prompt_id="p",
-        group="p",
         seed_index=0,
         path=path,
         sound=sound_of(path),
         prompt_seconds=0.1,
-        words=None,
     )
 
 
