@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from calm_bench.asr import FLAGS, THRESHOLDS
-from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.metrics.text import missing_text
 from calm_bench.types import Clip, Column, MetricResult
 
@@ -35,21 +35,21 @@ class AsrHealth(Metric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """One and zero per alarm and clip; clips without a transcript are noted."""
-        values: dict[str, Mapping[str, float | None]] = {}
-        notes: dict[str, str] = {}
-        for clip in clips:
-            if clip.transcript is None:
-                values[clip.clip_id] = {}
-                notes[clip.clip_id] = missing_text(clip) or ""
-                continue
-            flags = clip.transcript.flags
-            values[clip.clip_id] = {
-                "flagged": float(bool(flags)),
-                "empty": float(not clip.transcript.words),
-                **{f"flag_{flag}": float(flag in flags) for flag in FLAGS},
-            }
+        values, notes = each_clip(clips, _alarms)
         counts = {
             "n_flagged": sum(value.get("flagged") or 0.0 for value in values.values()),
             "n_empty": sum(value.get("empty") or 0.0 for value in values.values()),
         }
         return MetricResult(clips=values, notes=notes, counts=counts)
+
+
+def _alarms(clip: Clip) -> tuple[Fields, str | None]:
+    if clip.transcript is None:
+        return {}, missing_text(clip)
+    flags = clip.transcript.flags
+    fields = {
+        "flagged": float(bool(flags)),
+        "empty": float(not clip.transcript.words),
+        **{f"flag_{flag}": float(flag in flags) for flag in FLAGS},
+    }
+    return fields, None

@@ -4,7 +4,7 @@ A clip that a metric fails on costs that clip's score and no other (`score_row`)
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,9 @@ from calm_bench.types import Clip, Column, Estimate, MetricResult
 Need = Literal["reference", "text", "transcript", "paired_reference"]
 """reference: a set of reference clips; paired_reference: the reference clip of the same prompt;
 text: Clip.words; transcript: Clip.transcript."""
+
+Fields = Mapping[str, float | None]
+"""What is found in one clip; None where it is undefined."""
 
 
 class Metric(ABC):
@@ -56,6 +59,21 @@ class Metric(ABC):
     ) -> Mapping[str, Estimate]:
         """Paired difference (clips minus baseline) of `set` columns; clip columns need no code."""
         return {}
+
+
+def each_clip(
+    clips: Sequence[Clip], look: Callable[[Clip], tuple[Fields, str | None]]
+) -> tuple[dict[str, Fields], dict[str, str]]:
+    """By clip id, what is found in each clip, and why where something is not."""
+    found = {clip.clip_id: look(clip) for clip in clips}
+    notes = {clip_id: note for clip_id, (_, note) in found.items() if note}
+    return {clip_id: fields for clip_id, (fields, _) in found.items()}, notes
+
+
+def too_little(fields: Fields) -> str | None:
+    """What is missing in a clip that is too short or silent for it."""
+    missing = [name for name, value in fields.items() if value is None]
+    return f"too short or silent for {', '.join(missing)}" if missing else None
 
 
 def score_row(

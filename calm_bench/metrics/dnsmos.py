@@ -26,7 +26,7 @@ import numpy as np
 from calm_bench.core.audio import RESAMPLER, resample
 from calm_bench.core.waves import centred
 from calm_bench.errors import MissingExtraError
-from calm_bench.metrics.base import Metric
+from calm_bench.metrics.base import Fields, Metric, each_clip
 from calm_bench.seeds import file_hash
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
@@ -71,17 +71,14 @@ class DnsmosMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        values: dict[str, dict[str, float | None]] = {}
-        notes: dict[str, str] = {}
-        for clip in clips:
-            seconds = clip.continuation_seconds
-            if seconds < _MIN_SECONDS:
-                values[clip.clip_id] = dict.fromkeys(_FIELDS)
-                notes[clip.clip_id] = f"{seconds:.2f} s are too short for DNSMOS"
-            else:
-                wave = resample(clip.continuation, clip.sample_rate, _RATE)
-                values[clip.clip_id] = self._opinions(wave)
+        values, notes = each_clip(clips, self._fields)
         return MetricResult(clips=values, notes=notes, counts={"n_too_short": len(notes)})
+
+    def _fields(self, clip: Clip) -> tuple[Fields, str | None]:
+        seconds = clip.continuation_seconds
+        if seconds < _MIN_SECONDS:
+            return dict.fromkeys(_FIELDS), f"{seconds:.2f} s are too short for DNSMOS"
+        return self._opinions(resample(clip.continuation, clip.sample_rate, _RATE)), None
 
     def _opinions(self, wave: Wave) -> dict[str, float | None]:
         """The scores of one wave at 16 kHz, averaged over its windows."""

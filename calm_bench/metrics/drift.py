@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from calm_bench.core.waves import centred, integrated_loudness, mean_power
-from calm_bench.metrics.base import Metric
+from calm_bench.metrics.base import Fields, Metric, each_clip, too_little
 from calm_bench.metrics.fad import Segments, cut
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
@@ -34,9 +34,6 @@ FAR_LU = 10.0
 FULL_SCALE = 0.999
 CLIPPED_SHARE = 0.01
 ROLL_OFF = 0.95
-
-Fields = dict[str, float | None]
-
 
 _WHOLE = (
     Column.of("fades_out", "Fades out", "%", better=False),
@@ -86,48 +83,45 @@ class DriftMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        values = {clip.clip_id: self._fields(clip) for clip in clips}
-        notes = {}
-        for clip_id, fields in values.items():
-            missing = [name for name, value in fields.items() if value is None]
-            if missing:
-                notes[clip_id] = f"too short or silent for {', '.join(missing)}"
+        values, notes = each_clip(clips, self._fields)
         return MetricResult(clips=values, notes=notes)
 
-    def _fields(self, clip: Clip) -> Fields:
+    def _fields(self, clip: Clip) -> tuple[Fields, str | None]:
         """Everything about one clip."""
-        fields: Fields = {column.name: None for column in self.own_columns}
+        rate = clip.sample_rate
+        fields: dict[str, float | None] = {column.name: None for column in self.own_columns}
         if len(clip.continuation):
             fields["offset"] = abs(float(clip.continuation.mean(dtype=np.float64)))
-        waves: list[Wave] = []
+        levels, widths, wave = [], [], clip.wave[:0]
         for span in self.segments.spans:
             for part in cut([clip], span):
-                waves.append(part.continuation)
-                name = self.segments.name(_LOUDNESS.name, span)
-                fields[name] = segment_loudness(waves[-1], clip.sample_rate)
-                name = self.segments.name(_BANDWIDTH.name, span)
-                fields[name] = bandwidth(waves[-1], clip.sample_rate)
-        if waves:
-            given = clip.wave[: round(clip.prompt_seconds * clip.sample_rate)]
-            fields |= _ends(given, waves, clip.sample_rate)
-        return fields
+                wave = part.continuation
+                levels.append(segment_loudness(wave, rate))
+                widths.append(bandwidth(wave, rate))
+                fields[self.segments.name(_LOUDNESS.name, span)] = levels[-1]
+                fields[self.segments.name(_BANDWIDTH.name, span)] = widths[-1]
+        if levels:
+            prompt = clip.wave[: round(clip.prompt_seconds * rate)]
+            fields |= _ends(segment_loudness(prompt, rate), levels, widths, clipped_share(wave))
+        return fields, too_little(fields)
 
 
-def _ends(prompt: Wave, segments: Sequence[Wave], sample_rate: int) -> Fields:
-    """How a clip ends: by its prompt, its first segment and its last."""
-    levels = [segment_loudness(wave, sample_rate) for wave in (segments[0], segments[-1])]
-    first, last = levels
-    before = segment_loudness(prompt, sample_rate)
-    before = first if before is None else before
-    fields: Fields = {}
+def _ends(
+    prompt: float | None,
+    levels: Sequence[float | None],
+    widths: Sequence[float | None],
+    clipped: float,
+) -> Fields:
+    """How a clip ends: by the level of its prompt, its first segment and its last."""
+    first, last = levels[0], levels[-1]
+    before = first if prompt is None else prompt
+    fields: dict[str, float | None] = {}
     if first is not None and last is not None and before is not None:
         fields["loudness_drift"] = last - first
         fields["fades_out"] = float(last < before - FAR_LU)
-        louder = last > before + FAR_LU
-        fields["blows_up"] = float(louder or clipped_share(segments[-1]) > CLIPPED_SHARE)
-    widths = [bandwidth(wave, sample_rate) for wave in (segments[0], segments[-1])]
-    if widths[0] and widths[1]:
-        fields["bandwidth_drift"] = math.log2(widths[1] / widths[0])
+        fields["blows_up"] = float(last > before + FAR_LU or clipped > CLIPPED_SHARE)
+    if widths[0] and widths[-1]:
+        fields["bandwidth_drift"] = math.log2(widths[-1] / widths[0])
     return fields
 
 

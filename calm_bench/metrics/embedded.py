@@ -9,6 +9,7 @@ Vectors are read clip by clip, as often as they are needed: no set of clips lies
 """
 
 import logging
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,15 +153,32 @@ class EmbeddingMetric(Metric):
         shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
         return [self.vectors_of([c for c in r if c.pair_key in shared]) for r in (clips, baseline)]
 
-    def result(
+    @abstractmethod
+    def estimates(
+        self, rows: Sequence[VectorSet], theirs: VectorSet
+    ) -> tuple[dict[str, Estimate], dict[str, float]]:
+        """The columns of a row, or by how much they exceed those of a second; and its counts."""
+
+    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        ours, theirs = self.vectors_of(clips), self.vectors_of(reference)
+        estimates, counts = self.estimates([ours], theirs)
+        return self._result(estimates, ours, theirs, counts)
+
+    def difference(
+        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
+    ) -> Mapping[str, Estimate]:
+        """All columns over the prompts both rows have: `clips` minus `baseline`."""
+        rows = self.vectors_of_both(clips, baseline)
+        return self.estimates(rows, self.vectors_of(reference))[0]
+
+    def _result(
         self,
         estimates: Mapping[str, Estimate],
         ours: VectorSet,
         theirs: VectorSet,
-        **counts: float,
+        counts: Mapping[str, float],
     ) -> MetricResult:
         """The estimates beside the counts that tell how far to trust them."""
-        uneven = self._uneven(ours, theirs)
         sizes = {
             "n_clips": ours.n_clips,
             "n_vectors": ours.n_vectors,
@@ -169,7 +187,7 @@ class EmbeddingMetric(Metric):
             "n_reference_vectors": theirs.n_vectors,
             "n_too_short": len(ours.notes),
             "few_clips": float(min(ours.n_clips, theirs.n_clips) < FEW_CLIPS),
-            "unequal_lengths": float(uneven),
+            "unequal_lengths": float(self._uneven(ours, theirs)),
         }
         return MetricResult(notes=ours.notes, estimates=estimates, counts={**sizes, **counts})
 
@@ -193,11 +211,6 @@ class EmbeddingMetric(Metric):
                 b,
             )
         return uneven
-
-    @property
-    def embedding_recipe(self) -> dict[str, Any]:
-        """The part of the recipe that says where the vectors come from."""
-        return self.embedder.recipe
 
 
 def student_interval(value: float, deleted: Floats, n: int) -> Estimate:

@@ -81,19 +81,12 @@ class FadMetric(EmbeddingMetric):
     fewest_clips: ClassVar[int] = 16
 
     def __init__(
-        self,
-        embedding: str | Embedding = DEFAULT_EMBEDDING,
-        cache: VectorCache | None = None,
-        *,
-        quiet: bool = False,
+        self, embedding: str | Embedding = DEFAULT_EMBEDDING, cache: VectorCache | None = None
     ) -> None:
-        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs.
-
-        `quiet` leaves the warning of small sets to another metric of the same run.
-        """
+        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
         super().__init__(embedding, cache)
         self._measured: dict[str, _Measured] = {}
-        self._said_few = quiet
+        self._said_few = False
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -104,23 +97,17 @@ class FadMetric(EmbeddingMetric):
             "distance": "float64 symmetric eigenvalues, covariances over N - 1",
             "limit": "line in 1/n, recordings without replacement on both sides",
             "interval": "jackknife over at most 32 blocks of recordings",
-            **self.embedding_recipe,
+            **self.embedder.recipe,
         }
 
-    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        ours, theirs = self.vectors_of(clips), self.vectors_of(reference)
-        estimates, counts = self._estimates([ours], theirs)
-        if counts:
-            self._warn(ours, theirs)
-        return self.result(estimates, ours, theirs, **counts)
-
-    def difference(
-        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
-    ) -> Mapping[str, Estimate]:
-        """Both columns over the prompts both rows have: `clips` minus `baseline`."""
-        rows = self.vectors_of_both(clips, baseline)
-        estimates, _ = self._estimates(rows, self.vectors_of(reference))
-        return estimates
+    def estimates(
+        self, rows: Sequence[VectorSet], theirs: VectorSet
+    ) -> tuple[dict[str, Estimate], dict[str, float]]:
+        """Both columns of a row, or by how much they exceed those of a second, and its counts."""
+        found, counts = self._estimates(rows, theirs)
+        if counts and len(rows) == 1:
+            self._warn(rows[0], theirs)
+        return found, counts
 
     def distance(
         self,
@@ -284,13 +271,12 @@ def cut(clips: Sequence[Clip], span: Span) -> list[Clip]:
 _FAD = Column.of("fad", "FAD", "", better=False, aggregate="set")
 
 
-class FadOverTime(EmbeddingMetric):
+class FadOverTime(FadMetric):
     """FAD of successive segments of the continuations against the reference's segments."""
 
     name: ClassVar[str] = "fad_over_time"
     columns: ClassVar[tuple[Column, ...]] = Segments().columns(_FAD)
     goes_beyond_reference: ClassVar[bool] = True
-    fewest_clips: ClassVar[int] = FadMetric.fewest_clips
 
     def __init__(
         self,
@@ -301,7 +287,7 @@ class FadOverTime(EmbeddingMetric):
         """Measure these segments (three of 3 s) with a registered embedding."""
         super().__init__(embedding, cache)
         self.segments = segments or Segments()
-        self._fad = FadMetric(embedding, cache, quiet=True)
+        self._said_few = True  # by the FAD of the same run
 
     @property
     def own_columns(self) -> tuple[Column, ...]:
@@ -312,7 +298,7 @@ class FadOverTime(EmbeddingMetric):
     def recipe(self) -> Mapping[str, Any]:
         """FAD's own recipe, and the segments."""
         return {
-            **self._fad.recipe,
+            **super().recipe,
             "metric": "fad_over_time",
             "segment_seconds": self.segments.seconds,
             "segments": "each embedded alone; past the reference's end against its last one",
@@ -325,7 +311,7 @@ class FadOverTime(EmbeddingMetric):
             theirs, is_last = self._reference(reference, span)
             beyond += is_last
             name = self.segments.name(_FAD.name, span)
-            estimates[name] = self._fad.distance(cut(clips, span), theirs)
+            estimates[name] = self.distance(cut(clips, span), theirs)
         return MetricResult(
             estimates=estimates, counts={"n_segments_beyond_reference": float(beyond)}
         )
@@ -338,7 +324,7 @@ class FadOverTime(EmbeddingMetric):
         for span in self.segments.spans:
             theirs, _ = self._reference(reference, span)
             name = self.segments.name(_FAD.name, span)
-            found[name] = self._fad.distance(cut(clips, span), theirs, cut(baseline, span))
+            found[name] = self.distance(cut(clips, span), theirs, cut(baseline, span))
         return found
 
     def _reference(self, reference: Sequence[Clip], span: Span) -> tuple[list[Clip], bool]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from calm_bench.core.audio import RESAMPLER, resample
 from calm_bench.core.waves import centred, mel_power
 from calm_bench.errors import MissingExtraError
-from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
 
 Floats = NDArray[np.float64]
@@ -61,29 +61,22 @@ class _RoundTripMetric(Metric):
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         # Each prompt has one original; draws of it are versions of the same.
         originals = {clip.prompt_id: clip for clip in reference}
-        names = [name for column in self.columns for name in column.fields]
-        values: dict[str, dict[str, float | None]] = {}
-        notes: dict[str, str] = {}
-        for clip in clips:
-            found = self._compare(clip, originals.get(clip.prompt_id))
-            values[clip.clip_id] = {
-                name: None if isinstance(found[name], str) else float(found[name]) for name in names
-            }
-            reasons = {value for value in found.values() if isinstance(value, str)}
-            if reasons:
-                notes[clip.clip_id] = "; ".join(sorted(reasons))
+        values, notes = each_clip(clips, lambda c: self._fields(c, originals.get(c.prompt_id)))
         return MetricResult(clips=values, notes=notes, counts={"n_undefined": len(notes)})
 
-    def _compare(self, clip: Clip, original: Clip | None) -> Mapping[str, float | str]:
+    def _fields(self, clip: Clip, original: Clip | None) -> tuple[Fields, str | None]:
         names = [name for column in self.columns for name in column.fields]
         if original is None:
-            return dict.fromkeys(names, "no reference of the same prompt")
+            return dict.fromkeys(names), "no reference of the same prompt"
         rate, target = original.sample_rate, centred(original.continuation)
         if not np.any(target):
-            return dict.fromkeys(names, "the reference is silent or empty")
+            return dict.fromkeys(names), "the reference is silent or empty"
         wave = centred(resample(clip.continuation, clip.sample_rate, rate))
         covered = min(1.0, len(wave) / len(target))
-        return {"coverage": covered, **self.compare(*_aligned(wave, target, rate), rate)}
+        found = {"coverage": covered, **self.compare(*_aligned(wave, target, rate), rate)}
+        reasons = {value for value in found.values() if isinstance(value, str)}
+        fields = {n: None if isinstance(found[n], str) else float(found[n]) for n in names}
+        return fields, "; ".join(sorted(reasons))
 
 
 def _aligned(wave: Wave, target: Wave, sample_rate: int) -> tuple[Wave, Wave]:
@@ -94,13 +87,17 @@ def _aligned(wave: Wave, target: Wave, sample_rate: int) -> tuple[Wave, Wave]:
     return ours, theirs
 
 
-_SHARED = {
-    "scope": "continuation",
-    "resampler": RESAMPLER,
-    "lengths": f"the longer of the two less {_FRAME_SECONDS:g} s, silence where one has ended",
-    "offset": "taken out",
-}
-"""What all round-trip metrics do to the two waves before they compare them."""
+def _recipe(metric: str, **own: Any) -> dict[str, Any]:
+    """What all round-trip metrics do to the two waves before they compare them, and one's own."""
+    return {
+        "metric": metric,
+        "version": 2,
+        "scope": "continuation",
+        "resampler": RESAMPLER,
+        "lengths": f"the longer of the two less {_FRAME_SECONDS:g} s, silence where one has ended",
+        "offset": "taken out",
+        **own,
+    }
 
 
 class FidelityMetric(_RoundTripMetric):
@@ -116,13 +113,8 @@ class FidelityMetric(_RoundTripMetric):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Windows, bands and the variant of SI-SDR."""
-        return {
-            "metric": "fidelity",
-            "version": 2,
-            **_SHARED,
-            "si_sdr": "zero mean",
-            "mel_distance": f"mean |dB| over windows and bands {_RESOLUTIONS}",
-        }
+        mel_distance = f"mean |dB| over windows and bands {_RESOLUTIONS}"
+        return _recipe("fidelity", si_sdr="zero mean", mel_distance=mel_distance)
 
     def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
         return {
@@ -140,13 +132,7 @@ class StoiMetric(_RoundTripMetric):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """The variant of STOI and the version of the package."""
-        return {
-            "metric": "stoi",
-            "version": 2,
-            **_SHARED,
-            "extended": False,
-            "pystoi": _version("STOI", "offline", "pystoi"),
-        }
+        return _recipe("stoi", extended=False, pystoi=_version("STOI", "offline", "pystoi"))
 
     def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
         pystoi = _optional("STOI", "offline", "pystoi")
@@ -170,15 +156,13 @@ class PesqMetric(_RoundTripMetric):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Mode, rate, windows and the version of the package."""
-        return {
-            "metric": "pesq",
-            "version": 2,
-            **_SHARED,
-            "mode": "wb",
-            "pesq": _version("PESQ", "pesq", "pesq"),
-            "sample_rate": _PESQ_RATE,
-            "longer_clips": f"mean of equal windows of at most {_PESQ_SECONDS} s",
-        }
+        return _recipe(
+            "pesq",
+            mode="wb",
+            pesq=_version("PESQ", "pesq", "pesq"),
+            sample_rate=_PESQ_RATE,
+            longer_clips=f"mean of equal windows of at most {_PESQ_SECONDS} s",
+        )
 
     def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
         pesq = _optional("PESQ", "pesq", "pesq")

@@ -29,7 +29,7 @@ from calm_bench.metrics.embedded import (
     student_interval,
 )
 from calm_bench.seeds import content_hash
-from calm_bench.types import Clip, Column, Estimate, MetricResult
+from calm_bench.types import Column, Estimate
 
 Floats = NDArray[np.float64]
 
@@ -82,35 +82,22 @@ class KadMetric(EmbeddingMetric):
             "estimate": "100 × unbiased MMD², pairs of vectors from different recordings",
             "max_vectors": f"every n-th of a set, {_MAX_VECTORS} at most",
             "interval": "jackknife over recordings",
-            **self.embedding_recipe,
+            **self.embedder.recipe,
         }
 
-    def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        ours, theirs = self.vectors_of(clips), self.vectors_of(reference)
-        sigma = bandwidth_of(theirs)
-        refused = _refusal(ours, theirs, sigma)
-        if refused:
-            missing = Estimate(value=None, n=ours.n_clips, reason=refused)
-            return self.result({"kad": missing}, ours, theirs)
-        groups = sorted(ours.groups | theirs.groups)
-        value, deleted = self._distance(ours, theirs, groups, sigma)
-        estimate = student_interval(value, deleted, ours.n_clips)
-        return self.result({"kad": estimate}, ours, theirs, bandwidth=sigma)
-
-    def difference(
-        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
-    ) -> Mapping[str, Estimate]:
-        """KAD of `clips` minus KAD of `baseline` over the prompts both rows have."""
-        ours, base = self.vectors_of_both(clips, baseline)
-        theirs = self.vectors_of(reference)
-        sigma = bandwidth_of(theirs)
-        refused = _refusal(ours, theirs, sigma) or _refusal(base, theirs, sigma)
-        if refused:
-            return {"kad": Estimate(value=None, n=ours.n_clips, reason=refused)}
-        groups = sorted(ours.groups | base.groups | theirs.groups)
-        a, without_a = self._distance(ours, theirs, groups, sigma)
-        b, without_b = self._distance(base, theirs, groups, sigma)
-        return {"kad": student_interval(a - b, without_a - without_b, ours.n_clips)}
+    def estimates(
+        self, rows: Sequence[VectorSet], theirs: VectorSet
+    ) -> tuple[dict[str, Estimate], dict[str, float]]:
+        """KAD of a row, or by how much it exceeds that of a second."""
+        n, sigma = rows[0].n_clips, bandwidth_of(theirs)
+        for row in rows:
+            if refused := _refusal(row, theirs, sigma):
+                return {"kad": Estimate(value=None, n=n, reason=refused)}, {}
+        groups = sorted(theirs.groups.union(*(row.groups for row in rows)))
+        (value, deleted), *base = (self._distance(row, theirs, groups, sigma) for row in rows)
+        for other, without in base:
+            value, deleted = value - other, deleted - without
+        return {"kad": student_interval(value, deleted, n)}, {"bandwidth": sigma}
 
     def _distance(
         self, ours: VectorSet, theirs: VectorSet, groups: Sequence[str], sigma: float

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from calm_bench.core.waves import SAMPLES_AT_ONCE, centred, integrated_loudness, mel_power
-from calm_bench.metrics.base import Metric
+from calm_bench.metrics.base import Fields, Metric, each_clip, too_little
 from calm_bench.types import Clip, Column, MetricResult, Wave
 
 _SILENT_DB = -50.0
@@ -51,20 +51,18 @@ class LoudnessMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        values: dict[str, dict[str, float | None]] = {}
-        notes: dict[str, str] = {}
-        for clip in clips:
-            wave, rate = clip.continuation, clip.sample_rate
-            found = {
-                "loudness": integrated_loudness(wave, rate),
-                "silence_share": silence_share(wave, rate),
-                "spectral_drift": spectral_drift(clip.wave, rate),
-            }
-            values[clip.clip_id] = found
-            missing = [name for name, value in found.items() if value is None]
-            if missing:
-                notes[clip.clip_id] = f"too short or silent for {', '.join(missing)}"
+        values, notes = each_clip(clips, _fields)
         return MetricResult(clips=values, notes=notes)
+
+
+def _fields(clip: Clip) -> tuple[Fields, str | None]:
+    wave, rate = clip.continuation, clip.sample_rate
+    found = {
+        "loudness": integrated_loudness(wave, rate),
+        "silence_share": silence_share(wave, rate),
+        "spectral_drift": spectral_drift(clip.wave, rate),
+    }
+    return found, too_little(found)
 
 
 def silence_share(wave: Wave, sample_rate: int) -> float | None:

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -27,10 +27,10 @@ from typing import Any, ClassVar, Literal
 
 from calm_bench.asr.words import spoken
 from calm_bench.errors import MissingExtraError, WeightsError
-from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.types import Aggregate, Clip, Column, MetricResult
+from calm_bench.types import Clip, Column, MetricResult
 
 _NATS = math.log(1.0001)  # pocketsphinx counts logarithms in this base
 _IMPOSSIBLE = -(1 << 28)  # above pocketsphinx's logarithm of zero, below that of any word
@@ -212,44 +212,38 @@ def _pocketsphinx_file(name: str) -> Path:
 Scope = Literal["continuation", "full", "unconditional"]
 """What is scored: the continuation given the prompt's text, both, or the continuation alone."""
 
+_NOTHING = "nothing was heard after the prompt"
+
 SHORT_WORDS = 30
 """The length to which the short variant cuts a continuation."""
 
-Fields = Mapping[str, float | None]
-
-_COLUMNS: tuple[tuple[str, str, str, Aggregate, tuple[str, ...], float], ...] = (
-    ("ppx_geo", "PPX", "", "exp_mean", ("nll_per_token",), 1.0),
-    ("ppx_corpus", "PPX, pooled tokens", "", "exp_ratio", ("nll", "n_tokens"), 1.0),
-    ("ppx_median", "PPX, median clip", "", "median", ("ppx",), 1.0),
-    ("ppx_arith", "PPX, mean of clips", "", "mean", ("ppx",), 1.0),
-    (
-        "bits_per_character",
-        "bits per character",
-        "bit",
-        "ratio",
-        ("nll", "n_characters"),
-        1 / math.log(2),
+_COLUMNS = (
+    Column.of("ppx_geo", "PPX", "", "nll_per_token", better=False, aggregate="exp_mean"),
+    Column.of(
+        *("ppx_corpus", "PPX, pooled tokens", "", "nll", "n_tokens"),
+        better=False,
+        aggregate="exp_ratio",
     ),
-    ("ppx_geo_30", f"PPX, {SHORT_WORDS} words", "", "exp_mean", ("nll_per_token_30",), 1.0),
-    ("oov_rate", "unknown words", "%", "ratio", ("n_unknown", "n_tokens"), 100.0),
+    Column.of("ppx_median", "PPX, median clip", "", "ppx", better=False, aggregate="median"),
+    Column.of("ppx_arith", "PPX, mean of clips", "", "ppx", better=False),
+    Column(
+        name="bits_per_character",
+        label="bits per character",
+        unit="bit",
+        higher_is_better=False,
+        aggregate="ratio",
+        fields=("nll", "n_characters"),
+        scale=1 / math.log(2),
+    ),
+    Column.of(
+        *("ppx_geo_30", f"PPX, {SHORT_WORDS} words", "", "nll_per_token_30"),
+        better=False,
+        aggregate="exp_mean",
+    ),
 )
-
-
-def _columns(prefix: str = "", label: str = "", *, closed: bool = True) -> tuple[Column, ...]:
-    """The columns of a language model; an open vocabulary has no unknown words."""
-    return tuple(
-        Column(
-            name=prefix + name,
-            label=label + text,
-            unit=unit,
-            higher_is_better=False,
-            aggregate=aggregate,
-            fields=fields,
-            scale=scale,
-        )
-        for name, text, unit, aggregate, fields, scale in _COLUMNS
-        if closed or name != "oov_rate"
-    )
+_UNKNOWN = Column.of(
+    *("oov_rate", "unknown words", "%", "n_unknown", "n_tokens"), better=False, aggregate="ratio"
+)
 
 
 class Perplexity(Metric):
@@ -258,7 +252,7 @@ class Perplexity(Metric):
     name = "perplexity"
     scope = "clip"
     needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
-    columns = _columns()
+    columns: ClassVar[tuple[Column, ...]] = (*_COLUMNS, _UNKNOWN)
     model: ClassVar[str] = "trigram"
 
     def __init__(
@@ -282,17 +276,12 @@ class Perplexity(Metric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """Score each clip's heard words; empty transcripts are noted and counted."""
-        values: dict[str, Fields] = {}
-        notes: dict[str, str] = {}
-        counts = dict.fromkeys(("n_empty", "n_short"), 0.0)
-        for clip in clips:
-            values[clip.clip_id] = fields = self._score_clip(clip)
-            if fields:
-                counts["n_short"] += len(heard_words(clip)) < SHORT_WORDS
-            else:
-                reason = self._unfit(clip)
-                notes[clip.clip_id] = reason or "nothing was heard after the prompt"
-                counts["n_empty"] += reason is None
+        values, notes = each_clip(clips, self._score_clip)
+        scored = [clip for clip in clips if values[clip.clip_id]]
+        counts = {
+            "n_empty": float(sum(note == _NOTHING for note in notes.values())),
+            "n_short": float(sum(len(heard_words(clip)) < SHORT_WORDS for clip in scored)),
+        }
         return MetricResult(clips=values, notes=notes, counts=counts)
 
     def _unfit(self, clip: Clip) -> str | None:
@@ -304,15 +293,16 @@ class Perplexity(Metric):
             return None
         return f"the language model reads {self.lm.language}, not {clip.transcript.language}"
 
-    def _score_clip(self, clip: Clip) -> Fields:
-        """The fields of a clip, from memory where a text comes twice."""
-        if clip.transcript is None or self._unfit(clip):
-            return {}
+    def _score_clip(self, clip: Clip) -> tuple[Fields, str | None]:
+        """The fields of a clip, from memory where a text comes twice, or why there are none."""
+        reason = self._unfit(clip)
+        if clip.transcript is None or reason:
+            return {}, reason
         language = clip.transcript.language
         text = (_said(heard_words(clip), language), _said(prompt_words(clip), language))
         if text not in self._scored:
             self._scored[text] = self._score_words(*text)
-        return self._scored[text]
+        return self._scored[text], None if self._scored[text] else _NOTHING
 
     def _score_words(self, words: Sequence[str], prompt: Sequence[str]) -> Fields:
         """The per-clip fields; none of them where nothing was heard."""
@@ -344,5 +334,8 @@ class MistralPerplexity(Perplexity):
     """The same under the language model of the paper, Mistral-7B (extra `llm`)."""
 
     name = "perplexity_mistral"
-    columns = _columns("mistral_", "Mistral-7B ", closed=False)
+    columns = tuple(
+        replace(column, name=f"mistral_{column.name}", label=f"Mistral-7B {column.label}")
+        for column in _COLUMNS  # an open vocabulary has no unknown words
+    )
     model = "mistralai/Mistral-7B-v0.1"

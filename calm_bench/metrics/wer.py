@@ -12,7 +12,7 @@ import numpy as np
 
 from calm_bench.asr.words import Token, align, tokens_of
 from calm_bench.core import stats
-from calm_bench.metrics.base import Metric, Need
+from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.metrics.text import Window, missing_text, text_recipe, window_of
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord
 
@@ -66,23 +66,12 @@ class WordErrorRate(Metric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """Count the errors of each clip; clips without a text or a transcript are noted."""
-        values: dict[str, Mapping[str, float | None]] = {}
-        notes: dict[str, str] = {}
-        n_empty = 0
-        for clip in clips:
-            reason = missing_text(clip, needs_words=True)
-            values[clip.clip_id] = _fields(clip)
-            if reason:
-                notes[clip.clip_id] = reason
-            elif values[clip.clip_id]["wer_clip"] is None:
-                notes[clip.clip_id] = "no word was meant to be said after the prompt"
-            elif values[clip.clip_id]["wer_words_50"] is None:
-                notes[clip.clip_id] = "more than half of its words are wrong: counted apart"
-            n_empty += clip.transcript is not None and not clip.transcript.words
+        values, notes = each_clip(clips, _fields)
+        heard = [clip.transcript for clip in clips if clip.transcript is not None]
         return MetricResult(
             clips=values,
             notes=notes,
-            counts={"n_empty": n_empty},
+            counts={"n_empty": sum(not transcript.words for transcript in heard)},
             estimates={"wer_influence": _influence(values, notes)},
         )
 
@@ -129,18 +118,22 @@ def _influence(values: stats.ClipValues, notes: Mapping[str, str]) -> Estimate:
     return Estimate(value=largest, n=len(counts), reason="one clip's influence has no interval")
 
 
-def _fields(clip: Clip) -> Mapping[str, float | None]:
+def _fields(clip: Clip) -> tuple[Fields, str | None]:
     """The per-clip fields, with and without normalisation; none where nothing can be compared."""
-    words, transcript = clip.words, clip.transcript
-    if words is None or transcript is None or missing_text(clip, needs_words=True):
-        return {}
+    words, transcript, reason = clip.words, clip.transcript, missing_text(clip, needs_words=True)
+    if words is None or transcript is None or reason:
+        return {}, reason
     meant, heard = (tokens_of(side, transcript.language) for side in (words, transcript.words))
     counts = count_errors(meant, heard, window_of(clip))
     raw = count_errors(_as_written(words), _as_written(transcript.words), window_of(clip))
     errors = sum(counts.values()) - counts["words"]
     rate = errors / counts["words"] if counts["words"] else None
     within = rate is not None and rate <= RUNAWAY
-    return {
+    if rate is None:
+        reason = "no word was meant to be said after the prompt"
+    elif not within:
+        reason = "more than half of its words are wrong: counted apart"
+    fields = {
         "wer_errors": errors,
         "wer_words": counts["words"],
         "wer_substitutions": counts["substitutions"],
@@ -153,6 +146,7 @@ def _fields(clip: Clip) -> Mapping[str, float | None]:
         "wer_raw_errors": sum(raw.values()) - raw["words"],
         "wer_raw_words": raw["words"],
     }
+    return fields, reason
 
 
 def _as_written(words: Sequence[TimedWord]) -> list[Token]:
