@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from calm_bench.listening.session import QUESTIONS
 from typer.testing import CliRunner
 
 from calm_bench import registry
@@ -25,6 +24,7 @@ from calm_bench.config import (
     read_yaml,
 )
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.listening.session import QUESTIONS
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.plan.overrides import Overrides, apply_overrides
 from calm_bench.plan.rows import with_head_steps
