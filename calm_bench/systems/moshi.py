@@ -26,9 +26,9 @@ from calm_bench.errors import BenchError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.released import ReleasedSystem, Row, fetched
-from calm_bench.systems.streaming import TEXT_TOP_K
-from calm_bench.types import SamplingParams, StrictModel, TemperatureKind, TimedWord
+from calm_bench.systems.released import DelayedSystem, Row, fetched, merged
+from calm_bench.systems.streaming import text_top_k
+from calm_bench.types import SamplingParams, StrictModel, TimedWord
 
 
 class MoshiConfig(StrictModel):
@@ -77,11 +77,10 @@ class MimiCodec(Codec):
         return wave[:, 0]
 
 
-class MoshiSystem(ReleasedSystem):
+class MoshiSystem(DelayedSystem):
     """Moshi 7B with Mimi, its own stream only (package moshi, see benchmarks/peers.sh)."""
 
     Architecture: ClassVar[type[StrictModel]] = MoshiConfig
-    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
     lm: Any
 
     def __init__(
@@ -98,7 +97,7 @@ class MoshiSystem(ReleasedSystem):
         self.lm = lm.requires_grad_(False).eval()
         self.codec = MimiCodec(mimi.requires_grad_(False).eval())
         self.pattern = DelayPattern(lm.delays[1 : 1 + lm.dep_q])
-        self.lead = self.pattern.extra
+        self.special = lm.card
         self.others = lm.n_q - lm.dep_q
 
     def nfe(self, sampling: SamplingParams) -> int:
@@ -112,31 +111,14 @@ class MoshiSystem(ReleasedSystem):
 
     # -- a row ---------------------------------------------------------------------------------
 
-    def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
-        """Lay out all streams, read the prompt, and take the steps that lead the first frame."""
-        P, K, card = len(row.given), self.lm.dep_q, self.lm.card
-        total = P + n_frames
-        known = row.given.new_full((1, total, K), card)
-        known[0, :P] = row.given
-        stream = self.pattern.apply(known, card)[0]  # [S, K]
-        table = self.pattern.table(total, self.device)
-        text = torch.full((len(stream),), self.lm.text_padding_token_id, device=self.device)
-        _write_words(text[:P], prompt.words, self.tokenizer, self.codec.frame_rate, self.lm)
+    def keep(self, row: Row, prompt: Prompt, steps: int) -> dict[str, Any]:
+        """The streams beside the row's own codes, and the package's state."""
+        text = torch.full((steps,), self.lm.text_padding_token_id, device=self.device)
+        P, rate = len(row.given), self.codec.frame_rate
+        _write_words(text[:P], prompt.words, self.tokenizer, rate, self.lm)
         with self.lm.transformer.streaming(1):
             streaming = self.lm.transformer.get_streaming_state()
-        row.memory = {
-            "streaming": streaming,
-            "stream": stream,
-            "free": table >= P,
-            "text": text,
-            "others": self._others(len(stream)),
-            "prompt": P,
-            "at": 0,
-        }
-        if P:
-            self._read(row, 0, P)
-        for _ in range(self.lead):
-            self._codes(row, self.advance_row(row))
+        return {"streaming": streaming, "text": text, "others": self._others(steps)}
 
     def _others(self, steps: int) -> Tensor:
         """What the second speaker says: codes of silence [S, K'], delayed as they must be."""
@@ -144,49 +126,35 @@ class MoshiSystem(ReleasedSystem):
         code = self.codec.encode(silence)[0, : self.others, -1:].T  # [1, K']
         return code.expand(steps, -1)
 
-    def _read(self, row: Row, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Steps first..last-1 of the backbone: contexts [N, D] and text logits [N, V]."""
-        memory = row.memory
-        streams = [memory["text"][:, None], memory["stream"], memory["others"]]
-        columns = torch.cat(streams, dim=1)  # [S, 1 + n_q]
+    def read(self, row: Row, last: int) -> Tensor:
+        """Read steps; the last one's text token is drawn where the prompt does not decide it."""
+        kept, prompt = row.memory.kept, len(row.given)
+        columns = torch.cat([kept["text"][:, None], row.memory.codes, kept["others"]], dim=1)
         start = self.lm._get_initial_token()[0].T  # [1, 1 + n_q]
-        inputs = torch.cat([start, columns])[first:last]
+        inputs = torch.cat([start, columns])[row.memory.at : last]
         with self.lm.transformer.streaming(1):
-            self.lm.transformer.set_streaming_state(memory["streaming"])
+            self.lm.transformer.set_streaming_state(kept["streaming"])
             z, logits = self.lm.forward_text(inputs.T[None])
-        memory["at"] = last
-        return z[0], logits[0, 0]
+        if last > prompt:
+            choose = Chooser(row.sampling.text_temperature, text_top_k(row.sampling))
+            draw = row.draws[last - 1 - prompt, :1]
+            kept["text"][last - 1] = choose(logits[0, 0], draw)[0]
+        context: Tensor = z[0, -1]
+        return context
 
-    def advance_row(self, row: Row) -> Tensor:
-        """One step of the backbone, and its text token: the context [D]."""
-        memory = row.memory
-        i = memory["at"]
-        z, logits = self._read(row, i, i + 1)
-        choose = Chooser(row.sampling.text_temperature, TEXT_TOP_K if row.sampling.top_k else 0)
-        draw = row.draws[i - memory["prompt"], :1]
-        memory["text"][i] = choose(logits, draw)[0]
-        return z[0]
-
-    def draw_row(self, row: Row, z: Tensor) -> Tensor:
-        """Draw the step's codes; the frame [K] that they complete."""
-        self._codes(row, z)
-        stream, at = row.memory["stream"], row.memory["at"]
-        return self.pattern.frame(stream[None], at - 1 - self.lead)[0]
-
-    def _codes(self, row: Row, z: Tensor) -> None:
-        """All levels of the step just taken, one after another; known codes stay."""
+    def draw_codes(self, row: Row, z: Tensor, step: int) -> None:
+        """All levels, one after another; known codes stay."""
         memory, lm = row.memory, self.lm
-        i = memory["at"] - 1
         choose = Chooser(row.sampling.temperature, row.sampling.top_k)
-        draws = row.draws[i - memory["prompt"], 1:]
-        previous = memory["text"][i]
+        draws = row.draws[step - len(row.given), 1:]
+        previous = memory.kept["text"][step]
         with lm.depformer.streaming(1):
             for level in range(lm.dep_q):
                 logits = lm.forward_depformer(level, previous.view(1, 1, 1), z.view(1, 1, -1))
                 drawn = choose(logits[0, 0], draws[level : level + 1])[0]
-                known = memory["stream"][i, level]
-                previous = torch.where(memory["free"][i, level], drawn, known)
-                memory["stream"][i, level] = previous
+                known = memory.codes[step, level]
+                previous = torch.where(memory.free[step, level], drawn, known)
+                memory.codes[step, level] = previous
 
 
 def _write_words(
@@ -220,10 +188,7 @@ def _load(config: MoshiConfig, release: str | None) -> tuple[Any, Any, Any]:
         return lm, info.get_mimi(), lambda word: pieces.encode(word, out_type=int)
     shape = dict(loaders._lm_kwargs) | config.lm
     lm = loaders.get_moshi_lm(None, lm_kwargs=shape, device="cpu", dtype=torch.float32)
-    parts = {name: loaders._mimi_config[name] for name in loaders._mimi_config}
-    for name, changes in config.mimi.items():
-        old = parts[name]
-        parts[name] = old | changes if isinstance(old, dict) else changes
+    parts = merged(dict(loaders._mimi_config), config.mimi)
     K = max(shape["dep_q"], shape["n_q"] - shape["dep_q"])
     mimi = loaders.get_mimi(None, parts, device="cpu", num_codebooks=K)
     for module in mimi.modules():

@@ -21,8 +21,8 @@ from calm_bench.errors import MissingExtraError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.released import ReleasedSystem, Row, fetched
-from calm_bench.types import SamplingParams, StrictModel, TemperatureKind
+from calm_bench.systems.released import DelayedSystem, Row, fetched
+from calm_bench.types import SamplingParams, StrictModel
 
 WINDOW = 50  # frames
 
@@ -78,11 +78,10 @@ class EncodecCodec(Codec):
         return self.decode(torch.stack(state, dim=2))[:, -self.hop_length :]
 
 
-class ReleasedMusicGen(ReleasedSystem):
+class ReleasedMusicGen(DelayedSystem):
     """Meta's released MusicGen, continuing audio without a description (extra `llm`)."""
 
     Architecture: ClassVar[type[StrictModel]] = ReleasedMusicGenConfig
-    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
     model: Any
 
     def __init__(
@@ -103,7 +102,7 @@ class ReleasedMusicGen(ReleasedSystem):
         self.codec = EncodecCodec(model.audio_encoder, K)
         self.model = model
         self.pattern = DelayPattern(range(K))
-        self.lead, self.special = self.pattern.extra, self.model.decoder.config.vocab_size
+        self.special = self.model.decoder.config.vocab_size
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One: all codebooks are drawn at once."""
@@ -114,63 +113,34 @@ class ReleasedMusicGen(ReleasedSystem):
         shape = (n_frames + self.lead, self.lead + 1)
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
-        """Lay the prompt out as a stream, read it, and take the steps before the first frame."""
+    def keep(self, row: Row, prompt: Prompt, steps: int) -> dict[str, Any]:
+        """The package's cache, and its single masked text state."""
         from transformers import DynamicCache, EncoderDecoderCache
 
-        P, total = len(row.given), len(row.given) + n_frames
-        known = row.given.new_full((1, total, self.lead + 1), self.special)
-        known[0, :P] = row.given
         D = self.model.decoder.config.hidden_size
-        row.memory = {
-            "stream": self.pattern.apply(known, self.special)[0],
-            "free": self.pattern.table(total, self.device) >= P,
-            "cache": EncoderDecoderCache(DynamicCache(), DynamicCache()),
-            "text": torch.zeros(1, 1, D, device=self.device),
-            "mask": torch.zeros(1, 1, dtype=torch.long, device=self.device),
-            "prompt": P,
-            "at": 0,
+        return {
+            "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
+            "encoder_hidden_states": torch.zeros(1, 1, D, device=self.device),
+            "encoder_attention_mask": torch.zeros(1, 1, dtype=torch.long, device=self.device),
         }
-        if P:
-            self._read(row, P)
-        for _ in range(self.lead):
-            self._codes(row, self.advance_row(row))
 
-    def _read(self, row: Row, last: int) -> Tensor:
-        """Steps up to `last` that have not been taken: what the decoder makes of the last one."""
-        memory = row.memory
-        stream = memory["stream"]
-        start = torch.full_like(stream[:1], self.special)
-        inputs = torch.cat([start, stream])[memory["at"] : last]  # [N, K]
-        found = self.model.decoder.model.decoder(
-            input_ids=inputs.T,
-            encoder_hidden_states=memory["text"],
-            encoder_attention_mask=memory["mask"],
-            past_key_values=memory["cache"],
-            use_cache=True,
-        )
-        memory["at"] = last
+    def read(self, row: Row, last: int) -> Tensor:
+        """What the decoder makes of the last step."""
+        codes = row.memory.codes
+        start = torch.full_like(codes[:1], self.special)
+        inputs = torch.cat([start, codes])[row.memory.at : last]  # [N, K]
+        decoder = self.model.decoder.model.decoder
+        found = decoder(input_ids=inputs.T, use_cache=True, **row.memory.kept)
         z: Tensor = found.last_hidden_state[0, -1]
         return z
 
-    def advance_row(self, row: Row) -> Tensor:
-        """One step of the decoder: the context [D]."""
-        return self._read(row, row.memory["at"] + 1)
-
-    def draw_row(self, row: Row, z: Tensor) -> Tensor:
-        """Draw the step's codes; the frame [K] that they complete."""
-        self._codes(row, z)
-        memory = row.memory
-        return self.pattern.frame(memory["stream"][None], memory["at"] - 1 - self.lead)[0]
-
-    def _codes(self, row: Row, z: Tensor) -> None:
-        memory = row.memory
-        i = memory["at"] - 1
+    def draw_codes(self, row: Row, z: Tensor, step: int) -> None:
+        """All codebooks at once; known codes stay."""
         choose = Chooser(row.sampling.temperature, row.sampling.top_k)
         logits = torch.stack([head(z) for head in self.model.decoder.lm_heads])  # [K, V]
-        drawn = choose(logits, row.draws[i - memory["prompt"]])
-        stream = memory["stream"]
-        stream[i] = torch.where(memory["free"][i], drawn, stream[i])
+        drawn = choose(logits, row.draws[step - len(row.given)])
+        codes, free = row.memory.codes, row.memory.free
+        codes[step] = torch.where(free[step], drawn, codes[step])
 
 
 def _load(config: ReleasedMusicGenConfig, release: str | None) -> Any:

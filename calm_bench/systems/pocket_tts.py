@@ -27,7 +27,7 @@ from torch import Tensor
 from calm_bench.codecs.base import Codec
 from calm_bench.errors import MissingExtraError, UnknownNameError
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.released import ReleasedSystem, Row, fetched
+from calm_bench.systems.released import ReleasedSystem, Row, fetched, merged
 from calm_bench.types import SamplingParams, StrictModel, TemperatureKind
 
 FIRST_CAPACITY = 64  # frames of the streaming decoder's cache; it grows
@@ -193,46 +193,31 @@ def _load(config: PocketConfig, release: str | None) -> Any:
         from pocket_tts import TTSModel
     except ModuleNotFoundError as error:
         raise MissingExtraError("Pocket TTS", "kyutai", "pocket-tts") from error
-    if config.name not in (known := shipped_names()):
-        raise UnknownNameError("configuration of Pocket TTS", config.name, known)
+    if config.name not in (known := _shipped()):
+        raise UnknownNameError("configuration of Pocket TTS", config.name, sorted(known))
     threads = torch.get_num_threads()
     try:
         if release is not None:
             return fetched(release, lambda: TTSModel.load_model(language=config.name))
-        shape = shipped_config(config.name)
-        for section, changes in config.shape.items():
-            _update(shape[section], changes)
-        return at_random(shape)
+        return at_random(merged(shipped_config(config.name), config.shape))
     finally:
         torch.set_num_threads(threads)  # importing the package sets one
-
-
-def _update(target: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Write nested changes into a nested mapping."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _update(target[key], value)
-        else:
-            target[key] = value
 
 
 END_THRESHOLD = 1e9  # no clip ends before its time
 
 
-def shipped_names() -> list[str]:
+def _shipped() -> dict[str, Path]:
     """The package's configurations."""
     import pocket_tts
 
     folder = Path(pocket_tts.__file__).parent / "config"
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    return {path.stem: path for path in folder.glob("*.yaml")}
 
 
 def shipped_config(name: str) -> dict[str, Any]:
     """A shipped configuration of the package without weights, tokenizer path left open."""
-    import pocket_tts
-
-    path = Path(pocket_tts.__file__).parent / "config" / f"{name}.yaml"
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = yaml.safe_load(_shipped()[name].read_text(encoding="utf-8"))
     config["weights_path"] = config["weights_path_without_voice_cloning"] = None
     return config
 

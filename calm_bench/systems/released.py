@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from calm_bench.errors import WeightsError
+from calm_bench.nn.delay import DelayPattern
 from calm_bench.systems.base import Generation, Prompt, System
-from calm_bench.types import SamplingParams
+from calm_bench.types import SamplingParams, TemperatureKind
 
 T = TypeVar("T")
 
@@ -39,6 +40,15 @@ def fetched(release: str, load: Callable[[], T]) -> T:
         ) from error
 
 
+def merged(old: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A nested mapping with nested changes."""
+    new = dict(old)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(old.get(key), dict)
+        new[key] = merged(old[key], value) if nested else value
+    return new
+
+
 @dataclass
 class Row:
     """One clip on its way.
@@ -57,13 +67,6 @@ class Row:
     memory: Any = None
     made: list[Tensor] = field(default_factory=list)
     step: int = 0
-
-
-@dataclass
-class RowsState:
-    """The rows of a batch."""
-
-    rows: list[Row]
 
 
 class ReleasedSystem(System):
@@ -100,7 +103,7 @@ class ReleasedSystem(System):
         sampling: SamplingParams,
         generators: Sequence[torch.Generator],
         n_frames: int,
-    ) -> RowsState:
+    ) -> list[Row]:
         """Encode and read every prompt, and draw all noise."""
         rows = []
         for prompt, generator in zip(prompts, generators, strict=True):
@@ -108,31 +111,31 @@ class ReleasedSystem(System):
             row = Row(given=self._encode(prompt), draws=draws, sampling=sampling)
             self.open_row(row, prompt, n_frames)
             rows.append(row)
-        return RowsState(rows)
+        return rows
 
     def _encode(self, prompt: Prompt) -> Tensor:
         frames = self.codec.encode(prompt.wave[None].to(self.device))[0]
         return frames if self.codec.continuous else frames.transpose(0, 1)
 
-    def backbone_step(self, state: RowsState) -> Tensor:
+    def backbone_step(self, state: list[Row]) -> Tensor:
         """Contexts [B, D], row by row."""
-        return torch.stack([self.advance_row(row) for row in state.rows])
+        return torch.stack([self.advance_row(row) for row in state])
 
-    def head_step(self, state: RowsState, z: Tensor) -> Tensor:
+    def head_step(self, state: list[Row], z: Tensor) -> Tensor:
         """The next frames [B, C] or [B, K], row by row."""
-        rows = zip(state.rows, z, strict=True)
+        rows = zip(state, z, strict=True)
         return torch.stack([self.draw_row(row, context) for row, context in rows])
 
-    def push(self, state: RowsState, frame: Tensor) -> None:
+    def push(self, state: list[Row], frame: Tensor) -> None:
         """Append the frames."""
-        for row, own in zip(state.rows, frame, strict=True):
+        for row, own in zip(state, frame, strict=True):
             row.made.append(own)
             self.push_row(row, own)
             row.step += 1
 
-    def finish(self, state: RowsState) -> Generation:
+    def finish(self, state: list[Row]) -> Generation:
         """Decode the clips, each from its own first frame; rows are padded on the left."""
-        clips = [torch.cat([row.given, *(frame[None] for frame in row.made)]) for row in state.rows]
+        clips = [torch.cat([row.given, *(frame[None] for frame in row.made)]) for row in state]
         longest = max(len(clip) for clip in clips)
         waves, padded = [], []
         for clip in clips:
@@ -145,6 +148,75 @@ class ReleasedSystem(System):
         return Generation(
             frames=frames if self.codec.continuous else frames.transpose(1, 2),
             wave=torch.stack(waves),
-            prompt_frames=tuple(len(row.given) for row in state.rows),
+            prompt_frames=tuple(len(row.given) for row in state),
             words=None,
         )
+
+
+@dataclass
+class DelayedCodes:
+    """The steps of a row whose codebooks are delayed.
+
+    Attributes:
+        codes: Known and drawn ones [S, K], in the order of the steps.
+        free: Which of them are drawn, [S, K].
+        kept: What the package keeps between steps.
+        at: The step that comes next.
+    """
+
+    codes: Tensor
+    free: Tensor
+    kept: Any
+    at: int = 0
+
+
+class DelayedSystem(ReleasedSystem):
+    """Codes of delayed codebooks (`nn/delay.py`): what a step draws completes an earlier frame."""
+
+    temperature_kind: ClassVar[TemperatureKind] = "softmax_divisor"
+    pattern: DelayPattern
+    special: int
+    """What stands where the stream has no code."""
+
+    @property
+    def lead(self) -> int:
+        """Steps by which the stream leads the frames; they are taken in `start`."""
+        return self.pattern.extra
+
+    @abstractmethod
+    def keep(self, row: Row, prompt: Prompt, steps: int) -> Any:
+        """What the package keeps for a row of so many steps."""
+
+    @abstractmethod
+    def read(self, row: Row, last: int) -> Tensor:
+        """Take the steps before `last` that have not been taken: the last one's context [D]."""
+
+    @abstractmethod
+    def draw_codes(self, row: Row, z: Tensor, step: int) -> None:
+        """Draw a step's codes from its context [D] into the row's, where they are free."""
+
+    def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
+        """Lay the prompt out as a stream, read it, and take the steps before the first frame."""
+        P, total = len(row.given), len(row.given) + n_frames
+        known = row.given.new_full((1, total, len(self.pattern.delays)), self.special)
+        known[0, :P] = row.given
+        codes = self.pattern.apply(known, self.special)[0]
+        free = self.pattern.table(total, self.device) >= P
+        row.memory = DelayedCodes(codes, free, self.keep(row, prompt, len(codes)))
+        if P:
+            self.read(row, P)
+            row.memory.at = P
+        for _ in range(self.lead):
+            self.draw_codes(row, self.advance_row(row), row.memory.at - 1)
+
+    def advance_row(self, row: Row) -> Tensor:
+        """One step of the backbone: the context [D]."""
+        z = self.read(row, row.memory.at + 1)
+        row.memory.at += 1
+        return z
+
+    def draw_row(self, row: Row, z: Tensor) -> Tensor:
+        """Draw the step's codes; the frame [K] that they complete."""
+        step = row.memory.at - 1
+        self.draw_codes(row, z, step)
+        return self.pattern.frame(row.memory.codes[None], step - self.lead)[0]
