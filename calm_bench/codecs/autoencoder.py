@@ -12,7 +12,7 @@ context. Always float32: fewer bits are heard in the phase.
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,19 +79,6 @@ FEW_FRAMES = 128
 
 AT_ONCE = 1 << 20
 """Numbers of the widest tensor when a whole clip is decoded: 4 MB stay in a processor's cache."""
-
-
-class Layer(Protocol):
-    """One stage of a decoder.
-
-    Attributes:
-        nbytes: Bytes of weights that a call reads.
-    """
-
-    nbytes: int
-
-    def __call__(self, x: Tensor, stream: Stream) -> Tensor:
-        """Frames [B, T, D] to [B, T', D']; what the next call needs goes into the stream."""
 
 
 class FlatConvNext:
@@ -255,7 +242,8 @@ def _taps(module: CausalConv) -> Taps:
     return Taps(module.conv.weight.permute(2, 0, 1), module.conv.bias)
 
 
-FLAT: dict[type[nn.Module], Callable[[Any], Layer]] = {
+FLAT: dict[type[nn.Module], Callable[[Any], Any]] = {  # a stage's module to its flat form:
+    # frames [B, T, D] and a stream to [B, T', D'], and `nbytes`, what it reads of weights
     Bottleneck: FlatBottleneck,
     CausalConv: _taps,
     ConvNextBlock: FlatConvNext,

@@ -9,13 +9,13 @@ short last window would be heard like the start of another clip.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.core.audio import RESAMPLER, resample
-from calm_bench.core.cache import MemoryCache
+from calm_bench.core.cache import ArrayCache, MemoryCache
 from calm_bench.core.code import computed_by
 from calm_bench.embeddings.base import Embedding
 from calm_bench.seeds import content_hash
@@ -27,14 +27,8 @@ Vectors = NDArray[np.float32]
 _BATCH = 16
 
 
-class VectorCache(Protocol):
-    """Vectors by the hash of the audio and of all that turned it into vectors."""
-
-    def read(self, key: str) -> Vectors | None:
-        """The vectors under a key, or None."""
-
-    def write(self, key: str, value: Vectors) -> None:
-        """Keep vectors under a key."""
+VectorCache = ArrayCache | MemoryCache
+"""Vectors by the hash of the audio and of all that turned it into vectors."""
 
 
 @cache

@@ -139,17 +139,12 @@ class KvCache:
     """
 
     def __init__(
-        self,
-        config: TransformerConfig,
-        batch_size: int,
-        capacity: int,
-        like: Tensor,
-        buffer: Tensor | None = None,
+        self, config: TransformerConfig, batch_size: int, capacity: int, like: Tensor
     ) -> None:
-        """Allocate for `capacity` positions like `like`, or take a buffer that is there."""
+        """Allocate for `capacity` positions, on the device and in the dtype of `like`."""
         head_dim = config.dim // config.heads
         shape = (config.layers, batch_size, 2, config.heads, capacity, head_dim)
-        self.buffer = like.new_zeros(shape) if buffer is None else buffer
+        self.buffer = like.new_zeros(shape)
         self.context = config.context
         self.length = 0  # positions the buffer holds
         self.position = 0  # positions seen since the clip began

@@ -27,7 +27,7 @@ from calm_bench.nn.product import Product, pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.nn.trigflow import SamplerPath, TimeWeight, consistency_path, rotation_path, sample
 from calm_bench.systems.steps import FlatSteps
-from calm_bench.systems.streaming import StreamingSystem, StreamState, TextConfig
+from calm_bench.systems.streaming import Head, StreamingSystem, StreamState, TextConfig
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
 
 
@@ -112,16 +112,9 @@ class FlatCalm(FlatSteps):
         """The latent's projection on top of the text's embedding."""
         return self.latent_input(frame) if text is None else self.latent_input.onto(text, frame)
 
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: None,
-    ) -> Tensor:
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
         """One latent [B, C] per row."""
-        return self.mlp.sample(z, draws, sampling.head_steps)
+        return lambda z, draws, text: self.mlp.sample(z, draws, sampling.head_steps)
 
     def read_window(self, window: Tensor) -> Tensor:
         """The short context's part of Z, [B, D], of windows [B, K, W]: every frame read anew."""
@@ -253,16 +246,12 @@ class CalmSystem(StreamingSystem):
             return rotation_path(steps, self.config.grid_spread)
         return consistency_path(steps)
 
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: None,
-    ) -> Tensor:
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
         """One latent [B, C] per row, in as many steps as the sampling asks for."""
-        embedded = self.mlp.condition(z)
-        return sample(
-            lambda x, t: self.mlp.velocity(x, t, embedded), draws, self.path(sampling.head_steps)
-        )
+        path = self.path(sampling.head_steps)
+
+        def head(z: Tensor, draws: Tensor, text: Tensor | None) -> Tensor:
+            embedded = self.mlp.condition(z)
+            return sample(lambda x, t: self.mlp.velocity(x, t, embedded), draws, path)
+
+        return head

@@ -22,6 +22,7 @@ gained nothing in an experiment with a model of this kind, and took 98 s to comp
 
 import weakref
 from collections.abc import Callable, Hashable, Iterable
+from copy import copy
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from calm_bench.errors import InputError
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Place, TransformerConfig
 from calm_bench.systems.base import System
 from calm_bench.systems.steps import FlatSteps
-from calm_bench.systems.streaming import text_top_k
+from calm_bench.systems.streaming import Head, text_top_k
 from calm_bench.types import Mode, Precision, SamplingParams
 
 Function = Callable[..., Any]
@@ -108,7 +109,8 @@ class Lane:
         """Allocate on the device and in the dtype of `like`."""
         device = like.device
         self.config, self.bucket = config, capacity
-        self.buffer = KvCache(config, batch, capacity, like).buffer
+        self.empty = KvCache(config, batch, capacity, like)
+        self.empty.lane, self.buffer = self, self.empty.buffer
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.seen = torch.ones(batch, capacity, dtype=torch.bool, device=device)
@@ -117,10 +119,7 @@ class Lane:
 
     def cache(self) -> KvCache:
         """An empty cache on this memory."""
-        batch, capacity = self.seen.shape
-        cache = KvCache(self.config, batch, capacity, self.buffer, self.buffer)
-        cache.lane = self
-        return cache
+        return copy(self.empty)
 
     def aim(self, cache: KvCache) -> None:
         """Take over where a cache stands, before one more frame."""
@@ -242,12 +241,13 @@ class CapturedSteps:
     def __init__(self, steps: FlatSteps, runner: Runner) -> None:
         """`runner` captures or compiles a function, given what it changes in place."""
         self.flat, self.runner = steps, runner
-        own = ("step", "draw_frame", "new_scratch", "allocate", "start_decoding", "decode_step")
+        own = ("step", "new_head", "allocate", "start_decoding", "decode_step")
         self.replaces = own + (("read_window",) if "read_window" in steps.replaces else ())
         owner, config = steps.owner, steps.backbone.config
         self.device = owner.device
         narrow = steps.precision == "bf16" and self.device.type == "cuda"
         like = torch.empty(0, device=self.device, dtype=torch.bfloat16 if narrow else torch.float32)
+        self.like = torch.empty(0, device=self.device)
         self.lanes = Pool(lambda batch, capacity: Lane(config, batch, capacity, like))
         self.streams = Pool(lambda batch: FixedStream(owner.codec, runner, owner.blank(batch)))
         self._captured: dict[Hashable, Function] = {}
@@ -279,9 +279,6 @@ class CapturedSteps:
         cache.advance(1)
         return found
 
-    def new_scratch(self, batch_size: int, like: Tensor) -> None:
-        """Nothing: a captured head has its own."""
-
     def read_window(self, window: Tensor) -> Tensor:
         """The short context's part of Z, [B, D], from its window [B, K, W]."""
         key = ("window", len(window))
@@ -290,23 +287,14 @@ class CapturedSteps:
         z: Tensor = self._captured[key](window)
         return z
 
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: None,
-    ) -> Tensor:
-        """The next frame from contexts [B, D] and its draws, all levels or steps at once."""
-        key = ("head", len(z), sampling.temperature, sampling.top_k, sampling.head_steps)
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
+        """What draws frames, all levels or steps at once, for all batches of this size."""
+        key = ("head", batch_size, sampling.temperature, sampling.top_k, sampling.head_steps)
         if key not in self._captured:
-            own = self.flat.new_scratch(len(z), z)
-            self._captured[key] = self.runner(
-                lambda z, draws, text=None: self.flat.draw_frame(sampling, z, draws, text, own), []
-            )
-        frame: Tensor = self._captured[key](*((z, draws) if text is None else (z, draws, text)))
-        return frame
+            head = self.flat.new_head(sampling, batch_size, self.like)
+            self._captured[key] = self.runner(lambda z, draws, text=None: head(z, draws, text), [])
+        run = self._captured[key]
+        return lambda z, draws, text: run(z, draws) if text is None else run(z, draws, text)
 
     def start_decoding(self, batch_size: int) -> Handle:
         """A stream of the codec on memory that its captured step knows, at its beginning."""

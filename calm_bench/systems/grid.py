@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from calm_bench.systems.base import Prompt
 
 
-def prompt_samples(prompt_seconds: float, sample_rate: int, hop_length: int) -> int:
-    """Samples of a prompt, rounded up to whole frames: 3 s at 12.5 Hz are 38 frames or 3.04 s."""
-    # The product is rounded first, so that 0.08 s at 16 kHz is one frame and not two.
-    return math.ceil(round(prompt_seconds * sample_rate / hop_length, 6)) * hop_length
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """The frames that prompts and clips are cut to."""
@@ -31,8 +25,10 @@ class Grid:
         return cls(sample_rate=codec.sample_rate, hop_length=codec.hop_length)
 
     def samples(self, seconds: float) -> int:
-        """Samples in so many seconds, rounded up to whole frames."""
-        return prompt_samples(seconds, self.sample_rate, self.hop_length)
+        """Samples in so many seconds, in whole frames: 3 s at 12.5 Hz are 38 frames or 3.04 s."""
+        # The product is rounded first, so that 0.08 s at 16 kHz is one frame and not two.
+        frames = math.ceil(round(seconds * self.sample_rate / self.hop_length, 6))
+        return frames * self.hop_length
 
     def frames(self, seconds: float) -> int:
         """Whole frames in so many seconds, rounded up."""

@@ -22,16 +22,11 @@ SPECIALS = ["<pad>", "<epad>"]
 SPACE = "\u0120"  # how byte-level BPE writes the space before a word
 
 
-def _bare() -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
+    """A byte-level BPE of at most `size` tokens, PAD and EPAD first, that encodes every text."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """A byte-level BPE of at most `size` tokens, PAD and EPAD first, that encodes every text."""
-    tokenizer = _bare()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=SPECIALS,

@@ -27,7 +27,7 @@ from calm_bench.nn.depth import Chooser
 from calm_bench.nn.product import discard, pack
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
-from calm_bench.systems.streaming import CodeSystem, StreamState, float32
+from calm_bench.systems.streaming import CodeSystem, Head, StreamState, float32
 from calm_bench.types import Precision, SamplingParams, StrictModel
 
 
@@ -41,18 +41,15 @@ class FlatMusicGen(FlatCodes):
         if release:
             discard(system, "code_heads")
 
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: None,
-    ) -> Tensor:
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
         """Codes [B, K] of one step."""
-        B, K = draws.shape
-        codes = chooser(sampling)(self.heads(z).view(B * K, -1), draws.reshape(-1, 1))
-        return codes.view(B, K)
+        choose = chooser(sampling)
+
+        def head(z: Tensor, draws: Tensor, text: Tensor | None) -> Tensor:
+            codes = choose(self.heads(z).view(draws.numel(), -1), draws.reshape(-1, 1))
+            return codes.view(draws.shape)
+
+        return head
 
     def head_bytes(self, steps: int) -> int:
         """Of the K heads."""
@@ -164,17 +161,14 @@ class MusicGenSystem(CodeSystem):
         shape = (n_frames + self.lead, self.frame_width)
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: None,
-    ) -> Tensor:
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
         """Codes [B, K] of one step; they belong to K different frames."""
         choose = Chooser(sampling.temperature, sampling.top_k)
-        return choose(self.logits(z).flatten(0, 1), draws.flatten()).view(draws.shape)
+
+        def head(z: Tensor, draws: Tensor, text: Tensor | None) -> Tensor:
+            return choose(self.logits(z).flatten(0, 1), draws.flatten()).view(draws.shape)
+
+        return head
 
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
         """Draw a step's codes; return the frame [B, K] that they complete."""

@@ -18,7 +18,7 @@ from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthCache, DepthConfig, DepthTransformer, FlatDepth
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.steps import FlatCodes, chooser
-from calm_bench.systems.streaming import CodeSystem, StreamState, TextConfig
+from calm_bench.systems.streaming import CodeSystem, Head, StreamState, TextConfig
 from calm_bench.types import Precision, SamplingParams, StrictModel
 
 
@@ -30,20 +30,10 @@ class FlatRq(FlatCodes):
         super().__init__(system, precision, release)
         self.depth = FlatDepth(system.depth, precision, release)
 
-    def new_scratch(self, batch_size: int, like: Tensor) -> DepthCache:
-        """The depth transformer's cache."""
-        return DepthCache(self.depth.config, batch_size, like)
-
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: DepthCache,
-    ) -> Tensor:
-        """Codes [B, K] of one frame."""
-        return self.depth.sample(z, text, draws, scratch, chooser(sampling))
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
+        """Codes [B, K] of one frame, on one cache of the depth transformer."""
+        cache, choose = DepthCache(self.depth.config, batch_size, like), chooser(sampling)
+        return lambda z, draws, text: self.depth.sample(z, text, draws, cache, choose)
 
     def head_bytes(self, steps: int) -> int:
         """Of the depth transformer."""
@@ -125,18 +115,8 @@ class RqSystem(CodeSystem):
         """The frame's text tokens."""
         return None if state.text is None else state.text[:, state.step - 1]
 
-    def new_scratch(self, batch_size: int, like: Tensor) -> Tensor:
-        """The depth transformer's cache."""
-        return self.depth.new_cache(batch_size, like)
-
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: Tensor,
-    ) -> Tensor:
-        """Codes [B, K] of one frame."""
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
+        """Codes [B, K] of one frame, on one cache of the depth transformer."""
+        cache = self.depth.new_cache(batch_size, like)
         choose = Chooser(sampling.temperature, sampling.top_k)
-        return self.depth.sample(z, text, draws, scratch, choose)
+        return lambda z, draws, text: self.depth.sample(z, text, draws, cache, choose)

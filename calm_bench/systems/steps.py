@@ -7,7 +7,7 @@ with the systems (`systems/streaming.py`); here is only the arithmetic between t
     read         prompt inputs into the key-value cache
     frame_input  a frame to what the backbone reads
     step         the backbone, and the text token
-    draw_frame   contexts to the next frame, with what `new_scratch` gave
+    new_head     what takes contexts to the next frame
 
 and for music `read_window`, the short context. What differs from system to system is in the
 system's own file. Every function agrees with the module's, within 1e-4 at fp32.
@@ -16,7 +16,6 @@ system's own file. Every function agrees with the module's, within 1e-4 at fp32.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from torch.nn import functional as F
 from calm_bench.nn.depth import draw_tokens
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache
-from calm_bench.systems.streaming import CodeSystem, StreamingSystem, float32, text_top_k
+from calm_bench.systems.streaming import CodeSystem, Head, StreamingSystem, float32, text_top_k
 from calm_bench.types import Precision, SamplingParams
 
 
@@ -37,7 +36,7 @@ def chooser(sampling: SamplingParams) -> Callable[[Tensor, Tensor], Tensor]:
 class FlatSteps(ABC):
     """Backbone and text stream; a subclass adds how frames are read and drawn."""
 
-    replaces: tuple[str, ...] = ("read", "frame_input", "step", "draw_frame", "new_scratch")
+    replaces: tuple[str, ...] = ("read", "frame_input", "step", "new_head")
 
     def __init__(self, system: StreamingSystem, precision: Precision, release: bool) -> None:
         """Pack the system's weights; with `release` its modules let go of them."""
@@ -56,23 +55,12 @@ class FlatSteps(ABC):
         """Backbone input [B, D] of a frame [B, C] or [B, K] and the text's embedding [B, D]."""
 
     @abstractmethod
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: Any,
-    ) -> Tensor:
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
         """As the system's."""
 
     @abstractmethod
     def head_bytes(self, steps: int) -> int:
         """Bytes of weights that the head reads for one frame."""
-
-    def new_scratch(self, batch_size: int, like: Tensor) -> Any:
-        """What the head keeps from frame to frame."""
-        return None
 
     def read(self, x: Tensor, cache: KvCache) -> None:
         """Take inputs [B, P, D] into the cache."""

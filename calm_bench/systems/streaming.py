@@ -8,10 +8,10 @@ frame a stream reads its learned BOS. Without a text stream lead is 0.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
 from calm_bench.systems.base import Generation, Prompt, System
 from calm_bench.systems.monologue import FREE, TextStream
 from calm_bench.types import SamplingParams, StrictModel, TemperatureKind, TimedWord
+
+Head = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Contexts [B, D], a frame's random numbers and text tokens [B] to the frame, [B, C] or [B, K]."""
 
 TEXT_TOP_K = 25  # Moshi's default for the text stream
 
@@ -52,7 +55,7 @@ class StreamState:
         step: The stream step that comes next.
         lacking: How many frames each row was padded by on the left.
         audio_draws: All randomness of the head, [B, new frames, ...].
-        scratch: What a head keeps from frame to frame.
+        draw: The head.
         window: The short context's last inputs [B, K, W], if the system has one.
         stream: Codes in the order of the steps [B, S, K], if codebooks are delayed; entries that
             `free` [S, K] marks are drawn, the others known from the start.
@@ -64,12 +67,12 @@ class StreamState:
     given_text: Tensor | None
     text_draws: Tensor | None
     audio_draws: Tensor
+    draw: Head
     sampling: SamplingParams
     lacking: list[int]
     prompt_frames: list[int]
     given_until: int = 0
     step: int = 0
-    scratch: Any = None
     window: Tensor | None = None
     stream: Tensor | None = None
     free: Tensor | None = None
@@ -124,30 +127,11 @@ class StreamingSystem(System):
         """All random numbers of one clip's head, [n_frames, ...]."""
 
     @abstractmethod
-    def draw_frame(
-        self,
-        sampling: SamplingParams,
-        z: Tensor,
-        draws: Tensor,
-        text: Tensor | None,
-        scratch: Any,
-    ) -> Tensor:
-        """The next frame [B, C] or [B, K] from contexts [B, D].
-
-        Args:
-            sampling: Temperature, top-k, steps.
-            z: Contexts.
-            draws: This frame's random numbers.
-            text: What `head_text` gave.
-            scratch: What `new_scratch` gave.
-        """
+    def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
+        """What draws the frames of a batch of clips, with all that it keeps from frame to frame."""
 
     def head_text(self, state: StreamState) -> Tensor | None:
         """The text tokens [B] that the head sees, if it sees any."""
-        return None
-
-    def new_scratch(self, batch_size: int, like: Tensor) -> Any:
-        """What the head keeps from frame to frame."""
         return None
 
     # -- training ------------------------------------------------------------------------------
@@ -236,7 +220,7 @@ class StreamingSystem(System):
             lacking=lacking,
             prompt_frames=counts,
             given_until=given_until,
-            scratch=self.new_scratch(B, cache.buffer),
+            draw=self.new_head(sampling, B, cache.buffer),
         )
         self.prefill(state)
         return state
@@ -350,8 +334,7 @@ class StreamingSystem(System):
 
     def head(self, state: StreamState, z: Tensor, at: int) -> Tensor:
         """What the head draws from contexts [B, D] by the random numbers of new frame `at`."""
-        draws, text = state.audio_draws[:, at], self.head_text(state)
-        return self.draw_frame(state.sampling, z, draws, text, state.scratch)
+        return state.draw(z, state.audio_draws[:, at], self.head_text(state))
 
     def push(self, state: StreamState, frame: Tensor) -> None:
         """Append the frame."""

@@ -17,7 +17,7 @@ from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.prompts import LoadedPrompt, load_prompt, read_prompt_specs, transcribe_prompt
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
-from calm_bench.systems.grid import prompt_samples
+from calm_bench.systems.grid import Grid
 from calm_bench.types import TimedWord, Transcript
 
 RATE = 8000
@@ -188,7 +188,7 @@ def test_a_line_that_is_no_prompt_is_refused(benchmarks: Path, line: str) -> Non
 def test_a_prompt_is_rounded_up_to_whole_frames(
     seconds: float, rate: int, hop: int, frames: int
 ) -> None:
-    assert prompt_samples(seconds, rate, hop) == frames * hop
+    assert Grid(sample_rate=rate, hop_length=hop).samples(seconds) == frames * hop
     assert frames == math.ceil(round(seconds * rate / hop, 9))
 
 
