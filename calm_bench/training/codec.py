@@ -8,7 +8,7 @@ scale.
 B batch, S samples, F frequency bins, T STFT frames.
 """
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,8 @@ def load_teacher(target: str) -> Teacher:
     Raises:
         InputError: If it cannot be imported or called.
     """
-    module, _, attribute = target.partition(":")
     try:
-        teacher = getattr(importlib.import_module(module), attribute)
+        teacher = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"the teacher {target!r} cannot be loaded: {error}") from error
     if not callable(teacher):
