@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from calm_bench.asr import Recognizer, load_recognizer
 from calm_bench.asr.recognizer import hear
@@ -17,9 +17,6 @@ from calm_bench.data.alignment import align_text, check_times, spread_text
 from calm_bench.errors import BenchError, InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave, timed
-
-if TYPE_CHECKING:
-    from calm_bench.asr import Recognizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +36,6 @@ class LoadedPrompt:
     sha256: str
     words: tuple[TimedWord, ...] | None
     text_source: Literal["given", "estimated", "transcribed", "none"]
-
-    def words_before(self, seconds: float) -> tuple[TimedWord, ...]:
-        """The words that begin in the first `seconds`: the text a system is given."""
-        return tuple(word for word in self.words or () if word.start < seconds)
 
     def at_rate(self, sample_rate: int) -> "LoadedPrompt":
         """The same prompt at another rate."""
@@ -163,7 +156,7 @@ class PromptShelf:
 
 
 def transcribe_prompt(
-    prompt: LoadedPrompt, recognizer: "Recognizer", prompt_seconds: float
+    prompt: LoadedPrompt, recognizer: Recognizer, prompt_seconds: float
 ) -> LoadedPrompt:
     """The same prompt with recognised words, if its text was not given; only the prompt is heard.
 

@@ -169,7 +169,6 @@ class Shards:
     audio: PackedArrays
 
     def __len__(self) -> int:
-        """How many recordings there are."""
         return len(self.items)
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Wave:

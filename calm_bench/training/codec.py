@@ -110,7 +110,6 @@ class StftDiscriminator(nn.Module):
     window: Tensor
 
     def __init__(self, n_fft: int, width: int) -> None:
-        """`width` channels in every layer but the last."""
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
@@ -146,7 +145,6 @@ class MultiScaleDiscriminator(nn.Module):
     """One STFT discriminator per resolution."""
 
     def __init__(self, width: int = 16, n_ffts: tuple[int, ...] = (1024, 512, 256)) -> None:
-        """Resolutions in samples."""
         super().__init__()
         self.judges = nn.ModuleList(StftDiscriminator(n, width) for n in n_ffts)
 

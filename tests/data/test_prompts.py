@@ -97,7 +97,6 @@ def test_prompts_are_the_heads_of_the_test_recordings_long_enough(benchmarks: Pa
         TimedWord(word="one", start=0.0, end=0.4),
         TimedWord(word="two", start=1.9, end=2.0),
     )
-    assert [word.word for word in prompts[1].words_before(0.5)] == ["one"]
     assert prompts[1].text_source == "given"
 
 
@@ -217,7 +216,7 @@ def test_the_shipped_prompts_are_whole() -> None:
         assert prompt.sample_rate == 16000
         assert prompt.wave.size == 192000
         assert prompt.words is not None
-        assert 5 <= len(prompt.words_before(3.04)) < len(prompt.words)
+        assert 5 <= sum(word.start < 3.04 for word in prompt.words) < len(prompt.words)
 
 
 def test_the_shipped_music_prompts_are_whole_and_begin_with_music() -> None:
