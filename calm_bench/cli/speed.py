@@ -14,7 +14,7 @@ from calm_bench.cli.report import say
 from calm_bench.errors import InputError
 
 if TYPE_CHECKING:
-    from calm_bench.speed.plan import SpeedPlan
+    from calm_bench.speed.timetable import SpeedPlan
 
 
 MAX_BATCH = 1024
@@ -208,9 +208,8 @@ def time_systems(
 ) -> None:
     """Time the systems in interleaved rounds and say what they are worth."""
     from calm_bench.core.device import resolve_device
-    from calm_bench.speed.plan import Request, expand, plan_lines
     from calm_bench.speed.run import speed_folder
-    from calm_bench.speed.spec import load_spec
+    from calm_bench.speed.timetable import Request, expand, load_spec, plan_lines
 
     name = str(ctx.info_name)
     parts = list(load_spec(spec).parts) if name == "all" else [name]
@@ -236,7 +235,7 @@ def time_systems(
 
 
 def _dry_run(pairs: "list[tuple[SpeedPlan, Path]]", as_json: bool) -> None:
-    from calm_bench.speed.plan import plan_lines
+    from calm_bench.speed.timetable import plan_lines
     from calm_bench.store.run_store import RunStore
 
     for plan, folder in pairs:

@@ -7,16 +7,16 @@ taken in a process of its own (`peak_worker`).
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.speed.clocks import Clock
 from calm_bench.speed.counts import count_frame
-from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.protocol import Arm, time_call
-from calm_bench.store.records import FootprintRecord, Row, Stage
+from calm_bench.speed.timetable import SpeedPlan
+from calm_bench.store.records import BandwidthRecord, FootprintRecord, Stage
 
 if TYPE_CHECKING:
     import torch
@@ -36,16 +36,27 @@ class ReadProbe:
         self._buffer = torch.ones(wanted // 4, dtype=torch.float32, device=device)
         self._clock = clock
         self._taken: list[int] = []
-        self.n_bytes = self._buffer.numel() * 4
+
+    def warmed_up(self) -> Callable[[], None]:
+        """How to read it, after once that does not count."""
+        time_call(self._buffer.sum, self._clock)
+        return self.read
 
     def read(self) -> None:
         """Read it whole, on the clock."""
         self._taken.append(time_call(self._buffer.sum, self._clock))
 
-    def taken(self) -> tuple[int, ...]:
-        """Nanoseconds of each reading since the last call."""
-        found, self._taken = tuple(self._taken), []
-        return found
+    def record(self, number: int) -> BandwidthRecord:
+        """What was read in a round, after which the next one begins."""
+        import torch
+
+        taken, self._taken = tuple(self._taken), []
+        return BandwidthRecord(
+            round=number,
+            n_bytes=self._buffer.nbytes,
+            read_ns=taken,
+            threads=torch.get_num_threads(),
+        )
 
 
 def last_cache_bytes() -> int | None:
@@ -60,7 +71,6 @@ def last_cache_bytes() -> int | None:
 
 
 STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")
-ONE_CLIP = "bytes are counted for one clip"
 Peak = tuple[int | None, str | None]
 """Bytes, or why there is none."""
 
@@ -142,13 +152,10 @@ def _cache_bytes(system: Any, position: int) -> dict[Stage, int]:
     return {"backbone": 2 * config.layers * config.dim * held * size}
 
 
-def measure_peaks(plan: SpeedPlan, row: Row, n_frames: int) -> dict[int, Peak]:
+def measure_peaks(plan: SpeedPlan, cell_id: str, n_frames: int) -> dict[int, Peak]:
     """By batch size, a row's peak memory beyond an empty process's, from a process of its own."""
-    task = {
-        "request": plan.request.model_dump(mode="json"),
-        "cell_id": row.cell_id,
-        "n_frames": n_frames,
-    }
+    request = plan.request.model_dump(mode="json")
+    task = {"request": request, "cell_id": cell_id, "n_frames": n_frames}
     done = subprocess.run(
         [sys.executable, "-m", "calm_bench.speed.peak_worker"],
         input=json.dumps(task),
@@ -170,9 +177,8 @@ def footprint(arm: Arm, n_frames: int) -> FootprintRecord:
     return FootprintRecord(
         cell_id=arm.cell_id,
         batch=len(arm.prompts),
-        peak_reason="not run apart yet",
         state_bytes=state_bytes(arm, n_frames),
         read_bytes=read,
-        read_reason=None if alone else ONE_CLIP,
+        read_reason=None if alone else "bytes are counted for one clip",
         operators=operators,
     )

@@ -22,7 +22,7 @@ from calm_bench.speed.clocks import Clock
 from calm_bench.speed.footprint import state_bytes
 from calm_bench.speed.frames import Marks, by_stage, marked_frame, quiet
 from calm_bench.speed.protocol import Arm, time_call
-from calm_bench.speed.spec import Growth
+from calm_bench.speed.timetable import Growth
 from calm_bench.store.records import GenerationRecord, GrowthRecord
 from calm_bench.systems.grid import Grid
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calm_bench.speed.arms import load_row, row_arms
 from calm_bench.speed.clocks import HostClock
-from calm_bench.speed.plan import Request, expand
 from calm_bench.speed.protocol import Arm, peak_allocated, time_arm
+from calm_bench.speed.timetable import Request, expand
+from calm_bench.speed.timing import load_row, row_arms
 
 STATUS = Path("/proc/self/status")
 UNKNOWN = "the system does not say how much memory a process held at most"

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from calm_bench.config import LatencySpec
 from calm_bench.core.device import device_name
@@ -33,6 +33,7 @@ from calm_bench.types import SamplingParams
 if TYPE_CHECKING:
     import torch
 
+    from calm_bench.speed.footprint import ReadProbe
     from calm_bench.systems.base import Prompt, System
 
 WARM_UP_NS = 30_000_000_000
@@ -72,6 +73,17 @@ class Arm:
         return state, self.system.start_decoding(len(self.prompts))
 
 
+class Lengths(Protocol):
+    """Frames of a generation, generations before anything counts, and rounds."""
+
+    @property
+    def frames(self) -> int: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmTimes:
     """Nanoseconds of one generation: per stage one number per frame, and to the first audio."""
@@ -104,22 +116,28 @@ def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunS
 
 def measure(
     arms: Sequence[Arm],
-    spec: LatencySpec,
+    spec: Lengths,
     store: RunStore,
     rounds: Sequence[int],
     *,
     seed: int,
     clock: Clock,
+    probe: "ReadProbe | None" = None,
 ) -> None:
-    """Time every arm once in each of these rounds, in an order drawn from the seed."""
+    """Time every arm once in each of these rounds, in an order drawn from the seed.
+
+    With a probe, memory's bandwidth is read before each arm.
+    """
     with stage("latency, warming up", len(arms)) as advance:
         for arm in arms:
             if not arm.control:
                 warm_up(arm, spec, clock)
             advance(1)
+    between = probe.warmed_up() if probe else lambda: None
     with stage("latency, rounds", spec.rounds, spec.rounds - len(rounds)) as advance:
         for number in rounds:
-            store.append(*time_round(arms, number, spec.frames, seed=seed, clock=clock))
+            records = time_round(arms, number, spec.frames, seed=seed, clock=clock, between=between)
+            store.append(*([probe.record(number)] if probe else []), *records)
             advance(1)
 
 
@@ -150,7 +168,7 @@ def time_round(
     return [_record(number, i, order[i], times[i]) for i in range(len(order))]
 
 
-def warm_up(arm: Arm, spec: LatencySpec, clock: Clock) -> int:
+def warm_up(arm: Arm, spec: Lengths, clock: Clock) -> int:
     """Generate until three medians in a row agree within 2 %.
 
     A machine that does not settle is given up on after four times the benchmark's `warmup`, or

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from calm_bench.core import paths
 from calm_bench.plan.rows import with_temperature_kind
-from calm_bench.speed.measure import measure
-from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
+from calm_bench.speed.timetable import SpeedPlan
+from calm_bench.speed.timing import measure_plan
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore, manifest_of
@@ -41,7 +41,7 @@ def run_speed(
             setting=plan.setting.model_dump(mode="json"),
         )
         manifest = store.begin(wanted)
-        measure(plan, store)
+        measure_plan(plan, store)
         results = tidy(plan, rows, store)
         store.write_results(results)
         store.write_manifest(manifest.model_copy(update={"status": "finished"}))

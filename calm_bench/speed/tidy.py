@@ -26,8 +26,7 @@ from calm_bench.numbers.speed import (
 )
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.footprint import last_cache_bytes
-from calm_bench.speed.plan import SpeedPlan
-from calm_bench.speed.spec import Setting
+from calm_bench.speed.timetable import Setting, SpeedPlan
 from calm_bench.store.records import (
     BandwidthRecord,
     FootprintRecord,

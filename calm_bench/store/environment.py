@@ -23,7 +23,7 @@ CONCERNS = {
     "clips": ("generate.clips", "score.held_out", *_MODELS.values()),
     "times": (
         "speed.in_run",
-        "speed.measure",
+        "speed.timing",
         "speed.peak_worker",
         "speed.tidy",
         *_MODELS.values(),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from calm_bench.speed.plan import Request, SpeedPlan, expand
+from calm_bench.speed.timetable import Request, SpeedPlan, expand
 
 SYSTEMS = [
     {"model": "rq-debug", "label": "RQ", "baseline": True, "head_steps": [3]},

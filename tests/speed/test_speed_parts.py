@@ -13,10 +13,9 @@ from calm_bench.speed import footprint as probes
 from calm_bench.speed.clocks import HostClock
 from calm_bench.speed.footprint import ReadProbe, held_bytes, last_cache_bytes
 from calm_bench.speed.generations import time_growth
-from calm_bench.speed.measure import missing_generations
-from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.protocol import Arm
-from calm_bench.speed.spec import Growth
+from calm_bench.speed.timetable import Growth, SpeedPlan
+from calm_bench.speed.timing import missing_generations
 from calm_bench.store.records import GenerationRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import Prompt
@@ -46,11 +45,13 @@ class Ticking:
 def test_the_probe_reads_more_than_the_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "last_cache_bytes", lambda: 400_000)
     probe = ReadProbe("cpu", 1, Ticking())
-    assert probe.n_bytes == 8 * 400_000
-    probe.read()
-    probe.read()
-    assert probe.taken() == (1, 1)
-    assert probe.taken() == ()
+    read = probe.warmed_up()
+    read()
+    read()
+    record = probe.record(0)
+    assert record.n_bytes == 8 * 400_000
+    assert record.read_ns == (1, 1)
+    assert probe.record(1).read_ns == ()
 
 
 def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

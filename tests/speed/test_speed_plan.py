@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from calm_bench.errors import BenchError, InputError
-from calm_bench.speed.plan import Request, SpeedPlan, expand, plan_lines, sessions
-from calm_bench.speed.spec import load_spec
+from calm_bench.speed.timetable import Request, SpeedPlan, expand, load_spec, plan_lines, sessions
 
 Expand = Callable[..., SpeedPlan]
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from calm_bench.cli.app import app
 from calm_bench.speed.footprint import measure_peaks
-from calm_bench.speed.plan import SpeedPlan
+from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.store.records import (
     BandwidthRecord,
     FootprintRecord,
@@ -42,7 +42,7 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
     monkeypatch.setattr("calm_bench.report.build.render_growth", lambda *_: {})
     monkeypatch.setattr(
-        "calm_bench.speed.measure.measure_peaks",
+        "calm_bench.speed.timing.measure_peaks",
         lambda plan, *_: dict.fromkeys(plan.setting.batch, (10**6, None)),
     )
     first = call(*command)
@@ -105,15 +105,14 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(expanded: Callable[..., SpeedPlan]) -> None:
     plan = expanded(threads=1)
-    peaks = measure_peaks(plan, plan.rows[1], 4)
+    peaks = measure_peaks(plan, plan.rows[1].cell_id, 4)
     assert set(peaks) == {1, 2}
     for size, reason in peaks.values():
         # A toy model and its activations: something, and far less than torch itself.
         assert reason is None
         assert size is not None
         assert 0 < size < 100e6
-    lost = plan.rows[1].model_copy(update={"cell_id": "lost"})
-    size, reason = measure_peaks(plan, lost, 4)[1]
+    size, reason = measure_peaks(plan, "lost", 4)[1]
     assert size is None
     assert str(reason).startswith("its process failed")
 
@@ -121,7 +120,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(expanded: Callable[..., Spe
 def test_an_unfit_machine_is_another_exit_code(
     listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.speed.run.measure", lambda *_: None)
+    monkeypatch.setattr("calm_bench.speed.run.measure_plan", lambda *_: None)
     monkeypatch.setattr(Results, "is_unfit", True)
     done = call("speed", "all", "--spec", str(listed()), "--out", str(tmp_path / "out"))
     assert done.exit_code == 3

@@ -11,8 +11,8 @@ from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import find_rows
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.tables import main_tables
-from calm_bench.speed.plan import SpeedPlan
 from calm_bench.speed.tidy import tidy
+from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.store.records import (
     BandwidthRecord,
     FootprintRecord,

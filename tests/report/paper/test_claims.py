@@ -35,7 +35,7 @@ from calm_bench.report.paper.ledger import build_ledger
 from calm_bench.report.paper.names import ModelName
 from calm_bench.report.paper.tables import load_tables
 from calm_bench.score.held_out import TEXT_LOSS
-from calm_bench.speed.spec import load_spec
+from calm_bench.speed.timetable import load_spec
 
 # What the paper's result sections and the demo page hold, and the claims that speak of each: every
 # table with its rows, every sentence above a demo table. An entry without a claim is a hole.
