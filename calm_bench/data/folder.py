@@ -4,23 +4,29 @@ The audio stays where it is; the corpus folder holds the manifest, what was foun
 and later the shards. Every answer is journalled, so a killed command goes on where it stopped.
 """
 
+import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import load_recognizer
+from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
 from calm_bench.core.code import computed_by
-from calm_bench.core.progress import counted
+from calm_bench.core.files import append_lines, committed_lines
+from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
-from calm_bench.data.inspection import Facts, Journal, inspect, keep_usable
 from calm_bench.data.layouts import find_recordings, refuse_other_languages
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
-from calm_bench.seeds import content_hash
+from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import TimedWord, WordTimes, timed
+
+TOLERANCE = 0.05
+"""Seconds by which a list may be wrong about where a file ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,25 +77,21 @@ def make_folder(
         refuse_other_languages(candidates, options.transcribe)
     with working_on(out):
         journal = Journal(out / "inspected.jsonl")
-        facts = list(inspect(candidates, journal, jobs))
-        kept, skipped = keep_usable(
-            candidates, facts, min_seconds=options.min_seconds, silence_dbfs=options.silence_dbfs
-        )
+        kept, skipped = keep_usable(candidates, inspect(candidates, journal, jobs), options)
         if not kept:
             why, n = _reasons(skipped), len(skipped)
             raise InputError(f"none of the {n} recordings in {source} is usable: {why}")
-        hashes = [found.audio_hash for _, found in kept]
+        hashes = [found.sound.audio_id for found in kept]
         shares: dict[Split, float] = {"validation": options.validation, "test": options.test}
-        splits, remarks = assign_splits([candidate for candidate, _ in kept], hashes, shares)
+        splits, remarks = assign_splits([found.candidate for found in kept], hashes, shares)
         items = [
-            _item(candidate, found, split, options.licence)
-            for (candidate, found), split in zip(kept, splits, strict=True)
+            _item(found, split, options.licence) for found, split in zip(kept, splits, strict=True)
         ]
         remarks += left_out_note([*_partly_timed(items, hashes, out, journal)])
         checks: dict[str, Any] = {}
         if options.transcribe is not None:
             items, checks["text"] = _transcribe(items, hashes, out, options.transcribe)
-        remarks += [remark for _, found in kept for remark in found.remarks]
+        remarks += [remark for found in kept for remark in found.sound.remarks]
         return write_corpus(
             out,
             items,
@@ -113,7 +115,142 @@ def _reasons(skipped: Iterable[Skipped]) -> str:
     )
 
 
-def _item(candidate: Candidate, found: Facts, split: Split, licence: str | None) -> Item:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """A recording that was listened to, to its end: a header may promise what the rest lacks.
+
+    The same recording has one `sound.audio_id` as FLAC and as WAV. `start` is where a stretch of a
+    file begins, None if it is the whole file.
+    """
+
+    candidate: Candidate
+    sha256: str
+    start: float | None
+    sound: AudioFacts
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return round(self.sound.n_samples / self.sound.sample_rate, 4)
+
+
+class Journal:
+    """Answers that were dear to get, one JSON line each, so that a killed command keeps them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier start has written; a torn last line is dropped."""
+        self.path = path
+        self._lock = threading.Lock()
+        records = [json.loads(line) for line in committed_lines(path)]
+        self._known: dict[str, Any] = {record["key"]: record["value"] for record in records}
+
+    def get(self, key: str) -> Any | None:
+        """The answer under a key, None if there is none."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep an answer."""
+        line = json.dumps({"key": key, "value": value}, ensure_ascii=False)
+        with self._lock:
+            append_lines(self.path, f"{line}\n".encode())
+            self._known[key] = value
+
+
+def inspect(
+    candidates: Sequence[Candidate], journal: Journal, jobs: int | None = None
+) -> Iterator[Inspected | InputError]:
+    """What every candidate holds, or why it cannot be read, in order.
+
+    The journal knows a file by what it holds: it is decoded once, however often it is listed; one
+    put in its place is seen, whatever its size and date, and one that was moved is not decoded
+    again.
+    """
+
+    def look(candidate: Candidate) -> Inspected | InputError:
+        try:
+            with readable(candidate.path):
+                return _inspected(candidate, journal)
+        except InputError as error:
+            return error
+
+    results = ordered_map(look, candidates, jobs)
+    return counted(results, len(candidates), "inspecting recordings")
+
+
+def _inspected(candidate: Candidate, journal: Journal) -> Inspected:
+    sha256 = file_hash(candidate.path)
+    asked = [] if candidate.start is None else [candidate.start, candidate.seconds]
+    key = " ".join(map(str, (computed_by(AudioFacts.__module__), sha256, *asked)))
+    known = journal.get(key)
+    if known is None:
+        start, seconds = _stretch(candidate)
+        found = examine(candidate.path, start or 0.0, seconds)
+        known = {"start": start, "sound": asdict(found)}
+        journal.put(key, known)
+    sound = AudioFacts(**{**known["sound"], "remarks": tuple(known["sound"]["remarks"])})
+    return Inspected(candidate=candidate, sha256=sha256, start=known["start"], sound=sound)
+
+
+def _stretch(candidate: Candidate) -> tuple[float | None, float | None]:
+    """From where on and how long a recording is in its file; two None for the whole of it.
+
+    Raises:
+        InputError: If the file ends before.
+    """
+    if candidate.start is None:
+        return None, None
+    start, whole = candidate.start, probe_audio(candidate.path).seconds
+    end = whole if candidate.seconds is None else start + candidate.seconds
+    if start >= whole or end > whole + TOLERANCE:
+        raise InputError(f"{candidate.path} lasts {whole:g} s and has no {start:g} to {end:g} s")
+    if start == 0 and end >= whole - TOLERANCE:
+        return None, None
+    return start, min(end, whole) - start
+
+
+def keep_usable(
+    candidates: Sequence[Candidate],
+    inspected: Iterable[Inspected | InputError],
+    options: FolderOptions,
+) -> tuple[list[Inspected], list[Skipped]]:
+    """The recordings that can be used and those that cannot, each with its reason.
+
+    Of recordings with the same audio the first in the list is kept.
+    """
+    kept: dict[str, Inspected] = {}
+    skipped = []
+    for candidate, found in zip(candidates, inspected, strict=True):
+        failed = isinstance(found, InputError)
+        if isinstance(found, InputError):
+            reason: str | None = str(found).removeprefix(f"{candidate.path} ")
+        elif (reason := _useless(found, options)) is None:
+            first = kept.setdefault(found.sound.audio_id, found)
+            reason = None if first is found else _repeated(candidate, first.candidate)
+        if reason is not None:
+            place = "" if candidate.start is None else f" from {candidate.start:g} s"
+            skipped.append(Skipped(audio=f"{candidate.path}{place}", reason=reason, failed=failed))
+    return list(kept.values()), skipped
+
+
+def _useless(found: Inspected, options: FolderOptions) -> str | None:
+    """Why a recording that can be read is of no use; None if it is of some."""
+    if found.seconds < options.min_seconds:
+        return f"too short: {found.seconds:.2f} s, less than {options.min_seconds:g} s"
+    level = found.sound.level_dbfs
+    if level is None:
+        return "silent: every sample is zero"
+    return f"silent: never louder than {level:.0f} dBFS" if level < options.silence_dbfs else None
+
+
+def _repeated(candidate: Candidate, first: Candidate) -> str:
+    reason = f"duplicate: the same audio as {first.path}"
+    if candidate.split != first.split:
+        reason += f", which is in {first.split}, this one in {candidate.split}"
+    return reason
+
+
+def _item(found: Inspected, split: Split, licence: str | None) -> Item:
+    candidate = found.candidate
     text, words = candidate.text, candidate.words
     if text is None and words is not None:
         text = " ".join(word for word, _, _ in words)
@@ -121,8 +258,8 @@ def _item(candidate: Candidate, found: Facts, split: Split, licence: str | None)
         id=candidate.id,
         split=split,
         audio=str(candidate.path.resolve()),
-        sample_rate=found.sample_rate,
-        channels=found.channels,
+        sample_rate=found.sound.sample_rate,
+        channels=found.sound.channels,
         seconds=found.seconds,
         offset=found.start,
         sha256=found.sha256,

@@ -12,11 +12,9 @@ from typer.testing import CliRunner, Result
 from calm_bench.cli.app import app
 from calm_bench.core.files import locked
 from calm_bench.data import folder as module
-from calm_bench.data import inspection
 from calm_bench.data.corpus import Item, read_card, read_manifest
 from calm_bench.data.folder import FolderOptions, make_folder
 from calm_bench.data.shards import prepare
-from calm_bench.data.sources import Candidate
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Transcript
@@ -241,13 +239,13 @@ def test_equal_names_get_different_ids(source: Path, out: Path) -> None:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded."""
     seen: list[str] = []
-    look = inspection._look
+    examine = module.examine
 
-    def watched(recording: Candidate, *rest: Any) -> Any:
-        seen.append(recording.path.name)
-        return look(recording, *rest)
+    def watched(path: Path, *rest: Any) -> Any:
+        seen.append(path.name)
+        return examine(path, *rest)
 
-    monkeypatch.setattr(inspection, "_look", watched)
+    monkeypatch.setattr(module, "examine", watched)
     return seen
 
 
@@ -271,14 +269,14 @@ def test_a_decoder_that_raises_costs_one_file(
 ) -> None:
     sound(source / "a.wav", seed=1)
     sound(source / "b.wav", seed=2)
-    examine = inspection.examine
+    examine = module.examine
 
     def broken(path: Path, *rest: Any) -> Any:
         if path.name == "a.wav":
             raise ValueError("array is too big")
         return examine(path, *rest)
 
-    monkeypatch.setattr(inspection, "examine", broken)
+    monkeypatch.setattr(module, "examine", broken)
     result = cli("data", "folder", str(source), "--out", str(out))
     assert result.exit_code == 4
     assert "1 recording could not be read" in result.output
