@@ -516,7 +516,8 @@ def find_recordings(
     known = {candidate.path for candidate in found}
     if left := [str(p.relative_to(source.root)) for p in source.sounds if p not in known]:
         source.notes.append(f"{len(left)} sound files are in no list and left out: {few(left)}")
-    return Found(layout=layout, recordings=_with_unique_ids(found), notes=source.notes)
+    notes = list(dict.fromkeys(source.notes))  # a look at a source and its reading may say the same
+    return Found(layout=layout, recordings=_with_unique_ids(found), notes=notes)
 
 
 def _recognised(source: Source) -> str:

@@ -404,6 +404,14 @@ def test_where_two_layouts_fit_the_first_is_taken_and_said(source: Path) -> None
     assert len(items) == 4
 
 
+def test_a_corpus_of_ours_is_its_manifest_alone_which_is_said_once(source: Path) -> None:
+    lay(source, {"a.wav": 1.1, "b.wav": 1.1, "manifest.jsonl": '{"audio": "a.wav"}\n'})
+    lay(source, {"other.jsonl": '{"audio": "b.wav"}\n'})
+    items, card = read(source)
+    assert list(items) == ["a"]
+    assert card.notes.count("left out beside manifest.jsonl: other.jsonl") == 1
+
+
 def test_a_list_that_says_a_split_counts_before_one_that_says_none(source: Path) -> None:
     lay(source, {f"wavs/{name}.wav": 1.1 for name in "xyz"})
     lists = {"metadata.csv": "x|1\ny|2\nz|3\n", "metadata_train.csv": "x|1\n"}
