@@ -5,9 +5,13 @@ A built-in is one line here; another package adds its own through the entry poin
 in names win.
 """
 
+import ast
 import importlib
+import re
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from calm_bench.errors import BenchError, UnknownNameError
@@ -22,11 +26,6 @@ SYSTEMS = {
     "pocket-tts": "calm_bench.systems.pocket_tts:PocketSystem",
     "rq": "calm_bench.systems.rq:RqSystem",
 }
-ANY_HEAD_STEPS = frozenset({"calm"})
-"""Systems whose head takes any number of steps; a plan must know without importing them."""
-
-OWN_TEXT = frozenset({"moshi"})
-"""Systems that draw text of which their `architecture.text` does not tell."""
 
 CODECS = {
     "vae": "calm_bench.codecs.vae:VaeCodec",
@@ -112,3 +111,30 @@ def load(kind: Kind, name: str) -> Any:
         raise BenchError(
             f"the plug-in {kind} {name!r} ({path}) cannot be loaded: {error}"
         ) from error
+
+
+def source(kind: Kind, name: str) -> ast.ClassDef | None:
+    """The class behind a name as it is written: nothing heavy is imported; None if it is elsewhere.
+
+    Raises:
+        UnknownNameError: If nothing is registered under the name; the message has near names.
+        ModuleNotFoundError: If its module is not there.
+        OSError: If its module cannot be read.
+    """
+    module, _, attribute = target(kind, name).partition(":")
+    spec = find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(module)
+    text = Path(spec.origin).read_text(encoding="utf-8") if spec.origin else ""
+    classes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
+    return next((node for node in classes if node.name == attribute), None)
+
+
+def declares(kind: Kind, name: str, attribute: str) -> bool:
+    """Whether a class says in its own body that an attribute is True, without importing it."""
+    try:
+        found = source(kind, name)
+    except (ModuleNotFoundError, OSError):
+        return False
+    written = re.compile(rf"{attribute}(: [^=]+)? = True")
+    return any(written.fullmatch(ast.unparse(node)) for node in (found.body if found else ()))

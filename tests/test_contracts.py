@@ -85,6 +85,13 @@ def test_every_registered_type_has_a_debug_model(kind: str, registered: dict[str
     assert missing == set(), f"add models/NAME-debug for each {kind} named"
 
 
+@pytest.mark.parametrize("name", registry.SYSTEMS)
+def test_what_a_plan_reads_of_a_class_is_what_the_class_says(name: str) -> None:
+    cls = registry.load("system", name)
+    for attribute in ("any_head_steps", "own_text"):
+        assert registry.declares("system", name, attribute) == getattr(cls, attribute), attribute
+
+
 @pytest.mark.parametrize("name", debug_models("system"))
 class TestSystem:
     def test_shapes(self, name: str) -> None:

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
 from calm_bench import config, registry
@@ -99,16 +98,12 @@ def _benchmark_summary(name: str, models: config.Models) -> str:
 
 def _class_summary(kind: registry.Kind, name: str) -> str:
     """The first line of a class's docstring, read from its source: nothing heavy is imported."""
-    module, _, attribute = registry.target(kind, name).partition(":")
+    module = registry.target(kind, name).partition(":")[0]
     try:
-        spec = find_spec(module)
-        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+        found = registry.source(kind, name)
     except (ModuleNotFoundError, OSError):
         return f"cannot be loaded: {module} is not there"
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return f"defined in {module}"
+    return (ast.get_docstring(found) or "").partition("\n")[0] if found else f"defined in {module}"
 
 
 def _core() -> Check:

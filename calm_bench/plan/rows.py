@@ -75,7 +75,7 @@ def with_head_steps(
     rows: list[SystemRow] = []
     swept: set[str] = set()
     for row in systems:
-        if models[row.model][0].type not in registry.ANY_HEAD_STEPS:
+        if not registry.declares("system", models[row.model][0].type, "any_head_steps"):
             rows.append(row)
         elif row.model not in swept:
             swept.add(row.model)
@@ -151,8 +151,9 @@ def with_temperature_kind(row: Row, models: Models) -> Row:
 def has_text(model: str, models: Models) -> bool:
     """Whether a system draws text beside its audio; one of another package may."""
     config = models[model][0]
-    ours = config.type in registry.SYSTEMS and config.type not in registry.OWN_TEXT
-    return not ours or bool(config.architecture.get("text"))
+    if config.architecture.get("text") or config.type not in registry.SYSTEMS:
+        return True
+    return registry.declares("system", config.type, "own_text")
 
 
 def _reference_row(spec: BenchmarkSpec, name: str, models: Models) -> Row:

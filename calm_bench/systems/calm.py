@@ -166,6 +166,7 @@ class CalmSystem(StreamingSystem):
 
     Architecture: ClassVar[type[StrictModel]] = CalmConfig
     temperature_kind: ClassVar[TemperatureKind] = "noise_variance"
+    any_head_steps: ClassVar[bool] = True
     exact: ClassVar[tuple[str, ...]] = (
         "latent_input.",
         "mlp.time.",

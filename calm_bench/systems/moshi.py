@@ -81,6 +81,7 @@ class MoshiSystem(DelayedSystem):
     """Moshi 7B with Mimi, its own stream only (package moshi, see benchmarks/peers.sh)."""
 
     Architecture: ClassVar[type[StrictModel]] = MoshiConfig
+    own_text: ClassVar[bool] = True
     lm: Any
 
     def __init__(
