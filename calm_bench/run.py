@@ -5,6 +5,7 @@ a kill costs the batch in flight and nothing else.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from calm_bench import registry
@@ -12,16 +13,16 @@ from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.generate.clips import generate
+from calm_bench.generate.clips import Studio
 from calm_bench.generate.codec_check import check_codecs
 from calm_bench.numbers.pairs import compared_rows
 from calm_bench.plan.plan import Plan
-from calm_bench.plan.rows import with_temperature_kind
+from calm_bench.plan.rows import opened_as, with_temperature_kind
 from calm_bench.score.clips import Clips
-from calm_bench.score.held_out import held_out_scores, hold_out
+from calm_bench.score.held_out import HeldOut, held_out_scores
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Outcome, summarise_benchmark
-from calm_bench.speed.in_run import time_systems
+from calm_bench.speed.in_run import missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row
 from calm_bench.store.run_store import RunStore, manifest_of
@@ -105,10 +106,25 @@ def run(
         manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
         known = store.read(CodecCheck)
         store.append(*(check for check in plan.checks if check not in known))
-        generate(plan, store, device)
-        hold_out(plan, store, device)
-        time_systems(plan, store, device)
+        _make(plan, store, device)
         return _finish(plan.spec, manifest, rows, store, plan.models)
+
+
+def _make(plan: Plan, store: RunStore, device: str) -> None:
+    """Clips, held-out losses and times: a system is loaded once and stays open for all three."""
+    from calm_bench.systems.loading import OpenModels
+
+    opened = OpenModels(plan.models, device)
+    studio, held_out = Studio(plan, store, opened), HeldOut(plan, store, opened)
+    rounds = missing_times(plan, store)
+    timed = {opened_as(row) for row, _ in timed_rows(plan.rows)} if rounds else set()
+    stays = [list(rows) for _, rows in groupby(plan.rows, key=opened_as)]
+    for at, rows in enumerate(stays):
+        studio.make(rows)
+        held_out.record(rows)
+        opened.keep(timed | {opened_as(later[0]) for later in stays[at + 1 :]})
+    time_systems(plan, store, opened, rounds)
+    opened.keep(())
 
 
 def _check_precisions(plan: Plan, device: str) -> None:

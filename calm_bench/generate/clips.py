@@ -6,11 +6,11 @@ its own, seeded by prompt and seed index, so neither the order of the rows nor a
 clip.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from calm_bench.types import TimedWord, Wave
 
 if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
-    from calm_bench.systems.base import System
+    from calm_bench.systems.loading import OpenModels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,96 +55,41 @@ def pending_batches(plan: Plan, store: RunStore) -> list[Batch]:
     return [b for b in plan.batches if any(t.trial_id not in done for t in b.trials)]
 
 
-def generate(plan: Plan, store: RunStore, device: str) -> None:
-    """Make every clip that is still missing.
+class Studio:
+    """Makes the clips of a plan that are still missing."""
 
-    Raises:
-        BenchError: If a prompt or a model cannot be used, or a clip cannot be written. A trial that
-            fails otherwise is recorded with its error, and the run goes on.
-    """
-    pending = pending_batches(plan, store)
-    if not pending:
-        return
-    keep_freed_memory()
-    studio = _Studio(plan, store, device)
-    studio.shelf.check(plan.prompts)
-    trials = {row.cell_id: 0 for row in plan.rows}
-    for batch in plan.batches:
-        trials[batch.row.cell_id] += len(batch.trials)
-    several = swept(plan.rows)
-    for cell_id, group in groupby(pending, key=lambda batch: batch.row.cell_id):
-        batches = list(group)
-        n_left = sum(len(batch.trials) for batch in batches)
-        total, row = trials[cell_id], batches[0].row
-        title = row_title(row, several_steps=row.label in several)
-        with stage(title, total, total - n_left) as advance:
-            for batch in batches:
-                store.append(*_run_batch(studio, batch))
-                advance(len(batch.trials))
+    def __init__(self, plan: Plan, store: RunStore, opened: "OpenModels") -> None:
+        """Look at every prompt before any clip is made.
 
+        Raises:
+            BenchError: If a prompt cannot be used.
+        """
+        self.plan, self.store, self.opened = plan, store, opened
+        self._pending: defaultdict[str, list[Batch]] = defaultdict(list)
+        for batch in pending_batches(plan, store):
+            self._pending[batch.row.cell_id].append(batch)
+        if self._pending:
+            keep_freed_memory()
+            self.shelf.check(plan.prompts)
 
-def _run_batch(studio: "_Studio", batch: Batch) -> list[TrialRecord]:
-    """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
-    prompts = [studio.shelf.load(trial.prompt) for trial in batch.trials]
-    try:
-        made = studio.make(batch, prompts)
-    except BenchError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
-        return [_failed(studio, t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
-    rows = zip(batch.trials, prompts, made, strict=True)
-    return [_write(studio, trial, prompt, clip) for trial, prompt, clip in rows]
+    def make(self, rows: Sequence[Row]) -> None:
+        """Make every clip of these rows that is still missing.
 
-
-def _write(studio: "_Studio", trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
-    """Write one clip; audio that is not finite is a failed trial."""
-    if not np.isfinite(made.wave).all():
-        return _failed(studio, trial, prompt, "the audio holds NaN or infinite samples")
-    rate = made.grid.sample_rate
-    written = write_flac(studio.store.path(trial.clip), made.wave, rate)
-    words = made.words
-    return TrialRecord(
-        trial_id=trial.trial_id,
-        cell_id=trial.cell_id,
-        prompt_id=trial.prompt.id,
-        group=trial.prompt.group,
-        seed_index=trial.seed_index,
-        seed=trial.seed,
-        status="ok",
-        clip=trial.clip,
-        clip_id=audio_hash(written, rate),
-        sample_rate=rate,
-        prompt_seconds=made.prompt_seconds,
-        prompt_text_source=prompt.text_source,
-        words=None if words is None else tuple((w.word, w.start, w.end) for w in words),
-    )
-
-
-def _failed(studio: "_Studio", trial: Trial, prompt: LoadedPrompt, error: str) -> TrialRecord:
-    return TrialRecord(
-        trial_id=trial.trial_id,
-        cell_id=trial.cell_id,
-        prompt_id=trial.prompt.id,
-        group=trial.prompt.group,
-        seed_index=trial.seed_index,
-        seed=trial.seed,
-        status="failed",
-        error=error,
-        prompt_seconds=studio.plan.spec.prompt_seconds,
-        prompt_text_source=prompt.text_source,
-    )
-
-
-class _Studio:
-    """Makes the clips of a batch, holding one model at a time."""
-
-    def __init__(self, plan: Plan, store: RunStore, device: str) -> None:
-        self.plan = plan
-        self.store = store
-        self.device = device
-        self._name = ""
-        self._model: Any = None
+        Raises:
+            BenchError: If a prompt or a model cannot be used, or a clip cannot be written. A trial
+                that fails otherwise is recorded with its error, and the run goes on.
+        """
+        several = swept(self.plan.rows)
+        for row in rows:
+            if not (batches := self._pending.pop(row.cell_id, [])):
+                continue
+            n_left = sum(len(batch.trials) for batch in batches)
+            total = len(self.plan.prompts) * self.plan.n_seeds
+            title = row_title(row, several_steps=row.label in several)
+            with stage(title, total, total - n_left) as advance:
+                for batch in batches:
+                    self.store.append(*_run_batch(self, batch))
+                    advance(len(batch.trials))
 
     @cached_property
     def grid(self) -> Grid:
@@ -157,13 +102,13 @@ class _Studio:
             raise BenchError(
                 f"{spec.name} has neither a codec nor a system: its frames are unknown"
             )
-        return Grid.of(self._codec(name))
+        return Grid.of(self.opened.codec(name))
 
     @cached_property
     def shelf(self) -> PromptShelf:
         return PromptShelf(self.plan.spec, self.plan.root, self.grid.sample_rate)
 
-    def make(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
+    def clips_of(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
         """The clips of a batch, in the order of its trials."""
         if batch.row.kind == "system":
             return self._continue(batch, prompts)
@@ -193,14 +138,14 @@ class _Studio:
         """The recordings through the codec, whole."""
         import torch
 
-        codec = self._codec(str(batch.row.model))
+        codec = self.opened.codec(str(batch.row.model))
         self.store.append(_bit_rate(batch.row, codec, self.plan.models))
         levels = batch.row.levels  # None keeps all, and latents have none
         grid = Grid.of(codec)
         made = []
         with torch.inference_mode():
             for prompt in prompts:
-                wave = torch.from_numpy(prompt.wave)[None].to(self.device)  # [1, S]
+                wave = torch.from_numpy(prompt.wave)[None].to(self.opened.device)  # [1, S]
                 frames = codec.encode(wave)
                 frames = frames if levels is None else frames[:, :levels]  # [B, K, T]
                 decoded = codec.decode(frames)[0, : len(prompt.wave)]
@@ -218,12 +163,13 @@ class _Studio:
         """What the system makes of the prompts."""
         import torch
 
-        system = self._system(batch.row)
+        row = batch.row
+        system = self.opened.system(str(row.model), row.precision or "fp32")
         grid, spec = Grid.of(system.codec), self.plan.spec
         rate = self.grid.sample_rate
         if grid.sample_rate != rate and not system.brings_codec:
             raise BenchError(
-                f"{batch.row.model} has audio at {grid.sample_rate} Hz, the reference rows at "
+                f"{row.model} has audio at {grid.sample_rate} Hz, the reference rows at "
                 f"{self.grid.sample_rate} Hz: they cannot share a benchmark"
             )
         n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
@@ -234,45 +180,73 @@ class _Studio:
                 prompt.words or (),
                 grid,
                 spec.prompt_seconds,
-                self.device,
+                self.opened.device,
             )
             for prompt in prompts
         ]
-        result = system.generate(given, sampling_of(batch.row), generators, n_frames)
+        result = system.generate(given, sampling_of(row), generators, n_frames)
         made = []
-        for row, n_prompt in enumerate(result.prompt_frames):
+        for index, n_prompt in enumerate(result.prompt_frames):
             samples = (n_prompt + n_frames) * grid.hop_length
-            wave = result.wave[row, -samples:].float().cpu().numpy()
+            wave = result.wave[index, -samples:].float().cpu().numpy()
             wave = resample(wave, grid.sample_rate, rate)
             seconds = n_prompt * grid.hop_length / grid.sample_rate
-            words = None if result.words is None else result.words[row]
+            words = None if result.words is None else result.words[index]
             made.append(Made(wave=wave, grid=self.grid, prompt_seconds=seconds, words=words))
         return made
 
-    def _codec(self, name: str) -> "Codec":
-        from calm_bench.codecs.checkpoints import load_codec
 
-        codec: Codec = self._hold(
-            f"codec {name}", lambda: load_codec(name, self.device, self.plan.models)
-        )
-        return codec
+def _run_batch(studio: Studio, batch: Batch) -> list[TrialRecord]:
+    """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
+    prompts = [studio.shelf.load(trial.prompt) for trial in batch.trials]
+    try:
+        made = studio.clips_of(batch, prompts)
+    except BenchError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+        return [_failed(studio, t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
+    rows = zip(batch.trials, prompts, made, strict=True)
+    return [_write(studio, trial, prompt, clip) for trial, prompt, clip in rows]
 
-    def _system(self, row: Row) -> "System":
-        from calm_bench.systems.loading import load_system
 
-        name, precision = str(row.model), row.precision or "fp32"
-        system: System = self._hold(
-            f"system {name} {precision}",
-            lambda: load_system(name, self.device, precision=precision, models=self.plan.models),
-        )
-        return system
+def _write(studio: Studio, trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
+    """Write one clip; audio that is not finite is a failed trial."""
+    if not np.isfinite(made.wave).all():
+        return _failed(studio, trial, prompt, "the audio holds NaN or infinite samples")
+    rate = made.grid.sample_rate
+    written = write_flac(studio.store.path(trial.clip), made.wave, rate)
+    words = made.words
+    return TrialRecord(
+        trial_id=trial.trial_id,
+        cell_id=trial.cell_id,
+        prompt_id=trial.prompt.id,
+        group=trial.prompt.group,
+        seed_index=trial.seed_index,
+        seed=trial.seed,
+        status="ok",
+        clip=trial.clip,
+        clip_id=audio_hash(written, rate),
+        sample_rate=rate,
+        prompt_seconds=made.prompt_seconds,
+        prompt_text_source=prompt.text_source,
+        words=None if words is None else tuple((w.word, w.start, w.end) for w in words),
+    )
 
-    def _hold(self, name: str, load: Any) -> Any:
-        """The model asked for, letting go of the one before."""
-        if self._name != name:
-            self._model, self._name = None, ""
-            self._model, self._name = load(), name
-        return self._model
+
+def _failed(studio: Studio, trial: Trial, prompt: LoadedPrompt, error: str) -> TrialRecord:
+    return TrialRecord(
+        trial_id=trial.trial_id,
+        cell_id=trial.cell_id,
+        prompt_id=trial.prompt.id,
+        group=trial.prompt.group,
+        seed_index=trial.seed_index,
+        seed=trial.seed,
+        status="failed",
+        error=error,
+        prompt_seconds=studio.plan.spec.prompt_seconds,
+        prompt_text_source=prompt.text_source,
+    )
 
 
 def _bit_rate(row: Row, codec: "Codec", models: Models) -> RowScore:

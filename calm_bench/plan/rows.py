@@ -39,6 +39,11 @@ def sampling_of(row: Row) -> SamplingParams:
     )
 
 
+def opened_as(row: Row) -> tuple[str, Precision | None]:
+    """The model that makes a row, "" for none, and the precision it runs in; a codec has none."""
+    return row.model or "", (row.precision or "fp32") if row.kind == "system" else None
+
+
 def choose_systems(
     spec: BenchmarkSpec, wanted: Sequence[str], models: Models
 ) -> tuple[SystemRow, ...]:

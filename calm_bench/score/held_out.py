@@ -12,6 +12,7 @@ B recordings, T frames, S = T + lead steps.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from calm_bench import registry
 from calm_bench.config import Models
 from calm_bench.core.progress import stage
 from calm_bench.data.prompts import PromptShelf
@@ -27,6 +28,7 @@ from calm_bench.types import Column, MetricResult
 
 if TYPE_CHECKING:
     from calm_bench.data.prompts import LoadedPrompt
+    from calm_bench.systems.loading import OpenModels
     from calm_bench.systems.streaming import StreamingSystem
 
 TEXT_LOSS = (
@@ -47,69 +49,72 @@ METRIC = "text_nll"
 SCORED = "recordings after the prompt, teacher-forced on true words and frames"
 
 
-def hold_out(plan: Plan, store: RunStore, device: str) -> None:
-    """Record the text loss of every system of a plan that has a text stream, on every prompt.
+class HeldOut:
+    """The text loss of systems with a text stream on every prompt, each recorded once.
 
-    What is recorded already is kept. Prompts without known words are left out, as are systems
-    without a text stream; both say so where their numbers would stand.
+    Prompts without known words are left out, as are systems without a text stream; both say so
+    where their numbers would stand.
     """
-    groups = _missing(plan, store)
-    if not groups:
-        return
-    with stage("held-out text", len(groups)) as advance:
-        for model, trials in groups.items():
-            store.append(*_records(plan, model, trials, device))
-            advance(1)
 
+    def __init__(self, plan: Plan, store: RunStore, opened: "OpenModels") -> None:
+        """What is recorded already is kept."""
+        self.plan, self.store, self.opened = plan, store, opened
+        self._known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
 
-def _missing(plan: Plan, store: RunStore) -> dict[str, list[TrialRecord]]:
-    """By model with a text stream, its clips that have no record yet."""
-    known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
-    rows = [row for row in plan.rows if row.kind == "system" and _is_exact(row)]
-    models = {row.cell_id: str(row.model) for row in rows}
-    speaks = {m: bool(plan.models[m][0].architecture.get("text")) for m in models.values()}
-    groups: dict[str, list[TrialRecord]] = {}
-    for trial in store.read(TrialRecord):
-        model = models.get(trial.cell_id)
-        if model and speaks[model] and trial.status == "ok" and trial.trial_id not in known:
-            groups.setdefault(model, []).append(trial)
-    return groups
+    def record(self, rows: Sequence[Row]) -> None:
+        """The missing losses of the clips of one system's rows."""
+        model = str(rows[0].model)
+        cells = {row.cell_id for row in rows if row.kind == "system" and _is_exact(row)}
+        if not cells or not self.plan.models[model][0].architecture.get("text"):
+            return
+        trials = [
+            trial
+            for trial in self.store.read(TrialRecord)
+            if trial.cell_id in cells and trial.status == "ok" and trial.trial_id not in self._known
+        ]
+        if trials and self._streams(model):
+            self.store.append(*self._records(model, trials))
 
+    def _streams(self, model: str) -> bool:
+        """Whether its text is of our kind; another package's may not be."""
+        from calm_bench.systems.streaming import StreamingSystem
 
-def _is_exact(row: Row) -> bool:
-    """Whether a row runs in float32, as the modules do that read the recordings."""
-    return row.precision in (None, "fp32")
+        kind = registry.load("system", self.plan.models[model][0].type)
+        return issubclass(kind, StreamingSystem)
 
+    def _records(self, model: str, trials: Sequence[TrialRecord]) -> Iterator[ScoreRecord]:
+        """One record per clip; clips of one prompt share their values."""
+        values = self._losses(model)
+        recipe_id = recipe_id_of({"metric": METRIC, **_recipe(model, self.plan.models)})
+        for trial in trials:
+            yield ScoreRecord(
+                metric=METRIC,
+                recipe_id=recipe_id,
+                cell_id=trial.cell_id,
+                trial_id=trial.trial_id,
+                clip_id=str(trial.clip_id),
+                values=values.get(trial.prompt_id, dict.fromkeys(_FIELDS)),
+                note=None if trial.prompt_id in values else "the recording's words are not known",
+            )
 
-def _records(
-    plan: Plan, model: str, trials: Sequence[TrialRecord], device: str
-) -> Iterator[ScoreRecord]:
-    """One record per clip; clips of one prompt share their values."""
-    from calm_bench.systems.loading import load_system
-    from calm_bench.systems.streaming import StreamingSystem
-
-    system = load_system(model, device, models=plan.models)
-    if not isinstance(system, StreamingSystem):  # another package's, with a text of its own kind
-        return
-    shelf = PromptShelf(plan.spec, plan.root, system.codec.sample_rate)
-    loaded = [shelf.load(prompt) for prompt in plan.prompts]
-    told = [prompt for prompt in loaded if prompt.text_source == "given" and prompt.words]
-    values: dict[str, dict[str, float | None]] = {}
-    for first in range(0, len(told), plan.spec.batch_size):
-        batch = told[first : first + plan.spec.batch_size]
-        found = text_losses(system, batch, plan.spec.prompt_seconds)
-        values |= {prompt.id: row for prompt, row in zip(batch, found, strict=True)}
-    recipe_id = recipe_id_of({"metric": METRIC, **_recipe(model, plan.models)})
-    for trial in trials:
-        yield ScoreRecord(
-            metric=METRIC,
-            recipe_id=recipe_id,
-            cell_id=trial.cell_id,
-            trial_id=trial.trial_id,
-            clip_id=str(trial.clip_id),
-            values=values.get(trial.prompt_id, dict.fromkeys(_FIELDS)),
-            note=None if trial.prompt_id in values else "the recording's words are not known",
-        )
+    def _losses(self, model: str) -> dict[str, dict[str, float | None]]:
+        """By prompt whose words are known, the losses in nats and the numbers of tokens."""
+        plan = self.plan
+        known = [prompt for prompt in plan.prompts if prompt.words or prompt.text]
+        if not known:
+            return {}
+        system: StreamingSystem = self.opened.system(model, "fp32")  # type: ignore[assignment]
+        shelf = PromptShelf(plan.spec, plan.root, system.codec.sample_rate)
+        loaded = [shelf.load(prompt) for prompt in known]
+        told = [prompt for prompt in loaded if prompt.text_source == "given" and prompt.words]
+        values: dict[str, dict[str, float | None]] = {}
+        with stage(f"{model}, held-out text", len(told)) as advance:
+            for first in range(0, len(told), plan.spec.batch_size):
+                batch = told[first : first + plan.spec.batch_size]
+                found = text_losses(system, batch, plan.spec.prompt_seconds)
+                values |= {prompt.id: row for prompt, row in zip(batch, found, strict=True)}
+                advance(len(batch))
+        return values
 
 
 _FIELDS = tuple(name for column in TEXT_LOSS for name in column.fields)
@@ -124,6 +129,11 @@ def _recipe(model: str, models: Models) -> dict[str, Any]:
     except (BenchError, OSError):
         tokenizer = None
     return {"scored": SCORED, "tokenizer": tokenizer}
+
+
+def _is_exact(row: Row) -> bool:
+    """Whether a row runs in float32, as the modules do that read the recordings."""
+    return row.precision in (None, "fp32")
 
 
 def text_losses(

@@ -5,6 +5,9 @@ random weights its shapes are built without memory (on the meta device), then fi
 the precision they will run at. The 2.2B speech model never exists in float32.
 """
 
+import gc
+from collections import Counter
+from collections.abc import Collection
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,84 @@ def _build_at_random(
         system: System = build_system(config, folder, codec)
     fill_at_random(system, config.seed, device, precision, system.exact)
     return system
+
+
+Opened = tuple[str, Precision | None]
+"""A model and the precision it is open in; a codec has none."""
+
+
+class OpenModels:
+    """The systems and codecs of a run, each loaded when it is first asked for and then open.
+
+    Systems share a codec's weights with each other and with its round trips.
+    """
+
+    def __init__(self, models: Models, device: str) -> None:
+        """Nothing is open yet."""
+        self.models, self.device = models, device
+        self._open: dict[Opened, Any] = {}
+        self._bytes: Counter[Opened] = Counter()
+        self._last: Opened | None = None
+        if device.startswith("cuda"):
+            one = torch.ones(1, 1, device=device)
+            torch.mm(one, one)  # from here on the library has its workspace, which is no system's
+        self._before = allocated(device)
+
+    def codec(self, name: str) -> Codec:
+        """A codec as it was trained."""
+        self._turn_to((name, None))
+        if (name, None) not in self._open:
+            self._open[name, None] = load_codec(name, self.device, self.models)
+        codec: Codec = self._open[name, None]
+        return codec
+
+    def system(self, name: str, precision: Precision) -> System:
+        """A system, ready for inference."""
+        if (name, precision) not in self._open:
+            codec = self.models[name][0].codec
+            shared = None if codec is None else self.codec(codec)
+            self._turn_to((name, precision))
+            self._open[name, precision] = load_system(
+                name, self.device, precision=precision, models=self.models, codec=shared
+            )
+        self._turn_to((name, precision))
+        system: System = self._open[name, precision]
+        return system
+
+    def keep(self, wanted: Collection[Opened]) -> None:
+        """Let go of all but these and their codecs."""
+        self._turn_to(None)
+        kept = {*wanted, *(self._codec_of(key) for key in wanted)}
+        if gone := self._open.keys() - kept:
+            for key in gone:
+                del self._open[key], self._bytes[key]
+            gc.collect()  # a system and its packed steps hold each other
+            self._before = allocated(self.device)
+
+    def bytes_of(self, key: Opened) -> int:
+        """What a system has taken of a GPU's memory so far, its codec with it."""
+        self._turn_to(None)
+        return self._bytes[key] + self._bytes[self._codec_of(key)]
+
+    def _codec_of(self, key: Opened) -> Opened:
+        return (self.models[key[0]][0].codec if key[0] else None) or "", None
+
+    def _turn_to(self, key: Opened | None) -> None:
+        """From now on memory is this one's: what was taken since the last turn was the last's."""
+        if key == self._last:
+            return
+        now = allocated(self.device)
+        if self._last is not None:
+            self._bytes[self._last] += now - self._before
+        self._last, self._before = key, now
+
+
+def allocated(device: str) -> int:
+    """Bytes of all tensors on a GPU once garbage is gone; 0 on a processor, where none counts."""
+    if not device.startswith("cuda"):
+        return 0
+    gc.collect()
+    return torch.cuda.memory_allocated(device)
 
 
 BLOCK = 4_194_301

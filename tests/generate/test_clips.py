@@ -7,20 +7,24 @@ import torch
 
 from calm_bench.core.audio import audio_hash, read_audio
 from calm_bench.errors import InputError
-from calm_bench.generate.clips import generate, pending_batches
+from calm_bench.generate.clips import Studio, pending_batches
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
 from calm_bench.store.records import RowScore, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
 from calm_bench.systems.grid import Grid
-from calm_bench.systems.loading import load_system
+from calm_bench.systems.loading import OpenModels, load_system
 from calm_bench.types import Precision
 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return expand("smoke", Overrides())
+
+
+def generate(plan: Plan, store: RunStore) -> None:
+    Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
 
 
 def clips(store: RunStore) -> dict[str, str | None]:
@@ -30,7 +34,7 @@ def clips(store: RunStore) -> dict[str, str | None]:
 @pytest.fixture(scope="module")
 def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     store = RunStore(tmp_path_factory.mktemp("made"))
-    generate(plan, store, "cpu")
+    generate(plan, store)
     return store
 
 
@@ -75,8 +79,8 @@ def test_round_trip_rows_know_their_codecs_bit_rate(made: RunStore) -> None:
 
 def test_nothing_is_made_twice(plan: Plan, made: RunStore, monkeypatch: Any) -> None:
     assert pending_batches(plan, made) == []
-    monkeypatch.setattr("calm_bench.generate.clips._Studio", None)
-    generate(plan, made, "cpu")
+    monkeypatch.setattr(OpenModels, "codec", None)
+    generate(plan, made)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 9])
@@ -84,22 +88,22 @@ def test_a_killed_run_goes_on_to_the_same_clips(
     plan: Plan, made: RunStore, tmp_path: Path, kept: int
 ) -> None:
     store = RunStore(tmp_path)
-    generate(plan, store, "cpu")
+    generate(plan, store)
     trials = tmp_path / TrialRecord.file
     lines = trials.read_bytes().splitlines(keepends=True)
     trials.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])  # the last one is torn
     assert len(pending_batches(plan, store)) == len(plan.batches) - kept // 2
-    generate(plan, store, "cpu")
+    generate(plan, store)
     assert clips(store) == clips(made)
 
 
 def test_a_lost_clip_is_made_again(plan: Plan, made: RunStore, tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    generate(plan, store, "cpu")
+    generate(plan, store)
     path = tmp_path / str(store.read(TrialRecord)[-1].clip)
     before = path.read_bytes()
     path.unlink()
-    generate(plan, store, "cpu")
+    generate(plan, store)
     assert path.read_bytes() == before
 
 
@@ -124,13 +128,13 @@ def test_a_failed_batch_is_recorded_and_the_others_go_on(
 ) -> None:
     failing(monkeypatch, RuntimeError("out of memory\nand more"))
     store = RunStore(tmp_path)
-    generate(plan, store, "cpu")
+    generate(plan, store)
     failed = [record for record in store.read(TrialRecord) if record.status == "failed"]
     assert {record.cell_id for record in failed} == {"calm-debug-t0.8", "calm-debug-t1"}
     assert {record.error for record in failed} == {"RuntimeError: out of memory"}
     assert len(store.read(TrialRecord)) == plan.n_trials
     monkeypatch.undo()
-    generate(plan, store, "cpu")
+    generate(plan, store)
     assert {record.status for record in store.read(TrialRecord)} == {"ok"}
 
 
@@ -139,7 +143,7 @@ def test_audio_that_is_not_finite_fails_alone(
 ) -> None:
     failing(monkeypatch, None)
     store = RunStore(tmp_path)
-    generate(plan, store, "cpu")
+    generate(plan, store)
     failed = [record for record in store.read(TrialRecord) if record.status == "failed"]
     assert {(r.cell_id, r.prompt_id) for r in failed} == {
         ("calm-debug-t0.8", "smoke-1"),
@@ -153,7 +157,7 @@ def test_what_the_user_can_mend_stops_the_run(
 ) -> None:
     failing(monkeypatch, InputError("no such tokenizer"))
     with pytest.raises(InputError, match="no such tokenizer"):
-        generate(plan, RunStore(tmp_path), "cpu")
+        generate(plan, RunStore(tmp_path))
 
 
 def test_a_clip_depends_neither_on_other_rows_nor_on_the_global_seed(
@@ -161,7 +165,7 @@ def test_a_clip_depends_neither_on_other_rows_nor_on_the_global_seed(
 ) -> None:
     torch.manual_seed(123)
     store = RunStore(tmp_path)
-    generate(expand("smoke", Overrides(systems=("calm",), temperatures=(0.8,))), store, "cpu")
+    generate(expand("smoke", Overrides(systems=("calm",), temperatures=(0.8,))), store)
     known = clips(made)
     found = {k: v for k, v in clips(store).items() if k in known}
     assert len(found) == 10
@@ -189,7 +193,7 @@ def test_a_row_runs_in_its_precision(
         temperatures=(0.8,), precisions=("fp32", "int8"), systems=("calm",), latency=False
     )
     store = RunStore(tmp_path)
-    generate(expand("smoke", overrides), store, "cpu")
+    generate(expand("smoke", overrides), store)
     assert loaded == [("calm-debug", "fp32"), ("calm-debug", "int8")]
     plain = {r.clip_id for r in made.read(TrialRecord) if r.cell_id == "calm-debug-t0.8"}
     exact = {r.clip_id for r in store.read(TrialRecord) if r.cell_id == "calm-debug-t0.8-fp32"}

@@ -12,14 +12,14 @@ from calm_bench.cli.app import app
 from calm_bench.config import model_dir
 from calm_bench.core.audio import read_audio
 from calm_bench.embeddings.mel import MelEmbedding
-from calm_bench.generate.clips import generate
+from calm_bench.generate.clips import Studio
 from calm_bench.metrics.fad import FadOverTime, Segments
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
 from calm_bench.seeds import file_hash
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.loading import load_system
+from calm_bench.systems.loading import OpenModels, load_system
 from calm_bench.types import Clip
 
 RATE = 16_000
@@ -68,7 +68,7 @@ def test_long_clips_are_made_beside_short_recordings(twin: Path, tmp_path: Path)
         str(twin), Overrides(systems=("calm",), n_prompts=2, seconds=13.04, head_steps=(1,))
     )
     store = RunStore(tmp_path)
-    generate(plan, store, "cpu")
+    Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
     seconds = {}
     for record in store.read(TrialRecord):
         wave, rate = read_audio(store.root / str(record.clip))
@@ -96,7 +96,7 @@ def test_kept_weights_make_clips_of_their_own(
         overrides = Overrides(checkpoints=True, n_prompts=1, head_steps=(1,))
         plan = expand(str(twin), overrides)
         store = RunStore(tmp_path)
-        generate(plan, store, "cpu")
+        Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
     finally:
         shutil.rmtree(kept.parent)
     made = {r.cell_id: r.clip_id for r in store.read(TrialRecord)}

@@ -19,10 +19,11 @@ from calm_bench.report.plots import stage_times
 from calm_bench.report.tables import main_table
 from calm_bench.report.timeline import draw_over_time
 from calm_bench.score.summary import Outcome
-from calm_bench.speed.in_run import _arms, _timed_rows
+from calm_bench.speed.in_run import _arms, timed_rows
 from calm_bench.store.records import LatencyRecord, RowScore, TrialRecord
 from calm_bench.store.results import Value
 from calm_bench.store.run_store import RunStore
+from calm_bench.systems.loading import OpenModels
 
 
 def rows_of(outcome: Outcome, metric: str) -> dict[str, Value]:
@@ -109,7 +110,7 @@ def test_silence_fades_out_and_the_reference_does_not(outcome: Outcome) -> None:
 
 def test_rows_of_one_system_share_a_model_and_interleave(twin: Path, store: RunStore) -> None:
     plan = expand(str(twin), Overrides())
-    arms = _arms(plan, _timed_rows(plan.rows), "cpu")
+    arms = _arms(plan, timed_rows(plan.rows), OpenModels(plan.models, "cpu"))
     assert [arm.cell_id for arm in arms] == [
         "rq-debug-t1", "calm-debug-t1-s4", "calm-debug-t1-s1", "rq-debug-t1",
     ]  # fmt: skip

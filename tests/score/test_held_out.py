@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import torch
 
 from calm_bench.config import Models
 from calm_bench.data.prompts import LoadedPrompt
-from calm_bench.generate.clips import generate
+from calm_bench.generate.clips import Studio
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
-from calm_bench.score.held_out import held_out_scores, hold_out, text_losses
+from calm_bench.plan.rows import opened_as
+from calm_bench.score.held_out import HeldOut, held_out_scores, text_losses
 from calm_bench.store.records import ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.loading import load_system
+from calm_bench.systems.loading import OpenModels, load_system
 from calm_bench.systems.monologue import EPAD, PAD
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import TimedWord
@@ -73,6 +75,11 @@ def test_a_longer_neighbour_changes_nothing(system: StreamingSystem) -> None:
     assert alone["stream_tokens"] == 10 - 4
 
 
+def hold_out(plan: Plan, store: RunStore, opened: OpenModels) -> None:
+    for _, rows in groupby(plan.rows, key=opened_as):
+        HeldOut(plan, store, opened).record(list(rows))
+
+
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     return expand("smoke", Overrides())
@@ -81,8 +88,9 @@ def plan() -> Plan:
 @pytest.fixture(scope="module")
 def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     store = RunStore(tmp_path_factory.mktemp("held-out"))
-    generate(plan, store, "cpu")
-    hold_out(plan, store, "cpu")
+    opened = OpenModels(plan.models, "cpu")
+    Studio(plan, store, opened).make(plan.rows)
+    hold_out(plan, store, opened)
     return store
 
 
@@ -110,7 +118,7 @@ def test_what_is_recorded_is_not_measured_again(
     before = made.read(ScoreRecord)
     assert len(before) == sum(t.cell_id.startswith(("calm", "rq")) for t in made.read(TrialRecord))
     monkeypatch.setattr("calm_bench.systems.loading.load_system", None)
-    hold_out(plan, made, "cpu")
+    hold_out(plan, made, OpenModels(plan.models, "cpu"))
     assert made.read(ScoreRecord) == before
 
 
@@ -120,7 +128,8 @@ def test_a_recording_without_known_words_says_so(
     store = RunStore(tmp_path)
     store.append(*made.read(TrialRecord))
     bare = tuple(prompt.model_copy(update={"words": None}) for prompt in plan.prompts)
-    hold_out(dataclasses.replace(plan, prompts=bare), store, "cpu")
+    bare_plan = dataclasses.replace(plan, prompts=bare)
+    hold_out(bare_plan, store, OpenModels(plan.models, "cpu"))
     (scores,) = held_out_scores(plan.rows, store, plan.models)
     result = scores.results["calm-debug-t1"]
     assert set(result.notes.values()) == {"the recording's words are not known"}

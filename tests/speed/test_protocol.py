@@ -1,4 +1,5 @@
 import gc
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from calm_bench.speed.clocks import HostClock, clock_for
 from calm_bench.speed.protocol import Arm, measure, missing_rounds, time_arm, warm_up
 from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.run_store import RunStore
+from calm_bench.systems.loading import OpenModels
 from calm_bench.types import SamplingParams
 
 SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
@@ -228,16 +230,20 @@ def test_peak_memory_holds_what_was_packed_and_captured_and_nothing_of_other_sys
     ]  # fmt: skip
     monkeypatch.setattr(
         "calm_bench.systems.loading.load_system",
-        lambda name, device, precision, models: GreedySystem(memory, *sizes[name]),
+        lambda name, device, **options: GreedySystem(memory, *sizes[name]),
     )
     prompt = SimpleNamespace(wave=None, words=None)
     monkeypatch.setattr(in_run, "load_prompt", lambda *_: prompt)
     monkeypatch.setattr(in_run, "system_prompt", lambda *_: None)
     spec = SimpleNamespace(latency=SPEC, prompt_seconds=3.0)
-    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None, models={})
+    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None)
     timed = [(cell, False) for cell in cells] + [(cells[0], True)]
+    monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1, 1))
+    models: Any = defaultdict(lambda: (SimpleNamespace(codec=None), None))
+    opened = OpenModels(models, "cuda")
+    opened.system("big", "fp32").start([], None, [], 1)  # type: ignore[arg-type]  # its clips
     peaks = {
-        (arm.cell_id, arm.control): arm.peak_bytes for arm in in_run._arms(plan, timed, "cuda")
+        (arm.cell_id, arm.control): arm.peak_bytes for arm in in_run._arms(plan, timed, opened)
     }
     assert peaks == {
         ("big-1", False): 1370,

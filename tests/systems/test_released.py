@@ -12,12 +12,12 @@ import pytest
 from calm_bench.cli.doctor import collect
 from calm_bench.config import Models, load_model_config
 from calm_bench.errors import BenchError, MissingExtraError, UnknownNameError, WeightsError
-from calm_bench.generate.clips import generate
+from calm_bench.generate.clips import Studio
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.loading import load_system
+from calm_bench.systems.loading import OpenModels, load_system
 from calm_bench.systems.released import fetched
 
 RELEASED = {"moshi": "moshi", "musicgen-small": "transformers", "pocket-tts": "pocket_tts"}
@@ -78,7 +78,7 @@ def test_it_runs_in_a_benchmark_of_another_rate(name: str, tmp_path: Path) -> No
         pytest.skip(str(error))
     plan = expand("smoke", Overrides(systems=(name,), n_prompts=1))
     store = RunStore(tmp_path / "run")
-    generate(plan, store, "cpu")
+    Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
     records = store.read(TrialRecord)
     assert [r.error for r in records if r.status != "ok"] == []
     made = [r for r in records if r.cell_id.startswith(name)]
