@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
@@ -20,7 +20,7 @@ from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 
 Scale = Literal["tiny", "paper", "released"]
-SCALES: tuple[Scale, ...] = ("tiny", "paper", "released")
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,20 +13,14 @@ No number without an interval gets a verdict, and no rounding comes before a com
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from calm_bench.core.stats import n_needed
 from calm_bench.types import Estimate
 
 Verdict = Literal["reproduced", "direction only", "contradicted", "inconclusive", "not measured"]
 Side = Literal["above", "below"]
-VERDICTS: tuple[Verdict, ...] = (
-    "reproduced",
-    "direction only",
-    "contradicted",
-    "inconclusive",
-    "not measured",
-)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 def judge(
