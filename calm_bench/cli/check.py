@@ -91,7 +91,7 @@ def check(
 def _show(outcome: "Outcome") -> None:
     from rich.console import Console
 
-    from calm_bench.report.terminal import print_tables
+    from calm_bench.report.formats import print_tables
 
     print_tables(outcome.tables(), Console())
     typer.echo(f"check: {outcome.verdict}")

@@ -168,7 +168,7 @@ def elo(
         return
     from rich.console import Console
 
-    from calm_bench.report.terminal import print_table
+    from calm_bench.report.formats import print_table
 
     print_table(results, Console())
     if folder is not None:

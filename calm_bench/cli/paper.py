@@ -73,8 +73,8 @@ def _verified(changes: list[str], out: Path, as_json: bool) -> None:
 def _show(found: "Paper") -> None:
     from rich.console import Console
 
+    from calm_bench.report.formats import print_tables
     from calm_bench.report.paper.ledger import ledger_tables, remedy_lines
-    from calm_bench.report.terminal import print_tables
 
     print_tables(ledger_tables(found.ledger, brief=True), Console())
     for line in remedy_lines(found.ledger):

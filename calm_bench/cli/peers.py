@@ -60,7 +60,7 @@ def peers(
     """
     from rich.console import Console
 
-    from calm_bench.report.terminal import print_tables
+    from calm_bench.report.formats import print_tables
     from calm_bench.speed.peers.items import choose_pairs
     from calm_bench.speed.peers.run import PeerRequest, run_peers
     from calm_bench.speed.peers.table import build_tables

@@ -81,7 +81,7 @@ def report(
 
 
 def _site(folders: Sequence[Path], out: Path, n_rows: int, *, open_page: bool) -> None:
-    from calm_bench.report.site import build_site
+    from calm_bench.report.build import build_site
 
     n_bytes = build_site(folders, out, n_rows)
     typer.echo(f"listen: {out / 'index.html'} ({n_bytes / 1e6:.1f} MB with all that it plays)")
@@ -95,7 +95,7 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
 
     from calm_bench.core.recordings import amount
     from calm_bench.report.build import build_report
-    from calm_bench.report.terminal import print_table
+    from calm_bench.report.formats import print_table
 
     build_report(outcome.folder)
     page = outcome.folder / "page" / "index.html"

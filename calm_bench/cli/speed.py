@@ -251,7 +251,7 @@ def _run(plan: "SpeedPlan", folder: Path, *, fresh: bool, as_json: bool) -> bool
     from rich.console import Console
 
     from calm_bench.report.build import build_report
-    from calm_bench.report.terminal import print_table
+    from calm_bench.report.formats import print_table
     from calm_bench.speed.run import run_speed
 
     command = ["calm-bench", *sys.argv[1:]]

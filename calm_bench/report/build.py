@@ -1,23 +1,35 @@
-"""Tables, plots and the listening page of a run, rebuilt from its records alone."""
+"""A run's tables, plots and listening page, rebuilt from its records alone.
+
+A page of several runs, in a folder of its own, can be published as it is. It is made anew each
+time: what an earlier one has left in the folder is removed first, and nothing is written into the
+folders of the runs.
+"""
 
 import json
+import re
+import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from calm_bench.core import files
+from calm_bench.core import files, paths
+from calm_bench.errors import InputError
 from calm_bench.report.columns import shown_recipes
-from calm_bench.report.differences import difference_tables, held_out_table
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
-from calm_bench.report.growth import render_growth
-from calm_bench.report.page import Section, write_page
-from calm_bench.report.plots import render_plots, stage_times
-from calm_bench.report.tables import Table, counts_table, main_tables
-from calm_bench.report.terminal import print_table
+from calm_bench.report.page import SITE_MARK, Section, write_page, write_site
+from calm_bench.report.plots import render_plots
+from calm_bench.report.tables import (
+    Table,
+    counts_table,
+    difference_tables,
+    held_out_table,
+    main_tables,
+)
 from calm_bench.store.records import GrowthRecord, LatencyRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
-__all__ = ["build_report", "print_table", "read_section"]
+_OURS = re.compile(r"run-\d+")
 
 
 def build_report(run_dir: Path) -> None:
@@ -44,8 +56,7 @@ def read_section(store: RunStore) -> Section:
     results = store.read_results()
     tables = [*main_tables(results), *difference_tables(results)]
     tables += [held_out_table(results), counts_table(results)]
-    plots = render_plots(results, stage_times(results.cells, store.read(LatencyRecord)))
-    plots |= render_growth(results, store.read(GrowthRecord))
+    plots = render_plots(results, store.read(LatencyRecord), store.read(GrowthRecord))
     tables = [table for table in tables if table.rows]
     return Section(store=store, results=results, tables=tables, plots=plots)
 
@@ -60,3 +71,73 @@ def _write_tables(store: RunStore, results: Results, tables: Sequence[Table]) ->
     store.write_text(f"tables/{name}.csv", to_csv(results))
     latex = (to_latex(table, f"{name}-{i}" if i else name) for i, table in enumerate(tables))
     store.write_text(f"tables/{name}.tex", "\n".join(latex))
+
+
+def build_site(runs: Sequence[Path], root: Path, max_rows: int) -> int:
+    """Write index.html and all that it plays and shows, and return how many bytes that is.
+
+    Args:
+        runs: Folders of finished runs, in the order of the page.
+        root: Where the page is written.
+        max_rows: Rows of players a run.
+
+    Raises:
+        InputError: If a run is not finished, is named twice or has no clips on disk, or if the
+            folder cannot be written, holds someone's page or has to do with a run's folder.
+    """
+    _refuse_folder(root, runs)
+    stores = [RunStore(run) for run in runs]
+    for store in stores:
+        _refuse_silent(store)
+    sections = [read_section(store) for store in stores]
+    _clear(root)
+    write_site(sections, root, max_rows)
+    written = [root / "index.html", *(f for folder in _ours(root) for f in folder.rglob("*"))]
+    return sum(path.stat().st_size for path in written if path.is_file())
+
+
+def _refuse_folder(root: Path, runs: Sequence[Path]) -> None:
+    resolved = [run.resolve() for run in runs]
+    for i, (run, place) in enumerate(zip(runs, resolved, strict=True)):
+        if place in resolved[:i]:
+            raise InputError(f"{run} is named twice")
+        if root.resolve().is_relative_to(place) or place.is_relative_to(root.resolve()):
+            raise InputError(f"--out {root} and the run {run} lie in each other: choose another")
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root} is a file: --out names the folder of the page")
+    if _is_site(root):
+        return
+    if (root / "index.html").exists() or _ours(root):
+        raise InputError(f"{root} holds something that is not ours: choose another --out")
+
+
+def _refuse_silent(store: RunStore) -> None:
+    """A page without a clip is none."""
+    results = store.read_results()
+    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
+    if not clips:
+        raise InputError(f"{store.root} ({results.benchmark}) made no clips: nothing to listen to")
+    if not any(paths.inside(store.root, clip).is_file() for clip in clips):
+        command = shlex.join(store.read_manifest().command)
+        raise InputError(
+            f"{store.root}: none of its {len(clips)} clips are on disk; they are made by: {command}"
+        )
+
+
+def _is_site(root: Path) -> bool:
+    index = root / "index.html"
+    return index.is_file() and SITE_MARK in index.read_text(encoding="utf-8", errors="replace")
+
+
+def _ours(root: Path) -> list[Path]:
+    """The folders of a page in `root`, one for each of its runs."""
+    return [path for path in root.glob("run-*") if _OURS.fullmatch(path.name)]
+
+
+def _clear(root: Path) -> None:
+    """An empty page in place of an earlier one, marked as ours, should a kill leave it so."""
+    with files.disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        files.replace(root / "index.html", f"<!doctype html>{SITE_MARK}not finished".encode())
+        for folder in _ours(root):
+            shutil.rmtree(folder)

@@ -1,13 +1,21 @@
-"""Which columns a report shows: one per number and recipe, because recipes are not comparable."""
+"""Which columns a report shows, and how numbers are written: decimals by column, intervals.
 
-from collections.abc import Mapping, Sequence
+There is one column per number and recipe, because recipes are not comparable.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from calm_bench.numbers.speed import LEADING
-from calm_bench.report.numbers import decimals_of, heading
-from calm_bench.store.results import ColumnInfo, Results, Value
+from calm_bench.store.results import ColumnInfo, Difference, Results, Value
 
+TEMPERATURE_KINDS = {
+    "noise_variance": "noise variance",
+    "softmax_divisor": "softmax divisor",
+    "none": "",
+}
+TIMES = "×"
 APART = "columns through different embeddings are not comparable with each other"
 
 
@@ -146,3 +154,53 @@ def _recipe_notes(recipes: Sequence[Mapping[str, Any]]) -> list[str | None]:
     differing = [key for key in keys if len({repr(recipe.get(key)) for recipe in recipes}) > 1]
     texts = [", ".join(f"{key} {recipe.get(key)}" for key in differing) for recipe in recipes]
     return [f"recipe with {text or 'no name'}; not comparable with another" for text in texts]
+
+
+def decimals_of(column: ColumnInfo, values: Iterable[float | None]) -> int:
+    """How many decimals a column shows: its own choice, else by the largest of its values."""
+    if column.decimals is not None:
+        return column.decimals
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return next((d for d, limit in enumerate((1000.0, 10.0, 1.0)) if largest >= limit), 3)
+
+
+def plain_number(value: float, decimals: int) -> str:
+    """A number with fixed decimals, a true minus sign and never a minus zero."""
+    text = f"{value:.{decimals}f}"
+    if not any(c in text for c in "123456789"):
+        text = text.removeprefix("-")
+    return text.replace("-", "−")
+
+
+def signed(value: float, decimals: int) -> str:
+    """A difference: always with its sign, unless it rounds to zero."""
+    text = plain_number(value, decimals)
+    return text if text.startswith("−") or not any(c in text for c in "123456789") else f"+{text}"
+
+
+def interval_text(value: Value | Difference, decimals: int, *, sign: bool = False) -> str:
+    """What follows a value: " ± 1.2" if both sides round to one width, else " [low, high]"."""
+    if value.value is None or value.low is None or value.high is None:
+        return ""
+    below = plain_number(value.value - value.low, decimals)
+    above = plain_number(value.high - value.value, decimals)
+    if below == above:
+        return f" ± {above}"
+    show = signed if sign else plain_number
+    return f" [{show(value.low, decimals)}, {show(value.high, decimals)}]"
+
+
+def value_text(value: Value, column: ColumnInfo, decimals: int) -> str:
+    """A value with its interval, as the table shows it; a dash where there is none."""
+    if value.value is None:
+        return "—"
+    times = TIMES if column.unit == TIMES else ""
+    return times + plain_number(value.value, decimals) + interval_text(value, decimals)
+
+
+def heading(column: ColumnInfo) -> str:
+    """A column's label with its unit and an arrow towards better."""
+    arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
+    unit = f" ({column.unit})" if column.unit not in ("", TIMES) else ""
+    times = f" {TIMES}" if column.unit == TIMES and not column.label.endswith(TIMES) else ""
+    return f"{column.label}{unit}{times}{arrow}"

@@ -1,11 +1,18 @@
-"""Tables as Markdown, as LaTeX (booktabs), and their numbers as CSV."""
+"""Tables as Markdown, as LaTeX (booktabs) and on the terminal, and a run's numbers as CSV."""
 
+import io
 import re
 from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
 from calm_bench.report.columns import shown_columns
-from calm_bench.report.tables import Table, Text
+from calm_bench.report.tables import Table, Text, difference_tables, main_tables
 from calm_bench.store.results import Results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as Grid
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
 _LATEX = {
@@ -134,3 +141,143 @@ def to_csv(results: Results) -> str:
     # Objects, because a column of integers with a gap would turn into floats.
     text: str = DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
     return text
+
+
+_COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
+_NOTE_WIDTH = 100
+_FEW_ROWS = 2  # that can be read side by side
+_KEY_WIDTH = 24  # of names in a table that has to be cut
+
+
+def print_table(results: Results, console: "Console") -> None:
+    """Print the benchmark's table and what temperature and system change.
+
+    A pipe or file has no width to fit: it gets each table of many rows in one piece.
+    """
+    print_tables([*main_tables(results), *difference_tables(results)], console)
+
+
+def print_tables(tables: Sequence[Table], console: "Console") -> None:
+    """Print tables, each cut between columns where the terminal is too narrow."""
+    for table in tables:
+        _print(table, console, console.width if console.is_terminal else None)
+
+
+def _print(table: Table, console: "Console", width: int | None) -> None:
+    from rich.text import Text as Rich
+
+    table = _upright(table, width or _NOTE_WIDTH)
+    console.print(Rich(table.title, style="bold"))
+    blocks = _blocks(table, width)
+    for columns in blocks:
+        grid = _grid(table, columns, _KEY_WIDTH if len(blocks) > 1 else None)
+        if width is None:
+            _print_unwrapped(grid, console, sum(_width(table, c) for c in columns) + _TABLE)
+        else:
+            console.print(grid)
+    below = [f"{footnote_mark(i)}  {text}" for i, text in enumerate(table.footnotes)]
+    room = min(_NOTE_WIDTH, console.width)
+    for text in (*below, *table.notes):
+        # Where a note goes on it stands further in, so that many do not run into one another.
+        lines = wrap(
+            *(one_line(text), room),
+            initial_indent="  ",
+            subsequent_indent="     ",
+            break_on_hyphens=False,
+        )
+        console.print(Rich("\n".join(lines), style="dim"), soft_wrap=True)
+    console.print()
+
+
+def _upright(table: Table, width: int) -> Table:
+    """A table of few rows that is too wide, with a line for each column, if that fits."""
+    if len(table.rows) > _FEW_ROWS or _fits(table, width):
+        return table
+    names = [_row_name(table, row) for row in table.rows]
+    turned = Table(
+        title=table.title,
+        headings=[Text(text=""), *(Text(text=name) for name in names)],
+        left=[True, *(False for _ in names)],
+        rows=[list(line) for line in zip(table.headings, *table.rows, strict=True)][table.keys :],
+        footnotes=table.footnotes,
+        notes=table.notes,
+    )
+    return turned if _fits(turned, width) else table
+
+
+def _row_name(table: Table, row: Sequence[Text]) -> str:
+    """What a row is, in words: "CALM, temp 0.8"."""
+    pairs = list(zip(table.headings, row, strict=True))[1 : table.keys]
+    return ", ".join([row[0].text, *(f"{key.text} {t.text}" for key, t in pairs if t.text)])
+
+
+def _fits(table: Table, width: int) -> bool:
+    return _TABLE + sum(_width(table, column) for column in range(len(table.headings))) <= width
+
+
+def _print_unwrapped(grid: "Grid", console: "Console", width: int) -> None:
+    """Print wider than the console thinks it is: it takes 80 columns where there is no terminal."""
+    from rich.console import Console
+    from rich.text import Text as Rich
+
+    wide = Console(file=io.StringIO(), width=width, color_system=None)
+    with wide.capture() as captured:
+        wide.print(grid)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    console.print(Rich("\n".join(lines)), soft_wrap=True)
+
+
+def _plain(text: Text) -> str:
+    return one_line(text.text) + (f" {marks(text)}" if text.footnotes else "")
+
+
+def _width(table: Table, column: int, limit: int | None = None) -> int:
+    from rich.cells import cell_len
+
+    fields = [table.headings[column], *(row[column] for row in table.rows)]
+    widest = max(cell_len(_plain(text)) for text in fields)
+    return _COLUMN + (widest if limit is None else min(widest, limit))
+
+
+def _blocks(table: Table, width: int | None) -> list[list[int]]:
+    """The columns of each block: the keys, then as many others as fit, at least one."""
+    everything = list(range(len(table.headings)))
+    keys, others = everything[: table.keys], everything[table.keys :]
+    widths = [_width(table, column) for column in everything]
+    if width is None or _fits(table, width) or not others:
+        return [everything]
+    start = _TABLE + sum(_width(table, column, _KEY_WIDTH) for column in keys)
+    blocks: list[list[int]] = []
+    room = 0
+    for column in others:
+        if not blocks or widths[column] > room:
+            blocks.append(list(keys))
+            room = width - start
+        blocks[-1].append(column)
+        room -= widths[column]
+    return blocks
+
+
+def _grid(table: Table, columns: Sequence[int], key_width: int | None) -> "Grid":
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text as Rich
+
+    def shown(text: Text) -> Rich:
+        out = Rich(one_line(text.text))
+        return out.append(f" {marks(text)}", style="dim") if text.footnotes else out
+
+    grid = Grid(box=box.SIMPLE_HEAD)
+    for column in columns:
+        grid.add_column(
+            shown(table.headings[column]),
+            justify="left" if table.left[column] else "right",
+            no_wrap=column >= table.keys,  # only names may wrap
+            overflow="fold",
+            max_width=key_width if column < table.keys else None,
+        )
+    for index, row in enumerate(table.rows):
+        if index in table.groups:
+            grid.add_section()
+        grid.add_row(*(shown(row[column]) for column in columns))
+    return grid

@@ -15,13 +15,16 @@ from typing import Any
 
 from calm_bench.core import files
 from calm_bench.core.progress import stage
-from calm_bench.report.clips import ClipLookup
-from calm_bench.report.columns import shown_columns, shown_recipes
+from calm_bench.report.columns import (
+    TEMPERATURE_KINDS,
+    shown_columns,
+    shown_recipes,
+    value_text,
+)
 from calm_bench.report.formats import footnote_mark
-from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
-from calm_bench.report.players import PageFolder, PageRow, RowBuilder, Score
+from calm_bench.report.players import ClipLookup, PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
-from calm_bench.store.records import Manifest, Row, steps_vary, temperature_text
+from calm_bench.store.records import Manifest, Row, swept, temperature_text
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -209,7 +212,7 @@ def _column(results: Results, row: Row) -> PageColumn:
         if value is not None and not (shown.is_speed and value.value is None):
             text = value_text(value, shown.column, shown.decimals)
             scores.append(Score(label=shown.heading, text=text, reason=value.reason))
-    steps = steps_vary(results.cells) and row.head_steps is not None
+    steps = bool(swept(results.cells)) and row.head_steps is not None
     name = f"{row.label}, {row.head_steps} steps" if steps else row.label
     system = row.kind == "system"
     return PageColumn(name=name, details=" · ".join(details), scores=scores, is_system=system)

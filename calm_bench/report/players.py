@@ -1,26 +1,134 @@
 """What the listening page shows of each clip: its source, its picture, its words and its scores."""
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calm_bench.core import audio, files, paths
-from calm_bench.report.clips import ClipLookup, Word, mark_differences
-from calm_bench.report.columns import Shown, shown_columns
-from calm_bench.report.numbers import plain_number
-from calm_bench.report.sound import outline, spectrogram_png
+from calm_bench.report.columns import Shown, plain_number, shown_columns
 from calm_bench.store.records import (
     CodecCheck,
     Row,
+    ScoreRecord,
+    TranscriptRecord,
     TrialRecord,
     carried_text,
     row_title,
-    steps_vary,
+    swept,
 )
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Wave
+from calm_bench.types import Wave, WordTimes
+
+COLUMNS = 160
+"""Bars of an outline, which is as wide as this and 100 high."""
+
+SPECTROGRAM = (400, 96)
+"""Width and height of a spectrogram in pixels."""
+
+_FLOOR_DB = -90.0
+_CEILING_DB = -10.0
+# Matplotlib's magma at 16 even steps: readable in grey, and 4 bits a pixel.
+_PALETTE = (
+    "000004 0b0924 20114b 3b0f70 57157e 721f81 8c2981 a8327d "
+    "c43c75 de4968 f1605d fa7f5e fe9f6d febf84 fddea0 fcfdbf"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A word of a transcript or of the text that was meant.
+
+    Attributes:
+        given: It belongs to the prompt.
+        differs: It has no equal on the other side.
+    """
+
+    text: str
+    given: bool = False
+    differs: bool = False
+
+
+class ClipLookup:
+    """Trials, transcripts and per-clip scores of a run, by what the page asks for."""
+
+    def __init__(self, store: RunStore) -> None:
+        """Read the run's records once."""
+        self._trials = {(t.cell_id, t.prompt_id, t.seed_index): t for t in store.read(TrialRecord)}
+        self._transcripts = {t.clip_id: t for t in store.read(TranscriptRecord)}
+        self._scores = {
+            (score.trial_id, score.metric, score.recipe_id): score
+            for score in store.read(ScoreRecord)
+        }
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """Every prompt and seed index that was tried, in the order of the run."""
+        return list(dict.fromkeys((prompt, seed) for _, prompt, seed in self._trials))
+
+    def trial(self, cell_id: str, prompt_id: str, seed_index: int) -> TrialRecord | None:
+        """What became of one trial; None if the run did not get to it."""
+        return self._trials.get((cell_id, prompt_id, seed_index))
+
+    def transcript(self, trial: TrialRecord) -> TranscriptRecord | None:
+        """What was heard in a clip; None if nobody listened."""
+        return self._transcripts.get(trial.clip_id) if trial.clip_id else None
+
+    def score(self, trial: TrialRecord, shown: Shown) -> tuple[float | None, str | None]:
+        """What a column says of one clip, and its metric's note; neither if it says nothing."""
+        key = (trial.trial_id, shown.column.metric or "", shown.recipe_id or "")
+        score = self._scores.get(key)
+        if score is None:
+            return None, None
+        return shown.column.clip_value(score.values), score.note
+
+
+def mark_differences(
+    meant: Sequence[WordTimes] | None, heard: Sequence[WordTimes], prompt_seconds: float
+) -> tuple[list[Word], list[Word]]:
+    """The words that were meant and those that were heard, aligned by least edits and marked.
+
+    Case and punctuation do not count. Nothing is marked in the prompt, or where nothing was meant.
+    """
+    texts = [[word for word, _, _ in side] for side in (meant or (), heard)]
+    equal = _equal_words(*texts)
+    sides = []
+    for words, matched in zip((meant or (), heard), equal, strict=True):
+        side = []
+        for index, (text, start, _) in enumerate(words):
+            given = start < prompt_seconds
+            differs = index not in matched and bool(_plain(text))
+            marked = differs and not given and meant is not None
+            side.append(Word(text=text.strip(), given=given, differs=marked))
+        sides.append(side)
+    return sides[0], sides[1]
+
+
+def _plain(word: str) -> str:
+    return "".join(c for c in word.casefold() if c.isalnum())
+
+
+def _equal_words(a: Sequence[str], b: Sequence[str]) -> tuple[set[int], set[int]]:
+    """Indices of the words that the alignment finds equal, on either side."""
+    import jiwer
+
+    plain_a, plain_b = ({i: p for i, w in enumerate(side) if (p := _plain(w))} for side in (a, b))
+    if not plain_a or not plain_b:
+        return set(), set()
+    out = jiwer.process_words(" ".join(plain_a.values()), " ".join(plain_b.values()))
+    where_a, where_b = list(plain_a), list(plain_b)
+    equal: tuple[set[int], set[int]] = (set(), set())
+    for chunk in out.alignments[0]:
+        if chunk.type == "equal":
+            equal[0].update(where_a[chunk.ref_start_idx : chunk.ref_end_idx])
+            equal[1].update(where_b[chunk.hyp_start_idx : chunk.hyp_end_idx])
+    return equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +248,7 @@ class RowBuilder:
         self.lookup, self.rows = lookup, rows
         shown = (column for column in shown_columns(results) if not column.is_speed)
         self.metrics = [column for column in shown if column.column.aggregate != "set"]
-        several = steps_vary(results.cells)
+        several = bool(swept(results.cells))
         self.names = {c.cell_id: row_title(c, several_steps=several) for c in results.cells}
         self.lost = [check for check in self.store.read(CodecCheck) if not check.is_carried]
 
@@ -234,3 +342,46 @@ class RowBuilder:
 
 def _outlined(wave: Wave, rate: int) -> Picture:
     return Picture(path=outline(wave), seconds=len(wave) / rate)
+
+
+def outline(wave: Wave) -> str:
+    """The bars of a wave [S] as the `d` of an SVG path, their heights by the root of the peak."""
+    edges = np.linspace(0, len(wave), COLUMNS + 1).astype(np.int64)
+    peaks = [float(np.abs(wave[a : max(b, a + 1)]).max()) for a, b in pairwise(edges)]
+    heights = [max(1, round(50 * min(1.0, peak) ** 0.5)) for peak in peaks]
+    return "".join(f"M{x} {50 - height}V{50 + height}" for x, height in enumerate(heights))
+
+
+def spectrogram_png(wave: Wave, sample_rate: int) -> bytes:
+    """Decibels over time (across) and frequency (upwards, linear, to half the rate) of a wave."""
+    width, height = SPECTROGRAM
+    size = 2 ** round(np.log2(sample_rate * 0.032))  # some 32 ms
+    padded = np.pad(wave.astype(np.float64), size // 2)
+    starts = np.linspace(0, len(padded) - size, width).astype(np.int64)
+    frames = padded[starts[:, None] + np.arange(size)] * np.hanning(size)
+    power = (np.abs(np.fft.rfft(frames, axis=1)) * 4 / size) ** 2  # [width, bins], full scale is 1
+    edges = np.linspace(1, power.shape[1], height + 1).astype(np.int64)
+    bands = np.maximum.reduceat(power, edges[:-1], axis=1)  # [width, height]
+    decibels = 10 * np.log10(np.maximum(bands, 1e-12))
+    level = (decibels - _FLOOR_DB) / (_CEILING_DB - _FLOOR_DB)
+    pixels = np.clip(np.rint(level * 15), 0, 15).astype(np.uint8)
+    return _png(pixels.T[::-1])
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Palette numbers below 16, [height, width] with an even width, as a PNG of 4 bits a pixel."""
+    height, width = pixels.shape
+    packed = (pixels[:, ::2] << 4) | pixels[:, 1::2]
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    head = struct.pack(">IIBBBBB", width, height, 4, 3, 0, 0, 0)
+    palette = bytes.fromhex(_PALETTE.replace(" ", ""))
+    chunks = (
+        (b"IHDR", head),
+        (b"PLTE", palette),
+        (b"IDAT", zlib.compress(rows, 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

@@ -1,20 +1,39 @@
 """The tables of a report as rows of text, ready for any format; no number is made here.
 
-A value that does not exist is "—" with a footnote that says why.
+The benchmark's own, then paired differences: what temperature, head steps, precision and a system
+change. Held-out text loss, on which temperature has no bearing, has a table of its own. A value
+that does not exist is "—" with a footnote that says why.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from calm_bench.report.columns import Shown, shown_columns
-from calm_bench.report.numbers import TEMPERATURE_KINDS, value_text
-from calm_bench.store.records import Row, row_title, steps_vary, swept, temperature_text
-from calm_bench.store.results import Results
+from calm_bench.report.columns import (
+    TEMPERATURE_KINDS,
+    Shown,
+    interval_text,
+    shown_columns,
+    signed,
+    value_text,
+)
+from calm_bench.store.records import Row, row_title, swept, system_title, temperature_text
+from calm_bench.store.results import Difference, Results, Value
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 NO_REASON = "no reason was recorded"
 _MANY_NOTES = 5  # that say the same of one file each
+PAIRED = (
+    "paired over shared prompts and seeds; n needed: clips at which the interval would just leave "
+    "zero if the observed difference were the true one, — where it has left zero or there is none"
+)
+
+HELD_OUT = (
+    "what each text stream expects of the words that the recordings really say after the prompt; "
+    "nothing is sampled, so a system's number holds at all its temperatures"
+)
+
+Naming = Callable[[Row, Row], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +162,7 @@ def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
         "temp is": [TEMPERATURE_KINDS[row.temperature_kind] for row in rows],
         "text temp": [temperature_text(row.text_temperature) for row in rows],
     }
-    if steps_vary(rows):
+    if swept(rows):
         columns["head steps"] = [str(row.head_steps or "") for row in rows]
     columns["training step"] = [str(row.training_step or "") for row in rows]
     return {name: texts for name, texts in columns.items() if any(texts)}
@@ -173,3 +192,145 @@ def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text:
     text = value_text(value, shown.column, shown.decimals)
     why = f": {value.reason}" if value.reason else ""
     return table.text(text, f"n = {value.n}{why}" if partial else None)
+
+
+def difference_tables(results: Results) -> list[Table]:
+    """What its settings change within a system, and systems against the baseline and each other."""
+    several = swept(results.cells)
+
+    def system(row: Row) -> str:
+        return system_title(row, several) + _trained(row)
+
+    def sweep(a: Row, b: Row) -> tuple[str, ...]:
+        return system(a), f"{_temperatures(b)} → {_temperatures(a)}"
+
+    def steps(a: Row, b: Row) -> tuple[str, ...]:
+        return a.label + _trained(a), f"{b.head_steps} → {a.head_steps}", _between(a, b)
+
+    def systems(a: Row, b: Row) -> tuple[str, ...]:
+        return system(a), system(b), _between(a, b)
+
+    pair = ("System", "minus", "temp")
+    tables = [
+        _table(results, "What temperature changes", ("System", "temp"), sweep, "temperature"),
+        _table(results, "What head steps change", ("System", "steps", "temp"), steps, "steps"),
+        _table(results, "What precision changes", pair, systems, "precision"),
+        _table(results, "Against the baseline", pair, systems, "baseline"),
+        _table(results, "Against another system", pair, systems, "system"),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def held_out_table(results: Results) -> Table:
+    """Each system's held-out text loss and its paired difference; no rows where none is known."""
+    table = Table(title="Held-out text, nats per token", notes=[HELD_OUT, INTERVALS])
+    for name in ("System", "loss ↓", "minus", "difference", "n"):
+        table.add_column(name, left=name in ("System", "minus"))
+    for shown in shown_columns(results, everything=True):
+        if shown.column.name == "text_nll":
+            _add_losses(table, results, shown)
+    return table
+
+
+def _add_losses(table: Table, results: Results, shown: Shown) -> None:
+    """A line for each model under one recipe, which is one tokenizer."""
+    rows = {row.cell_id: row for row in results.cells}
+    models: set[str | None] = set()
+    for row in results.cells:
+        value = shown.values.get(row.cell_id)
+        if value is None or value.value is None or row.model in models:
+            continue
+        models.add(row.model)
+        line = [Text(text=row.label + _trained(row))]
+        line.append(table.text(value_text(value, shown.column, shown.decimals), shown.note))
+        gap = _to_another_model(results, rows, value)
+        against = rows[gap.baseline_cell_id] if gap else None
+        line.append(Text(text=against.label + _trained(against) if against else ""))
+        line.append(_gap(table, gap, shown) if gap else Text(text=""))
+        table.rows.append([*line, Text(text=str(value.n))])
+
+
+def _to_another_model(results: Results, rows: Mapping[str, Row], value: Value) -> Difference | None:
+    """The difference of a row that is not one between its own temperatures."""
+    key, model = (value.metric, value.recipe_id, value.cell_id), rows[value.cell_id].model
+    for found in results.differences:
+        other = rows[found.baseline_cell_id].model
+        if (found.metric, found.recipe_id, found.cell_id) == key and other != model:
+            return found
+    return None
+
+
+def _trained(row: Row) -> str:
+    """The step of a checkpoint, as it follows a name."""
+    return f", training step {row.training_step}" if row.training_step else ""
+
+
+def _temperatures(row: Row) -> str:
+    text = temperature_text(row.temperature) or "–"
+    if row.text_temperature in (None, row.temperature):
+        return text
+    return f"{text} (text {temperature_text(row.text_temperature)})"
+
+
+def _between(a: Row, b: Row) -> str:
+    """The temperature of both rows, or their difference."""
+    before, after = _temperatures(b), _temperatures(a)
+    return after if after == before else f"{after} − {before}"
+
+
+def _kind(a: Row, b: Row) -> str:
+    """What tells two compared rows apart."""
+    if (a.model, a.head_steps) != (b.model, b.head_steps):
+        if b.baseline and not a.baseline:
+            return "baseline"
+        return "steps" if (a.model, a.label) == (b.model, b.label) else "system"
+    if a.precision != b.precision:
+        return "precision"
+    if a.label == b.label:
+        return "temperature"
+    return "baseline" if b.baseline else "system"
+
+
+def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, kind: str) -> Table:
+    table = Table(title=title, keys=len(keys) + 1, notes=[PAIRED])
+    for name in (*keys, "in"):
+        table.add_column(name, left=True)
+    for name in ("difference", "n", "n needed"):
+        table.add_column(name)
+    last: tuple[str, ...] = ()
+    for a, b, difference, shown in _chosen(results, kind):
+        names = naming(a, b)
+        if table.rows and names != last:
+            table.groups.append(len(table.rows))
+        texts = [Text(text=text) for text in (*names, shown.heading)]
+        table.rows.append([*texts, *_fields(table, difference, shown)])
+        last = names
+    return table
+
+
+def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference, Shown]]:
+    """The differences of one kind, of shown columns."""
+    rows = {row.cell_id: row for row in results.cells}
+    columns = {(shown.column.name, shown.recipe_id): shown for shown in shown_columns(results)}
+    by_name = {shown.column.name: shown for shown in columns.values()}
+    for difference in results.differences:
+        a, b = rows[difference.cell_id], rows[difference.baseline_cell_id]
+        shown = columns.get((difference.metric, difference.recipe_id))
+        if shown is None and difference.value is None:
+            shown = by_name.get(difference.metric)
+        if shown is not None and _kind(a, b) == kind:
+            yield a, b, difference, shown
+
+
+def _fields(table: Table, difference: Difference, shown: Shown) -> list[Text]:
+    needed = "—" if difference.n_needed is None else str(difference.n_needed)
+    counts = [Text(text=str(difference.n)), Text(text=needed)]
+    return [_gap(table, difference, shown), *counts]
+
+
+def _gap(table: Table, difference: Difference, shown: Shown) -> Text:
+    """A difference with its interval, or why there is none."""
+    if difference.value is None:
+        return table.text("—", difference.reason or NO_REASON)
+    value = signed(difference.value, shown.decimals)
+    return Text(text=value + interval_text(difference, shown.decimals, sign=True))

@@ -4,7 +4,7 @@ All that a table, plot or page shows is rebuilt from these records.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from statistics import median
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -99,9 +99,9 @@ def row_title(row: Row, *, several_steps: bool = False) -> str:
     return ", ".join(parts)
 
 
-def steps_vary(rows: Iterable[Row]) -> bool:
-    """Whether some system stands in the table with more than one number of head steps."""
-    return bool(swept(rows))
+def system_title(row: Row, several: Container[str]) -> str:
+    """A system's name at any temperature: with its head steps if they vary for its label."""
+    return row.label + (f", {steps_text(row)}" if row.label in several else "")
 
 
 def swept(rows: Iterable[Row]) -> set[str]:

@@ -13,11 +13,9 @@ from calm_bench.core.waves import integrated_loudness, mean_power
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
 from calm_bench.report.columns import shown_columns
-from calm_bench.report.curves import draw_against_time, draw_against_training, draw_by_row
 from calm_bench.report.formats import to_csv
-from calm_bench.report.plots import stage_times
+from calm_bench.report.plots import against_time, against_training, by_row, by_stage, over_time
 from calm_bench.report.tables import main_table
-from calm_bench.report.timeline import draw_over_time
 from calm_bench.score.summary import Outcome
 from calm_bench.speed.in_run import _arms, timed_rows
 from calm_bench.store.records import LatencyRecord, RowScore, TrialRecord
@@ -125,24 +123,18 @@ def test_the_run_has_the_figures_of_its_one_temperature_and_two_step_counts(
     outcome: Outcome, store: RunStore
 ) -> None:
     results = outcome.results
-    by_row, time = draw_by_row(results), draw_against_time(results)
-    assert by_row is not None
-    assert time is not None
-    assert [a.get_xlabel() for a in time.axes] == [
+    assert [panel.x_label for panel in against_time(results)] == [
         "head, ms per 80 ms of audio", "all stages, ms per 80 ms of audio",
     ]  # fmt: skip
-    labels = [text.get_text() for text in by_row.axes[0].get_yticklabels()]
-    assert labels[-3:] == ["RQ", "CALM, 4 steps", "CALM, 1 step"]
-    over_time = draw_over_time(results)
-    assert over_time is not None
-    titles = [axis.get_title(loc="left") for axis in over_time.axes]
+    assert by_row(results)[0].names[-3:] == ["RQ", "CALM, 4 steps", "CALM, 1 step"]
+    titles = [panel.title for panel in over_time(results)]
     assert titles == ["FAD ↓", "Loudness (LUFS)", "Bandwidth (Hz)"]
-    assert draw_against_training(results) is None
-    times = stage_times(results.cells, store.read(LatencyRecord))
-    assert [(t.name, t.per) for t in times] == [
-        (name, "frame")
-        for name in ("RQ, temp 1.0", "CALM, 4 steps, temp 1.0", "CALM, 1 step, temp 1.0")
-    ]
+    assert against_training(results) == []
+    (times,) = by_stage(results.cells, store.read(LatencyRecord))
+    assert "per frame" in times.x_label
+    assert list(times.stages) == [
+        "RQ, temp 1.0", "CALM, 4 steps, temp 1.0", "CALM, 1 step, temp 1.0",
+    ]  # fmt: skip
 
 
 def test_tables_keep_every_number_and_show_the_benchmarks(outcome: Outcome) -> None:

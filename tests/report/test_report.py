@@ -12,10 +12,9 @@ from calm_bench.core.audio import read_audio
 from calm_bench.errors import InputError
 from calm_bench.report import page
 from calm_bench.report.build import build_report
-from calm_bench.report.clips import ClipLookup, Word, mark_differences
 from calm_bench.report.columns import shown_columns
-from calm_bench.report.drawing import add_caption, new_figure
-from calm_bench.report.plots import render_plots, stage_times
+from calm_bench.report.players import ClipLookup, Word, mark_differences
+from calm_bench.report.plots import by_stage, caption_of, render_plots
 from calm_bench.store.records import LatencyRecord, ScoreRecord, TranscriptRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
@@ -111,10 +110,7 @@ def test_plots_carry_no_date_and_survive_hostile_labels(results: Results) -> Non
 
 def test_a_caption_says_how_many_clips_and_what_temperature_is(results: Results) -> None:
     def caption(shown: Results) -> str:
-        figure, _ = new_figure(1, 1, (40.0, 3.0))
-        columns = shown_columns(shown)
-        add_caption(figure, shown, columns, {cell.cell_id for cell in shown.cells})
-        return figure.get_supxlabel()
+        return caption_of(shown, shown_columns(shown), {cell.cell_id for cell in shown.cells})
 
     assert caption(results).splitlines() == [
         "bars: 95 % intervals over prompts, n = 2 to 3 clips",
@@ -136,17 +132,21 @@ def test_stage_times_are_medians_of_means_and_sum_to_the_total(run_store: RunSto
     results = run_store.read_results()
     records = run_store.read(LatencyRecord)
     control = records[0].model_copy(update={"control": True, "stage_ns": {"head": (10**12,)}})
-    rq, calm = stage_times(results.cells, [*records, control])
-    assert calm.name == "CALM 1 step, temp 0.8"
-    assert calm.ms == pytest.approx({"backbone": 9.2, "head": 0.4, "codec": 3.0, "other": 0.05})
-    assert sum(rq.ms.values()) == pytest.approx(9.2 + 5 + 3 + 0.05)
+    (panel,) = by_stage(results.cells, [*records, control])
+    rq, calm = panel.stages.values()
+    assert list(panel.stages)[1] == "CALM 1 step, temp 0.8"
+    assert calm == pytest.approx({"backbone": 9.2, "head": 0.4, "codec": 3.0, "other": 0.05})
+    assert sum(rq.values()) == pytest.approx(9.2 + 5 + 3 + 0.05)
 
 
 def test_captured_and_eager_times_are_two_bars(run_store: RunStore) -> None:
     records = run_store.read(LatencyRecord)
     captured = [r.model_copy(update={"mode": "captured"}) for r in records]
-    names = [t.name for t in stage_times(run_store.read_results().cells, [*records, *captured])]
-    assert names[2:] == ["CALM 1 step, temp 0.8 (eager)", "CALM 1 step, temp 0.8 (captured)"]
+    (panel,) = by_stage(run_store.read_results().cells, [*records, *captured])
+    assert list(panel.stages)[2:] == [
+        "CALM 1 step, temp 0.8 (eager)",
+        "CALM 1 step, temp 0.8 (captured)",
+    ]
 
 
 def test_every_source_exists_and_is_relative(built: RunStore, html: str) -> None:

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from calm_bench.report.sound import COLUMNS, SPECTROGRAM, outline, spectrogram_png
+from calm_bench.report.players import COLUMNS, SPECTROGRAM, outline, spectrogram_png
 
 RATE = 16000
 

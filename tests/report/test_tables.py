@@ -5,12 +5,23 @@ import re
 import pytest
 from rich.console import Console
 
-from calm_bench.report.columns import shown_columns
-from calm_bench.report.differences import difference_tables, held_out_table
-from calm_bench.report.formats import footnote_mark, to_csv, to_latex, to_markdown
-from calm_bench.report.numbers import decimals_of, heading, interval_text, plain_number, signed
-from calm_bench.report.tables import Table, Text, counts_table, main_table
-from calm_bench.report.terminal import print_table
+from calm_bench.report.columns import (
+    decimals_of,
+    heading,
+    interval_text,
+    plain_number,
+    shown_columns,
+    signed,
+)
+from calm_bench.report.formats import footnote_mark, print_table, to_csv, to_latex, to_markdown
+from calm_bench.report.tables import (
+    Table,
+    Text,
+    counts_table,
+    difference_tables,
+    held_out_table,
+    main_table,
+)
 from calm_bench.store.records import row_title
 from calm_bench.store.results import ColumnInfo, Difference, Results, Value
 

@@ -40,7 +40,6 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     monkeypatch.setattr(Results, "is_unfit", False)
     # Both are slow, and tested apart.
     monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
-    monkeypatch.setattr("calm_bench.report.build.render_growth", lambda *_: {})
     monkeypatch.setattr(
         "calm_bench.speed.timing.measure_peaks",
         lambda plan, *_: dict.fromkeys(plan.setting.batch, (10**6, None)),

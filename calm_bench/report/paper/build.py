@@ -18,9 +18,8 @@ from calm_bench.core import files
 from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.report.paper.catalogue import FIGURES, FigureSpec
 from calm_bench.report.paper.claims import load_claims
-from calm_bench.report.paper.figures import draw_figures
+from calm_bench.report.paper.figures import FIGURES, FigureSpec, draw_figures
 from calm_bench.report.paper.ledger import Ledger, build_ledger, changes, ledger_csv, ledger_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
 from calm_bench.report.paper.tables import PaperTable, TableSpec, load_tables
@@ -52,9 +51,8 @@ def build_paper(names: Sequence[str], folder: Path) -> Paper:
     ledger, texts = _texts(runs)
     figures = draw_figures(runs)
     data = {name: text.encode() for name, text in texts.items()}
-    for name, kinds in figures.items():
-        data |= {f"figures/{name}.{kind}": image for kind, image in (kinds or {}).items()}
-    missing = tuple(name for name, kinds in figures.items() if kinds is None)
+    data |= {f"figures/{name}": image for name, image in figures.items()}
+    missing = tuple(spec.name for spec in FIGURES if f"{spec.name}.png" not in figures)
     data["README.md"] = _index(ledger, texts, missing).encode()
     _write(folder, data)
     return Paper(folder=folder, ledger=ledger, not_drawn=missing)

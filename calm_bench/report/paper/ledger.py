@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from calm_bench.report.numbers import plain_number, signed
+from calm_bench.report.columns import plain_number, signed
 from calm_bench.report.paper.claims import Claim
 from calm_bench.report.paper.measure import Measured, Missing, measure
 from calm_bench.report.paper.names import SPEED_METRICS

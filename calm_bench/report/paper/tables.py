@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
-from calm_bench.report.numbers import TIMES, interval_text, plain_number
+from calm_bench.report.columns import TIMES, interval_text, plain_number
 from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.names import SPEED_METRICS, values_for

@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from calm_bench.core.stats import ratio_interval
 from calm_bench.errors import InputError
+from calm_bench.report.columns import TIMES
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.report.numbers import TIMES
 from calm_bench.report.tables import Table, Text
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.peers.items import (

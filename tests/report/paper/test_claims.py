@@ -29,8 +29,8 @@ from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.plan.overrides import Overrides, apply_overrides
 from calm_bench.plan.rows import with_head_steps
 from calm_bench.report.paper import claims as claims_module
-from calm_bench.report.paper.catalogue import FIGURES
 from calm_bench.report.paper.claims import Claim, load_claims
+from calm_bench.report.paper.figures import FIGURES
 from calm_bench.report.paper.ledger import build_ledger
 from calm_bench.report.paper.names import ModelName
 from calm_bench.report.paper.tables import load_tables
