@@ -218,26 +218,17 @@ def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
                 results = measure(claim, run, scale)
             except Missing as missing:
                 absent.append(missing)
-                continue
-            if scale in claim.scales:
-                found += [_entry(claim, run, scale, result) for result in results]
             else:
-                wanted = " or ".join(claim.scales)
-                reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
-                absent.append(Missing(reason, lacks=-1))
+                found += [_entry(claim, run, scale, result) for result in results]
     return _merged(found) or [_missing(claim, _nearest(claim, absent))]
 
 
 def _merged(found: Sequence[Entry]) -> list[Entry]:
     """Lines that agree to the last digit, as of the same clips, as one that names its runs."""
-    lines: dict[tuple[Any, ...], Entry] = {}
+    runs: dict[Entry, list[str]] = {}
     for entry in found:
-        effect = (entry.value, entry.low, entry.high, entry.n, entry.n_needed, entry.paired)
-        same = (entry.scale, entry.recipe_id, entry.by, entry.ours, *effect)
-        known = lines.setdefault(same, entry)
-        if known is not entry:
-            lines[same] = known.model_copy(update={"run": f"{known.run}, {entry.run}"})
-    return list(lines.values())
+        runs.setdefault(entry.model_copy(update={"run": None}), []).append(entry.run or "")
+    return [line.model_copy(update={"run": ", ".join(names)}) for line, names in runs.items()]
 
 
 def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:

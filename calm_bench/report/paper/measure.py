@@ -56,7 +56,10 @@ class Measured:
 
 
 class Missing(Exception):
-    """Why a run does not measure a claim, and how many of the claim's rows it lacks."""
+    """Why a run does not measure a claim, and how many of the claim's rows it lacks.
+
+    It is -1 of a run that would measure it at a scale that the claim is not about.
+    """
 
     def __init__(self, reason: str, lacks: int = 0) -> None:
         """Say why."""
@@ -91,6 +94,10 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
             problems.append(missing)
     if not results:
         raise problems[0]
+    if scale not in claim.scales:
+        wanted = " or ".join(claim.scales)
+        reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
+        raise Missing(reason, lacks=-1)
     return results
 
 
