@@ -201,7 +201,6 @@ class FlatDecoder:
     """The same function of the same weights as `from_latent` and a `Decoder`, streamed."""
 
     def __init__(self, from_latent: nn.Linear, decoder: Decoder) -> None:
-        """Pack the weights; the modules are left as they are."""
         self.first = pack(from_latent.weight, from_latent.bias, "fp32")
         self.layers = [
             (before, FLAT[type(stage)](stage)) for before, stage in decoder.stages_in_order()
@@ -269,7 +268,6 @@ class Autoencoder(Codec):
         self.flat: FlatDecoder | None = None
 
     def prepare(self) -> None:
-        """Pack the decoder's weights."""
         self.flat = FlatDecoder(self.from_latent, self.decoder)
 
     def weight_bytes(self) -> int:
@@ -296,7 +294,6 @@ class Autoencoder(Codec):
         return wave
 
     def decode(self, frames: Tensor) -> Tensor:
-        """All frames of a clip to audio [B, T * hop_length]."""
         return self.decode_latents(self.dequantise(frames))
 
     def start_decoding(self, batch_size: int) -> Stream:
@@ -304,10 +301,8 @@ class Autoencoder(Codec):
         return {}
 
     def decode_step(self, frame: Tensor, state: Stream) -> Tensor:
-        """One frame, [B, C] or [B, K], to audio [B, hop_length]."""
         return self.decode_steps(frame[:, None], state)
 
     def decode_steps(self, frames: Tensor, state: Stream) -> Tensor:
-        """T frames, [B, T, C] or [B, T, K], to audio [B, T * hop_length]."""
         frames = frames if self.continuous else frames.transpose(1, 2)
         return self.decode_latents(self.dequantise(frames), state)

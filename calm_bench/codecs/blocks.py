@@ -8,13 +8,14 @@ clip, or what the `Stream` kept of the previous chunk. So a clip and its chunks 
 and whole and streamed outputs differ by rounding only.
 """
 
-import math
 from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from calm_bench.core.waves import mel_filters
 
 Stream = dict[Hashable, Any]
 """What a streaming pass remembers, by module (or any key a module chooses)."""
@@ -130,13 +131,7 @@ LOG_FLOOR = 1e-5
 
 def mel_filterbank(n_mels: int, n_fft: int, sample_rate: int) -> Tensor:
     """Triangular filters [M, N / 2 + 1], evenly spaced on the HTK mel scale, peak 1."""
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    mels = torch.linspace(0, top, n_mels + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (mels / 2595) - 1)  # Hz
-    freqs = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)
-    rise = (freqs - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    fall = (edges[2:, None] - freqs) / (edges[2:] - edges[1:-1])[:, None]
-    return torch.minimum(rise, fall).clamp_min(0).float()
+    return torch.from_numpy(mel_filters(sample_rate, n_fft, n_mels, filled=False)).float()
 
 
 class LogMel(nn.Module):

@@ -84,7 +84,9 @@ def attach_card(module: Any, name: str, config: ModelConfig, sha256: str | None)
     module.card = ModelCard(name=name, config=config, weights_sha256=sha256, n_parameters=size)
 
 
-def load_codec(name: str, device: str = "cpu", models: Models | None = None) -> Codec:
+def load_codec(
+    name: str, device: str = "cpu", models: Models | None = None, *, random_weights: bool = False
+) -> Codec:
     """Load a codec by model name or folder, ready for inference; `models` are those already read.
 
     Raises:
@@ -98,7 +100,7 @@ def load_codec(name: str, device: str = "cpu", models: Models | None = None) -> 
     codec: Codec = build_module(
         registry.load("codec", config.type), config, str(folder / "config.yaml")
     )
-    sha256 = fill_weights(codec, config, folder)
+    sha256 = None if random_weights else fill_weights(codec, config, folder)
     attach_card(codec, folder.name, config, sha256)
     codec.requires_grad_(False)
     return codec.to(device).eval()

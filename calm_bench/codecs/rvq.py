@@ -145,7 +145,6 @@ class RvqCodec(Autoencoder):
     continuous: ClassVar[bool] = False
 
     def __init__(self, config: RvqConfig) -> None:
-        """Build the trunk around the quantiser."""
         super().__init__(config.trunk, config.code_dim, config.code_dim)
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         self.quantiser = ResidualQuantiser(config)
@@ -164,7 +163,6 @@ class RvqCodec(Autoencoder):
         self.n_codebooks = levels
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Audio [B, S] to codes [B, K, T]."""
         return self.quantiser.quantise(
             self.to_latent(self.encoder(self.pad(wave))), self.n_codebooks
         )

@@ -107,7 +107,6 @@ class Encoder(nn.Module):
     """Audio [B, S] to bottleneck vectors [B, T, D] of the last encoder width."""
 
     def __init__(self, config: TrunkConfig) -> None:
-        """Build front end, stages and Transformer."""
         super().__init__()
         dims = config.encoder_dims
         self.config = config
@@ -157,7 +156,6 @@ class Decoder(nn.Module):
     """Bottleneck vectors [B, T, D] of the last decoder width to audio [B, S]."""
 
     def __init__(self, config: TrunkConfig) -> None:
-        """Build Transformer, stages and back end."""
         super().__init__()
         dims, D = config.decoder_dims, config.width(config.decoder_dims)
         self.resample: DepthwiseUpsample | None = None

@@ -33,7 +33,6 @@ class VaeCodec(Autoencoder):
     latent_std: Tensor
 
     def __init__(self, config: VaeConfig) -> None:
-        """Build the trunk with a head for mean and log-variance."""
         C = config.latent_channels
         super().__init__(config.trunk, 2 * C, C)
         self.latent_channels = C
@@ -46,7 +45,6 @@ class VaeCodec(Autoencoder):
         return mean, log_variance.clamp(-12.0, 4.0)
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Audio [B, S] to normalised latents [B, T, C]."""
         mean, _ = self.posterior(wave)
         return (mean - self.latent_mean) / self.latent_std
 

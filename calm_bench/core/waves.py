@@ -27,10 +27,11 @@ def centred(wave: Wave) -> Wave:
 
 
 @cache
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Floats:
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, *, filled: bool = True) -> Floats:
     """Triangles of unit height, evenly spaced in mel between 0 and half the rate, [M, n_fft/2 + 1].
 
-    A filter narrower than a bin of the transform would be empty; it takes its nearest bin instead.
+    A filter narrower than a bin of the transform may be empty; if they are to be `filled`, it takes
+    its nearest bin instead.
     """
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     top = 2595.0 * np.log10(1.0 + sample_rate / 2 / 700.0)
@@ -39,7 +40,7 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Floats:
     filters = np.clip(
         np.minimum((bins - low) / (mid - low), (high - bins) / (high - mid)), 0.0, 1.0
     )
-    for row in np.flatnonzero(filters.sum(axis=1) == 0.0):
+    for row in np.flatnonzero(filters.sum(axis=1) == 0.0) if filled else ():
         filters[row, np.abs(bins - mid[row]).argmin()] = 1.0
     return filters
 

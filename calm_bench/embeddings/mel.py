@@ -52,7 +52,6 @@ class MelEmbedding(Embedding):
         }
 
     def embed(self, waves: Sequence[Wave]) -> list[NDArray[np.float32]]:
-        """The vectors of each wave [S], [N, 128]."""
         return [self._embed(wave) for wave in waves]
 
     def _embed(self, wave: Wave) -> NDArray[np.float32]:

@@ -210,7 +210,8 @@ class DepthTransformer(nn.Module):
         for k, index in enumerate(self.config.schedule):
             x = x_all[index if self.config.shared_inputs else k]
             if k > 0:
-                x = x + self._embed(codes[-1], k - 1)
+                rows = self.tables[k - 1][codes[-1]]
+                x = x + (rows if self.table_maps is None else rows @ self.table_maps[k - 1])
             elif self.text is not None and text is not None:
                 x = x + self.text(text)
             for layer, layer_cache in zip(self.layers, cache, strict=True):
@@ -219,11 +220,6 @@ class DepthTransformer(nn.Module):
                 x = x @ self.output_maps[k]
             codes.append(choose(F.linear(x, self.outputs[k]), draws[:, k]))
         return torch.stack(codes, dim=1)
-
-    def _embed(self, codes: Tensor, level: int) -> Tensor:
-        """Codes [N] of one codebook to [N, W]."""
-        rows = self.tables[level][codes]
-        return rows if self.table_maps is None else rows @ self.table_maps[level]
 
 
 @dataclass(frozen=True)
@@ -285,7 +281,6 @@ class FlatDepth:
     def __init__(
         self, module: DepthTransformer, precision: Precision, release: bool = False
     ) -> None:
-        """Pack the weights; with `release` the module lets go of them."""
         config = module.config
         self.config, self.schedule = config, config.schedule
         W, V = config.dim, module.outputs.shape[1]

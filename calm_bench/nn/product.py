@@ -196,7 +196,6 @@ class Half(Product):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """Round `weight` [O, I]."""
-        bias = None if bias is None else bias.float()
         self.weight = torch.ops.quantized.linear_prepack_fp16(weight.float().contiguous(), bias)
         self.nbytes = 2 * weight.numel() + _bytes(bias)
 
@@ -224,7 +223,6 @@ class Quantised(Product):
         scales = weight.abs().amax(1).clamp_min(1e-8) / 127
         zeros = torch.zeros(len(weight), dtype=torch.long)
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        bias = None if bias is None else bias.float()
         self.weight = torch.ops.quantized.linear_prepack(quantised, bias)
         self.seven_bits = not torch.cpu._is_vnni_supported()
         self.nbytes = weight.numel() + _bytes(scales, bias)
@@ -249,12 +247,10 @@ def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     others costs more than they gain. On a GPU it is the library's own product.
 
     Raises:
-        InputError: For fp16 or int8 where nothing multiplies them.
+        InputError: For fp16 where nothing multiplies it.
     """
     bias = None if bias is None else bias.float()
     if weight.device.type != "cpu":
-        if precision in ("fp16", "int8"):
-            raise InputError(f"precision {precision} runs on the CPU only: use bf16 on a GPU")
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         return Dense(weight.to(dtype), None if bias is None else bias.to(dtype))
     size = weight.numel()

@@ -276,12 +276,10 @@ class Transformer(nn.Module):
 
         With `last` only the last position is computed to its end and returned, [B, 1, D].
         """
-        T = x.shape[1]
+        T, held, start, key_mask = x.shape[1], 0, 0, None
         if cache is not None:
             cache.make_room(T)
-        held = 0 if cache is None else cache.length
-        key_mask = None if cache is None else cache.key_mask
-        start = 0 if cache is None else cache.position
+            held, start, key_mask = cache.length, cache.position, cache.key_mask
         rows, rotary = self.positions.rows(start, T, x), None
         if self.config.positions == "rotary":
             rotary = rows.chunk(2, dim=-1)
@@ -344,17 +342,18 @@ class FlatTransformer:
     def __init__(self, module: Transformer, precision: Precision, release: bool = False) -> None:
         """Pack the weights; with `release` the module lets go of them."""
         self.config = module.config
-        norm = module.norm
         device = next(module.parameters()).device
-        self.rms = RmsNorm(self.config.dim, device) if self.config.norm == "rms" else None
+        self.rms = rms = RmsNorm(self.config.dim, device) if self.config.norm == "rms" else None
+        self.norm: Callable[[Tensor], Tensor] = module.norm
+        if rms is not None and isinstance(module.norm, nn.RMSNorm):
+            gain = module.norm.weight
+            self.norm = lambda x: rms(x) * gain
         self.layers = []
         for layer in module.layers:
             assert isinstance(layer, Layer)
             self.layers.append(self._flatten(layer, precision))
             if release:
                 discard(layer)
-        self.norm = norm
-        self.gain: Tensor | None = getattr(norm, "weight", None)
         self.added = self.config.positions == "sinusoidal"
         self.table = torch.empty(0)
 
@@ -404,8 +403,7 @@ class FlatTransformer:
             else:  # GELU of r sqrt(2), r being what `up` yields; see `_flatten`
                 h = torch.addcmul(h, h, h.erf())
             x = layer.down.onto(x, h)
-        normed = self.rms is not None and self.gain is not None
-        x = self.rms(x) * self.gain if normed else self.norm(x)  # type: ignore[misc,operator]
+        x = self.norm(x)
         return x.view(B, T, D) if every else x
 
     def rows(self, position: int, length: int, device: torch.device) -> Tensor:

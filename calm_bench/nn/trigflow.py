@@ -41,7 +41,6 @@ class TimeWeight(nn.Module):
     """The adaptive weight w(t): a small MLP that starts at zero."""
 
     def __init__(self, width: int = 32) -> None:
-        """Three ReLU layers."""
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)

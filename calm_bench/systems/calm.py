@@ -95,7 +95,6 @@ class FlatCalm(FlatSteps):
     """CALM: latents by the AdaLN head; for music with the short context."""
 
     def __init__(self, system: "CalmSystem", precision: Precision, release: bool) -> None:
-        """Pack the weights."""
         super().__init__(system, precision, release)
         # 32 to 128 channels wide: nothing to be gained from fewer bits.
         self.latent_input = pack(system.latent_input.weight, None, "fp32")
@@ -113,7 +112,6 @@ class FlatCalm(FlatSteps):
         return self.latent_input(frame) if text is None else self.latent_input.onto(text, frame)
 
     def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
-        """One latent [B, C] per row."""
         return lambda z, draws, text: self.mlp.sample(z, draws, sampling.head_steps)
 
     def read_window(self, window: Tensor) -> Tensor:
@@ -124,7 +122,6 @@ class FlatCalm(FlatSteps):
         return z if self.output is None else self.output(z)
 
     def head_bytes(self, steps: int) -> int:
-        """Of the AdaLN MLP."""
         return self.mlp.weight_bytes(steps)
 
     def input_bytes(self) -> int:
@@ -175,7 +172,6 @@ class CalmSystem(StreamingSystem):
     )
 
     def __init__(self, config: CalmConfig, codec: Codec, folder: Path | None = None) -> None:
-        """Build backbone and head around a VAE codec."""
         C, D = config.latent_channels, config.backbone.dim
         super().__init__(config.backbone, config.text, codec, folder, C)
         self.config = config
@@ -190,7 +186,6 @@ class CalmSystem(StreamingSystem):
         return FlatCalm(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
-        """Head steps."""
         return sampling.head_steps
 
     @property
@@ -199,7 +194,6 @@ class CalmSystem(StreamingSystem):
         return self.config.head_steps or DEFAULT_STEPS[self.config.sampler]
 
     def embed_frames(self, frames: Tensor) -> Tensor:
-        """Latents [B, T, C] to [B, T, D]."""
         y: Tensor = self.latent_input(frames)
         return y
 

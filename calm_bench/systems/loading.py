@@ -95,10 +95,7 @@ def _build_at_random(
     config: ModelConfig, folder: Path, device: str, precision: Precision, models: Models
 ) -> System:
     """A system and codec of the configured shapes, at no time larger than they will be."""
-    codec_config, codec_folder = models[str(config.codec)]
-    where = str(codec_folder / "config.yaml")
-    codec = build_module(registry.load("codec", codec_config.type), codec_config, where)
-    attach_card(codec, codec_folder.name, codec_config, None)
+    codec = load_codec(str(config.codec), models=models, random_weights=True)
     with torch.device("meta"):
         system: System = build_system(config, folder, codec)
     fill_at_random(system, config.seed, device, precision, system.exact)

@@ -26,7 +26,7 @@ from calm_bench.errors import BenchError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.released import DelayedSystem, Row, fetched, merged
+from calm_bench.systems.released import DelayedSystem, RowState, fetched, merged
 from calm_bench.systems.streaming import text_top_k
 from calm_bench.types import SamplingParams, StrictModel, TimedWord
 
@@ -46,21 +46,18 @@ class MimiCodec(Codec):
     mimi: Any
 
     def __init__(self, mimi: Any) -> None:
-        """Wrap the package's model."""
         super().__init__()
         self.mimi = mimi
         self.sample_rate, self.hop_length = int(mimi.sample_rate), int(mimi.frame_size)
         self.n_codebooks, self.codebook_size = mimi.num_codebooks, mimi.cardinality
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Audio [B, S] to codes [B, K, T]."""
         if wave.shape[-1] == 0:
             return wave.new_zeros(len(wave), self.n_codebooks, 0, dtype=torch.long)
         codes: Tensor = self.mimi.encode(wave[:, None])
         return codes
 
     def decode(self, frames: Tensor) -> Tensor:
-        """Codes [B, K, T] to audio [B, S]."""
         wave: Tensor = self.mimi.decode(frames)
         return wave[:, 0]
 
@@ -70,7 +67,6 @@ class MimiCodec(Codec):
             return self.mimi.get_streaming_state()
 
     def decode_step(self, frame: Tensor, state: Any) -> Tensor:
-        """One frame [B, K] to audio [B, hop_length]."""
         with self.mimi.streaming(len(frame)):
             self.mimi.set_streaming_state(state)
             wave: Tensor = self.mimi.decode(frame[..., None])
@@ -102,7 +98,6 @@ class MoshiSystem(DelayedSystem):
         self.others = lm.n_q - lm.dep_q
 
     def nfe(self, sampling: SamplingParams) -> int:
-        """One evaluation per codebook."""
         return int(self.lm.dep_q)
 
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
@@ -112,7 +107,7 @@ class MoshiSystem(DelayedSystem):
 
     # -- a row ---------------------------------------------------------------------------------
 
-    def keep(self, row: Row, prompt: Prompt, steps: int) -> dict[str, Any]:
+    def keep(self, row: RowState, prompt: Prompt, steps: int) -> dict[str, Any]:
         """The streams beside the row's own codes, and the package's state."""
         text = torch.full((steps,), self.lm.text_padding_token_id, device=self.device)
         P, rate = len(row.given), self.codec.frame_rate
@@ -127,7 +122,7 @@ class MoshiSystem(DelayedSystem):
         code = self.codec.encode(silence)[0, : self.others, -1:].T  # [1, K']
         return code.expand(steps, -1)
 
-    def read(self, row: Row, last: int) -> Tensor:
+    def read(self, row: RowState, last: int) -> Tensor:
         """Read steps; the last one's text token is drawn where the prompt does not decide it."""
         kept, prompt = row.memory.kept, len(row.given)
         columns = torch.cat([kept["text"][:, None], row.memory.codes, kept["others"]], dim=1)
@@ -143,7 +138,7 @@ class MoshiSystem(DelayedSystem):
         context: Tensor = z[0, -1]
         return context
 
-    def draw_codes(self, row: Row, z: Tensor, step: int) -> None:
+    def draw_codes(self, row: RowState, z: Tensor, step: int) -> None:
         """All levels, one after another; known codes stay."""
         memory, lm = row.memory, self.lm
         choose = Chooser(row.sampling.temperature, row.sampling.top_k)

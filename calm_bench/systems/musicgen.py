@@ -35,14 +35,12 @@ class FlatMusicGen(FlatCodes):
     """MusicGen: all K codes of a step from one product."""
 
     def __init__(self, system: "MusicGenSystem", precision: Precision, release: bool) -> None:
-        """Pack the weights; the K heads are one product."""
         super().__init__(system, precision, release)
         self.heads = pack(system.code_heads.flatten(0, 1), None, precision)
         if release:
             discard(system, "code_heads")
 
     def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
-        """Codes [B, K] of one step."""
         choose = chooser(sampling)
 
         def head(z: Tensor, draws: Tensor, text: Tensor | None) -> Tensor:
@@ -52,7 +50,6 @@ class FlatMusicGen(FlatCodes):
         return head
 
     def head_bytes(self, steps: int) -> int:
-        """Of the K heads."""
         return self.heads.nbytes
 
 
@@ -132,7 +129,6 @@ class MusicGenSystem(CodeSystem):
         super().prefill(state)
 
     def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
-        """Backbone inputs of steps first..last-1: [B, last - first, D]."""
         assert state.stream is not None
         if first > 0:
             return self.embed_frames(state.stream[:, first - 1 : last - 1])
@@ -146,7 +142,7 @@ class MusicGenSystem(CodeSystem):
 
     def lead_step(self, state: StreamState) -> None:
         """A step before the first new frame is whole: its codes are drawn all the same."""
-        self._draw_step(state, self.advance(state))
+        self._draw_step(state, self.backbone_step(state))
 
     def _draw_step(self, state: StreamState, z: Tensor) -> None:
         """Draw the codes of the step just taken into the stream, where they are free."""

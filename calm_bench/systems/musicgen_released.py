@@ -21,7 +21,7 @@ from calm_bench.errors import MissingExtraError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.released import DelayedSystem, Row, fetched
+from calm_bench.systems.released import DelayedSystem, RowState, fetched
 from calm_bench.types import SamplingParams, StrictModel
 
 WINDOW = 50  # frames
@@ -46,7 +46,6 @@ class EncodecCodec(Codec):
     model: Any
 
     def __init__(self, model: Any, n_codebooks: int) -> None:
-        """Wrap the package's audio encoder."""
         super().__init__()
         self.model, self.n_codebooks = model, n_codebooks
         self.codebook_size = int(model.config.codebook_size)
@@ -54,7 +53,6 @@ class EncodecCodec(Codec):
         self.hop_length = int(torch.tensor(model.config.upsampling_ratios).prod())
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Audio [B, S] to codes [B, K, T]."""
         lack = -wave.shape[-1] % self.hop_length
         wave = torch.nn.functional.pad(wave, (0, lack))
         if wave.shape[-1] == 0:
@@ -63,7 +61,6 @@ class EncodecCodec(Codec):
         return codes[:, : self.n_codebooks]
 
     def decode(self, frames: Tensor) -> Tensor:
-        """Codes [B, K, T] to audio [B, S]."""
         wave: Tensor = self.model.decode(frames[None], [None]).audio_values
         return wave[:, 0, : frames.shape[2] * self.hop_length]
 
@@ -113,7 +110,7 @@ class ReleasedMusicGen(DelayedSystem):
         shape = (n_frames + self.lead, self.lead + 1)
         return torch.rand(shape, generator=generator, device=generator.device)
 
-    def keep(self, row: Row, prompt: Prompt, steps: int) -> dict[str, Any]:
+    def keep(self, row: RowState, prompt: Prompt, steps: int) -> dict[str, Any]:
         """The package's cache, and its single masked text state."""
         from transformers import DynamicCache, EncoderDecoderCache
 
@@ -124,8 +121,7 @@ class ReleasedMusicGen(DelayedSystem):
             "encoder_attention_mask": torch.zeros(1, 1, dtype=torch.long, device=self.device),
         }
 
-    def read(self, row: Row, last: int) -> Tensor:
-        """What the decoder makes of the last step."""
+    def read(self, row: RowState, last: int) -> Tensor:
         codes = row.memory.codes
         start = torch.full_like(codes[:1], self.special)
         inputs = torch.cat([start, codes])[row.memory.at : last]  # [N, K]
@@ -134,7 +130,7 @@ class ReleasedMusicGen(DelayedSystem):
         z: Tensor = found.last_hidden_state[0, -1]
         return z
 
-    def draw_codes(self, row: Row, z: Tensor, step: int) -> None:
+    def draw_codes(self, row: RowState, z: Tensor, step: int) -> None:
         """All codebooks at once; known codes stay."""
         choose = Chooser(row.sampling.temperature, row.sampling.top_k)
         logits = torch.stack([head(z) for head in self.model.decoder.lm_heads])  # [K, V]

@@ -27,7 +27,7 @@ from torch import Tensor
 from calm_bench.codecs.base import Codec
 from calm_bench.errors import MissingExtraError, UnknownNameError
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.released import ReleasedSystem, Row, fetched, merged
+from calm_bench.systems.released import ReleasedSystem, RowState, fetched, merged
 from calm_bench.types import SamplingParams, StrictModel, TemperatureKind
 
 FIRST_CAPACITY = 64  # frames of the streaming decoder's cache; it grows
@@ -63,7 +63,6 @@ class PocketCodec(Codec):
         self.positions = round(model.mimi.encoder_frame_rate / model.mimi.frame_rate)
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Audio [B, S] to normalised latents [B, T, C]."""
         lm = self.model.flow_lm
         if wave.shape[-1] == 0:
             return wave.new_zeros(len(wave), 0, lm.ldim)
@@ -71,7 +70,6 @@ class PocketCodec(Codec):
         return latents
 
     def decode(self, frames: Tensor) -> Tensor:
-        """Latents [B, T, C] to audio [B, S]."""
         return self._decode(frames, self._state(len(frames), frames.shape[1]))
 
     def start_decoding(self, batch_size: int) -> dict[str, Any]:
@@ -80,7 +78,6 @@ class PocketCodec(Codec):
         return {"state": state, "capacity": FIRST_CAPACITY, "frames": 0}
 
     def decode_step(self, frame: Tensor, state: dict[str, Any]) -> Tensor:
-        """One frame [B, C] to audio [B, hop_length]."""
         if state["frames"] == state["capacity"]:
             state["capacity"] *= 2
             self.model._expand_kv_cache(state["state"], state["capacity"] * self.positions)
@@ -133,7 +130,7 @@ class PocketSystem(ReleasedSystem):
         noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise * math.sqrt(sampling.temperature)
 
-    def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
+    def open_row(self, row: RowState, prompt: Prompt, n_frames: int) -> None:
         """Voice, text, the start of the latents, and the prompt's latents but the last."""
         from pocket_tts.modules.stateful_module import init_states
 
@@ -153,7 +150,7 @@ class PocketSystem(ReleasedSystem):
             self._read(row, before, empty)
         row.memory["unread"] = torch.cat([lm.bos_emb[None], row.given])
 
-    def _read(self, row: Row, before: Tensor, latents: Tensor) -> Tensor:
+    def _read(self, row: RowState, before: Tensor, latents: Tensor) -> Tensor:
         """The backbone over a prefix [1, N, D] and latents [1, T, C]; the cache moves on."""
         from pocket_tts.modules.stateful_module import increment_steps
 
@@ -162,13 +159,13 @@ class PocketSystem(ReleasedSystem):
         increment_steps(lm, state, before.shape[1] + latents.shape[1])
         return z
 
-    def advance_row(self, row: Row) -> Tensor:
+    def advance_row(self, row: RowState) -> Tensor:
         """Read what has not been read, at least one latent: the context [D]."""
         unread = row.memory["unread"][None]
         z = self._read(row, unread.new_empty(1, 0, self.model.flow_lm.dim), unread)
         return z[0, -1]
 
-    def draw_row(self, row: Row, z: Tensor) -> Tensor:
+    def draw_row(self, row: RowState, z: Tensor) -> Tensor:
         """The latent [C], by the package's own sampler from our noise."""
         from pocket_tts.models import flow_lm as package
 
@@ -180,10 +177,10 @@ class PocketSystem(ReleasedSystem):
             "flow_matching": package.ot_decode,
         }[lm.flow_type]
         steps = self.model.sampler_decode_steps
-        frame: Tensor = decode(partial(lm.flow_net, z[None]), row.draws[row.step][None], steps)
+        frame: Tensor = decode(partial(lm.flow_net, z[None]), row.draws[len(row.made)][None], steps)
         return frame[0]
 
-    def push_row(self, row: Row, frame: Tensor) -> None:
+    def push_row(self, row: RowState, frame: Tensor) -> None:
         """The frame is what the next step reads."""
         row.memory["unread"] = frame[None]
 

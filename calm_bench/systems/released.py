@@ -50,7 +50,7 @@ def merged(old: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class Row:
+class RowState:
     """One clip on its way.
 
     Attributes:
@@ -58,7 +58,6 @@ class Row:
         made: Frames after it, as they are pushed.
         draws: All random numbers of the clip, one row per step.
         memory: What the package keeps between steps.
-        step: Steps taken since the prompt ended.
     """
 
     given: Tensor
@@ -66,7 +65,6 @@ class Row:
     sampling: SamplingParams
     memory: Any = None
     made: list[Tensor] = field(default_factory=list)
-    step: int = 0
 
 
 class ReleasedSystem(System):
@@ -81,18 +79,18 @@ class ReleasedSystem(System):
         """All random numbers of one clip, [steps, ...]."""
 
     @abstractmethod
-    def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
+    def open_row(self, row: RowState, prompt: Prompt, n_frames: int) -> None:
         """Read the prompt into the row's memory."""
 
     @abstractmethod
-    def advance_row(self, row: Row) -> Tensor:
+    def advance_row(self, row: RowState) -> Tensor:
         """One step of the backbone: the context [D]."""
 
     @abstractmethod
-    def draw_row(self, row: Row, z: Tensor) -> Tensor:
+    def draw_row(self, row: RowState, z: Tensor) -> Tensor:
         """The next frame [C] or [K] from its context [D]."""
 
-    def push_row(self, row: Row, frame: Tensor) -> None:
+    def push_row(self, row: RowState, frame: Tensor) -> None:
         """Let the next step see the frame."""
 
     # -- the system's methods ------------------------------------------------------------------
@@ -103,12 +101,11 @@ class ReleasedSystem(System):
         sampling: SamplingParams,
         generators: Sequence[torch.Generator],
         n_frames: int,
-    ) -> list[Row]:
-        """Encode and read every prompt, and draw all noise."""
+    ) -> list[RowState]:
         rows = []
         for prompt, generator in zip(prompts, generators, strict=True):
             draws = self.draw(n_frames, sampling, generator).to(self.device)
-            row = Row(given=self._encode(prompt), draws=draws, sampling=sampling)
+            row = RowState(given=self._encode(prompt), draws=draws, sampling=sampling)
             self.open_row(row, prompt, n_frames)
             rows.append(row)
         return rows
@@ -117,23 +114,19 @@ class ReleasedSystem(System):
         frames = self.codec.encode(prompt.wave[None].to(self.device))[0]
         return frames if self.codec.continuous else frames.transpose(0, 1)
 
-    def backbone_step(self, state: list[Row]) -> Tensor:
-        """Contexts [B, D], row by row."""
+    def backbone_step(self, state: list[RowState]) -> Tensor:
         return torch.stack([self.advance_row(row) for row in state])
 
-    def head_step(self, state: list[Row], z: Tensor) -> Tensor:
-        """The next frames [B, C] or [B, K], row by row."""
+    def head_step(self, state: list[RowState], z: Tensor) -> Tensor:
         rows = zip(state, z, strict=True)
         return torch.stack([self.draw_row(row, context) for row, context in rows])
 
-    def push(self, state: list[Row], frame: Tensor) -> None:
-        """Append the frames."""
+    def push(self, state: list[RowState], frame: Tensor) -> None:
         for row, own in zip(state, frame, strict=True):
             row.made.append(own)
             self.push_row(row, own)
-            row.step += 1
 
-    def finish(self, state: list[Row]) -> Generation:
+    def finish(self, state: list[RowState]) -> Generation:
         """Decode the clips, each from its own first frame; rows are padded on the left."""
         clips = [torch.cat([row.given, *(frame[None] for frame in row.made)]) for row in state]
         longest = max(len(clip) for clip in clips)
@@ -184,18 +177,18 @@ class DelayedSystem(ReleasedSystem):
         return self.pattern.extra
 
     @abstractmethod
-    def keep(self, row: Row, prompt: Prompt, steps: int) -> Any:
+    def keep(self, row: RowState, prompt: Prompt, steps: int) -> Any:
         """What the package keeps for a row of so many steps."""
 
     @abstractmethod
-    def read(self, row: Row, last: int) -> Tensor:
+    def read(self, row: RowState, last: int) -> Tensor:
         """Take the steps before `last` that have not been taken: the last one's context [D]."""
 
     @abstractmethod
-    def draw_codes(self, row: Row, z: Tensor, step: int) -> None:
+    def draw_codes(self, row: RowState, z: Tensor, step: int) -> None:
         """Draw a step's codes from its context [D] into the row's, where they are free."""
 
-    def open_row(self, row: Row, prompt: Prompt, n_frames: int) -> None:
+    def open_row(self, row: RowState, prompt: Prompt, n_frames: int) -> None:
         """Lay the prompt out as a stream, read it, and take the steps before the first frame."""
         P, total = len(row.given), len(row.given) + n_frames
         known = row.given.new_full((1, total, len(self.pattern.delays)), self.special)
@@ -209,13 +202,12 @@ class DelayedSystem(ReleasedSystem):
         for _ in range(self.lead):
             self.draw_codes(row, self.advance_row(row), row.memory.at - 1)
 
-    def advance_row(self, row: Row) -> Tensor:
-        """One step of the backbone: the context [D]."""
+    def advance_row(self, row: RowState) -> Tensor:
         z = self.read(row, row.memory.at + 1)
         row.memory.at += 1
         return z
 
-    def draw_row(self, row: Row, z: Tensor) -> Tensor:
+    def draw_row(self, row: RowState, z: Tensor) -> Tensor:
         """Draw the step's codes; the frame [K] that they complete."""
         step = row.memory.at - 1
         self.draw_codes(row, z, step)

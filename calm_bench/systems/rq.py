@@ -26,17 +26,14 @@ class FlatRq(FlatCodes):
     """The RQ-Transformer: K codes by the depth transformer."""
 
     def __init__(self, system: "RqSystem", precision: Precision, release: bool) -> None:
-        """Pack the weights."""
         super().__init__(system, precision, release)
         self.depth = FlatDepth(system.depth, precision, release)
 
     def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
-        """Codes [B, K] of one frame, on one cache of the depth transformer."""
         cache, choose = DepthCache(self.depth.config, batch_size, like), chooser(sampling)
         return lambda z, draws, text: self.depth.sample(z, text, draws, cache, choose)
 
     def head_bytes(self, steps: int) -> int:
-        """Of the depth transformer."""
         return self.depth.weight_bytes()
 
     def kv_bytes(self, position: int, batch_size: int) -> dict[str, int]:
@@ -104,7 +101,6 @@ class RqSystem(CodeSystem):
         return FlatRq(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
-        """One evaluation per codebook."""
         return self.frame_width
 
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
@@ -112,7 +108,6 @@ class RqSystem(CodeSystem):
         return torch.rand(n_frames, self.frame_width, generator=generator, device=generator.device)
 
     def head_text(self, state: StreamState) -> Tensor | None:
-        """The frame's text tokens."""
         return None if state.text is None else state.text[:, state.step - 1]
 
     def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:

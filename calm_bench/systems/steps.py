@@ -113,10 +113,8 @@ class FlatCodes(FlatSteps):
         self.offsets = torch.arange(K, device=tables.device) * rows
 
     def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
-        """The sum of K code embeddings, and the text's."""
         x = float32(F.embedding_bag(frame + self.offsets, self.table, mode="sum"))
         return x if text is None else x + text
 
     def input_bytes(self) -> int:
-        """K rows."""
         return len(self.offsets) * self.table.shape[1] * self.table.element_size()

@@ -245,7 +245,7 @@ class StreamingSystem(System):
 
     def lead_step(self, state: StreamState) -> None:
         """One of the steps by which a stream leads the frames: text only."""
-        self.advance(state)
+        self.backbone_step(state)
 
     def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
         """Uniform numbers [B, n_frames + lead]: one per step that no prompt decides."""
@@ -283,8 +283,7 @@ class StreamingSystem(System):
             x = x + self.text_table(tokens)
         return x
 
-    def advance(self, state: StreamState) -> Tensor:
-        """One step of the backbone and the text stream: contexts [B, D]."""
+    def backbone_step(self, state: StreamState) -> Tensor:
         i, draws = state.step, None
         if state.text_draws is not None:
             at = i - state.prompt_end
@@ -324,12 +323,7 @@ class StreamingSystem(System):
         x = self.embed_frames(frame[:, None])[:, 0]
         return x if text is None else x + text
 
-    def backbone_step(self, state: StreamState) -> Tensor:
-        """Advance backbone and text stream by one frame: contexts [B, D]."""
-        return self.advance(state)
-
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
-        """Draw the next frame: [B, C] or [B, K]."""
         return self.head(state, z, state.step - 1 - self.lead - state.prompt_end)
 
     def head(self, state: StreamState, z: Tensor, at: int) -> Tensor:
@@ -337,7 +331,6 @@ class StreamingSystem(System):
         return state.draw(z, state.audio_draws[:, at], self.head_text(state))
 
     def push(self, state: StreamState, frame: Tensor) -> None:
-        """Append the frame."""
         state.frames[:, state.step - 1 - self.lead] = frame
 
     def finish(self, state: StreamState) -> Generation:
