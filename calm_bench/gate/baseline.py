@@ -165,10 +165,14 @@ class Change:
         percent = f" ({100 * (self.after / self.before - 1):+.1f} %)" if self.before else ""
         return f"{self.after - self.before:+,}{percent}"
 
+    @property
+    def words(self) -> str:
+        """What was counted."""
+        return self.count.replace("_", " ")
+
     def __str__(self) -> str:
         """The change in one line."""
-        name = self.count.replace("_", " ")
-        return f"{self.system} {self.stage}: {name} {self.before:,} → {self.after:,}"
+        return f"{self.system} {self.stage}: {self.words} {self.before:,} → {self.after:,}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

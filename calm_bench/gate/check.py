@@ -16,7 +16,6 @@ from calm_bench.core.device import device_name
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.gate.baseline import (
     Baseline,
-    Change,
     Counted,
     count_systems,
     counted_systems,
@@ -37,6 +36,9 @@ from calm_bench.types import Estimate
 COUNTS = "counts"
 REGRESSED, UNDECIDED = 1, 3
 
+WORDS = frozenset({"system", "stage", "count", "ratio", "verdict"})
+"""Columns of words, which are left-aligned."""
+COUNTED = "Counts of one frame"
 CONTROL = "A/A is the reference against itself: 1.00 on a fit machine"
 TIMES = "ratios of processor time, more is better; wall time beside them finds what waits"
 
@@ -181,7 +183,7 @@ class Outcome:
         if self.judged:
             tables.append(_ratios_table(self.title, self.judged))
         if not tables:
-            tables.append(_table("Nothing was compared", [("verdict", True)], [[self.verdict]]))
+            tables.append(_table("Nothing was compared", ("verdict",), [[self.verdict]]))
         tables[-1].notes += self.notes
         return tables
 
@@ -192,20 +194,11 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for programs."""
-        counted = self.counted
-        counts = None
-        if counted is not None:
-            counts = {
-                "verdict": "regressed" if counted.grown else "pass",
-                "compared": counted.compared,
-                "grown": [asdict(change) for change in counted.grown],
-                "fallen": [asdict(change) for change in counted.fallen],
-                "notes": list(counted.notes),
-            }
+        verdict = "regressed" if self.counted and self.counted.grown else "pass"
         return {
             "verdict": self.verdict,
             "exit_code": self.exit_code,
-            "counts": counts,
+            "counts": {"verdict": verdict, **asdict(self.counted)} if self.counted else None,
             "compared_with": self.title if self.judged else None,
             "ratios": [asdict(judgement) for judgement in self.judged],
             "notes": list(self.notes),
@@ -220,61 +213,64 @@ def write_step_summary(outcome: Outcome) -> None:
             file.write(outcome.markdown())
 
 
-def _table(
-    title: str, headings: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]
-) -> Table:
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title)
-    for heading, left in headings:
-        table.add_column(heading, left=left)
+    for heading in headings:
+        table.add_column(heading, left=heading in WORDS)
     table.rows = [[Text(text=text) for text in row] for row in rows]
     return table
 
 
 def _counts_table(counted: Counted) -> Table:
-    title = "Counts of one frame"
+    if not (counted.grown or counted.fallen):
+        row = [str(counted.compared), "0", "pass" if counted.compared else "not gated"]
+        table = _table(COUNTED, ("compared", "changed", "verdict"), [row])
+        table.notes += counted.notes
+        return table
     changed = [(one, "regressed") for one in counted.grown]
     changed += [(one, "fell") for one in counted.fallen if one.stage == "total"]
-    if counted.grown or counted.fallen:
-        headings = [("system", True), ("stage", True), ("count", True), ("stored", False)]
-        headings += [("now", False), ("change", False), ("verdict", True)]
-        rows = [[*_cells(one), verdict] for one, verdict in changed]
-        table = _table(title, headings, rows)
-        same = counted.compared - len(counted.grown) - len(counted.fallen)
-        table.notes.append(
-            f"{len(counted.grown)} counts grew, {len(counted.fallen)} fell (--json "
-            f"has them by stage), {same} are as stored"
-        )
-    else:
-        verdict = "pass" if counted.compared else "not gated"
-        headings = [("compared", False), ("changed", False), ("verdict", True)]
-        table = _table(title, headings, [[str(counted.compared), "0", verdict]])
+    rows = [
+        [
+            one.system,
+            one.stage,
+            one.words,
+            f"{one.before:,}",
+            f"{one.after:,}",
+            one.difference,
+            mark,
+        ]
+        for one, mark in changed
+    ]
+    headings = ("system", "stage", "count", "stored", "now", "change", "verdict")
+    table = _table(COUNTED, headings, rows)
+    same = counted.compared - len(counted.grown) - len(counted.fallen)
+    table.notes.append(
+        f"{len(counted.grown)} counts grew, {len(counted.fallen)} fell (--json "
+        f"has them by stage), {same} are as stored"
+    )
     if counted.fallen:
         table.notes.append("a count that fell passes; --update stores it, so that it stays down")
     table.notes += counted.notes
     return table
 
 
-def _cells(one: Change) -> list[str]:
-    name = one.count.replace("_", " ")
-    return [one.system, one.stage, name, f"{one.before:,}", f"{one.after:,}", one.difference]
-
-
 def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
-    headings = [("ratio", True), ("now", False), ("95 % interval", False), ("needs", False)]
-    headings += [("A/A", False), ("wall", False), ("n", False), ("verdict", True)]
-    rows = []
-    for one in judged:
-        row = [one.label, _number(one.ratio.value), _interval(one.ratio)]
-        row += [
+    headings = ("ratio", "now", "95 % interval", "needs", "A/A", "wall", "n")
+    rows = [
+        [
+            one.label,
+            _number(one.ratio.value),
+            _interval(one.ratio),
             f"≥ {one.threshold:.2f}" if one.threshold else "—",
             _number(one.control.value),
             _number(one.wall.value),
+            str(one.ratio.n),
         ]
-        rows.append([*row, str(one.ratio.n), one.verdict])
-    table = _table(title, headings, rows)
+        for one in judged
+    ]
+    table = _table(title, (*headings, "verdict"), rows)
     for texts, one in zip(table.rows, judged, strict=True):
-        if one.note:
-            texts[-1] = table.text(one.verdict, one.note)
+        texts.append(table.text(one.verdict, one.note or None))
     table.notes += [TIMES, CONTROL]
     return table
 

@@ -7,15 +7,14 @@ counted: what an operator does inside, activations, the key-value cache. Counts 
 runs twice or a constant no longer folded; they say nothing of an operator that became slower.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from calm_bench.speed.frames import by_stage, marked_frame
@@ -101,11 +100,11 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.counts["operators"] += 1
         self.counts["flops"] += _flops(func, name, args, kwargs, out)
         if not _is_view(func):
-            for tensor in _tensors([*args, *kwargs.values()]):
-                storage = _storage(tensor)
+            for tensor in tree_leaves((args, kwargs)):
+                storage = _storage(tensor) if isinstance(tensor, Tensor) else None
                 if storage in self._sizes:
                     self.counts[storage] += 1
-                    self.counts["bytes_read"] += _bytes(out if name in GATHERS else tensor)
+                    self.counts["bytes_read"] += (out if name in GATHERS else tensor).nbytes
         return out
 
 
@@ -174,21 +173,8 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    """The tensors among an operator's arguments, lists of tensors opened."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
 def _storage(tensor: Tensor) -> int:
     """Where a tensor's numbers lie; 0 for one that keeps them elsewhere, packed for a library."""
     if tensor.layout != torch.strided:
         return 0
     return tensor.untyped_storage().data_ptr()
-
-
-def _bytes(tensor: Tensor) -> int:
-    return math.prod(tensor.shape) * tensor.element_size()

@@ -31,10 +31,9 @@ from calm_bench.speed.peers.sides import (
     DECODED,
     POSITION,
     Driven,
-    OurDecoder,
     Side,
     fast,
-    nothing,
+    our_decoder,
     precision_of,
     stub_codec,
     stub_system,
@@ -203,16 +202,16 @@ def side_of(item: Item, arm: str) -> Side:
         system = _moshi_twin(context, precision)
         driven = Driven(system, frames, SAMPLING, item.calls + 1)
         if item.name == "step":
-            return Side(driven.reset, driven.step)
+            return Side(driven.step, driven.reset)
         z = driven.context()
-        return Side(nothing, lambda: driven.head(z))
+        return Side(lambda: system.head_step(driven.state, z))
     gen = _moshi_gen(context)
     if item.name == "step":
         nobody = torch.zeros(1, 0, 1, dtype=torch.long)
-        return Side(nothing, lambda: gen.step(nobody))
+        return Side(lambda: gen.step(nobody))
     z = torch.randn(1, 1, gen.lm_model.dim)
     text = torch.zeros(1, dtype=torch.long)
-    return Side(nothing, lambda: gen.depformer_step(text, z))
+    return Side(lambda: gen.depformer_step(text, z))
 
 
 @cache
@@ -237,8 +236,8 @@ def mimi_side_of(item: Item, arm: str) -> Side:
     if precision is None:
         mimi = _mimi_model(item.name != "offline")
         parts = codes.chunk(item.frames if arm == PACKAGE_SINGLE else 1, dim=2)
-        return Side(nothing, lambda: [mimi.decode(part) for part in parts])
+        return Side(lambda: [mimi.decode(part) for part in parts])
     system = _mimi_twin(precision)
     if item.name == "offline":
-        return Side(nothing, lambda: system.codec.decode(codes))
-    return OurDecoder(system, codes.transpose(1, 2), before.transpose(1, 2)).side()
+        return Side(lambda: system.codec.decode(codes))
+    return our_decoder(system, codes.transpose(1, 2), before.transpose(1, 2))

@@ -5,7 +5,6 @@ comparison, which continues audio and reads nothing else. Batch 2 is what classi
 would cost. The twin adds the same sines to its input in place of rotary positions.
 """
 
-import copy
 from functools import cache
 from typing import Any
 
@@ -16,7 +15,7 @@ from calm_bench.codecs.base import Codec
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.speed.peers.copying import LayerWeights, fill_transformer, norm_of, put
 from calm_bench.speed.peers.items import Item
-from calm_bench.speed.peers.sides import Driven, Side, fast, precision_of, stub_codec
+from calm_bench.speed.peers.sides import Driven, Side, fast, precision_of, replayed, stub_codec
 from calm_bench.systems.musicgen import MusicGenConfig, MusicGenSystem
 from calm_bench.types import Precision, SamplingParams
 
@@ -100,30 +99,24 @@ def side_of(item: Item, arm: str) -> Side:
     batch, precision = int(item.name[-1]), precision_of(arm)
     codes = torch.randint(0, 2048, (batch, 4, MUSIC_POSITION))
     if precision is None:
-        return _MusicGenStep(_musicgen_decoder(), codes).side()
+        return _musicgen_step(_musicgen_decoder(), codes)
     driven = Driven(_musicgen_twin(precision), codes, SAMPLING, item.calls + 1)
-    return Side(driven.reset, driven.step)
+    return Side(driven.step, driven.reset)
 
 
-class _MusicGenStep:
+def _musicgen_step(decoder: Any, codes: Tensor) -> Side:
     """The package's decoder and its own top-k, from a cache that holds the prompt."""
+    from transformers import DynamicCache, TopKLogitsWarper
 
-    def __init__(self, decoder: Any, codes: Tensor) -> None:
-        from transformers import DynamicCache, TopKLogitsWarper
+    warp, base = TopKLogitsWarper(SAMPLING.top_k), DynamicCache(config=decoder.config)
+    first = codes.reshape(-1, codes.shape[-1])  # [B * K, T]
+    decoder(input_ids=first, past_key_values=base, use_cache=True)
+    tokens = first[:, -1:]
 
-        self.decoder, self.warp = decoder, TopKLogitsWarper(SAMPLING.top_k)
-        self.base, self.cache = DynamicCache(config=decoder.config), None
-        self.first = codes.reshape(-1, codes.shape[-1])  # [B * K, T]
-        decoder(input_ids=self.first, past_key_values=self.base, use_cache=True)
-        self.tokens = self.first[:, -1:]
+    def step(cache: Any) -> None:
+        nonlocal tokens
+        found = decoder(input_ids=tokens, past_key_values=cache, use_cache=True)
+        scores = warp(tokens, found.logits[:, -1])
+        tokens = torch.multinomial(scores.softmax(-1), 1)
 
-    def side(self) -> Side:
-        return Side(self.reset, self.step)
-
-    def reset(self) -> None:
-        self.cache = copy.deepcopy(self.base)
-
-    def step(self) -> None:
-        found = self.decoder(input_ids=self.tokens, past_key_values=self.cache, use_cache=True)
-        scores = self.warp(self.tokens, found.logits[:, -1])
-        self.tokens = torch.multinomial(scores.softmax(-1), 1)
+    return replayed(base, step)

@@ -12,11 +12,10 @@ takes it:
   whoever drives the twin does both (see `step`).
 """
 
-import copy
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +39,11 @@ from calm_bench.speed.peers.sides import (
     DECODED,
     POSITION,
     Driven,
-    OurDecoder,
     Side,
     fast,
-    nothing,
+    our_decoder,
     precision_of,
+    replayed,
 )
 from calm_bench.systems.calm import CalmConfig, CalmSystem
 from calm_bench.systems.pocket_tts import END_THRESHOLD, at_random, shipped_config
@@ -179,66 +178,58 @@ def side_of(item: Item, arm: str) -> Side:
     name, precision = POCKET[item.pair], precision_of(arm)
     frames = torch.randn(item.rows, POSITION, 32)
     latents = torch.randn(1, item.frames, 32)
+    if item.name == "linears-b8":
+        return _linears(name, precision, item.rows if precision else 1)
     if precision is None:
         model = _pocket_model(name, quantize=arm == PACKAGE_INT8)
-        if item.name == "linears-b8":
-            return _linears(name, "package", 1)
         if item.name.startswith("step"):
-            return _PocketStep(model, frames[:1], item.calls).side()
+            return _pocket_step(model, frames[:1], item.calls)
         if item.name == "head":
-            return Side(nothing, _pocket_head(model))
-        return _PocketDecoder(model, latents, item).side(single=arm == PACKAGE_SINGLE)
-    if item.name == "linears-b8":
-        return _linears(name, precision, item.rows)
+            return Side(_pocket_head(model))
+        return _pocket_decoder(model, latents, item, single=arm == PACKAGE_SINGLE)
     twin = _pocket_twin(name, precision)
     if item.name != "head" and not item.name.startswith("step"):
-        return OurDecoder(twin.system, latents, torch.randn(1, DECODED, 32)).side()
+        return our_decoder(twin.system, latents, torch.randn(1, DECODED, 32))
     driven = Driven(twin.system, frames, ONE_STEP, item.calls + 1)
     if item.name.startswith("step"):
-        return Side(driven.reset, lambda: twin.step(driven.state))
+        return Side(lambda: twin.step(driven.state), driven.reset)
     z = driven.context()
-    return Side(nothing, lambda: twin.draw(driven.state, z))
+    return Side(lambda: twin.draw(driven.state, z))
 
 
-def _linears(name: str, precision: Precision | Literal["package"], rows: int) -> Side:
-    """Every matrix of the backbone multiplied once by so many rows."""
-    layers = [
-        m for m in _pocket_model(name).flow_lm.transformer.modules() if isinstance(m, nn.Linear)
-    ]
-    calls: list[Callable[[Tensor], Tensor]] = list(layers)
-    if precision != "package":
-        calls = [pack(layer.weight, layer.bias, precision) for layer in layers]
-    inputs = {layer.in_features: torch.randn(rows, layer.in_features) for layer in layers}
-    pairs = [(call, inputs[m.in_features]) for call, m in zip(calls, layers, strict=True)]
+def _linears(name: str, precision: Precision | None, rows: int) -> Side:
+    """Every matrix of the backbone multiplied once by so many rows; None for the package's own."""
+    modules = _pocket_model(name).flow_lm.transformer.modules()
+    inputs: dict[int, Tensor] = {}
+    pairs: list[tuple[Callable[[Tensor], Tensor], Tensor]] = []
+    for layer in modules:
+        if isinstance(layer, nn.Linear):
+            x = inputs.setdefault(layer.in_features, torch.randn(rows, layer.in_features))
+            own = pack(layer.weight, layer.bias, precision) if precision else layer
+            pairs.append((own, x))
 
     def multiply() -> None:
         for call, x in pairs:
             call(x)
 
-    return Side(nothing, multiply)
+    return Side(multiply)
 
 
-class _PocketStep:
+def _pocket_step(model: Any, frames: Tensor, calls: int) -> Side:
     """The package's own step from a cache that holds the prompt."""
+    from pocket_tts.modules.stateful_module import increment_steps, init_states
 
-    def __init__(self, model: Any, frames: Tensor, calls: int) -> None:
-        from pocket_tts.modules.stateful_module import increment_steps, init_states
+    lm, T, latent = model.flow_lm, frames.shape[1], frames[:, -1:]
+    base = init_states(lm, 1, T + calls)
+    lm.backbone(lm.input_linear(frames), torch.empty(1, 0, lm.dim), frames, base)
+    increment_steps(lm, base, T)
 
-        lm, T = model.flow_lm, frames.shape[1]
-        self.model, self.state, self.latent = model, None, frames[:, -1:]
-        self.base = init_states(lm, 1, T + calls)
-        lm.backbone(lm.input_linear(frames), torch.empty(1, 0, lm.dim), frames, self.base)
-        increment_steps(lm, self.base, T)
+    def step(state: Any) -> None:
+        nonlocal latent
+        run = model._run_flow_lm_and_increment_step
+        latent, _ = run(model_state=state, backbone_input_latents=latent)
 
-    def side(self) -> Side:
-        return Side(self.reset, self.step)
-
-    def reset(self) -> None:
-        self.state = copy.deepcopy(self.base)
-
-    def step(self) -> None:
-        run = self.model._run_flow_lm_and_increment_step
-        self.latent, _ = run(model_state=self.state, backbone_input_latents=self.latent)
+    return replayed(base, step)
 
 
 def _pocket_head(model: Any) -> Callable[[], Tensor]:
@@ -258,34 +249,21 @@ def _pocket_head(model: Any) -> Callable[[], Tensor]:
     return call
 
 
-class _PocketDecoder:
-    """The package's VAE decoder, streamed, after some frames."""
+def _pocket_decoder(model: Any, latents: Tensor, item: Item, *, single: bool) -> Side:
+    """The package's VAE decoder, streamed, after some frames; `single` takes a call for each."""
+    from pocket_tts.modules.stateful_module import increment_steps, init_states
 
-    def __init__(self, model: Any, latents: Tensor, item: Item) -> None:
-        from pocket_tts.modules.stateful_module import init_states
+    mimi, lm = model.mimi, model.flow_lm
+    positions = round(mimi.encoder_frame_rate / mimi.frame_rate)
+    base = init_states(mimi, 1, positions * (DECODED + item.calls * item.frames))
 
-        self.mimi, self.lm, self.latents, self.state = model.mimi, model.flow_lm, latents, None
-        self.positions = round(model.mimi.encoder_frame_rate / model.mimi.frame_rate)
-        total = self.positions * (DECODED + item.calls * item.frames)
-        self.state = self.base = init_states(self.mimi, 1, total)
-        self.decode(torch.randn(1, DECODED, 32))
+    def decode(frames: Tensor, state: Any) -> None:
+        mimi.decode_from_latent(frames * lm.emb_std + lm.emb_mean, state)
+        increment_steps(mimi, state, positions * frames.shape[1])
 
-    def side(self, *, single: bool) -> Side:
-        return Side(self.reset, self.decode_each if single else self.decode_all)
+    def decode_all(state: Any) -> None:
+        for part in torch.split(latents, 1 if single else item.frames, dim=1):
+            decode(part, state)
 
-    def reset(self) -> None:
-        self.state = copy.deepcopy(self.base)
-
-    def decode_all(self) -> None:
-        self.decode(self.latents)
-
-    def decode_each(self) -> None:
-        for latent in self.latents.unbind(1):
-            self.decode(latent[:, None])
-
-    def decode(self, latents: Tensor) -> None:
-        from pocket_tts.modules.stateful_module import increment_steps
-
-        scaled = latents * self.lm.emb_std + self.lm.emb_mean
-        self.mimi.decode_from_latent(scaled, self.state)
-        increment_steps(self.mimi, self.state, self.positions * latents.shape[1])
+    decode(torch.randn(1, DECODED, 32), base)
+    return replayed(base, decode_all)

@@ -4,6 +4,7 @@ A side is reset before every timed block: caches are filled to the same position
 state is allocated, and only then calls are timed. B batch, T frames, K codebooks, C channels.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -25,11 +26,26 @@ POSITION = 128  # frames in the cache when a block begins
 DECODED = 24  # frames a decoder has heard when a block begins
 
 
-class Side(NamedTuple):
-    """What runs before a block, outside of the timer, and what the block repeats."""
+def nothing() -> None:
+    """No state to be reset."""
 
-    reset: Callable[[], object]
+
+class Side(NamedTuple):
+    """What a block repeats, and what runs before it, outside of the timer."""
+
     call: Callable[[], object]
+    reset: Callable[[], object] = nothing
+
+
+def replayed(base: Any, call: Callable[[Any], object]) -> Side:
+    """A side whose blocks each begin from a copy of the same state."""
+    state = base
+
+    def reset() -> None:
+        nonlocal state
+        state = copy.deepcopy(base)
+
+    return Side(lambda: call(state), reset)
 
 
 def precision_of(arm: str) -> Precision | None:
@@ -73,36 +89,17 @@ class Driven:
         self.system.push(self.state, frame)
         return frame
 
-    def head(self, z: Tensor) -> Tensor:
-        """The head alone; the state stays where it is."""
-        return self.system.head_step(self.state, z)
 
+def our_decoder(system: System, frames: Tensor, before: Tensor) -> Side:
+    """Our streaming decoder, all `frames` [B, T, C] or [B, T, K] a call, after those `before`."""
+    state: Any = None
 
-def nothing() -> None:
-    """No state to be reset."""
+    def reset() -> None:
+        nonlocal state
+        state = system.start_decoding(1)
+        system.codec.decode_steps(before, state)
 
-
-class OurDecoder:
-    """Our streaming decoder, several frames a call, after some frames."""
-
-    def __init__(self, system: Any, frames: Tensor, before: Tensor) -> None:
-        """`frames` and `before` [B, T, C] or [B, T, K]."""
-        self.system, self.frames, self.before = system, frames, before
-        self.state: Any = None
-
-    def side(self) -> Side:
-        """All frames in one call, in a stream that goes on from call to call."""
-        return Side(self.reset, lambda: self.decode(self.frames))
-
-    def reset(self) -> None:
-        """A fresh stream that has heard the frames before."""
-        self.state = self.system.start_decoding(1)
-        self.decode(self.before)
-
-    def decode(self, frames: Tensor) -> Tensor:
-        """Audio [B, T * hop_length]."""
-        wave: Tensor = self.system.codec.decode_steps(frames, self.state)
-        return wave
+    return Side(lambda: system.codec.decode_steps(frames, state), reset)
 
 
 def stub_codec(n_codebooks: int, codebook_size: int) -> RvqCodec:

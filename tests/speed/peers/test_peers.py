@@ -136,7 +136,7 @@ class TestWorker:
         log: list[str] = []
 
         def opened(item: items.Item, arm: str) -> Side:
-            return Side(lambda: log.append(f"reset {arm}"), lambda: log.append(arm))
+            return Side(lambda: log.append(arm), lambda: log.append(f"reset {arm}"))
 
         monkeypatch.setattr(worker, "_open", opened)
         monkeypatch.setattr(frames.gc, "collect", lambda: 0)  # a test process holds much to look at
