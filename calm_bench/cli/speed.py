@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from calm_bench.cli import options
-from calm_bench.cli.options import choice, precision
+from calm_bench.cli.options import choice
 from calm_bench.cli.peers import PEERS_EXAMPLES, peers
 from calm_bench.cli.report import say
 from calm_bench.errors import InputError
@@ -61,17 +61,6 @@ Modes = Annotated[
         help="How the step runs, each a row: `plain` (the modules in fp32), `eager` (the flat "
         "step), `graph` (captured, on a GPU), `compile`.",
         show_default="plain eager; eager at paper scale; graph too on a GPU",
-    ),
-]
-
-Precisions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--precision",
-        parser=precision,
-        metavar="P [P …]",
-        help="fp32, fp16, bf16 or int8, each a row of every mode but `plain`.",
-        show_default="fp32; bf16 at paper scale",
     ),
 ]
 
@@ -190,7 +179,7 @@ def time_systems(
     ctx: typer.Context,
     scale: Scale = "tiny",
     mode: Modes = None,
-    precision: Precisions = None,
+    precision: options.Precisions = None,
     batch: Batch = None,
     head_steps: options.HeadSteps = None,
     frames: Frames = None,

@@ -71,8 +71,6 @@ def last_cache_bytes() -> int | None:
 
 
 STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")
-Peak = tuple[int | None, str | None]
-"""Bytes, or why there is none."""
 
 
 def held_bytes(*values: object, apart: "torch.nn.Module | None" = None) -> int:
@@ -129,8 +127,6 @@ def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int], dict[Stage, int]
     """
     counts = count_frame(arm.system, arm.sampling)
     read: dict[Stage, int] = {stage: counts[stage].bytes_read for stage in STAGES}
-    known: Any = arm.system.weight_bytes(arm.sampling)
-    read |= known
     position = -(-len(arm.prompts[0].wave) // arm.system.codec.hop_length) + n_frames // 2
     for stage, size in _cache_bytes(arm.system, position).items():
         read[stage] += size
@@ -152,8 +148,11 @@ def _cache_bytes(system: Any, position: int) -> dict[Stage, int]:
     return {"backbone": 2 * config.layers * config.dim * held * size}
 
 
-def measure_peaks(plan: SpeedPlan, cell_id: str, n_frames: int) -> dict[int, Peak]:
-    """By batch size, a row's peak memory beyond an empty process's, from a process of its own."""
+def measure_peaks(plan: SpeedPlan, cell_id: str, n_frames: int) -> dict[int, dict[str, Any]]:
+    """By batch size, a row's peak memory beyond an empty process's, or why there is none.
+
+    Taken in a process of its own.
+    """
     request = plan.request.model_dump(mode="json")
     task = {"request": request, "cell_id": cell_id, "n_frames": n_frames}
     done = subprocess.run(
@@ -165,9 +164,10 @@ def measure_peaks(plan: SpeedPlan, cell_id: str, n_frames: int) -> dict[int, Pea
     )
     if done.returncode != 0:
         line = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return dict.fromkeys(plan.setting.batch, (None, f"its process failed: {line[:200]}"))
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    return {int(batch): (value["bytes"], value["reason"]) for batch, value in found.items()}
+        failed = {"peak_bytes": None, "peak_reason": f"its process failed: {line[:200]}"}
+        return dict.fromkeys(plan.setting.batch, failed)
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return {int(batch): peak for batch, peak in found.items()}
 
 
 def footprint(arm: Arm, n_frames: int) -> FootprintRecord:

@@ -43,7 +43,8 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
             size: int | None = peak_allocated(arm, task["n_frames"])
         else:
             size = _peak_resident(arm, task["n_frames"], before)
-        found[len(arm.prompts)] = {"bytes": size, "reason": UNKNOWN if size is None else None}
+        reason = UNKNOWN if size is None else None
+        found[len(arm.prompts)] = {"peak_bytes": size, "peak_reason": reason}
     return found
 
 

@@ -273,13 +273,7 @@ def _prompts(benchmark: BenchmarkSpec, root: Path, setting: Setting) -> tuple[Pr
 
 def _setting(setting: Setting, request: Request) -> Setting:
     """A device's setting with the options applied; batch 1 is always timed and comes first."""
-    given = {
-        "modes": request.modes,
-        "precisions": request.precisions,
-        "frames": request.frames,
-        "rounds": request.rounds,
-        "batch": request.batch,
-    }
+    given = request.model_dump(include={"modes", "precisions", "frames", "rounds"})
     changed = {name: value for name, value in given.items() if value}
     batch = sorted({1, *(request.batch or setting.batch)})
     parts = {

@@ -143,9 +143,7 @@ def _add_peaks(
             peaks = measure_peaks(plan, name, lengths[name])
             for record in looked:
                 if record.cell_id == name:
-                    size, reason = peaks[record.batch]
-                    update = {"peak_bytes": size, "peak_reason": reason}
-                    store.append(record.model_copy(update=update))
+                    store.append(record.model_copy(update=peaks[record.batch]))
             advance(1)
 
 

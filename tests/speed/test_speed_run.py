@@ -42,7 +42,7 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
     monkeypatch.setattr(
         "calm_bench.speed.timing.measure_peaks",
-        lambda plan, *_: dict.fromkeys(plan.setting.batch, (10**6, None)),
+        lambda plan, *_: {batch: {"peak_bytes": 10**6} for batch in plan.setting.batch},
     )
     first = call(*command)
     assert first.exit_code == 0, first.output
@@ -106,14 +106,13 @@ def test_peak_memory_is_that_of_a_process_of_its_own(expanded: Callable[..., Spe
     plan = expanded(threads=1)
     peaks = measure_peaks(plan, plan.rows[1].cell_id, 4)
     assert set(peaks) == {1, 2}
-    for size, reason in peaks.values():
+    for peak in peaks.values():
         # A toy model and its activations: something, and far less than torch itself.
-        assert reason is None
-        assert size is not None
-        assert 0 < size < 100e6
-    size, reason = measure_peaks(plan, "lost", 4)[1]
-    assert size is None
-    assert str(reason).startswith("its process failed")
+        assert peak["peak_reason"] is None
+        assert 0 < peak["peak_bytes"] < 100e6
+    peak = measure_peaks(plan, "lost", 4)[1]
+    assert peak["peak_bytes"] is None
+    assert peak["peak_reason"].startswith("its process failed")
 
 
 def test_an_unfit_machine_is_another_exit_code(

@@ -17,6 +17,7 @@ from calm_bench.report.columns import TIMES
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.tables import Table, Text
 from calm_bench.seeds import derive_seed
+from calm_bench.speed.peers.comparison import Machine, read_machine
 from calm_bench.speed.peers.items import (
     CONTROL,
     PACKAGE,
@@ -27,7 +28,6 @@ from calm_bench.speed.peers.items import (
     missing_package,
     ours,
 )
-from calm_bench.speed.peers.run import Machine, read_machine
 from calm_bench.speed.peers.worker import Block
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, Precision

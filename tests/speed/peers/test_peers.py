@@ -10,14 +10,14 @@ from calm_bench.cli.app import app
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.speed import frames
-from calm_bench.speed.peers import items, run, worker
+from calm_bench.speed.peers import comparison, items, worker
+from calm_bench.speed.peers.comparison import Machine, PeerRequest, run_peers
 from calm_bench.speed.peers.items import (
     choose_pairs,
     load_peers,
     missing_package,
     refuse_if_none,
 )
-from calm_bench.speed.peers.run import Machine, PeerRequest, run_peers
 from calm_bench.speed.peers.sides import Side
 from calm_bench.speed.peers.table import build_tables, rows_of
 from calm_bench.speed.peers.worker import Block, Task, time_pair
@@ -189,11 +189,11 @@ class TestRun:
             codes = count()
             return type("Done", (), {"returncode": next(codes)})()
 
-        monkeypatch.setattr(run.subprocess, "run", fake)
-        monkeypatch.setattr(run, "missing_package", lambda pair: None)
-        monkeypatch.setattr(run, "refuse_if_none", lambda pairs: None)
+        monkeypatch.setattr(comparison.subprocess, "run", fake)
+        monkeypatch.setattr(comparison, "missing_package", lambda pair: None)
+        monkeypatch.setattr(comparison, "refuse_if_none", lambda pairs: None)
         monkeypatch.setattr(
-            run,
+            comparison,
             "describe_environment",
             lambda device: {"device_name": "it", "commit": None},
         )
@@ -205,7 +205,7 @@ class TestRun:
     def test_a_process_for_each_pair(self, tmp_path: Path, started: list[Task]) -> None:
         run_peers(self.request_of(rounds=5), tmp_path / "out")
         assert [task.pair for task in started] == ["pocket-english", "pocket-18m"]
-        assert run.read_machine(tmp_path / "out").threads == 1
+        assert comparison.read_machine(tmp_path / "out").threads == 1
         run_peers(self.request_of(), tmp_path / "out")  # the same machine: it goes on
 
     def test_other_threads_are_not_mixed_in(self, tmp_path: Path, started: list[Task]) -> None:
@@ -213,13 +213,13 @@ class TestRun:
         with pytest.raises(InputError, match="begun with other threads"):
             run_peers(self.request_of(threads=2), tmp_path / "out")
         run_peers(self.request_of(threads=2), tmp_path / "out", fresh=True)
-        assert run.read_machine(tmp_path / "out").threads == 2
+        assert comparison.read_machine(tmp_path / "out").threads == 2
 
     def test_a_pair_that_failed_is_named(
         self, tmp_path: Path, started: list[Task], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         done = type("Done", (), {"returncode": 7})()
-        monkeypatch.setattr(run.subprocess, "run", lambda *args, **more: done)
+        monkeypatch.setattr(comparison.subprocess, "run", lambda *args, **more: done)
         with pytest.raises(BenchError, match="timing pocket-english failed with exit code 7"):
             run_peers(self.request_of(), tmp_path / "out")
 
