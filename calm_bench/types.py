@@ -262,10 +262,6 @@ class MetricResult:
     counts: Mapping[str, float] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
 
-    def values(self, name: str, clip_ids: Sequence[str]) -> list[float | None]:
-        """One per-clip field in the order of `clip_ids`."""
-        return [self.clips.get(clip_id, {}).get(name) for clip_id in clip_ids]
-
     def with_copies(self, first_of: Mapping[str, str]) -> "MetricResult":
         """The same, with what was found in a clip said of its copies; `first_of` names it."""
         clips = {copy: self.clips[i] for copy, i in first_of.items() if i in self.clips}

@@ -51,7 +51,6 @@ class AudioInfo:
     """What a sound file's header says; the length is counted where the header does not say it."""
 
     sample_rate: int
-    channels: int
     seconds: float
 
     def lasts(self, seconds: float) -> bool:
@@ -222,7 +221,7 @@ def _one_line(error: Exception) -> str:
 
 
 def probe_audio(path: Path) -> AudioInfo:
-    """The rate, channels and length of a sound file.
+    """The rate and length of a sound file.
 
     Raises:
         InputError: If the file is missing or no sound file.
@@ -231,8 +230,7 @@ def probe_audio(path: Path) -> AudioInfo:
     n = reader.declared
     if n is None:
         n = sum(len(block) for block in reader.blocks())
-    rate = reader.sample_rate
-    return AudioInfo(sample_rate=rate, channels=reader.channels, seconds=n / rate)
+    return AudioInfo(sample_rate=reader.sample_rate, seconds=n / reader.sample_rate)
 
 
 def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> AudioFacts:

@@ -46,7 +46,7 @@ def computed_by(*roots: str) -> str:
 
     The code is that of the first call: what a process has loaded does not change.
     """
-    return content_hash(code_hash(*roots), {name: _version(name) for name in LIBRARIES})
+    return content_hash(code_hash(*roots), {name: version_of(name) for name in LIBRARIES})
 
 
 def code_hash(*roots: str, without: Collection[str] = SILENT) -> str:
@@ -149,7 +149,8 @@ def _with_packages(name: str) -> Iterator[str]:
 
 
 @cache
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package; None where it is missing."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

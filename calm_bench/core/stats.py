@@ -44,12 +44,8 @@ def summarise(
 
     Clips that lack one of the column's fields are left out of the value and of n.
     """
-    keys = _scored(column, clips)
-    if not keys:
-        return Estimate(value=None, reason=f"no clip has a value for {column.label}")
-    owners = _owners(keys, groups)
-    draws = _resampled(_aggregate(column, clips, keys, owners), owners, seed)
-    return _estimate(float(draws[0]), draws[1:], len(keys), owners.max() + 1)
+    found = _over(column, _scored(column, clips), [clips], seed, groups)
+    return found or Estimate(value=None, reason=f"no clip has a value for {column.label}")
 
 
 def compare(
@@ -62,11 +58,19 @@ def compare(
     """The column's value in `a` minus that in `b` over the clips both score, paired by group."""
     in_b = set(_scored(column, b))
     keys = [key for key in _scored(column, a) if key in in_b]
+    lacking = f"no prompt has a value for {column.label} in both rows"
+    return _over(column, keys, [a, b], seed, groups) or Estimate(value=None, reason=lacking)
+
+
+def _over(
+    column: Column, keys: Sequence[str], sides: Sequence[ClipValues], seed: int, groups: GroupOf
+) -> Estimate | None:
+    """The column's value over these clips, or how far it is above that of a second side."""
     if not keys:
-        return Estimate(value=None, reason=f"no prompt has a value for {column.label} in both rows")
+        return None
     owners = _owners(keys, groups)
-    ours, theirs = (_aggregate(column, side, keys, owners) for side in (a, b))
-    draws = _resampled(lambda counts: ours(counts) - theirs(counts), owners, seed)
+    ours, *theirs = (_aggregate(column, side, keys, owners) for side in sides)
+    draws = _resampled(lambda counts: ours(counts) - sum(t(counts) for t in theirs), owners, seed)
     return _estimate(float(draws[0]), draws[1:], len(keys), owners.max() + 1)
 
 

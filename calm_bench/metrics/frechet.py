@@ -31,11 +31,6 @@ class Gaussian:
     mean: Floats
     covariance: Floats
 
-    @classmethod
-    def fit(cls, vectors: Floats) -> "Gaussian":
-        """The Gaussian with the moments of [N, E] vectors, N ≥ 2."""
-        return Blocks.of({"": vectors}.items(), [[""]]).gaussian(np.ones(1))
-
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """‖μₐ − μ_b‖² + tr Σₐ + tr Σ_b − 2 tr((ΣₐΣ_b)^½), never negative.

@@ -23,7 +23,7 @@ from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from calm_bench.asr.words import spoken
 from calm_bench.errors import MissingExtraError, WeightsError
@@ -209,9 +209,6 @@ def _pocketsphinx_file(name: str) -> Path:
     return Path(spec.origin).parent / "model" / name
 
 
-Scope = Literal["continuation", "full", "unconditional"]
-"""What is scored: the continuation given the prompt's text, both, or the continuation alone."""
-
 _NOTHING = "nothing was heard after the prompt"
 
 SHORT_WORDS = 30
@@ -255,12 +252,9 @@ class Perplexity(Metric):
     columns: ClassVar[tuple[Column, ...]] = (*_COLUMNS, _UNKNOWN)
     model: ClassVar[str] = "trigram"
 
-    def __init__(
-        self, lm: LanguageModel | None = None, *, ppx_scope: Scope = "continuation"
-    ) -> None:
-        """Take another language model than the metric's own, or another scope."""
+    def __init__(self, lm: LanguageModel | None = None) -> None:
+        """Take another language model than the metric's own."""
         self._given = lm
-        self.ppx_scope = ppx_scope
         self._scored: dict[tuple[tuple[str, ...], tuple[str, ...]], Fields] = {}
 
     @cached_property
@@ -270,9 +264,9 @@ class Perplexity(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Language model, scope and which words count."""
+        """Language model and which words count."""
         words = {name: text_recipe()[name] for name in ("spoken_form", "words")}
-        return {"lm": dict(self.lm.recipe), "ppx_scope": self.ppx_scope, **words}
+        return {"lm": dict(self.lm.recipe), "ppx_scope": "continuation", **words}
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """Score each clip's heard words; empty transcripts are noted and counted."""
@@ -308,10 +302,7 @@ class Perplexity(Metric):
         """The per-clip fields; none of them where nothing was heard."""
         if not words:
             return {}
-        context = prompt if self.ppx_scope == "continuation" else ()
-        text = [*prompt, *words] if self.ppx_scope == "full" else words
-        found = self.lm.score(text, context)
-        short = self.lm.score(text[:SHORT_WORDS], context)
+        found, short = (self.lm.score(text, prompt) for text in (words, words[:SHORT_WORDS]))
         if found is None or short is None:
             return {}
         loss = -found.log_likelihood

@@ -5,7 +5,6 @@ compared over the window from the end of the prompt to 0.5 s before the end of t
 either edge may have cut is nobody's error. A word counts where it *starts*.
 """
 
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,21 +16,9 @@ EDGE_SECONDS = 0.5
 _SAME_WORD_SECONDS = 1.0  # how far recognised onsets stray where a pause precedes the word
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The stretch of a clip, in seconds, in which words are scored."""
-
-    start: float
-    end: float
-
-    def __contains__(self, seconds: float) -> bool:
-        """Whether a word that starts at `seconds` is scored."""
-        return self.start <= seconds < self.end
-
-
-def window_of(clip: Clip) -> Window:
-    """Where the clip's words are scored."""
-    return Window(clip.prompt_seconds, clip.seconds - EDGE_SECONDS)
+def is_scored(clip: Clip, seconds: float) -> bool:
+    """Whether a word that starts at `seconds` counts: after the prompt and not cut by the end."""
+    return clip.prompt_seconds <= seconds < clip.seconds - EDGE_SECONDS
 
 
 def text_recipe() -> dict[str, Any]:
@@ -63,8 +50,8 @@ def heard_words(clip: Clip) -> list[str]:
                 start, index = meant[step.reference].start, heard[step.heard].word
                 if abs(start - words[index].start) <= _SAME_WORD_SECONDS:
                     starts[index] = start
-    window = window_of(clip)
-    return [word.word for word, start in zip(words, starts, strict=True) if start in window]
+    timed = zip(words, starts, strict=True)
+    return [word.word for word, start in timed if is_scored(clip, start)]
 
 
 def prompt_words(clip: Clip) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from calm_bench.asr.words import Token, align, tokens_of
 from calm_bench.core import stats
 from calm_bench.metrics.base import Fields, Metric, Need, each_clip
-from calm_bench.metrics.text import Window, missing_text, text_recipe, window_of
+from calm_bench.metrics.text import is_scored, missing_text, text_recipe
 from calm_bench.types import Clip, Column, Estimate, MetricResult, TimedWord
 
 RUNAWAY = 0.5
@@ -76,13 +76,13 @@ class WordErrorRate(Metric):
         )
 
 
-def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window) -> dict[str, int]:
-    """Words that were meant inside the window, and the substitutions, deletions and insertions."""
+def _count_errors(clip: Clip, meant: Sequence[Token], heard: Sequence[Token]) -> dict[str, int]:
+    """Words that were meant and count, and the substitutions, deletions and insertions."""
     steps = align([token.text for token in meant], [token.text for token in heard])
     scored = [
         index
         for index, step in enumerate(steps)
-        if step.kind != "insert" and meant[step.reference].start in window
+        if step.kind != "insert" and is_scored(clip, meant[step.reference].start)
     ]
     counts = {"words": len(scored), "substitutions": 0, "deletions": 0, "insertions": 0}
     for index in scored:
@@ -90,7 +90,7 @@ def count_errors(meant: Sequence[Token], heard: Sequence[Token], window: Window)
             counts[_KINDS[steps[index].kind]] += 1
     first, last = (scored[0], scored[-1]) if scored else (len(steps), -1)
     counts["insertions"] = sum(
-        first < index < last or heard[step.heard].start in window
+        first < index < last or is_scored(clip, heard[step.heard].start)
         for index, step in enumerate(steps)
         if step.kind == "insert"
     )
@@ -124,8 +124,8 @@ def _fields(clip: Clip) -> tuple[Fields, str | None]:
     if words is None or transcript is None or reason:
         return {}, reason
     meant, heard = (tokens_of(side, transcript.language) for side in (words, transcript.words))
-    counts = count_errors(meant, heard, window_of(clip))
-    raw = count_errors(_as_written(words), _as_written(transcript.words), window_of(clip))
+    counts = _count_errors(clip, meant, heard)
+    raw = _count_errors(clip, _as_written(words), _as_written(transcript.words))
     errors = sum(counts.values()) - counts["words"]
     rate = errors / counts["words"] if counts["words"] else None
     within = rate is not None and rate <= RUNAWAY

@@ -61,13 +61,6 @@ class Setting:
             clip_seconds=spec.seconds,
         )
 
-    def ends_for(self, metric: Metric, clips: Clips, reference: str | None) -> Mapping[str, float]:
-        """By prompt, where its recording ends: clips are compared with recordings up to there."""
-        if "reference" not in metric.needs or metric.goes_beyond_reference:
-            return {}
-        known = reference is not None and self.clip_seconds is not None
-        return clips.ends_before(str(reference), self.clip_seconds or 0.0) if known else {}
-
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -173,7 +166,6 @@ class Scorer:
         self.clips = clips
         self.store = store
         self.setting = setting or Setting()
-        self._ends = partial(self.setting.ends_for, clips=clips, reference=self._reference)
         self.notes: tuple[str, ...] = ()
         self.failures: list[Failure] = list(clips.failures)
         self._cache = ContentCache("scores")
@@ -249,6 +241,14 @@ class Scorer:
         if any(column.aggregate == "set" for column in metric.own_columns):
             recipe["copies"] = "counted once"
         return recipe
+
+    def _ends(self, metric: Metric) -> Mapping[str, float]:
+        """By prompt, where its recording ends: clips are compared with recordings up to there."""
+        if "reference" not in metric.needs or metric.goes_beyond_reference:
+            return {}
+        if self._reference is None or self.setting.clip_seconds is None:
+            return {}
+        return self.clips.ends_before(self._reference, self.setting.clip_seconds)
 
     def _unfit(self, metric: Metric, row: Row) -> str | None:
         """Why a metric says nothing of a row, whatever its clips."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from calm_bench import __version__, registry
 from calm_bench.core import paths
-from calm_bench.core.code import HOME, SILENT, code_hash
+from calm_bench.core.code import HOME, LIBRARIES, SILENT, code_hash, version_of
 from calm_bench.core.device import device_name
 
 _MODELS = registry.SYSTEMS | registry.CODECS
@@ -39,8 +39,6 @@ BORDERS = {
 }
 """Where the walk from one concern would come into another: a table's column, a scores' type."""
 
-PACKAGES = ("numpy", "scipy", "soxr", "faster-whisper", "ctranslate2", "jiwer")
-
 
 def describe_environment(device: str) -> dict[str, Any]:
     """Versions, machine and code; device type and torch version decide a run's clips."""
@@ -54,7 +52,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "calm_bench": __version__,
         "commit": _commit(),
         "code": code_hashes(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in LIBRARIES},
     }
 
 
@@ -74,13 +72,6 @@ def hash_of(concern: str) -> str:
 
 def _module(name: str) -> str:
     return f"{HOME}.{name.partition(':')[0].removeprefix(f'{HOME}.')}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

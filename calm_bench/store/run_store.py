@@ -41,20 +41,13 @@ from calm_bench.store.results import Ratings, Results
 from calm_bench.types import problem
 
 
-class _Spec(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-
-
 class _Planned(Protocol):
     """What every plan says of itself."""
 
     @property
     def run_id(self) -> str: ...
     @property
-    def spec(self) -> _Spec: ...
+    def spec(self) -> Any: ...
     @property
     def plan_hash(self) -> str: ...
     @property

@@ -59,21 +59,12 @@ def test_golden_values_of_every_aggregation(spoken) -> None:
     assert result.counts == {"n_empty": 0, "n_short": 3}
 
 
-@pytest.mark.parametrize(
-    ("scope", "words", "context"),
-    [
-        ("continuation", ["was", "a"], ["once", "there"]),
-        ("full", ["once", "there", "was", "a"], []),
-        ("unconditional", ["was", "a"], []),
-    ],
-)
-def test_scopes(spoken, scope, words: list[str], context: list[str]) -> None:
+def test_the_continuation_is_scored_after_the_prompts_real_text(spoken) -> None:
     lm = Listed()
-    metric = Perplexity(lm, ppx_scope=scope)
+    metric = Perplexity(lm)
     # The prompt's text is the real one, whatever was heard in it.
     metric.score([spoken("once there was a", "ones their was a")], [])
-    assert lm.asked[0] == (words, context)
-    assert metric.recipe["ppx_scope"] == scope
+    assert lm.asked[0] == (["was", "a"], ["once", "there"])
 
 
 def test_the_short_variant_stops_after_thirty_words(spoken) -> None:
