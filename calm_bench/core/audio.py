@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.core.files import disk_errors, replace
+from calm_bench.core.files import replace
 from calm_bench.errors import InputError, describe
 from calm_bench.types import SamplesHash, Wave, samples_hash
 
@@ -334,7 +334,7 @@ def write_flac(path: Path, wave: Wave, sample_rate: int) -> Wave:
 
     encoded, samples = io.BytesIO(), to_int16(wave)
     soundfile.write(encoded, samples, sample_rate, format="FLAC", subtype="PCM_16")
-    _write_whole(path, encoded.getvalue())
+    replace(path, encoded.getvalue())
     return from_int16(samples)
 
 
@@ -356,7 +356,7 @@ def write_opus(path: Path, wave: Wave, sample_rate: int) -> None:
     soundfile.write(
         encoded, samples, rate, format="OGG", subtype="OPUS", compression_level=_OPUS_LEVEL
     )
-    _write_whole(path, _steady_ogg(encoded.getvalue()))
+    replace(path, _steady_ogg(encoded.getvalue()))
 
 
 def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
@@ -397,13 +397,6 @@ def to_int16(wave: Wave) -> NDArray[np.int16]:
 def from_int16(samples: NDArray[np.int16]) -> Wave:
     """Samples of 16 bits as floats in [-1, 1)."""
     return samples.astype(np.float32) / np.float32(_FULL_SCALE)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file all or nothing, and the folder it goes to."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, data)
 
 
 def _steady_ogg(data: bytes) -> bytes:

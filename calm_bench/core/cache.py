@@ -39,32 +39,24 @@ class _Folder:
         cache = self.folder.parent
         if cache in _given_up:
             return
-        path = self.path(key)
         try:
-            with files.disk_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(path, data)
+            files.replace(self.path(key), data)
         except InputError as error:
-            _give_up(cache, error)
+            with _lock:
+                told = cache in _given_up
+                _given_up.add(cache)
+            if not told:
+                logger.warning(
+                    "nothing is kept for the next run: cannot write %s: %s; CALM_BENCH_HOME names "
+                    "another place",
+                    cache,
+                    getattr(error.__cause__, "strerror", None) or error,
+                )
 
 
 _given_up: set[Path] = set()
 """Caches that could not be written, which is said once for all that would be kept there."""
 _lock = threading.Lock()
-
-
-def _give_up(cache: Path, error: InputError) -> None:
-    with _lock:
-        if cache in _given_up:
-            return
-        _given_up.add(cache)
-        why = getattr(error.__cause__, "strerror", None) or error
-        logger.warning(
-            "nothing is kept for the next run: cannot write %s: %s; CALM_BENCH_HOME names another "
-            "place",
-            cache,
-            why,
-        )
 
 
 class ContentCache(_Folder):

@@ -118,12 +118,13 @@ def _check_characters(value: Any, where: str) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Replace a file: write beside it, sync, then rename over it.
+    """Replace a file, in a folder that is made for it: write beside it, sync, rename over it.
 
     Raises:
         InputError: If the disk is full or not writable; the old file stays.
     """
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         temporary = Path(name)
         try:

@@ -1,9 +1,10 @@
 """Where things lie: shipped models and benchmarks, the user's home for data, and run folders."""
 
+import importlib.util
 import os
 from pathlib import Path
 
-from calm_bench.errors import InputError
+from calm_bench.errors import InputError, MissingExtraError
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CHECKOUT = _PACKAGE.parent
@@ -60,3 +61,15 @@ def inside(root: Path, name: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise InputError(f"{name!r} points outside of {root}")
     return path
+
+
+def installed(module: str, feature: str, extra: str, package: str) -> Path:
+    """The folder of an optional package, found without importing it.
+
+    Raises:
+        MissingExtraError: If it is not installed; the message says which extra brings it.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(feature, extra, package)
+    return Path(next(iter(spec.submodule_search_locations)))

@@ -11,14 +11,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from calm_bench.core.files import replace
+from calm_bench.core.paths import installed
 from calm_bench.core.progress import Advance, ordered_map, stage
 from calm_bench.data.corpus import read_card
-from calm_bench.errors import BenchError, InputError, MissingExtraError
+from calm_bench.errors import BenchError, InputError
 
 Lines = list[dict[str, Any]]
 Part = TypeVar("Part")
@@ -45,10 +45,7 @@ def package_dir(module: str, package: str, doing: str) -> Path:
     Raises:
         MissingExtraError: If it is not installed; the message says what needs the package.
     """
-    spec = find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(doing, "data", package)
-    return Path(next(iter(spec.submodule_search_locations)))
+    return installed(module, doing, "data", package)
 
 
 def refuse_other_settings(

@@ -15,7 +15,6 @@ The ONNX file comes from the package speechmos, which is found and not imported:
 librosa, and its first call compiles for half a minute.
 """
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +23,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from calm_bench.core.audio import RESAMPLER, resample
+from calm_bench.core.paths import installed
 from calm_bench.core.waves import centred
-from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Fields, Metric, each_clip
 from calm_bench.seeds import file_hash
 from calm_bench.types import Clip, Column, MetricResult, Wave
@@ -94,12 +93,8 @@ class DnsmosMetric(Metric):
 
     @cached_property
     def _model(self) -> Path:
-        spec = importlib.util.find_spec("speechmos")  # does not run the package
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            path = Path(folder) / "dnsmos_models" / "sig_bak_ovr.onnx"
-            if path.is_file():
-                return path
-        raise MissingExtraError("DNSMOS", "offline", "speechmos")
+        folder = installed("speechmos", "DNSMOS", "offline", "speechmos")
+        return folder / "dnsmos_models" / "sig_bak_ovr.onnx"
 
     @cached_property
     def _model_hash(self) -> str:

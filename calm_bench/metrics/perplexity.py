@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from calm_bench.asr.words import spoken
+from calm_bench.core.paths import installed
 from calm_bench.errors import MissingExtraError, WeightsError
 from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
@@ -203,10 +204,8 @@ def trigram_words(words: Sequence[str]) -> list[str]:
 
 def _pocketsphinx_file(name: str) -> Path:
     """A model file of pocketsphinx, found without importing it."""
-    spec = find_spec("pocketsphinx")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError("the trigram language model", "offline", "pocketsphinx")
-    return Path(spec.origin).parent / "model" / name
+    feature = "the trigram language model"
+    return installed("pocketsphinx", feature, "offline", "pocketsphinx") / "model" / name
 
 
 _NOTHING = "nothing was heard after the prompt"

@@ -180,7 +180,7 @@ class Scorer:
         embeddings, self.notes = usable_embeddings(self.setting)
         setups = [s for n in names for s in setups_of(n, self.setting, embeddings)]
         if any("transcript" in setup.cls.needs for setup in setups):
-            self._hear()
+            self._hear()  # under a bar of its own
         with stage("scoring", len(setups) * self._n_clips) as advance:
             scores = [self._score_metric(setup, pairs, advance) for setup in setups]
         _record_scores(scores, self.clips, self.store)
@@ -213,14 +213,12 @@ class Scorer:
 
     def _score_row(self, metric: Metric, row: Row, found: MetricScores) -> None:
         """Add what a metric finds in a row, or why it finds nothing."""
-        reason = self._unfit(metric, row)
-        if reason is None:
-            try:
-                found.results[row.cell_id] = self._result(metric, found.recipe, row.cell_id)
-            except BenchError as error:
-                reason = str(error)
-        if reason is not None:
-            found.reasons[row.cell_id] = reason
+        try:
+            if reason := self._unfit(metric, row):
+                raise BenchError(reason)
+            found.results[row.cell_id] = self._result(metric, found.recipe, row.cell_id)
+        except BenchError as error:
+            found.reasons[row.cell_id] = str(error)
 
     @property
     def _n_clips(self) -> int:
@@ -373,6 +371,14 @@ class Scorer:
     def _recognizer(self) -> Recognizer:
         return load_recognizer(self.setting.asr)
 
+    def _hear(self) -> Mapping[str, Transcript]:
+        """What is heard in every clip; nothing without a recogniser."""
+        try:
+            dict(self._recognizer.recipe)
+        except Exception:
+            return {}  # the metrics that need it meet the same error and give it as their reason
+        return self._transcripts_by_id
+
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
         """What is heard in every clip."""
@@ -383,14 +389,6 @@ class Scorer:
             if reason := failed.get(clip.audio_id):
                 self._fail(cell_id, clip, "speech recognition", reason)
         return found
-
-    def _hear(self) -> int:
-        """Transcribe, under a bar of its own; without a recogniser nothing is heard."""
-        try:
-            dict(self._recognizer.recipe)
-        except Exception:
-            return 0  # the metrics that need it meet the same error and give it as their reason
-        return len(self._transcripts_by_id)
 
 
 def _identity(transcript: Transcript | None) -> Any:

@@ -32,11 +32,7 @@ from pydantic import BaseModel, ValidationError
 from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
-from calm_bench.store.records import (
-    Manifest,
-    Record,
-    Row,
-)
+from calm_bench.store.records import Manifest, Record, Row
 from calm_bench.store.results import Ratings, Results
 from calm_bench.types import problem
 

@@ -188,7 +188,7 @@ def test_more_works_than_are_held_out_are_refused(played: list[str]) -> None:
 def test_without_the_packages_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.data.chunks.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"music21.*calm-bench\[data\]"):
         make_music(tmp_path / "music", SMALL)
 

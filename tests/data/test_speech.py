@@ -167,7 +167,7 @@ def test_a_story_that_the_worker_leaves_out_is_noticed(tmp_path: Path) -> None:
 
 
 def test_without_piper_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"calm-bench\[data\]"):
         make_speech(tmp_path / "speech", SMALL, check=False)
 
