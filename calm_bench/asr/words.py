@@ -246,10 +246,6 @@ def _hundreds(match: re.Match[str]) -> str:
     return f"one thousand {_words(str(count))} hundred" if count else match[0]
 
 
-def _street(match: re.Match[str]) -> str:
-    return f"{match[1]} Street"
-
-
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
@@ -265,7 +261,7 @@ _ENGLISH: tuple[Rule, ...] = (
     (r"(?i)\bmr\b\.?", "Mister"),
     (r"(?i)\bmrs\b\.?", "Missus"),
     (r"\b[Nn][o°]\.?\s?(?=\d)|#\s?(?=\d)", "number "),
-    (r"\b((?:[A-Z]\w+|\d+(?:st|nd|rd|th)))\s+St\b\.?(?!\s+[A-Z])", _street),
+    (r"\b((?:[A-Z]\w+|\d+(?:st|nd|rd|th)))\s+St\b\.?(?!\s+[A-Z])", r"\1 Street"),
     (r"\bSt\b\.?(?=\s+[A-Z])", "Saint"),
     (r"\bDr\b\.?(?=\s+[A-Z])", "Doctor"),
     (r"(?i)(?<=\d)\s?([ap])\.?\s?m\b\.?", lambda m: f" {m[1].lower()}m "),

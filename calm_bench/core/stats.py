@@ -117,16 +117,6 @@ def _resampled(statistic: Statistic, owners: Owners, seed: int) -> Floats:
     return np.concatenate([statistic(counts) for counts in (np.ones((1, n_groups)), *drawn)])
 
 
-def _percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float] | None:
-    """The central interval that holds `level` of the draws; None if no draw is a finite number."""
-    # A resample without a single denominator (all empty transcripts, say) has no value at all.
-    finite = draws[np.isfinite(draws)]
-    if finite.size == 0:
-        return None
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _scored(column: Column, clips: ClipValues) -> list[str]:
     """The keys of the clips that have every field of the column, in a fixed order."""
     if column.aggregate == "set":
@@ -179,10 +169,12 @@ def _weighted_medians(values: Floats, weights: Floats) -> Floats:
 def _estimate(
     value: float, draws: Floats, n: int, n_independent: int, level: float = 0.95
 ) -> Estimate:
-    """The value with the draws' interval, or with the reason why one of them is missing."""
+    """The value with the central interval of the draws, or why one of them is missing."""
     if not math.isfinite(value):
         return Estimate(value=None, n=n, reason="the sums behind it are zero, infinite or NaN")
-    interval = _percentile_interval(draws, level) if n_independent > 1 else None
-    if interval is None:
+    # A resample without a single denominator (all empty transcripts, say) has no value at all.
+    finite = draws[np.isfinite(draws)]
+    if n_independent < 2 or not finite.size:
         return Estimate(value=value, n=n, reason="an interval needs two independent samples")
-    return Estimate(value=value, low=interval[0], high=interval[1], n=n)
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value=value, low=float(low), high=float(high), n=n)

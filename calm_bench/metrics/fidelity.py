@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.core.audio import RESAMPLER, resample
+from calm_bench.core.paths import installed
 from calm_bench.core.waves import centred, mel_power
-from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
 
@@ -210,17 +210,11 @@ def log_mel_distance(wave: Wave, original: Wave, sample_rate: int) -> float:
 
 def _version(feature: str, extra: str, package: str) -> str:
     """The installed version of an optional package, which its values depend on."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise MissingExtraError(feature, extra, package) from error
+    installed(package, feature, extra, package)
+    return importlib.metadata.version(package)
 
 
 def _optional(feature: str, extra: str, package: str) -> Any:
     """An optional package, or the error that says which extra brings it."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise MissingExtraError(feature, extra, package) from error
+    installed(package, feature, extra, package)
+    return importlib.import_module(package)

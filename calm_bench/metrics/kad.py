@@ -39,24 +39,6 @@ _MAX_BANDWIDTH_VECTORS = 2_048
 _BLOCK = 128
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Kernel sums and numbers of the pairs between groups by the group of each member, [2, G]."""
-
-    sums: Floats
-    counts: Floats
-
-    def mean(self) -> tuple[float, Floats]:
-        """The mean kernel over all pairs, and without each group in turn [G]."""
-        total, n = self.sums[0].sum(), self.counts[0].sum()
-        without, n_without = total - self.sums.sum(axis=0), n - self.counts.sum(axis=0)
-        # Of two groups, leaving one out leaves no pair: NaN, of which no interval is made.
-        deleted = np.divide(
-            without, n_without, out=np.full_like(without, np.nan), where=n_without > 0
-        )
-        return float(total / n), deleted
-
-
 class KadMetric(EmbeddingMetric):
     """Unbiased kernel distance of the continuations' embeddings from the reference's."""
 
@@ -70,7 +52,7 @@ class KadMetric(EmbeddingMetric):
     ) -> None:
         """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
         super().__init__(embedding, cache)
-        self._reference: dict[str, _Pairs] = {}
+        self._reference: dict[str, tuple[float, Floats]] = {}
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -110,10 +92,10 @@ class KadMetric(EmbeddingMetric):
             side.vectors[:] = (side.vectors - centre) / sigma
         key = content_hash(theirs.identity, groups)
         if key not in self._reference:
-            self._reference[key] = _pairs(b, b)
-        within, without_within = _pairs(a, a).mean()
-        reference, without_reference = self._reference[key].mean()
-        across, without_across = _pairs(a, b).mean()
+            self._reference[key] = _mean_kernel(b, b)
+        within, without_within = _mean_kernel(a, a)
+        reference, without_reference = self._reference[key]
+        across, without_across = _mean_kernel(a, b)
         deleted = without_within + without_reference - 2 * without_across
         return _SCALE * (within + reference - 2 * across), _SCALE * deleted
 
@@ -144,8 +126,8 @@ def bandwidth_of(reference: VectorSet) -> float:
     return float(np.median(pdist(reference.thinned(_MAX_BANDWIDTH_VECTORS)[0])))
 
 
-def _pairs(a: _Stacked, b: _Stacked) -> _Pairs:
-    """Sums of exp(−‖x − y‖² / 2) over the pairs of different groups."""
+def _mean_kernel(a: _Stacked, b: _Stacked) -> tuple[float, Floats]:
+    """The mean of exp(−‖x − y‖² / 2) over the pairs of different groups, and without each [G]."""
     G, by_row = len(a.sizes), np.zeros(len(a.owners))
     by_column, lengths = np.zeros(len(b.owners)), (b.vectors**2).sum(axis=1)
     for start in range(0, len(a.vectors), _BLOCK):
@@ -156,9 +138,13 @@ def _pairs(a: _Stacked, b: _Stacked) -> _Pairs:
         kernel[a.owners[rows, None] == b.owners] = 0.0
         by_row[rows] = kernel.sum(axis=1)
         by_column += kernel.sum(axis=0)
-    sums = [np.bincount(s.owners, of, G) for s, of in ((a, by_row), (b, by_column))]
-    counts = [a.sizes * (b.sizes.sum() - b.sizes), b.sizes * (a.sizes.sum() - a.sizes)]
-    return _Pairs(np.stack(sums), np.stack(counts).astype(np.float64))
+    sums, sums_b = (np.bincount(s.owners, of, G) for s, of in ((a, by_row), (b, by_column)))
+    counts, counts_b = a.sizes * (b.sizes.sum() - b.sizes), b.sizes * (a.sizes.sum() - a.sizes)
+    total, n = sums.sum(), float(counts.sum())
+    without, left = total - (sums + sums_b), n - (counts + counts_b)
+    # Of two groups, leaving one out leaves no pair: NaN, of which no interval is made.
+    deleted = np.divide(without, left, out=np.full_like(without, np.nan), where=left > 0)
+    return float(total / n), deleted
 
 
 def _refusal(ours: VectorSet, theirs: VectorSet, sigma: float) -> str | None:

@@ -231,9 +231,12 @@ class Scorer:
             recipe["asr"] = dict(self._recognizer.recipe)
         if "reference" in metric.needs and self._reference is not None:
             clips = self.clips.of(self._reference)
-            ids, groups = {clip.audio_id for clip in clips}, {clip.group for clip in clips}
-            recipe["reference_set"] = {"clips": len(ids), "hash": content_hash(sorted(ids))}
-            recipe["reference_set"]["recordings"] = len(groups)
+            ids = {clip.audio_id for clip in clips}
+            recipe["reference_set"] = {
+                "clips": len(ids),
+                "hash": content_hash(sorted(ids)),
+                "recordings": len({clip.group for clip in clips}),
+            }
             if self._ends(metric):
                 recipe["clips"] = f"{self.setting.clip_seconds:g} s, to their recordings' ends"
         if any(column.aggregate == "set" for column in metric.own_columns):
@@ -296,7 +299,7 @@ class Scorer:
     def _distinct(self, metric: Metric, cell_id: str) -> list[StoredClip]:
         """A row's clips without those that are copies of others to a metric."""
         alike = self._alike(metric, cell_id)
-        return [e for e in self.clips.of(cell_id) if alike[e.clip_id] == e.clip_id]
+        return [c for c in self.clips.of(cell_id) if alike[c.clip_id] == c.clip_id]
 
     def _alike(self, metric: Metric, cell_id: str) -> Firsts:
         """Which clips of a row are the same to a metric."""
@@ -343,8 +346,10 @@ class Scorer:
     def _given(self, metric: Metric, clips: Iterable[StoredClip]) -> list[StoredClip]:
         """Clips as a metric gets them: with what was heard in them, and up to where they count."""
         heard, ends = self._transcripts(metric), self._ends(metric)
-        found = (replace(clip, transcript=heard.get(clip.audio_id)) for clip in clips)
-        return [c.within(c.prompt_seconds, ends.get(c.prompt_id)) for c in found]
+        return [
+            replace(c, transcript=heard.get(c.audio_id), end_seconds=ends.get(c.prompt_id))
+            for c in clips
+        ]
 
     def _transcripts(self, metric: Metric) -> Mapping[str, Transcript]:
         return self._transcripts_by_id if "transcript" in metric.needs else {}
