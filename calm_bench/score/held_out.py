@@ -73,7 +73,7 @@ class HeldOut:
             if trial.cell_id in cells and trial.status == "ok" and trial.trial_id not in self._known
         ]
         if trials and self._streams(model):
-            self.store.append(*self._records(model, trials))
+            self.store.append(*self._records(model, rows[0].label, trials))
 
     def _streams(self, model: str) -> bool:
         """Whether its text is of our kind; another package's may not be."""
@@ -82,9 +82,11 @@ class HeldOut:
         kind = registry.load("system", self.plan.models[model][0].type)
         return issubclass(kind, StreamingSystem)
 
-    def _records(self, model: str, trials: Sequence[TrialRecord]) -> Iterator[ScoreRecord]:
+    def _records(
+        self, model: str, label: str, trials: Sequence[TrialRecord]
+    ) -> Iterator[ScoreRecord]:
         """One record per clip; clips of one prompt share their values."""
-        values = self._losses(model)
+        values = self._losses(model, label)
         recipe_id = recipe_id_of({"metric": METRIC, **_recipe(model, self.plan.models)})
         for trial in trials:
             yield ScoreRecord(
@@ -97,7 +99,7 @@ class HeldOut:
                 note=None if trial.prompt_id in values else "the recording's words are not known",
             )
 
-    def _losses(self, model: str) -> dict[str, dict[str, float | None]]:
+    def _losses(self, model: str, label: str) -> dict[str, dict[str, float | None]]:
         """By prompt whose words are known, the losses in nats and the numbers of tokens."""
         plan = self.plan
         known = [prompt for prompt in plan.prompts if prompt.words or prompt.text]
@@ -108,7 +110,7 @@ class HeldOut:
         loaded = [shelf.load(prompt) for prompt in known]
         told = [prompt for prompt in loaded if prompt.text_source == "given" and prompt.words]
         values: dict[str, dict[str, float | None]] = {}
-        with stage(f"{model}, held-out text", len(told)) as advance:
+        with stage(f"{label}, held-out text", len(told)) as advance:
             for first in range(0, len(told), plan.spec.batch_size):
                 batch = told[first : first + plan.spec.batch_size]
                 found = text_losses(system, batch, plan.spec.prompt_seconds)
