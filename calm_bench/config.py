@@ -267,11 +267,8 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
         config, folder = self[name]
         if config.kind != kind:
             raise InputError(f"{name} is a {config.kind}; a {kind} is needed here")
-        if name not in self._identities:
-            self._identities[name] = self._identity(name, config, folder)
-        return self._identities[name]
-
-    def _identity(self, name: str, config: ModelConfig, folder: Path) -> str:
+        if name in self._identities:
+            return self._identities[name]
         if is_untrained(config, folder):
             assert config.weights is not None
             raise WeightsError(
@@ -281,7 +278,8 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
         self.weights[name] = config.weights.sha256 if config.weights else config.release
         codec = self.identity(config.codec, "codec") if config.codec else None
         content = [config.type, config.version, config.architecture, config.seed]
-        return content_hash(content, self.weights[name], codec)
+        self._identities[name] = content_hash(content, self.weights[name], codec)
+        return self._identities[name]
 
 
 def is_untrained(config: ModelConfig, folder: Path) -> bool:

@@ -14,7 +14,6 @@ from calm_bench.codecs.base import Codec
 from calm_bench.config import ModelConfig, Models, parse
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.types import StrictModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +26,15 @@ class ModelCard:
     n_parameters: int
 
 
-def build_module(cls: type[Any], config: ModelConfig, where: str, **parts: Any) -> Any:
-    """Build a registered class from a model's `architecture`, its random weights drawn from `seed`.
+def build_module(config: ModelConfig, home: Path, **parts: Any) -> Any:
+    """Build a model's registered class by its `architecture`, random weights drawn from `seed`.
 
     Raises:
         InputError: If the architecture has wrong or unknown fields.
     """
-    architecture: type[StrictModel] = cls.Architecture
-    shape = parse(architecture, config.architecture, f"{where}: architecture")
+    cls = registry.load(config.kind, config.type)
+    where = f"{home / 'config.yaml'}: architecture"
+    shape = parse(cls.Architecture, config.architecture, where)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return cls(shape, **parts)
@@ -78,10 +78,13 @@ def fill_weights(
     return found
 
 
-def attach_card(module: Any, name: str, config: ModelConfig, sha256: str | None) -> None:
-    """Give a loaded module its card."""
+def ready(
+    module: Any, name: str, config: ModelConfig, sha256: str | None, device: str = "cpu"
+) -> Any:
+    """A loaded module with its card, for inference on a device."""
     size = sum(p.numel() for key, p in module.named_parameters() if not key.startswith("codec."))
     module.card = ModelCard(name=name, config=config, weights_sha256=sha256, n_parameters=size)
+    return module.requires_grad_(False).to(device).eval()
 
 
 def load_codec(
@@ -97,13 +100,10 @@ def load_codec(
     config, folder = (Models() if models is None else models)[name]
     if config.kind != "codec":
         raise InputError(f"{name} is a {config.kind}, not a codec")
-    codec: Codec = build_module(
-        registry.load("codec", config.type), config, str(folder / "config.yaml")
-    )
+    codec = build_module(config, folder)
     sha256 = None if random_weights else fill_weights(codec, config, folder)
-    attach_card(codec, folder.name, config, sha256)
-    codec.requires_grad_(False)
-    return codec.to(device).eval()
+    found: Codec = ready(codec, folder.name, config, sha256, device)
+    return found
 
 
 def codec_key(codec: Any) -> str:

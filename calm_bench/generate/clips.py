@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -88,8 +88,42 @@ class Studio:
             title = row_title(row, several_steps=row.label in several)
             with stage(title, total, total - n_left) as advance:
                 for batch in batches:
-                    self.store.append(*_run_batch(self, batch))
+                    self.store.append(*self._run(batch))
                     advance(len(batch.trials))
+
+    def _run(self, batch: Batch) -> list[TrialRecord]:
+        """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
+        prompts = [self.shelf.load(trial.prompt) for trial in batch.trials]
+        try:
+            made = self.clips_of(batch, prompts)
+        except BenchError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+            return [self._failed(t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
+        rows = zip(batch.trials, prompts, made, strict=True)
+        return [self._write(trial, prompt, clip) for trial, prompt, clip in rows]
+
+    def _write(self, trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
+        """Write one clip; audio that is not finite is a failed trial."""
+        if not np.isfinite(made.wave).all():
+            return self._failed(trial, prompt, "the audio holds NaN or infinite samples")
+        rate, words = made.grid.sample_rate, made.words
+        written = write_flac(self.store.path(trial.clip), made.wave, rate)
+        return _record(
+            trial,
+            prompt,
+            status="ok",
+            clip=trial.clip,
+            clip_id=audio_hash(written, rate),
+            sample_rate=rate,
+            prompt_seconds=made.prompt_seconds,
+            words=None if words is None else tuple((w.word, w.start, w.end) for w in words),
+        )
+
+    def _failed(self, trial: Trial, prompt: LoadedPrompt, error: str) -> TrialRecord:
+        seconds = self.plan.spec.prompt_seconds
+        return _record(trial, prompt, status="failed", error=error, prompt_seconds=seconds)
 
     @cached_property
     def grid(self) -> Grid:
@@ -122,16 +156,14 @@ class Studio:
         start, end = (
             self.grid.samples(s) for s in (self.plan.spec.prompt_seconds, self.plan.spec.seconds)
         )
-        wave = prompt.wave
-        if row.kind == "silence":
-            wave = np.zeros(end, dtype=np.float32)
-        elif row.kind == "noise":
-            wave = np.zeros(end, dtype=np.float32)
-            rest = prompt.wave[start:]
+        if row.kind == "reference":
+            return self._of_recording(prompt, prompt.wave, self.grid)
+        wave = np.zeros(end, dtype=np.float32)
+        head, rest = prompt.wave[:start], prompt.wave[start:]
+        wave[: len(head)] = head
+        if row.kind == "noise":
             colour = rest if rest.any() else prompt.wave  # a recording may end with its prompt
             wave[start:] = noise_like(colour, end - start, self.grid.sample_rate, seed)
-        if row.kind != "reference":
-            wave[: len(prompt.wave[:start])] = prompt.wave[:start]
         return self._of_recording(prompt, wave, self.grid)
 
     def _round_trip(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
@@ -165,12 +197,11 @@ class Studio:
 
         row = batch.row
         system = self.opened.system(str(row.model), row.precision or "fp32")
-        grid, spec = Grid.of(system.codec), self.plan.spec
-        rate = self.grid.sample_rate
+        grid, spec, rate = Grid.of(system.codec), self.plan.spec, self.grid.sample_rate
         if grid.sample_rate != rate and not system.brings_codec:
             raise BenchError(
                 f"{row.model} has audio at {grid.sample_rate} Hz, the reference rows at "
-                f"{self.grid.sample_rate} Hz: they cannot share a benchmark"
+                f"{rate} Hz: they cannot share a benchmark"
             )
         n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
         generators = [torch.Generator().manual_seed(trial.seed) for trial in batch.trials]
@@ -196,27 +227,8 @@ class Studio:
         return made
 
 
-def _run_batch(studio: Studio, batch: Batch) -> list[TrialRecord]:
-    """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
-    prompts = [studio.shelf.load(trial.prompt) for trial in batch.trials]
-    try:
-        made = studio.clips_of(batch, prompts)
-    except BenchError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
-        return [_failed(studio, t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
-    rows = zip(batch.trials, prompts, made, strict=True)
-    return [_write(studio, trial, prompt, clip) for trial, prompt, clip in rows]
-
-
-def _write(studio: Studio, trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
-    """Write one clip; audio that is not finite is a failed trial."""
-    if not np.isfinite(made.wave).all():
-        return _failed(studio, trial, prompt, "the audio holds NaN or infinite samples")
-    rate = made.grid.sample_rate
-    written = write_flac(studio.store.path(trial.clip), made.wave, rate)
-    words = made.words
+def _record(trial: Trial, prompt: LoadedPrompt, **outcome: Any) -> TrialRecord:
+    """What became of a trial."""
     return TrialRecord(
         trial_id=trial.trial_id,
         cell_id=trial.cell_id,
@@ -224,28 +236,8 @@ def _write(studio: Studio, trial: Trial, prompt: LoadedPrompt, made: Made) -> Tr
         group=trial.prompt.group,
         seed_index=trial.seed_index,
         seed=trial.seed,
-        status="ok",
-        clip=trial.clip,
-        clip_id=audio_hash(written, rate),
-        sample_rate=rate,
-        prompt_seconds=made.prompt_seconds,
         prompt_text_source=prompt.text_source,
-        words=None if words is None else tuple((w.word, w.start, w.end) for w in words),
-    )
-
-
-def _failed(studio: Studio, trial: Trial, prompt: LoadedPrompt, error: str) -> TrialRecord:
-    return TrialRecord(
-        trial_id=trial.trial_id,
-        cell_id=trial.cell_id,
-        prompt_id=trial.prompt.id,
-        group=trial.prompt.group,
-        seed_index=trial.seed_index,
-        seed=trial.seed,
-        status="failed",
-        error=error,
-        prompt_seconds=studio.plan.spec.prompt_seconds,
-        prompt_text_source=prompt.text_source,
+        **outcome,
     )
 
 

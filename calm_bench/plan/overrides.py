@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import listener
-from calm_bench.config import AT_STEP, BenchmarkSpec, Models, PromptSpec, SystemRow, kept_steps
+from calm_bench.config import AT_STEP, BenchmarkSpec, Models, PromptSpec, kept_steps
 from calm_bench.core import paths
 from calm_bench.core.audio import AudioInfo, probe_audio
 from calm_bench.core.recordings import few
@@ -95,12 +95,12 @@ def _listener(spec: BenchmarkSpec, overrides: Overrides) -> str | None:
 
 def _at_checkpoints(spec: BenchmarkSpec) -> tuple[BenchmarkSpec, tuple[str, ...]]:
     """A row for each checkpoint that was kept of each system, against the reference alone."""
-
-    def at(row: SystemRow, step: int) -> SystemRow:
-        return row.model_copy(update={"model": f"{row.model}{AT_STEP}{step}"})
-
     kept = {row.model: kept_steps(row.model) for row in spec.systems}
-    rows = tuple(at(row, step) for row in spec.systems for step in kept[row.model])
+    rows = tuple(
+        row.model_copy(update={"model": f"{row.model}{AT_STEP}{step}"})
+        for row in spec.systems
+        for step in kept[row.model]
+    )
     without = ", ".join(sorted(name for name, steps in kept.items() if not steps))
     if not rows:
         raise InputError(

@@ -192,11 +192,9 @@ def check_prompts(plan: Plan) -> None:
             load_prompt(prompt, plan.spec, plan.root)
         except InputError as error:
             faults.append(str(error))
-    if len(faults) > 1:
-        n = len(plan.prompts)
-        raise InputError(f"{len(faults)} of {n} prompts cannot be used: {few(faults)}")
     if faults:
-        raise InputError(faults[0])
+        many = f"{len(faults)} of {len(plan.prompts)} prompts cannot be used: {few(faults)}"
+        raise InputError(many if len(faults) > 1 else faults[0])
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -302,13 +300,10 @@ def _batches(
     models: Models,
 ) -> Iterator[Batch]:
     """Every row's trials, cut into batches in the order of the prompts."""
+    draws = [(prompt, index) for prompt in prompts for index in range(n_seeds)]
     for row in rows:
         identity = [*identity_of(row, models), spec.prompt_seconds, spec.seconds]
-        trials = [
-            _trial(spec, row, identity, prompt, index)
-            for prompt in prompts
-            for index in range(n_seeds)
-        ]
+        trials = [_trial(spec, row, identity, prompt, index) for prompt, index in draws]
         for first in range(0, len(trials), spec.batch_size):
             yield Batch(row=row, trials=tuple(trials[first : first + spec.batch_size]))
 

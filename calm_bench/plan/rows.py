@@ -58,15 +58,11 @@ def choose_systems(
         if not hits and (name in model_names() or (Path(name) / "config.yaml").is_file()):
             hits = [SystemRow(model=name, label=Path(name).name)]
         if not hits:
+            short = [row.model.split("-")[0] for row in spec.systems]
             known = [n for n in model_names() if models[n][0].kind == "system"]
-            raise UnknownNameError("system", name, sorted({*known, *_first_parts(spec)}))
+            raise UnknownNameError("system", name, sorted({*known, *short}))
         rows |= {(row.model, row.label): row for row in hits}
     return tuple(rows.values())
-
-
-def _first_parts(spec: BenchmarkSpec) -> set[str]:
-    """The short names of a benchmark's systems: `calm` of calm-speech-tiny."""
-    return {row.model.split("-")[0] for row in spec.systems}
 
 
 def with_head_steps(

@@ -73,7 +73,7 @@ class HeldOut:
             if trial.cell_id in cells and trial.status == "ok" and trial.trial_id not in self._known
         ]
         if trials and self._streams(model):
-            self.store.append(*self._records(model, rows[0].label, trials))
+            self.store.append(*self._records(rows[0], trials))
 
     def _streams(self, model: str) -> bool:
         """Whether its text is of our kind; another package's may not be."""
@@ -82,11 +82,10 @@ class HeldOut:
         kind = registry.load("system", self.plan.models[model][0].type)
         return issubclass(kind, StreamingSystem)
 
-    def _records(
-        self, model: str, label: str, trials: Sequence[TrialRecord]
-    ) -> Iterator[ScoreRecord]:
+    def _records(self, row: Row, trials: Sequence[TrialRecord]) -> Iterator[ScoreRecord]:
         """One record per clip; clips of one prompt share their values."""
-        values = self._losses(model, label)
+        model = str(row.model)
+        values = self._losses(model, row.label)
         recipe_id = recipe_id_of({"metric": METRIC, **_recipe(model, self.plan.models)})
         for trial in trials:
             yield ScoreRecord(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
-from calm_bench.codecs.checkpoints import attach_card, build_module, fill_weights, load_codec
+from calm_bench.codecs.checkpoints import build_module, fill_weights, load_codec, ready
 from calm_bench.config import ModelConfig, Models
 from calm_bench.errors import InputError
 from calm_bench.systems.base import System
@@ -31,8 +31,7 @@ def build_system(config: ModelConfig, folder: Path, codec: Codec) -> Any:
     Raises:
         InputError: If the architecture has wrong or unknown fields.
     """
-    cls = registry.load("system", config.type)
-    return build_module(cls, config, str(folder / "config.yaml"), codec=codec, folder=folder)
+    return build_module(config, folder, codec=codec, folder=folder)
 
 
 def load_system(
@@ -73,10 +72,9 @@ def load_system(
     system: System
     sha256: str | None
     if cls.brings_codec:
-        release = None if random_weights else config.release
-        where = str(folder / "config.yaml")
-        system = build_module(cls, config, where, folder=folder, release=release)
-        sha256, random_weights = release, False
+        sha256 = None if random_weights else config.release
+        system = build_module(config, folder, folder=folder, release=sha256)
+        random_weights = False
     elif random_weights:
         system = _build_at_random(config, folder, device, precision, models)
         sha256 = None
@@ -85,9 +83,7 @@ def load_system(
         own = load_codec(str(config.codec), models=models) if codec is None else copy(codec)
         system = build_system(config, folder, own)
         sha256 = fill_weights(system, config, folder, apart="codec.")
-    attach_card(system, folder.name, config, sha256)
-    system.requires_grad_(False)
-    system = system.to(device).eval()
+    system = ready(system, folder.name, config, sha256, device)
     return prepare(system, precision=precision, mode=mode, release=random_weights)
 
 

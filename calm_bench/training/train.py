@@ -22,7 +22,6 @@ from lightning_fabric import Fabric
 from safetensors.torch import save
 from torch import Tensor
 
-from calm_bench import registry
 from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse
 from calm_bench.core import paths
@@ -214,7 +213,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     corpus = corpus_dir(recipe.corpus)
     its_own = f"{where}: training.objective"
     if config.kind == "codec":
-        codec = build_module(registry.load("codec", config.type), config, where)
+        codec = build_module(config, Path(where).parent)
         training = parse(CodecTraining, recipe.objective, its_own)
         train = prepare(corpus, codec.sample_rate, "train")
         validation = prepare(corpus, codec.sample_rate, "validation")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from calm_bench import registry
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.blocks import InverseStft, LogMel, mel_filterbank
 from calm_bench.codecs.checkpoints import build_module, load_codec
@@ -45,7 +44,7 @@ def waveform_codec(kind: str) -> Autoencoder:
     config = ModelConfig(
         kind="codec", type=kind, description="", architecture={"trunk": WAVEFORM, **frame[kind]}
     )
-    codec = build_module(registry.load("codec", kind), config, "test")
+    codec = build_module(config, Path("test"))
     assert isinstance(codec, Autoencoder)
     return codec.eval()
 
