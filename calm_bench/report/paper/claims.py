@@ -13,8 +13,7 @@ from calm_bench.core import paths
 from calm_bench.errors import InputError, near_names
 from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.report.columns import TIMES
-from calm_bench.report.paper.names import STORED_AS
-from calm_bench.report.paper.runs import SCALES, Scale
+from calm_bench.report.paper.runs import SCALES, STORED_AS, Scale
 from calm_bench.report.paper.verdicts import Side
 from calm_bench.types import StrictModel
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from calm_bench.report.columns import heading
 from calm_bench.report.panels import COLORS, FILLS, Dot, Line, Panel, far_apart, look, render
-from calm_bench.report.paper.names import ModelName, is_part, segments
-from calm_bench.report.paper.runs import StoredRun, instrument_of
+from calm_bench.report.paper.runs import ModelName, StoredRun, is_part, segments
 from calm_bench.report.plots import times_along
 from calm_bench.store.records import LatencyRecord, Row, swept, system_title, temperature_text
 from calm_bench.store.results import Value
@@ -163,10 +162,10 @@ def fad_over_time(run: StoredRun) -> Iterator[Panel]:
             points = segments(values.get(row.cell_id, []))
             if len(points) > 1:
                 name = system_title(row, swept(rows)), str(row.model)
-                found[name] = [Dot.of(point.x, point.value) for point in points]
+                found[name] = [Dot.of(x, value) for x, value in points]
         if found:
             used = [value for c in rows for value in values.get(c.cell_id, [])]
-            instrument = instrument_of(run.results.recipes.get(recipe_id or "", {}))
+            instrument = run.instrument(recipe_id)
             yield Panel(
                 title=f"{title_of(run)}: FAD over time",
                 x_label="seconds after the prompt (middle of the segment)",
@@ -410,7 +409,7 @@ def by_recipe(run: StoredRun, metric: str) -> dict[str | None, dict[str, Value]]
 def heading_of(run: StoredRun, metric: str, recipe_id: str | None) -> str:
     """A metric with its unit and the instrument behind it."""
     found = next((heading(c) for c in run.results.columns if c.name == metric), metric)
-    instrument = instrument_of(run.results.recipes.get(recipe_id or "", {}))
+    instrument = run.instrument(recipe_id)
     return found + (f", {instrument}" if instrument else "")
 
 

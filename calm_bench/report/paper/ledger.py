@@ -14,8 +14,7 @@ from typing import Any, Literal
 from calm_bench.report.columns import plain_number, signed
 from calm_bench.report.paper.claims import Claim
 from calm_bench.report.paper.measure import Measured, Missing, measure
-from calm_bench.report.paper.names import SPEED_METRICS
-from calm_bench.report.paper.runs import Scale, StoredRun
+from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS, Verdict
 from calm_bench.report.tables import Table, Text
 from calm_bench.store.results import Value
@@ -302,7 +301,7 @@ def _number(value: float, unit: str) -> str:
 
 def _by(run: StoredRun, value: Value) -> str | None:
     """By what a number was measured, where those of another kind would differ."""
-    return run.timed_on(value) if value.metric in SPEED_METRICS else run.instrument(value)
+    return run.timed_on(value) if value.metric in SPEED_METRICS else run.instrument(value.recipe_id)
 
 
 def _note(claim: Claim, result: Measured) -> str | None:

@@ -16,14 +16,15 @@ from typing import Any
 
 from calm_bench.errors import InputError
 from calm_bench.report.paper.claims import Claim, Selector
-from calm_bench.report.paper.names import (
+from calm_bench.report.paper.runs import (
     OF_THE_MODEL,
     SPEED_METRICS,
     ModelName,
+    Scale,
+    StoredRun,
     rows_for,
-    values_for,
+    scale_of,
 )
-from calm_bench.report.paper.runs import Scale, StoredRun, scale_of
 from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
 from calm_bench.store.records import Row
 from calm_bench.store.results import UNFIT, Value
@@ -116,7 +117,7 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[s
     for row in rows if metric not in SPEED_METRICS else ():
         if row.model is not None and run.has_random_weights(row.model):
             raise Missing(f"the weights of {row.model} are random: only its speed means something")
-    values = [value for row in rows for value in values_for(metric, run.results, row)]
+    values = [value for row in rows for value in run.values(metric, row)]
     found: dict[str | None, Value] = {}
     for value in values:
         known = value if value.value is None else found.setdefault(value.recipe_id, value)

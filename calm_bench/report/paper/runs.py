@@ -1,12 +1,20 @@
-"""The stored runs a ledger is made of, and whether they may stand in one ledger.
+"""The stored runs a ledger is made of: what they hold, and whether one ledger may hold them.
 
 A stored run is a folder with results.json, and manifest.json, which says by which weights and code
 its clips, times and scores were made. Two runs that show one model must have made it with the same
 weights. Where the code of one concern or a metric's recipe differs, the numbers that it decides
 stand beside those of the oldest run, and are named.
+
+What claims, tables and figures ask for is looked up by its name; a few names stand for what a run
+stores under another, and this file alone knows them:
+
+    fad_first, fad_last   FAD over time, of the first and the last segment of the continuations
+    fad_half_trained      FAD of the last checkpoint kept before half of the training
+    seconds_for_30s       thirty times the RTF
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -14,13 +22,45 @@ from typing import Any, Literal, get_args
 
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.report.paper.names import SPEED_METRICS, ModelName
+from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.store.records import GrowthRecord, LatencyRecord, Manifest, Row
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 
 Scale = Literal["tiny", "paper", "released"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
+STORED_AS = {
+    "fad_first": "fad",
+    "fad_half_trained": "fad",
+    "fad_last": "fad",
+    "seconds_for_30s": "rtf",
+}
+SPEED_METRICS = frozenset(column.name for column in SPEED_COLUMNS) | {"seconds_for_30s"}
+"""What random weights measure as well as trained ones."""
+
+OF_THE_MODEL = SPEED_METRICS | {"text_nll"}
+"""One number for all temperatures: a temperature changes neither shapes nor the text's loss."""
+
+_SEGMENT = re.compile(r"fad@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)s")
+_MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@(?P<step>\d+))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelName:
+    """The parts of a model's name: calm-music-tiny@2000 is calm-music, tiny, after 2,000 steps."""
+
+    base: str
+    scale: str | None
+    step: int | None
+
+    @classmethod
+    def of(cls, model: str) -> "ModelName":
+        """The parts of a name or of a folder's path."""
+        found = _MODEL.fullmatch(Path(model).name)
+        if found is None:
+            return cls(base=model, scale=None, step=None)
+        step = found["step"]
+        return cls(base=found["base"], scale=found["scale"], step=int(step) if step else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +113,34 @@ class StoredRun:
         """By which recipes the oldest run holds what a number is of, through its instrument."""
         if self.oldest is None:
             return set()
-        by, old = self.instrument(value), self.oldest
+        by, old = self.instrument(value.recipe_id), self.oldest
         values = (r for r in old.results.rows if r.metric == value.metric and r.value is not None)
-        return {r.recipe_id for r in values if old.instrument(r) == by}
+        return {r.recipe_id for r in values if old.instrument(r.recipe_id) == by}
+
+    def values(self, metric: str, row: Row) -> list[Value]:
+        """A row's values of a metric, by each recipe, under whatever name the run stores them."""
+        values = [value for value in self.results.rows if value.cell_id == row.cell_id]
+        if metric in ("fad_first", "fad_last"):
+            points = segments(values)
+            at = {x for x, _ in points}
+            if len(at) < 2:
+                return []
+            wanted = min(at) if metric == "fad_first" else max(at)
+            return [value for x, value in points if x == wanted]
+        found = [value for value in values if value.metric == STORED_AS.get(metric, metric)]
+        return [_thirty_seconds(rtf) for rtf in found] if metric == "seconds_for_30s" else found
 
     def recipe(self, recipe_id: str | None) -> Mapping[str, Any]:
         """What numbers of a recipe depend on; empty where none was recorded."""
         return self.results.recipes.get(recipe_id or "", {})
 
-    def instrument(self, value: Value) -> str | None:
-        """The language model or embedding behind a number; those of two of them do not compare."""
-        return instrument_of(self.recipe(value.recipe_id))
+    def instrument(self, recipe_id: str | None) -> str | None:
+        """The language model or embedding of a recipe; numbers of two of them do not compare."""
+        recipe = self.recipe(recipe_id)
+        lm = recipe.get("lm")
+        if isinstance(lm, Mapping) and "model" in lm:
+            return str(lm["model"])
+        return str(recipe["embedding"]) if "embedding" in recipe else None
 
     def timed_on(self, value: Value) -> str:
         """On what, in what and how a time was measured."""
@@ -122,12 +179,32 @@ def scale_of(row: Row) -> Scale | None:
     return "paper" if scale == "paper" else "tiny"
 
 
-def instrument_of(recipe: Mapping[str, Any]) -> str | None:
-    """The language model or embedding behind a number; numbers of two of them do not compare."""
-    lm = recipe.get("lm")
-    if isinstance(lm, Mapping) and "model" in lm:
-        return str(lm["model"])
-    return str(recipe["embedding"]) if "embedding" in recipe else None
+def is_part(row: Row) -> bool:
+    """Whether a row is of part of a model: a checkpoint on the way, or a codec's first levels."""
+    on_the_way = row.model is not None and ModelName.of(row.model).step is not None
+    return on_the_way or row.levels is not None
+
+
+def rows_for(metric: str, rows: Sequence[Row]) -> list[Row]:
+    """Those of a model's rows that a metric is about: the whole model, or a half-trained one."""
+    if metric != "fad_half_trained":
+        return [row for row in rows if not is_part(row)]
+    steps = {ModelName.of(row.model).step or 0: row for row in rows if row.model is not None}
+    early = [step for step in steps if 0 < step <= max(steps) / 2]
+    return [steps[max(early)]] if early else []
+
+
+def segments(values: Iterable[Value]) -> list[tuple[float, Value]]:
+    """The FAD of successive segments, each with its middle in seconds, in order of time."""
+    matches = ((_SEGMENT.fullmatch(value.metric), value) for value in values)
+    found = [((float(m["start"]) + float(m["end"])) / 2, value) for m, value in matches if m]
+    return sorted(found, key=lambda point: point[0])
+
+
+def _thirty_seconds(rtf: Value) -> Value:
+    ends = {name: getattr(rtf, name) for name in ("value", "low", "high")}
+    times = {name: None if x is None else 30 * x for name, x in ends.items()}
+    return rtf.model_copy(update={"metric": "seconds_for_30s", "unit": "s", **times})
 
 
 def find_stored(names: Sequence[str]) -> list[Path]:

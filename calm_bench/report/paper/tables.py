@@ -22,8 +22,7 @@ from calm_bench.core import paths
 from calm_bench.report.columns import TIMES, interval_text, plain_number
 from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import Missing, find_rows
-from calm_bench.report.paper.names import SPEED_METRICS, values_for
-from calm_bench.report.paper.runs import Scale, StoredRun
+from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.tables import Table, Text
 from calm_bench.store.records import temperature_text
 from calm_bench.store.results import Value
@@ -150,7 +149,7 @@ class Shown:
         if isinstance(found, str):
             return found
         for value in found:
-            by = run.instrument(value)
+            by = run.instrument(value.recipe_id)
             alike = self.instrument is None or by is None or _alike(self.instrument, by)
             if alike and run.apart(value) == self.apart:
                 ends = {name: getattr(value, name) for name in ("value", "low", "high")}
@@ -185,7 +184,7 @@ def _found(spec: TableSpec, run: StoredRun, scale: Scale) -> Found:
         try:
             found[index, column.key] = list(find_rows(selector, run, scale).values())
         except Missing as missing:
-            stored = any(values_for(metric, run.results, cell) for cell in run.results.cells)
+            stored = any(run.values(metric, cell) for cell in run.results.cells)
             found[index, column.key] = str(missing) if stored else f"the run stores no {metric}"
     return found
 
@@ -207,7 +206,7 @@ def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[Shown]:
         for part in parts:
             lists = (part.found[index, column.key] for index in range(len(spec.rows)))
             values = [value for one in lists if not isinstance(one, str) for value in one]
-            ways |= {(part.run.instrument(v) or "", part.run.apart(v)) for v in values}
+            ways |= {(part.run.instrument(v.recipe_id) or "", part.run.apart(v)) for v in values}
         used = sorted(by for by, apart in ways if by and not apart)
         if column.by:
             yield Shown(column=column, instrument=column.by)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.report.paper.names import ModelName
 from calm_bench.report.paper.runs import (
+    ModelName,
     StoredRun,
     check_weights,
     find_stored,
