@@ -85,7 +85,7 @@ class Studio:
                 continue
             n_left = sum(len(batch.trials) for batch in batches)
             total = len(self.plan.prompts) * self.plan.n_seeds
-            title = row_title(row, several_steps=row.label in several)
+            title = row_title(row, several)
             with stage(title, total, total - n_left) as advance:
                 for batch in batches:
                     self.store.append(*self._run(batch))

@@ -207,7 +207,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
     ]
     several = swept(plan.rows)
-    lines += [f"  {_row_line(row, row.label in several)}" for row in plan.rows]
+    lines += [f"  {_row_line(row, several)}" for row in plan.rows]
     if spec.metrics:
         lines.append(f"metrics: {', '.join(spec.metrics)}")
     if spec.latency:
@@ -215,8 +215,8 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines + [f"note: {note}" for note in plan.notes]
 
 
-def _row_line(row: Row, several_steps: bool) -> str:
-    name = row_title(row, several_steps=several_steps)
+def _row_line(row: Row, several: set[str]) -> str:
+    name = row_title(row, several)
     mark = " (baseline)" if row.baseline else ""
     return f"{name}{mark}: {row.model}" if row.kind == "system" else name
 

@@ -5,6 +5,7 @@ There is one column per number and recipe, because recipes are not comparable.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from calm_bench.numbers.speed import LEADING
@@ -92,28 +93,23 @@ def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
         if value.metric == column.name:
             recipes.setdefault(_shared_recipe(results, value), {})[value.cell_id] = value
     recipes = _spread_missing(recipes)
-    decimals = decimals_of(column, (r.value for own in recipes.values() for r in own.values()))
+    numbers = [[value.value for value in values.values()] for values in recipes.values()]
     found = [results.recipes.get(key or "", {}) for key in recipes]
     through = [recipe.get("embedding") for recipe in found]
     apart = len(found) > 1 and None not in through and len(set(through)) == len(found)
-    if apart:  # numbers of different kinds: each has decimals of its own
-        places = [
-            decimals_of(column, (r.value for r in values.values())) for values in recipes.values()
-        ]
-    else:
-        places = [decimals] * len(recipes)
     notes = [APART] * len(found) if apart else _recipe_notes(found)
     return [
         Shown(
             column=column,
             recipe_id=recipe_id,
             values=values,
-            decimals=digits,
+            # Numbers of different kinds have decimals of their own.
+            decimals=decimals_of(column, own if apart else chain(*numbers)),
             note=note,
             embedding=embedding if apart else None,
         )
-        for (recipe_id, values), digits, note, embedding in zip(
-            recipes.items(), places, notes, through, strict=True
+        for (recipe_id, values), own, note, embedding in zip(
+            recipes.items(), numbers, notes, through, strict=True
         )
     ]
 

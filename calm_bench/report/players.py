@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 import numpy as np
@@ -154,6 +155,11 @@ class Picture:
     seconds: float
     spectrogram: str | None = None
 
+    @classmethod
+    def of(cls, wave: Wave, rate: int, spectrogram: str | None = None) -> Self:
+        """A clip's outline and length."""
+        return cls(path=outline(wave), seconds=len(wave) / rate, spectrogram=spectrogram)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageClip:
@@ -248,8 +254,8 @@ class RowBuilder:
         self.lookup, self.rows = lookup, rows
         shown = (column for column in shown_columns(results) if not column.is_speed)
         self.metrics = [column for column in shown if column.column.aggregate != "set"]
-        several = bool(swept(results.cells))
-        self.names = {c.cell_id: row_title(c, several_steps=several) for c in results.cells}
+        several = {row.label for row in results.cells} if swept(results.cells) else set()
+        self.names = {row.cell_id: row_title(row, several) for row in results.cells}
         self.lost = [check for check in self.store.read(CodecCheck) if not check.is_carried]
 
     def row(self, index: int, prompt_id: str, seed_index: int) -> PageRow:
@@ -285,7 +291,7 @@ class RowBuilder:
             return PageClip(
                 name="the prompt",
                 source=self.folder.sound(f"prompts/{index:03d}", wave, rate),
-                picture=_outlined(wave, rate),
+                picture=Picture.of(wave, rate),
                 heard=words,
                 flags=flags,
             )
@@ -327,9 +333,7 @@ class RowBuilder:
         path = self.folder.path(name)
         if not path.is_file():
             files.replace(path, spectrogram_png(wave, rate))
-        return Picture(
-            path=outline(wave), seconds=len(wave) / rate, spectrogram=self.folder.own(name)
-        )
+        return Picture.of(wave, rate, self.folder.own(name))
 
     def _score(self, trial: TrialRecord, shown: Shown) -> Score | None:
         value, note = self.lookup.score(trial, shown)
@@ -338,10 +342,6 @@ class RowBuilder:
         if value is not None:
             return Score(label=label, text=plain_number(value, shown.decimals))
         return Score(label=label, text="—", reason=note) if note else None
-
-
-def _outlined(wave: Wave, rate: int) -> Picture:
-    return Picture(path=outline(wave), seconds=len(wave) / rate)
 
 
 def outline(wave: Wave) -> str:

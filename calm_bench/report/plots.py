@@ -70,7 +70,7 @@ def by_temperature(results: Results) -> list[Panel]:
     columns = [
         shown
         for shown in shown_columns(results)
-        if not shown.is_speed and any(_value(shown, row) is not None for row, _ in warm)
+        if not shown.is_speed and _with_value([row for row, _ in warm], [shown])
     ]
     caption = caption_of(results, columns, _with_value([row for row, _ in warm], columns))
     return [
@@ -125,7 +125,10 @@ def by_row(results: Results) -> list[Panel]:
 
 def against_time(results: Results) -> list[Panel]:
     """The first quality column against the head's time and the total, where head steps vary."""
-    timed = {shown.column.name: shown for shown in _timed(results)}
+    timed: dict[str, Shown] = {}  # of the first recipe that each has
+    for shown in shown_columns(results, everything=True):
+        if shown.is_speed and shown.values:
+            timed.setdefault(shown.column.name, shown)
     frame = _baseline_frame(results, timed)
     columns = _first_quality(results)
     if not columns or not swept(results.cells) or frame is None:
@@ -249,14 +252,14 @@ def by_stage(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> list[Pane
     modes = list(dict.fromkeys(mode for _, mode in arms))
     # Where a mode is what a row is about, the row's name has it.
     several_modes = len(modes) > 1 and all(row.mode is None for row in rows)
-    several_steps = swept(rows)
+    several = swept(rows)
     lengths = {record.frame_ns for rounds in arms.values() for record in rounds}
     per_second = len(lengths) > 1 and None not in lengths
     stages = {}
     for row in rows:
         for mode in modes:
             if rounds := arms.get((row.cell_id, mode)):
-                name = row_title(row, several_steps=row.label in several_steps)
+                name = row_title(row, several)
                 name += f" ({mode})" if several_modes else ""
                 stages[name] = _means(rounds, per_second=per_second)
     per = "second of audio" if per_second else "frame"
@@ -305,7 +308,7 @@ def trade_off(results: Results) -> list[Panel]:
             joined[name].append(Dot.of(x.value or 0.0, y.value or 0.0))
         else:
             own = Look(color=GREY, marker=markers[row.cell_id])
-        title = row_title(row, several_steps=row.label in several)
+        title = row_title(row, several)
         points.append(Line(label=title, look=own, dots=[Dot.of(x, y)]))
         drawn.add(row.cell_id)
     if not points:
@@ -436,13 +439,11 @@ def _with_value(rows: Iterable[Row], columns: Sequence[Shown]) -> set[str]:
 
 def _quality_columns(results: Results) -> list[Shown]:
     """The table's columns that say how good, over whole clips, if a system has a value there."""
-    systems = [row.cell_id for row in results.cells if row.kind == "system"]
+    systems = [row for row in results.cells if row.kind == "system"]
     return [
         shown
         for shown in shown_columns(results)
-        if not shown.is_speed
-        and shown.column.span is None
-        and any(shown.value(cell_id) is not None for cell_id in systems)
+        if not shown.is_speed and shown.column.span is None and _with_value(systems, [shown])
     ]
 
 
@@ -452,22 +453,12 @@ def _first_quality(results: Results) -> list[Shown]:
     return [shown for shown in columns if shown.column.name == columns[0].column.name]
 
 
-def _timed(results: Results) -> Iterable[Shown]:
-    """The columns of time, of the first recipe that each has."""
-    names: set[str] = set()
-    for shown in shown_columns(results, everything=True):
-        if shown.is_speed and shown.column.name not in names and shown.values:
-            names.add(shown.column.name)
-            yield shown
-
-
 def _baseline_frame(results: Results, timed: Mapping[str, Shown]) -> float | None:
     """The seconds of a frame of the baseline, or else of the first timed row."""
     wanted = ("frame_ms", "second_ms", "head_second_ms")
     if any(name not in timed for name in wanted):
         return None
-    rows = sorted(results.cells, key=lambda row: not row.baseline)
-    for row in rows:
+    for row in sorted(results.cells, key=lambda row: not row.baseline):
         frame, second = (timed[name].value(row.cell_id) for name in wanted[:2])
         if frame and second:
             return round(frame / second, 6)
@@ -511,12 +502,10 @@ def _reference_end(results: Results, spans: Sequence[tuple[float, float]]) -> fl
 
 def _floors(results: Results, shown: Shown) -> set[str]:
     """Silence and noise where they lie far beyond all other rows."""
-    values = {row.cell_id: shown.value(row.cell_id) for row in results.cells}
-    kinds = {row.cell_id: row.kind for row in results.cells}
-    others = [abs(v) for k, v in values.items() if v and kinds[k] not in ("silence", "noise")]
-    largest = _OFF_SCALE * max(others, default=0.0)
-    floors = {k for k, v in values.items() if kinds[k] in ("silence", "noise") and v is not None}
-    return {k for k in floors if others and abs(values[k] or 0.0) > largest}
+    sizes = {row.cell_id: abs(shown.value(row.cell_id) or 0.0) for row in results.cells}
+    quiet = {row.cell_id for row in results.cells if row.kind in ("silence", "noise")}
+    largest = max((size for cell_id, size in sizes.items() if cell_id not in quiet), default=0.0)
+    return {key for key in quiet if largest and sizes[key] > _OFF_SCALE * largest}
 
 
 def row_name(results: Results, row: Row) -> str:
@@ -524,7 +513,7 @@ def row_name(results: Results, row: Row) -> str:
     several = swept(results.cells)
     if len({c.temperature for c in results.cells if c.kind == "system"}) < 2:
         return system_title(row, several)
-    return row_title(row, several_steps=row.label in several)
+    return row_title(row, several)
 
 
 def caption_of(results: Results, columns: Sequence[Shown], drawn: set[str], note: str = "") -> str:

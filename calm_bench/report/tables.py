@@ -70,6 +70,12 @@ class Table:
         self.headings.append(self.text(text, footnote))
         self.left.append(left)
 
+    def add_row(self, *fields: Text | str, ruled: bool = False) -> None:
+        """The next row, below a rule if it is ruled."""
+        if ruled:
+            self.groups.append(len(self.rows))
+        self.rows.append([Text(text=f) if isinstance(f, str) else f for f in fields])
+
     def text(self, text: str, footnote: str | None = None) -> Text:
         """A field with a footnote; the same words are one footnote."""
         if footnote is None:
@@ -113,13 +119,13 @@ def main_table(results: Results, *, everything: bool = False) -> Table:
     if results.trials:
         table.add_column("n")
     for index, row in enumerate(rows):
-        if index and (row.kind == "system") != (rows[index - 1].kind == "system"):
-            table.groups.append(index)
-        line = [Text(text=row.label + (" (baseline)" if row.baseline else ""))]
-        line += [Text(text=texts[index]) for texts in settings.values()]
-        line += [_value(table, results, row, shown) for shown in columns]
-        line += [Text(text=_clips(results, row))] if results.trials else []
-        table.rows.append(line)
+        table.add_row(
+            row.label + (" (baseline)" if row.baseline else ""),
+            *(texts[index] for texts in settings.values()),
+            *(_value(table, results, row, shown) for shown in columns),
+            *([_clips(results, row)] if results.trials else []),
+            ruled=bool(index) and (row.kind == "system") != (rows[index - 1].kind == "system"),
+        )
     if any(value.low is not None for shown in columns for value in shown.values.values()):
         table.notes.append(INTERVALS)
     table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
@@ -147,11 +153,10 @@ def counts_table(results: Results) -> Table:
     rows = [row for row in results.cells if results.counts.get(row.cell_id)]
     table.add_column("Count", left=True)
     for row in rows:  # there are many more counts than rows
-        table.add_column(row_title(row, several_steps=row.label in several))
+        table.add_column(row_title(row, several))
     for name in sorted({name for row in rows for name in results.counts[row.cell_id]}):
         found = [results.counts[row.cell_id].get(name) for row in rows]
-        texts = ["" if count is None else f"{count:g}" for count in found]
-        table.rows.append([Text(text=text) for text in (name, *texts)])
+        table.add_row(name, *("" if count is None else f"{count:g}" for count in found))
     return table
 
 
@@ -176,10 +181,10 @@ def _clips(results: Results, row: Row) -> str:
     return f"{count.ok}/{count.ok + count.failed}" if count.failed else str(count.ok)
 
 
-def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text:
+def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str:
     value = shown.values.get(row.cell_id)
     if shown.is_speed and row.kind != "system" and (value is None or value.value is None):
-        return Text(text="")  # a recording has no head to be timed: nothing is missing
+        return ""  # a recording has no head to be timed: nothing is missing
     if value is None:
         found = [r for r in results.rows if r.metric == shown.column.name]
         elsewhere = any(r.cell_id == row.cell_id for r in found)
@@ -241,13 +246,15 @@ def _add_losses(table: Table, results: Results, shown: Shown) -> None:
         if value is None or value.value is None or row.model in models:
             continue
         models.add(row.model)
-        line = [Text(text=row.label + _trained(row))]
-        line.append(table.text(value_text(value, shown.column, shown.decimals), shown.note))
         gap = _to_another_model(results, rows, value)
         against = rows[gap.baseline_cell_id] if gap else None
-        line.append(Text(text=against.label + _trained(against) if against else ""))
-        line.append(_gap(table, gap, shown) if gap else Text(text=""))
-        table.rows.append([*line, Text(text=str(value.n))])
+        table.add_row(
+            row.label + _trained(row),
+            table.text(value_text(value, shown.column, shown.decimals), shown.note),
+            against.label + _trained(against) if against else "",
+            _gap(table, gap, shown) if gap else "",
+            str(value.n),
+        )
 
 
 def _to_another_model(results: Results, rows: Mapping[str, Row], value: Value) -> Difference | None:
@@ -300,10 +307,9 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
     last: tuple[str, ...] = ()
     for a, b, difference, shown in _chosen(results, kind):
         names = naming(a, b)
-        if table.rows and names != last:
-            table.groups.append(len(table.rows))
-        texts = [Text(text=text) for text in (*names, shown.heading)]
-        table.rows.append([*texts, *_fields(table, difference, shown)])
+        needed = "—" if difference.n_needed is None else str(difference.n_needed)
+        fields = (shown.heading, _gap(table, difference, shown), str(difference.n), needed)
+        table.add_row(*names, *fields, ruled=bool(table.rows) and names != last)
         last = names
     return table
 
@@ -322,15 +328,9 @@ def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference,
             yield a, b, difference, shown
 
 
-def _fields(table: Table, difference: Difference, shown: Shown) -> list[Text]:
-    needed = "—" if difference.n_needed is None else str(difference.n_needed)
-    counts = [Text(text=str(difference.n)), Text(text=needed)]
-    return [_gap(table, difference, shown), *counts]
-
-
-def _gap(table: Table, difference: Difference, shown: Shown) -> Text:
+def _gap(table: Table, difference: Difference, shown: Shown) -> Text | str:
     """A difference with its interval, or why there is none."""
     if difference.value is None:
         return table.text("—", difference.reason or NO_REASON)
     value = signed(difference.value, shown.decimals)
-    return Text(text=value + interval_text(difference, shown.decimals, sign=True))
+    return value + interval_text(difference, shown.decimals, sign=True)

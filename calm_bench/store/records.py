@@ -80,16 +80,9 @@ def temperature_text(value: float | None) -> str:
     return "" if value is None else str(float(value))
 
 
-def steps_text(row: Row) -> str:
-    """A row's head steps in words."""
-    return f"{row.head_steps} step{'s' if row.head_steps != 1 else ''}"
-
-
-def row_title(row: Row, *, several_steps: bool = False) -> str:
-    """A row's name where it must stand alone: label, temperature and, where they vary, steps."""
-    parts = [row.label]
-    if several_steps and row.head_steps is not None:
-        parts.append(steps_text(row))
+def row_title(row: Row, several: Container[str] = ()) -> str:
+    """A row's name where it must stand alone: label, temperature and, for some labels, steps."""
+    parts = [system_title(row, several)]
     if row.training_step is not None:
         parts.append(f"training step {row.training_step}")
     if row.temperature is not None:
@@ -100,8 +93,10 @@ def row_title(row: Row, *, several_steps: bool = False) -> str:
 
 
 def system_title(row: Row, several: Container[str]) -> str:
-    """A system's name at any temperature: with its head steps if they vary for its label."""
-    return row.label + (f", {steps_text(row)}" if row.label in several else "")
+    """A system's name at any temperature: its label and, for these labels, its head steps."""
+    if row.head_steps is None or row.label not in several:
+        return row.label
+    return f"{row.label}, {row.head_steps} step{'s' if row.head_steps != 1 else ''}"
 
 
 def swept(rows: Iterable[Row]) -> set[str]:

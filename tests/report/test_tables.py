@@ -149,7 +149,7 @@ def test_head_steps_stand_apart_where_they_vary(results: Results) -> None:
     cells = (*results.cells[:-1], changed)
     table = main_table(results.model_copy(update={"cells": cells}))
     assert named(table, 6)["head steps"].text == "4"
-    assert row_title(changed, several_steps=True) == "CALM 1 step, 4 steps, temp 1.0"
+    assert row_title(changed, {changed.label}) == "CALM 1 step, 4 steps, temp 1.0"
 
 
 def test_differences_say_what_it_would_take(results: Results) -> None:
