@@ -124,13 +124,11 @@ class Encoder(nn.Module):
             [CausalConv(dims[i], dims[i + 1], k, config.ratios[i]) for i, k in enumerate(kernels)]
         )
         D = config.width(dims)
-        self.join: CausalConv | None = None
-        if config.join_kernel is not None:
-            self.join = CausalConv(dims[-1], D, config.end_kernel or config.kernel)
+        end = config.end_kernel or config.kernel
+        self.join = None if config.join_kernel is None else CausalConv(dims[-1], D, end)
         self.bottleneck = None if config.transformer is None else Bottleneck(config.transformer)
-        self.resample: CausalConv | None = None
-        if config.resample > 1:
-            self.resample = CausalConv(D, D, 2 * config.resample, config.resample)
+        ratio = config.resample
+        self.resample = CausalConv(D, D, 2 * ratio, ratio) if ratio > 1 else None
         self.norm = nn.LayerNorm(D)
 
     def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
@@ -158,13 +156,10 @@ class Decoder(nn.Module):
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__()
         dims, D = config.decoder_dims, config.width(config.decoder_dims)
-        self.resample: DepthwiseUpsample | None = None
-        if config.resample > 1:
-            self.resample = DepthwiseUpsample(D, config.resample)
+        self.resample = DepthwiseUpsample(D, config.resample) if config.resample > 1 else None
         self.bottleneck = None if config.transformer is None else Bottleneck(config.transformer)
-        self.join: CausalConv | None = None
-        if config.join_kernel is not None:
-            self.join = CausalConv(D, dims[-1], config.join_kernel)
+        kernel = config.join_kernel
+        self.join = None if kernel is None else CausalConv(D, dims[-1], kernel)
         self.stages = nn.ModuleList(
             [_stage(config, d, n) for d, n in zip(dims, config.decoder_blocks, strict=True)]
         )

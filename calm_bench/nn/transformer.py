@@ -264,12 +264,10 @@ class Transformer(nn.Module):
         self.norm = norm_of(config) if config.final_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.positions = PositionTable(config)
+        std, last = config.dim**-0.5, (config.dim * 2 * config.layers) ** -0.5
         for layer in self.layers:
-            for name in ("qkv", "out", "up", "down"):
-                std = config.dim**-0.5
-                if name in ("out", "down"):
-                    std = (config.dim * 2 * config.layers) ** -0.5
-                nn.init.normal_(getattr(layer, name).weight, std=std)
+            for name, own in (("qkv", std), ("out", last), ("up", std), ("down", last)):
+                nn.init.normal_(getattr(layer, name).weight, std=own)
 
     def forward(self, x: Tensor, cache: KvCache | None = None, *, last: bool = False) -> Tensor:
         """Run x [B, T, D] after what the cache holds, and advance the cache by T.

@@ -22,7 +22,7 @@ from calm_bench.types import (
 )
 
 if TYPE_CHECKING:
-    from calm_bench.systems.steps import FlatSteps
+    from calm_bench.systems.streaming import FlatSteps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

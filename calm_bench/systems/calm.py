@@ -26,8 +26,7 @@ from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
 from calm_bench.nn.product import Product, pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.nn.trigflow import SamplerPath, TimeWeight, consistency_path, rotation_path, sample
-from calm_bench.systems.steps import FlatSteps
-from calm_bench.systems.streaming import Head, StreamingSystem, StreamState, TextConfig
+from calm_bench.systems.streaming import FlatSteps, Head, StreamingSystem, StreamState, TextConfig
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
 
 
@@ -178,9 +177,8 @@ class CalmSystem(StreamingSystem):
         self.latent_input = nn.Linear(C, D, bias=False)
         self.mlp = AdaLnMlp(config.head, C, D)
         self.time_weight = TimeWeight()  # used in training only
-        self.short: ShortContext | None = None
-        if config.short_context is not None:
-            self.short = ShortContext(config.short_context, C, D)
+        short = config.short_context
+        self.short = None if short is None else ShortContext(short, C, D)
 
     def flat(self, precision: Precision, release: bool) -> FlatCalm:
         return FlatCalm(self, precision, release)

@@ -1,6 +1,6 @@
 """From modules as they were trained to a system that is ready to be run fast.
 
-`prepare` packs a loaded system's weights and puts the flat steps (`systems/steps.py`) in the place
+`prepare` packs a loaded system's weights and puts flat steps (`systems/streaming.py`) in the place
 of its modules. The step methods keep their names and meaning, so quality runs and latency runs
 alike take what `prepare` made. Mode `plain` leaves the modules as they stand: that is what every
 other mode is checked against. Tolerances on teacher-forced contexts and frames against plain, as
@@ -34,8 +34,7 @@ from calm_bench.codecs.blocks import Stream
 from calm_bench.errors import InputError
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Place, TransformerConfig
 from calm_bench.systems.base import System
-from calm_bench.systems.steps import FlatSteps
-from calm_bench.systems.streaming import Head, text_top_k
+from calm_bench.systems.streaming import FlatSteps, Head, text_top_k
 from calm_bench.types import Mode, Precision, SamplingParams
 
 Function = Callable[..., Any]

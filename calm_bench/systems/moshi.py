@@ -41,9 +41,7 @@ class MoshiConfig(StrictModel):
 class MimiCodec(Codec):
     """Mimi: codes of a split residual quantiser at 12.5 Hz."""
 
-    Architecture: ClassVar[type[StrictModel]] = MoshiConfig
     continuous: ClassVar[bool] = False
-    mimi: Any
 
     def __init__(self, mimi: Any) -> None:
         super().__init__()
@@ -78,7 +76,6 @@ class MoshiSystem(DelayedSystem):
 
     Architecture: ClassVar[type[StrictModel]] = MoshiConfig
     own_text: ClassVar[bool] = True
-    lm: Any
 
     def __init__(
         self, config: MoshiConfig, folder: Path | None = None, release: str | None = None

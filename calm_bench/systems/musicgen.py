@@ -26,8 +26,7 @@ from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.nn.product import discard, pack
 from calm_bench.nn.transformer import TransformerConfig
-from calm_bench.systems.steps import FlatCodes, chooser
-from calm_bench.systems.streaming import CodeSystem, Head, StreamState, float32
+from calm_bench.systems.streaming import CodeSystem, FlatCodes, Head, StreamState, chooser, float32
 from calm_bench.types import Precision, SamplingParams, StrictModel
 
 

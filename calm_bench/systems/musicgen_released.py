@@ -41,9 +41,7 @@ class ReleasedMusicGenConfig(StrictModel):
 class EncodecCodec(Codec):
     """EnCodec inside of MusicGen: codes of a residual quantiser at 50 Hz."""
 
-    Architecture: ClassVar[type[StrictModel]] = ReleasedMusicGenConfig
     continuous: ClassVar[bool] = False
-    model: Any
 
     def __init__(self, model: Any, n_codebooks: int) -> None:
         super().__init__()
@@ -79,7 +77,6 @@ class ReleasedMusicGen(DelayedSystem):
     """Meta's released MusicGen, continuing audio without a description (extra `llm`)."""
 
     Architecture: ClassVar[type[StrictModel]] = ReleasedMusicGenConfig
-    model: Any
 
     def __init__(
         self,

@@ -48,10 +48,8 @@ class PocketConfig(StrictModel):
 class PocketCodec(Codec):
     """Mimi as a VAE: normalised latents at 12.5 Hz."""
 
-    Architecture: ClassVar[type[StrictModel]] = PocketConfig
     continuous: ClassVar[bool] = True
     model: Any
-    mimi: Any
 
     def __init__(self, model: Any) -> None:
         """Use a TTSModel's own codec; its weights stay the model's."""
@@ -103,7 +101,6 @@ class PocketSystem(ReleasedSystem):
 
     Architecture: ClassVar[type[StrictModel]] = PocketConfig
     temperature_kind: ClassVar[TemperatureKind] = "noise_variance"
-    model: Any
 
     def __init__(
         self, config: PocketConfig, folder: Path | None = None, release: str | None = None

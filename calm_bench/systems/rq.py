@@ -17,8 +17,14 @@ from calm_bench.codecs.rvq import RvqCodec
 from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, DepthCache, DepthConfig, DepthTransformer, FlatDepth
 from calm_bench.nn.transformer import TransformerConfig
-from calm_bench.systems.steps import FlatCodes, chooser
-from calm_bench.systems.streaming import CodeSystem, Head, StreamState, TextConfig
+from calm_bench.systems.streaming import (
+    CodeSystem,
+    FlatCodes,
+    Head,
+    StreamState,
+    TextConfig,
+    chooser,
+)
 from calm_bench.types import Precision, SamplingParams, StrictModel
 
 
@@ -91,9 +97,7 @@ class RqSystem(CodeSystem):
         _fit(config, codec)
         R = config.table_rank
         self.code_tables = nn.Parameter(torch.randn(K, V + 1, R or D) * 0.3 * K**-0.5)
-        self.code_maps: nn.Parameter | None = None
-        if R is not None:
-            self.code_maps = nn.Parameter(torch.randn(K, R, D) * R**-0.5)
+        self.code_maps = None if R is None else nn.Parameter(torch.randn(K, R, D) * R**-0.5)
         text_size = None if config.text is None else config.text.vocab_size + 1
         self.depth = DepthTransformer(config.depth, D, V, text_size)
 
