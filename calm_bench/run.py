@@ -22,7 +22,7 @@ from calm_bench.score.clips import Clips
 from calm_bench.score.held_out import HeldOut, held_out_scores
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Outcome, summarise_benchmark
-from calm_bench.speed.in_run import missing_times, time_systems, timed_rows
+from calm_bench.speed.timing import missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row
 from calm_bench.store.run_store import RunStore, manifest_of
@@ -117,7 +117,7 @@ def _make(plan: Plan, store: RunStore, device: str) -> None:
     opened = OpenModels(plan.models, device)
     studio, held_out = Studio(plan, store, opened), HeldOut(plan, store, opened)
     rounds = missing_times(plan, store)
-    timed = {opened_as(row) for row, _ in timed_rows(plan.rows)} if rounds else set()
+    timed = {opened_as(row) for row in timed_rows(plan.rows)} if rounds else set()
     stays = [list(rows) for _, rows in groupby(plan.rows, key=opened_as)]
     for at, rows in enumerate(stays):
         studio.make(rows)

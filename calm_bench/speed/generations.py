@@ -12,7 +12,7 @@ turns in random order, so that their ratios can be paired.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from calm_bench.config import BenchmarkSpec
@@ -24,6 +24,7 @@ from calm_bench.speed.frames import Marks, by_stage, marked_frame, quiet
 from calm_bench.speed.protocol import Arm, time_call
 from calm_bench.speed.timetable import Growth
 from calm_bench.store.records import GenerationRecord, GrowthRecord
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid
 
 
@@ -75,9 +76,8 @@ def time_generations(
     missing: Sequence[int],
     spec: BenchmarkSpec,
     clock: Clock,
-    *,
     plan_hash: str,
-    append: Callable[..., None],
+    store: RunStore,
 ) -> None:
     """Time whole generations of every arm in each of these repeats, after one that does not count.
 
@@ -87,7 +87,7 @@ def time_generations(
         spec: Says how long clips are.
         clock: Tells the time.
         plan_hash: Draws the order of a repeat together with its number.
-        append: Takes the records of a repeat.
+        store: Takes the records of a repeat when it is done.
     """
     with stage("generations", len(arms) * (1 + len(missing))) as advance:
         for arm in arms:
@@ -99,7 +99,7 @@ def time_generations(
             for arm in order.sample(arms, len(arms)):
                 records.append(_time_generation(arm, number, spec, clock))
                 advance(1)
-            append(*records)
+            store.append(*records)
 
 
 def _time_generation(arm: Arm, repeat: int, spec: BenchmarkSpec, clock: Clock) -> GenerationRecord:

@@ -14,7 +14,7 @@ from typing import Any
 from calm_bench.speed.clocks import HostClock
 from calm_bench.speed.protocol import Arm, peak_allocated, time_arm
 from calm_bench.speed.timetable import Request, expand
-from calm_bench.speed.timing import load_row, row_arms
+from calm_bench.speed.timing import arm_of, open_row
 
 STATUS = Path("/proc/self/status")
 UNKNOWN = "the system does not say how much memory a process held at most"
@@ -36,15 +36,16 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
     import calm_bench.systems.loading  # noqa: F401  # what it imports is no memory of the row
 
     before = _memory("VmRSS")
-    system = load_row(plan, row)
+    system, prompts = open_row(plan, row)
     found: dict[int, dict[str, Any]] = {}
-    for arm in row_arms(plan, row, system, task["n_frames"]):
+    for batch in plan.setting.batch:
+        arm = arm_of(row, system, prompts, batch)
         if plan.request.device.startswith("cuda"):
             size: int | None = peak_allocated(arm, task["n_frames"])
         else:
             size = _peak_resident(arm, task["n_frames"], before)
         reason = UNKNOWN if size is None else None
-        found[len(arm.prompts)] = {"peak_bytes": size, "peak_reason": reason}
+        found[batch] = {"peak_bytes": size, "peak_reason": reason}
     return found
 
 

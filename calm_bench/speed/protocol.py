@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from calm_bench.config import LatencySpec
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
@@ -105,14 +104,6 @@ def unfinished(
     for number, what in done:
         found.setdefault(number, set()).add(what)
     return [number for number in rounds if not wanted <= found.get(number, set())]
-
-
-def missing_rounds(wanted: Set[tuple[str, bool]], spec: LatencySpec, store: RunStore) -> list[int]:
-    """The rounds in which an arm, (row id, is control), has not been timed."""
-    done = (
-        (record.round, (record.cell_id, record.control)) for record in store.read(LatencyRecord)
-    )
-    return unfinished(range(spec.rounds), wanted, done)
 
 
 @contextmanager

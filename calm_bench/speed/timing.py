@@ -1,23 +1,28 @@
-"""What `speed` measures of a plan: each round, row and generation is on disk when it is done.
+"""The times of a run, and all that `speed` measures: what is done is on disk and not done again.
 
-Rows become arms: systems loaded once per mode and precision, with prompts in hand.
+Rows become arms: systems that are open, with prompts in hand. In a run every system takes part once
+with the first prompt; in `speed` once at every batch size, in each mode and precision.
 """
 
 import gc
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calm_bench.config import BenchmarkSpec, LatencySpec, PromptSpec
 from calm_bench.core.allocator import keep_freed_memory, return_freed_memory
 from calm_bench.core.progress import stage
 from calm_bench.data.prompts import load_prompt
-from calm_bench.plan.rows import sampling_of
+from calm_bench.numbers.speed import arm_key
+from calm_bench.plan.plan import Plan
+from calm_bench.plan.rows import opened_as, sampling_of
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.clocks import ThreadClock, clock_for
 from calm_bench.speed.footprint import ReadProbe, footprint, measure_peaks
 from calm_bench.speed.generations import time_generations, time_growth
-from calm_bench.speed.protocol import Arm, measure, unfinished
+from calm_bench.speed.protocol import Arm, measure, peak_allocated, unfinished
 from calm_bench.speed.timetable import SpeedPlan, sessions
 from calm_bench.store.records import (
     FootprintRecord,
@@ -31,6 +36,7 @@ from calm_bench.systems.grid import Grid, system_prompt
 
 if TYPE_CHECKING:
     from calm_bench.systems.base import Prompt, System
+    from calm_bench.systems.loading import OpenModels
 
 
 def measure_plan(plan: SpeedPlan, store: RunStore) -> None:
@@ -45,57 +51,149 @@ def measure_plan(plan: SpeedPlan, store: RunStore) -> None:
         _session(plan, index, rows, store)
 
 
-def _session(plan: SpeedPlan, index: int, rows: Sequence[Row], store: RunStore) -> None:
-    """The rounds of rows that are in memory together, and what else is to be known of them."""
-    setting, growth, whole = plan.setting, plan.setting.growth, plan.setting.generation
-    rounds = _missing_rounds(plan, index, rows, store)
-    repeats = missing_generations(plan, {row.cell_id for row in rows}, index, store)
-    growing = _missing_growth(plan, rows, store)
-    unknown = {row.cell_id for row in rows} - {r.cell_id for r in store.read(FootprintRecord)}
-    if not (rounds or repeats or growing or unknown):
+def missing_times(plan: Plan, store: RunStore) -> list[int]:
+    """The rounds in which a system of a run has not been timed."""
+    if plan.spec.latency is None:
+        return []
+    rows = timed_rows(plan.rows)
+    return _missing_rounds(rows, control_of(rows), (1,), range(plan.spec.latency.rounds), store)
+
+
+def time_systems(plan: Plan, store: RunStore, opened: "OpenModels", rounds: Sequence[int]) -> None:
+    """Time every system of a run, and the baseline twice, in these rounds."""
+    if plan.spec.latency is None or not rounds:
         return
-    arms = _arms_of(plan, rows)
+    seed = derive_seed("latency", plan.plan_hash)
+    clock = clock_for(opened.device)
+    arms = _with_control(_run_arms(plan, opened), control_of(timed_rows(plan.rows)))
+    measure(arms, plan.spec.latency, store, rounds, seed=seed, clock=clock)
+
+
+def timed_rows(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each system: temperatures change no time."""
+    first: dict[object, Row] = {}
+    for row in rows:
+        if row.kind == "system":
+            first.setdefault(arm_key(row), row)
+    return list(first.values())
+
+
+def _run_arms(plan: Plan, opened: "OpenModels") -> list[Arm]:
+    """The systems of a run side by side, each with the first prompt on its own frames."""
+    spec, latency, rows = plan.spec, plan.spec.latency or LatencySpec(), timed_rows(plan.rows)
+    systems = {row.cell_id: opened.system(str(row.model), row.precision or "fp32") for row in rows}
+    slowest = min(system.codec.frame_rate for system in systems.values())
+    arms = []
+    for row in rows:
+        system = systems[row.cell_id]
+        n_frames = round(latency.frames * system.codec.frame_rate / slowest)
+        prompts = _prompts_of(plan.prompts[:1], spec, plan.root, system, opened.device)
+        arms.append(arm_of(row, system, prompts, n_frames=n_frames))
+    return _with_peaks(arms, rows, opened) if opened.device.startswith("cuda") else arms
+
+
+def _with_peaks(arms: Sequence[Arm], rows: Sequence[Row], opened: "OpenModels") -> list[Arm]:
+    """The arms with the most memory that each held at once.
+
+    All systems are in the same memory, so one's peak is the total's without what others hold.
+    """
+    from calm_bench.systems.loading import allocated
+
+    peaks: dict[str, int] = {}
+    for key in dict.fromkeys(map(opened_as, rows)):
+        others = allocated(opened.device) - opened.bytes_of(key)
+        for row, arm in zip(rows, arms, strict=True):
+            if opened_as(row) == key:
+                peaks[arm.cell_id] = peak_allocated(arm, arm.n_frames or 1, others)
+    return [replace(arm, peak_bytes=peaks[arm.cell_id]) for arm in arms]
+
+
+def control_of(rows: Sequence[Row]) -> Row | None:
+    """The row that is timed twice a round: the first baseline, or else the first row."""
+    return next((row for row in rows if row.baseline), rows[0] if rows else None)
+
+
+def _with_control(arms: Sequence[Arm], control: Row | None) -> list[Arm]:
+    """The arms, and the control row's at batch 1 once more."""
+    name = control.cell_id if control else None
+    again = [arm for arm in arms if arm.cell_id == name and len(arm.prompts) == 1]
+    return [*arms, *(replace(arm, control=True) for arm in again)]
+
+
+def _missing_rounds(
+    rows: Sequence[Row],
+    control: Row | None,
+    batches: Sequence[int],
+    rounds: range,
+    store: RunStore,
+) -> list[int]:
+    """The rounds that lack one of the rows at one of the batch sizes, or the control."""
+    wanted = {(row.cell_id, False, batch) for row in rows for batch in batches}
+    wanted |= {(row.cell_id, True, 1) for row in rows if row == control}
+    done = ((r.round, (r.cell_id, r.control, r.batch)) for r in store.read(LatencyRecord))
+    return unfinished(rounds, wanted, done)
+
+
+def _session(plan: SpeedPlan, index: int, rows: Sequence[Row], store: RunStore) -> None:
+    """What is missing of rows that are in memory together, and then the memory of each apart."""
+    known = {record.cell_id for record in store.read(FootprintRecord)}
+    control, n = control_of(plan.rows), plan.setting.rounds
+    numbers = range(index * n, (index + 1) * n)
+    todo = _Todo(
+        rounds=_missing_rounds(rows, control, plan.setting.batch, numbers, store),
+        repeats=missing_generations(plan, {row.cell_id for row in rows}, index, store),
+        growing=_missing_growth(plan, rows, store),
+        unknown={row.cell_id for row in rows} - known,
+    )
+    if todo.rounds or todo.repeats or todo.growing or todo.unknown:
+        looked = _measure(plan, rows, todo, store)
+        if looked:  # the systems are gone: each row has the memory to itself
+            _add_peaks(plan, looked, store)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Todo:
+    """Rounds, whole generations, rows with repeats of growth, and rows of unknown footprint."""
+
+    rounds: Sequence[int]
+    repeats: Sequence[int]
+    growing: Sequence[tuple[Row, int]]
+    unknown: Set[str]
+
+
+def _measure(
+    plan: SpeedPlan, rows: Sequence[Row], todo: _Todo, store: RunStore
+) -> list[tuple[int, FootprintRecord]]:
+    """All but peak memory; of rows of unknown footprint, their frames and what they hold."""
+    setting, growth, whole = plan.setting, plan.setting.growth, plan.setting.generation
+    opened = {}
+    for row in rows:
+        if _step(row) not in opened:
+            opened[_step(row)] = open_row(plan, row)
+    base_rate = opened[_step(control_of(rows) or rows[0])][0].codec.frame_rate
+    arms = []
+    for row in rows:
+        system, prompts = opened[_step(row)]
+        n_frames = round(setting.frames * system.codec.frame_rate / base_rate)
+        arms += [arm_of(row, system, prompts, batch, n_frames) for batch in setting.batch]
     clock = ThreadClock() if plan.request.clock == "cpu" else clock_for(plan.request.device)
-    if rounds:
+    if todo.rounds:
+        twice = _with_control(arms, control_of(plan.rows))
         seed = derive_seed("speed", plan.plan_hash)
         probe = ReadProbe(plan.request.device, plan.spec.probe_mb, clock)
-        measure(arms, setting, store, rounds, seed=seed, clock=clock, probe=probe)
+        measure(twice, setting, store, todo.rounds, seed=seed, clock=clock, probe=probe)
         del probe
-    single = {arm.cell_id: arm for arm in arms if len(arm.prompts) == 1}
-    if repeats and whole:
-        time_generations(
-            list(_whole_arms(plan, rows, single, whole.batch)),
-            repeats,
-            plan.benchmark,
-            clock,
-            plan_hash=plan.plan_hash,
-            append=store.append,
-        )
-    if growing and growth:
-        with stage("growth", len(growing)) as advance:
-            for row, repeat in growing:
+    if todo.repeats and whole:
+        several = [arm_of(row, *opened[_step(row)], whole.batch) for row in rows]
+        time_generations(several, todo.repeats, plan.benchmark, clock, plan.plan_hash, store)
+    if todo.growing and growth:
+        single = {arm.cell_id: arm for arm in arms if len(arm.prompts) == 1}
+        with stage("growth", len(todo.growing)) as advance:
+            for row, repeat in todo.growing:
                 store.append(*time_growth(single[row.cell_id], repeat, growth, clock))
                 advance(1)
-    lengths = {arm.cell_id: arm.n_frames or setting.frames for arm in arms}
-    looked = [
-        footprint(arm, lengths[arm.cell_id])
-        for arm in arms
-        if arm.cell_id in unknown and not arm.control
-    ]
-    arms.clear()  # a row's peak is taken in a process that has the memory to itself
-    single.clear()
-    _add_peaks(plan, looked, lengths, store)
-
-
-def _missing_rounds(plan: SpeedPlan, index: int, rows: Sequence[Row], store: RunStore) -> list[int]:
-    """The rounds of a session that lack an arm."""
-    control, n = control_of(plan.rows).cell_id, plan.setting.rounds
-    wanted = {(row.cell_id, False, batch) for row in rows for batch in plan.setting.batch}
-    if control in {row.cell_id for row in rows}:
-        wanted.add((control, True, 1))
-    records = store.read(LatencyRecord)
-    done = ((r.round, (r.cell_id, r.control, r.batch)) for r in records)
-    return unfinished(range(index * n, (index + 1) * n), wanted, done)
+    unknown = [(arm.n_frames or 1, arm) for arm in arms if arm.cell_id in todo.unknown]
+    return [(n_frames, footprint(arm, n_frames)) for n_frames, arm in unknown]
 
 
 def missing_generations(
@@ -127,64 +225,18 @@ def _missing_growth(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> li
 
 
 def _add_peaks(
-    plan: SpeedPlan,
-    looked: Sequence[FootprintRecord],
-    lengths: dict[str, int],
-    store: RunStore,
+    plan: SpeedPlan, looked: Sequence[tuple[int, FootprintRecord]], store: RunStore
 ) -> None:
     """Record each row's footprints with its peak memory at every batch size."""
-    if not looked:
-        return
     gc.collect()
     return_freed_memory()
-    names = list(dict.fromkeys(record.cell_id for record in looked))
-    with stage("memory", len(names)) as advance:
-        for name in names:
-            peaks = measure_peaks(plan, name, lengths[name])
-            for record in looked:
-                if record.cell_id == name:
-                    store.append(record.model_copy(update=peaks[record.batch]))
+    lengths = {record.cell_id: n_frames for n_frames, record in looked}
+    with stage("memory", len(lengths)) as advance:
+        for name, n_frames in lengths.items():
+            peaks = measure_peaks(plan, name, n_frames)
+            own = [record for _, record in looked if record.cell_id == name]
+            store.append(*(record.model_copy(update=peaks[record.batch]) for record in own))
             advance(1)
-
-
-def load_row(plan: SpeedPlan, row: Row) -> "System":
-    """The system of a row in its mode and precision.
-
-    Raises:
-        BenchError: If it cannot be loaded, or the device has no such mode.
-    """
-    from calm_bench.systems.loading import load_system
-
-    return load_system(
-        str(row.model),
-        plan.request.device,
-        precision=row.precision or "fp32",
-        mode=row.mode or "plain",
-        random_weights=plan.random,
-        models=plan.models,
-    )
-
-
-def _arms_of(plan: SpeedPlan, rows: Sequence[Row]) -> list[Arm]:
-    """Every row at every batch size, and the control row at batch 1 once more."""
-    systems: dict[tuple[object, ...], System] = {}
-    for row in rows:
-        if _step(row) not in systems:
-            systems[_step(row)] = load_row(plan, row)
-    base_rate = systems[_step(control_of(rows))].codec.frame_rate
-    arms: list[Arm] = []
-    for row in rows:
-        system = systems[_step(row)]
-        n_frames = round(plan.setting.frames * system.codec.frame_rate / base_rate)
-        arms += row_arms(plan, row, system, n_frames)
-    control = control_of(plan.rows).cell_id
-    again = [arm for arm in arms if arm.cell_id == control and len(arm.prompts) == 1]
-    return arms + [replace(arm, control=True) for arm in again]
-
-
-def control_of(rows: Sequence[Row]) -> Row:
-    """The row that is timed twice a round: the first baseline, or else the first row."""
-    return next((row for row in rows if row.baseline), rows[0])
 
 
 def _step(row: Row) -> tuple[object, ...]:
@@ -192,36 +244,49 @@ def _step(row: Row) -> tuple[object, ...]:
     return row.model, row.mode, row.precision
 
 
-def row_arms(plan: SpeedPlan, row: Row, system: "System", n_frames: int) -> Iterator[Arm]:
-    """A row at every batch size, each prompt cut to the system's own frames."""
-    prompts = _prompts_of(plan, system)
-    for batch in plan.setting.batch:
-        yield replace(_arm(row, system, prompts, batch), n_frames=n_frames)
+def open_row(plan: SpeedPlan, row: Row) -> "tuple[System, list[Prompt]]":
+    """The system of a row in its mode and precision, and the plan's prompts on its frames.
+
+    Raises:
+        BenchError: If it cannot be loaded, or the device has no such mode.
+    """
+    from calm_bench.systems.loading import load_system
+
+    device = plan.request.device
+    system = load_system(
+        str(row.model),
+        device,
+        precision=row.precision or "fp32",
+        mode=row.mode or "plain",
+        random_weights=plan.random,
+        models=plan.models,
+    )
+    return system, _prompts_of(plan.prompts, plan.benchmark, plan.root, system, device)
 
 
-def _whole_arms(
-    plan: SpeedPlan, rows: Sequence[Row], single: Mapping[str, Arm], batch: int
-) -> Iterator[Arm]:
-    """Every row at the batch size of whole generations, with the systems that are loaded."""
-    for row in rows:
-        system = single[row.cell_id].system
-        yield _arm(row, system, _prompts_of(plan, system), batch)
-
-
-def _arm(row: Row, system: "System", prompts: "Sequence[Prompt]", batch: int) -> Arm:
+def arm_of(
+    row: Row,
+    system: "System",
+    prompts: "Sequence[Prompt]",
+    batch: int = 1,
+    n_frames: int | None = None,
+) -> Arm:
     """A row at a batch size: prompts come again where there are too few."""
     return Arm(
         cell_id=row.cell_id,
         system=system,
         sampling=sampling_of(row),
         prompts=tuple(prompts[index % len(prompts)] for index in range(batch)),
+        n_frames=n_frames,
     )
 
 
-def _prompts_of(plan: SpeedPlan, system: "System") -> "list[Prompt]":
-    """The plan's prompts on the frames of a system's codec."""
-    grid, spec, device = Grid.of(system.codec), plan.benchmark, plan.request.device
-    loaded = [load_prompt(prompt, spec, plan.root, grid.sample_rate) for prompt in plan.prompts]
+def _prompts_of(
+    prompts: Sequence[PromptSpec], spec: BenchmarkSpec, root: Path, system: "System", device: str
+) -> "list[Prompt]":
+    """Prompts on the frames of a system's codec."""
+    grid = Grid.of(system.codec)
+    loaded = [load_prompt(prompt, spec, root, grid.sample_rate) for prompt in prompts]
     return [
         system_prompt(prompt.wave, prompt.words or (), grid, spec.prompt_seconds, device)
         for prompt in loaded

@@ -21,13 +21,7 @@ _MEASURES = registry.METRICS | registry.EMBEDDINGS
 
 CONCERNS = {
     "clips": ("generate.clips", "score.held_out", *_MODELS.values()),
-    "times": (
-        "speed.in_run",
-        "speed.timing",
-        "speed.peak_worker",
-        "speed.tidy",
-        *_MODELS.values(),
-    ),
+    "times": ("speed.timing", "speed.peak_worker", "speed.tidy", *_MODELS.values()),
     "scores": ("score.scorer", "score.summary", *_MEASURES.values()),
 }
 """By concern, what it is made by. The loss on held-out text is a model's own, as its clips are."""

@@ -17,7 +17,7 @@ from calm_bench.report.formats import to_csv
 from calm_bench.report.plots import against_time, against_training, by_row, by_stage, over_time
 from calm_bench.report.tables import main_table
 from calm_bench.score.summary import Outcome
-from calm_bench.speed.in_run import _arms, timed_rows
+from calm_bench.speed.timing import _run_arms, _with_control, control_of, timed_rows
 from calm_bench.store.records import LatencyRecord, RowScore, TrialRecord
 from calm_bench.store.results import Value
 from calm_bench.store.run_store import RunStore
@@ -108,7 +108,8 @@ def test_silence_fades_out_and_the_reference_does_not(outcome: Outcome) -> None:
 
 def test_rows_of_one_system_share_a_model_and_interleave(twin: Path, store: RunStore) -> None:
     plan = expand(str(twin), Overrides())
-    arms = _arms(plan, timed_rows(plan.rows), OpenModels(plan.models, "cpu"))
+    arms = _run_arms(plan, OpenModels(plan.models, "cpu"))
+    arms = _with_control(arms, control_of(timed_rows(plan.rows)))
     assert [arm.cell_id for arm in arms] == [
         "rq-debug-t1", "calm-debug-t1-s4", "calm-debug-t1-s1", "rq-debug-t1",
     ]  # fmt: skip

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from calm_bench.config import LatencySpec
-from calm_bench.speed import in_run
+from calm_bench.speed import timing
 from calm_bench.speed.clocks import HostClock, clock_for
-from calm_bench.speed.protocol import Arm, measure, missing_rounds, time_arm, warm_up
+from calm_bench.speed.protocol import Arm, measure, time_arm, unfinished, warm_up
 from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import OpenModels
@@ -131,6 +131,11 @@ def test_warming_up_gives_a_restless_machine_up() -> None:
     assert warm_up(restless, LatencySpec(frames=4, warmup=3), clock) == 12
 
 
+def missing(store: RunStore) -> list[int]:
+    done = ((r.round, (r.cell_id, r.control)) for r in store.read(LatencyRecord))
+    return unfinished(range(SPEC.rounds), WANTED, done)
+
+
 SPEC = LatencySpec(frames=4, warmup=1, rounds=6)
 WANTED = {("a", False), ("b", False), ("a", True)}
 
@@ -158,13 +163,13 @@ def test_every_arm_runs_once_per_round_in_shuffled_order(tmp_path: Path) -> None
 def test_only_missing_rounds_are_measured_again_in_the_same_order(tmp_path: Path) -> None:
     whole, _ = measured(tmp_path / "whole", list(range(6)))
     part, _ = measured(tmp_path / "part", [0, 1, 2])
-    assert missing_rounds(WANTED, SPEC, part) == [3, 4, 5]
+    assert missing(part) == [3, 4, 5]
     records = part.root / LatencyRecord.file
     lines = records.read_bytes().splitlines(keepends=True)
     records.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # killed in round 2
-    assert missing_rounds(WANTED, SPEC, part) == [2, 3, 4, 5]
+    assert missing(part) == [2, 3, 4, 5]
     measured(tmp_path / "part", [2, 3, 4, 5])
-    assert missing_rounds(WANTED, SPEC, part) == []
+    assert missing(part) == []
 
     def orders(store: RunStore) -> set[tuple[int, int, str, bool]]:
         return {(r.round, r.order, r.cell_id, r.control) for r in store.read(LatencyRecord)}
@@ -233,17 +238,17 @@ def test_peak_memory_holds_what_was_packed_and_captured_and_nothing_of_other_sys
         lambda name, device, **options: GreedySystem(memory, *sizes[name]),
     )
     prompt = SimpleNamespace(wave=None, words=None)
-    monkeypatch.setattr(in_run, "load_prompt", lambda *_: prompt)
-    monkeypatch.setattr(in_run, "system_prompt", lambda *_: None)
+    monkeypatch.setattr(timing, "load_prompt", lambda *_: prompt)
+    monkeypatch.setattr(timing, "system_prompt", lambda *_: None)
     spec = SimpleNamespace(latency=SPEC, prompt_seconds=3.0)
-    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None)
-    timed = [(cell, False) for cell in cells] + [(cells[0], True)]
+    plan: Any = SimpleNamespace(spec=spec, prompts=[None], root=None, rows=cells)
     monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1, 1))
     models: Any = defaultdict(lambda: (SimpleNamespace(codec=None), None))
     opened = OpenModels(models, "cuda")
     opened.system("big", "fp32").start([], None, [], 1)  # type: ignore[arg-type]  # its clips
     peaks = {
-        (arm.cell_id, arm.control): arm.peak_bytes for arm in in_run._arms(plan, timed, opened)
+        (arm.cell_id, arm.control): arm.peak_bytes
+        for arm in timing._with_control(timing._run_arms(plan, opened), cells[0])
     }
     assert peaks == {
         ("big-1", False): 1370,

@@ -66,7 +66,7 @@ TOUCHES = {
     "score.scorer": {"scores"},
     "score.summary": {"scores"},
     "seeds": {"clips", "times", "scores"},
-    "speed.in_run": {"times"},
+    "speed.timing": {"times"},
     "speed.peak_worker": {"times"},
     "speed.protocol": {"times"},
     "speed.tidy": {"times"},
