@@ -185,13 +185,27 @@ def parse(model: type[Model], data: dict[str, Any], where: str) -> Model:
     except ValidationError as error:
         # A misspelt name comes before the field that is missing for it.
         first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        field = ".".join(str(part) for part in first["loc"])
+        field = _place(data, first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             near = near_names(str(first["loc"][-1]), _inside(model, first["loc"]).model_fields)
             message = "unknown field" + (f"; did you mean {' or '.join(near)}?" if near else "")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise InputError(f"{where}: {field}: {message}{more}") from error
+        at = f"{where}: {field}" if field else where
+        raise InputError(f"{at}: {message}{more}") from error
+
+
+def _place(data: Any, steps: Iterable[int | str]) -> str:
+    """Where in a file an error lies; an item of a list goes by its id or name if it has one."""
+    words = []
+    for step in steps:
+        try:
+            data = data[step]
+        except (LookupError, TypeError):
+            data = None
+        item = data if isinstance(step, int) and isinstance(data, dict) else {}
+        words.append(str(item.get("id") or item.get("name") or step))
+    return ".".join(words)
 
 
 def _inside(model: Any, place: Iterable[int | str]) -> Any:

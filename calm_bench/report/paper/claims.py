@@ -1,5 +1,6 @@
 """benchmarks/claims.yaml: every claim as data, checked strictly before anything is measured."""
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from calm_bench import registry
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
-from calm_bench.errors import InputError, near_names
+from calm_bench.errors import near_names
 from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.report.columns import TIMES
 from calm_bench.report.paper.runs import SCALES, STORED_AS, Scale
@@ -163,28 +164,22 @@ class Claim(StrictModel):
         return self.published.number if self.published else None
 
 
-def load_claims(path: Path | None = None) -> list[Claim]:
+class _File(StrictModel):
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        for name, n in Counter(claim.id for claim in self.claims).items():
+            if n > 1:
+                raise ValueError(f"two claims have the id {name}")
+        return self
+
+
+def load_claims(path: Path | None = None) -> tuple[Claim, ...]:
     """The claims of a file, in its order; by default those that are shipped.
 
     Raises:
         InputError: If the file or one of its claims is not valid; the message names the claim.
     """
     path = path or paths.benchmarks_dir() / "claims.yaml"
-    data = read_yaml(path)
-    items = data.get("claims")
-    if set(data) != {"claims"} or not isinstance(items, list) or not items:
-        raise InputError(f"{path} must hold one list named claims, with at least one entry")
-    claims = [_claim(item, path, index) for index, item in enumerate(items, start=1)]
-    seen: set[str] = set()
-    for claim in claims:
-        if claim.id in seen:
-            raise InputError(f"{path}: two claims have the id {claim.id}")
-        seen.add(claim.id)
-    return claims
-
-
-def _claim(item: Any, path: Path, index: int) -> Claim:
-    if not isinstance(item, Mapping):
-        raise InputError(f"{path}: entry {index} is no claim: it must map names to values")
-    where = f"{path}: claim {item.get('id', index)}"
-    return parse(Claim, dict(item), where)
+    return parse(_File, read_yaml(path), str(path)).claims

@@ -95,11 +95,11 @@ DEMO_NUMBERS = {  # the demo page's own figures, by the claim that holds each
 
 
 @pytest.fixture(scope="module")
-def claims() -> list[Claim]:
+def claims() -> tuple[Claim, ...]:
     return load_claims()
 
 
-def test_every_result_of_paper_and_demo_page_has_a_claim(claims: list[Claim]) -> None:
+def test_every_result_of_paper_and_demo_page_has_a_claim(claims: tuple[Claim, ...]) -> None:
     found: dict[str, set[str]] = {}
     for claim in claims:
         found.setdefault(claim.source.where, set()).add(claim.source.row)
@@ -107,12 +107,12 @@ def test_every_result_of_paper_and_demo_page_has_a_claim(claims: list[Claim]) ->
     assert {where: rows for where, rows in missing.items() if rows} == {}
 
 
-def test_the_demo_pages_numbers_are_in_their_claims(claims: list[Claim]) -> None:
+def test_the_demo_pages_numbers_are_in_their_claims(claims: tuple[Claim, ...]) -> None:
     published = {c.id: c.published.text for c in claims if c.published is not None}
     assert {i for i, number in DEMO_NUMBERS.items() if number not in published[i]} == set()
 
 
-def test_every_claim_says_what_would_measure_it(claims: list[Claim]) -> None:
+def test_every_claim_says_what_would_measure_it(claims: tuple[Claim, ...]) -> None:
     assert all(claim.command and claim.says.endswith((".", ")")) for claim in claims)
 
 
@@ -229,7 +229,7 @@ def entry(**changes: object) -> dict[str, object]:
     return {key: value for key, value in (good | changes).items() if value is not None}
 
 
-def load(tmp_path: Path, *entries: dict[str, object]) -> list[Claim]:
+def load(tmp_path: Path, *entries: dict[str, object]) -> tuple[Claim, ...]:
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump({"claims": list(entries)}))
     return load_claims(path)
@@ -238,16 +238,16 @@ def load(tmp_path: Path, *entries: dict[str, object]) -> list[Claim]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sides": "below"}, "claim a: sides: unknown field; did you mean side"),
+        ({"sides": "below"}, "claims.a.sides: unknown field; did you mean side"),
         ({"measure": "diff"}, "measure: Input should be 'difference', 'order', 'ratio' or 'value'"),
         (
             {"measure": "ratio(fad[a], fad[b])"},
             "written as fields now: measure: ratio, and rows: [{metric: fad, model: ",
         ),
         ({"rows": [A | {"metric": "fda"}, B]}, "unknown metric 'fda'; did you mean fad"),
-        ({"rows": [A | {"step": 4}, B]}, "claim a: rows.0.step: unknown field; did you mean steps"),
-        ({"rows": [A | {"steps": 2.5}, B]}, "claim a: rows.0.steps: Input should be a valid int"),
-        ({"rows": [A | {"temp": "hot"}, B]}, "claim a: rows.0.temp: Input should be a valid numb"),
+        ({"rows": [A | {"step": 4}, B]}, "claims.a.rows.0.step: unknown field; did you mean steps"),
+        ({"rows": [A | {"steps": 2.5}, B]}, "claims.a.rows.0.steps: Input should be a valid int"),
+        ({"rows": [A | {"temp": "hot"}, B]}, "claims.a.rows.0.temp: Input should be a valid numb"),
         ({"rows": [A]}, "difference takes 2 rows, not 1"),
         ({"measure": "ratio", "rows": [A, B, A]}, "ratio takes 2 rows, not 3"),
         ({"measure": "value", "than": 1}, "value takes 1 row, not 2"),
@@ -266,8 +266,8 @@ def load(tmp_path: Path, *entries: dict[str, object]) -> list[Claim]:
             {"measure": "order", "published": {"text": "", "number": -1.0}},
             "an order claims no number",
         ),
-        ({"scales": []}, "claim a: scales"),
-        ({"scales": ["huge"]}, "claim a: scales"),
+        ({"scales": []}, "claims.a.scales"),
+        ({"scales": ["huge"]}, "claims.a.scales"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(
@@ -303,7 +303,7 @@ def test_what_no_metric_gives_is_what_others_give() -> None:
 
 
 def test_two_claims_of_one_id_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two claims have the id a"):
+    with pytest.raises(InputError, match=r"claims\.yaml: two claims have the id a"):
         load(tmp_path, entry(), entry())
 
 
