@@ -343,7 +343,7 @@ def _apart(values: Sequence[float], *, logarithmic: bool) -> list[float]:
         span = places[values[-1]] - places[values[0]]
         if not shown or places[shown[-1]] - places[value] > 0.06 * span:
             shown.append(value)
-    return shown
+    return shown[::-1]
 
 
 def _bars(axis: "Axes", panel: Panel) -> None:

@@ -33,7 +33,7 @@ from calm_bench.store.records import (
 )
 from calm_bench.store.results import Results, Value
 
-_PARTS: tuple[Stage, ...] = ("backbone", "head", "codec")
+PARTS: tuple[Stage, ...] = ("backbone", "head", "codec")
 _BATCHES = {
     "step_ms": "step, ms",
     "rows_per_s": "frames per second, all clips",
@@ -261,6 +261,7 @@ def by_stage(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> list[Pane
             if rounds := arms.get((row.cell_id, mode)):
                 name = row_title(row, several)
                 name += f" ({mode})" if several_modes else ""
+                name += f" ({row.cell_id})" if name in stages else ""  # no bar hides another
                 stages[name] = _means(rounds, per_second=per_second)
     per = "second of audio" if per_second else "frame"
     x_label = f"milliseconds per {per} at batch 1, median over rounds"
@@ -281,7 +282,7 @@ def _means(rounds: Sequence[LatencyRecord], *, per_second: bool) -> dict[str, fl
             per_stage["other"] = max(0.0, total - sum(per_stage.values()))
         for stage, value in per_stage.items():
             means[stage].append(value)
-    return {stage: median(means[stage]) for stage in (*_PARTS, "other") if stage in means}
+    return {stage: median(means[stage]) for stage in (*PARTS, "other") if stage in means}
 
 
 def trade_off(results: Results) -> list[Panel]:
@@ -333,7 +334,7 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
     x_label = "seconds of audio generated"
     panels = [
         _growing(results, times_along(growth, stage), f"{stage}, ms per frame", x_label, caption)
-        for stage in _PARTS
+        for stage in PARTS
     ]
     kept: dict[str, list[Dot]] = defaultdict(list)
     for record in sorted(growth, key=lambda record: record.seconds):

@@ -13,11 +13,10 @@ from typing import Any
 from calm_bench.report.columns import heading
 from calm_bench.report.panels import COLORS, FILLS, Dot, Line, Panel, far_apart, look, render
 from calm_bench.report.paper.runs import ModelName, StoredRun, is_part, segments
-from calm_bench.report.plots import times_along
+from calm_bench.report.plots import PARTS, times_along
 from calm_bench.store.records import LatencyRecord, Row, swept, system_title, temperature_text
 from calm_bench.store.results import Value
 
-STAGES = ("backbone", "head", "codec")
 ABLATED = (
     "calm-music-none",
     "calm-music-no-short",
@@ -213,7 +212,7 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
     rows = systems_of(steps.get(step, run))
     times = {
         metric: {i: v for values in by_recipe(run, metric).values() for i, v in values.items()}
-        for metric in ("frame_ms", "rtf", *(f"{stage}_ms" for stage in STAGES))
+        for metric in ("frame_ms", "rtf", *(f"{stage}_ms" for stage in PARTS))
     }
     timed = [c for c in rows if all(c.cell_id in found for found in times.values())]
     rates = _frame_rates(run)
@@ -221,7 +220,7 @@ def latency_split(run: StoredRun) -> Iterator[Panel]:
     bars: dict[str, dict[str, float]] = {}
     for row in timed:
         own = {metric: found[row.cell_id].value or 0.0 for metric, found in times.items()}
-        parts = {stage: own[f"{stage}_ms"] for stage in STAGES}
+        parts: dict[str, float] = {stage: own[f"{stage}_ms"] for stage in PARTS}
         rest = own["frame_ms"] - sum(parts.values())
         if rest > _UNSEEN * own["frame_ms"]:
             parts["other"] = rest
