@@ -22,13 +22,15 @@ from calm_bench.score.clips import Clips
 from calm_bench.score.held_out import HeldOut, held_out_scores
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Outcome, summarise_benchmark
-from calm_bench.speed.timing import missing_times, time_systems, timed_rows
+from calm_bench.speed.tidy import tidy
+from calm_bench.speed.timetable import SpeedPlan
+from calm_bench.speed.timing import measure_plan, missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row
 from calm_bench.store.run_store import RunStore, manifest_of
 
 
-def run_folder(plan: Plan, out: Path | None) -> Path:
+def run_folder(plan: Plan | SpeedPlan, out: Path | None) -> Path:
     """Where a plan's run is written."""
     return paths.runs_dir() / plan.run_id if out is None else out
 
@@ -82,15 +84,11 @@ def run(
     Raises:
         BenchError: If something the user can mend stands in the way.
     """
-    folder = run_folder(plan, out)
     device = resolve_device(device)
     _check_precisions(plan, device)
     rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
-    store = RunStore(folder)
-    store.refuse_foreign()
-    with store.lock():
-        if fresh:
-            store.clear()
+    store = RunStore(run_folder(plan, out))
+    with store.opened(fresh=fresh):
         plan = check_codecs(plan, store)
         wanted = manifest_of(
             plan,
@@ -108,6 +106,29 @@ def run(
         store.append(*(check for check in plan.checks if check not in known))
         _make(plan, store, device)
         return _finish(plan.spec, manifest, rows, store, plan.models)
+
+
+def run_speed(
+    plan: SpeedPlan, *, out: Path | None = None, fresh: bool = False, command: Sequence[str] = ()
+) -> Outcome:
+    """Time what a plan of `speed` says, or what is left of it.
+
+    Raises:
+        BenchError: If something the user can mend stands in the way.
+    """
+    rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
+    store = RunStore(run_folder(plan, out))
+    with store.opened(fresh=fresh):
+        asked = {
+            name: getattr(plan, name).model_dump(mode="json") for name in ("request", "setting")
+        }
+        environment = describe_environment(plan.request.device)
+        manifest = store.begin(manifest_of(plan, rows, environment, command, **asked))
+        measure_plan(plan, store)
+        results = tidy(plan, rows, store)
+        store.write_results(results)
+        store.write_manifest(manifest.model_copy(update={"status": "finished"}))
+    return Outcome(folder=store.root, results=results)
 
 
 def _make(plan: Plan, store: RunStore, device: str) -> None:

@@ -12,7 +12,9 @@ from calm_bench.cli import options
 from calm_bench.errors import BenchError, InputError, describe
 
 if TYPE_CHECKING:
+    from calm_bench.plan.plan import Plan
     from calm_bench.score.summary import Outcome
+    from calm_bench.speed.timetable import SpeedPlan
 
 FAILED_TRIALS = 4
 UNEXPECTED = 70
@@ -89,7 +91,17 @@ def _site(folders: Sequence[Path], out: Path, n_rows: int, *, open_page: bool) -
         _open(out / "index.html")
 
 
-def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
+def show_plan(plan: "Plan | SpeedPlan", lines: Sequence[str], folder: Path, as_json: bool) -> None:
+    """What a dry run says of a plan."""
+    if as_json:
+        typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join([*lines, f"would write {folder}"]))
+
+
+def show(
+    outcome: "Outcome", as_json: bool, *, open_page: bool = False, plots: bool = False
+) -> None:
     """Build the report, print it, and exit with 4 if clips are missing."""
     from rich.console import Console
 
@@ -107,6 +119,8 @@ def show(outcome: "Outcome", as_json: bool, *, open_page: bool = False) -> None:
         if page.is_file():
             typer.echo(f"listen: {page}")
         typer.echo(f"tables: {outcome.folder / 'tables'}")
+        if plots:
+            typer.echo(f"plots: {outcome.folder / 'plots'}")
     if open_page and not page.is_file():
         say(f"{outcome.folder} has no clips of its own, and no page to open")
     elif open_page:

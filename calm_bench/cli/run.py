@@ -1,6 +1,5 @@
 """`calm-bench run`: generate, time, score and report."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from calm_bench.cli import options
-from calm_bench.cli.report import FAILED_TRIALS, say, show
+from calm_bench.cli.report import FAILED_TRIALS, say, show, show_plan
 
 if TYPE_CHECKING:
     from calm_bench.plan.plan import Plan
@@ -113,9 +112,6 @@ def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> N
     plan = check_codecs(plan, store)
     if device != "auto":  # which any machine has
         resolve_device(device)
-    if as_json:
-        typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
-    else:
-        typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
+    show_plan(plan, plan_lines(plan), folder, as_json)
     if plan.unusable:
         raise typer.Exit(FAILED_TRIALS)

@@ -1,21 +1,16 @@
 """`calm-bench speed`: every system's time, memory and bytes, next to each other."""
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
 from calm_bench.cli import options
 from calm_bench.cli.options import choice
 from calm_bench.cli.peers import PEERS_EXAMPLES, peers
-from calm_bench.cli.report import say
+from calm_bench.cli.report import say, show, show_plan
 from calm_bench.errors import InputError
-
-if TYPE_CHECKING:
-    from calm_bench.speed.timetable import SpeedPlan
-
 
 MAX_BATCH = 1024
 
@@ -197,8 +192,9 @@ def time_systems(
 ) -> None:
     """Time the systems in interleaved rounds and say what they are worth."""
     from calm_bench.core.device import resolve_device
-    from calm_bench.speed.run import speed_folder
+    from calm_bench.run import run_folder, run_speed
     from calm_bench.speed.timetable import Request, expand, load_spec, plan_lines
+    from calm_bench.store.run_store import RunStore
 
     name = str(ctx.info_name)
     parts = list(load_spec(spec).parts) if name == "all" else [name]
@@ -211,49 +207,25 @@ def time_systems(
     }  # fmt: skip
     plans = [expand(Request(part=part, **given)) for part in parts]
     folders = [out / part if out and len(parts) > 1 else out for part in parts]
-    pairs = [(plan, speed_folder(plan, at)) for plan, at in zip(plans, folders, strict=True)]
-    if dry_run:
-        _dry_run(pairs, as_json)
-        return
+    pairs = [(plan, run_folder(plan, at)) for plan, at in zip(plans, folders, strict=True)]
     for plan, folder in pairs:
-        say("\n".join([*plan_lines(plan), f"writes {folder}"]))
-    fit = [_run(plan, folder, fresh=fresh, as_json=as_json) for plan, folder in pairs]
-    if not all(fit):
+        if dry_run:
+            RunStore(folder).refuse_foreign()
+            RunStore(folder).refuse_unwritable()
+            show_plan(plan, plan_lines(plan), folder, as_json)
+        else:
+            say("\n".join([*plan_lines(plan), f"writes {folder}"]))
+    if dry_run:
+        return
+    unfit = False
+    for plan, folder in pairs:
+        command = ["calm-bench", *sys.argv[1:]]
+        outcome = run_speed(plan, out=folder, fresh=fresh, command=command)
+        show(outcome, as_json, plots=True)
+        unfit |= outcome.results.is_unfit
+    if unfit:
         say("the machine is unfit: the baseline differs from itself", style="bold red")
         raise typer.Exit(UNFIT)
-
-
-def _dry_run(pairs: "list[tuple[SpeedPlan, Path]]", as_json: bool) -> None:
-    from calm_bench.speed.timetable import plan_lines
-    from calm_bench.store.run_store import RunStore
-
-    for plan, folder in pairs:
-        RunStore(folder).refuse_unwritable()
-        if as_json:
-            typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
-        else:
-            typer.echo("\n".join([*plan_lines(plan), f"would write {folder}"]))
-
-
-def _run(plan: "SpeedPlan", folder: Path, *, fresh: bool, as_json: bool) -> bool:
-    """Time one part, show it, and say whether the machine was fit."""
-    from rich.console import Console
-
-    from calm_bench.report.build import build_report
-    from calm_bench.report.formats import print_table
-    from calm_bench.speed.run import run_speed
-
-    command = ["calm-bench", *sys.argv[1:]]
-    results = run_speed(plan, out=folder, fresh=fresh, command=command)
-    build_report(folder)
-    if as_json:
-        found = {"folder": str(folder), **results.model_dump(mode="json")}
-        typer.echo(json.dumps(found, ensure_ascii=False))
-    else:
-        print_table(results, Console())
-        typer.echo(f"tables: {folder / 'tables'}")
-        typer.echo(f"plots: {folder / 'plots'}")
-    return not results.is_unfit
 
 
 for _name, _help in PARTS.items():

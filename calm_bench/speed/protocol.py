@@ -73,7 +73,7 @@ class Arm:
         return state, self.system.start_decoding(len(self.prompts))
 
 
-class Lengths(Protocol):
+class _Lengths(Protocol):
     """Frames of a generation, generations before anything counts, and rounds."""
 
     @property
@@ -120,7 +120,7 @@ def nothing_to_collect() -> Iterator[None]:
 @nothing_to_collect()
 def measure(
     arms: Sequence[Arm],
-    spec: Lengths,
+    spec: _Lengths,
     store: RunStore,
     rounds: Sequence[int],
     *,
@@ -172,7 +172,7 @@ def time_round(
     return [_record(number, i, order[i], times[i]) for i in range(len(order))]
 
 
-def warm_up(arm: Arm, spec: Lengths, clock: Clock) -> int:
+def warm_up(arm: Arm, spec: _Lengths, clock: Clock) -> int:
     """Generate until three medians in a row agree within 2 %.
 
     A machine that does not settle is given up on after four times the benchmark's `warmup`, or

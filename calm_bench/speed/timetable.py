@@ -229,11 +229,11 @@ def expand(request: Request) -> SpeedPlan:
     systems = scale.systems
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
-    by_system = [_rows_of(system, variants, part.temperature, models) for system in systems]
-    rows = tuple(row for system in by_system for row in system)
+    rows = tuple(
+        row for system in systems for row in _rows_of(system, variants, part.temperature, models)
+    )
     identities = [models.identity(system.model, "system") for system in systems]
-    benchmark = load_benchmark(part.prompts_of)
-    root = paths.benchmarks_dir()
+    benchmark, root = load_benchmark(part.prompts_of), paths.benchmarks_dir()
     prompts = _prompts(benchmark, root, setting)
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],

@@ -152,6 +152,19 @@ class RunStore:
         with files.locked(self.path(".lock")):
             yield
 
+    @contextmanager
+    def opened(self, *, fresh: bool) -> Iterator[None]:
+        """Hold a run's folder, or an empty one; a fresh run begins without what lies there.
+
+        Raises:
+            BenchError: If the folder holds something else, or another process holds it.
+        """
+        self.refuse_foreign()
+        with self.lock():
+            if fresh:
+                self.clear()
+            yield
+
     def begin(self, manifest: Manifest) -> Manifest:
         """Write the manifest of a new run, or check that an existing run may go on.
 

@@ -118,7 +118,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(expanded: Callable[..., Spe
 def test_an_unfit_machine_is_another_exit_code(
     listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.speed.run.measure_plan", lambda *_: None)
+    monkeypatch.setattr("calm_bench.run.measure_plan", lambda *_: None)
     monkeypatch.setattr(Results, "is_unfit", True)
     done = call("speed", "all", "--spec", str(listed()), "--out", str(tmp_path / "out"))
     assert done.exit_code == 3
