@@ -11,7 +11,7 @@ that would come out of another training run.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from calm_bench.types import Column, Estimate
 
 RESAMPLES = 2000
+_MAX_BLOCKS = 32  # of groups, each left out once
 _BLOCK = 2_000_000  # counts held at once
 
 ClipValues = Mapping[str, Mapping[str, float | None]]
@@ -103,6 +104,38 @@ def ratio_interval(
     picks = np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))
     draws = np.exp(np.median(logs[picks], axis=1))
     return _estimate(math.exp(float(np.median(logs))), draws, len(logs), len(logs), level)
+
+
+def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
+    """Deal the groups of several sets at random into at most 32 blocks, evenly for every set.
+
+    A block holds groups of all sides, so leaving it out leaves out the same share of each, and a
+    group that several sides have leaves all of them at once.
+    """
+    groups = sorted(set().union(*sides))
+    owners = {group: tuple(group in side for side in sides) for group in groups}
+    n_blocks = min(_MAX_BLOCKS, *(len(side) for side in sides))
+    rng = np.random.default_rng(seed)
+    members: list[list[str]] = [[] for _ in range(n_blocks)]
+    place = 0
+    for owner in sorted(set(owners.values()), reverse=True):
+        stratum = [group for group in groups if owners[group] == owner]
+        for index in rng.permutation(len(stratum)):
+            members[place % n_blocks].append(stratum[index])
+            place += 1
+    return members
+
+
+def student_interval(value: float, deleted: Floats, n: int) -> Estimate:
+    """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g."""
+    from scipy.special import stdtrit
+
+    G = len(deleted)
+    if G < 2 or not np.isfinite(deleted).all():
+        return Estimate(value=value, n=n, reason="an interval needs more recordings")
+    error = np.sqrt((G - 1) / G * np.sum((deleted - deleted.mean()) ** 2))
+    reach = float(stdtrit(G - 1, 0.975) * error)
+    return Estimate(value=value, low=value - reach, high=value + reach, n=n)
 
 
 def _resampled(statistic: Statistic, owners: Owners, seed: int) -> Floats:

@@ -125,7 +125,7 @@ class EmbeddingMetric(Metric):
         """
         self._embedding = embedding
         self._cache = cache
-        self._warned = False
+        self._said: set[str] = set()
 
     @cached_property
     def embedder(self) -> ClipEmbedder:
@@ -160,25 +160,9 @@ class EmbeddingMetric(Metric):
         """The columns of a row, or by how much they exceed those of a second; and its counts."""
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
+        """The columns beside the counts that tell how far to trust them."""
         ours, theirs = self.vectors_of(clips), self.vectors_of(reference)
         estimates, counts = self.estimates([ours], theirs)
-        return self._result(estimates, ours, theirs, counts)
-
-    def difference(
-        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
-    ) -> Mapping[str, Estimate]:
-        """All columns over the prompts both rows have: `clips` minus `baseline`."""
-        rows = self.vectors_of_both(clips, baseline)
-        return self.estimates(rows, self.vectors_of(reference))[0]
-
-    def _result(
-        self,
-        estimates: Mapping[str, Estimate],
-        ours: VectorSet,
-        theirs: VectorSet,
-        counts: Mapping[str, float],
-    ) -> MetricResult:
-        """The estimates beside the counts that tell how far to trust them."""
         sizes = {
             "n_clips": ours.n_clips,
             "n_vectors": ours.n_vectors,
@@ -191,6 +175,13 @@ class EmbeddingMetric(Metric):
         }
         return MetricResult(notes=ours.notes, estimates=estimates, counts={**sizes, **counts})
 
+    def difference(
+        self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
+    ) -> Mapping[str, Estimate]:
+        """All columns over the prompts both rows have: `clips` minus `baseline`."""
+        rows = self.vectors_of_both(clips, baseline)
+        return self.estimates(rows, self.vectors_of(reference))[0]
+
     def _uneven(self, ours: VectorSet, theirs: VectorSet) -> bool:
         """Whether clips are not as long as the reference's, which is said once.
 
@@ -201,25 +192,15 @@ class EmbeddingMetric(Metric):
             return False
         a, b = ours.n_vectors / ours.n_clips, theirs.n_vectors / theirs.n_clips
         uneven = abs(a - b) > _SAME_LENGTH * b
-        if uneven and not self._warned:
-            self._warned = True
-            logger.warning(
+        if uneven:
+            self._say_once(
                 "%s compares clips of %.0f vectors with reference clips of %.0f: their lengths "
                 "differ, and part of the distance is that",
-                self.name,
-                a,
-                b,
+                *(self.name, a, b),
             )
         return uneven
 
-
-def student_interval(value: float, deleted: Floats, n: int) -> Estimate:
-    """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g."""
-    from scipy.special import stdtrit
-
-    G = len(deleted)
-    if G < 2 or not np.isfinite(deleted).all():
-        return Estimate(value=value, n=n, reason="an interval needs more recordings")
-    error = np.sqrt((G - 1) / G * np.sum((deleted - deleted.mean()) ** 2))
-    reach = float(stdtrit(G - 1, 0.975) * error)
-    return Estimate(value=value, low=value - reach, high=value + reach, n=n)
+    def _say_once(self, warning: str, *parts: Any) -> None:
+        if warning not in self._said:
+            self._said.add(warning)
+            logger.warning(warning, *parts)

@@ -20,14 +20,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from calm_bench.core.stats import student_interval
 from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.vectors import VectorCache
-from calm_bench.metrics.embedded import (
-    DEFAULT_EMBEDDING,
-    EmbeddingMetric,
-    VectorSet,
-    student_interval,
-)
+from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric, VectorSet
 from calm_bench.seeds import content_hash
 from calm_bench.types import Column, Estimate
 

@@ -22,9 +22,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from calm_bench.asr.words import normalise
+from calm_bench.core.stats import deal_blocks, student_interval
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.metrics.embedded import student_interval
-from calm_bench.metrics.frechet import deal_blocks
 from calm_bench.metrics.text import heard_words, missing_text, text_recipe
 from calm_bench.seeds import derive_seed
 from calm_bench.types import Clip, Column, Estimate, MetricResult

@@ -74,18 +74,18 @@ class StoredClip(Clip):
 
     Attributes:
         sound: What its file holds.
-        reader: Reads it.
+        reader: Reads it, where that is not simply done.
     """
 
     path: Path
     sound: AudioFacts
-    reader: Callable[["StoredClip"], Wave] = field(default=lambda clip: read_audio(clip.path)[0])
+    reader: Callable[["StoredClip"], Wave] | None = None
     wave: Wave = field(init=False, repr=False)
     sample_rate: int = field(init=False)
 
     def __getattr__(self, name: str) -> Any:
         if name == "wave":
-            return self.reader(self)
+            return self.reader(self) if self.reader else read_audio(self.path)[0]
         if name == "sample_rate":
             return self.sound.sample_rate
         raise AttributeError(name)

@@ -99,22 +99,16 @@ def score_folders(
         UnknownNameError: If there is no such metric or embedding.
     """
     asked = asked or FolderScores()
-    if asked.embedding is not None:
-        registry.target("embedding", asked.embedding)
-    _check_metrics(asked.metrics, alone=reference is None)
-    listings = _list_sides(folder, reference)
-    pairing = _pair(listings, asked.pair_by)
-    versions = {"clips": pairing.originals} if reference is not None else {}
-    sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
-    beyond = {"text", "transcript"} | (set() if pairing.originals else {"paired_reference"})
-    names = list(asked.metrics) or _metrics_without(beyond)
+    _check_names(asked, alone=reference is None)
+    pairing, sides = _read_sides(folder, reference, asked)
+    lacking = () if pairing.originals else ("paired_reference",)
+    names = list(asked.metrics) or _metrics_without({"text", "transcript", *lacking})
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
         asr=asked.asr,
         embeddings=(asked.embedding,) if asked.embedding else (),
         unpaired=unpaired[0] if unpaired else _ALONE,
     )
-    rows = _rows(sides, paired=bool(pairing.originals))
     doubts = unrelated(sides["clips"].clips, sides["reference"].clips if reference else ())
     manifest = _manifest(sides, asked, names, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
@@ -122,7 +116,7 @@ def score_folders(
     with store.lock():
         manifest = store.begin(manifest)
         clips = Clips({cell_id: side.clips for cell_id, side in sides.items()})
-        scorer = Scorer(rows, clips, store, setting)
+        scorer = Scorer(_rows(sides, bool(pairing.originals)), clips, store, setting)
         results = summarise_run(
             scorer,
             scorer.score(names, []),
@@ -131,14 +125,25 @@ def score_folders(
             trials={cell_id: side.count for cell_id, side in sides.items()},
             notes=[*(line for side in sides.values() for line in side.lines), *unpaired, *doubts],
         )
+        store.write_results(results)
         outcome = Outcome(folder=store.root, results=results)
-        store.write_results(outcome.results)
         status = "partial" if outcome.n_failed else "finished"
         store.write_manifest(manifest.model_copy(update={"status": status}))
     return outcome
 
 
-def _rows(sides: Mapping[str, Folder], *, paired: bool) -> list[Row]:
+def _read_sides(
+    folder: Path, reference: Path | None, asked: FolderScores
+) -> tuple[Pairing, dict[str, Folder]]:
+    """What belongs together, and the clips of both sides."""
+    listings = _list_sides(folder, reference)
+    pairing = _pair(listings, asked.pair_by)
+    versions = {"clips": pairing.originals} if reference is not None else {}
+    sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
+    return pairing, sides
+
+
+def _rows(sides: Mapping[str, Folder], paired: bool) -> list[Row]:
     """The reference's row, if there is one, and the row of what is scored."""
     kinds: dict[str, Literal["reference", "round_trip", "system"]] = {
         "reference": "reference",
@@ -232,15 +237,17 @@ def read_folder(
     return Folder(path=listing.folder, clips=clips, failures=failures, notes=notes)
 
 
-def _check_metrics(names: Sequence[str], *, alone: bool) -> None:
+def _check_names(asked: FolderScores, *, alone: bool) -> None:
     """Refuse a metric that can say nothing of plain folders, whatever lies in them.
 
     Raises:
         InputError: If one needs texts, or a reference where there is none.
-        UnknownNameError: If there is no such metric.
+        UnknownNameError: If there is no such metric or embedding.
     """
+    if asked.embedding is not None:
+        registry.target("embedding", asked.embedding)
     originals = {"reference", "paired_reference"} if alone else set()
-    for name in names:
+    for name in asked.metrics:
         needs = registry.load("metric", name).needs
         if "text" in needs:
             others = ", ".join(_metrics_without({"text", *originals}))

@@ -77,28 +77,20 @@ def summarise_run(
     codecs = [score for score in scorer.store.read(RowScore) if score.metric == "codec"]
     speed = speed_rows(rows, latency)
     values = [*speed.values, *_codec_values(rows, codecs)]
-    differences: list[Difference] = []
-    recipes = dict(speed.recipes)
-    for score in scores:
-        numbers = _Numbers(score, scorer.clips)
-        values += [numbers.value(row, column) for row in rows for column in score.columns]
-        differences += numbers.differences(pairs)
-        if score.recipe_id is not None:
-            recipes[score.recipe_id] = {"metric": score.metric, **score.recipe}
-    columns = [*(SPEED_COLUMNS if latency else ())]
-    columns += [ColumnInfo.of(BITS_PER_SECOND, "codec")] if codecs else []
-    found = [ColumnInfo.of(column, score.metric) for score in scores for column in score.columns]
-    columns += list({column.name: column for column in found}.values())
+    numbers = [_Numbers(score, scorer.clips) for score in scores]
+    values += [value for part in numbers for value in part.values(rows)]
+    recipes = {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
+    coded = [ColumnInfo.of(BITS_PER_SECOND, "codec")] if codecs else []
     return Results(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
         benchmark_version=manifest.version,
         cells=tuple(rows),
-        columns=tuple(columns),
+        columns=(*(SPEED_COLUMNS if latency else ()), *coded, *_columns(scores)),
         table=table,
-        recipes=recipes,
+        recipes={**speed.recipes, **recipes},
         rows=tuple(values),
-        differences=tuple(differences),
+        differences=tuple(d for part in numbers for d in part.differences(pairs)),
         trials={row: _with_failures(made, row, scorer.failures) for row, made in trials.items()},
         unusable=len(manifest.options.get("unusable", ())),
         fit=speed.fit,
@@ -113,6 +105,11 @@ def summarise_run(
     )
 
 
+def _columns(scores: Sequence[MetricScores]) -> Iterable[ColumnInfo]:
+    found = [ColumnInfo.of(column, score.metric) for score in scores for column in score.columns]
+    return {column.name: column for column in found}.values()
+
+
 class _Numbers:
     """Estimates of one metric's columns."""
 
@@ -120,10 +117,11 @@ class _Numbers:
         self.score = score
         self.clips = clips
 
-    def value(self, row: Row, column: Column) -> Value:
-        """One number of the table."""
-        found = self._estimate(row.cell_id, column)
-        return value_of(row, column.name, column.unit, found, self.score.recipe_id)
+    def values(self, rows: Sequence[Row]) -> Iterator[Value]:
+        """Every column's number of each row."""
+        for row, column in product(rows, self.score.columns):
+            found = self._estimate(row.cell_id, column)
+            yield value_of(row, column.name, column.unit, found, self.score.recipe_id)
 
     def differences(self, pairs: Sequence[Pair]) -> list[Difference]:
         """Every column's paired difference between rows that the metric has something to say of."""

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from calm_bench.metrics.frechet import (
-    Blocks,
-    Gaussian,
-    deal_blocks,
-    extrapolate,
-    frechet_distance,
-    subset_sizes,
-)
+from calm_bench.core.stats import deal_blocks
+from calm_bench.metrics.fad import Blocks, Gaussian, extrapolate, frechet_distance, subset_sizes
 
 
 @pytest.fixture
