@@ -61,9 +61,10 @@ def peers(
     from rich.console import Console
 
     from calm_bench.report.formats import print_tables
-    from calm_bench.speed.peers.comparison import PeerRequest, run_peers
+    from calm_bench.speed.peers.comparison import run_peers
     from calm_bench.speed.peers.items import choose_pairs
     from calm_bench.speed.peers.table import build_tables
+    from calm_bench.speed.peers.worker import PeerRequest
     from calm_bench.types import Precision
 
     request = PeerRequest(

@@ -30,7 +30,7 @@ from calm_bench.gate.crews import checked_out
 from calm_bench.gate.ratios import AGAINST, RATIOS, compare, compare_stored, measured_ratios
 from calm_bench.gate.rule import Judgement, Quantity, Verdict
 from calm_bench.report.formats import to_markdown
-from calm_bench.report.tables import Table, Text
+from calm_bench.report.tables import Table
 from calm_bench.types import Estimate
 
 COUNTS = "counts"
@@ -183,7 +183,8 @@ class Outcome:
         if self.judged:
             tables.append(_ratios_table(self.title, self.judged))
         if not tables:
-            tables.append(_table("Nothing was compared", ("verdict",), [[self.verdict]]))
+            tables.append(_table("Nothing was compared", "verdict"))
+            tables[0].add_row(self.verdict)
         tables[-1].notes += self.notes
         return tables
 
@@ -213,36 +214,26 @@ def write_step_summary(outcome: Outcome) -> None:
             file.write(outcome.markdown())
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(title: str, *headings: str) -> Table:
     table = Table(title=title)
     for heading in headings:
         table.add_column(heading, left=heading in WORDS)
-    table.rows = [[Text(text=text) for text in row] for row in rows]
     return table
 
 
 def _counts_table(counted: Counted) -> Table:
     if not (counted.grown or counted.fallen):
-        row = [str(counted.compared), "0", "pass" if counted.compared else "not gated"]
-        table = _table(COUNTED, ("compared", "changed", "verdict"), [row])
+        table = _table(COUNTED, "compared", "changed", "verdict")
+        table.add_row(str(counted.compared), "0", "pass" if counted.compared else "not gated")
         table.notes += counted.notes
         return table
+    headings = ("system", "stage", "count", "stored", "now", "change", "verdict")
+    table = _table(COUNTED, *headings)
     changed = [(one, "regressed") for one in counted.grown]
     changed += [(one, "fell") for one in counted.fallen if one.stage == "total"]
-    rows = [
-        [
-            one.system,
-            one.stage,
-            one.words,
-            f"{one.before:,}",
-            f"{one.after:,}",
-            one.difference,
-            mark,
-        ]
-        for one, mark in changed
-    ]
-    headings = ("system", "stage", "count", "stored", "now", "change", "verdict")
-    table = _table(COUNTED, headings, rows)
+    for one, mark in changed:
+        before, after = f"{one.before:,}", f"{one.after:,}"
+        table.add_row(one.system, one.stage, one.words, before, after, one.difference, mark)
     same = counted.compared - len(counted.grown) - len(counted.fallen)
     table.notes.append(
         f"{len(counted.grown)} counts grew, {len(counted.fallen)} fell (--json "
@@ -255,9 +246,10 @@ def _counts_table(counted: Counted) -> Table:
 
 
 def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
-    headings = ("ratio", "now", "95 % interval", "needs", "A/A", "wall", "n")
-    rows = [
-        [
+    headings = ("ratio", "now", "95 % interval", "needs", "A/A", "wall", "n", "verdict")
+    table = _table(title, *headings)
+    for one in judged:
+        table.add_row(
             one.label,
             _number(one.ratio.value),
             _interval(one.ratio),
@@ -265,12 +257,8 @@ def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
             _number(one.control.value),
             _number(one.wall.value),
             str(one.ratio.n),
-        ]
-        for one in judged
-    ]
-    table = _table(title, (*headings, "verdict"), rows)
-    for texts, one in zip(table.rows, judged, strict=True):
-        texts.append(table.text(one.verdict, one.note or None))
+            table.text(one.verdict, one.note or None),
+        )
     table.notes += [TIMES, CONTROL]
     return table
 

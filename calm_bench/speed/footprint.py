@@ -7,7 +7,7 @@ taken in a process of its own (`peak_worker`).
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +37,9 @@ class ReadProbe:
         self._clock = clock
         self._taken: list[int] = []
 
-    def warmed_up(self) -> Callable[[], None]:
-        """How to read it, after once that does not count."""
+    def warm_up(self) -> None:
+        """Read it once, which does not count."""
         time_call(self._buffer.sum, self._clock)
-        return self.read
 
     def read(self) -> None:
         """Read it whole, on the clock."""

@@ -137,39 +137,19 @@ def measure(
             if not arm.control:
                 warm_up(arm, spec, clock)
             advance(1)
-    between = probe.warmed_up() if probe else lambda: None
+    if probe:
+        probe.warm_up()
     with stage("latency, rounds", spec.rounds, spec.rounds - len(rounds)) as advance:
         for number in rounds:
-            records = time_round(arms, number, spec.frames, seed=seed, clock=clock, between=between)
+            order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
+            times = []
+            for arm in order:
+                if probe:
+                    probe.read()
+                times.append(time_arm(arm, arm.n_frames or spec.frames, clock))
+            records = [_record(number, i, order[i], times[i]) for i in range(len(order))]
             store.append(*([probe.record(number)] if probe else []), *records)
             advance(1)
-
-
-def time_round(
-    arms: Sequence[Arm],
-    number: int,
-    n_frames: int,
-    *,
-    seed: int,
-    clock: Clock,
-    between: Callable[[], None] = lambda: None,
-) -> list[LatencyRecord]:
-    """Time every arm once, in an order that round and seed decide.
-
-    Args:
-        arms: What is timed.
-        number: The round's.
-        n_frames: Of arms that do not say themselves.
-        seed: Draws the order.
-        clock: Tells the time.
-        between: Called once before each arm.
-    """
-    order = random.Random(derive_seed(seed, number)).sample(arms, len(arms))
-    times = []
-    for arm in order:
-        between()
-        times.append(time_arm(arm, arm.n_frames or n_frames, clock))
-    return [_record(number, i, order[i], times[i]) for i in range(len(order))]
 
 
 def warm_up(arm: Arm, spec: _Lengths, clock: Clock) -> int:

@@ -224,9 +224,8 @@ def expand(request: Request) -> SpeedPlan:
     spec = load_spec(request.spec)
     scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
-    models = Models()
+    models, systems = Models(), scale.systems
     variants = _variants(setting.modes, setting.precisions)
-    systems = scale.systems
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
     rows = tuple(

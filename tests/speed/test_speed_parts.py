@@ -45,9 +45,9 @@ class Ticking:
 def test_the_probe_reads_more_than_the_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "last_cache_bytes", lambda: 400_000)
     probe = ReadProbe("cpu", 1, Ticking())
-    read = probe.warmed_up()
-    read()
-    read()
+    probe.warm_up()
+    probe.read()
+    probe.read()
     record = probe.record(0)
     assert record.n_bytes == 8 * 400_000
     assert record.read_ns == (1, 1)

@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from calm_bench.core import paths
 from calm_bench.core.progress import cores
 from calm_bench.errors import BenchError, InputError
 from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none, version_of
-from calm_bench.speed.peers.worker import Task
+from calm_bench.speed.peers.worker import PeerRequest
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import StrictModel
@@ -44,30 +43,18 @@ class Machine(StrictModel):
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerRequest:
-    """What was asked for."""
-
-    pairs: tuple[Pair, ...]
-    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
-    rounds: int = 24
-    threads: int = 1
-    command: tuple[str, ...] = ()
-
-    def folder(self, out: Path | None) -> Path:
-        """Where the records go: `out`, or a folder per number of threads."""
-        return out or paths.runs_dir() / f"peers-{self.threads}-thread{'s'[: self.threads - 1]}"
-
-
 def run_peers(request: PeerRequest, out: Path | None, *, fresh: bool = False) -> Path:
     """Time every pair whose package is here, and return the folder of the records.
+
+    That is `out`, or a folder for this number of threads.
 
     Raises:
         BenchError: If no package is here, or a pair's process failed.
         InputError: If the folder was begun on another machine or with other versions.
     """
     refuse_if_none(request.pairs)
-    folder = request.folder(out)
+    n = request.threads
+    folder = out or paths.runs_dir() / f"peers-{n}-thread{'s'[: n - 1]}"
     if fresh and (folder / MACHINE_FILE).is_file():
         shutil.rmtree(folder)
     store = RunStore(folder)
@@ -120,13 +107,6 @@ def _describe(request: PeerRequest) -> Machine:
 
 def _time(pair: Pair, request: PeerRequest, folder: Path) -> None:
     """One pair in a process of its own: packages set threads and patch what they please."""
-    task = Task(
-        folder=str(folder),
-        pair=pair.name,
-        precisions=request.precisions,
-        rounds=request.rounds,
-        threads=request.threads,
-    )
     environ = os.environ | {
         "OMP_NUM_THREADS": str(request.threads),
         "MKL_NUM_THREADS": str(request.threads),
@@ -135,7 +115,8 @@ def _time(pair: Pair, request: PeerRequest, folder: Path) -> None:
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
     }
-    command = [sys.executable, "-m", "calm_bench.speed.peers.worker", task.model_dump_json()]
+    worker = [sys.executable, "-m", "calm_bench.speed.peers.worker"]
+    command = [*worker, str(folder), pair.name, request.model_dump_json()]
     done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise BenchError(

@@ -15,7 +15,7 @@ from calm_bench.core.stats import ratio_interval
 from calm_bench.errors import InputError
 from calm_bench.report.columns import TIMES
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.report.tables import Table, Text
+from calm_bench.report.tables import Table
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.peers.comparison import Machine, read_machine
 from calm_bench.speed.peers.items import (
@@ -138,31 +138,24 @@ def peers_table(rows: Sequence[PeerRow], machine: Machine) -> Table:
     table.add_column("goal", left=True)
     table.add_column("n")
     last = ""
-    for index, row in enumerate(rows):
-        new = row.item.key != last
-        if new and index:
-            table.groups.append(index)
-        last = row.item.key
-        table.rows.append(_fields(table, row, new))
+    for row in rows:
+        pair, item, new = load_peers().pairs[row.item.pair], row.item, row.item.key != last
+        package = row.arm == PACKAGE
+        table.add_row(
+            table.text(pair.title, pair.shape) if new else "",
+            table.text(item.title, item.inside) if new else "",
+            NAMES.get(row.arm, row.arm),
+            _milliseconds(row.cpu_ms),
+            _milliseconds(row.wall_ms),
+            "1" if package else _ratio(row.cpu),
+            "1" if package else _ratio(row.wall),
+            "" if row.goal is None else f"≥ {row.goal:g}: {row.verdict}",
+            str(row.n),
+            ruled=new and bool(last),
+        )
+        last = item.key
     table.notes += _notes(machine)
     return table
-
-
-def _fields(table: Table, row: PeerRow, new: bool) -> list[Text]:
-    pair = load_peers().pairs[row.item.pair]
-    package = row.arm == PACKAGE
-    goal = "" if row.goal is None else f"≥ {row.goal:g}: {row.verdict}"
-    return [
-        table.text(pair.title, pair.shape) if new else Text(text=""),
-        table.text(row.item.title, row.item.inside) if new else Text(text=""),
-        Text(text=NAMES.get(row.arm, row.arm)),
-        Text(text=_milliseconds(row.cpu_ms)),
-        Text(text=_milliseconds(row.wall_ms)),
-        Text(text="1" if package else _ratio(row.cpu)),
-        Text(text="1" if package else _ratio(row.wall)),
-        Text(text=goal),
-        Text(text=str(row.n)),
-    ]
 
 
 def _milliseconds(value: float) -> str:

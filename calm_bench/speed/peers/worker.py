@@ -1,4 +1,4 @@
-"""Times one pair in this process: `python -m calm_bench.speed.peers.worker JSON`.
+"""Times one pair in this process: `python -m calm_bench.speed.peers.worker FOLDER PAIR REQUEST`.
 
 Every round all arms of an item run one block each, in an order drawn anew, so that what the machine
 does over seconds meets both sides alike. Blocks are written down as soon as their round is whole.
@@ -9,16 +9,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.frames import quiet
-from calm_bench.speed.peers.items import CONTROL, PACKAGE, Item, is_ours, load_peers
+from calm_bench.speed.peers.items import CONTROL, PACKAGE, Item, Pair, is_ours, load_peers
 from calm_bench.speed.protocol import unfinished
 from calm_bench.store.records import Record
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import StrictModel
+from calm_bench.types import Precision, StrictModel
 
 if TYPE_CHECKING:
     from calm_bench.speed.peers.sides import Side
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 WARM_UP_BLOCKS = 2
 
 
-class Task(StrictModel):
-    """One pair's work: where to, with what, and how often."""
+class PeerRequest(StrictModel):
+    """What was asked for."""
 
-    folder: str
-    pair: str
-    precisions: tuple[str, ...]
-    rounds: int
-    threads: int
+    pairs: tuple[Pair, ...]
+    precisions: tuple[str, ...] = get_args(Precision)
+    rounds: int = 24
+    threads: int = 1
+    command: tuple[str, ...] = ()
 
 
 class Block(Record):
@@ -60,23 +60,23 @@ class Block(Record):
     cpu_ns: int
 
 
-def time_pair(task: Task) -> None:
-    """Run every round that is missing, item by item."""
+def time_pair(folder: Path, pair: str, request: PeerRequest) -> None:
+    """Run every round of a pair that is missing, item by item."""
     import torch
 
-    torch.set_num_threads(task.threads)
-    store = RunStore(Path(task.folder))
-    for item in load_peers().of(task.pair):
-        arms = item.arms(task.precisions)
+    torch.set_num_threads(request.threads)
+    store = RunStore(folder)
+    for item in load_peers().of(pair):
+        arms = item.arms(request.precisions)
         done = ((b.round, b.arm) for b in store.read(Block) if b.item == item.key)
-        missing = unfinished(range(task.rounds), set(arms), done)
+        missing = unfinished(range(request.rounds), set(arms), done)
         if missing:
             with torch.inference_mode():
-                _time_item(store, item, arms, missing, task)
+                _time_item(store, item, arms, missing, request)
 
 
 def _time_item(
-    store: RunStore, item: Item, arms: Sequence[str], rounds: Sequence[int], task: Task
+    store: RunStore, item: Item, arms: Sequence[str], rounds: Sequence[int], request: PeerRequest
 ) -> None:
     import torch
 
@@ -84,14 +84,14 @@ def _time_item(
     title = f"{load_peers().pairs[item.pair].title}, {item.title}"
     sides = {arm: _open(item, PACKAGE if arm == CONTROL else arm) for arm in arms if arm != CONTROL}
     sides[CONTROL] = sides[PACKAGE]
-    torch.set_num_threads(task.threads)  # a package may have set its own while it was imported
+    torch.set_num_threads(request.threads)  # a package may have set its own while it was imported
     for _ in range(WARM_UP_BLOCKS):
         for side in sides.values():
-            _run(side, item.calls, task.threads)
-    with stage(title, task.rounds, task.rounds - len(rounds)) as advance:
+            _run(side, item.calls, request.threads)
+    with stage(title, request.rounds, request.rounds - len(rounds)) as advance:
         for number in rounds:
             order = random.Random(derive_seed(item.key, number)).sample(arms, len(arms))
-            times = [_run(sides[arm], item.calls, task.threads) for arm in order]
+            times = [_run(sides[arm], item.calls, request.threads) for arm in order]
             rows = zip(order, times, strict=True)
             store.append(*(_block(item, number, i, arm, t) for i, (arm, t) in enumerate(rows)))
             advance(1)
@@ -134,8 +134,9 @@ def _block(item: Item, number: int, order: int, arm: str, times: tuple[int, int]
 
 
 def main() -> None:
-    """Run the task that the first argument holds."""
-    time_pair(Task.model_validate_json(sys.argv[1]))
+    """Time a pair into a folder, as the request asks."""
+    folder, pair, request = sys.argv[1:]
+    time_pair(Path(folder), pair, PeerRequest.model_validate_json(request))
 
 
 if __name__ == "__main__":

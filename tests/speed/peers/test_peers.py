@@ -11,7 +11,7 @@ from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.speed import frames
 from calm_bench.speed.peers import comparison, items, worker
-from calm_bench.speed.peers.comparison import Machine, PeerRequest, run_peers
+from calm_bench.speed.peers.comparison import Machine, run_peers
 from calm_bench.speed.peers.items import (
     choose_pairs,
     load_peers,
@@ -20,7 +20,7 @@ from calm_bench.speed.peers.items import (
 )
 from calm_bench.speed.peers.sides import Side
 from calm_bench.speed.peers.table import build_tables, rows_of
-from calm_bench.speed.peers.worker import Block, Task, time_pair
+from calm_bench.speed.peers.worker import Block, PeerRequest, time_pair
 from calm_bench.store.run_store import RunStore
 
 PAIRS, ITEMS = load_peers().pairs, load_peers().items
@@ -145,11 +145,9 @@ class TestWorker:
     def test_every_arm_once_a_round_and_only_what_is_missing(
         self, tmp_path: Path, calls: list[str]
     ) -> None:
-        task = Task(
-            folder=str(tmp_path), pair="mimi", precisions=("fp32", "int8"), rounds=3, threads=1
-        )
-        assert Task.model_validate_json(task.model_dump_json()) == task
-        time_pair(task)
+        task = PeerRequest(pairs=(), precisions=("fp32", "int8"), rounds=3)
+        assert PeerRequest.model_validate_json(task.model_dump_json()) == task
+        time_pair(tmp_path, "mimi", task)
         found = RunStore(tmp_path).read(Block)
         for item in (item for item in ITEMS.values() if item.pair == "mimi"):
             arms = item.arms(task.precisions)
@@ -161,31 +159,29 @@ class TestWorker:
             assert {b.frames for b in own} == {item.calls * item.frames}
         assert calls.count("reset ours fp32") == 3 * (3 + worker.WARM_UP_BLOCKS)
         calls.clear()
-        time_pair(task)
+        time_pair(tmp_path, "mimi", task)
         assert calls == []
-        time_pair(task.model_copy(update={"rounds": 4}))
+        time_pair(tmp_path, "mimi", task.model_copy(update={"rounds": 4}))
         assert calls.count("reset ours fp32") == 3 * (1 + worker.WARM_UP_BLOCKS)
 
     def test_the_order_changes_from_round_to_round(self, tmp_path: Path, calls: list[str]) -> None:
-        time_pair(
-            Task(
-                folder=str(tmp_path), pair="moshi", precisions=("fp32", "bf16"), rounds=8, threads=1
-            )
-        )
+        task = PeerRequest(pairs=(), precisions=("fp32", "bf16"), rounds=8)
+        time_pair(tmp_path, "moshi", task)
         first = {b.arm for b in RunStore(tmp_path).read(Block) if b.order == 0}
         assert len(first) > 2
 
 
 class TestRun:
     @pytest.fixture
-    def started(self, monkeypatch: pytest.MonkeyPatch) -> list[Task]:
-        """Workers that are not started; what they were asked for."""
-        tasks: list[Task] = []
+    def started(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Workers that are not started; the pairs that they were asked for."""
+        pairs: list[str] = []
 
         def fake(command: list[str], env: dict[str, str], **more: Any) -> Any:
-            tasks.append(Task.model_validate_json(command[-1]))
+            pairs.append(command[-2])
+            threads = PeerRequest.model_validate_json(command[-1]).threads
             assert env["NO_TORCH_COMPILE"] == "1"
-            assert env["OMP_NUM_THREADS"] == str(tasks[-1].threads)
+            assert env["OMP_NUM_THREADS"] == str(threads)
             codes = count()
             return type("Done", (), {"returncode": next(codes)})()
 
@@ -197,18 +193,18 @@ class TestRun:
             "describe_environment",
             lambda device: {"device_name": "it", "commit": None},
         )
-        return tasks
+        return pairs
 
     def request_of(self, **changes: Any) -> PeerRequest:
         return PeerRequest(pairs=tuple(choose_pairs(["pocket"])), **changes)
 
-    def test_a_process_for_each_pair(self, tmp_path: Path, started: list[Task]) -> None:
+    def test_a_process_for_each_pair(self, tmp_path: Path, started: list[str]) -> None:
         run_peers(self.request_of(rounds=5), tmp_path / "out")
-        assert [task.pair for task in started] == ["pocket-english", "pocket-18m"]
+        assert started == ["pocket-english", "pocket-18m"]
         assert comparison.read_machine(tmp_path / "out").threads == 1
         run_peers(self.request_of(), tmp_path / "out")  # the same machine: it goes on
 
-    def test_other_threads_are_not_mixed_in(self, tmp_path: Path, started: list[Task]) -> None:
+    def test_other_threads_are_not_mixed_in(self, tmp_path: Path, started: list[str]) -> None:
         run_peers(self.request_of(), tmp_path / "out")
         with pytest.raises(InputError, match="begun with other threads"):
             run_peers(self.request_of(threads=2), tmp_path / "out")
@@ -216,7 +212,7 @@ class TestRun:
         assert comparison.read_machine(tmp_path / "out").threads == 2
 
     def test_a_pair_that_failed_is_named(
-        self, tmp_path: Path, started: list[Task], monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         done = type("Done", (), {"returncode": 7})()
         monkeypatch.setattr(comparison.subprocess, "run", lambda *args, **more: done)
