@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,12 +181,8 @@ def _import_package(name: str) -> Any:
         from huggingface_hub import constants
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
         raise MissingExtraError(f"the embedding {name}", "fad", _PACKAGE) from error
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
+    with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
         import frechet_audio_distance
-    finally:
-        constants.HF_HUB_OFFLINE = before
     return frechet_audio_distance
 
 
@@ -196,13 +193,6 @@ def _tensors_only() -> Iterator[None]:
 
     scalar = np.float64(0).__reduce__()[0]  # numpy 1 and 2 pickle it under different names
     allowed: list[Any] = [np.dtype, type(np.dtype("float64")), scalar, (scalar, _NUMPY_SCALAR)]
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+    forced = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1")
+    with forced, torch.serialization.safe_globals(allowed):
+        yield

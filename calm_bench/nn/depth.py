@@ -267,9 +267,8 @@ class DepthCache:
         heads = buffer.view(config.layers, K, batch, 3, H, -1).permute(0, 3, 2, 4, 1, 5)
         self.views = [
             [
-                DepthView(row=rows[k], query=q[:, :, k : k + 1], keys=key, values=value)
-                for rows, (q, ks, vs) in zip(buffer, heads, strict=True)
-                for key, value in [(ks[:, :, : k + 1], vs[:, :, : k + 1])]
+                DepthView(rows[k], q[:, :, k : k + 1], keys[:, :, : k + 1], values[:, :, : k + 1])
+                for rows, (q, keys, values) in zip(buffer, heads, strict=True)
             ]
             for k in range(K)
         ]
@@ -283,7 +282,7 @@ class FlatDepth:
     ) -> None:
         config = module.config
         self.config, self.schedule = config, config.schedule
-        W, V = config.dim, module.outputs.shape[1]
+        W = config.dim
         self.text = None if module.text is None else module.text.weight
         self.norm = RmsNorm(W, module.inputs.device)
         self.inputs = pack(module.inputs.flatten(0, 1), None, precision)
@@ -310,7 +309,6 @@ class FlatDepth:
         if release:
             discard(module, "inputs", "outputs")
         self.row_bytes = W * tables.element_size()
-        self.codebook_size = V
 
     def sample(
         self,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.nn.trigflow import SamplerPath, TimeWeight, consistency_path, rotation_path, sample
 from calm_bench.systems.streaming import FlatSteps, Head, StreamingSystem, StreamState, TextConfig
@@ -102,9 +102,8 @@ class FlatCalm(FlatSteps):
         if system.short is not None:
             self.replaces = (*FlatSteps.replaces, "read_window")
             self.short = FlatTransformer(system.short.transformer, precision, release)
-            self.output: Product | None = None
-            if system.short.output is not None:
-                self.output = pack(system.short.output.weight, None, precision)
+            out = system.short.output
+            self.output = None if out is None else pack(out.weight, None, precision)
 
     def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
         """The latent's projection on top of the text's embedding."""

@@ -6,7 +6,7 @@ here frame i of text goes with frame i of audio.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,25 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
+def write_words(
+    stream: NDArray[np.int64],
+    words: Iterable[TimedWord],
+    frame_rate: float,
+    tokens_of: Callable[[str], list[int]],
+    before: int,
+) -> None:
+    """Write words over padding [T], each at its onset or after the one before, behind a token."""
+    free = 0
+    for word in words:
+        at = max(free, math.floor(word.start * frame_rate + 1e-6))
+        tokens = tokens_of(word.word)
+        if free <= at - 1 < len(stream):
+            stream[at - 1] = before
+        piece = tokens[: max(0, len(stream) - at)]
+        stream[at : at + len(piece)] = piece
+        free = at + len(tokens)
+
+
 class TextStream:
     """Encodes timed words to frames of tokens and reads them back."""
 
@@ -62,11 +81,6 @@ class TextStream:
         except Exception as error:  # the tokenizers package raises bare Exception
             raise WeightsError(f"{path} is not a usable tokenizer: {error}") from error
 
-    @property
-    def size(self) -> int:
-        """Number of tokens, PAD and EPAD included."""
-        return int(self.tokenizer.get_vocab_size())
-
     def encode(self, words: Sequence[TimedWord], frames: int) -> NDArray[np.int64]:
         """Tokens [T] of the words' frames; -1 is never used: what holds no word is PAD.
 
@@ -74,16 +88,12 @@ class TextStream:
         the last frame are cut.
         """
         stream = np.full(frames, PAD, np.int64)
-        free = 0
-        for word in words:
-            at = max(free, math.floor(word.start * self.frame_rate + 1e-6))
-            tokens = self.tokenizer.encode(" " + word.word.strip()).ids
-            if at - 1 >= free and at - 1 < frames:
-                stream[at - 1] = EPAD
-            piece = tokens[: max(0, frames - at)]
-            stream[at : at + len(piece)] = piece
-            free = at + len(tokens)
+        write_words(stream, words, self.frame_rate, self._tokens, EPAD)
         return stream
+
+    def _tokens(self, word: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(" " + word.strip()).ids
+        return ids
 
     def given(
         self, rows: Sequence[Sequence[TimedWord]], counts: Sequence[int], steps: int
@@ -110,7 +120,9 @@ class TextStream:
         """Words of a token stream [T]; a word ends where the next begins or the stream ends."""
         pieces: list[tuple[int, list[int]]] = []
         for frame, token in enumerate(stream):
-            if token in (PAD, EPAD) or token >= self.size:  # untrained models draw what no text has
+            if token in (PAD, EPAD) or token >= len(
+                self._starts_word
+            ):  # untrained models draw what no text has
                 continue
             if not pieces or self._starts_word[token]:
                 pieces.append((frame, []))

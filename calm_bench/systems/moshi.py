@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -26,9 +27,10 @@ from calm_bench.errors import BenchError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
 from calm_bench.systems.base import Prompt
+from calm_bench.systems.monologue import write_words
 from calm_bench.systems.released import DelayedSystem, RowState, fetched, merged
 from calm_bench.systems.streaming import text_top_k
-from calm_bench.types import SamplingParams, StrictModel, TimedWord
+from calm_bench.types import SamplingParams, StrictModel
 
 
 class MoshiConfig(StrictModel):
@@ -91,24 +93,21 @@ class MoshiSystem(DelayedSystem):
         self.lm = lm.requires_grad_(False).eval()
         self.codec = MimiCodec(mimi.requires_grad_(False).eval())
         self.pattern = DelayPattern(lm.delays[1 : 1 + lm.dep_q])
-        self.special = lm.card
+        self.special, self.draws_per_step = lm.card, 1 + lm.dep_q  # the text's first
         self.others = lm.n_q - lm.dep_q
 
     def nfe(self, sampling: SamplingParams) -> int:
         return int(self.lm.dep_q)
-
-    def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
-        """Uniform numbers [S, 1 + K]: the text's first."""
-        shape = (n_frames + self.lead, 1 + self.lm.dep_q)
-        return torch.rand(shape, generator=generator, device=generator.device)
 
     # -- a row ---------------------------------------------------------------------------------
 
     def keep(self, row: RowState, prompt: Prompt, steps: int) -> dict[str, Any]:
         """The streams beside the row's own codes, and the package's state."""
         text = torch.full((steps,), self.lm.text_padding_token_id, device=self.device)
-        P, rate = len(row.given), self.codec.frame_rate
-        _write_words(text[:P], prompt.words, self.tokenizer, rate, self.lm)
+        given = np.full(len(row.given), self.lm.text_padding_token_id)
+        epad, rate = self.lm.end_of_text_padding_id, self.codec.frame_rate
+        write_words(given, prompt.words, rate, self.tokenizer, epad)
+        text[: len(given)] = torch.from_numpy(given)
         with self.lm.transformer.streaming(1):
             streaming = self.lm.transformer.get_streaming_state()
         return {"streaming": streaming, "text": text, "others": self._others(steps)}
@@ -148,20 +147,6 @@ class MoshiSystem(DelayedSystem):
                 known = memory.codes[step, level]
                 previous = torch.where(memory.free[step, level], drawn, known)
                 memory.codes[step, level] = previous
-
-
-def _write_words(
-    text: Tensor, words: tuple[TimedWord, ...], tokenizer: Any, frame_rate: float, lm: Any
-) -> None:
-    """Words into a padded stream [P], each at its onset or after the one before."""
-    free = 0
-    for word in words:
-        at = max(free, int(word.start * frame_rate + 1e-6))
-        tokens = tokenizer(word.word)[: max(0, len(text) - at)]
-        if at - 1 >= free and tokens:
-            text[at - 1] = lm.end_of_text_padding_id
-        text[at : at + len(tokens)] = torch.tensor(tokens, dtype=text.dtype, device=text.device)
-        free = at + len(tokens)
 
 
 def _load(config: MoshiConfig, release: str | None) -> tuple[Any, Any, Any]:

@@ -96,16 +96,11 @@ class ReleasedMusicGen(DelayedSystem):
         self.codec = EncodecCodec(model.audio_encoder, K)
         self.model = model
         self.pattern = DelayPattern(range(K))
-        self.special = self.model.decoder.config.vocab_size
+        self.special, self.draws_per_step = model.decoder.config.vocab_size, K
 
     def nfe(self, sampling: SamplingParams) -> int:
         """One: all codebooks are drawn at once."""
         return 1
-
-    def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
-        """Uniform numbers [S, K]."""
-        shape = (n_frames + self.lead, self.lead + 1)
-        return torch.rand(shape, generator=generator, device=generator.device)
 
     def keep(self, row: RowState, prompt: Prompt, steps: int) -> dict[str, Any]:
         """The package's cache, and its single masked text state."""

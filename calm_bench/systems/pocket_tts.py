@@ -158,7 +158,7 @@ class PocketSystem(ReleasedSystem):
 
     def advance_row(self, row: RowState) -> Tensor:
         """Read what has not been read, at least one latent: the context [D]."""
-        unread = row.memory["unread"][None]
+        unread = (row.made[-1][None] if row.made else row.memory["unread"])[None]
         z = self._read(row, unread.new_empty(1, 0, self.model.flow_lm.dim), unread)
         return z[0, -1]
 
@@ -176,10 +176,6 @@ class PocketSystem(ReleasedSystem):
         steps = self.model.sampler_decode_steps
         frame: Tensor = decode(partial(lm.flow_net, z[None]), row.draws[len(row.made)][None], steps)
         return frame[0]
-
-    def push_row(self, row: RowState, frame: Tensor) -> None:
-        """The frame is what the next step reads."""
-        row.memory["unread"] = frame[None]
 
 
 def _load(config: PocketConfig, release: str | None) -> Any:

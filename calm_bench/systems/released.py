@@ -90,9 +90,6 @@ class ReleasedSystem(System):
     def draw_row(self, row: RowState, z: Tensor) -> Tensor:
         """The next frame [C] or [K] from its context [D]."""
 
-    def push_row(self, row: RowState, frame: Tensor) -> None:
-        """Let the next step see the frame."""
-
     # -- the system's methods ------------------------------------------------------------------
 
     def start(
@@ -124,7 +121,6 @@ class ReleasedSystem(System):
     def push(self, state: list[RowState], frame: Tensor) -> None:
         for row, own in zip(state, frame, strict=True):
             row.made.append(own)
-            self.push_row(row, own)
 
     def finish(self, state: list[RowState]) -> Generation:
         """Decode the clips, each from its own first frame; rows are padded on the left."""
@@ -171,10 +167,17 @@ class DelayedSystem(ReleasedSystem):
     special: int
     """What stands where the stream has no code."""
 
+    draws_per_step: int
+
     @property
     def lead(self) -> int:
         """Steps by which the stream leads the frames; they are taken in `start`."""
         return self.pattern.extra
+
+    def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
+        """Uniform numbers [S, draws per step]."""
+        shape = (n_frames + self.lead, self.draws_per_step)
+        return torch.rand(shape, generator=generator, device=generator.device)
 
     @abstractmethod
     def keep(self, row: RowState, prompt: Prompt, steps: int) -> Any:

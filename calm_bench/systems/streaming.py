@@ -164,7 +164,7 @@ class StreamingSystem(System):
             past = past * seen[:, : T - 1, None]
         x = torch.cat([start.to(frames.device), past], dim=1)
         if text is not None:
-            bos = text.new_full((B, 1), self.text_bos)
+            bos = text.new_full((B, 1), self.text_table.num_embeddings - 1)
             x = x + self.text_table(torch.cat([bos, text[:, :-1]], dim=1))
         z: Tensor = self.backbone(x)
         return z
@@ -175,12 +175,6 @@ class StreamingSystem(System):
         A subclass may add what it knows of the frames before each.
         """
         return z[:, self.lead :]
-
-    @property
-    def text_bos(self) -> int:
-        """The text table's row that a stream begins with."""
-        assert self.text_size is not None
-        return self.text_size
 
     # -- generation ----------------------------------------------------------------------------
 
@@ -292,7 +286,7 @@ class StreamingSystem(System):
         x = torch.where((local <= self.lead)[..., None], self.audio_start.to(x.dtype), x)
         if state.text is not None:
             tokens = state.text[:, (steps - 1).clamp_min(0)]
-            tokens = torch.where(local <= 0, self.text_bos, tokens)
+            tokens = torch.where(local <= 0, self.text_table.num_embeddings - 1, tokens)
             x = x + self.text_table(tokens)
         return x
 
