@@ -215,10 +215,7 @@ def write_step_summary(outcome: Outcome) -> None:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title)
-    for heading in headings:
-        table.add_column(heading, left=heading in WORDS)
-    return table
+    return Table.of(title, headings, left=WORDS)
 
 
 def _counts_table(counted: Counted) -> Table:

@@ -6,8 +6,9 @@ that does not exist is "—" with a footnote that says why.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from calm_bench.report.columns import (
     TEMPERATURE_KINDS,
@@ -64,6 +65,14 @@ class Table:
     groups: list[int] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, title: str, headings: Iterable[str], left: Container[str]) -> Self:
+        """A table without rows, of columns that are text if `left` names them."""
+        table = cls(title=title)
+        for heading in headings:
+            table.add_column(heading, left=heading in left)
+        return table
 
     def add_column(self, text: str, *, left: bool = False, footnote: str | None = None) -> None:
         """Head the next column."""
@@ -228,9 +237,9 @@ def difference_tables(results: Results) -> list[Table]:
 
 def held_out_table(results: Results) -> Table:
     """Each system's held-out text loss and its paired difference; no rows where none is known."""
-    table = Table(title="Held-out text, nats per token", notes=[HELD_OUT, INTERVALS])
-    for name in ("System", "loss ↓", "minus", "difference", "n"):
-        table.add_column(name, left=name in ("System", "minus"))
+    headings = ("System", "loss ↓", "minus", "difference", "n")
+    table = Table.of("Held-out text, nats per token", headings, left=("System", "minus"))
+    table.notes += [HELD_OUT, INTERVALS]
     for shown in shown_columns(results, everything=True):
         if shown.column.name == "text_nll":
             _add_losses(table, results, shown)
@@ -299,11 +308,10 @@ def _kind(a: Row, b: Row) -> str:
 
 
 def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, kind: str) -> Table:
-    table = Table(title=title, keys=len(keys) + 1, notes=[PAIRED])
-    for name in (*keys, "in"):
-        table.add_column(name, left=True)
-    for name in ("difference", "n", "n needed"):
-        table.add_column(name)
+    named = (*keys, "in")
+    table = Table.of(title, (*named, "difference", "n", "n needed"), left=named)
+    table.keys = len(named)
+    table.notes.append(PAIRED)
     last: tuple[str, ...] = ()
     for a, b, difference, shown in _chosen(results, kind):
         names = naming(a, b)

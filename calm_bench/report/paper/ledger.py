@@ -16,7 +16,7 @@ from calm_bench.report.paper.claims import Claim
 from calm_bench.report.paper.measure import Measured, Missing, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS, Verdict
-from calm_bench.report.tables import Table, Text
+from calm_bench.report.tables import Table
 from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
 
@@ -118,10 +118,9 @@ def ledger_tables(ledger: Ledger, *, brief: bool = False) -> list[Table]:
 
 def _table(title: str, lines: Sequence[Mapping[str, str]]) -> Table:
     """A table of texts by heading."""
-    table = Table(title=title)
-    for heading in lines[0]:
-        table.add_column(heading, left=heading not in ("95 % interval", "lines", "n"))
-    table.rows = [[Text(text=text) for text in line.values()] for line in lines]
+    table = Table.of(title, lines[0], left=lines[0].keys() - {"95 % interval", "lines", "n"})
+    for line in lines:
+        table.add_row(*line.values())
     return table
 
 

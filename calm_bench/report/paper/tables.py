@@ -303,20 +303,18 @@ class PaperTable:
     def table(self) -> Table:
         """The table as text."""
         spec, keys = self.spec, self._keys
-        table = Table(title=f"{spec.title} ({spec.source})", keys=len(keys))
         columns = [c for c in self.columns if not c.column.ours or self._is_measured(c)]
-        for name in keys:
-            table.add_column(name, left=name != "temp")
-        for column in columns:
-            table.add_column(column.heading)
+        headings = (*keys, *(column.heading for column in columns))
+        table = Table.of(f"{spec.title} ({spec.source})", headings, left={*keys} - {"temp"})
+        table.keys = len(keys)
         for block in self.blocks:
             if table.rows:
                 table.groups.append(len(table.rows))
             for index in block.rows:
                 row = spec.rows[index]
                 texts = {"from": self._name(block), "temp": temperature_text(row.temp)}
-                line = [Text(text=texts.get(key, row.label)) for key in keys]
-                table.rows.append(line + [self._cell(table, block, index, c) for c in columns])
+                cells = (self._cell(table, block, index, column) for column in columns)
+                table.add_row(*(texts.get(key, row.label) for key in keys), *cells)
             table.notes += block.notes
         if all(block.scale == "published" for block in self.blocks):
             table.notes.append(f"not measured in any stored run; {spec.command} measures it")
@@ -341,17 +339,17 @@ class PaperTable:
         parts = ("here" if len(alike) == 1 else block.source, block.scale, block.step)
         return ", ".join(filter(None, parts))
 
-    def _cell(self, table: Table, block: Block, index: int, shown: Shown) -> Text:
+    def _cell(self, table: Table, block: Block, index: int, shown: Shown) -> Text | str:
         column, model = shown.column, self.spec.rows[index].model
         if column.rank:
             key = column.metric + shown.key.removeprefix(column.key)
-            return Text(text=self._rank(block, index, key))
+            return self._rank(block, index, key)
         found = block.rows[index].get(shown.key)
         if isinstance(found, Value):
-            return Text(text=number_text(found, column))
+            return number_text(found, column)
         # A recording has no head to be timed: nothing is missing.
         if found is None or (column.metric in SPEED_METRICS and model == "reference"):
-            return Text(text=UNPUBLISHED)
+            return UNPUBLISHED
         return table.text("—", found)
 
     def _rank(self, block: Block, index: int, key: str) -> str:

@@ -130,13 +130,14 @@ def _row(item: Item, arm: str, pairs: Sequence[tuple[Block, Block]]) -> PeerRow:
 
 def peers_table(rows: Sequence[PeerRow], machine: Machine) -> Table:
     """The table of a comparison: what is inside each timer stands in the footnotes."""
-    table = Table(title="Other packages and ours: the same weights, the same outputs", keys=3)
-    for heading in ("package", "what is timed", "arm"):
-        table.add_column(heading, left=True)
-    for heading in ("CPU ms", "wall ms", f"{TIMES} by CPU time ↑", f"{TIMES} by the clock ↑"):
-        table.add_column(heading)
-    table.add_column("goal", left=True)
-    table.add_column("n")
+    keys = ("package", "what is timed", "arm")
+    ratios = (f"{TIMES} by CPU time ↑", f"{TIMES} by the clock ↑")
+    table = Table.of(
+        "Other packages and ours: the same weights, the same outputs",
+        (*keys, "CPU ms", "wall ms", *ratios, "goal", "n"),
+        left=(*keys, "goal"),
+    )
+    table.keys = len(keys)
     last = ""
     for row in rows:
         pair, item, new = load_peers().pairs[row.item.pair], row.item, row.item.key != last
