@@ -3,10 +3,10 @@
 import gc
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # Read by the libraries when they are first imported, so set before any test module is.
 os.environ.update(
@@ -20,12 +20,10 @@ os.environ.update(
 import pytest
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported stays: what collects garbage, as each timing does, need not look at it."""
-    gc.collect()
-    gc.freeze()
+BLANK = {
+    "png": b"\x89PNG\r\n\x1a\n",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,6 +36,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"needs the extra {extra}: {', '.join(absent)} not installed")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """What was made before stays: what collects garbage, as each timing does, looks at the rest."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def calm_bench_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty CALM_BENCH_HOME for this session, so that no test reads or fills the user's."""
@@ -47,7 +51,7 @@ def calm_bench_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_network() -> Any:
+def no_network() -> Iterator[None]:
     """Connections to other machines fail at once, with a message that names the address."""
     connect = socket.socket.connect
 
@@ -58,6 +62,37 @@ def no_network() -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_drawing() -> Iterator[Callable[..., None]]:
+    """Figures are composed and saved as blanks: laying them out takes most of a report's time.
+
+    Gives what draws them.
+    """
+    from matplotlib.figure import Figure
+
+    def blank(self: Figure, out: IO[bytes], *, format: str, **_: object) -> None:
+        out.write(BLANK[format])
+
+    draws = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", blank)
+        yield draws
+
+
+@pytest.fixture
+def drawn(no_drawing: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn after all."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", no_drawing)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """What is written is not synced: a kill takes nothing with it, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 

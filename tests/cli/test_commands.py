@@ -269,20 +269,30 @@ def test_without_latency_the_clips_are_the_same_and_nothing_is_timed(
 # -- a kill --------------------------------------------------------------------------------------
 
 
+# One Python imports what a run needs, and then starts a run for each kill.
 DIES = """
-import os, signal, sys
+import gc, os, signal, sys
+import calm_bench.run, calm_bench.score.scorer, calm_bench.systems.loading, scipy.signal, torch
 from calm_bench.core import files
 from calm_bench.cli.app import main
 
-name, lines, append = sys.argv.pop(1), int(sys.argv.pop(1)), files.append_lines
+def run(name, lines, append=files.append_lines):
+    def dies(path, data):
+        if path.name == name and path.exists() and path.read_bytes().count(10) >= lines:
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(path, data)
 
-def dies(path, data):
-    if path.name == name and path.exists() and path.read_bytes().count(10) >= lines:
-        os.kill(os.getpid(), signal.SIGKILL)
-    append(path, data)
+    files.append_lines = dies
+    main()
 
-files.append_lines = dies
-main()
+gc.freeze()  # each timing collects garbage first
+while len(sys.argv) > 1 and ":" in sys.argv[1]:
+    name, lines = sys.argv.pop(1).split(":")
+    child = os.fork()
+    if child == 0:
+        sys.argv = [word for word in sys.argv if ":" not in word]
+        run(name, int(lines))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -291,10 +301,12 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
     out = tmp_path / "run"
     run = ["run", "smoke", "--out", str(out)]
     # Once while clips are made, once while systems are timed, each time with work not yet recorded.
-    for name, lines in (("trials.jsonl", "5"), ("latency.jsonl", "4")):
-        command = [sys.executable, "-c", DIES, name, lines, *run]
-        assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
-        assert (out / name).read_bytes().count(b"\n") >= int(lines)
+    kills = {"trials.jsonl": 5, "latency.jsonl": 4}
+    command = [sys.executable, "-c", DIES, *(f"{name}:{n}" for name, n in kills.items()), *run]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 2
+    for name, lines in kills.items():
+        assert (out / name).read_bytes().count(b"\n") >= lines
     result = call(*run)
     assert result.exit_code == 0, result.output
     assert quality(RunStore(out).read_results()) == quality(RunStore(finished).read_results())

@@ -94,11 +94,24 @@ def test_missing_is_no_fault_and_broken_is() -> None:
     assert not doctor.healthy([*checks, doctor.Check(name="c", status="broken", detail="")])
 
 
-def test_whatever_is_not_well_says_what_to_do() -> None:
+@pytest.mark.parametrize("answer", [("", "cpu"), ("ImportError: no", "")])
+def test_whatever_is_not_well_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, answer: tuple[str, str]
+) -> None:
+    # What other processes answer: importing every extra for this takes most of ten seconds.
+    monkeypatch.setattr(doctor, "_python", lambda code: answer)
     checks = doctor.collect()
     assert {"packages", "device", "home", "speech recogniser"} <= {check.name for check in checks}
     assert {f"extra {name}" for name in doctor.EXTRAS} <= {check.name for check in checks}
     assert [check.name for check in checks if check.status != "ok" and not check.remedy] == []
+    device = next(check for check in checks if check.name == "device")
+    assert (device.status, device.detail) == (("broken" if answer[0] else "ok"), "".join(answer))
+
+
+def test_the_device_is_asked_of_torch() -> None:
+    found = doctor._device()
+    assert found.status == "ok"
+    assert "cpu, 1 threads" in found.detail
 
 
 def test_the_listing_has_every_name_with_a_sentence() -> None:

@@ -148,13 +148,13 @@ def test_the_command_scores_anew_when_code_has_changed_and_only_then(tmp_path: P
 
     first = distance()
     known = kept()
-    spectra, progress = package / "core/spectra.py", package / "core/progress.py"
+    waves, progress = package / "core/waves.py", package / "core/progress.py"
     progress.write_text(progress.read_text() + "\nMORE = 1\n")
-    spectra.write_text(spectra.read_text() + "\n# more\n")
+    waves.write_text(waves.read_text() + "\n# more\n")
     assert distance() == first
     assert kept() == known
     doubled = "\n_single = mel_power\n\n\ndef mel_power(*a):\n    return 2.0 * _single(*a) ** 2\n"
-    spectra.write_text(spectra.read_text() + doubled)
+    waves.write_text(waves.read_text() + doubled)
     assert distance() > 1.2 * first
     assert kept() == known + 1
 

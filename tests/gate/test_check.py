@@ -103,13 +103,22 @@ def test_no_summary_is_written_where_there_is_none(monkeypatch: pytest.MonkeyPat
 # -- the command, with a few debug systems in place of all -------------------------------------
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A baseline of one system, which is all that is counted."""
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of one system, and the baseline of its counts."""
     folder = next(f for f in baseline.counted_systems() if f.name == "calm-debug")
+    path = tmp_path_factory.mktemp("baselines") / "mine.yaml"
+    write_baseline(path, stored(baseline.count_systems([folder]), Baseline()))
+    return folder, path.read_text()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counted: tuple[Path, str]) -> Path:
+    """A baseline of one system, which is all that is counted."""
+    folder, text = counted
     monkeypatch.setattr("calm_bench.gate.check.counted_systems", lambda: [folder])
     path = tmp_path / "mine.yaml"
-    write_baseline(path, stored(baseline.count_systems([folder]), Baseline()))
+    path.write_text(text)
     return path
 
 

@@ -59,7 +59,7 @@ ODD_WAVES = {
     "a whistle": tone(7900),
     "noise": np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32),
 }
-ODD_RATES = (1000, 4000, 8000, 11_025, 22_051, 44_100, 96_000, 192_000)
+ODD_RATES = (1000, 8000, 22_051, 44_100, 192_000)
 
 
 def clip_of(name: str, wave: Wave, rate: int = RATE, prompt_seconds: float = 0.0) -> Clip:
@@ -79,6 +79,7 @@ def odd_clips() -> tuple[Clip, ...]:
     return (*by_wave, *by_rate, *by_prompt)
 
 
+@cache
 def plain_clips() -> tuple[Clip, ...]:
     """A clean clip for each of the odd ones, for the same prompt."""
     return tuple(

@@ -142,15 +142,14 @@ def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(corpus: Path, kin
     assert len(losses(whole)) == 8
     assert losses(parts) == losses(whole)
     assert load_model_config(parts)[0].weights == load_model_config(whole)[0].weights
+    assert_loads(whole)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_was_trained_can_be_loaded(corpus: Path, kind: str) -> None:
-    name = model("mine", **KINDS[kind])
-    train_model(name, CPU)
+def assert_loads(name: str) -> None:
+    """What was trained can be loaded, and its card speaks of it."""
     is_codec = load_model_config(name)[0].kind == "codec"
     loaded = load_codec(name) if is_codec else load_system(name)
-    card = Path("models/mine/card.md").read_text()
+    card = Path(f"models/{name}/card.md").read_text()
     assert loaded.card.weights_sha256 is not None
     assert f"{loaded.card.n_parameters:,}" in card
     assert "8 of 8" in card
@@ -288,43 +287,30 @@ def test_a_loss_that_is_not_a_number_stops_with_its_batch(
         train_model(name, CPU)
 
 
-@pytest.mark.slow
-def test_two_ranks_take_different_crops_and_the_same_step(corpus: Path) -> None:
-    name = model("mine", **KINDS["vae"])
-    code = (
-        "import json, sys\n"
-        "from calm_bench.training.train import *\n"
-        "options = TrainOptions(accelerator='cpu', devices=2, strategy='ddp', threads=1)\n"
-        f"train_model({name!r}, options)\n"
-    )
-    Path("ddp.py").write_text(code)
-    subprocess.run([sys.executable, "ddp.py"], check=True)
-    assert len(losses(name)) == 8
-    assert load_codec(name).card.weights_sha256 is not None
-
-
 RANKS = """
 import sys
 from calm_bench.training.train import TrainOptions, train_model
-name, strategy, until = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
-options = TrainOptions(accelerator="cpu", devices=2, strategy=strategy, threads=1, until=until)
-train_model(name, options)
+
+def train(name, strategy, until=None):
+    options = TrainOptions(accelerator="cpu", devices=2, strategy=strategy, threads=1, until=until)
+    train_model(name, options)
+
+train("codec", "ddp")
+train("replicated", "ddp")
+train("sharded", "fsdp", until=3)
+train("sharded", "fsdp")
 """
 
 
-def train_on_two_ranks(name: str, strategy: str, until: int = 0) -> None:
-    Path("ranks.py").write_text(RANKS)
-    command = [sys.executable, "ranks.py", name, strategy, str(until)]
-    subprocess.run(command, check=True)
-
-
 @pytest.mark.slow
-def test_sharded_training_takes_the_steps_of_replicated_training_and_resumes(corpus: Path) -> None:
+def test_two_ranks_take_one_step_and_sharded_training_those_of_replicated(corpus: Path) -> None:
     recipe = KINDS["calm"] | {"training": {**KINDS["calm"]["training"], "validate_every": 4}}
     replicated, sharded = model("replicated", **recipe), model("sharded", **recipe)
-    train_on_two_ranks(replicated, "ddp")
-    train_on_two_ranks(sharded, "fsdp", until=3)
-    train_on_two_ranks(sharded, "fsdp")
+    codec = model("codec", **KINDS["vae"])
+    Path("ranks.py").write_text(RANKS)
+    subprocess.run([sys.executable, "ranks.py"], check=True)
+    assert len(losses(codec)) == len(losses(sharded)) == 8
+    assert load_codec(codec).card.weights_sha256 is not None
     np.testing.assert_allclose(losses(sharded), losses(replicated), rtol=1e-4)
     one, other = (load_system(name).state_dict() for name in (sharded, replicated))
     for key in other:
