@@ -4,9 +4,11 @@ The same command finds the same folder and goes on: finished batches, rounds and
 a kill costs the batch in flight and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, Models, parse
@@ -27,7 +29,7 @@ from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.speed.timing import measure_plan, missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row
-from calm_bench.store.run_store import RunStore, manifest_of
+from calm_bench.store.run_store import RunStore
 
 
 def run_folder(plan: Plan | SpeedPlan, out: Path | None) -> Path:
@@ -90,7 +92,7 @@ def run(
     store = RunStore(run_folder(plan, out))
     with store.opened(fresh=fresh):
         plan = check_codecs(plan, store)
-        wanted = manifest_of(
+        wanted = _manifest_of(
             plan,
             rows,
             describe_environment(device),
@@ -123,12 +125,37 @@ def run_speed(
             name: getattr(plan, name).model_dump(mode="json") for name in ("request", "setting")
         }
         environment = describe_environment(plan.request.device)
-        manifest = store.begin(manifest_of(plan, rows, environment, command, **asked))
+        manifest = store.begin(_manifest_of(plan, rows, environment, command, **asked))
         measure_plan(plan, store)
         results = tidy(plan, rows, store)
         store.write_results(results)
         store.write_manifest(manifest.model_copy(update={"status": "finished"}))
     return Outcome(folder=store.root, results=results)
+
+
+def _manifest_of(
+    plan: Plan | SpeedPlan,
+    rows: Sequence[Row],
+    environment: Mapping[str, Any],
+    command: Sequence[str],
+    **options: Any,
+) -> Manifest:
+    """The manifest of a plan; `options` are what its kind of run keeps beside rows and notes."""
+    return Manifest(
+        run_id=plan.run_id,
+        benchmark=plan.spec.name,
+        version=plan.spec.version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tuple(command),
+        plan_hash=plan.plan_hash,
+        options={
+            **options,
+            "cells": [row.model_dump(mode="json") for row in rows],
+            "notes": list(plan.notes),
+        },
+        environment=dict(environment),
+        weights=dict(plan.weights),
+    )
 
 
 def _make(plan: Plan, store: RunStore, device: str) -> None:

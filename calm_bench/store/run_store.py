@@ -20,62 +20,20 @@ one, so a half-done batch can simply be run again.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
-from calm_bench.store.records import Manifest, Record, Row
+from calm_bench.store.records import Manifest, Record
 from calm_bench.store.results import Ratings, Results
 from calm_bench.types import problem
-
-
-class _Planned(Protocol):
-    """What every plan says of itself."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def spec(self) -> Any: ...
-    @property
-    def plan_hash(self) -> str: ...
-    @property
-    def weights(self) -> Mapping[str, str | None]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-
-def manifest_of(
-    plan: _Planned,
-    rows: Sequence[Row],
-    environment: Mapping[str, Any],
-    command: Sequence[str],
-    **options: Any,
-) -> Manifest:
-    """The manifest of a plan; `options` are what its kind of run keeps beside rows and notes."""
-    return Manifest(
-        run_id=plan.run_id,
-        benchmark=plan.spec.name,
-        version=plan.spec.version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=tuple(command),
-        plan_hash=plan.plan_hash,
-        options={
-            **options,
-            "cells": [row.model_dump(mode="json") for row in rows],
-            "notes": list(plan.notes),
-        },
-        environment=dict(environment),
-        weights=dict(plan.weights),
-    )
-
 
 R = TypeVar("R", bound=Record)
 M = TypeVar("M", bound=BaseModel)
