@@ -239,27 +239,27 @@ def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
     return str(best)
 
 
-def _missing(claim: Claim, reason: str) -> Entry:
-    scale: Scale | Literal["none"] = claim.scales[0] if len(claim.scales) == 1 else "none"
+def _line(claim: Claim, **found: Any) -> Entry:
+    """A claim's own words, and what was found of it."""
     return Entry(
-        **_words(claim), scale=scale, verdict="not measured", note=reason, command=claim.command
+        claim=claim.id,
+        section=claim.section,
+        says=claim.says,
+        source=f"{claim.source.where}: {claim.source.row}",
+        published=claim.published.text if claim.published else "–",
+        **found,
     )
 
 
-def _words(claim: Claim) -> dict[str, Any]:
-    return {
-        "claim": claim.id,
-        "section": claim.section,
-        "says": claim.says,
-        "source": f"{claim.source.where}: {claim.source.row}",
-        "published": claim.published.text if claim.published else "–",
-    }
+def _missing(claim: Claim, reason: str) -> Entry:
+    scale = claim.scales[0] if len(claim.scales) == 1 else "none"
+    return _line(claim, scale=scale, verdict="not measured", note=reason, command=claim.command)
 
 
 def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entry:
     first = result.values[0]
-    return Entry(
-        **_words(claim),
+    return _line(
+        claim,
         **asdict(result.effect),
         scale=scale,
         run=run.name,
