@@ -148,11 +148,9 @@ class DepthTransformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList([DepthLayer(config) for _ in range(config.layers)])
         self.outputs = nn.Parameter(torch.randn(K, V, R) * R**-0.5)
-        self.table_maps: nn.Parameter | None = None
-        self.output_maps: nn.Parameter | None = None
-        if config.table_rank is not None:
-            self.table_maps = nn.Parameter(torch.randn(K, R, W) * R**-0.5)
-            self.output_maps = nn.Parameter(torch.randn(K, W, R) * W**-0.5)
+        low = config.table_rank is not None
+        self.table_maps = nn.Parameter(torch.randn(K, R, W) * R**-0.5) if low else None
+        self.output_maps = nn.Parameter(torch.randn(K, W, R) * W**-0.5) if low else None
         schedule = torch.tensor(config.schedule, device="cpu")  # never left without values
         self.register_buffer("schedule", schedule, persistent=False)
         if self.text is not None:

@@ -246,7 +246,6 @@ class CapturedSteps:
         self.device = owner.device
         narrow = steps.precision == "bf16" and self.device.type == "cuda"
         like = torch.empty(0, device=self.device, dtype=torch.bfloat16 if narrow else torch.float32)
-        self.like = torch.empty(0, device=self.device)
         self.lanes = Pool(lambda batch, capacity: Lane(config, batch, capacity, like))
         self.streams = Pool(lambda batch: FixedStream(owner.codec, runner, owner.blank(batch)))
         self._captured: dict[Hashable, Function] = {}
@@ -290,7 +289,7 @@ class CapturedSteps:
         """What draws frames, all levels or steps at once, for all batches of this size."""
         key = ("head", batch_size, sampling.temperature, sampling.top_k, sampling.head_steps)
         if key not in self._captured:
-            head = self.flat.new_head(sampling, batch_size, self.like)
+            head = self.flat.new_head(sampling, batch_size, like.new_empty(0).float())
             self._captured[key] = self.runner(lambda z, draws, text=None: head(z, draws, text), [])
         run = self._captured[key]
         return lambda z, draws, text: run(z, draws) if text is None else run(z, draws, text)
@@ -309,6 +308,7 @@ class CapturedSteps:
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-3, "bf16": 0.03, "int8": 0.15}
 
 
+@torch.no_grad()
 def prepare(
     system: System,
     *,
@@ -333,16 +333,14 @@ def prepare(
     check(next(system.parameters()).device, precision, mode)
     if mode == "plain":
         return system
-    with torch.no_grad():
-        steps = system.flat(precision, release)
+    steps = system.flat(precision, release)
     if steps is None:
         if (precision, mode) != ("fp32", "eager"):
             raise InputError(
                 f"{type(system).__name__} has no flat step: it runs at fp32 in mode eager or plain"
             )
         return system
-    with torch.no_grad():
-        system.codec.prepare()
+    system.codec.prepare()
     install(system, steps)
     if mode != "eager":
         install(system, CapturedSteps(steps, RUNNERS[mode]))

@@ -128,14 +128,13 @@ class MusicGenSystem(CodeSystem):
         super().prefill(state)
 
     def inputs(self, state: StreamState, first: int, last: int) -> Tensor:
-        assert state.stream is not None
         if first > 0:
             return self.embed_frames(state.stream[:, first - 1 : last - 1])
         return self.embed_frames(self.pattern.inputs(state.stream[:, :last], self.special))
 
     def step_input(self, state: StreamState) -> Tensor:
         """The step before, or SPECIAL before the first: [B, D]."""
-        if state.step == 0 or state.stream is None:
+        if state.step == 0:
             return float32(self.inputs(state, 0, 1)[:, 0])
         return self.frame_input(state.stream[:, state.step - 1], None)
 
@@ -145,8 +144,6 @@ class MusicGenSystem(CodeSystem):
 
     def _draw_step(self, state: StreamState, z: Tensor) -> None:
         """Draw the codes of the step just taken into the stream, where they are free."""
-        assert state.stream is not None
-        assert state.free is not None
         i = state.step - 1
         codes = self.head(state, z, i - state.prompt_end)
         state.stream[:, i] = torch.where(state.free[i], codes, state.stream[:, i])
@@ -168,7 +165,6 @@ class MusicGenSystem(CodeSystem):
     def head_step(self, state: StreamState, z: Tensor) -> Tensor:
         """Draw a step's codes; return the frame [B, K] that they complete."""
         self._draw_step(state, z)
-        assert state.stream is not None
         return self.pattern.frame(state.stream, state.step - 1 - self.lead)
 
     def push(self, state: StreamState, frame: Tensor) -> None:
@@ -176,6 +172,5 @@ class MusicGenSystem(CodeSystem):
 
     def made(self, state: StreamState) -> Tensor:
         """The whole frames so far [B, T, K]; zeros where a row is padded."""
-        assert state.stream is not None
         codes = self.pattern.undo(state.stream[:, : state.step])
         return codes.where(codes < self.special, 0)

@@ -87,8 +87,8 @@ class StreamState:
     given_until: int = 0
     step: int = 0
     window: Tensor | None = None
-    stream: Tensor | None = None
-    free: Tensor | None = None
+    stream: Tensor = None  # type: ignore[assignment]
+    free: Tensor = None  # type: ignore[assignment]
 
     @property
     def prompt_end(self) -> int:
