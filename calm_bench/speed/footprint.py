@@ -12,8 +12,8 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.speed.clocks import Clock
 from calm_bench.speed.counts import count_frame
+from calm_bench.speed.frames import Clock
 from calm_bench.speed.protocol import Arm, time_call
 from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.store.records import BandwidthRecord, FootprintRecord, Stage

@@ -1,13 +1,15 @@
-"""The frame that is timed, written once: `run`, `speed`, growth, counts and `check` step by it.
+"""The frame that is timed, written once, and what time is told by.
 
-A mark is whatever the caller's clock says: a time, an event in a GPU's stream, what was counted so
-far. This file imports nothing of calm_bench, because `check --against` runs it over older trees.
+`run`, `speed`, growth, counts and `check` step by it. A mark is whatever the caller's clock says: a
+time of the host or of a thread, an event in a GPU's stream, what was counted so far. This file
+imports nothing of calm_bench, because `check --against` runs it over older trees.
 """
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from calm_bench.store.records import Stage
@@ -55,3 +57,70 @@ def quiet() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+class Clock(Protocol):
+    """Marks on a time line, and nanoseconds between two of them."""
+
+    def mark(self) -> Any:
+        """Now, in this clock's own terms."""
+
+    def wait(self) -> None:
+        """Return when everything asked for so far has been done."""
+
+    def between(self, start: Any, end: Any) -> int:
+        """Nanoseconds from one mark to another; to be asked after `wait`."""
+
+
+class HostClock:
+    """The processor's monotonic clock."""
+
+    def mark(self) -> int:
+        """Now."""
+        return time.perf_counter_ns()
+
+    def wait(self) -> None:
+        """Nothing: what the processor was asked for is done when the call returns."""
+
+    def between(self, start: int, end: int) -> int:
+        """Nanoseconds from one mark to another."""
+        return end - start
+
+
+class ThreadClock(HostClock):
+    """The processor time of the calling thread alone: what else runs is not in it.
+
+    Nor is waiting, or what other threads do: for work on one thread only.
+    """
+
+    def mark(self) -> int:
+        """The thread's time so far."""
+        return time.thread_time_ns()
+
+
+class CudaClock:
+    """Events in the GPU's stream: marks cost the host almost nothing and do not stop the GPU."""
+
+    def mark(self) -> Any:
+        """An event that the GPU reaches when all before it is done."""
+        import torch
+
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def wait(self) -> None:
+        """Return when the GPU is idle."""
+        import torch
+
+        torch.cuda.synchronize()
+
+    def between(self, start: Any, end: Any) -> int:
+        """Nanoseconds from one event to another."""
+        nanoseconds: int = round(start.elapsed_time(end) * 1e6)
+        return nanoseconds
+
+
+def clock_for(device: str) -> Clock:
+    """CUDA events on a GPU, the host's clock elsewhere."""
+    return CudaClock() if device.startswith("cuda") else HostClock()

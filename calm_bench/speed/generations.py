@@ -18,9 +18,8 @@ from typing import Any
 from calm_bench.config import BenchmarkSpec
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.clocks import Clock
 from calm_bench.speed.footprint import state_bytes
-from calm_bench.speed.frames import Marks, by_stage, marked_frame, quiet
+from calm_bench.speed.frames import Clock, Marks, by_stage, marked_frame, quiet
 from calm_bench.speed.protocol import Arm, time_call
 from calm_bench.speed.timetable import Growth
 from calm_bench.store.records import GenerationRecord, GrowthRecord

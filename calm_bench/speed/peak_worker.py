@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calm_bench.speed.clocks import HostClock
+from calm_bench.speed.frames import HostClock
 from calm_bench.speed.protocol import Arm, peak_allocated, time_arm
 from calm_bench.speed.timetable import Request, expand
 from calm_bench.speed.timing import arm_of, open_row

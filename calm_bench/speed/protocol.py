@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.clocks import Clock, HostClock
-from calm_bench.speed.frames import by_stage, marked_frame, quiet
+from calm_bench.speed.frames import Clock, HostClock, by_stage, marked_frame, quiet
 from calm_bench.store.records import LatencyRecord, Stage
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import SamplingParams

@@ -19,8 +19,8 @@ from calm_bench.numbers.speed import arm_key
 from calm_bench.plan.plan import Plan
 from calm_bench.plan.rows import opened_as, sampling_of
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.clocks import ThreadClock, clock_for
 from calm_bench.speed.footprint import ReadProbe, footprint, measure_peaks
+from calm_bench.speed.frames import ThreadClock, clock_for
 from calm_bench.speed.generations import time_generations, time_growth
 from calm_bench.speed.protocol import Arm, measure, peak_allocated, unfinished
 from calm_bench.speed.timetable import SpeedPlan, sessions

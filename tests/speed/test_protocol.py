@@ -9,7 +9,7 @@ import torch
 
 from calm_bench.config import LatencySpec
 from calm_bench.speed import timing
-from calm_bench.speed.clocks import HostClock, clock_for
+from calm_bench.speed.frames import HostClock, clock_for
 from calm_bench.speed.protocol import Arm, measure, time_arm, unfinished, warm_up
 from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.run_store import RunStore

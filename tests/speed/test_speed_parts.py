@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from calm_bench.speed import footprint as probes
-from calm_bench.speed.clocks import HostClock
 from calm_bench.speed.footprint import ReadProbe, held_bytes, last_cache_bytes
+from calm_bench.speed.frames import HostClock
 from calm_bench.speed.generations import time_growth
 from calm_bench.speed.protocol import Arm
 from calm_bench.speed.timetable import Growth, SpeedPlan

@@ -98,13 +98,13 @@ def _time_item(
 
 
 def _open(item: Item, arm: str) -> "Side":
-    from calm_bench.speed.peers import moshi, musicgen, pocket
+    from calm_bench.speed.peers import moshi_twin, musicgen_twin, pocket_twin
 
     makers = {
-        "pocket": pocket.side_of,
-        "moshi": moshi.side_of,
-        "mimi": moshi.mimi_side_of,
-        "musicgen": musicgen.side_of,
+        "pocket": pocket_twin.side_of,
+        "moshi": moshi_twin.side_of,
+        "mimi": moshi_twin.mimi_side_of,
+        "musicgen": musicgen_twin.side_of,
     }
     return makers[item.pair.partition("-")[0]](item, arm)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from calm_bench.speed.peers import moshi, musicgen, pocket
+from calm_bench.speed.peers import moshi_twin, musicgen_twin, pocket_twin
 from calm_bench.speed.peers.sides import stub_codec, stub_system
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.engine import prepare
@@ -62,7 +62,7 @@ class TestPocket:
         from pocket_tts.modules.stateful_module import init_states
 
         model = small_pocket(name)
-        twin, lm = pocket.PocketTwin(model), model.flow_lm
+        twin, lm = pocket_twin.PocketTwin(model), model.flow_lm
         frames = torch.randn(1, 6, 32)
         sequence = torch.cat([lm.bos_emb.view(1, 1, -1), frames[:, :5]], dim=1)
         empty = torch.empty(1, 0, lm.dim)
@@ -76,7 +76,7 @@ class TestPocket:
         from pocket_tts.models.flow_lm import drifting_decode, lsd_decode
 
         model = small_pocket(name)
-        twin, lm = pocket.PocketTwin(model), model.flow_lm
+        twin, lm = pocket_twin.PocketTwin(model), model.flow_lm
         z, noise = torch.randn(5, lm.dim), torch.randn(5, 32)
         given = z if lm.z_proj is None else lm.z_proj(z)
         decode = lsd_decode if twin.lsd else drifting_decode
@@ -91,7 +91,7 @@ class TestPocket:
 
         model = small_pocket(name)
         model.temp = 0.0
-        twin = pocket.PocketTwin(model)
+        twin = pocket_twin.PocketTwin(model)
         prepare(twin.system, mode=mode)
         state, latent = init_states(model.flow_lm, 1, 8), torch.full((1, 1, 32), float("nan"))
         expected = []
@@ -108,7 +108,7 @@ class TestPocket:
         from pocket_tts.modules.stateful_module import increment_steps, init_states
 
         model = small_pocket(name)
-        codec = prepare(pocket.PocketTwin(model).system, mode=mode).codec
+        codec = prepare(pocket_twin.PocketTwin(model).system, mode=mode).codec
         lm = model.flow_lm
         latents = torch.randn(1, 7, 32)  # 112 positions: more than the context of 40
         theirs, own = init_states(model.mimi, 1, 16 * 7), codec.start_decoding(1)
@@ -130,8 +130,8 @@ class TestMoshi:
     @torch.inference_mode()
     def test_contexts_text_and_depth(self) -> None:
         torch.manual_seed(0)
-        lm = moshi.build_lm(**self.shape)
-        system = moshi.twin_system(lm, stub_codec(8, 50))
+        lm = moshi_twin.build_lm(**self.shape)
+        system = moshi_twin.twin_system(lm, stub_codec(8, 50))
         codes, text = torch.randint(0, 50, (1, 8, 6)), torch.randint(0, 40, (1, 6))
         both = torch.cat([text[:, None], codes], dim=1)
         inputs = torch.cat([lm._get_initial_token(), both], dim=2)[:, :, :-1]
@@ -148,8 +148,8 @@ class TestMoshi:
         from moshi.models import LMGen
 
         torch.manual_seed(1)
-        lm = moshi.build_lm(**self.shape)
-        system = moshi.twin_system(lm, stub_codec(8, 50))
+        lm = moshi_twin.build_lm(**self.shape)
+        system = moshi_twin.twin_system(lm, stub_codec(8, 50))
         prepare(system, mode=mode)
         z, text = torch.randn(1, 1, 32), torch.tensor([7])
         expected = LMGen(lm, use_sampling=False).depformer_step(text, z)
@@ -162,8 +162,8 @@ class TestMoshi:
     @pytest.mark.parametrize("mode", ["plain", "eager"])
     def test_mimi_whole_and_streamed(self, mode: Mode) -> None:
         torch.manual_seed(0)
-        mimi = moshi.build_codec()
-        codec = prepare(stub_system(moshi.twin_codec(mimi)), mode=mode).codec
+        mimi = moshi_twin.build_codec()
+        codec = prepare(stub_system(moshi_twin.twin_codec(mimi)), mode=mode).codec
         codes = torch.randint(0, 2048, (1, 8, 4))
         close(codec.decode(codes), mimi.decode(codes)[:, 0])
         state = codec.start_decoding(1)
@@ -177,8 +177,8 @@ class TestMoshi:
 def test_musicgen_steps() -> None:
     torch.manual_seed(2)
     shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "ffn_dim": 48}
-    decoder = musicgen.build_decoder(**shape, num_attention_heads=4)
-    system = prepare(musicgen.twin_system(decoder, stub_codec(4, 50)))
+    decoder = musicgen_twin.build_decoder(**shape, num_attention_heads=4)
+    system = prepare(musicgen_twin.twin_system(decoder, stub_codec(4, 50)))
     state = system.start([Prompt(wave=torch.zeros(0))], GREEDY, [torch.Generator()], 6)
     for _ in range(6):
         system.push(state, system.head_step(state, system.backbone_step(state)))
@@ -195,8 +195,8 @@ def test_musicgen_steps() -> None:
 def test_musicgen_logits() -> None:
     torch.manual_seed(0)
     shape = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "ffn_dim": 48}
-    decoder = musicgen.build_decoder(**shape, num_attention_heads=4)
-    system = musicgen.twin_system(decoder, stub_codec(4, 50))
+    decoder = musicgen_twin.build_decoder(**shape, num_attention_heads=4)
+    system = musicgen_twin.twin_system(decoder, stub_codec(4, 50))
     codes = torch.randint(0, 51, (2, 7, 4))
     logits = decoder(input_ids=codes.transpose(1, 2).reshape(8, 7), use_cache=False).logits
     own = system.logits(system.backbone(system.embed_frames(codes)))  # [B, S, K, V]
