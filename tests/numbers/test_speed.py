@@ -166,7 +166,9 @@ def test_the_baseline_stands_at_one_and_shows_its_own_noise() -> None:
 def test_a_machine_on_which_the_baseline_differs_from_itself_is_named(
     control: float, unfit: bool
 ) -> None:
-    notes = speed_rows(CELLS, rounds(control=control)).notes
+    found = speed_rows(CELLS, rounds(control=control))
+    notes = found.notes
+    assert found.fit is not unfit
     assert any("differs from itself by +5.0 %" in note for note in notes) == unfit
     assert any(note.startswith("A/A, one system timed twice: ×1.0") for note in notes) != unfit
     assert not any("restless" in note for note in notes)
