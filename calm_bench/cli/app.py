@@ -5,7 +5,6 @@ or recordings unreadable · 70 an error of the program itself.
 Nothing heavy is imported here; every command imports what it needs when it runs.
 """
 
-import json
 import logging
 from dataclasses import asdict
 from typing import Annotated
@@ -20,7 +19,7 @@ from calm_bench.cli.data import data
 from calm_bench.cli.listen import listening
 from calm_bench.cli.paper import EXAMPLES, paper
 from calm_bench.cli.report import EXAMPLES as REPORT_EXAMPLES
-from calm_bench.cli.report import BenchGroup, report
+from calm_bench.cli.report import BenchGroup, echo_json, report
 from calm_bench.cli.run import RUN_EXAMPLES, run
 from calm_bench.cli.score import EXAMPLES as SCORE_EXAMPLES
 from calm_bench.cli.score import score
@@ -89,7 +88,7 @@ def list_names(as_json: options.Json = False) -> None:
 
     found = listing()
     if as_json:
-        typer.echo(json.dumps({k: {e.name: e.summary for e in v} for k, v in found.items()}))
+        echo_json({kind: {e.name: e.summary for e in entries} for kind, entries in found.items()})
         return
     for kind, entries in found.items():
         typer.echo(kind)
@@ -104,7 +103,7 @@ def doctor(as_json: options.Json = False) -> None:
 
     checks = collect()
     if as_json:
-        typer.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False))
+        echo_json([asdict(check) for check in checks])
     else:
         for check in checks:
             typer.echo(f"{check.status:<8} {check.name:<26} {check.detail}")

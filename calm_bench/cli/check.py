@@ -1,21 +1,16 @@
 """`calm-bench check`: the gate for continuous integration."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from calm_bench.cli import options
-
-if TYPE_CHECKING:
-    from calm_bench.gate.check import Outcome
-
+from calm_bench.cli.report import echo_json
 
 Against = Annotated[
     str | None,
     typer.Option(
-        "--against",
         metavar="REF",
         help="Time this tree beside another commit of it (a branch, tag or hash), checked out in a "
         "temporary folder. Without it, ratios are compared with the stored ones.",
@@ -26,7 +21,6 @@ Against = Annotated[
 BaselineFile = Annotated[
     Path | None,
     typer.Option(
-        "--baseline",
         metavar="FILE",
         help="Stored counts and ratios.",
         show_default="benchmarks/speed_baseline.yaml",
@@ -36,7 +30,6 @@ BaselineFile = Annotated[
 Gates = Annotated[
     list[str] | None,
     typer.Option(
-        "--gates",
         metavar="NAME [NAME …]",
         help="Only these. `counts` looks at no clock. Ratios: head_speedup, overall_speedup, "
         "calm_step, rq_step; with --against: calm_head, rq_head, calm_overall, rq_overall, "
@@ -50,18 +43,15 @@ Update = Annotated[
     typer.Option("--update", help="Store what this tree gives now as the new baseline."),
 ]
 
-EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench check[/cyan]  counts and ratios against benchmarks/speed_baseline.yaml
-
-[cyan]calm-bench check --gates counts[/cyan]  no clock: seconds, exact, on any machine
-
-[cyan]calm-bench check --against origin/main[/cyan]  this tree timed beside another version of it
-
-[cyan]calm-bench check --update[/cyan]  store what this tree gives now
-
-Exit codes: 0 passed · 1 regressed · 2 usage · 3 inconclusive, or the machine is unfit.
-"""
+EXAMPLES = options.examples(
+    {
+        "calm-bench check": "counts and ratios against benchmarks/speed_baseline.yaml",
+        "calm-bench check --gates counts": "no clock: seconds, exact, on any machine",
+        "calm-bench check --against origin/main": "this tree timed beside another version of it",
+        "calm-bench check --update": "store what this tree gives now",
+    },
+    "Exit codes: 0 passed · 1 regressed · 2 usage · 3 inconclusive, or the machine is unfit.",
+)
 
 
 def check(
@@ -75,23 +65,18 @@ def check(
 
     Counts are exact everywhere. Times are ratios of interleaved blocks on one thread.
     """
+    from rich.console import Console
+
     from calm_bench.gate import check as gate
+    from calm_bench.report.formats import print_tables
 
     request = gate.Request(against=against, baseline=baseline, gates=tuple(gates or ()))
     outcome = gate.update(request) if update else gate.check(request)
     gate.write_step_summary(outcome)
     if as_json:
-        typer.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
+        echo_json(outcome.as_json())
     else:
-        _show(outcome)
+        print_tables(outcome.tables(), Console())
+        typer.echo(f"check: {outcome.verdict}")
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
-
-
-def _show(outcome: "Outcome") -> None:
-    from rich.console import Console
-
-    from calm_bench.report.formats import print_tables
-
-    print_tables(outcome.tables(), Console())
-    typer.echo(f"check: {outcome.verdict}")

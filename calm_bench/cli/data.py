@@ -20,24 +20,24 @@ data = typer.Typer(
 
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, help="Threads or processes.", show_default="one per core"),
+    typer.Option(min=1, help="Threads or processes.", show_default="one per core"),
 ]
 
 Corpus = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="The corpus folder.", show_default="user's home"),
+    typer.Option(metavar="DIR", help="The corpus folder.", show_default="user's home"),
 ]
 
 
 @data.command()
 def speech(
     out: Corpus = None,
-    train: Annotated[int, typer.Option("--train", min=1, help="Stories to train on.")] = 2048,
-    validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
+    train: Annotated[int, typer.Option(min=1, help="Stories to train on.")] = 2048,
+    validation: Annotated[int, typer.Option(min=1)] = 24,
     test: Annotated[
-        int, typer.Option("--test", min=1, help="Stories whose texts are in no other split.")
+        int, typer.Option(min=1, help="Stories whose texts are in no other split.")
     ] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of words and voice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of words and voice.")] = 0,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
@@ -54,16 +54,14 @@ def speech(
 def music(
     out: Corpus = None,
     train: Annotated[
-        int, typer.Option("--train", min=1, help="Recordings to train on, some 50 s each.")
+        int, typer.Option(min=1, help="Recordings to train on, some 50 s each.")
     ] = 600,
-    validation: Annotated[int, typer.Option("--validation", min=1)] = 24,
+    validation: Annotated[int, typer.Option(min=1)] = 24,
     test: Annotated[
-        int, typer.Option("--test", min=1, help="Recordings of as many works, in no other split.")
+        int, typer.Option(min=1, help="Recordings of as many works, in no other split.")
     ] = 72,
-    seed: Annotated[
-        int, typer.Option("--seed", help="Seed of instruments, keys, tempi and touch.")
-    ] = 0,
-    sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
+    seed: Annotated[int, typer.Option(help="Seed of instruments, keys, tempi and touch.")] = 0,
+    sample_rate: Annotated[int, typer.Option(min=1000)] = 16000,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
@@ -87,11 +85,10 @@ def folder(
     source: Annotated[
         Path, typer.Argument(metavar="DIR|LIST", help="Your recordings.", exists=True)
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The corpus folder.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The corpus folder.")],
     layout: Annotated[
         str,
         typer.Option(
-            "--layout",
             metavar="NAME",
             help="What it is read as: auto, manifest, nemo, kaldi, timit, commonvoice, seed-tts, "
             "audiofolder, librispeech, libritts, vctk, ljspeech or files.",
@@ -100,7 +97,6 @@ def folder(
     group_by: Annotated[
         str,
         typer.Option(
-            "--group-by",
             metavar="auto|folder|none|PATTERN",
             help="What stays in one split: speakers and the like as the layout names them, the "
             "files of a folder, or what a pattern finds in a path.",
@@ -109,19 +105,15 @@ def folder(
     licence: Annotated[
         str | None,
         typer.Option(
-            "--licence",
             metavar="TERMS",
             help="On which terms you have the recordings, where their list does not say.",
             show_default=False,
         ),
     ] = None,
-    min_seconds: Annotated[
-        float, typer.Option("--min-seconds", min=0.0, help="Skip shorter recordings.")
-    ] = 1.0,
+    min_seconds: Annotated[float, typer.Option(min=0.0, help="Skip shorter recordings.")] = 1.0,
     transcribe: Annotated[
         str | None,
         typer.Option(
-            "--transcribe",
             metavar="RECOGNISER",
             help="Fill missing texts and word times in, with `faster-whisper` for one.",
             show_default=False,
@@ -130,7 +122,6 @@ def folder(
     language: Annotated[
         str | None,
         typer.Option(
-            "--language",
             metavar="CODE",
             help="What --transcribe listens to, as in de. Other languages than English need "
             "multilingual weights (--transcribe faster-whisper:base).",
@@ -165,26 +156,23 @@ def folder(
 @data.command()
 def prompts(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus folder.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The prompts folder of a benchmark.")
-    ],
-    name: Annotated[str, typer.Option("--name", help="What the list is called.")] = "speech",
-    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 32,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Length of a clip.")] = 12.0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The prompts folder of a benchmark.")],
+    name: Annotated[str, typer.Option(help="What the list is called.")] = "speech",
+    n: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of a clip.")] = 12.0,
     per_recording: Annotated[
-        int, typer.Option("--per-recording", min=1, help="At most so many of each recording.")
+        int, typer.Option(min=1, help="At most so many of each recording.")
     ] = 1,
     offset: Annotated[
         float | None,
         typer.Option(
-            "--offset",
             min=0.0,
             metavar="SECONDS",
             help="Where a recording's first clip begins.",
             show_default="spread over the recording",
         ),
     ] = None,
-    sample_rate: Annotated[int, typer.Option("--sample-rate", min=1000)] = 16000,
+    sample_rate: Annotated[int, typer.Option(min=1000)] = 16000,
 ) -> None:
     """Cut prompts with their real continuations from a corpus's test split.
 

@@ -43,7 +43,7 @@ FREE_GB = 2.0
 REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One thing looked at: how it is and, unless it is well, what to do in one line."""
 
@@ -113,20 +113,20 @@ def _core() -> Check:
         own = metadata.version("calm-bench")
     except metadata.PackageNotFoundError:
         remedy = 'pip install -c constraints.txt -e ".[offline]" in the checkout'
-        return Check(name="packages", status="broken", detail="not installed", remedy=remedy)
+        return Check("packages", "broken", "not installed", remedy)
     names = [REQUIREMENT_NAME.match(line) for line in required if "extra ==" not in line]
     versions = {match[0]: _version(match[0]) for match in names if match}
     absent = [name for name, version in versions.items() if version is None]
     head = f"calm-bench {own}, Python {platform.python_version()}"
     if absent:
         return Check(
-            name="packages",
-            status="broken",
-            detail=f"{head}; not installed: {', '.join(absent)}",
-            remedy="pip install -c constraints.txt calm-bench",
+            "packages",
+            "broken",
+            f"{head}; not installed: {', '.join(absent)}",
+            "pip install -c constraints.txt calm-bench",
         )
     detail = ", ".join([head, *(f"{name} {version}" for name, version in versions.items())])
-    return Check(name="packages", status="ok", detail=detail)
+    return Check("packages", "ok", detail)
 
 
 def _version(package: str) -> str | None:
@@ -148,8 +148,8 @@ def _device() -> Check:
     problem, said = _python(code)
     if problem:
         remedy = "install the torch of constraints.txt, or look at the accelerator's driver"
-        return Check(name="device", status="broken", detail=problem, remedy=remedy)
-    return Check(name="device", status="ok", detail=said)
+        return Check("device", "broken", problem, remedy)
+    return Check("device", "ok", said)
 
 
 def _disk() -> Check:
@@ -160,10 +160,10 @@ def _disk() -> Check:
     detail = f"{home}: {free:.1f} GB free"
     remedy = "set CALM_BENCH_HOME to a folder that you can write to, with room for corpora"
     if not os.access(folder, os.W_OK):
-        return Check(name="home", status="broken", detail=f"{home}: not writable", remedy=remedy)
+        return Check("home", "broken", f"{home}: not writable", remedy)
     if free < FREE_GB:
-        return Check(name="home", status="broken", detail=detail, remedy=remedy)
-    return Check(name="home", status="ok", detail=detail)
+        return Check("home", "broken", detail, remedy)
+    return Check("home", "ok", detail)
 
 
 def _models() -> Iterator[Check]:
@@ -179,21 +179,21 @@ def _model(name: str) -> Check:
         path = paths.inside(folder, spec.weights.file) if spec.weights else None
     except BenchError as error:
         remedy = "mend its config.yaml; docs/extending.md says what it holds"
-        return Check(name=label, status="broken", detail=str(error), remedy=remedy)
+        return Check(label, "broken", str(error), remedy)
     if spec.release is not None:
         detail = f"weights of {spec.release}, which another package fetches when they are needed"
-        return Check(name=label, status="ok", detail=detail)
+        return Check(label, "ok", detail)
     if spec.weights is None or path is None:
-        return Check(name=label, status="ok", detail=f"random weights from seed {spec.seed}")
+        return Check(label, "ok", f"random weights from seed {spec.seed}")
     if not path.is_file():
         remedy = f"calm-bench train {name}"
-        return Check(name=label, status="missing", detail=f"no {path}", remedy=remedy)
+        return Check(label, "missing", f"no {path}", remedy)
     if (found := file_hash(path)) != spec.weights.sha256:
         detail = f"{path} has sha256 {found[:12]}…, its config says {spec.weights.sha256[:12]}…"
         remedy = f"restore the file, or calm-bench train {name}"
-        return Check(name=label, status="broken", detail=detail, remedy=remedy)
+        return Check(label, "broken", detail, remedy)
     detail = f"sha256 {found[:12]}…, {path.stat().st_size / 1e6:.1f} MB"
-    return Check(name=label, status="ok", detail=detail)
+    return Check(label, "ok", detail)
 
 
 def _recogniser() -> Check:
@@ -202,15 +202,15 @@ def _recogniser() -> Check:
     try:
         recipe = load_recognizer().recipe
     except MissingExtraError as error:
-        return Check(name=label, status="missing", detail=str(error), remedy=_install(error.extra))
+        return Check(label, "missing", str(error), _install(error.extra))
     except (BenchError, OSError) as error:
-        return Check(name=label, status="broken", detail=str(error), remedy=remedy)
+        return Check(label, "broken", str(error), remedy)
     found = recipe["weights_sha256"]
     detail = f"{recipe['engine']}, weights with sha256 {found[:12]}…"
     if found != PINNED_SHA256:
         detail += f", not the pinned {PINNED_SHA256[:12]}…: its scores compare with no others"
-        return Check(name=label, status="broken", detail=detail, remedy=remedy)
-    return Check(name=label, status="ok", detail=detail)
+        return Check(label, "broken", detail, remedy)
+    return Check(label, "ok", detail)
 
 
 def _extras() -> list[Check]:
@@ -232,11 +232,11 @@ def _extra(extra: str) -> Check:
     absent = [name for name in EXTRAS[extra] if find_spec(name) is None]
     if absent:
         detail = f"not installed: {', '.join(absent)}"
-        return Check(name=label, status="missing", detail=detail, remedy=install)
+        return Check(label, "missing", detail, install)
     problem, _ = _python("; ".join(f"import {name}" for name in EXTRAS[extra]))
     if problem:
-        return Check(name=label, status="broken", detail=problem, remedy=install)
-    return Check(name=label, status="ok", detail=", ".join(EXTRAS[extra]))
+        return Check(label, "broken", problem, install)
+    return Check(label, "ok", ", ".join(EXTRAS[extra]))
 
 
 def _python(code: str) -> tuple[str, str]:

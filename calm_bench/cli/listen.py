@@ -1,13 +1,13 @@
 """`calm-bench listen` and `calm-bench elo`: people judge clips, and what they say is counted."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calm_bench.cli import options
+from calm_bench.cli.report import echo_json
 
 if TYPE_CHECKING:
     from calm_bench.listening.session import ClipFiles
@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 listening = typer.Typer()
 
-LISTEN_EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench listen speech-1a2b3c4d[/cyan]  which of two clips is more meaningful speech?
-
-[cyan]calm-bench listen music-1a2b3c4d --question enjoyment[/cyan]  which of two is enjoyed more?
-
-[cyan]calm-bench listen speech-1a2b3c4d --question quality --per-rater 20[/cyan]  sound, from 1 to 5
-
-The same command again goes on: every listener is asked what they have not answered.
-"""
+LISTEN_EXAMPLES = options.examples(
+    {
+        "calm-bench listen speech-1a2b3c4d": "which of two clips is more meaningful speech?",
+        "calm-bench listen music-1a2b3c4d --question enjoyment": "which of two is enjoyed more?",
+        "calm-bench listen speech-1a2b3c4d --question quality --per-rater 20": "sound, from 1 to 5",
+    },
+    "The same command again goes on: every listener is asked what they have not answered.",
+)
 
 
 @listening.command(cls=options.ListCommand, epilog=LISTEN_EXAMPLES)
@@ -33,7 +31,6 @@ def listen(
     question: Annotated[
         str,
         typer.Option(
-            "--question",
             metavar="meaningfulness|enjoyment|quality",
             help="Two clips compared, or one clip's sound scored from 1 to 5.",
         ),
@@ -41,7 +38,6 @@ def listen(
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--rows",
             metavar="ROW [ROW …]",
             help="Only these rows of the table, by label or id.",
             show_default="all systems and the reference",
@@ -50,7 +46,6 @@ def listen(
     prompts: Annotated[
         int | None,
         typer.Option(
-            "--prompts",
             min=1,
             metavar="N",
             help="Only the first N prompts: fewer clips, each judged by more listeners, which is "
@@ -58,21 +53,18 @@ def listen(
             show_default="all",
         ),
     ] = None,
-    per_rater: Annotated[
-        int, typer.Option("--per-rater", min=1, metavar="N", help="Questions a listener.")
-    ] = 10,
-    seed: Annotated[int, typer.Option("--seed", help="Decides order and sides.")] = 0,
+    per_rater: Annotated[int, typer.Option(min=1, metavar="N", help="Questions a listener.")] = 10,
+    seed: Annotated[int, typer.Option(help="Decides order and sides.")] = 0,
     votes: Annotated[
         Path | None,
         typer.Option(
-            "--votes",
             metavar="FILE",
             help="Where votes are collected.",
             show_default="RUN/votes/<question>.jsonl",
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port of 127.0.0.1; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 takes a free one.")
     ] = 0,
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
@@ -120,12 +112,12 @@ def _serve(book: "VoteBook", clips: "ClipFiles", *, port: int, open_page: bool) 
     typer.echo(f"{desk.n_votes} votes; count them with: calm-bench elo {book.path}", err=True)
 
 
-ELO_EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench elo results/runs/speech-1a2b3c4d[/cyan]  all votes on a run
-
-[cyan]calm-bench elo anna.jsonl ben.jsonl --run speech-1a2b3c4d[/cyan]  votes of several machines
-"""
+ELO_EXAMPLES = options.examples(
+    {
+        "calm-bench elo results/runs/speech-1a2b3c4d": "all votes on a run",
+        "calm-bench elo anna.jsonl ben.jsonl --run speech-1a2b3c4d": "votes of several machines",
+    },
+)
 
 
 @listening.command(epilog=ELO_EXAMPLES)
@@ -164,7 +156,7 @@ def elo(
         join_run(folder, polls)
     if as_json:
         found = {"folder": str(folder) if folder else None, **results.model_dump(mode="json")}
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        echo_json(found)
         return
     from rich.console import Console
 

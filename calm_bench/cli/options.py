@@ -19,7 +19,6 @@ from calm_bench.errors import InputError, near_names
 Asr = Annotated[
     str | None,
     typer.Option(
-        "--asr",
         metavar="RECOGNISER",
         help="Who hears the words: faster-whisper, faster-whisper:FOLDER_OR_HUB_NAME or "
         "openai-whisper:NAME_OR_PATH. Another one gives other columns.",
@@ -30,7 +29,6 @@ Asr = Annotated[
 Language = Annotated[
     str | None,
     typer.Option(
-        "--language",
         metavar="CODE",
         help="What is spoken, as in de. Other languages than English need multilingual weights "
         "(--asr faster-whisper:base), take Whisper's basic normaliser, and have no perplexity "
@@ -38,6 +36,12 @@ Language = Annotated[
         show_default="en",
     ),
 ]
+
+
+def examples(lines: Mapping[str, str], after: str = "") -> str:
+    """What stands below a command's options: commands as they are typed and what they are for."""
+    shown = [f"[cyan]{command}[/cyan]  {what}" for command, what in lines.items()]
+    return "\n\n".join(["[bold]Examples[/bold]", *shown, after])
 
 
 def choice(value: str, known: Sequence[str], what: str) -> str:
@@ -63,16 +67,23 @@ def precision(value: str) -> str:
     return choice(value, get_args(Precision), "precision")
 
 
-MAX_HEAD_STEPS = 1000
 MAX_SECONDS = 600.0
 
 
-def _head_steps(value: str) -> int:
-    if not value.isascii() or not value.isdecimal() or not 1 <= int(value) <= MAX_HEAD_STEPS:
-        raise InputError(
-            f"{value!r} is no number of head steps: give a whole number from 1 to {MAX_HEAD_STEPS}"
-        )
-    return int(value)
+def one_of(what: str, *known: str) -> Callable[[str], str]:
+    """A parser that takes these words alone."""
+    return lambda value: choice(value, known, what)
+
+
+def whole_number(what: str, most: int) -> Callable[[str], int]:
+    """A parser of whole numbers from 1."""
+
+    def parsed(value: str) -> int:
+        if not value.isascii() or not value.isdecimal() or not 1 <= int(value) <= most:
+            raise InputError(f"{value!r} is no {what}: give a whole number from 1 to {most}")
+        return int(value)
+
+    return parsed
 
 
 def _seconds(value: str) -> float:
@@ -88,8 +99,7 @@ def _seconds(value: str) -> float:
 HeadSteps = Annotated[
     list[int] | None,
     typer.Option(
-        "--head-steps",
-        parser=_head_steps,
+        parser=whole_number("number of head steps", 1000),
         metavar="N [N …]",
         help="Head evaluations per frame, each a row of every system whose head takes any number "
         "(consistency, TrigFlow); the other systems keep their row.",
@@ -100,7 +110,6 @@ HeadSteps = Annotated[
 Seconds = Annotated[
     float | None,
     typer.Option(
-        "--seconds",
         parser=_seconds,
         metavar="S",
         help="Length of the clips, prompt included. Where they outlast the recordings, what is "
@@ -121,7 +130,6 @@ Checkpoints = Annotated[
 Precisions = Annotated[
     list[str] | None,
     typer.Option(
-        "--precision",
         parser=precision,
         metavar="P [P …]",
         help="fp32, fp16, bf16 or int8: each a row of every system; the step `plain` of `speed` is "
@@ -285,7 +293,6 @@ Benchmark = Annotated[
 Temps = Annotated[
     list[float] | None,
     typer.Option(
-        "--temps",
         parser=_temperature,
         metavar="T [T …]",
         help="Sampling temperatures; each makes one row per system. For CALM it scales the noise's "
@@ -298,7 +305,6 @@ Temps = Annotated[
 TextTemp = Annotated[
     float | None,
     typer.Option(
-        "--text-temp",
         parser=_text_temperature,
         metavar="same|T",
         help="Temperature of the text stream: `same` follows --temps, a number fixes it.",
@@ -309,7 +315,6 @@ TextTemp = Annotated[
 Systems = Annotated[
     list[str] | None,
     typer.Option(
-        "--systems",
         metavar="NAME [NAME …]",
         help="Only these systems: a model's name or its first part (`calm`), a row's label, or a "
         "folder with a config.yaml. Reference rows always stay.",
@@ -320,7 +325,6 @@ Systems = Annotated[
 Prompts = Annotated[
     int | None,
     typer.Option(
-        "--prompts",
         min=1,
         metavar="N",
         help="How many prompts, from the head of the benchmark's list. Fewer are faster and widen "
@@ -332,7 +336,6 @@ Prompts = Annotated[
 PromptAudio = Annotated[
     list[Path] | None,
     typer.Option(
-        "--prompt-audio",
         parser=_path,
         metavar="FILE|DIR|LIST …",
         help="Your own recordings in place of the benchmark's prompts: files, folders, or lists "
@@ -346,7 +349,6 @@ PromptAudio = Annotated[
 Seeds = Annotated[
     int,
     typer.Option(
-        "--seeds",
         min=1,
         metavar="N",
         help="Draws per prompt and row. Intervals resample prompts, so more prompts help more.",
@@ -356,7 +358,6 @@ Seeds = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        "--device",
         metavar="auto|cpu|cuda",
         help="Where systems run. `auto` takes a GPU if there is one. Clips depend on the device "
         "type, so a run never goes on under another.",
@@ -366,7 +367,6 @@ Device = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out",
         metavar="DIR",
         help="The run's folder. The same folder and command continue a run that was stopped.",
         show_default="results/runs/<id>",
@@ -391,7 +391,6 @@ Json = Annotated[
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        "--metrics",
         metavar="NAME [NAME …]",
         help="Only these metrics. Default: all that can be computed.",
         show_default=False,

@@ -1,26 +1,25 @@
 """`calm-bench paper`: the paper's claims, tables and figures from stored runs."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from calm_bench.cli import options
+from calm_bench.cli.report import echo_json
 
 if TYPE_CHECKING:
     from calm_bench.report.paper.build import Paper
 
 DIFFERS = 1
 
-EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench paper[/cyan]  from every run kept in results/, into results/paper/
-
-[cyan]calm-bench paper speech-1a2b3c4d --out mine[/cyan]  from one run of yours
-
-[cyan]calm-bench paper --verify[/cyan]  do the committed verdicts still follow from the stored runs?
-"""
+EXAMPLES = options.examples(
+    {
+        "calm-bench paper": "from every run kept in results/, into results/paper/",
+        "calm-bench paper speech-1a2b3c4d --out mine": "from one run of yours",
+        "calm-bench paper --verify": "do the committed verdicts still follow from the stored runs?",
+    },
+)
 
 
 def paper(
@@ -34,7 +33,7 @@ def paper(
     ] = None,
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Where ledger, tables and figures are written."),
+        typer.Option(metavar="DIR", help="Where ledger, tables and figures are written."),
     ] = Path("results/paper"),
     verify: Annotated[
         bool,
@@ -55,7 +54,7 @@ def paper(
     if as_json:
         listed = {"folder": str(found.folder), "not_drawn": list(found.not_drawn)}
         ledger = found.ledger.model_dump(mode="json")
-        typer.echo(json.dumps({**listed, **ledger}, ensure_ascii=False))
+        echo_json({**listed, **ledger})
         return
     _show(found)
 
@@ -63,7 +62,7 @@ def paper(
 def _verified(changes: list[str], out: Path, as_json: bool) -> None:
     """Say what differs, and exit with 1 if anything does."""
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "differs": changes}, ensure_ascii=False))
+        echo_json({"folder": str(out), "differs": changes})
     else:
         typer.echo("\n".join(changes) or f"{out}: every verdict follows from the stored runs")
     if changes:

@@ -21,19 +21,16 @@ UNEXPECTED = 70
 INTERRUPTED = 130
 ROWS = 8
 
-EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench report speech-1a2b3c4d --open[/cyan]  its tables, plots and page anew
-
-[cyan]calm-bench report speech-1a2b3c4d --json[/cyan]  its numbers for a script
-
-[cyan]calm-bench report results/speech results/music --out site[/cyan]  one page of two runs
-
-[cyan]calm-bench report results/speech --out site --clips 4[/cyan]  a small page to publish
-
-With --out, clips are copied as Opus, some 7 kB a second. The folder needs no server and nothing
-else; nothing is written into the runs.
-"""
+EXAMPLES = options.examples(
+    {
+        "calm-bench report speech-1a2b3c4d --open": "its tables, plots and page anew",
+        "calm-bench report speech-1a2b3c4d --json": "its numbers for a script",
+        "calm-bench report results/speech results/music --out site": "one page of two runs",
+        "calm-bench report results/speech --out site --clips 4": "a small page to publish",
+    },
+    "With --out, clips are copied as Opus, some 7 kB a second. The folder needs no server and "
+    "nothing else; nothing is written into the runs.",
+)
 
 
 def report(
@@ -43,7 +40,6 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
             metavar="DIR",
             help="Write a listening page that stands alone into this folder, a section for each "
             "run in the order given. An earlier page there is replaced.",
@@ -53,7 +49,6 @@ def report(
     clips: Annotated[
         int | None,
         typer.Option(
-            "--clips",
             min=1,
             metavar="N",
             help="How many prompts (rows of players) of each run that page shows, spread over the "
@@ -91,10 +86,15 @@ def _site(folders: Sequence[Path], out: Path, n_rows: int, *, open_page: bool) -
         _open(out / "index.html")
 
 
+def echo_json(found: Any) -> None:
+    """What was found, as one line of JSON on standard output."""
+    typer.echo(json.dumps(found, ensure_ascii=False))
+
+
 def show_plan(plan: "Plan | SpeedPlan", lines: Sequence[str], folder: Path, as_json: bool) -> None:
     """What a dry run says of a plan."""
     if as_json:
-        typer.echo(json.dumps({**plan.as_json(), "folder": str(folder)}, ensure_ascii=False))
+        echo_json({**plan.as_json(), "folder": str(folder)})
     else:
         typer.echo("\n".join([*lines, f"would write {folder}"]))
 
@@ -112,8 +112,7 @@ def show(
     build_report(outcome.folder)
     page = outcome.folder / "page" / "index.html"
     if as_json:
-        found = {"folder": str(outcome.folder), **outcome.results.model_dump(mode="json")}
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        echo_json({"folder": str(outcome.folder), **outcome.results.model_dump(mode="json")})
     else:
         print_table(outcome.results, Console())
         if page.is_file():

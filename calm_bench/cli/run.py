@@ -14,22 +14,17 @@ if TYPE_CHECKING:
     from calm_bench.types import Precision
 
 
-RUN_EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench run speech --temps 0.8 1.0[/cyan]  both systems at two temperatures
-
-[cyan]calm-bench run speech --prompts 8 --systems calm[/cyan]  a quick look at one system
-
-[cyan]calm-bench run speech --prompt-audio mine/*.wav[/cyan]  your own voice continued
-
-[cyan]calm-bench run music --head-steps 1 4 10 25 50 100[/cyan]  FAD against time per frame
-
-[cyan]calm-bench run speech --precision fp32 int8 --no-latency[/cyan]  what int8 costs in quality
-
-[cyan]calm-bench run speech --dry-run[/cyan]  what would be done
-
-The same command again goes on where it stopped; a finished one prints its table at once.
-"""
+RUN_EXAMPLES = options.examples(
+    {
+        "calm-bench run speech --temps 0.8 1.0": "both systems at two temperatures",
+        "calm-bench run speech --prompts 8 --systems calm": "a quick look at one system",
+        "calm-bench run speech --prompt-audio mine/*.wav": "your own voice continued",
+        "calm-bench run music --head-steps 1 4 10 25 50 100": "FAD against time per frame",
+        "calm-bench run speech --precision fp32 int8 --no-latency": "what int8 costs in quality",
+        "calm-bench run speech --dry-run": "what would be done",
+    },
+    "The same command again goes on where it stopped; a finished one prints its table at once.",
+)
 
 
 def run(

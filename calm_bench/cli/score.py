@@ -10,18 +10,15 @@ from calm_bench.cli import options
 from calm_bench.cli.report import show
 from calm_bench.errors import InputError
 
-EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench score my_clips --reference originals[/cyan]  FAD, KAD, DNSMOS, loudness of a folder
-
-[cyan]calm-bench score my_clips --reference originals --metrics fad kad[/cyan]  these two alone
-
-[cyan]calm-bench score my_clips --reference originals --pair-by '{}_gen'[/cyan]  a_gen.wav of a.wav
-
-[cyan]calm-bench score cuts --reference songs --group-by folder[/cyan]  a folder is one recording
-
-[cyan]calm-bench score speech-1a2b3c4d[/cyan]  a finished run, after an extra was installed
-"""
+EXAMPLES = options.examples(
+    {
+        "calm-bench score my_clips --reference originals": "FAD, KAD, DNSMOS, loudness of a folder",
+        "calm-bench score my_clips --reference originals --metrics fad kad": "these two alone",
+        "calm-bench score my_clips --reference originals --pair-by '{}_gen'": "a_gen.wav of a.wav",
+        "calm-bench score cuts --reference songs --group-by folder": "a folder is one recording",
+        "calm-bench score speech-1a2b3c4d": "a finished run, after an extra was installed",
+    },
+)
 
 
 def score(
@@ -33,14 +30,11 @@ def score(
     ],
     reference: Annotated[
         Path | None,
-        typer.Option(
-            "--reference", metavar="DIR", help="Folder of real recordings to measure against."
-        ),
+        typer.Option(metavar="DIR", help="Folder of real recordings to measure against."),
     ] = None,
     pair_by: Annotated[
         str | None,
         typer.Option(
-            "--pair-by",
             metavar="path|stem|TEMPLATE",
             help="What makes a clip a version of a reference file: the same path below the folder, "
             "the same stem in any folder, or a template of the stem such as '{}_gen' for "
@@ -52,7 +46,6 @@ def score(
     group_by: Annotated[
         str | None,
         typer.Option(
-            "--group-by",
             metavar="folder|PATTERN",
             help="Which clips were cut from one recording and are resampled together: those of a "
             "folder, or those in whose path a pattern finds the same, in its first (…) or all of "
@@ -64,7 +57,7 @@ def score(
     metrics: options.Metrics = None,
     embedding: Annotated[
         str | None,
-        typer.Option("--embedding", metavar="NAME", help="Embedding of FAD and KAD."),
+        typer.Option(metavar="NAME", help="Embedding of FAD and KAD."),
     ] = None,
     asr: options.Asr = None,
     language: options.Language = None,

@@ -7,12 +7,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from calm_bench.cli import options
-from calm_bench.cli.options import choice
-from calm_bench.cli.peers import PEERS_EXAMPLES, peers
-from calm_bench.cli.report import say, show, show_plan
-from calm_bench.errors import InputError
-
-MAX_BATCH = 1024
+from calm_bench.cli.options import choice, one_of, whole_number
+from calm_bench.cli.report import echo_json, say, show, show_plan
 
 
 def _mode(value: str) -> str:
@@ -21,25 +17,10 @@ def _mode(value: str) -> str:
     return choice(value, get_args(Mode), "mode")
 
 
-def _scale(value: str) -> str:
-    return choice(value, ("tiny", "paper"), "scale")
-
-
-def _clock(value: str) -> str:
-    return choice(value, ("wall", "cpu"), "clock")
-
-
-def _batch(value: str) -> int:
-    if not value.isascii() or not value.isdecimal() or not 1 <= int(value) <= MAX_BATCH:
-        raise InputError(f"{value!r} is no batch size: give a whole number from 1 to {MAX_BATCH}")
-    return int(value)
-
-
 Scale = Annotated[
     str,
     typer.Option(
-        "--scale",
-        parser=_scale,
+        parser=one_of("scale", "tiny", "paper"),
         metavar="tiny|paper",
         help="`tiny`: the shipped models. `paper`: the paper's shapes with random weights, a "
         "handful of frames on a processor.",
@@ -50,7 +31,6 @@ Scale = Annotated[
 Modes = Annotated[
     list[str] | None,
     typer.Option(
-        "--mode",
         parser=_mode,
         metavar="MODE [MODE …]",
         help="How the step runs, each a row: `plain` (the modules in fp32), `eager` (the flat "
@@ -62,8 +42,7 @@ Modes = Annotated[
 Batch = Annotated[
     list[int] | None,
     typer.Option(
-        "--batch",
-        parser=_batch,
+        parser=whole_number("batch size", 1024),
         metavar="N [N …]",
         help="Clips that share a step. Batch 1 is always timed.",
         show_default="1 4 16; 1 at paper scale on a processor",
@@ -73,7 +52,6 @@ Batch = Annotated[
 Frames = Annotated[
     int | None,
     typer.Option(
-        "--frames",
         min=1,
         metavar="N",
         help="Frames of a generation, at the baseline's frame rate: 375 are 30 s of speech, 750 of "
@@ -85,7 +63,6 @@ Frames = Annotated[
 Rounds = Annotated[
     int | None,
     typer.Option(
-        "--rounds",
         min=2,
         metavar="N",
         help="How often every row is timed; intervals shrink with its root.",
@@ -113,7 +90,6 @@ Generation = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads",
         min=1,
         metavar="N",
         help="Threads of a processor, for systems and for memory's bandwidth.",
@@ -124,8 +100,7 @@ Threads = Annotated[
 Clock = Annotated[
     str,
     typer.Option(
-        "--clock",
-        parser=_clock,
+        parser=one_of("clock", "wall", "cpu"),
         metavar="wall|cpu",
         help="`cpu` counts the processor time of one thread, for machines that others use as well; "
         "it needs --threads 1.",
@@ -136,7 +111,6 @@ Clock = Annotated[
 SpeedFile = Annotated[
     Path | None,
     typer.Option(
-        "--spec",
         metavar="FILE",
         help="Your own systems: a YAML file in the form of benchmarks/speed.yaml.",
         show_default=False,
@@ -149,18 +123,15 @@ PARTS = {
     "all": "Speech, then music, each a run of its own.",
 }
 
-EXAMPLES = """[bold]Examples[/bold]
-
-[cyan]calm-bench speed speech[/cyan]  both systems, in the plain and in the fast step
-
-[cyan]calm-bench speed speech --mode plain eager --precision fp32 int8[/cyan]  a row for each
-
-[cyan]calm-bench speed music --batch 1 16 --frames 750[/cyan]  30 s of music, and 16 clips at once
-
-[cyan]calm-bench speed all --scale paper[/cyan]  the paper's shapes with random weights
-
-The same command again goes on where it stopped. Exit code 3: the machine was too restless.
-"""
+EXAMPLES = options.examples(
+    {
+        "calm-bench speed speech": "both systems, in the plain and in the fast step",
+        "calm-bench speed speech --mode plain eager --precision fp32 int8": "a row for each",
+        "calm-bench speed music --batch 1 16 --frames 750": "30 s of music, and 16 clips at once",
+        "calm-bench speed all --scale paper": "the paper's shapes with random weights",
+    },
+    "The same command again goes on where it stopped. Exit code 3: the machine was too restless.",
+)
 
 speed = typer.Typer(
     no_args_is_help=True,
@@ -226,6 +197,74 @@ def time_systems(
     if unfit:
         say("the machine is unfit: the baseline differs from itself", style="bold red")
         raise typer.Exit(UNFIT)
+
+
+PEERS_EXAMPLES = options.examples(
+    {
+        "benchmarks/peers.sh": "prepare an environment with the packages; it says how to go on",
+        "calm-bench speed peers": "all pairs whose packages are here, on one thread",
+        "calm-bench speed peers --pairs pocket --rounds 8": "a quick look at Pocket TTS",
+    },
+    "The same command again goes on where it stopped; a finished one prints its table at once.",
+)
+
+
+def peers(
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME [NAME …]",
+            help="Only these: pocket-english, pocket-18m, moshi, moshi-3000, mimi, musicgen, or "
+            "what such names begin with.",
+            show_default="all",
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=options.precision,
+            metavar="P [P …]",
+            help="Of our side: fp32, fp16, bf16 or int8, each a row. The package runs at fp32, and "
+            "in its own int8 where it has one.",
+            show_default="all four",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=2, metavar="N", help="How often every arm is timed.")
+    ] = 24,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of both sides.")] = 1,
+    out: options.Out = None,
+    fresh: options.Fresh = False,
+    as_json: options.Json = False,
+) -> None:
+    """Time Pocket TTS, Moshi, Mimi and MusicGen through their own packages and through ours.
+
+    Our side holds the packages' own random weights and gives their outputs. Exit code 2 where no
+    package is installed.
+    """
+    from rich.console import Console
+
+    from calm_bench.report.formats import print_tables
+    from calm_bench.speed.peers.comparison import run_peers
+    from calm_bench.speed.peers.items import choose_pairs
+    from calm_bench.speed.peers.table import build_tables
+    from calm_bench.speed.peers.worker import PeerRequest
+    from calm_bench.types import Precision
+
+    request = PeerRequest(
+        pairs=tuple(choose_pairs(pairs or ())),
+        precisions=tuple(dict.fromkeys(precision or get_args(Precision))),
+        rounds=rounds,
+        threads=threads,
+        command=("calm-bench", *sys.argv[1:]),
+    )
+    folder = run_peers(request, out, fresh=fresh)
+    table, rows = build_tables(folder)
+    if as_json:
+        echo_json({"folder": str(folder), "rows": [row.as_json() for row in rows]})
+        return
+    print_tables([table], Console())
+    typer.echo(f"tables: {folder / 'tables'}")
 
 
 for _name, _help in PARTS.items():

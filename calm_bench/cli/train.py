@@ -17,20 +17,18 @@ def train(
             metavar="MODEL", help="A model's name or folder; its config.yaml holds the recipe."
         ),
     ],
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices on each node.")] = 1,
-    num_nodes: Annotated[int, typer.Option("--num-nodes", min=1, help="Nodes.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Devices on each node.")] = 1,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
     strategy: Annotated[
-        str, typer.Option("--strategy", metavar="auto|ddp|fsdp", help="How devices share the work.")
+        str, typer.Option(metavar="auto|ddp|fsdp", help="How devices share the work.")
     ] = "auto",
     device: options.Device = "auto",
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Processor threads.", show_default=False)
+        int | None, typer.Option(min=1, help="Processor threads.", show_default=False)
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            "--steps", min=1, help="Stop after this step; the same command goes on from there."
-        ),
+        typer.Option(min=1, help="Stop after this step; the same command goes on from there."),
     ] = None,
     settings: Annotated[
         list[str] | None,

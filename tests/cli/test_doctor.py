@@ -88,10 +88,10 @@ def test_a_home_that_cannot_be_written_is_broken(
 
 
 def test_missing_is_no_fault_and_broken_is() -> None:
-    checks = [doctor.Check(name="a", status="ok", detail="")]
-    checks.append(doctor.Check(name="b", status="missing", detail=""))
+    checks = [doctor.Check("a", "ok", "")]
+    checks.append(doctor.Check("b", "missing", ""))
     assert doctor.healthy(checks)
-    assert not doctor.healthy([*checks, doctor.Check(name="c", status="broken", detail="")])
+    assert not doctor.healthy([*checks, doctor.Check("c", "broken", "")])
 
 
 @pytest.mark.parametrize("answer", [("", "cpu"), ("ImportError: no", "")])
