@@ -6,6 +6,7 @@ a kill costs the batch in flight and nothing else.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
+from calm_bench.data.prompts import PromptsAt, PromptShelf
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generate.clips import Studio
 from calm_bench.generate.codec_check import check_codecs
@@ -158,12 +160,19 @@ def _manifest_of(
     )
 
 
+def prompts_of(plan: Plan) -> PromptsAt:
+    """A plan's prompts by sample rate, read once for clips and losses."""
+    return cache(partial(PromptShelf, plan.spec, plan.root))
+
+
 def _make(plan: Plan, store: RunStore, device: str) -> None:
     """Clips, held-out losses and times: a system is loaded once and stays open for all three."""
     from calm_bench.systems.loading import OpenModels
 
     opened = OpenModels(plan.models, device)
-    studio, held_out = Studio(plan, store, opened), HeldOut(plan, store, opened)
+    prompts_at = prompts_of(plan)
+    studio = Studio(plan, store, opened, prompts_at)
+    held_out = HeldOut(plan, store, opened, prompts_at)
     rounds = missing_times(plan, store)
     timed = {opened_as(row) for row in timed_rows(plan.rows)} if rounds else set()
     stays = [list(rows) for _, rows in groupby(plan.rows, key=opened_as)]

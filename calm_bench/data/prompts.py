@@ -1,7 +1,7 @@
 """Prompts of a benchmark: cut from a corpus once, and checked each time they are read back."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -153,6 +153,10 @@ class PromptShelf:
     @cached_property
     def _recognizer(self) -> Recognizer:
         return load_recognizer(self.spec.asr)
+
+
+PromptsAt = Callable[[int], PromptShelf]
+"""A benchmark's prompts at a sample rate."""
 
 
 def transcribe_prompt(

@@ -18,7 +18,7 @@ from calm_bench.config import Models
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.audio import audio_hash, resample, write_flac
 from calm_bench.core.progress import stage
-from calm_bench.data.prompts import LoadedPrompt, PromptShelf
+from calm_bench.data.prompts import LoadedPrompt, PromptsAt, PromptShelf
 from calm_bench.errors import BenchError
 from calm_bench.generate.noise import noise_like
 from calm_bench.metrics.fidelity import BITS_PER_SECOND, bit_rate
@@ -58,19 +58,21 @@ def pending_batches(plan: Plan, store: RunStore) -> list[Batch]:
 class Studio:
     """Makes the clips of a plan that are still missing."""
 
-    def __init__(self, plan: Plan, store: RunStore, opened: "OpenModels") -> None:
-        """Look at every prompt before any clip is made.
+    def __init__(
+        self, plan: Plan, store: RunStore, opened: "OpenModels", prompts_at: PromptsAt
+    ) -> None:
+        """Look at every prompt before any clip is made; `prompts_at` has them at a sample rate.
 
         Raises:
             BenchError: If a prompt cannot be used.
         """
-        self.plan, self.store, self.opened = plan, store, opened
+        self.plan, self.store, self.opened, self._prompts_at = plan, store, opened, prompts_at
         self._pending: defaultdict[str, list[Batch]] = defaultdict(list)
         for batch in pending_batches(plan, store):
             self._pending[batch.row.cell_id].append(batch)
         if self._pending:
             keep_freed_memory()
-            self.shelf.check(plan.prompts)
+            self.prompts.check(plan.prompts)
 
     def make(self, rows: Sequence[Row]) -> None:
         """Make every clip of these rows that is still missing.
@@ -93,7 +95,7 @@ class Studio:
 
     def _run(self, batch: Batch) -> list[TrialRecord]:
         """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
-        prompts = [self.shelf.load(trial.prompt) for trial in batch.trials]
+        prompts = [self.prompts.load(trial.prompt) for trial in batch.trials]
         try:
             made = self.clips_of(batch, prompts)
         except BenchError:
@@ -138,9 +140,10 @@ class Studio:
             )
         return Grid.of(self.opened.codec(name))
 
-    @cached_property
-    def shelf(self) -> PromptShelf:
-        return PromptShelf(self.plan.spec, self.plan.root, self.grid.sample_rate)
+    @property
+    def prompts(self) -> PromptShelf:
+        """At the rate of the reference rows."""
+        return self._prompts_at(self.grid.sample_rate)
 
     def clips_of(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
         """The clips of a batch, in the order of its trials."""

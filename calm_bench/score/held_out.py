@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calm_bench import registry
 from calm_bench.config import Models
 from calm_bench.core.progress import stage
-from calm_bench.data.prompts import PromptShelf
+from calm_bench.data.prompts import PromptsAt
 from calm_bench.errors import BenchError
 from calm_bench.plan.plan import Plan
 from calm_bench.score.clips import Firsts
@@ -56,9 +56,11 @@ class HeldOut:
     where their numbers would stand.
     """
 
-    def __init__(self, plan: Plan, store: RunStore, opened: "OpenModels") -> None:
-        """What is recorded already is kept."""
-        self.plan, self.store, self.opened = plan, store, opened
+    def __init__(
+        self, plan: Plan, store: RunStore, opened: "OpenModels", prompts_at: PromptsAt
+    ) -> None:
+        """What is recorded already is kept; `prompts_at` has the prompts at a sample rate."""
+        self.plan, self.store, self.opened, self._prompts_at = plan, store, opened, prompts_at
         self._known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
 
     def record(self, rows: Sequence[Row]) -> None:
@@ -105,8 +107,8 @@ class HeldOut:
         if not known:
             return {}
         system: StreamingSystem = self.opened.system(model, "fp32")  # type: ignore[assignment]
-        shelf = PromptShelf(plan.spec, plan.root, system.codec.sample_rate)
-        loaded = [shelf.load(prompt) for prompt in known]
+        prompts = self._prompts_at(system.codec.sample_rate)
+        loaded = [prompts.load(prompt) for prompt in known]
         told = [prompt for prompt in loaded if prompt.text_source == "given" and prompt.words]
         values: dict[str, dict[str, float | None]] = {}
         with stage(f"{label}, held-out text", len(told)) as advance:

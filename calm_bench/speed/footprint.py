@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calm_bench.speed.counts import count_frame
 from calm_bench.speed.frames import Clock
 from calm_bench.speed.protocol import Arm, time_call
 from calm_bench.speed.timetable import SpeedPlan
@@ -124,6 +123,8 @@ def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int], dict[Stage, int]
 
     Weights and, in the backbone, keys and values; activations and what is written are left out.
     """
+    from calm_bench.speed.counts import count_frame
+
     counts = count_frame(arm.system, arm.sampling)
     read: dict[Stage, int] = {stage: counts[stage].bytes_read for stage in STAGES}
     position = -(-len(arm.prompts[0].wave) // arm.system.codec.hop_length) + n_frames // 2

@@ -10,6 +10,7 @@ from calm_bench.errors import InputError
 from calm_bench.generate.clips import Studio, pending_batches
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
+from calm_bench.run import prompts_of
 from calm_bench.store.records import RowScore, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
@@ -24,7 +25,7 @@ def plan() -> Plan:
 
 
 def generate(plan: Plan, store: RunStore) -> None:
-    Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
+    Studio(plan, store, OpenModels(plan.models, "cpu"), prompts_of(plan)).make(plan.rows)
 
 
 def clips(store: RunStore) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ from calm_bench.generate.clips import Studio
 from calm_bench.metrics.fad import FadOverTime, Segments
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
+from calm_bench.run import prompts_of
 from calm_bench.seeds import file_hash
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
@@ -68,7 +69,7 @@ def test_long_clips_are_made_beside_short_recordings(twin: Path, tmp_path: Path)
         str(twin), Overrides(systems=("calm",), n_prompts=2, seconds=13.04, head_steps=(1,))
     )
     store = RunStore(tmp_path)
-    Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
+    Studio(plan, store, OpenModels(plan.models, "cpu"), prompts_of(plan)).make(plan.rows)
     seconds = {}
     for record in store.read(TrialRecord):
         wave, rate = read_audio(store.root / str(record.clip))
@@ -96,7 +97,7 @@ def test_kept_weights_make_clips_of_their_own(
         overrides = Overrides(checkpoints=True, n_prompts=1, head_steps=(1,))
         plan = expand(str(twin), overrides)
         store = RunStore(tmp_path)
-        Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
+        Studio(plan, store, OpenModels(plan.models, "cpu"), prompts_of(plan)).make(plan.rows)
     finally:
         shutil.rmtree(kept.parent)
     made = {r.cell_id: r.clip_id for r in store.read(TrialRecord)}

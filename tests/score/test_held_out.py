@@ -13,6 +13,7 @@ from calm_bench.generate.clips import Studio
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
 from calm_bench.plan.rows import opened_as
+from calm_bench.run import prompts_of
 from calm_bench.score.held_out import HeldOut, held_out_scores, text_losses
 from calm_bench.store.records import ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
@@ -77,7 +78,7 @@ def test_a_longer_neighbour_changes_nothing(system: StreamingSystem) -> None:
 
 def hold_out(plan: Plan, store: RunStore, opened: OpenModels) -> None:
     for _, rows in groupby(plan.rows, key=opened_as):
-        HeldOut(plan, store, opened).record(list(rows))
+        HeldOut(plan, store, opened, prompts_of(plan)).record(list(rows))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def plan() -> Plan:
 def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     store = RunStore(tmp_path_factory.mktemp("held-out"))
     opened = OpenModels(plan.models, "cpu")
-    Studio(plan, store, opened).make(plan.rows)
+    Studio(plan, store, opened, prompts_of(plan)).make(plan.rows)
     hold_out(plan, store, opened)
     return store
 

@@ -15,6 +15,7 @@ from calm_bench.errors import BenchError, MissingExtraError, UnknownNameError, W
 from calm_bench.generate.clips import Studio
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
+from calm_bench.run import prompts_of
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import OpenModels, load_system
@@ -78,7 +79,7 @@ def test_it_runs_in_a_benchmark_of_another_rate(name: str, tmp_path: Path) -> No
         pytest.skip(str(error))
     plan = expand("smoke", Overrides(systems=(name,), n_prompts=1))
     store = RunStore(tmp_path / "run")
-    Studio(plan, store, OpenModels(plan.models, "cpu")).make(plan.rows)
+    Studio(plan, store, OpenModels(plan.models, "cpu"), prompts_of(plan)).make(plan.rows)
     records = store.read(TrialRecord)
     assert [r.error for r in records if r.status != "ok"] == []
     made = [r for r in records if r.cell_id.startswith(name)]
