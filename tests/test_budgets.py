@@ -124,7 +124,7 @@ def test_help_starts_light(words: list[str]) -> None:
     assert len(modules) <= MAX_MODULES_OF_HELP
 
 
-@pytest.mark.parametrize("module", ["report", "plan", "store", "config", "cli.doctor"])
+@pytest.mark.parametrize("module", ["report", "plan", "store", "config", "cli.doctor", "run"])
 def test_never_reaches_torch(module: str) -> None:
     name = f"calm_bench.{module}"
     parts = [m for m in MODULES if m == name or m.startswith(f"{name}.")]
