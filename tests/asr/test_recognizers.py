@@ -6,6 +6,7 @@ import sys
 import types
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from calm_bench import asr
 from calm_bench.asr import faster_whisper, recognizer
 from calm_bench.errors import InputError, MissingExtraError, UnknownNameError
-from calm_bench.types import TimedWord
+from calm_bench.types import TimedWord, Wave
 
 RATE = asr.SAMPLE_RATE
 
@@ -41,7 +42,7 @@ class Parrot(asr.Recognizer):
     threads = 3
     recipe = MappingProxyType({"engine": "parrot"})
 
-    def hear(self, wave):
+    def hear(self, wave: Wave) -> asr.Heard:
         return asr.Heard(words=said(" ".join(["polly"] * (len(wave) // RATE)), 1.0))
 
 
@@ -87,7 +88,7 @@ def test_no_word_is_heard_in_silence() -> None:
     times = {"the": (1.6, 1.9), "end": (2.15, 2.4), "thank": (3.5, 3.8), "you": (3.8, 4.2)}
 
     class Dreamer(Parrot):
-        def hear(self, wave):
+        def hear(self, wave: Wave) -> asr.Heard:
             return asr.Heard(
                 words=[TimedWord(word=w, start=a, end=b) for w, (a, b) in times.items()]
             )
@@ -181,7 +182,7 @@ def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) ->
     asked = {}
 
     class Model:
-        def transcribe(self, wave, **options):
+        def transcribe(self, wave: Wave, **options: Any) -> dict[str, Any]:
             asked.update(options)
             words = [{"word": " hello", "start": 0.1, "end": 0.4}]
             return {
@@ -237,14 +238,14 @@ class Forgetful(asr.FasterWhisperRecognizer):
 
     passes: list[bool]
 
-    def _load(self):
+    def _load(self) -> tuple[Any, None]:
         model = types.SimpleNamespace(
             feature_extractor=lambda wave: np.zeros((80, wave.size // 160 + 1), np.float32),
             encode=lambda features: features,
         )
         return model, None
 
-    def _decode(self, encoded, frames, *, timestamps):
+    def _decode(self, encoded: Any, frames: int, *, timestamps: Any) -> asr.Heard:
         self.passes.append(timestamps)
         return asr.Heard(words=said("a b c d e f g h i j k l" if timestamps else "a b c", 0.5))
 

@@ -1,21 +1,25 @@
 """Sound files: exact round trips, one line for each kind of bad file, and the resampler's band."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import soundfile
 
 from calm_bench.core import audio
 from calm_bench.errors import BenchError, InputError
+from calm_bench.types import Wave
 
 RATE = 16_000
 
 
 @pytest.fixture
-def noise():
+def noise() -> Wave:
     return (0.2 * np.random.default_rng(0).standard_normal(RATE)).astype(np.float32)
 
 
-def test_a_written_clip_keeps_its_identity(tmp_path, noise):
+def test_a_written_clip_keeps_its_identity(tmp_path: Path, noise: Wave) -> None:
     written = audio.write_flac(tmp_path / "deep" / "a.flac", noise, RATE)
     wave, rate = audio.read_audio(tmp_path / "deep" / "a.flac")
     assert rate == RATE
@@ -26,7 +30,7 @@ def test_a_written_clip_keeps_its_identity(tmp_path, noise):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.flac"]
 
 
-def test_the_hash_depends_on_every_bit_of_every_sample_and_on_the_rate(noise):
+def test_the_hash_depends_on_every_bit_of_every_sample_and_on_the_rate(noise: Wave) -> None:
     other = noise.copy()
     other[100] = np.nextafter(other[100], np.float32(1))
     hashes = {audio.audio_hash(noise, RATE), audio.audio_hash(other, RATE)}
@@ -37,14 +41,14 @@ def test_the_hash_depends_on_every_bit_of_every_sample_and_on_the_rate(noise):
     assert audio.audio_hash(nothing, RATE) == audio.audio_hash(-nothing, RATE)
 
 
-def test_too_loud_samples_are_clipped_not_scaled(tmp_path):
+def test_too_loud_samples_are_clipped_not_scaled(tmp_path: Path) -> None:
     wave = np.array([0.0, 0.5, 1.0, -1.0, 1.5, -3.0], dtype=np.float32)
     audio.write_flac(tmp_path / "a.flac", wave, RATE)
     read, _ = audio.read_audio(tmp_path / "a.flac")
     assert read.tolist() == pytest.approx([0.0, 0.5, 1.0, -1.0, 1.0, -1.0], abs=1 / 32768)
 
 
-def test_stereo_becomes_the_mean_of_its_channels(tmp_path, noise):
+def test_stereo_becomes_the_mean_of_its_channels(tmp_path: Path, noise: Wave) -> None:
     stereo = np.stack([noise, np.zeros_like(noise)], axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, RATE, subtype="FLOAT")
     wave, _ = audio.read_audio(tmp_path / "a.wav")
@@ -53,7 +57,7 @@ def test_stereo_becomes_the_mean_of_its_channels(tmp_path, noise):
     assert (info.sample_rate, info.seconds) == (RATE, 1.0)
 
 
-def test_resampling_passes_the_band_and_stops_what_would_fold():
+def test_resampling_passes_the_band_and_stops_what_would_fold() -> None:
     seconds = np.arange(2 * 48_000) / 48_000
     inside = np.sin(2 * np.pi * 0.45 * RATE * seconds).astype(np.float32)
     above = np.sin(2 * np.pi * 0.6 * RATE * seconds).astype(np.float32)
@@ -65,7 +69,7 @@ def test_resampling_passes_the_band_and_stops_what_would_fold():
     assert audio.resample(inside, RATE, RATE) is inside
 
 
-def test_reading_at_another_rate(tmp_path, noise):
+def test_reading_at_another_rate(tmp_path: Path, noise: Wave) -> None:
     audio.write_flac(tmp_path / "a.flac", noise, RATE)
     wave, rate = audio.read_audio(tmp_path / "a.flac", 24_000)
     assert rate == 24_000
@@ -73,7 +77,7 @@ def test_reading_at_another_rate(tmp_path, noise):
     assert wave.dtype == np.float32
 
 
-def test_opus_keeps_length_loudness_and_most_of_the_wave(tmp_path):
+def test_opus_keeps_length_loudness_and_most_of_the_wave(tmp_path: Path) -> None:
     seconds = np.arange(3 * RATE) / RATE
     wave = (0.3 * np.sin(2 * np.pi * (300 + 200 * seconds) * seconds)).astype(np.float32)
     audio.write_opus(tmp_path / "deep" / "a.opus", wave, RATE)
@@ -86,7 +90,7 @@ def test_opus_keeps_length_loudness_and_most_of_the_wave(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.opus"]
 
 
-def test_opus_of_one_wave_is_the_same_bytes_and_whole_pages(tmp_path, noise):
+def test_opus_of_one_wave_is_the_same_bytes_and_whole_pages(tmp_path: Path, noise: Wave) -> None:
     for name in ("a", "b"):
         audio.write_opus(tmp_path / f"{name}.opus", noise, RATE)
     data = (tmp_path / "a.opus").read_bytes()
@@ -102,7 +106,9 @@ def test_opus_of_one_wave_is_the_same_bytes_and_whole_pages(tmp_path, noise):
 @pytest.mark.parametrize(
     ("rate", "written"), [(8000, 8000), (11_025, 12_000), (22_050, 24_000), (44_100, 48_000)]
 )
-def test_opus_takes_a_rate_that_it_lacks_as_the_next_higher_one(tmp_path, rate, written):
+def test_opus_takes_a_rate_that_it_lacks_as_the_next_higher_one(
+    tmp_path: Path, rate: int, written: int
+) -> None:
     wave = 0.2 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
     audio.write_opus(tmp_path / "a.opus", wave, rate)
     read, found = audio.read_audio(tmp_path / "a.opus")
@@ -111,12 +117,12 @@ def test_opus_takes_a_rate_that_it_lacks_as_the_next_higher_one(tmp_path, rate, 
     assert np.corrcoef(read, audio.resample(wave, rate, written)[: len(read)])[0, 1] > 0.99
 
 
-def test_above_what_opus_has_it_is_48_khz(tmp_path, noise):
+def test_above_what_opus_has_it_is_48_khz(tmp_path: Path, noise: Wave) -> None:
     audio.write_opus(tmp_path / "a.opus", noise, 96_000)
     assert audio.probe_audio(tmp_path / "a.opus").sample_rate == 48_000
 
 
-def bad_file(tmp_path, noise, kind):
+def bad_file(tmp_path: Path, noise: Wave, kind: str) -> Path:
     path = tmp_path / "a.flac"
     audio.write_flac(path, noise, RATE)
     if kind == "missing":
@@ -141,7 +147,7 @@ def bad_file(tmp_path, noise, kind):
 @pytest.mark.parametrize(
     "kind", ["missing", "zero bytes", "text", "cut", "no samples", "folder", "nan", "inf"]
 )
-def test_bad_files_give_one_line_that_names_them(tmp_path, noise, kind):
+def test_bad_files_give_one_line_that_names_them(tmp_path: Path, noise: Wave, kind: str) -> None:
     path = bad_file(tmp_path, noise, kind)
     with pytest.raises(InputError) as caught:
         audio.read_audio(path)
@@ -150,12 +156,12 @@ def test_bad_files_give_one_line_that_names_them(tmp_path, noise, kind):
     assert "\n" not in message
 
 
-def test_probing_what_is_no_sound_file(tmp_path, noise):
+def test_probing_what_is_no_sound_file(tmp_path: Path, noise: Wave) -> None:
     with pytest.raises(InputError, match="not a readable sound file"):
         audio.probe_audio(bad_file(tmp_path, noise, "text"))
 
 
-def test_nan_is_neither_written_nor_hashed(tmp_path):
+def test_nan_is_neither_written_nor_hashed(tmp_path: Path) -> None:
     wave = np.array([0.0, np.nan], dtype=np.float32)
     with pytest.raises(InputError, match="NaN"):
         audio.write_flac(tmp_path / "a.flac", wave, RATE)
@@ -166,12 +172,14 @@ def test_nan_is_neither_written_nor_hashed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, noise, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(
+    tmp_path: Path, noise: Wave, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.flac"
     audio.write_flac(path, noise, RATE)
     before = path.read_bytes()
 
-    def full_disk(self, target):
+    def full_disk(self: Path, target: Path) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full_disk)
@@ -181,13 +189,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, noise, monk
     assert [item.name for item in tmp_path.iterdir()] == ["a.flac"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, noise):
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, noise: Wave) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BenchError, match="cannot write"):
         audio.write_flac(tmp_path / "file" / "a.flac", noise, RATE)
 
 
-def streamed_flac(path, wave, rate):
+def streamed_flac(path: Path, wave: Wave, rate: int) -> None:
     """A FLAC as an encoder writes it to a pipe: its header says no length and no checksum."""
     soundfile.write(path, wave, rate)
     data = bytearray(path.read_bytes())
@@ -196,7 +204,7 @@ def streamed_flac(path, wave, rate):
     path.write_bytes(data)
 
 
-def test_a_flac_of_unknown_length_is_simply_read(tmp_path, noise):
+def test_a_flac_of_unknown_length_is_simply_read(tmp_path: Path, noise: Wave) -> None:
     streamed_flac(tmp_path / "a.flac", noise, RATE)
     audio.write_flac(tmp_path / "b.flac", noise, RATE)
     whole, _ = audio.read_audio(tmp_path / "b.flac")
@@ -208,7 +216,9 @@ def test_a_flac_of_unknown_length_is_simply_read(tmp_path, noise):
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF - 36])
-def test_a_wav_that_was_streamed_is_read_and_one_that_was_cut_is_not(tmp_path, noise, size):
+def test_a_wav_that_was_streamed_is_read_and_one_that_was_cut_is_not(
+    tmp_path: Path, noise: Wave, size: int
+) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, noise, RATE)
     data = bytearray(path.read_bytes())
@@ -221,7 +231,9 @@ def test_a_wav_that_was_streamed_is_read_and_one_that_was_cut_is_not(tmp_path, n
 
 
 @pytest.mark.parametrize(("missing", "fits"), [(10, True), (160, True), (161, False)])
-def test_a_file_may_lack_its_last_moment(tmp_path, noise, missing, fits):
+def test_a_file_may_lack_its_last_moment(
+    tmp_path: Path, noise: Wave, missing: int, fits: bool
+) -> None:
     """As much as 50 ms and 1 % of it, which is said."""
     path = tmp_path / "a.wav"
     soundfile.write(path, noise, RATE, subtype="PCM_16")
@@ -245,14 +257,16 @@ def test_a_file_may_lack_its_last_moment(tmp_path, noise, missing, fits):
         ((1, 0, 0, 0, 0, 0), None),
     ],
 )
-def test_channels_that_cancel_are_said(tmp_path, noise, weights, said):
+def test_channels_that_cancel_are_said(
+    tmp_path: Path, noise: Wave, weights: tuple[float, ...], said: str
+) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, noise[:, None] * np.array(weights), RATE, subtype="FLOAT")
     found = audio.examine(path).remarks
     assert found == (() if said is None else (f"its channels cancel, {said}",))
 
 
-def test_unrelated_channels_do_not_cancel(tmp_path):
+def test_unrelated_channels_do_not_cancel(tmp_path: Path) -> None:
     both = 0.1 * np.random.default_rng(0).standard_normal((RATE, 2))
     soundfile.write(tmp_path / "a.wav", both, RATE)
     assert audio.examine(tmp_path / "a.wav").remarks == ()
@@ -276,7 +290,9 @@ def test_unrelated_channels_do_not_cancel(tmp_path):
     ],
 )
 @pytest.mark.parametrize(("rate", "channels"), [(11_025, 1), (44_100, 2), (96_000, 6)])
-def test_any_lossless_form_is_read_as_written(tmp_path, name, form, rate, channels):
+def test_any_lossless_form_is_read_as_written(
+    tmp_path: Path, name: str, form: dict[str, str], rate: int, channels: int
+) -> None:
     samples = 0.1 * np.random.default_rng(0).standard_normal((rate, channels))
     soundfile.write(tmp_path / name, samples, rate, **form)
     wave, found = audio.read_audio(tmp_path / name)
@@ -289,7 +305,9 @@ def test_any_lossless_form_is_read_as_written(tmp_path, name, form, rate, channe
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(48_000, 16_000), (44_100, 16_000), (8000, 24_000)])
-def test_reading_in_blocks_gives_the_samples_of_resampling_at_once(tmp_path, rate, wanted):
+def test_reading_in_blocks_gives_the_samples_of_resampling_at_once(
+    tmp_path: Path, rate: int, wanted: int
+) -> None:
     wave = (0.1 * np.random.default_rng(0).standard_normal(7 * rate)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", wave, rate, subtype="FLOAT")
     whole, _ = audio.read_audio(tmp_path / "a.wav", wanted)
@@ -302,13 +320,13 @@ def test_reading_in_blocks_gives_the_samples_of_resampling_at_once(tmp_path, rat
         assert np.abs(part - expected).max() < 1e-6
 
 
-def test_a_stretch_after_the_end_is_refused(tmp_path, noise):
+def test_a_stretch_after_the_end_is_refused(tmp_path: Path, noise: Wave) -> None:
     audio.write_flac(tmp_path / "a.flac", noise, RATE)
     with pytest.raises(InputError, match="holds no audio after 2 s"):
         audio.read_audio(tmp_path / "a.flac", start=2.0, seconds=1.0)
 
 
-def test_examining_finds_the_loudest_tenth_of_a_second(tmp_path):
+def test_examining_finds_the_loudest_tenth_of_a_second(tmp_path: Path) -> None:
     wave = np.full(3 * RATE, 1e-3, np.float32)
     wave[2 * RATE :][: RATE // 10] = 0.5
     soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")

@@ -1,6 +1,8 @@
 """Intervals against closed forms, coverage by simulation, and an independent bootstrap."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,15 +28,15 @@ POOLED = Column(
 MEDIAN = Column.of("m", "m", "", "x", better=False, aggregate="median")
 
 
-def clips(values, field="x"):
+def clips(values: Sequence[float], field: str = "x") -> dict[str, dict[str, float]]:
     return {f"p{i:03d}/0": {field: value} for i, value in enumerate(values)}
 
 
-def pairs(a, b):
+def pairs(a: Sequence[float], b: Sequence[float]) -> dict[str, dict[str, float]]:
     return {f"p{i}/0": {"a": x, "b": y} for i, (x, y) in enumerate(zip(a, b, strict=True))}
 
 
-def test_the_aggregates_are_their_formulas():
+def test_the_aggregates_are_their_formulas() -> None:
     # Perplexity of three utterances: summed log-likelihoods −10, −40, −3 over 5, 10, 3 tokens.
     losses, tokens = (10.0, 40.0, 3.0), (5.0, 10.0, 3.0)
     assert stats.summarise(MEAN, clips((1.0, 2.0, 6.0)), 0).value == pytest.approx(300.0)
@@ -50,7 +52,9 @@ def test_the_aggregates_are_their_formulas():
 @pytest.mark.parametrize(
     ("column", "statistic", "near"), [(MEAN, np.mean, 0.06), (MEDIAN, np.median, 0.15)]
 )
-def test_interval_agrees_with_scipys_bootstrap(column, statistic, near):
+def test_interval_agrees_with_scipys_bootstrap(
+    column: Column, statistic: Callable[..., Any], near: float
+) -> None:
     values = np.random.default_rng(1).gamma(2.0, size=80)
     ours = stats.summarise(column, clips(values.tolist()), 3)
     theirs = scipy.stats.bootstrap(
@@ -61,7 +65,7 @@ def test_interval_agrees_with_scipys_bootstrap(column, statistic, near):
     assert ours.high == pytest.approx(theirs.high, abs=near * width)
 
 
-def test_paired_interval_covers_a_true_difference_about_95_times_in_100():
+def test_paired_interval_covers_a_true_difference_about_95_times_in_100() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for seed in range(100):
@@ -72,7 +76,7 @@ def test_paired_interval_covers_a_true_difference_about_95_times_in_100():
     assert covered / 100 >= 0.88
 
 
-def test_the_median_differs_by_pairs():
+def test_the_median_differs_by_pairs() -> None:
     a, b = clips((7.4, 54.6, 2.7)), clips((7.4, 7.4, 7.4, 1.0))
     same = stats.compare(MEDIAN, a, a, 0)
     assert (same.value, same.low, same.high, same.n) == (0.0, 0.0, 0.0, 3)
@@ -80,7 +84,7 @@ def test_the_median_differs_by_pairs():
     assert stats.compare(MEDIAN, a, {}, 0).reason
 
 
-def test_pairing_removes_what_prompts_have_in_common():
+def test_pairing_removes_what_prompts_have_in_common() -> None:
     hardness = np.random.default_rng(0).normal(0.0, 50.0, size=40)
     found = stats.compare(MEAN, clips((hardness + 1.0).tolist()), clips(hardness.tolist()), seed=0)
     assert found.value == pytest.approx(100.0)
@@ -88,7 +92,7 @@ def test_pairing_removes_what_prompts_have_in_common():
     assert found.high == pytest.approx(100.0)
 
 
-def test_only_shared_prompts_are_compared_and_order_does_not_matter():
+def test_only_shared_prompts_are_compared_and_order_does_not_matter() -> None:
     a = {"p1/0": {"x": 1.0}, "p2/0": {"x": 5.0}, "p3/0": {"x": None}, "p9/0": {"x": 100.0}}
     b = {"p3/0": {"x": 9.0}, "p2/0": {"x": 2.0}, "p1/0": {"x": 0.0}}
     found = stats.compare(MEAN, a, b, 0)
@@ -96,7 +100,7 @@ def test_only_shared_prompts_are_compared_and_order_does_not_matter():
     assert found == stats.compare(MEAN, dict(reversed(a.items())), b, 0)
 
 
-def test_clips_of_one_prompt_do_not_count_as_independent():
+def test_clips_of_one_prompt_do_not_count_as_independent() -> None:
     rng = np.random.default_rng(0)
     prompts = rng.normal(size=20)
     alone = {f"p{i}/0": {"x": x} for i, x in enumerate(prompts)}
@@ -107,7 +111,7 @@ def test_clips_of_one_prompt_do_not_count_as_independent():
     assert ten.high - ten.low == pytest.approx(one.high - one.low)
 
 
-def test_cuts_of_a_recording_are_no_independent_samples():
+def test_cuts_of_a_recording_are_no_independent_samples() -> None:
     """Six cuts each of 24 recordings: by cut the truth lies outside too often, by recording not."""
     rng = np.random.default_rng(0)
     inside = {"cut": 0, "recording": 0}
@@ -122,7 +126,9 @@ def test_cuts_of_a_recording_are_no_independent_samples():
     assert inside["recording"] >= 88
 
 
-def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = clips(np.random.default_rng(0).normal(size=30).tolist())
     whole = stats.summarise(MEAN, values, 1)
     monkeypatch.setattr(stats, "_BLOCK", 100)
@@ -130,13 +136,13 @@ def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
     assert (found.low, found.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
 
 
-def test_the_seed_decides_the_interval():
+def test_the_seed_decides_the_interval() -> None:
     values = clips(np.random.default_rng(0).normal(size=30).tolist())
     assert stats.summarise(MEAN, values, 1) == stats.summarise(MEAN, values, 1)
     assert stats.summarise(MEAN, values, 1) != stats.summarise(MEAN, values, 2)
 
 
-def test_what_cannot_be_computed_is_none_with_a_reason():
+def test_what_cannot_be_computed_is_none_with_a_reason() -> None:
     empty = stats.summarise(MEAN, {"p1/0": {"x": None}, "p2/0": {}}, 0)
     assert empty.value is None
     assert "no clip" in empty.reason
@@ -154,20 +160,20 @@ def test_what_cannot_be_computed_is_none_with_a_reason():
     assert overflow.value is None
 
 
-def test_zero_denominators_in_some_resamples_do_not_spoil_the_interval():
+def test_zero_denominators_in_some_resamples_do_not_spoil_the_interval() -> None:
     found = stats.summarise(RATIO, pairs([0.0, 1.0, 2.0], [0.0, 0.0, 4.0]), 0)
     assert found.value == pytest.approx(0.75)
     assert math.isfinite(found.low)
     assert math.isfinite(found.high)
 
 
-def test_a_set_column_has_no_clip_values():
+def test_a_set_column_has_no_clip_values() -> None:
     column = Column(name="fad", label="", unit="", higher_is_better=False, aggregate="set")
     with pytest.raises(ValueError, match="metric estimates it"):
         stats.summarise(column, {}, 0)
 
 
-def test_n_needed_shrinks_the_interval_to_the_edge_of_zero():
+def test_n_needed_shrinks_the_interval_to_the_edge_of_zero() -> None:
     found = Estimate(value=1.0, low=-1.0, high=3.0, n=32)
     assert stats.n_needed(found) == 128
     assert stats.n_needed(Estimate(value=-1.0, low=-2.5, high=1.0, n=10)) == 40
@@ -178,7 +184,7 @@ def test_n_needed_shrinks_the_interval_to_the_edge_of_zero():
     assert stats.n_needed(Estimate(value=1.0, n=1)) is None
 
 
-def test_median_ratio_of_pairs():
+def test_median_ratio_of_pairs() -> None:
     found = stats.ratio_interval([2.0, 6.0, 4.0], [1.0, 2.0, 2.0], seed=0)
     assert found.value == pytest.approx(2.0)
     assert found.low == pytest.approx(2.0)
@@ -192,7 +198,7 @@ def test_median_ratio_of_pairs():
     )
 
 
-def test_ratio_interval_is_wider_at_a_higher_level_and_covers_under_drift():
+def test_ratio_interval_is_wider_at_a_higher_level_and_covers_under_drift() -> None:
     rng = np.random.default_rng(2)
     covered = 0
     for seed in range(80):
@@ -206,7 +212,7 @@ def test_ratio_interval_is_wider_at_a_higher_level_and_covers_under_drift():
     assert covered / 80 > 0.85
 
 
-def test_pairs_must_be_pairs():
+def test_pairs_must_be_pairs() -> None:
     with pytest.raises(ValueError, match="equal counts"):
         stats.ratio_interval([1.0], [1.0, 2.0], 0)
     assert stats.ratio_interval([], [], 0).value is None

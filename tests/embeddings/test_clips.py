@@ -1,12 +1,15 @@
 """Clips to vectors: continuation only, resampled, cached by content, too short ones named."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.vectors import ClipEmbedder, shared_cache
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 
 class Means(Embedding):
@@ -14,20 +17,27 @@ class Means(Embedding):
 
     name, version, sample_rate, dim, min_seconds = "means", "1", 1000, 2, 0.5
 
-    def __init__(self, window="none"):
+    def __init__(self, window: int = "none") -> None:
         self.window = window
         self.waves = []
 
     @property
-    def recipe(self):
+    def recipe(self) -> dict[str, Any]:
         return {"window": self.window}
 
-    def embed(self, waves):
+    def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
         self.waves += waves
         return [np.array([[wave.mean(), len(wave)]], np.float32) for wave in waves]
 
 
-def clip_of(value, *, clip_id, seconds=2.0, rate=1000, prompt_seconds=1.0):
+def clip_of(
+    value: float,
+    *,
+    clip_id: str,
+    seconds: float = 2.0,
+    rate: int = 1000,
+    prompt_seconds: float = 1.0,
+) -> Clip:
     wave = np.full(round(seconds * rate), value, np.float32)
     wave[: round(prompt_seconds * rate)] = -1.0
     return Clip(
@@ -40,7 +50,7 @@ def clip_of(value, *, clip_id, seconds=2.0, rate=1000, prompt_seconds=1.0):
     )
 
 
-def test_the_continuation_is_embedded_at_the_embeddings_rate():
+def test_the_continuation_is_embedded_at_the_embeddings_rate() -> None:
     embedder = ClipEmbedder(Means(), MemoryCache())
     found = embedder.embed([clip_of(0.5, clip_id="a"), clip_of(0.5, clip_id="b", rate=2000)])
     assert found.vectors["a"].tolist() == [[0.5, 1000.0]]
@@ -49,7 +59,7 @@ def test_the_continuation_is_embedded_at_the_embeddings_rate():
     assert mean == pytest.approx(0.5, abs=0.02)
 
 
-def test_too_short_clips_are_named_and_not_embedded():
+def test_too_short_clips_are_named_and_not_embedded() -> None:
     embedding = Means()
     short = clip_of(0.5, clip_id="short", seconds=1.4)
     found = ClipEmbedder(embedding, MemoryCache()).embed([short, clip_of(0.1, clip_id="ok")])
@@ -58,7 +68,7 @@ def test_too_short_clips_are_named_and_not_embedded():
     assert len(embedding.waves) == 1
 
 
-def test_vectors_are_found_by_audio_prompt_length_and_recipe():
+def test_vectors_are_found_by_audio_prompt_length_and_recipe() -> None:
     cache, embedding = MemoryCache(), Means()
     embedder = ClipEmbedder(embedding, cache)
     clips = [clip_of(0.1, clip_id="a"), clip_of(0.2, clip_id="b"), clip_of(0.1, clip_id="a")]
@@ -72,13 +82,13 @@ def test_vectors_are_found_by_audio_prompt_length_and_recipe():
     assert len(other.waves) == 2
 
 
-def test_more_clips_than_a_batch_keep_their_vectors():
+def test_more_clips_than_a_batch_keep_their_vectors() -> None:
     clips = [clip_of(i / 100, clip_id=f"c{i}") for i in range(40)]
     found = ClipEmbedder(Means(), MemoryCache()).embed(clips)
     assert [round(float(found.vectors[f"c{i}"][0, 0]) * 100) for i in range(40)] == list(range(40))
 
 
-def test_an_embedding_that_breaks_its_promise_is_an_error():
+def test_an_embedding_that_breaks_its_promise_is_an_error() -> None:
     class Wide(Means):
         dim = 3
 
@@ -86,7 +96,7 @@ def test_an_embedding_that_breaks_its_promise_is_an_error():
         ClipEmbedder(Wide(), MemoryCache()).embed([clip_of(0.1, clip_id="a")])
 
 
-def test_the_memory_cache_forgets_what_was_used_longest_ago():
+def test_the_memory_cache_forgets_what_was_used_longest_ago() -> None:
     cache = MemoryCache(max_bytes=3 * 8)
     for name in "abc":
         cache.write(name, np.zeros((1, 2), np.float32))
@@ -98,11 +108,11 @@ def test_the_memory_cache_forgets_what_was_used_longest_ago():
     assert cache.read("huge") is not None
 
 
-def test_metrics_without_a_cache_of_their_own_share_one():
+def test_metrics_without_a_cache_of_their_own_share_one() -> None:
     assert ClipEmbedder(Means()).store is ClipEmbedder(Means()).store is shared_cache()
 
 
-def test_what_is_longer_than_the_embedding_takes_is_cut_into_equal_windows():
+def test_what_is_longer_than_the_embedding_takes_is_cut_into_equal_windows() -> None:
     class Short(Means):
         max_seconds = 1.0
 
@@ -113,7 +123,7 @@ def test_what_is_longer_than_the_embedding_takes_is_cut_into_equal_windows():
     assert lengths == {"0.6": [600], "1.0": [1000], "1.001": [501, 500], "2.5": [834, 833, 833]}
 
 
-def test_the_cut_is_in_the_recipe_of_embeddings_that_need_it():
+def test_the_cut_is_in_the_recipe_of_embeddings_that_need_it() -> None:
     class Short(Means):
         max_seconds = 1.0
 

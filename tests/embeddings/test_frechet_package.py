@@ -4,7 +4,9 @@ import importlib.metadata
 import os
 import pickle
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from huggingface_hub import constants
 
 from calm_bench.embeddings import frechet_package
 from calm_bench.errors import BenchError, MissingExtraError
+from calm_bench.types import Wave
 
 
 class FakeDistance:
@@ -20,7 +23,7 @@ class FakeDistance:
 
     loaded = None
 
-    def __init__(self, model_name, submodel_name, sample_rate):
+    def __init__(self, model_name: str, submodel_name: str, sample_rate: int) -> None:
         sys.stdout.write("chatter that would spoil --json")
         FakeDistance.loaded = (model_name, submodel_name, sample_rate)
         self.forced = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
@@ -30,7 +33,7 @@ class FakeDistance:
         torch.nn.init.zeros_(self.model.bias)
         self.heard = []
 
-    def get_embeddings(self, waves, sr):
+    def get_embeddings(self, waves: list[Wave], sr: int) -> np.ndarray:
         (wave,) = waves
         self.heard.append(wave)
         if np.isnan(wave).any():
@@ -42,7 +45,7 @@ class FakeDistance:
 
 
 @pytest.fixture
-def package(monkeypatch):
+def package(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     installed = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata,
@@ -55,11 +58,11 @@ def package(monkeypatch):
 
 
 @pytest.fixture
-def no_package(monkeypatch):
+def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is installed, in the environment of the extra."""
     installed = importlib.metadata.version
 
-    def version(name):
+    def version(name: str) -> str:
         if name == "frechet-audio-distance":
             raise importlib.metadata.PackageNotFoundError(name)
         return installed(name)
@@ -67,16 +70,18 @@ def no_package(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", version)
 
 
-def wave(seconds, rate):
+def wave(seconds: float, rate: int) -> Wave:
     return np.zeros(round(seconds * rate), dtype=np.float32)
 
 
-def test_without_the_package_the_extra_is_named(no_package):
+def test_without_the_package_the_extra_is_named(no_package: None) -> None:
     with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
         frechet_package.EncodecEmbedding().embed([wave(1, 24_000)])
 
 
-def test_vectors_have_the_declared_shape(package, capsys):
+def test_vectors_have_the_declared_shape(
+    package: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     for cls, n_vectors in (
         (frechet_package.EncodecEmbedding, 3),
         (frechet_package.PannEmbedding, 1),
@@ -90,7 +95,7 @@ def test_vectors_have_the_declared_shape(package, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_clap_is_given_ten_seconds_at_a_time(package):
+def test_clap_is_given_ten_seconds_at_a_time(package: SimpleNamespace) -> None:
     embedding = frechet_package.ClapMusicEmbedding()
     short, long = embedding.embed([wave(4, 48_000), wave(12.5, 48_000)])
     assert FakeDistance.loaded[1] == "music_audioset"
@@ -98,20 +103,22 @@ def test_clap_is_given_ten_seconds_at_a_time(package):
     assert (short.shape, long.shape) == ((3, 512), (9, 512))
 
 
-def test_what_the_package_swallows_becomes_an_error(package):
+def test_what_the_package_swallows_becomes_an_error(package: SimpleNamespace) -> None:
     bad = np.full(24_000, np.nan, dtype=np.float32)
     with pytest.raises(BenchError, match=r"encodec failed: .*bad wave"):
         frechet_package.EncodecEmbedding().embed([bad])
 
 
-def test_the_hub_is_off_line_for_the_import_alone(package, monkeypatch):
+def test_the_hub_is_off_line_for_the_import_alone(
+    package: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delitem(sys.modules, "frechet_audio_distance")
 
     class Importer:
-        def find_spec(self, name, path=None, target=None):
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
             if name == "frechet_audio_distance":
                 seen.append(constants.HF_HUB_OFFLINE)
                 raise ModuleNotFoundError(name)  # also where it is installed
@@ -123,8 +130,10 @@ def test_the_hub_is_off_line_for_the_import_alone(package, monkeypatch):
     assert constants.HF_HUB_OFFLINE is False
 
 
-def test_a_failed_download_is_one_line(package, monkeypatch):
-    def unreachable(self, **kwargs):
+def test_a_failed_download_is_one_line(
+    package: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(self: Any, **kwargs: Any) -> Any:
         raise OSError("Name or service not known\nand more")
 
     monkeypatch.setattr(FakeDistance, "__init__", unreachable)
@@ -133,9 +142,11 @@ def test_a_failed_download_is_one_line(package, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_checkpoints_may_hold_tensors_and_nothing_that_runs(package, tmp_path):
+def test_checkpoints_may_hold_tensors_and_nothing_that_runs(
+    package: SimpleNamespace, tmp_path: Path
+) -> None:
     class Evil:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return (os.mkdir, (str(tmp_path / "pwned"),))
 
     torch.save({"epoch": np.float64(3.0), "w": torch.ones(2)}, tmp_path / "good.pt")
@@ -152,7 +163,9 @@ def test_checkpoints_may_hold_tensors_and_nothing_that_runs(package, tmp_path):
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def test_vggish_runs_downloaded_code_only_after_the_user_allowed_it(package, tmp_path, monkeypatch):
+def test_vggish_runs_downloaded_code_only_after_the_user_allowed_it(
+    package: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(BenchError, match="trust_repo=True"):
         frechet_package.VggishEmbedding().embed([wave(1, 16_000)])
@@ -161,7 +174,9 @@ def test_vggish_runs_downloaded_code_only_after_the_user_allowed_it(package, tmp
     assert vectors.shape == (3, 128)
 
 
-def test_the_recipe_hashes_the_weights(package, monkeypatch):
+def test_the_recipe_hashes_the_weights(
+    package: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = frechet_package.ClapEmbedding().recipe
     assert recipe["package"] == "frechet-audio-distance 0.3.4"
     assert recipe["checkpoint"] == "630k-audioset"
@@ -171,6 +186,6 @@ def test_the_recipe_hashes_the_weights(package, monkeypatch):
     assert other.recipe["weights_sha256"] != recipe["weights_sha256"]
 
 
-def test_the_recipe_without_the_package_names_the_extra(no_package):
+def test_the_recipe_without_the_package_names_the_extra(no_package: None) -> None:
     with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
         dict(frechet_package.VggishEmbedding().recipe)

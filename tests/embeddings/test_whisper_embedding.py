@@ -33,13 +33,15 @@ def sound(seconds: float, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(
     ("seconds", "n"), [(8.96, 45), (9.0, 45), (2.0, 10), (2.08, 10), (2.1, 11)]
 )
-def test_five_vectors_a_second_of_audio_and_none_of_padding(embedding, seconds, n) -> None:
+def test_five_vectors_a_second_of_audio_and_none_of_padding(
+    embedding: WhisperEmbedding, seconds: float, n: int
+) -> None:
     (vectors,) = embedding.embed([sound(seconds)])
     assert vectors.shape == (n, embedding.dim)
     assert vectors.dtype == np.float32
 
 
-def test_vectors_are_means_of_the_encoder_s_frames(embedding) -> None:
+def test_vectors_are_means_of_the_encoder_s_frames(embedding: WhisperEmbedding) -> None:
     wave = sound(2.1)
     frames = embedding._recognizer.encode(centred(wave))
     assert len(frames) == 105
@@ -48,14 +50,14 @@ def test_vectors_are_means_of_the_encoder_s_frames(embedding) -> None:
     np.testing.assert_allclose(vectors[-1], frames[100:].mean(axis=0), atol=1e-5)
 
 
-def test_waves_do_not_depend_on_their_neighbours(embedding) -> None:
+def test_waves_do_not_depend_on_their_neighbours(embedding: WhisperEmbedding) -> None:
     waves = [sound(1.5, seed) for seed in range(3)]
     together = embedding.embed(waves)
     for wave, vectors in zip(waves, together, strict=True):
         np.testing.assert_array_equal(embedding.embed([wave])[0], vectors)
 
 
-def test_more_noise_lies_further_away(embedding) -> None:
+def test_more_noise_lies_further_away(embedding: WhisperEmbedding) -> None:
     clean = sound(3.0)
     noise = np.random.default_rng(1).standard_normal(len(clean)).astype(np.float32)
     base, *noisy = (
@@ -65,7 +67,7 @@ def test_more_noise_lies_further_away(embedding) -> None:
     assert 0 < near < far
 
 
-def test_limits_and_recipe(embedding) -> None:
+def test_limits_and_recipe(embedding: WhisperEmbedding) -> None:
     with pytest.raises(InputError, match="at most 30 s"):
         embedding.embed([np.zeros(31 * RATE, np.float32)])
     assert embedding.recipe["weights_sha256"] == PINNED_SHA256

@@ -2,18 +2,21 @@
 
 import importlib.util
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.dnsmos import DnsmosMetric
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 WINDOW = 144_160
 
 
-def clip_of(wave, *, rate=16_000, prompt_seconds=0.0, clip_id="a"):
+def clip_of(
+    wave: Wave, *, rate: int = 16_000, prompt_seconds: float = 0.0, clip_id: str = "a"
+) -> Clip:
     return Clip(
         clip_id=clip_id,
         prompt_id="p",
@@ -27,23 +30,23 @@ def clip_of(wave, *, rate=16_000, prompt_seconds=0.0, clip_id="a"):
 class FakeSession:
     """Answers (1, 2, 3) plus the mean of each window, and remembers what it was fed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.fed = []
 
-    def run(self, outputs, inputs):
+    def run(self, outputs: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         windows = inputs["input_1"]
         self.fed.append(windows)
         return [windows.mean(axis=1, keepdims=True) + np.array([[1.0, 2.0, 3.0]], np.float32)]
 
 
 @pytest.fixture
-def metric():
+def metric() -> DnsmosMetric:
     found = DnsmosMetric()
     found.__dict__["_session"] = FakeSession()
     return found
 
 
-def test_the_polynomials_are_those_of_the_reference_code(metric):
+def test_the_polynomials_are_those_of_the_reference_code(metric: DnsmosMetric) -> None:
     found = metric.score([clip_of(np.zeros(WINDOW))], []).clips["a"]
     assert found["dnsmos_sig"] == pytest.approx(
         np.poly1d([-0.08397278, 1.22083953, 0.0052439])(1.0)
@@ -57,7 +60,7 @@ def test_the_polynomials_are_those_of_the_reference_code(metric):
 @pytest.mark.parametrize(
     ("seconds", "n_windows"), [(9.01, 1), (10.99, 1), (11.0, 2), (13.4, 4), (30.0, 21)]
 )
-def test_windows_begin_every_second(metric, seconds, n_windows):
+def test_windows_begin_every_second(metric: DnsmosMetric, seconds: float, n_windows: int) -> None:
     wave = np.linspace(-0.5, 0.5, round(seconds * 16_000)).astype(np.float32)
     prompt = np.full(3 * 16_000, -1.0, np.float32)
     metric.score([clip_of(np.concatenate([prompt, wave]), prompt_seconds=3.0)], [])
@@ -69,14 +72,14 @@ def test_windows_begin_every_second(metric, seconds, n_windows):
 
 
 @pytest.mark.parametrize("n_samples", [16_000, 100_000, 144_000])
-def test_short_audio_is_repeated_to_one_window(metric, n_samples):
+def test_short_audio_is_repeated_to_one_window(metric: DnsmosMetric, n_samples: int) -> None:
     wave = np.linspace(-0.5, 0.5, n_samples).astype(np.float32)
     metric.score([clip_of(wave)], [])
     (fed,) = metric._session.fed
     np.testing.assert_allclose(fed, np.tile(wave, 10)[None, :WINDOW], atol=1e-6)
 
 
-def test_an_offset_is_not_heard(metric):
+def test_an_offset_is_not_heard(metric: DnsmosMetric) -> None:
     wave = 0.3 * np.sin(np.arange(3 * WINDOW)).astype(np.float32)
     metric.score([clip_of(wave, clip_id="a"), clip_of(wave + 0.1, clip_id="b")], [])
     half = len(metric._session.fed) // 2
@@ -84,7 +87,7 @@ def test_an_offset_is_not_heard(metric):
     np.testing.assert_allclose(plain, moved, atol=1e-6)
 
 
-def test_other_rates_are_resampled_and_loud_samples_clipped(metric):
+def test_other_rates_are_resampled_and_loud_samples_clipped(metric: DnsmosMetric) -> None:
     square = np.tile(np.repeat([3.0, -3.0], 2400), 10)  # 5 Hz
     metric.score([clip_of(square, rate=24_000)], [])
     (fed,) = metric._session.fed
@@ -92,7 +95,7 @@ def test_other_rates_are_resampled_and_loud_samples_clipped(metric):
     np.testing.assert_allclose(fed[0, :32_000], fed[0, 32_000:64_000], atol=1e-6)
 
 
-def test_what_is_too_short_is_noted_not_scored(metric):
+def test_what_is_too_short_is_noted_not_scored(metric: DnsmosMetric) -> None:
     found = metric.score([clip_of(np.zeros(1280), clip_id="short"), clip_of(np.zeros(WINDOW))], [])
     assert found.clips["short"] == {"dnsmos": None, "dnsmos_sig": None, "dnsmos_bak": None}
     assert "too short" in found.notes["short"]
@@ -100,13 +103,13 @@ def test_what_is_too_short_is_noted_not_scored(metric):
     assert len(metric._session.fed) == 1
 
 
-def test_a_missing_package_names_its_extra(monkeypatch):
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"speechmos.*calm-bench\[offline\]"):
         DnsmosMetric().score([clip_of(np.zeros(WINDOW))], [])
 
 
-def test_the_real_network_hears_noise_and_speechmos_is_not_imported():
+def test_the_real_network_hears_noise_and_speechmos_is_not_imported() -> None:
     if importlib.util.find_spec("speechmos") is None:
         pytest.skip("speechmos is not installed")
     metric, rng = DnsmosMetric(), np.random.default_rng(0)

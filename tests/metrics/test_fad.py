@@ -1,7 +1,9 @@
 """FAD as a metric: identity, order, refusals, caching, intervals and paired differences."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
 from calm_bench.metrics.fad import FadMetric
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 RATE = 100
 
@@ -19,19 +21,28 @@ class Rows(Embedding):
 
     name, version, sample_rate, dim, min_seconds = "rows", "1", RATE, 4, 0.04
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.embedded = 0
 
     @property
-    def recipe(self):
+    def recipe(self) -> dict[str, Any]:
         return {}
 
-    def embed(self, waves):
+    def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
         self.embedded += len(waves)
         return [wave[: len(wave) // 4 * 4].reshape(-1, 4) for wave in waves]
 
 
-def clips_of(n, seed, *, scale=1.0, shift=0.0, frames=10, prefix="p", common=None):
+def clips_of(
+    n: int,
+    seed: int,
+    *,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    frames: int = 10,
+    prefix: str = "p",
+    common: np.ndarray | None = None,
+) -> list[Clip]:
     """Clips with one vector of prompt and `frames` of continuation; frames share a clip's part."""
     rng = np.random.default_rng(seed)
     own = rng.standard_normal((n, 1, 4)) if common is None else common
@@ -51,11 +62,11 @@ def clips_of(n, seed, *, scale=1.0, shift=0.0, frames=10, prefix="p", common=Non
 
 
 @pytest.fixture
-def metric():
+def metric() -> FadMetric:
     return FadMetric(Rows(), MemoryCache())
 
 
-def test_a_set_is_at_no_distance_from_itself(metric):
+def test_a_set_is_at_no_distance_from_itself(metric: FadMetric) -> None:
     clips = clips_of(32, 0)
     found = metric.score(clips, clips)
     for estimate in found.estimates.values():
@@ -66,7 +77,7 @@ def test_a_set_is_at_no_distance_from_itself(metric):
     assert found.counts["dim"] == 4
 
 
-def test_only_the_continuation_counts(metric):
+def test_only_the_continuation_counts(metric: FadMetric) -> None:
     # The prompt's vector is (9, 9, 9, 9); with it the shift below would be diluted.
     clips = clips_of(32, 0)
     moved = [
@@ -85,7 +96,7 @@ def test_only_the_continuation_counts(metric):
     assert found.low == pytest.approx(4.0, rel=1e-4)
 
 
-def test_worse_sets_are_farther_and_the_limit_lies_below(metric):
+def test_worse_sets_are_farther_and_the_limit_lies_below(metric: FadMetric) -> None:
     reference = clips_of(64, 0)
     near, far = clips_of(64, 1), clips_of(64, 2, shift=1.0)
     near, far = metric.score(near, reference), metric.score(far, reference)
@@ -98,7 +109,7 @@ def test_worse_sets_are_farther_and_the_limit_lies_below(metric):
         assert fad.n == 64
 
 
-def test_interval_of_the_limit_covers_the_truth():
+def test_interval_of_the_limit_covers_the_truth() -> None:
     covered, truth = 0, 4 * 0.5**2
     for seed in range(24):
         metric = FadMetric(Rows(), MemoryCache())
@@ -108,7 +119,7 @@ def test_interval_of_the_limit_covers_the_truth():
     assert covered >= 20
 
 
-def test_pairing_narrows_the_interval_of_a_difference(metric):
+def test_pairing_narrows_the_interval_of_a_difference(metric: FadMetric) -> None:
     reference = clips_of(64, 0)
     own = np.random.default_rng(9).standard_normal((64, 1, 4))
     a, b = clips_of(64, 1, common=own, shift=1.1), clips_of(64, 2, common=own, shift=0.8)
@@ -122,7 +133,7 @@ def test_pairing_narrows_the_interval_of_a_difference(metric):
     assert nothing["fad"].value == nothing["fad_inf"].value == 0.0
 
 
-def test_difference_is_over_the_prompts_both_rows_have(metric):
+def test_difference_is_over_the_prompts_both_rows_have(metric: FadMetric) -> None:
     reference = clips_of(40, 0)
     a, b = clips_of(40, 1), clips_of(40, 2)
     gap = metric.difference(a, b[:24], reference)["fad"]
@@ -134,18 +145,18 @@ def test_difference_is_over_the_prompts_both_rows_have(metric):
     ("n", "frames", "reason"),
     [(15, 10, "needs 16 clips, the row has 15"), (0, 10, "the row has 0")],
 )
-def test_too_few_clips_are_refused(metric, n, frames, reason):
+def test_too_few_clips_are_refused(metric: FadMetric, n: int, frames: int, reason: str) -> None:
     found = metric.score(clips_of(32, 1)[:n], clips_of(32, 0))
     assert found.estimates["fad"].value is None
     assert reason in found.estimates["fad_inf"].reason
     assert found.counts["n_clips"] == n
 
 
-def test_fewer_vectors_than_dimensions_are_refused():
+def test_fewer_vectors_than_dimensions_are_refused() -> None:
     class Wide(Rows):
         dim = 40
 
-        def embed(self, waves):
+        def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
             return [np.tile(rows, (1, 10))[:2] for rows in super().embed(waves)]
 
     metric = FadMetric(Wide(), MemoryCache())
@@ -159,8 +170,8 @@ def test_fewer_vectors_than_dimensions_are_refused():
     assert "sub-samples of more than 40 vectors" in found.estimates["fad_inf"].reason
 
 
-def test_few_prompts_with_many_seeds_give_no_limit(metric):
-    def seeds(clips):
+def test_few_prompts_with_many_seeds_give_no_limit(metric: FadMetric) -> None:
+    def seeds(clips: list[Clip]) -> list[Clip]:
         return [
             Clip(
                 clip_id=c.clip_id,
@@ -178,8 +189,8 @@ def test_few_prompts_with_many_seeds_give_no_limit(metric):
     assert "needs 16 recordings on both sides, there are 8" in found.estimates["fad_inf"].reason
 
 
-def test_cuts_of_a_recording_widen_the_interval_and_keep_the_distance(metric):
-    def cuts(clips, by_recording):
+def test_cuts_of_a_recording_widen_the_interval_and_keep_the_distance(metric: FadMetric) -> None:
+    def cuts(clips: list[Clip], by_recording: bool) -> list[Clip]:
         return [replace(c, group=f"r{i // 4}") if by_recording else c for i, c in enumerate(clips)]
 
     common = np.repeat(np.random.default_rng(5).standard_normal((20, 1, 4)), 4, axis=0)
@@ -191,7 +202,7 @@ def test_cuts_of_a_recording_widen_the_interval_and_keep_the_distance(metric):
     assert together.high - together.low > 1.3 * (alone.high - alone.low)
 
 
-def test_too_short_clips_are_noted_and_counted_not_padded(metric):
+def test_too_short_clips_are_noted_and_counted_not_padded(metric: FadMetric) -> None:
     short = Clip(
         clip_id="short",
         prompt_id="p900",
@@ -206,7 +217,7 @@ def test_too_short_clips_are_noted_and_counted_not_padded(metric):
     assert found.counts["n_clips"] == 32
 
 
-def test_nothing_is_embedded_twice():
+def test_nothing_is_embedded_twice() -> None:
     embedding, cache = Rows(), MemoryCache()
     reference, rows = clips_of(32, 0), clips_of(32, 1)
     for _ in range(2):
@@ -215,7 +226,9 @@ def test_nothing_is_embedded_twice():
     assert embedding.embedded == 64
 
 
-def test_small_sets_are_warned_about_once(metric, caplog):
+def test_small_sets_are_warned_about_once(
+    metric: FadMetric, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         for seed in (1, 2):
             found = metric.score(clips_of(32, seed), clips_of(32, 0))
@@ -223,7 +236,9 @@ def test_small_sets_are_warned_about_once(metric, caplog):
     assert sum("small sample" in message for message in caplog.messages) == 1
 
 
-def test_clips_of_another_length_than_the_reference_are_warned_about(metric, caplog):
+def test_clips_of_another_length_than_the_reference_are_warned_about(
+    metric: FadMetric, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         found = metric.score(clips_of(32, 1, frames=8), clips_of(32, 0))
     assert found.counts["unequal_lengths"] == 1.0
@@ -231,7 +246,7 @@ def test_clips_of_another_length_than_the_reference_are_warned_about(metric, cap
     assert metric.score(clips_of(32, 2), clips_of(32, 0)).counts["unequal_lengths"] == 0.0
 
 
-def test_silent_rows_have_a_distance(metric):
+def test_silent_rows_have_a_distance(metric: FadMetric) -> None:
     silent = [
         Clip(
             clip_id="silence",
@@ -250,7 +265,7 @@ def test_silent_rows_have_a_distance(metric):
     assert found.value == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_recipe_names_the_embedding(metric):
+def test_the_recipe_names_the_embedding(metric: FadMetric) -> None:
     assert metric.recipe["embedding"] == "rows"
     assert metric.recipe["dim"] == 4
     assert metric.recipe["scope"] == "continuation"

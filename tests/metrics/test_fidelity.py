@@ -8,13 +8,14 @@ import pytest
 from calm_bench.core.waves import mel_filters, mel_power
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics import fidelity
+from calm_bench.metrics.base import Metric
 from calm_bench.metrics.fidelity import FidelityMetric, PesqMetric, StoiMetric
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 RATE = 16_000
 
 
-def voice(seconds=3.0, seed=0):
+def voice(seconds: float = 3.0, seed: int = 0) -> Wave:
     """Noise in syllables: enough like speech for intelligibility measures."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
@@ -22,7 +23,14 @@ def voice(seconds=3.0, seed=0):
     return (0.2 * carrier * (0.2 + np.sin(2 * np.pi * 3 * time) ** 2)).astype(np.float32)
 
 
-def clip_of(wave, clip_id="a", *, prompt_id="p", rate=RATE, prompt_seconds=0.0):
+def clip_of(
+    wave: Wave,
+    clip_id: str = "a",
+    *,
+    prompt_id: str = "p",
+    rate: int = RATE,
+    prompt_seconds: float = 0.0,
+) -> Clip:
     return Clip(
         clip_id=clip_id,
         prompt_id=prompt_id,
@@ -33,7 +41,7 @@ def clip_of(wave, clip_id="a", *, prompt_id="p", rate=RATE, prompt_seconds=0.0):
     )
 
 
-def orthogonal_noise(wave, ratio_db):
+def orthogonal_noise(wave: Wave, ratio_db: float) -> Wave:
     """Noise at a known distance in dB, orthogonal to the wave and without a mean."""
     rng = np.random.default_rng(1)
     target = wave - wave.mean()
@@ -44,27 +52,27 @@ def orthogonal_noise(wave, ratio_db):
 
 
 @pytest.mark.parametrize("ratio_db", [-5.0, 0.0, 17.0])
-def test_si_sdr_is_the_ratio_and_ignores_scale_and_offset(ratio_db):
+def test_si_sdr_is_the_ratio_and_ignores_scale_and_offset(ratio_db: float) -> None:
     wave = voice()
     noisy = wave + orthogonal_noise(wave, ratio_db)
     assert fidelity.si_sdr(noisy, wave) == pytest.approx(ratio_db, abs=1e-3)
     assert fidelity.si_sdr(0.1 * noisy + 0.3, wave) == pytest.approx(ratio_db, abs=1e-3)
 
 
-def test_si_sdr_without_bound_has_no_value():
+def test_si_sdr_without_bound_has_no_value() -> None:
     wave = voice(0.5)
     assert "perfect copy" in fidelity.si_sdr(wave, wave)
     assert "silence" in fidelity.si_sdr(np.zeros_like(wave), wave)
 
 
-def test_log_mel_distance_of_a_gain_is_the_gain():
+def test_log_mel_distance_of_a_gain_is_the_gain() -> None:
     rng = np.random.default_rng(0)
     noise = (0.3 * rng.standard_normal(RATE)).astype(np.float32)
     assert fidelity.log_mel_distance(noise, noise, RATE) == 0.0
     assert fidelity.log_mel_distance(0.5 * noise, noise, RATE) == pytest.approx(6.02, abs=0.02)
 
 
-def test_mel_bands_cover_the_spectrum_and_none_is_empty():
+def test_mel_bands_cover_the_spectrum_and_none_is_empty() -> None:
     for n_fft, n_mels in fidelity._RESOLUTIONS:
         filters = mel_filters(RATE, n_fft, n_mels)
         assert filters.shape == (n_mels, n_fft // 2 + 1)
@@ -72,7 +80,7 @@ def test_mel_bands_cover_the_spectrum_and_none_is_empty():
     assert mel_filters(RATE, 2048, 40)[:, 20:900].sum(axis=0) == pytest.approx(1.0)
 
 
-def test_mel_power_of_a_tone_is_its_mean_square():
+def test_mel_power_of_a_tone_is_its_mean_square() -> None:
     time = np.arange(RATE) / RATE
     tone = (0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
     power = mel_power(tone, RATE, 1024, 40)
@@ -80,7 +88,7 @@ def test_mel_power_of_a_tone_is_its_mean_square():
     assert power.sum(axis=1) == pytest.approx(0.125, rel=1e-2)
 
 
-def test_a_worse_copy_is_worse_in_every_column():
+def test_a_worse_copy_is_worse_in_every_column() -> None:
     wave = voice()
     good, bad = (clip_of(wave + orthogonal_noise(wave, db), f"{db}") for db in (25.0, 0.0))
     for metric in (FidelityMetric(), StoiMetric()):
@@ -91,7 +99,7 @@ def test_a_worse_copy_is_worse_in_every_column():
             assert name == "coverage" or (better > worse) == column.higher_is_better
 
 
-def test_only_the_continuation_is_compared():
+def test_only_the_continuation_is_compared() -> None:
     wave = voice()
     original = np.concatenate([np.zeros(RATE, np.float32), wave])
     noisy = np.concatenate([np.ones(RATE), wave + orthogonal_noise(wave, 10.0)])
@@ -102,7 +110,7 @@ def test_only_the_continuation_is_compared():
     assert found.clips["a"]["coverage"] == 1.0
 
 
-def test_a_copy_that_ends_early_is_held_against_all_of_the_original():
+def test_a_copy_that_ends_early_is_held_against_all_of_the_original() -> None:
     wave = voice(5.0)
     noisy = wave + orthogonal_noise(wave, 55.0)
     short = FidelityMetric().score([clip_of(noisy[:4800])], [clip_of(wave, "r")]).clips["a"]
@@ -114,7 +122,7 @@ def test_a_copy_that_ends_early_is_held_against_all_of_the_original():
     assert half["stoi"] == pytest.approx(whole["stoi"] / 2, abs=0.05)
 
 
-def test_audio_beyond_the_original_counts_against_a_copy():
+def test_audio_beyond_the_original_counts_against_a_copy() -> None:
     wave = voice(2.0)
     longer = np.concatenate([wave, voice(1.0, seed=1)])
     found = FidelityMetric().score([clip_of(longer)], [clip_of(wave, "r")]).clips["a"]
@@ -123,7 +131,7 @@ def test_audio_beyond_the_original_counts_against_a_copy():
 
 
 @pytest.mark.parametrize("samples", [-1, 1, -480, 480, -1280, 1280, -1600, 1600])
-def test_a_codec_s_last_frame_is_forgiven(samples):
+def test_a_codec_s_last_frame_is_forgiven(samples: int) -> None:
     wave = voice(5.0)
     noisy = wave + orthogonal_noise(wave, 30.0)
     copy = np.concatenate([noisy, 0.1 * voice(1.0)])[: len(wave) + samples]
@@ -131,7 +139,7 @@ def test_a_codec_s_last_frame_is_forgiven(samples):
     assert found["si_sdr"] == pytest.approx(30.0, abs=0.1)
 
 
-def test_the_forgiveness_has_no_edge():
+def test_the_forgiveness_has_no_edge() -> None:
     wave = voice(5.0)
     noisy = wave + orthogonal_noise(wave, 30.0)
     at_edge, beyond = (
@@ -142,7 +150,7 @@ def test_the_forgiveness_has_no_edge():
 
 
 @pytest.mark.parametrize("metric", [FidelityMetric, StoiMetric, PesqMetric])
-def test_a_constant_offset_changes_no_comparison(metric):
+def test_a_constant_offset_changes_no_comparison(metric: type[Metric]) -> None:
     if metric is PesqMetric:
         pytest.importorskip("pesq")
     wave = voice()
@@ -155,7 +163,7 @@ def test_a_constant_offset_changes_no_comparison(metric):
     assert moved == pytest.approx(plain, abs=1e-3)
 
 
-def test_a_copy_at_another_rate_is_brought_to_the_references():
+def test_a_copy_at_another_rate_is_brought_to_the_references() -> None:
     time = np.arange(48_000) / 24_000
     tone = np.sin(2 * np.pi * 440 * time).astype(np.float32)
     same = np.sin(2 * np.pi * 440 * np.arange(32_000) / RATE).astype(np.float32)
@@ -163,7 +171,7 @@ def test_a_copy_at_another_rate_is_brought_to_the_references():
     assert found.clips["a"]["si_sdr"] > 30.0
 
 
-def test_what_has_no_value_is_noted_and_counted():
+def test_what_has_no_value_is_noted_and_counted() -> None:
     wave = voice()
     silent = np.zeros_like(wave)
     clips = [
@@ -180,7 +188,7 @@ def test_what_has_no_value_is_noted_and_counted():
     assert found.counts["n_undefined"] == 3
 
 
-def test_stoi_of_a_copy_is_one_and_of_too_little_speech_none():
+def test_stoi_of_a_copy_is_one_and_of_too_little_speech_none() -> None:
     wave = voice()
     metric = StoiMetric()
     found = metric.score([clip_of(0.5 * wave)], [clip_of(wave, "r")])
@@ -196,7 +204,7 @@ def test_stoi_of_a_copy_is_one_and_of_too_little_speech_none():
 
 
 @pytest.mark.extra("pesq")
-def test_pesq_prefers_the_better_copy_and_names_what_it_cannot_do():
+def test_pesq_prefers_the_better_copy_and_names_what_it_cannot_do() -> None:
     wave = voice()
     good, bad = (clip_of(wave + orthogonal_noise(wave, db), f"{db}") for db in (30.0, 0.0))
     found = PesqMetric().score([good, bad], [clip_of(wave, "r")])
@@ -210,7 +218,7 @@ def test_pesq_prefers_the_better_copy_and_names_what_it_cannot_do():
         assert "silence" in silent.notes["a"]
 
 
-def test_pesq_of_more_than_a_sentence_is_a_mean_over_windows():
+def test_pesq_of_more_than_a_sentence_is_a_mean_over_windows() -> None:
     pytest.importorskip("pesq")
     pauses = np.tile(np.repeat([1.0, 0.0], 2 * RATE), 12)
     wave = voice(48.0) * pauses.astype(np.float32)
@@ -227,14 +235,16 @@ def test_pesq_of_more_than_a_sentence_is_a_mean_over_windows():
     ("metric", "package", "extra"),
     [(StoiMetric, "pystoi", "offline"), (PesqMetric, "pesq", "pesq")],
 )
-def test_a_missing_package_names_its_extra(metric, package, extra, monkeypatch):
+def test_a_missing_package_names_its_extra(
+    metric: type[Metric], package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     wave = voice(0.5)
     with pytest.raises(MissingExtraError, match=rf"{package}.*\[{extra}\]"):
         metric().score([clip_of(wave)], [clip_of(wave, "r")])
 
 
-def test_bits_per_second_are_given_by_the_codec():
+def test_bits_per_second_are_given_by_the_codec() -> None:
     assert fidelity.bit_rate(800.0).value == 800.0
     latents = fidelity.bit_rate(None)
     assert latents.value is None

@@ -1,5 +1,8 @@
 """KAD against pairs by hand and the closed form for Gaussians: unbiased, with a fixed kernel."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
 from calm_bench.metrics import kad
 from calm_bench.metrics.kad import KadMetric, bandwidth_of
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 
 class Rows(Embedding):
@@ -15,18 +18,18 @@ class Rows(Embedding):
 
     name, version, sample_rate, dim, min_seconds = "rows", "1", 100, 4, 0.0
 
-    def __init__(self, dim=4):
+    def __init__(self, dim: int = 4) -> None:
         self.dim = dim
 
     @property
-    def recipe(self):
+    def recipe(self) -> dict[str, Any]:
         return {}
 
-    def embed(self, waves):
+    def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
         return [wave.reshape(-1, self.dim) for wave in waves]
 
 
-def clips_of(waves, prefix):
+def clips_of(waves: Sequence[Wave], prefix: str) -> list[Clip]:
     return [
         Clip(
             clip_id=f"{prefix}{i}",
@@ -39,14 +42,14 @@ def clips_of(waves, prefix):
     ]
 
 
-def metric_of(dim):
+def metric_of(dim: int) -> KadMetric:
     return KadMetric(Rows(dim), MemoryCache())
 
 
-def brute_force(x, y, sigma):
+def brute_force(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
     """100 × unbiased MMD² by its definition, each row an independent draw."""
 
-    def kernel(a, b):
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / (2 * sigma**2))
 
     m, n = len(x), len(y)
@@ -55,7 +58,7 @@ def brute_force(x, y, sigma):
     return 100 * (within - 2 * kernel(x, y).mean())
 
 
-def test_golden_scalars(monkeypatch):
+def test_golden_scalars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kad, "bandwidth_of", lambda reference: 1.0)
     x, y = clips_of([0.0, 1.0, 3.0], "x"), clips_of([0.0, 2.0], "y")
     found = metric_of(1).score(x, y).estimates["kad"]
@@ -65,7 +68,7 @@ def test_golden_scalars(monkeypatch):
     assert found.value == pytest.approx(-60.23518232, abs=1e-7)
 
 
-def test_the_definition_and_the_reference_bandwidth():
+def test_the_definition_and_the_reference_bandwidth() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 4)), 0.5 + 1.3 * rng.standard_normal((30, 4))
     found = metric_of(4).score(clips_of(x, "x"), clips_of(y, "y"))
@@ -75,7 +78,7 @@ def test_the_definition_and_the_reference_bandwidth():
     assert found.estimates["kad"].value == pytest.approx(expected, rel=1e-6)
 
 
-def test_large_offsets_cost_no_digits():
+def test_large_offsets_cost_no_digits() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((30, 4)), rng.standard_normal((30, 4)) + 0.5
     here = metric_of(4).score(clips_of(x, "x"), clips_of(y, "y")).estimates["kad"]
@@ -84,7 +87,7 @@ def test_large_offsets_cost_no_digits():
     assert there.value == pytest.approx(here.value, abs=0.02)
 
 
-def test_mean_over_draws_is_the_closed_form(monkeypatch):
+def test_mean_over_draws_is_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     # d=4, a=1, b=1.3, a shift of .3 in each dimension, bandwidth 2: 4.2209.
     monkeypatch.setattr(kad, "bandwidth_of", lambda reference: 2.0)
     rng, found = np.random.default_rng(1), []
@@ -96,7 +99,7 @@ def test_mean_over_draws_is_the_closed_form(monkeypatch):
     assert abs(np.mean(found) - 4.2209) < 3 * error
 
 
-def test_frames_that_share_a_clip_leave_it_unbiased():
+def test_frames_that_share_a_clip_leave_it_unbiased() -> None:
     # Same law on both sides, frames strongly correlated: the mean must be zero, not positive.
     rng, found = np.random.default_rng(2), []
     for _ in range(40):
@@ -110,7 +113,7 @@ def test_frames_that_share_a_clip_leave_it_unbiased():
     assert min(found) < 0.0
 
 
-def test_a_set_is_at_no_distance_from_itself():
+def test_a_set_is_at_no_distance_from_itself() -> None:
     clips = clips_of(np.random.default_rng(0).standard_normal((20, 5, 4)), "p")
     found = metric_of(4).score(clips, clips).estimates["kad"]
     assert found.value == pytest.approx(0.0, abs=1e-10)
@@ -118,7 +121,7 @@ def test_a_set_is_at_no_distance_from_itself():
     assert found.high == pytest.approx(0.0, abs=1e-10)
 
 
-def test_a_more_scattered_row_is_worse_because_the_kernel_stays():
+def test_a_more_scattered_row_is_worse_because_the_kernel_stays() -> None:
     rng = np.random.default_rng(0)
     reference = clips_of(rng.standard_normal((60, 4, 4)), "r")
     values = [
@@ -131,7 +134,7 @@ def test_a_more_scattered_row_is_worse_because_the_kernel_stays():
     assert values[0] < values[1] < values[2]
 
 
-def test_paired_difference_over_shared_prompts():
+def test_paired_difference_over_shared_prompts() -> None:
     rng = np.random.default_rng(0)
     common = rng.standard_normal((40, 1, 4))
     reference = clips_of(rng.standard_normal((40, 6, 4)), "p")
@@ -151,11 +154,11 @@ def test_paired_difference_over_shared_prompts():
     assert metrics[0].difference(a, b[:10], reference)["kad"].n == 10
 
 
-def vars_of(clip):
+def vars_of(clip: Clip) -> dict[str, Any]:
     return {name: getattr(clip, name) for name in clip.__dataclass_fields__}
 
 
-def test_thinning_keeps_the_estimate_in_place(monkeypatch):
+def test_thinning_keeps_the_estimate_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((20, 30, 4)), 0.5 + rng.standard_normal((20, 30, 4))
     whole = metric_of(4).score(clips_of(x, "x"), clips_of(y, "y")).estimates["kad"].value
@@ -175,13 +178,13 @@ def test_thinning_keeps_the_estimate_in_place(monkeypatch):
         (np.eye(4), np.ones((5, 4)), "no bandwidth"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(x, y, reason):
+def test_what_cannot_be_compared_is_refused(x: np.ndarray, y: np.ndarray, reason: str) -> None:
     found = metric_of(4).score(clips_of(x, "x"), clips_of(y, "y")).estimates["kad"]
     assert found.value is None
     assert reason in found.reason
 
 
-def test_two_prompts_give_a_value_without_interval():
+def test_two_prompts_give_a_value_without_interval() -> None:
     found = metric_of(4).score(clips_of(np.eye(4)[:2], "p"), clips_of(2 * np.eye(4)[:2], "p"))
     estimate = found.estimates["kad"]
     assert estimate.value is not None
@@ -189,5 +192,5 @@ def test_two_prompts_give_a_value_without_interval():
     assert estimate.reason
 
 
-def test_bandwidth_of_nothing_is_nil():
+def test_bandwidth_of_nothing_is_nil() -> None:
     assert bandwidth_of(metric_of(4).vectors_of([])) == 0.0

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ class Letters:
         return {"input_ids": ids, "offset_mapping": [(i, i + 1) for i in range(len(ids))]}
 
 
-def causal(predict) -> perplexity.CausalModel:
+def causal(predict: Any) -> perplexity.CausalModel:
     """A causal LM whose logits are `predict(ids [1, T])`."""
 
     class Net:
@@ -125,7 +126,9 @@ class TestCausal:
     def test_each_token_is_scored_by_the_position_before_it(self) -> None:
         assert causal(clairvoyant).score(["was", "a"], ["once"]).log_likelihood == 0.0
 
-    def test_without_a_start_of_text_the_first_token_has_no_score(self, monkeypatch) -> None:
+    def test_without_a_start_of_text_the_first_token_has_no_score(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(Letters, "bos_token_id", None)
         assert causal(uniform).score(["was"]).n_tokens == 2
         assert causal(uniform).score(["was"], ["it"]).n_tokens == 4
@@ -134,7 +137,7 @@ class TestCausal:
     def test_nothing_to_score(self) -> None:
         assert causal(uniform).score([], []) is None
 
-    def test_it_needs_its_extra(self, monkeypatch) -> None:
+    def test_it_needs_its_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(perplexity, "find_spec", lambda name: None)
         with pytest.raises(MissingExtraError, match="llm"):
             perplexity.CausalModel("any").score(["a"])

@@ -7,15 +7,15 @@ from calm_bench.core import waves
 from calm_bench.core.waves import integrated_loudness, k_weighting
 from calm_bench.metrics import loudness
 from calm_bench.metrics.loudness import LoudnessMetric, silence_share, spectral_drift
-from calm_bench.types import Clip
+from calm_bench.types import Clip, Wave
 
 
-def sine(seconds, rate, hertz=997.0, level_db=0.0):
+def sine(seconds: float, rate: int, hertz: float = 997.0, level_db: float = 0.0) -> Wave:
     time = np.arange(round(seconds * rate)) / rate
     return (10 ** (level_db / 20) * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
 
 
-def test_filters_at_48_khz_are_those_of_the_standard():
+def test_filters_at_48_khz_are_those_of_the_standard() -> None:
     (shelf, shelf_poles), (high, high_poles) = k_weighting(48_000)
     assert shelf == pytest.approx([1.53512485958697, -2.69169618940638, 1.19839281085285], abs=1e-9)
     assert shelf_poles == pytest.approx([1.0, -1.69065929318241, 0.73248077421585], abs=1e-9)
@@ -24,12 +24,12 @@ def test_filters_at_48_khz_are_those_of_the_standard():
 
 
 @pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
-def test_a_full_scale_tone_is_at_minus_three(rate):
+def test_a_full_scale_tone_is_at_minus_three(rate: int) -> None:
     assert integrated_loudness(sine(2, rate), rate) == pytest.approx(-3.01, abs=0.05)
     assert integrated_loudness(sine(2, rate, level_db=-20.0), rate) == pytest.approx(-23.0, abs=0.1)
 
 
-def test_gates_leave_out_pauses_and_quiet_parts():
+def test_gates_leave_out_pauses_and_quiet_parts() -> None:
     rate = 16_000
     tone = sine(4, rate, level_db=-23.0)
     padded = np.concatenate([tone, np.zeros(4 * rate, np.float32), 0.01 * tone])
@@ -38,19 +38,19 @@ def test_gates_leave_out_pauses_and_quiet_parts():
     )
 
 
-def test_silence_and_too_short_waves_have_no_loudness():
+def test_silence_and_too_short_waves_have_no_loudness() -> None:
     assert integrated_loudness(np.zeros(16_000, np.float32), 16_000) is None
     assert integrated_loudness(sine(0.3, 16_000), 16_000) is None
 
 
-def test_a_rate_below_the_filters_is_brought_up_to_them():
+def test_a_rate_below_the_filters_is_brought_up_to_them() -> None:
     low, high = (sine(2, rate, hertz=300.0, level_db=-20.0) for rate in (1000, 16_000))
     assert integrated_loudness(low, 1000) == pytest.approx(
         integrated_loudness(high, 16_000), abs=0.2
     )
 
 
-def test_a_constant_offset_changes_nothing():
+def test_a_constant_offset_changes_nothing() -> None:
     rate = 16_000
     half = np.concatenate([sine(2, rate, level_db=-20.0), np.zeros(2 * rate, np.float32)])
     moved = half + np.float32(0.01)
@@ -65,7 +65,7 @@ def test_a_constant_offset_changes_nothing():
     assert spectral_drift(constant, rate) is None
 
 
-def test_silence_share():
+def test_silence_share() -> None:
     rate = 16_000
     half = np.concatenate([sine(1, rate, level_db=-20.0), np.zeros(rate, np.float32)])
     assert silence_share(half, rate) == pytest.approx(0.5)
@@ -74,7 +74,7 @@ def test_silence_share():
     assert silence_share(np.zeros(10, np.float32), rate) is None
 
 
-def test_drift_sees_level_and_timbre_and_is_nil_without_change():
+def test_drift_sees_level_and_timbre_and_is_nil_without_change() -> None:
     rng, rate = np.random.default_rng(0), 16_000
     noise = (0.1 * rng.standard_normal(12 * rate)).astype(np.float32)
     assert spectral_drift(noise, rate) < 0.7
@@ -87,7 +87,7 @@ def test_drift_sees_level_and_timbre_and_is_nil_without_change():
     assert spectral_drift(noise[:1000], rate) is None
 
 
-def test_the_metric_notes_what_it_cannot_say():
+def test_the_metric_notes_what_it_cannot_say() -> None:
     rate = 16_000
     tone = sine(4, rate, level_db=-20.0)
     cases = {
@@ -115,7 +115,9 @@ def test_the_metric_notes_what_it_cannot_say():
 
 
 @pytest.mark.parametrize("piece", [1000, 4097, 10**6])
-def test_a_long_clip_is_looked_at_in_pieces_that_leave_no_seam(monkeypatch, piece):
+def test_a_long_clip_is_looked_at_in_pieces_that_leave_no_seam(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
     rng = np.random.default_rng(0)
     wave = (np.linspace(0, 0.2, 33_075) * rng.standard_normal(33_075)).astype(np.float32)
     looks = (integrated_loudness, silence_share, spectral_drift)

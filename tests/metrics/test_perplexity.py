@@ -1,7 +1,7 @@
 """Perplexity: golden values of every aggregation, scopes, and what is not scored."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 import pytest
@@ -14,6 +14,7 @@ from calm_bench.metrics.perplexity import (
     Perplexity,
     TextScore,
 )
+from calm_bench.types import Clip
 
 
 class Listed(LanguageModel):
@@ -40,12 +41,12 @@ class Listed(LanguageModel):
 GOLDEN = {"a": (-10.0, 5, 20), "b": (-40.0, 10, 45), "c": (-3.0, 3, 12)}
 
 
-def golden_cell(spoken, shift: float = 1.0) -> tuple[Perplexity, list]:
+def golden_cell(spoken: Callable[..., Clip], shift: float = 1.0) -> tuple[Perplexity, list]:
     lm = Listed({word: (shift * total, n, chars) for word, (total, n, chars) in GOLDEN.items()})
     return Perplexity(lm), [spoken("p q", f"p q {word}", name=word) for word in GOLDEN]
 
 
-def test_golden_values_of_every_aggregation(spoken) -> None:
+def test_golden_values_of_every_aggregation(spoken: Callable[..., Clip]) -> None:
     metric, clips = golden_cell(spoken)
     result = metric.score(clips, [])
     pairs = {clip.pair_key: result.clips[clip.clip_id] for clip in clips}
@@ -59,7 +60,9 @@ def test_golden_values_of_every_aggregation(spoken) -> None:
     assert result.counts == {"n_empty": 0, "n_short": 3}
 
 
-def test_the_continuation_is_scored_after_the_prompts_real_text(spoken) -> None:
+def test_the_continuation_is_scored_after_the_prompts_real_text(
+    spoken: Callable[..., Clip],
+) -> None:
     lm = Listed()
     metric = Perplexity(lm)
     # The prompt's text is the real one, whatever was heard in it.
@@ -67,7 +70,7 @@ def test_the_continuation_is_scored_after_the_prompts_real_text(spoken) -> None:
     assert lm.asked[0] == (["was", "a"], ["once", "there"])
 
 
-def test_the_short_variant_stops_after_thirty_words(spoken) -> None:
+def test_the_short_variant_stops_after_thirty_words(spoken: Callable[..., Clip]) -> None:
     lm = Listed()
     heard = " ".join(["word"] * 40)
     result = Perplexity(lm).score([spoken(None, heard, prompt_words=0)], [])
@@ -75,7 +78,7 @@ def test_the_short_variant_stops_after_thirty_words(spoken) -> None:
     assert result.counts["n_short"] == 0
 
 
-def test_an_empty_transcript_is_counted_and_not_scored(spoken) -> None:
+def test_an_empty_transcript_is_counted_and_not_scored(spoken: Callable[..., Clip]) -> None:
     clips = [
         spoken("once there was", "once there", name="a"),
         spoken("once there was", "", name="b"),
@@ -95,7 +98,7 @@ def test_the_paper_s_model_has_columns_of_its_own() -> None:
     assert MistralPerplexity().lm.name == "mistralai/Mistral-7B-v0.1"
 
 
-def test_a_language_model_of_one_language_reads_no_other(spoken) -> None:
+def test_a_language_model_of_one_language_reads_no_other(spoken: Callable[..., Clip]) -> None:
     clip = spoken("p q ein Hund", "p q ein Hund")
     german = dataclasses.replace(clip.transcript, language="de")
     clip = dataclasses.replace(clip, transcript=german)

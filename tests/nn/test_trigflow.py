@@ -4,6 +4,7 @@ Data x ~ N(MU, S^2), noise N(0, 1): F_FM is the exact velocity, sigma_t^2 = S^2 
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -23,7 +24,7 @@ from calm_bench.nn.trigflow import (
 MU = 0.7
 
 
-def exact(mu: float, s: float):  # type: ignore[no-untyped-def]
+def exact(mu: float, s: float) -> Callable[[Tensor, Tensor], Tensor]:
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         cos, sin = t.cos()[:, None], t.sin()[:, None]
         variance = s**2 * cos**2 + sin**2
