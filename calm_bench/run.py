@@ -4,7 +4,7 @@ The same command finds the same folder and goes on: finished batches, rounds and
 a kill costs the batch in flight and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import groupby
@@ -97,7 +97,7 @@ def run(
         wanted = _manifest_of(
             plan,
             rows,
-            describe_environment(device),
+            device,
             command,
             spec=plan.spec.model_dump(mode="json"),
             prompts=[prompt.id for prompt in plan.prompts],
@@ -126,8 +126,7 @@ def run_speed(
         asked = {
             name: getattr(plan, name).model_dump(mode="json") for name in ("request", "setting")
         }
-        environment = describe_environment(plan.request.device)
-        manifest = store.begin(_manifest_of(plan, rows, environment, command, **asked))
+        manifest = store.begin(_manifest_of(plan, rows, plan.request.device, command, **asked))
         measure_plan(plan, store)
         results = tidy(plan, rows, store)
         store.write_results(results)
@@ -138,7 +137,7 @@ def run_speed(
 def _manifest_of(
     plan: Plan | SpeedPlan,
     rows: Sequence[Row],
-    environment: Mapping[str, Any],
+    device: str,
     command: Sequence[str],
     **options: Any,
 ) -> Manifest:
@@ -155,7 +154,7 @@ def _manifest_of(
             "cells": [row.model_dump(mode="json") for row in rows],
             "notes": list(plan.notes),
         },
-        environment=dict(environment),
+        environment=describe_environment(device),
         weights=dict(plan.weights),
     )
 

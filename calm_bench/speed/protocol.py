@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
@@ -32,7 +32,9 @@ from calm_bench.types import SamplingParams
 if TYPE_CHECKING:
     import torch
 
+    from calm_bench.config import LatencySpec
     from calm_bench.speed.footprint import ReadProbe
+    from calm_bench.speed.timetable import Setting
     from calm_bench.systems.base import Prompt, System
 
 WARM_UP_NS = 30_000_000_000
@@ -72,17 +74,6 @@ class Arm:
         return state, self.system.start_decoding(len(self.prompts))
 
 
-class _Lengths(Protocol):
-    """Frames of a generation, generations before anything counts, and rounds."""
-
-    @property
-    def frames(self) -> int: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def rounds(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmTimes:
     """Nanoseconds of one generation: per stage one number per frame, and to the first audio."""
@@ -119,7 +110,7 @@ def nothing_to_collect() -> Iterator[None]:
 @nothing_to_collect()
 def measure(
     arms: Sequence[Arm],
-    spec: _Lengths,
+    spec: "LatencySpec | Setting",
     store: RunStore,
     rounds: Sequence[int],
     *,
@@ -151,7 +142,7 @@ def measure(
             advance(1)
 
 
-def warm_up(arm: Arm, spec: _Lengths, clock: Clock) -> int:
+def warm_up(arm: Arm, spec: "LatencySpec | Setting", clock: Clock) -> int:
     """Generate until three medians in a row agree within 2 %.
 
     A machine that does not settle is given up on after four times the benchmark's `warmup`, or

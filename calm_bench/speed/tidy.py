@@ -160,14 +160,14 @@ class _Facts:
 
     def baseline_of(self, row: Row) -> Row | None:
         """The baseline in a row's own mode and precision."""
-        step = row.mode, row.precision
-        alike = (c for c in self.rows if c.baseline and (c.mode, c.precision) == step)
-        return next(alike, None)
+        return self._first(baseline=True, mode=row.mode, precision=row.precision)
 
     def plain_of(self, row: Row) -> Row | None:
         """The plain fp32 step of a row's system."""
-        what = row.model, row.head_steps, "plain"
-        alike = (c for c in self.rows if (c.model, c.head_steps, c.mode) == what)
+        return self._first(model=row.model, head_steps=row.head_steps, mode="plain")
+
+    def _first(self, **wanted: object) -> Row | None:
+        alike = (c for c in self.rows if all(getattr(c, k) == v for k, v in wanted.items()))
         return next(alike, None)
 
 
