@@ -39,8 +39,7 @@ Gates = Annotated[
 ]
 
 Update = Annotated[
-    bool,
-    typer.Option("--update", help="Store what this tree gives now as the new baseline."),
+    bool, typer.Option("--update", help="Store what this tree gives now as the new baseline.")
 ]
 
 EXAMPLES = options.examples(

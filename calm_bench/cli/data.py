@@ -19,13 +19,11 @@ data = typer.Typer(
 )
 
 Jobs = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads or processes.", show_default="one per core"),
+    int | None, typer.Option(min=1, help="Threads or processes.", show_default="one per core")
 ]
 
 Corpus = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="The corpus folder.", show_default="user's home"),
+    Path | None, typer.Option(metavar="DIR", help="The corpus folder.", show_default="user's home")
 ]
 
 
@@ -208,12 +206,10 @@ def _print(card: "CorpusCard", folder: Path) -> None:
         typer.echo(f"{name:<20} {count:g}")
     if card.kind == "folder":
         typer.echo("terms: " + ", ".join(f"{name} ({n})" for name, n in card.licences.items()))
-    for note in card.notes[:20]:
-        typer.echo(note)
-    if len(card.notes) > 20:
-        typer.echo(f"… and {len(card.notes) - 20} more notes, all in {folder / 'corpus.json'}")
-    for skipped in card.skipped[:20]:
-        typer.echo(f"skipped {skipped.audio}: {skipped.reason}")
-    if len(card.skipped) > 20:
-        typer.echo(f"… and {len(card.skipped) - 20} more, all in {folder / 'corpus.json'}")
+    skipped = [f"skipped {one.audio}: {one.reason}" for one in card.skipped]
+    for lines in (card.notes, skipped):
+        for line in lines[:20]:
+            typer.echo(line)
+        if len(lines) > 20:
+            typer.echo(f"… and {len(lines) - 20} more, all in {folder / 'corpus.json'}")
     typer.echo(f"corpus: {folder}")

@@ -86,11 +86,15 @@ def whole_number(what: str, most: int) -> Callable[[str], int]:
     return parsed
 
 
-def _seconds(value: str) -> float:
+def _number(value: str, what: str) -> float:
     try:
-        number = float(value)
+        return float(value)
     except ValueError as error:
-        raise InputError(f"{value!r} is no length: give seconds, as in 30") from error
+        raise InputError(f"{value!r} is no {what}") from error
+
+
+def _seconds(value: str) -> float:
+    number = _number(value, "length: give seconds, as in 30")
     if not 0 < number <= MAX_SECONDS:
         raise InputError(f"clips last more than 0 and at most {MAX_SECONDS:g} s, not {value} s")
     return number
@@ -260,10 +264,7 @@ class ListCommand(TyperCommand):
 def _temperature(value: str) -> float:
     from calm_bench.config import check_temperature
 
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise InputError(f"{value!r} is no temperature: give a number, as in 0.8") from error
+    number = _number(value, "temperature: give a number, as in 0.8")
     try:
         return check_temperature(number)
     except ValueError as error:
@@ -374,18 +375,15 @@ Out = Annotated[
 ]
 
 Fresh = Annotated[
-    bool,
-    typer.Option("--fresh", help="Start over: remove what this run has written so far."),
+    bool, typer.Option("--fresh", help="Start over: remove what this run has written so far.")
 ]
 
 DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print the plan, check its inputs and stop."),
+    bool, typer.Option("--dry-run", help="Print the plan, check its inputs and stop.")
 ]
 
 Json = Annotated[
-    bool,
-    typer.Option("--json", help="One JSON object on standard output in place of tables."),
+    bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")
 ]
 
 Metrics = Annotated[

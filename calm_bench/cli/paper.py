@@ -1,15 +1,12 @@
 """`calm-bench paper`: the paper's claims, tables and figures from stored runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from calm_bench.cli import options
 from calm_bench.cli.report import echo_json
-
-if TYPE_CHECKING:
-    from calm_bench.report.paper.build import Paper
 
 DIFFERS = 1
 
@@ -32,8 +29,7 @@ def paper(
         ),
     ] = None,
     out: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where ledger, tables and figures are written."),
+        Path, typer.Option(metavar="DIR", help="Where ledger, tables and figures are written.")
     ] = Path("results/paper"),
     verify: Annotated[
         bool,
@@ -45,7 +41,11 @@ def paper(
     as_json: options.Json = False,
 ) -> None:
     """Rebuild the paper's tables and figures, and judge each of its claims by stored runs."""
+    from rich.console import Console
+
+    from calm_bench.report.formats import print_tables
     from calm_bench.report.paper.build import build_paper, verify_paper
+    from calm_bench.report.paper.ledger import ledger_tables, remedy_lines
 
     if verify:
         _verified(verify_paper(runs or (), out), out, as_json)
@@ -53,10 +53,16 @@ def paper(
     found = build_paper(runs or (), out)
     if as_json:
         listed = {"folder": str(found.folder), "not_drawn": list(found.not_drawn)}
-        ledger = found.ledger.model_dump(mode="json")
-        echo_json({**listed, **ledger})
+        echo_json({**listed, **found.ledger.model_dump(mode="json")})
         return
-    _show(found)
+    print_tables(ledger_tables(found.ledger, brief=True), Console())
+    for line in remedy_lines(found.ledger):
+        typer.echo(line)
+    for name in found.not_drawn:
+        typer.echo(f"not drawn: {name}, no stored run has its data")
+    typer.echo(f"ledger:  {found.folder / 'ledger.md'}")
+    typer.echo(f"tables:  {found.folder / 'tables'}")
+    typer.echo(f"figures: {found.folder / 'figures'}")
 
 
 def _verified(changes: list[str], out: Path, as_json: bool) -> None:
@@ -67,19 +73,3 @@ def _verified(changes: list[str], out: Path, as_json: bool) -> None:
         typer.echo("\n".join(changes) or f"{out}: every verdict follows from the stored runs")
     if changes:
         raise typer.Exit(DIFFERS)
-
-
-def _show(found: "Paper") -> None:
-    from rich.console import Console
-
-    from calm_bench.report.formats import print_tables
-    from calm_bench.report.paper.ledger import ledger_tables, remedy_lines
-
-    print_tables(ledger_tables(found.ledger, brief=True), Console())
-    for line in remedy_lines(found.ledger):
-        typer.echo(line)
-    for name in found.not_drawn:
-        typer.echo(f"not drawn: {name}, no stored run has its data")
-    typer.echo(f"ledger:  {found.folder / 'ledger.md'}")
-    typer.echo(f"tables:  {found.folder / 'tables'}")
-    typer.echo(f"figures: {found.folder / 'figures'}")

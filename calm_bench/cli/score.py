@@ -56,8 +56,7 @@ def score(
     ] = None,
     metrics: options.Metrics = None,
     embedding: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Embedding of FAD and KAD."),
+        str | None, typer.Option(metavar="NAME", help="Embedding of FAD and KAD.")
     ] = None,
     asr: options.Asr = None,
     language: options.Language = None,
