@@ -35,17 +35,14 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            reply = _answer(request, arms)
+            if "load" in request:
+                reply = _load(request, arms)
+            else:
+                reply = time_block(arms[request["block"]], request["frames"])
         except Exception as error:  # of any tree, however old: the other side turns it into a line
             reply = {"error": f"{type(error).__name__}: {str(error) or 'no message'}"}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
-
-
-def _answer(request: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:
-    if "load" in request:
-        return _load(request, arms)
-    return time_block(arms[request["block"]], request["frames"])
 
 
 def _load(request: dict[str, Any], arms: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ turns in random order, so that their ratios can be paired.
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from calm_bench.config import BenchmarkSpec
@@ -105,10 +106,7 @@ def _time_generation(arm: Arm, repeat: int, spec: BenchmarkSpec, clock: Clock) -
     """One of as many frames as a run of the benchmark generates: its clips less their prompts."""
     grid, generators = Grid.of(arm.system.codec), arm.generators()
     n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
-
-    def generate() -> None:
-        arm.system.generate(arm.prompts, arm.sampling, generators, n_frames)
-
+    generate = partial(arm.system.generate, arm.prompts, arm.sampling, generators, n_frames)
     with quiet():
         taken = time_call(generate, clock)
     return GenerationRecord(
