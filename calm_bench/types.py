@@ -1,6 +1,7 @@
 """The records that cross module boundaries. No torch here: plan, store and report read them too."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
@@ -189,23 +190,26 @@ class Clip:
         return f"{self.prompt_id}/{self.seed_index}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """One number a metric yields: its unit, its direction and how clips aggregate to it.
+class Column(StrictModel):
+    """One number that a metric or the clock yields: how it is headed and how clips aggregate to it.
 
     Attributes:
+        higher_is_better: None where neither direction is better (loudness).
+        decimals: None lets the size of the values decide.
+        metric: Whose scores hold the clip values; a metric need not name itself, results do.
         fields: Names of the per-clip values it is made of: numerator and denominator for the
             ratios, none for set, one for all else.
-        higher_is_better: None where neither direction is better (loudness).
         span: The stretch of the continuation that it is about, in seconds after the prompt; None
             for all of it. Columns over time share the part of their names before the `@`.
     """
 
     name: str
     label: str
-    unit: str
-    higher_is_better: bool | None
-    aggregate: Aggregate
+    unit: str = ""
+    higher_is_better: bool | None = None
+    decimals: int | None = None
+    metric: str | None = None
+    aggregate: Aggregate = "set"
     fields: tuple[str, ...] = ()
     scale: float = 1.0
     span: tuple[float, float] | None = None
@@ -231,6 +235,20 @@ class Column:
             fields=fields or own,
             scale=100.0 if unit == "%" else 1.0,
         )
+
+    def clip_value(self, values: Mapping[str, float | None]) -> float | None:
+        """What the column says of one clip alone; None if a field is missing or it says nothing."""
+        found = [values.get(name) for name in self.fields]
+        numbers = [value for value in found if value is not None]
+        if self.aggregate == "set" or len(numbers) < max(1, len(found)):
+            return None
+        if len(numbers) == 2 and numbers[1] == 0:
+            return None
+        quotient = numbers[0] / numbers[1] if len(numbers) == 2 else numbers[0]
+        if self.aggregate in ("exp_mean", "exp_ratio"):
+            quotient = math.exp(quotient) if quotient < 700 else math.inf
+        value = quotient * self.scale
+        return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,9 @@ from calm_bench.listening.session import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
 from calm_bench.store.records import Manifest, Row, ScoreRecord, TranscriptRecord, TrialRecord
-from calm_bench.store.results import ColumnInfo, Results, Value
+from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
+from calm_bench.types import Column
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -40,7 +41,7 @@ def make_run(root: Path, benchmark: str = "speech") -> RunStore:
         Row(cell_id=label.lower(), label=label, kind="system", temperature=0.8) for label in SYSTEMS
     )
     cells += (Row(cell_id="reference", label="Reference", kind="reference"),)
-    column = ColumnInfo(
+    column = Column(
         name="wer", label="WER", unit="%", metric="wer", aggregate="mean", fields=("w",)
     )
     means = {cell.cell_id: float(np.mean(SYSTEMS.get(cell.label, (2.0,)))) for cell in cells}

@@ -12,9 +12,9 @@ from calm_bench.listening.votes import Poll, clip_ids
 from calm_bench.numbers.speed import value_of
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import TrialRecord
-from calm_bench.store.results import ColumnInfo, Rated, Ratings, Results, TrialCount
+from calm_bench.store.results import Rated, Ratings, Results, TrialCount
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Estimate
+from calm_bench.types import Column, Estimate
 
 ONE_LISTENER = "an interval needs two listeners and two prompts"
 ALIKE = "an interval needs votes that differ"
@@ -177,7 +177,7 @@ def _estimates(
 
 def _rated(
     poll: Poll,
-    numbers: Mapping[ColumnInfo, Sequence[Estimate]],
+    numbers: Mapping[Column, Sequence[Estimate]],
     recipe: Mapping[str, Any],
     notes: tuple[str, ...],
     judged: ratings.Floats,
@@ -217,8 +217,8 @@ def _rated(
     )
 
 
-def _column(name: str, label: str, *, unit: str = "", decimals: int = 0) -> ColumnInfo:
-    return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=True, decimals=decimals)
+def _column(name: str, label: str, *, unit: str = "", decimals: int = 0) -> Column:
+    return Column(name=name, label=label, unit=unit, higher_is_better=True, decimals=decimals)
 
 
 def _who(poll: Poll) -> str:

@@ -357,12 +357,13 @@ class Segments:
     def columns(self, column: Column) -> tuple[Column, ...]:
         """A column over each segment, after the one over the whole continuation."""
         return tuple(
-            replace(
-                column,
-                name=self.name(column.name, span),
-                label=f"{column.label} {span[0]:g}–{span[1]:g} s",
-                fields=tuple(self.name(field, span) for field in column.fields),
-                span=span,
+            column.model_copy(
+                update={
+                    "name": self.name(column.name, span),
+                    "label": f"{column.label} {span[0]:g}–{span[1]:g} s",
+                    "fields": tuple(self.name(field, span) for field in column.fields),
+                    "span": span,
+                }
             )
             for span in self.spans
         )

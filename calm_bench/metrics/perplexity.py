@@ -18,7 +18,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -325,7 +325,9 @@ class MistralPerplexity(Perplexity):
 
     name = "perplexity_mistral"
     columns = tuple(
-        replace(column, name=f"mistral_{column.name}", label=f"Mistral-7B {column.label}")
+        column.model_copy(
+            update={"name": f"mistral_{column.name}", "label": f"Mistral-7B {column.label}"}
+        )
         for column in _COLUMNS  # an open vocabulary has no unknown words
     )
     model = "mistralai/Mistral-7B-v0.1"

@@ -6,14 +6,14 @@ not. A system is timed once for all temperatures, which change no shape and no c
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from calm_bench.core.stats import ratio_interval, summarise
 from calm_bench.seeds import derive_seed, recipe_id_of
 from calm_bench.store.records import LatencyRecord, Row, Stage
-from calm_bench.store.results import UNFIT, ColumnInfo, Value
+from calm_bench.store.results import UNFIT, Value
 from calm_bench.types import Column, Estimate
 
 SUMS_AGREE = 0.05
@@ -111,9 +111,9 @@ def restlessness(
     return [note], True
 
 
-def speed_column(name: str, label: str, unit: str = "", better: bool | None = False) -> ColumnInfo:
+def speed_column(name: str, label: str, unit: str = "", better: bool | None = False) -> Column:
     """A column of times, which are better when lower, or of what is made of them."""
-    return ColumnInfo(name=name, label=label, unit=unit, higher_is_better=better)
+    return Column(name=name, label=label, unit=unit, higher_is_better=better)
 
 
 SPEED_COLUMNS = (
@@ -212,7 +212,7 @@ def gathered(
     timed: Timed,
     baseline_of: Callable[[Row], Row | None],
     numbers_of: Callable[[Row, Records, Records, Records], Found],
-    columns: Sequence[ColumnInfo],
+    columns: Sequence[Column],
     recipe: Mapping[str, Any],
 ) -> Speed:
     """The numbers of every row that was timed.
@@ -322,7 +322,7 @@ def typical(values: Sequence[float], *seed: str) -> Estimate:
 def _quotient(name: str, records: Sequence[LatencyRecord]) -> Estimate:
     """A quotient of sums over all rounds; rounds are what is resampled."""
     above, below, scale = _QUOTIENTS[name]
-    column = replace(Column.of(name, name, "", "a", "b", aggregate="ratio"), scale=scale)
+    column = Column(name=name, label=name, aggregate="ratio", fields=("a", "b"), scale=scale)
     sums = {record.round: Sums.of(record) for record in records}
     values = {
         str(number): {"a": float(getattr(own, above)), "b": float(getattr(own, below))}

@@ -9,7 +9,8 @@ from itertools import chain
 from typing import Any
 
 from calm_bench.numbers.speed import LEADING
-from calm_bench.store.results import ColumnInfo, Difference, Results, Value
+from calm_bench.store.results import Difference, Results, Value
+from calm_bench.types import Column
 
 TEMPERATURE_KINDS = {
     "noise_variance": "noise variance",
@@ -29,7 +30,7 @@ class Shown:
         embedding: What it looks through, where that is what sets it apart.
     """
 
-    column: ColumnInfo
+    column: Column
     recipe_id: str | None
     values: Mapping[str, Value]
     decimals: int
@@ -87,7 +88,7 @@ def shown_recipes(results: Results) -> dict[str, dict[str, Any]]:
     return {key: results.recipes[key] for key in ids if key is not None and key in results.recipes}
 
 
-def _by_recipe(results: Results, column: ColumnInfo) -> list[Shown]:
+def _by_recipe(results: Results, column: Column) -> list[Shown]:
     recipes: dict[str | None, dict[str, Value]] = {}
     for value in results.rows:
         if value.metric == column.name:
@@ -152,7 +153,7 @@ def _recipe_notes(recipes: Sequence[Mapping[str, Any]]) -> list[str | None]:
     return [f"recipe with {text or 'no name'}; not comparable with another" for text in texts]
 
 
-def decimals_of(column: ColumnInfo, values: Iterable[float | None]) -> int:
+def decimals_of(column: Column, values: Iterable[float | None]) -> int:
     """How many decimals a column shows: its own choice, else by the largest of its values."""
     if column.decimals is not None:
         return column.decimals
@@ -186,7 +187,7 @@ def interval_text(value: Value | Difference, decimals: int, *, sign: bool = Fals
     return f" [{show(value.low, decimals)}, {show(value.high, decimals)}]"
 
 
-def value_text(value: Value, column: ColumnInfo, decimals: int) -> str:
+def value_text(value: Value, column: Column, decimals: int) -> str:
     """A value with its interval, as the table shows it; a dash where there is none."""
     if value.value is None:
         return "—"
@@ -194,7 +195,7 @@ def value_text(value: Value, column: ColumnInfo, decimals: int) -> str:
     return times + plain_number(value.value, decimals) + interval_text(value, decimals)
 
 
-def heading(column: ColumnInfo) -> str:
+def heading(column: Column) -> str:
     """A column's label with its unit and an arrow towards better."""
     arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
     unit = f" ({column.unit})" if column.unit not in ("", TIMES) else ""

@@ -14,7 +14,7 @@ from calm_bench.score.clips import READING, Clips, Failure, StoredClip
 from calm_bench.score.scorer import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
 from calm_bench.store.records import LatencyRecord, Manifest, Row, RowScore, TrialRecord, row_title
-from calm_bench.store.results import ColumnInfo, Difference, Results, TrialCount, Value
+from calm_bench.store.results import Difference, Results, TrialCount, Value
 from calm_bench.types import Column, Estimate
 
 
@@ -80,7 +80,7 @@ def summarise_run(
     numbers = [_Numbers(score, scorer.clips) for score in scores]
     values += [value for part in numbers for value in part.values(rows)]
     recipes = {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
-    coded = [ColumnInfo.of(BITS_PER_SECOND, "codec")] if codecs else []
+    coded = [BITS_PER_SECOND.model_copy(update={"metric": "codec"})] if codecs else []
     return Results(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
@@ -105,9 +105,9 @@ def summarise_run(
     )
 
 
-def _columns(scores: Sequence[MetricScores]) -> Iterable[ColumnInfo]:
-    found = [ColumnInfo.of(column, score.metric) for score in scores for column in score.columns]
-    return {column.name: column for column in found}.values()
+def _columns(scores: Sequence[MetricScores]) -> Iterable[Column]:
+    found = ((column, {"metric": score.metric}) for score in scores for column in score.columns)
+    return {column.name: column.model_copy(update=by) for column, by in found}.values()
 
 
 class _Numbers:

@@ -35,9 +35,9 @@ from calm_bench.store.records import (
     Row,
     Stage,
 )
-from calm_bench.store.results import ColumnInfo, Results
+from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Estimate
+from calm_bench.types import Column, Estimate
 
 THIRTY_SECONDS = 30.0
 NOTHING_READ = "this stage reads no weights"
@@ -72,7 +72,7 @@ ONE_CLIP = (
 )
 
 
-def batch_columns(batch: int) -> tuple[ColumnInfo, ...]:
+def batch_columns(batch: int) -> tuple[Column, ...]:
     """What is measured at a batch size."""
     found = (
         speed_column("step_ms", "step", "ms"),
@@ -99,7 +99,7 @@ WHOLE = (
 )
 
 
-def columns_of(setting: Setting) -> tuple[ColumnInfo, ...]:
+def columns_of(setting: Setting) -> tuple[Column, ...]:
     """Every column of a run with this setting."""
     batches = tuple(column for b in setting.batch for column in batch_columns(b))
     return ONE_CLIP + batches + (WHOLE if setting.generation else ())

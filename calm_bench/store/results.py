@@ -3,15 +3,12 @@
 A value that could not be computed is None and says why; nothing here is ever a stand-in number.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from calm_bench.store.records import Row
-from calm_bench.types import Aggregate, Column, StrictModel, TemperatureKind
+from calm_bench.types import Column, StrictModel, TemperatureKind
 
 
 class _Number(StrictModel):
@@ -56,47 +53,6 @@ class Difference(_Number):
     n_needed: int | None = None
 
 
-class ColumnInfo(StrictModel):
-    """How a column is headed and read.
-
-    Attributes:
-        decimals: None lets the size of the values decide.
-        metric: The metric whose scores hold the clip values.
-        aggregate, fields, scale: How clip values become the number; see `types.Column`.
-        span: Seconds after the prompt that the column is about; None for the whole continuation.
-    """
-
-    name: str
-    label: str
-    unit: str = ""
-    higher_is_better: bool | None = None
-    decimals: int | None = None
-    metric: str | None = None
-    aggregate: Aggregate = "set"
-    fields: tuple[str, ...] = ()
-    scale: float = 1.0
-    span: tuple[float, float] | None = None
-
-    @classmethod
-    def of(cls, column: Column, metric: str, decimals: int | None = None) -> Self:
-        """The heading of a metric's column."""
-        return cls(**asdict(column), metric=metric, decimals=decimals)
-
-    def clip_value(self, values: Mapping[str, float | None]) -> float | None:
-        """What the column says of one clip alone; None if a field is missing or it says nothing."""
-        found = [values.get(name) for name in self.fields]
-        numbers = [value for value in found if value is not None]
-        if self.aggregate == "set" or len(numbers) < max(1, len(found)):
-            return None
-        if len(numbers) == 2 and numbers[1] == 0:
-            return None
-        quotient = numbers[0] / numbers[1] if len(numbers) == 2 else numbers[0]
-        if self.aggregate in ("exp_mean", "exp_ratio"):
-            quotient = math.exp(quotient) if quotient < 700 else math.inf
-        value = quotient * self.scale
-        return value if math.isfinite(value) else None
-
-
 class TrialCount(StrictModel):
     """How many clips of a row exist, copies of one recording once, and how many failed.
 
@@ -132,7 +88,7 @@ class Results(StrictModel):
     benchmark: str
     benchmark_version: int
     cells: tuple[Row, ...]
-    columns: tuple[ColumnInfo, ...]
+    columns: tuple[Column, ...]
     table: tuple[str, ...] = ()
     tables: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -175,7 +131,7 @@ class Rated(StrictModel):
         table: The columns that the benchmark's table gains.
     """
 
-    columns: tuple[ColumnInfo, ...]
+    columns: tuple[Column, ...]
     table: tuple[str, ...]
     recipes: dict[str, dict[str, Any]]
     rows: tuple[Value, ...]

@@ -14,8 +14,9 @@ from calm_bench.store.records import (
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.store.results import ColumnInfo, Difference, Results, TrialCount, Value
+from calm_bench.store.results import Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
+from calm_bench.types import Column
 
 RATE = 16000
 PROMPT_SECONDS = 1.04
@@ -65,10 +66,10 @@ def make_cells() -> tuple[Row, ...]:
 
 
 COLUMNS = (
-    ColumnInfo(name="overall_speedup", label="overall", unit="×", higher_is_better=True),
-    ColumnInfo(name="head_speedup", label="head", unit="×", higher_is_better=True, decimals=1),
-    ColumnInfo(name="head_share", label="time in head", unit="%", higher_is_better=False),
-    ColumnInfo(
+    Column(name="overall_speedup", label="overall", unit="×", higher_is_better=True),
+    Column(name="head_speedup", label="head", unit="×", higher_is_better=True, decimals=1),
+    Column(name="head_share", label="time in head", unit="%", higher_is_better=False),
+    Column(
         name="ppx_geo",
         label="PPX",
         higher_is_better=False,
@@ -76,8 +77,8 @@ COLUMNS = (
         aggregate="exp_mean",
         fields=("nll",),
     ),
-    ColumnInfo(name="vert", label="VERT", higher_is_better=False, metric="vert"),
-    ColumnInfo(
+    Column(name="vert", label="VERT", higher_is_better=False, metric="vert"),
+    Column(
         name="wer",
         label="WER",
         unit="%",
@@ -88,8 +89,8 @@ COLUMNS = (
         fields=("errors", "words"),
         scale=100.0,
     ),
-    ColumnInfo(name="dnsmos", label="DNSMOS", higher_is_better=True, metric="dnsmos"),
-    ColumnInfo(name="rtf", label="RTF", higher_is_better=False),
+    Column(name="dnsmos", label="DNSMOS", higher_is_better=True, metric="dnsmos"),
+    Column(name="rtf", label="RTF", higher_is_better=False),
 )
 
 # By cell: overall, head, share, PPX, VERT, WER, DNSMOS; with half-widths where they have one.
@@ -104,7 +105,7 @@ VALUES: dict[str, tuple[float | None, ...]] = {
 }
 
 
-def make_row(cell: Row, column: ColumnInfo, value: float | None) -> Value:
+def make_row(cell: Row, column: Column, value: float | None) -> Value:
     common = {
         "cell_id": cell.cell_id,
         "system": cell.label,

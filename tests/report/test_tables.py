@@ -23,7 +23,8 @@ from calm_bench.report.tables import (
     main_table,
 )
 from calm_bench.store.records import row_title
-from calm_bench.store.results import ColumnInfo, Difference, Results, Value
+from calm_bench.store.results import Difference, Results, Value
+from calm_bench.types import Column
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -187,7 +188,7 @@ def test_held_out_loss_stands_once_for_each_system_with_its_difference(results: 
         )
     ]
     changes = {
-        "columns": (*results.columns, ColumnInfo(name="text_nll", label="text NLL")),
+        "columns": (*results.columns, Column(name="text_nll", label="text NLL")),
         "rows": (*results.rows, *rows),
         "differences": (*results.differences, *differences),
     }
@@ -228,16 +229,16 @@ def test_numbers_have_true_signs_and_no_minus_zero() -> None:
 
 
 def test_a_column_chooses_its_decimals_and_its_arrow() -> None:
-    column = ColumnInfo(name="m", label="M", unit="ms", higher_is_better=None)
+    column = Column(name="m", label="M", unit="ms", higher_is_better=None)
     assert [decimals_of(column, [v, None]) for v in (0.5, 5, 50, 5000)] == [3, 2, 1, 0]
     assert decimals_of(column.model_copy(update={"decimals": 4}), [5]) == 4
     assert heading(column) == "M (ms)"
 
 
 def test_clip_values_follow_the_columns_aggregate() -> None:
-    def column(aggregate: str, *fields: str) -> ColumnInfo:
+    def column(aggregate: str, *fields: str) -> Column:
         data = {"name": "m", "label": "M", "aggregate": aggregate, "fields": fields, "scale": 100}
-        return ColumnInfo.model_validate(data)
+        return Column.model_validate(data)
 
     values = {"a": 3.0, "b": 4.0, "zero": 0.0, "none": None, "huge": 1e6}
     assert column("mean", "a").clip_value(values) == 300.0

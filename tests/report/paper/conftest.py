@@ -9,8 +9,9 @@ import pytest
 
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.store.records import LatencyRecord, Manifest, Row
-from calm_bench.store.results import ColumnInfo, Difference, Results, Value
+from calm_bench.store.results import Difference, Results, Value
 from calm_bench.store.run_store import RunStore
+from calm_bench.types import Column
 
 Number = float | tuple[float, float, float] | None
 """A value alone, or with its interval."""
@@ -96,7 +97,7 @@ def make_results(
         benchmark_version=1,
         cells=tuple(cell for cell, _ in numbers),
         columns=tuple(
-            ColumnInfo(name=m, label=LABELS.get(m, m), higher_is_better=False) for m in metrics
+            Column(name=m, label=LABELS.get(m, m), higher_is_better=False) for m in metrics
         ),
         recipes=recipes,
         rows=tuple(rows),
