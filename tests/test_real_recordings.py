@@ -27,11 +27,6 @@ RATE = 16_000
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
-
-
 def call(*args: str | Path) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args], env=PLAIN)
 

@@ -55,13 +55,7 @@ def quality(results: Results) -> list[object]:
     return [*rows, *results.differences, *results.trials.items()]
 
 
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs without their slowest part, which has tests of its own."""
-    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
-
-
-def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path, no_plots: None) -> None:
+def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path) -> None:
     results = {}
     for seeds in ("1", "2"):
         out = tmp_path / seeds
@@ -164,7 +158,6 @@ def test_the_same_command_again_makes_nothing_and_says_the_same(finished: Path) 
     assert {p.name: p.stat().st_mtime_ns for p in finished.glob("*.jsonl")} == records
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_the_plan_comes_first_and_the_table_last(tmp_path: Path) -> None:
     options = ["--systems", "calm", "--temps", "0.5", "--prompts", "1"]
     result = call("run", "smoke", *options, "--out", str(tmp_path / "run"))
@@ -197,7 +190,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert plan["folder"].endswith(plan["run_id"])
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_argmax_in_both_streams_ignores_the_seed(tmp_path: Path) -> None:
     options = ["--temps", "0", "--systems", "rq", "--seeds", "2"]
     assert call("run", "smoke", *options, "--out", str(tmp_path / "run")).exit_code == 0
@@ -207,7 +199,6 @@ def test_argmax_in_both_streams_ignores_the_seed(tmp_path: Path) -> None:
     assert all(len(found) == 1 for found in clips.values())
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_fresh_starts_over_and_gives_the_same(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
@@ -218,7 +209,6 @@ def test_fresh_starts_over_and_gives_the_same(finished: Path, tmp_path: Path) ->
     assert quality(RunStore(out).read_results()) == quality(RunStore(finished).read_results())
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_failed_clips_are_counted_and_give_exit_code_4(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +227,6 @@ def test_failed_clips_are_counted_and_give_exit_code_4(
     assert RunStore(tmp_path / "run").read_manifest().status == "partial"
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_ones_own_voice_is_continued(tmp_path: Path) -> None:
     voice = tmp_path / "me.wav"
     rng = np.random.default_rng(0)
@@ -461,6 +450,7 @@ def test_weights_of_another_hash_are_refused(
 # -- the way back --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_report_is_rebuilt_from_the_records(finished: Path) -> None:
     table = finished / "tables" / "smoke.md"
     before = table.read_bytes()
@@ -468,6 +458,7 @@ def test_a_report_is_rebuilt_from_the_records(finished: Path) -> None:
     result = call("report", str(finished))
     assert result.exit_code == 0
     assert table.read_bytes() == before
+    assert min(path.stat().st_size for path in (finished / "plots").iterdir()) > 5000
     found = json.loads(call("report", str(finished), "--json").stdout)
     assert found["run_id"] == RunStore(finished).read_results().run_id
 

@@ -74,7 +74,6 @@ def test_elo_as_json(voted: RunStore, tmp_path: Path) -> None:
 def test_what_listeners_said_stands_in_the_runs_tables_and_page(
     voted: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
     addresses: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda url: addresses.append(url) or True)
     call("elo", str(voted.root))

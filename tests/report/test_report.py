@@ -67,7 +67,9 @@ def reports(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
+    build_report(built.root)
     before = reports(built.root)
     assert {
         "tables/speech.md",
@@ -98,12 +100,14 @@ def test_tables_come_with_differences_counts_and_recipes(built: RunStore) -> Non
     assert recipes["wer-recipe"] == {"metric": "wer", "version": 1}
 
 
+@pytest.mark.usefixtures("drawn")
 def test_plots_carry_no_date_and_survive_hostile_labels(results: Results) -> None:
     cells = tuple(c.model_copy(update={"label": c.label + " $x_{"}) for c in results.cells)
     plots = render_plots(results.model_copy(update={"cells": cells}), [])
     assert set(plots) == {
         f"{n}.{k}" for n in ("quality_vs_temperature", "wer_vs_ppx") for k in ("png", "svg")
     }
+    assert min(map(len, plots.values())) > 5000
     svg = plots["wer_vs_ppx.svg"].decode()
     assert "<dc:date>" not in svg
 

@@ -38,8 +38,7 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
                "--clock", "cpu", "--generation")  # fmt: skip
     # A machine that runs the tests as well is no place to judge its own fitness.
     monkeypatch.setattr(Results, "is_unfit", False)
-    # Both are slow, and tested apart.
-    monkeypatch.setattr("calm_bench.report.build.render_plots", lambda *_: {})
+    # Slow, and tested apart.
     monkeypatch.setattr(
         "calm_bench.speed.timing.measure_peaks",
         lambda plan, *_: {batch: {"peak_bytes": 10**6} for batch in plan.setting.batch},

@@ -227,6 +227,7 @@ def test_the_ledger_takes_each_step_for_a_run_of_its_own(results: Results) -> No
         assert number.value == pytest.approx(value)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_growth_is_drawn_along_the_clip_and_over_batches(results: Results, tmp_path: Path) -> None:
     store = RunStore(tmp_path / "run")
     for cell in results.rows:

@@ -158,6 +158,7 @@ def test_one_legend_serves_panels_in_which_a_look_means_one_system(
     assert not looks_agree([*fad_over_time(ablations), *quality_speed(music)])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_figures_are_drawn_twice_alike_and_never_empty(
     music: StoredRun, ablations: StoredRun
 ) -> None:
@@ -168,3 +169,4 @@ def test_figures_are_drawn_twice_alike_and_never_empty(
     for name, data in drawn.items():
         assert data.startswith(b"\x89PNG") == name.endswith(".png")
         assert b"<dc:date>" not in data
+        assert len(data) > 5000
