@@ -91,7 +91,7 @@ class DepthwiseUpsample(nn.Module):
 class ConvNextBlock(nn.Module):
     """Depthwise causal convolution, norm, two linears, scaled residual (Liu et al. 2022)."""
 
-    def __init__(self, dim: int, expansion: float = 3.0, kernel: int = 7) -> None:
+    def __init__(self, dim: int, expansion: float, kernel: int) -> None:
         """`expansion` is the hidden width of the linears over `dim`."""
         super().__init__()
         hidden = int(dim * expansion)
@@ -113,12 +113,10 @@ class ConvNextBlock(nn.Module):
 class SeanetBlock(nn.Module):
     """Mimi's residual unit: ELU, convolution to half the width, ELU, pointwise convolution."""
 
-    def __init__(self, dim: int, expansion: float = 0.5, kernel: int = 3) -> None:
-        """`expansion` is the hidden width over `dim` (SEANet's compress 2 is 0.5)."""
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = int(dim * expansion)
-        self.conv = CausalConv(dim, hidden, kernel)
-        self.pointwise = nn.Linear(hidden, dim)
+        self.conv = CausalConv(dim, dim // 2, 3)
+        self.pointwise = nn.Linear(dim // 2, dim)
 
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """[B, T, D] to [B, T, D]."""

@@ -119,7 +119,7 @@ def _reasons(skipped: Iterable[Skipped]) -> str:
 class Inspected:
     """A recording that was listened to, to its end: a header may promise what the rest lacks.
 
-    The same recording has one `sound.audio_id` as FLAC and as WAV. `start` is where a stretch of a
+    The same recording has one `audio_id` as FLAC and as WAV. `start` is where a stretch of a
     file begins, None if it is the whole file.
     """
 

@@ -53,13 +53,12 @@ def _edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def match_groups(groups: list[str], words: list[str], longest: int = 4) -> list[int]:
-    """How many words each phoneme group covers, the cheapest way by edit distance.
+def match_groups(groups: list[str], words: list[str]) -> list[int]:
+    """How many words each phoneme group covers, at most four, the cheapest way by edit distance.
 
     Args:
         groups: Phonemes of each group as spoken.
         words: Phonemes of each word spoken alone.
-        longest: Most words one group may cover.
 
     Raises:
         ValueError: If no division of the words into the groups exists.
@@ -70,7 +69,7 @@ def match_groups(groups: list[str], words: list[str], longest: int = 4) -> list[
             if (g, w) not in best:
                 continue
             cost, path = best[g, w]
-            for n in range(1, min(longest, len(words) - w) + 1):
+            for n in range(1, min(4, len(words) - w) + 1):
                 total = cost + _edit_distance(group, "".join(words[w : w + n]))
                 if total < best.get((g + 1, w + n), (1 << 30, []))[0]:
                     best[g + 1, w + n] = (total, [*path, n])

@@ -127,10 +127,9 @@ class TrigramModel(LanguageModel):
 class CausalModel(LanguageModel):
     """Any causal LM of the Hugging Face hub, given the text with its case and punctuation."""
 
-    def __init__(self, name: str, *, device: str = "cpu") -> None:
+    def __init__(self, name: str) -> None:
         """Name the model, `@revision` included where one is meant; it is loaded at first use."""
         self.name, _, self.revision = name.partition("@")
-        self.device = device
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
@@ -163,7 +162,7 @@ class CausalModel(LanguageModel):
         if not any(scored):
             return None
         with torch.inference_mode():
-            sequence = torch.tensor([ids], device=model.device)
+            sequence = torch.tensor([ids])
             logs = model(sequence).logits[0, :-1].float().log_softmax(-1)  # [T, V]
             found = logs.gather(1, sequence[0, 1:, None])[:, 0].double().cpu()
         return TextScore(
@@ -186,7 +185,7 @@ class CausalModel(LanguageModel):
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise WeightsError(f"cannot load the language model {self.name}: {reason}") from error
-        return tokenizer, model.to(self.device).eval()
+        return tokenizer, model.eval()
 
 
 @cache

@@ -109,16 +109,13 @@ def main_tables(results: Results) -> list[Table]:
     return tables
 
 
-def main_table(results: Results, *, everything: bool = False) -> Table:
-    """The benchmark's table: one row per system and temperature, one column per number.
-
-    With `everything`, not only the columns that the benchmark shows.
-    """
+def main_table(results: Results) -> Table:
+    """The benchmark's table: one row per system and temperature, one column per number."""
     table = Table(title=f"{results.benchmark} (version {results.benchmark_version})")
     rows = results.cells
     # Of several tables none is about temperatures: no time depends on them.
     settings = {} if results.tables else _settings(rows)
-    columns = shown_columns(results, everything=everything)
+    columns = shown_columns(results)
     table.add_column("System", left=True)
     table.keys += "temp" in settings
     for name in settings:

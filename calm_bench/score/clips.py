@@ -136,17 +136,13 @@ class Clips:
         self,
         rows: Mapping[str, Sequence[StoredClip]],
         failures: Sequence[Failure] = (),
-        max_bytes: int = 128 * 2**20,
     ) -> None:
-        """Serve these clips, by row, and hold up to `max_bytes` of what was read last.
-
-        `failures` are the clips that could not be read.
-        """
+        """Serve these clips, by row; `failures` are those that could not be read."""
         self._rows = {
             row: [replace(clip, reader=self._read) for clip in own] for row, own in rows.items()
         }
         self.failures = failures
-        self._held = MemoryCache(max_bytes)
+        self._held = MemoryCache(128 * 2**20)
         self._unseen: set[str] = set()
         self._advance: Callable[[int], None] = lambda n: None
 

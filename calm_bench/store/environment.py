@@ -19,7 +19,7 @@ from calm_bench.core.device import device_name
 _MODELS = registry.SYSTEMS | registry.CODECS
 _MEASURES = registry.METRICS | registry.EMBEDDINGS
 
-CONCERNS = {
+ROOTS = {
     "clips": ("generate.clips", "score.held_out", *_MODELS.values()),
     "times": ("speed.timing", "speed.peak_worker", "speed.tidy", *_MODELS.values()),
     "scores": ("score.scorer", "score.summary", *_MEASURES.values()),
@@ -53,12 +53,12 @@ def describe_environment(device: str) -> dict[str, Any]:
 @cache
 def code_hashes() -> dict[str, str]:
     """By concern, a hash of the code of this package that decides it."""
-    return {name: hash_of(name) for name in CONCERNS}
+    return {name: hash_of(name) for name in ROOTS}
 
 
 def hash_of(concern: str) -> str:
     """The hash of the code of one concern as it lies on disk."""
-    roots = (_module(name) for name in CONCERNS[concern])
+    roots = (_module(name) for name in ROOTS[concern])
     told = ("core.code", "core.device", "store.environment")
     idle = {_module(name) for name in (*BORDERS[concern], *told)}
     return code_hash(*roots, without=SILENT | idle)

@@ -112,7 +112,12 @@ class Results(StrictModel):
         rated = list(ratings.questions.values())
         names = {row.cell_id for row in self.cells}
         values = [value for part in rated for value in part.rows if value.cell_id in names]
-        columns = [column for part in rated for column in part.columns]
+        # What listeners said is no time: their question stands where the others name a metric.
+        columns = [
+            column.model_copy(update={"metric": question})
+            for question, part in ratings.questions.items()
+            for column in part.columns
+        ]
         table = tuple(name for part in rated for name in part.table) if self.table else ()
         changes = {
             "columns": (*self.columns, *columns),

@@ -356,10 +356,10 @@ class CodecObjective(Objective):
         averages = {f"quantiser.{name}" for name in AVERAGES}
         return {k: v for k, v in self.codec.state_dict().items() if k not in averages}
 
-    def _measure_latents(self, codec: VaeCodec, clips: int = 128) -> None:
+    def _measure_latents(self, codec: VaeCodec) -> None:
         codec.latent_mean.zero_()
         codec.latent_std.fill_(1.0)
-        step = max(1, len(self.train) // clips)
+        step = max(1, len(self.train) // 128)
         with torch.no_grad():
             latents = [
                 codec.encode(torch.from_numpy(self.train.read(i))[None].to(self.device))[0]

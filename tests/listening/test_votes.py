@@ -8,6 +8,7 @@ from calm_bench.errors import BenchError, InputError
 from calm_bench.listening.session import ClipFiles, Session, Wanted, plan_session
 from calm_bench.listening.tally import join_run, rated, results_of
 from calm_bench.listening.votes import Poll, VoteBook, clean_name, read_polls, vote_files
+from calm_bench.report.columns import shown_columns
 from calm_bench.seeds import content_hash
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
@@ -256,6 +257,11 @@ def test_ratings_join_the_runs_results_and_stay_apart(
         "elo_meaningfulness_paper",
         "mos",
     }
+    voted = [
+        shown for shown in shown_columns(joined) if shown.column.name in {"mos", "elo_quality"}
+    ]
+    assert voted
+    assert not any(shown.is_speed for shown in voted)
     assert Results.model_validate_json((run_store.root / "results.json").read_text()) == before
     join_run(run_store.root, read_polls([book.path]))
     assert len(run_store.read_results().rows) == len(joined.rows)

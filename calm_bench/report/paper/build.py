@@ -21,8 +21,8 @@ from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.paper.claims import load_claims
 from calm_bench.report.paper.figures import FIGURES, FigureSpec, draw_figures
 from calm_bench.report.paper.ledger import Ledger, build_ledger, changes, ledger_csv, ledger_tables
+from calm_bench.report.paper.published import PaperTable, TableSpec, load_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
-from calm_bench.report.paper.tables import PaperTable, TableSpec, load_tables
 from calm_bench.types import problem
 
 _HEAD = (

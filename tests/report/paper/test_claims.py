@@ -32,8 +32,8 @@ from calm_bench.report.paper import claims as claims_module
 from calm_bench.report.paper.claims import Claim, load_claims
 from calm_bench.report.paper.figures import FIGURES
 from calm_bench.report.paper.ledger import build_ledger
+from calm_bench.report.paper.published import load_tables
 from calm_bench.report.paper.runs import ModelName
-from calm_bench.report.paper.tables import load_tables
 from calm_bench.score.held_out import TEXT_LOSS
 from calm_bench.speed.timetable import load_spec
 

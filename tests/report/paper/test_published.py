@@ -10,8 +10,8 @@ import yaml
 
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex
+from calm_bench.report.paper.published import PaperTable, load_tables
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.report.paper.tables import PaperTable, load_tables
 from calm_bench.report.tables import Table
 
 # The published cells as they were printed, row by row; "–" where the paper has none.

@@ -121,7 +121,7 @@ def load_tables(path: Path | None = None) -> tuple[TableSpec, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ByInstrument:
     """A column by one instrument: the paper's, another, or None where all are measured alike.
 
     `apart` says by which code or recipe, where it is not that of the oldest run.
@@ -199,7 +199,7 @@ class Part:
     found: Found
 
 
-def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[Shown]:
+def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[ByInstrument]:
     """The columns of a table: the paper's, and one for every other way the runs measured it."""
     for column in spec.columns:
         ways: set[tuple[str, str]] = set()
@@ -209,14 +209,14 @@ def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[Shown]:
             ways |= {(part.run.instrument(v.recipe_id) or "", part.run.apart(v)) for v in values}
         used = sorted(by for by, apart in ways if by and not apart)
         if column.by:
-            yield Shown(column=column, instrument=column.by)
+            yield ByInstrument(column=column, instrument=column.by)
             used = [by for by in used if not _alike(column.by, by)]
         elif not used or (len(used) == 1 and not column.ours):
-            yield Shown(column=column)
+            yield ByInstrument(column=column)
             used = []
-        yield from (Shown(column=column, instrument=by) for by in used)
+        yield from (ByInstrument(column=column, instrument=by) for by in used)
         for by, apart in sorted(way for way in ways if way[1]):
-            yield Shown(column=column, instrument=by or None, apart=apart)
+            yield ByInstrument(column=column, instrument=by or None, apart=apart)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +247,7 @@ def _published(spec: TableSpec) -> Block:
     return Block(source=spec.source, scale="published", rows=rows)
 
 
-def _measured(spec: TableSpec, part: Part, columns: Sequence[Shown]) -> Block:
+def _measured(spec: TableSpec, part: Part, columns: Sequence[ByInstrument]) -> Block:
     """What a stored run shows of a table."""
     run = part.run
     notes: dict[str, None] = {}
@@ -280,7 +280,7 @@ class PaperTable:
     """A table with its published rows, and below them those of the stored runs."""
 
     spec: TableSpec
-    columns: tuple[Shown, ...]
+    columns: tuple[ByInstrument, ...]
     blocks: tuple[Block, ...]
 
     @classmethod
@@ -327,7 +327,7 @@ class PaperTable:
         name = "System" if any(row.model for row in self.spec.rows) else "head steps"
         return ("from", "temp", name) if len(temps) > 1 else ("from", name)
 
-    def _is_measured(self, shown: Shown) -> bool:
+    def _is_measured(self, shown: ByInstrument) -> bool:
         ours = (b for b in self.blocks if b.scale != "published")
         return any(isinstance(line[shown.key], Value) for b in ours for line in b.rows.values())
 
@@ -339,7 +339,7 @@ class PaperTable:
         parts = ("here" if len(alike) == 1 else block.source, block.scale, block.step)
         return ", ".join(filter(None, parts))
 
-    def _cell(self, table: Table, block: Block, index: int, shown: Shown) -> Text | str:
+    def _cell(self, table: Table, block: Block, index: int, shown: ByInstrument) -> Text | str:
         column, model = shown.column, self.spec.rows[index].model
         if column.rank:
             key = column.metric + shown.key.removeprefix(column.key)
