@@ -37,9 +37,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_heap() -> None:
+def small_heap() -> Iterator[None]:
     """What was made before stays: what collects garbage, as each timing does, looks at the rest."""
     gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
