@@ -1,7 +1,7 @@
 """Intervals: from per-clip values to a number, its 95 % interval and the clips behind it.
 
 What is resampled is the group: a prompt with all its clips, or a recording with all that was cut
-from it, because these are not independent. Cells are compared over the clips both have scored, with
+from it, because these are not independent. Rows are compared over the clips both have scored, with
 the same resampled groups on both sides, so that what makes a prompt hard cancels. Every aggregate
 of a column but the median is a quotient of two sums (the mean's denominator counts clips), which
 makes 2,000 resamples one matrix product.

@@ -18,8 +18,8 @@ from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data import music_worker
 from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
+from calm_bench.data.music_scores import PLAYING, kept_score
 from calm_bench.data.music_works import Work, list_hash, phrases, playlist
-from calm_bench.data.scores import PLAYING, kept_score
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, derive_seed, file_hash
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from calm_bench.core.audio import resample, write_flac
 from calm_bench.core.waves import integrated_loudness
-from calm_bench.data.scores import Note, Score, kept_score
+from calm_bench.data.music_scores import Note, Score, kept_score
 from calm_bench.errors import InputError
 from calm_bench.types import Wave
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from calm_bench.config import parse, read_yaml
 from calm_bench.core.progress import counted
 from calm_bench.data.corpus import Split
-from calm_bench.data.scores import Score, corpus_dir, kept_score
+from calm_bench.data.music_scores import Score, corpus_dir, kept_score
 from calm_bench.data.splits import Groups, position, split_at
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash

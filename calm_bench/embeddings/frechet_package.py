@@ -37,7 +37,7 @@ _VGGISH_REPOSITORY = "harritaylor_torchvggish"
 class _PackageEmbedding(Embedding):
     """A model of the package, loaded when the first wave or the recipe is asked for."""
 
-    version: ClassVar[str] = "1"
+    version = "1"
     model: ClassVar[str]
     submodel: ClassVar[str] = "630k-audioset"
 
@@ -101,11 +101,11 @@ class _PackageEmbedding(Embedding):
 class VggishEmbedding(_PackageEmbedding):
     """VGGish without PCA and final activation: 128 numbers for each 0.96 s."""
 
-    name: ClassVar[str] = "vggish"
-    model: ClassVar[str] = "vggish"
-    sample_rate: ClassVar[int] = 16_000
-    dim: ClassVar[int] = 128
-    min_seconds: ClassVar[float] = 1.0
+    name = "vggish"
+    model = "vggish"
+    sample_rate = 16_000
+    dim = 128
+    min_seconds = 1.0
 
     def _before_loading(self) -> None:
         import torch
@@ -123,21 +123,21 @@ class VggishEmbedding(_PackageEmbedding):
 class PannEmbedding(_PackageEmbedding):
     """PANN's Cnn14 at 16 kHz: 2,048 numbers for a whole clip."""
 
-    name: ClassVar[str] = "pann"
-    model: ClassVar[str] = "pann"
-    sample_rate: ClassVar[int] = 16_000
-    dim: ClassVar[int] = 2048
-    min_seconds: ClassVar[float] = 1.0
+    name = "pann"
+    model = "pann"
+    sample_rate = 16_000
+    dim = 2048
+    min_seconds = 1.0
 
 
 class EncodecEmbedding(_PackageEmbedding):
     """EnCodec's encoder at 24 kHz before quantisation: 128 numbers, 75 times a second."""
 
-    name: ClassVar[str] = "encodec"
-    model: ClassVar[str] = "encodec"
-    sample_rate: ClassVar[int] = 24_000
-    dim: ClassVar[int] = 128
-    min_seconds: ClassVar[float] = 0.1
+    name = "encodec"
+    model = "encodec"
+    sample_rate = 24_000
+    dim = 128
+    min_seconds = 0.1
 
 
 class ClapEmbedding(_PackageEmbedding):
@@ -146,11 +146,11 @@ class ClapEmbedding(_PackageEmbedding):
     CLAP crops longer audio to 10 s at random, so it is never given more; it repeats shorter audio.
     """
 
-    name: ClassVar[str] = "clap"
-    model: ClassVar[str] = "clap"
-    sample_rate: ClassVar[int] = 48_000
-    dim: ClassVar[int] = 512
-    min_seconds: ClassVar[float] = 1.0
+    name = "clap"
+    model = "clap"
+    sample_rate = 48_000
+    dim = 512
+    min_seconds = 1.0
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -166,8 +166,8 @@ class ClapEmbedding(_PackageEmbedding):
 class ClapMusicEmbedding(ClapEmbedding):
     """LAION-CLAP trained on music and AudioSet."""
 
-    name: ClassVar[str] = "clap-music"
-    submodel: ClassVar[str] = "music_audioset"
+    name = "clap-music"
+    submodel = "music_audioset"
 
 
 def _import_package(name: str) -> Any:

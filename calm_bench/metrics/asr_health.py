@@ -5,6 +5,7 @@ flagged clips has text scores of the recogniser's making, not of the system's.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from calm_bench.asr import FLAGS, THRESHOLDS
@@ -35,12 +36,14 @@ class AsrHealth(Metric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """One and zero per alarm and clip; clips without a transcript are noted."""
-        values, notes = each_clip(clips, _alarms)
-        counts = {
-            "n_flagged": sum(value.get("flagged") or 0.0 for value in values.values()),
-            "n_empty": sum(value.get("empty") or 0.0 for value in values.values()),
-        }
-        return MetricResult(clips=values, notes=notes, counts=counts)
+        found = each_clip(clips, _alarms)
+        return replace(
+            found,
+            counts={
+                f"n_{name}": sum(fields.get(name) or 0.0 for fields in found.clips.values())
+                for name in ("flagged", "empty")
+            },
+        )
 
 
 def _alarms(clip: Clip) -> tuple[Fields, str | None]:

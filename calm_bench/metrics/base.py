@@ -63,11 +63,11 @@ class Metric(ABC):
 
 def each_clip(
     clips: Sequence[Clip], look: Callable[[Clip], tuple[Fields, str | None]]
-) -> tuple[dict[str, Fields], dict[str, str]]:
-    """By clip id, what is found in each clip, and why where something is not."""
+) -> MetricResult:
+    """What is found in each clip, and why where something is not."""
     found = {clip.clip_id: look(clip) for clip in clips}
     notes = {clip_id: note for clip_id, (_, note) in found.items() if note}
-    return {clip_id: fields for clip_id, (fields, _) in found.items()}, notes
+    return MetricResult(clips={key: fields for key, (fields, _) in found.items()}, notes=notes)
 
 
 def too_little(fields: Fields) -> str | None:

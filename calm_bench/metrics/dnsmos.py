@@ -16,9 +16,10 @@ librosa, and its first call compiles for half a minute.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
@@ -45,9 +46,9 @@ _POLYNOMIALS = (
 class DnsmosMetric(Metric):
     """Predicted opinion scores of the continuation: overall, signal and background, 1 to 5."""
 
-    name: ClassVar[str] = "dnsmos"
-    scope: ClassVar[Literal["clip", "set"]] = "clip"
-    columns: ClassVar[tuple[Column, ...]] = (
+    name = "dnsmos"
+    scope = "clip"
+    columns = (
         Column.of("dnsmos", "DNSMOS", "MOS", better=True),
         Column.of("dnsmos_sig", "DNSMOS signal", "MOS", better=True),
         Column.of("dnsmos_bak", "DNSMOS background", "MOS", better=True),
@@ -70,8 +71,8 @@ class DnsmosMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        values, notes = each_clip(clips, self._fields)
-        return MetricResult(clips=values, notes=notes, counts={"n_too_short": len(notes)})
+        found = each_clip(clips, self._fields)
+        return replace(found, counts={"n_too_short": len(found.notes)})
 
     def _fields(self, clip: Clip) -> tuple[Fields, str | None]:
         seconds = clip.continuation_seconds

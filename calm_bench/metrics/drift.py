@@ -20,7 +20,7 @@ first segment takes its place.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +49,9 @@ _BANDWIDTH = Column.of("bandwidth", "Bandwidth", "Hz")
 class DriftMetric(Metric):
     """Loudness and bandwidth from segment to segment; shares of clips that fade out or blow up."""
 
-    name: ClassVar[str] = "drift"
-    scope: ClassVar[Literal["clip", "set"]] = "clip"
-    columns: ClassVar[tuple[Column, ...]] = (
+    name = "drift"
+    scope = "clip"
+    columns = (
         *_WHOLE,
         *Segments().columns(_LOUDNESS),
         *Segments().columns(_BANDWIDTH),
@@ -83,8 +83,7 @@ class DriftMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        values, notes = each_clip(clips, self._fields)
-        return MetricResult(clips=values, notes=notes)
+        return each_clip(clips, self._fields)
 
     def _fields(self, clip: Clip) -> tuple[Fields, str | None]:
         """Everything about one clip."""

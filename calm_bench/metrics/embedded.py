@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ def _embedded(
 class EmbeddingMetric(Metric):
     """A set metric over the vectors of an embedding that is chosen by name."""
 
-    scope: ClassVar[Literal["clip", "set"]] = "set"
+    scope = "set"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     def __init__(

@@ -29,6 +29,7 @@ held but the moments of each block.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -188,22 +189,23 @@ class _Measured:
         )
 
 
+_FAD = Column.of("fad", "FAD", "", better=False, aggregate="set")
+
+
 class FadMetric(EmbeddingMetric):
     """Fréchet distance of the continuations' embeddings from the reference's, and its limit."""
 
-    name: ClassVar[str] = "fad"
+    name = "fad"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column.of("fad", "FAD", "", better=False, aggregate="set"),
+        _FAD,
         Column.of("fad_inf", "FAD∞", "", better=False, aggregate="set"),
     )
-    fewest_clips: ClassVar[int] = 16
+    fewest_clips = 16
 
-    def __init__(
-        self, embedding: str | Embedding = DEFAULT_EMBEDDING, cache: VectorCache | None = None
-    ) -> None:
-        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
-        super().__init__(embedding, cache)
-        self._measured: dict[str, _Measured] = {}
+    @cached_property
+    def _measured(self) -> "dict[str, _Measured]":
+        """What was measured already, by what it was made of."""
+        return {}
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -379,15 +381,12 @@ def cut(clips: Sequence[Clip], span: Span) -> list[Clip]:
     return found
 
 
-_FAD = Column.of("fad", "FAD", "", better=False, aggregate="set")
-
-
 class FadOverTime(FadMetric):
     """FAD of successive segments of the continuations against the reference's segments."""
 
-    name: ClassVar[str] = "fad_over_time"
-    columns: ClassVar[tuple[Column, ...]] = Segments().columns(_FAD)
-    goes_beyond_reference: ClassVar[bool] = True
+    name = "fad_over_time"
+    columns = Segments().columns(_FAD)
+    goes_beyond_reference = True
 
     def __init__(
         self,

@@ -17,7 +17,8 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ BITS_PER_SECOND = Column.of("bits_per_second", "bit/s", "bit/s", aggregate="set"
 
 
 def bit_rate(bits_per_second: float | None) -> Estimate:
-    """The `bits_per_second` cell of a codec's row."""
+    """The value of `bits_per_second` in a codec's row."""
     if bits_per_second is None:
         return Estimate(value=None, reason="continuous latents have no bit rate")
     return Estimate(value=bits_per_second)
@@ -51,7 +52,7 @@ def bit_rate(bits_per_second: float | None) -> Estimate:
 class _RoundTripMetric(Metric):
     """A clip metric of a wave against the reference of the same prompt."""
 
-    scope: ClassVar[Literal["clip", "set"]] = "clip"
+    scope = "clip"
     needs: ClassVar[frozenset[Need]] = frozenset({"paired_reference"})
 
     @abstractmethod
@@ -61,8 +62,8 @@ class _RoundTripMetric(Metric):
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         # Each prompt has one original; draws of it are versions of the same.
         originals = {clip.prompt_id: clip for clip in reference}
-        values, notes = each_clip(clips, lambda c: self._fields(c, originals.get(c.prompt_id)))
-        return MetricResult(clips=values, notes=notes, counts={"n_undefined": len(notes)})
+        found = each_clip(clips, lambda c: self._fields(c, originals.get(c.prompt_id)))
+        return replace(found, counts={"n_undefined": len(found.notes)})
 
     def _fields(self, clip: Clip, original: Clip | None) -> tuple[Fields, str | None]:
         names = [name for column in self.columns for name in column.fields]
@@ -103,8 +104,8 @@ def _recipe(metric: str, **own: Any) -> dict[str, Any]:
 class FidelityMetric(_RoundTripMetric):
     """SI-SDR and multi-resolution log-mel distance of a round trip, and how much of it is there."""
 
-    name: ClassVar[str] = "fidelity"
-    columns: ClassVar[tuple[Column, ...]] = (
+    name = "fidelity"
+    columns = (
         Column.of("si_sdr", "SI-SDR", "dB", better=True),
         Column.of("mel_distance", "Mel distance", "dB", better=False),
         Column.of("coverage", "Coverage", "%", better=True),
@@ -126,8 +127,8 @@ class FidelityMetric(_RoundTripMetric):
 class StoiMetric(_RoundTripMetric):
     """Short-time objective intelligibility of a round trip, 0 to 1, by pystoi."""
 
-    name: ClassVar[str] = "stoi"
-    columns: ClassVar[tuple[Column, ...]] = (Column.of("stoi", "STOI", "", better=True),)
+    name = "stoi"
+    columns = (Column.of("stoi", "STOI", "", better=True),)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -150,8 +151,8 @@ class StoiMetric(_RoundTripMetric):
 class PesqMetric(_RoundTripMetric):
     """Wide-band PESQ of a round trip (mean opinion score, 1 to 4.6), by the package pesq."""
 
-    name: ClassVar[str] = "pesq"
-    columns: ClassVar[tuple[Column, ...]] = (Column.of("pesq", "PESQ", "MOS", better=True),)
+    name = "pesq"
+    columns = (Column.of("pesq", "PESQ", "MOS", better=True),)
 
     @property
     def recipe(self) -> Mapping[str, Any]:

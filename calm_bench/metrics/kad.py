@@ -15,15 +15,14 @@ Of a large set every n-th vector is taken, so that its memory is bounded.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calm_bench.core.stats import student_interval
-from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.vectors import VectorCache
-from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric, VectorSet
+from calm_bench.metrics.embedded import EmbeddingMetric, VectorSet
 from calm_bench.seeds import content_hash
 from calm_bench.types import Column, Estimate
 
@@ -38,17 +37,13 @@ _BLOCK = 128
 class KadMetric(EmbeddingMetric):
     """Unbiased kernel distance of the continuations' embeddings from the reference's."""
 
-    name: ClassVar[str] = "kad"
-    columns: ClassVar[tuple[Column, ...]] = (
-        Column.of("kad", "KAD", "", better=False, aggregate="set"),
-    )
+    name = "kad"
+    columns = (Column.of("kad", "KAD", "", better=False, aggregate="set"),)
 
-    def __init__(
-        self, embedding: str | Embedding = DEFAULT_EMBEDDING, cache: VectorCache | None = None
-    ) -> None:
-        """Measure with a registered embedding; `cache` keeps vectors for other metrics and runs."""
-        super().__init__(embedding, cache)
-        self._reference: dict[str, tuple[float, Floats]] = {}
+    @cached_property
+    def _reference(self) -> dict[str, tuple[float, Floats]]:
+        """The reference's own part of a distance, by what it was made of."""
+        return {}
 
     @property
     def recipe(self) -> Mapping[str, Any]:

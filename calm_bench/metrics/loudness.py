@@ -13,7 +13,7 @@ A constant offset is taken out first: it is neither loud nor a timbre.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +30,9 @@ _N_MELS = 40
 class LoudnessMetric(Metric):
     """Loudness and silence of the continuation, spectral drift of the whole clip."""
 
-    name: ClassVar[str] = "loudness"
-    scope: ClassVar[Literal["clip", "set"]] = "clip"
-    columns: ClassVar[tuple[Column, ...]] = (
+    name = "loudness"
+    scope = "clip"
+    columns = (
         Column.of("loudness", "Loudness", "LUFS"),
         Column.of("silence_share", "Silence", "%"),
         Column.of("spectral_drift", "Drift", "dB", better=False),
@@ -51,8 +51,7 @@ class LoudnessMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        values, notes = each_clip(clips, _fields)
-        return MetricResult(clips=values, notes=notes)
+        return each_clip(clips, _fields)
 
 
 def _fields(clip: Clip) -> tuple[Fields, str | None]:

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -248,7 +248,7 @@ class Perplexity(Metric):
     scope = "clip"
     needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
     columns: ClassVar[tuple[Column, ...]] = (*_COLUMNS, _UNKNOWN)
-    model: ClassVar[str] = "trigram"
+    model = "trigram"
 
     def __init__(self, lm: LanguageModel | None = None) -> None:
         """Take another language model than the metric's own."""
@@ -268,13 +268,13 @@ class Perplexity(Metric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """Score each clip's heard words; empty transcripts are noted and counted."""
-        values, notes = each_clip(clips, self._score_clip)
-        scored = [clip for clip in clips if values[clip.clip_id]]
+        found = each_clip(clips, self._score_clip)
+        scored = [clip for clip in clips if found.clips[clip.clip_id]]
         counts = {
-            "n_empty": float(sum(note == _NOTHING for note in notes.values())),
+            "n_empty": float(sum(note == _NOTHING for note in found.notes.values())),
             "n_short": float(sum(len(heard_words(clip)) < SHORT_WORDS for clip in scored)),
         }
-        return MetricResult(clips=values, notes=notes, counts=counts)
+        return replace(found, counts=counts)
 
     def _unfit(self, clip: Clip) -> str | None:
         """Why the language model cannot read a clip's text; None if it can."""

@@ -6,6 +6,7 @@ The number cannot tell a mumbling system from a recogniser that errs; read it be
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -66,13 +67,12 @@ class WordErrorRate(Metric):
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
         """Count the errors of each clip; clips without a text or a transcript are noted."""
-        values, notes = each_clip(clips, _fields)
+        found = each_clip(clips, _fields)
         heard = [clip.transcript for clip in clips if clip.transcript is not None]
-        return MetricResult(
-            clips=values,
-            notes=notes,
+        return replace(
+            found,
             counts={"n_empty": sum(not transcript.words for transcript in heard)},
-            estimates={"wer_influence": _influence(values, notes)},
+            estimates={"wer_influence": _influence(found.clips, found.notes)},
         )
 
 

@@ -14,6 +14,7 @@ from calm_bench.data import music as module
 from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.music import Music, make_music
+from calm_bench.data.music_scores import Note, Score, corpus_dir
 from calm_bench.data.music_works import (
     group_works,
     load_sources,
@@ -25,7 +26,6 @@ from calm_bench.data.music_works import (
     split_of,
 )
 from calm_bench.data.prompts import read_prompt_specs
-from calm_bench.data.scores import Note, Score, corpus_dir
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 from calm_bench.seeds import content_hash
 

@@ -1,7 +1,7 @@
 """The paper's tables: what was published, and below it what each stored run measured.
 
 benchmarks/published.yaml holds layout and published numbers. Both parts pass through one function
-from numbers to text, so a published cell and ours are written alike. What was measured by another
+from numbers to text, so a published value and ours are written alike. What was measured by another
 instrument (a language model, an embedding), or by other code or another recipe than in the oldest
 run, stands in a column of its own. A number that a run lacks is "—" with its reason; one nobody
 published is "–".
