@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calm_bench.core.files import replace
-from calm_bench.core.paths import installed
 from calm_bench.core.progress import Advance, ordered_map, stage
 from calm_bench.data.corpus import read_card
 from calm_bench.errors import BenchError, InputError
@@ -37,15 +36,6 @@ class Worker:
     command: Sequence[str]
     title: str
     failed: str
-
-
-def package_dir(module: str, package: str, doing: str) -> Path:
-    """The folder of an installed module, for the files that its package ships.
-
-    Raises:
-        MissingExtraError: If it is not installed; the message says what needs the package.
-    """
-    return installed(module, doing, "data", package)
 
 
 def refuse_other_settings(

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.core.files import json_lines
+from calm_bench.core.paths import installed
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data import music_worker
-from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
+from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
 from calm_bench.data.music_scores import PLAYING, kept_score
 from calm_bench.data.music_works import Work, list_hash, phrases, playlist
@@ -113,7 +114,7 @@ def soundfont_path() -> Path:
     Raises:
         MissingExtraError: If a package that reads or renders scores is not installed.
     """
-    folders = {name: package_dir(name, name, PLAYING) for name in PACKAGES}
+    folders = {name: installed(name, PLAYING, "data", name) for name in PACKAGES}
     return folders["pretty_midi"] / "TimGM6mb.sf2"
 
 

