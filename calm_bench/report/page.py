@@ -24,7 +24,7 @@ from calm_bench.report.columns import (
 from calm_bench.report.formats import footnote_mark
 from calm_bench.report.players import ClipLookup, PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.tables import Table
-from calm_bench.store.records import Manifest, Row, swept, temperature_text
+from calm_bench.store.records import Manifest, Row, swept, system_title, temperature_text
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -212,7 +212,9 @@ def _column(results: Results, row: Row) -> PageColumn:
         if value is not None and not (shown.is_speed and value.value is None):
             text = value_text(value, shown.column, shown.decimals)
             scores.append(Score(label=shown.heading, text=text, reason=value.reason))
-    steps = bool(swept(results.cells)) and row.head_steps is not None
-    name = f"{row.label}, {row.head_steps} steps" if steps else row.label
-    system = row.kind == "system"
-    return PageColumn(name=name, details=" · ".join(details), scores=scores, is_system=system)
+    return PageColumn(
+        name=system_title(row, {row.label} if swept(results.cells) else ()),
+        details=" · ".join(details),
+        scores=scores,
+        is_system=row.kind == "system",
+    )
