@@ -44,8 +44,8 @@ def paper(
     from rich.console import Console
 
     from calm_bench.report.formats import print_tables
-    from calm_bench.report.paper.build import build_paper, verify_paper
     from calm_bench.report.paper.ledger import ledger_tables, remedy_lines
+    from calm_bench.report.paper.rebuild import build_paper, verify_paper
 
     if verify:
         _verified(verify_paper(runs or (), out), out, as_json)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from calm_bench.cli.app import app
 from calm_bench.errors import InputError
 from calm_bench.report.paper import build
-from calm_bench.report.paper.build import build_paper, verify_paper
 from calm_bench.report.paper.ledger import Ledger
+from calm_bench.report.paper.rebuild import build_paper, verify_paper
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS
 
@@ -180,7 +180,7 @@ def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
 
 
 def test_the_paper_never_reaches_torch() -> None:
-    code = "import sys, calm_bench.report.paper.build; sys.exit('torch' in sys.modules)"
+    code = "import sys, calm_bench.report.paper.rebuild; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
