@@ -114,7 +114,9 @@ def load(kind: Kind, name: str) -> Any:
 
 
 def source(kind: Kind, name: str) -> ast.ClassDef | None:
-    """The class behind a name as it is written: nothing heavy is imported; None if it is elsewhere.
+    """The class behind a name as it is written, with nothing heavy imported.
+
+    None if it is written elsewhere, or in no Python: modules of another package may be compiled.
 
     Raises:
         UnknownNameError: If nothing is registered under the name; the message has near names.
@@ -125,7 +127,8 @@ def source(kind: Kind, name: str) -> ast.ClassDef | None:
     spec = find_spec(module)
     if spec is None:
         raise ModuleNotFoundError(module)
-    text = Path(spec.origin).read_text(encoding="utf-8") if spec.origin else ""
+    origin = spec.origin or ""
+    text = Path(origin).read_bytes() if origin.endswith(".py") else b""
     classes = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef))
     return next((node for node in classes if node.name == attribute), None)
 

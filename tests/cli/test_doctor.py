@@ -1,5 +1,6 @@
 """What doctor says of models, extras and names: every finding comes with something to do."""
 
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,14 @@ def test_the_listing_has_every_name_with_a_sentence() -> None:
         assert [entry.name for entry in found[f"{kind}s"]] == registry.names(kind)
     assert set(found) == {"systems", "codecs", "metrics", "embeddings", "models", "benchmarks"}
     assert [e for kind in found.values() for e in kind if not e.summary] == []
+
+
+def test_a_compiled_class_of_another_package_is_listed_and_declares_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "compiled_elsewhere"
+    (tmp_path / f"{module}{EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF\x00\xff")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "target", lambda kind, name: f"{module}:Theirs")
+    assert doctor._class_summary("system", "theirs") == f"defined in {module}"
+    assert not registry.declares("system", "theirs", "any_head_steps")
