@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
 from calm_bench.errors import InputError
-from calm_bench.report.paper import build
+from calm_bench.report.paper import rebuild
 from calm_bench.report.paper.ledger import Ledger
 from calm_bench.report.paper.rebuild import build_paper, verify_paper
 from calm_bench.report.paper.runs import StoredRun
@@ -29,7 +29,7 @@ def checkout(
     for run in (music, ablations):
         folder = save(run)
     drawn = {"fad_over_time.png": b"picture", "fad_over_time.svg": b"<svg/>"}
-    monkeypatch.setattr(build, "draw_figures", lambda runs: drawn)
+    monkeypatch.setattr(rebuild, "draw_figures", lambda runs: drawn)
     monkeypatch.chdir(folder.parent.parent)
     return folder.parent.parent
 
