@@ -48,21 +48,18 @@ __all__ = [
 _LANGUAGE = re.compile("@[a-z]{2,3}$")
 
 
-def load_recognizer(
-    spec: str | None = None, *, device: str = "cpu", threads: int | None = None
-) -> Recognizer:
+def load_recognizer(spec: str | None = None, *, threads: int | None = None) -> Recognizer:
     """The recogniser a benchmark names: the same one for the same arguments, loaded at first use.
 
     Args:
         spec: `faster-whisper` or None (the pinned weights), `faster-whisper:FOLDER_OR_HUB_NAME` or
             `openai-whisper:NAME_OR_PATH`; `@LANGUAGE` behind it for another one than English.
-        device: `cpu` or `cuda`.
         threads: Clips that `transcribe_all` hears at a time, by default one per core.
     """
     spec = spec or "faster-whisper"
     name, _, language = spec.rpartition("@") if _LANGUAGE.search(spec) else (spec, "", "en")
     engine, _, weights = name.partition(":")
-    return _load_recognizer(engine, weights, device, threads or cores(), language)
+    return _load_recognizer(engine, weights, threads or cores(), language)
 
 
 def listener(spec: str | None, language: str | None) -> str | None:
@@ -96,11 +93,9 @@ def in_language(spec: str | None, language: str) -> str:
 
 
 @cache
-def _load_recognizer(
-    engine: str, weights: str, device: str, threads: int, language: str
-) -> Recognizer:
+def _load_recognizer(engine: str, weights: str, threads: int, language: str) -> Recognizer:
     if engine == "faster-whisper":
-        return FasterWhisperRecognizer(weights, device=device, threads=threads, language=language)
+        return FasterWhisperRecognizer(weights, threads=threads, language=language)
     if engine == "openai-whisper":
-        return OpenAiRecognizer(weights or "tiny.en", device=device, language=language)
+        return OpenAiRecognizer(weights or "tiny.en", language=language)
     raise UnknownNameError("speech recogniser", engine, ["faster-whisper", "openai-whisper"])

@@ -38,17 +38,13 @@ _MAX_TOKENS = 224  # Whisper's own limit for one window: a loop ends here
 
 
 class FasterWhisperRecognizer(Recognizer):
-    """Whisper by CTranslate2: int8 on a CPU, float16 on a GPU."""
+    """Whisper by CTranslate2, in int8 on the processor whatever device the systems run on."""
 
-    def __init__(
-        self, weights: str = "", *, device: str = "cpu", threads: int = 1, language: str = "en"
-    ) -> None:
+    def __init__(self, weights: str = "", *, threads: int = 1, language: str = "en") -> None:
         """Name the weights: a folder, a name on the Hugging Face hub, or nothing for the pinned."""
         self.weights = weights
         self.language = language
-        self.device = device
-        self.compute_type = "int8" if device == "cpu" else "float16"
-        self.threads = threads if device == "cpu" else 1
+        self.threads = threads
         self._lock = threading.Lock()
         self._model: tuple[Any, Any] | None = None
 
@@ -78,7 +74,7 @@ class FasterWhisperRecognizer(Recognizer):
             "engine": f"faster-whisper {version('faster-whisper')}",
             "runtime": f"ctranslate2 {version('ctranslate2')}",
             "weights_sha256": sha256,
-            "compute": f"{self.compute_type} on {self.device}",
+            "compute": "int8 on cpu",
             "window_seconds": _WINDOW // SAMPLE_RATE,
             "max_tokens": _MAX_TOKENS,
             "word_times": "cross-attention",
@@ -154,8 +150,8 @@ class FasterWhisperRecognizer(Recognizer):
                 # the words cannot depend on how a matrix product was split.
                 model = WhisperModel(
                     str(self.folder),
-                    device=self.device,
-                    compute_type=self.compute_type,
+                    device="cpu",
+                    compute_type="int8",
                     cpu_threads=1,
                     num_workers=self.threads,
                 )

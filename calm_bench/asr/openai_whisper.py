@@ -16,16 +16,13 @@ from calm_bench.types import Wave
 class OpenAiRecognizer(Recognizer):
     """Whisper by the openai-whisper package, in float32 and with its own windows."""
 
-    def __init__(
-        self, weights: str = "tiny.en", *, device: str = "cpu", language: str = "en"
-    ) -> None:
+    def __init__(self, weights: str = "tiny.en", *, language: str = "en") -> None:
         """Name one of OpenAI's models, whose hash its package checks, or a checkpoint's path."""
         if language != "en" and weights.endswith(".en"):
             raise english_alone(f"openai-whisper:{weights}", language)
         if importlib.util.find_spec("whisper") is None:
             raise MissingExtraError("openai-whisper", "whisper", "openai-whisper")
         self.weights = weights
-        self.device = device
         self.language = language
 
     @cached_property
@@ -35,7 +32,7 @@ class OpenAiRecognizer(Recognizer):
         return {
             "engine": f"openai-whisper {version('openai-whisper')}",
             "weights": file_hash(path) if path.is_file() else self.weights,
-            "compute": f"float32 on {self.device}",
+            "compute": "float32 on cpu",
             "word_times": "cross-attention",
             "language": self.language,
             **POLICY,
@@ -65,7 +62,7 @@ class OpenAiRecognizer(Recognizer):
         import whisper
 
         try:
-            model = whisper.load_model(self.weights, device=self.device)
+            model = whisper.load_model(self.weights, device="cpu")
         except (OSError, RuntimeError) as error:
             raise InputError(f"cannot load openai-whisper:{self.weights}: {error}") from error
         if self.language != "en" and not model.is_multilingual:
