@@ -209,7 +209,6 @@ def _place(data: Any, steps: Iterable[int | str]) -> str:
 
 
 def _inside(model: Any, place: Iterable[int | str]) -> Any:
-    """The innermost model that the place of an error leads through."""
     for name in place:
         if name in model.model_fields:
             parts = [model.model_fields[name].annotation]

@@ -67,7 +67,6 @@ _BUILT_IN: dict[Kind, dict[str, str]] = {
 
 @cache
 def _targets(kind: Kind) -> dict[str, str]:
-    """Every name of one kind and the `module:attribute` behind it."""
     found = {point.name: point.value for point in entry_points(group=f"calm_bench.{kind}s")}
     return found | _BUILT_IN[kind]
 

@@ -25,7 +25,7 @@ from calm_bench.plan.rows import opened_as, with_temperature_kind
 from calm_bench.score.clips import Clips
 from calm_bench.score.held_out import HeldOut, held_out_scores
 from calm_bench.score.scorer import Scorer, Setting
-from calm_bench.score.summary import Outcome, summarise_benchmark
+from calm_bench.score.summary import Outcome, finish, summarise_benchmark
 from calm_bench.speed.tidy import tidy
 from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.speed.timing import measure_plan, missing_times, time_systems, timed_rows
@@ -112,9 +112,7 @@ def run(
         return _finish(plan.spec, manifest, rows, store, plan.models)
 
 
-def run_speed(
-    plan: SpeedPlan, *, out: Path | None = None, fresh: bool = False, command: Sequence[str] = ()
-) -> Outcome:
+def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequence[str]) -> Outcome:
     """Time what a plan of `speed` says, or what is left of it.
 
     Raises:
@@ -128,10 +126,7 @@ def run_speed(
         }
         manifest = store.begin(_manifest_of(plan, rows, plan.request.device, command, **asked))
         measure_plan(plan, store)
-        results = tidy(plan, rows, store)
-        store.write_results(results)
-        store.write_manifest(manifest.model_copy(update={"status": "finished"}))
-    return Outcome(folder=store.root, results=results)
+        return finish(store, manifest, tidy(plan, rows, store))
 
 
 def _manifest_of(
@@ -225,13 +220,8 @@ def score_run(folder: Path) -> Outcome:
 def _finish(
     spec: BenchmarkSpec, manifest: Manifest, rows: Sequence[Row], store: RunStore, models: Models
 ) -> Outcome:
-    """Scores and results of the clips that are there."""
     pairs = compared_rows(rows)
     scorer = Scorer(rows, Clips.of_run(rows, store), store, Setting.of(spec))
     scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
-    store.write_results(summarise_benchmark(spec, manifest, scorer, scores, pairs))
-    outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes
-    status = "partial" if outcome.n_failed else "finished"
-    manifest = manifest.scored_by(code_hashes())
-    store.write_manifest(manifest.model_copy(update={"status": status}))
-    return outcome
+    results = summarise_benchmark(spec, manifest, scorer, scores, pairs)
+    return finish(store, manifest.scored_by(code_hashes()), results)

@@ -140,7 +140,6 @@ class FasterWhisperRecognizer(Recognizer):
         )
 
     def _load(self) -> tuple[Any, Any]:
-        """The model, with one worker per thread, and its tokenizer."""
         from faster_whisper import WhisperModel
         from faster_whisper.tokenizer import Tokenizer
 

@@ -185,7 +185,6 @@ def _whole(digits: str) -> str:
 
 
 def _amount(number: str) -> str:
-    """A number with decimals, which are read one by one."""
     whole, _, decimals = number.partition(".")
     said = [_whole(whole)] if whole else []
     said += ["point", *map(_words, decimals)] if decimals else []

@@ -220,14 +220,12 @@ def _extras() -> list[Check]:
 
 
 def _install(extra: str) -> str:
-    """The command that brings an extra."""
     if extra == "fad":
         return "in an environment of its own, which benchmarks/fad.sh of the checkout makes"
     return f'pip install -c constraints.txt "calm-bench[{extra}]"'
 
 
 def _extra(extra: str) -> Check:
-    """Whether an extra is installed and can be imported."""
     label, install = f"extra {extra}", _install(extra)
     absent = [name for name in EXTRAS[extra] if find_spec(name) is None]
     if absent:

@@ -170,7 +170,6 @@ def elo(
 
 
 def _run_of(files: list[Path]) -> Path | None:
-    """The run in whose votes/ one of the files lies."""
     for path in files:
         folder = path.resolve().parent.parent
         if path.resolve().parent.name == "votes" and (folder / "manifest.json").is_file():

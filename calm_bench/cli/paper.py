@@ -66,7 +66,6 @@ def paper(
 
 
 def _verified(changes: list[str], out: Path, as_json: bool) -> None:
-    """Say what differs, and exit with 1 if anything does."""
     if as_json:
         echo_json({"folder": str(out), "differs": changes})
     else:

@@ -78,7 +78,6 @@ def run(
 
 
 def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: bool) -> None:
-    """Print the plan, do it, show what came of it."""
     from calm_bench import run as runs
     from calm_bench.generate.codec_check import check_codecs
     from calm_bench.plan.plan import plan_lines
@@ -92,7 +91,6 @@ def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: b
 
 
 def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> None:
-    """Print the plan after checking what it needs."""
     from calm_bench.core.device import resolve_device
     from calm_bench.generate.codec_check import check_codecs
     from calm_bench.plan.plan import check_prompts, plan_lines

@@ -90,7 +90,6 @@ def _reporter(name: str, stack: ExitStack) -> Callable[[int, int, Mapping[str, f
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` pairs, values read as YAML."""
     import yaml
 
     found = {}

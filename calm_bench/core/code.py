@@ -92,7 +92,6 @@ def _file_of(name: str) -> Path | None:
 
 @cache
 def _folders(top: str) -> tuple[Path, ...]:
-    """The folders of a top-level package."""
     try:
         spec = find_spec(top)
     except ValueError:  # a script that runs as a module

@@ -175,7 +175,6 @@ def locked(
 
 
 def _try_lock(file: BinaryIO) -> bool:
-    """Take the lock unless someone has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -202,7 +201,6 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
 
 
 def _committed_size(file: BinaryIO) -> int:
-    """The size of a file up to and with its last newline."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - (1 << 16))

@@ -162,7 +162,6 @@ def _scored(column: Column, clips: ClipValues) -> list[str]:
 
 
 def _owners(keys: Sequence[str], groups: GroupOf) -> Owners:
-    """The number of the group of each clip."""
     names = [groups.get(key, key) for key in keys]
     place = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return np.array([place[name] for name in names])
@@ -202,7 +201,6 @@ def _weighted_medians(values: Floats, weights: Floats) -> Floats:
 def _estimate(
     value: float, draws: Floats, n: int, n_independent: int, level: float = 0.95
 ) -> Estimate:
-    """The value with the central interval of the draws, or why one of them is missing."""
     if not math.isfinite(value):
         return Estimate(value=None, n=n, reason="the sums behind it are zero, infinite or NaN")
     # A resample without a single denominator (all empty transcripts, say) has no value at all.

@@ -87,7 +87,7 @@ def integrated_loudness(wave: Wave, sample_rate: int) -> float | None:
     if len(wave) < block:
         return None
     power = np.concatenate(list(_block_powers(centred(wave), sample_rate, block)))
-    power = power[power > _power(-70.0)]
+    power = power[power > 10.0 ** ((-70.0 + 0.691) / 10.0)]
     if power.size:
         power = power[power > power.mean() / 10.0]
     return -0.691 + 10.0 * math.log10(power.mean()) if power.size else None
@@ -131,8 +131,3 @@ def k_weighting(sample_rate: int) -> tuple[tuple[Floats, Floats], tuple[Floats, 
         (shelf / norm, shelf_poles / norm),
         (np.array([1.0, -2.0, 1.0]), pass_poles / pass_norm),
     )
-
-
-def _power(lufs: float) -> float:
-    """The mean square that a loudness stands for."""
-    return float(10.0 ** ((lufs + 0.691) / 10.0))

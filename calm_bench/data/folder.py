@@ -315,7 +315,6 @@ def _transcribe(
 
 
 def _with_words(item: Item, heard: Any) -> tuple[Item, str]:
-    """An item with its words and what became of it."""
     words = tuple(TimedWord(**word) for word in heard["words"])
     if item.text is None:
         if not words:

@@ -456,7 +456,6 @@ def _audiofolder(source: Source) -> Iterator[Candidate]:
 
 
 def _files(source: Source) -> Iterator[Candidate]:
-    """Every sound file."""
     texts = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".lst", ".scp", ".parquet", ".xlsx")
     lists = [str(p.relative_to(source.root)) for p in source.others if p.suffix.lower() in texts]
     if lists:

@@ -196,7 +196,6 @@ def _list(
     lines: dict[str, dict[str, Any]],
     jobs: int | None,
 ) -> tuple[list[Item], list[Skipped]]:
-    """The usable recordings, and what was left out with its reason."""
 
     def hashed(recording: Recording) -> str | None:
         line = lines[recording.id]

@@ -84,7 +84,6 @@ def _notes(part: Any) -> list[Note]:
 
 
 def _members(element: Any) -> Iterable[Any]:
-    """The pitched notes of a note or chord."""
     members = element.notes if getattr(element, "isChord", False) else [element]
     return [note for note in members if hasattr(note, "pitch")]
 

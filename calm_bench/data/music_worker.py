@@ -234,7 +234,6 @@ def longest_pause(wave: Wave, sample_rate: int) -> float:
 
 
 def _play(recording: dict[str, Any], job: dict[str, Any], soundfont: bytes) -> dict[str, Any]:
-    """Play one recording into its file and return what is known about it."""
     score = kept_score(recording["path"], Path(job["scores"]))
     performance = perform(score, recording["seed"])
     rate = int(job["sample_rate"])

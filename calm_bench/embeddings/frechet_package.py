@@ -57,7 +57,6 @@ class _PackageEmbedding(Embedding):
         ]
 
     def _parts(self, wave: Wave) -> Iterator[Wave]:
-        """The stretches of a wave that the model takes one at a time."""
         yield wave
 
     def _vectors(self, wave: Wave) -> NDArray[np.float32]:

@@ -102,7 +102,6 @@ class ClipEmbedder:
         return f"too short to embed: {seconds:.2f} s after the prompt, {least}"
 
     def _compute(self, clips: Mapping[str, Clip]) -> Iterator[tuple[str, Vectors]]:
-        """The vectors of clips under the keys of clips, a batch at a time."""
         rate, keys = self.embedding.sample_rate, list(clips)
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]
@@ -122,7 +121,6 @@ class ClipEmbedder:
         return np.array_split(wave, max(1, -(-len(wave) // longest)))
 
     def _checked(self, vectors: Vectors) -> Vectors:
-        """The vectors, if they are what the embedding has declared."""
         _, E = vectors.shape
         if self.embedding.dim != E or not np.isfinite(vectors).all():
             raise ValueError(

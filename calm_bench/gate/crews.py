@@ -76,7 +76,6 @@ def timed_rounds(schedule: Schedule, length: int, notes: list[str]) -> list[Roun
 
 
 def _started(schedule: Schedule, stack: ExitStack, notes: list[str]) -> dict[str, "Worker"]:
-    """A crew, warm, all on one core."""
     core = quietest_core()
     crew = {
         name: stack.enter_context(Worker(tree, name, schedule.systems[name], core))

@@ -136,14 +136,12 @@ def _is_settled(found: Judgement) -> bool:
 def _estimates(
     quantity: Quantity, rounds: Sequence[Round], clock: str
 ) -> tuple[Estimate, Estimate]:
-    """The ratio and its control on one clock."""
     seed = derive_seed("check", quantity.name, clock)
     ratio = quantity.ratio.over(rounds, clock, seed, LEVEL)
     return ratio, quantity.control.over(rounds, clock, seed, CONTROL_LEVEL)
 
 
 def _ends(found: Estimate) -> tuple[float, float, float]:
-    """A value with the ends of its interval."""
     if found.value is None or found.low is None or found.high is None:
         raise ValueError("an interval needs two rounds")
     return found.value, found.low, found.high

@@ -170,7 +170,6 @@ class Studio:
         return self._of_recording(prompt, wave, self.grid)
 
     def _round_trip(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
-        """The recordings through the codec, whole."""
         import torch
 
         codec = self.opened.codec(str(batch.row.model))
@@ -195,7 +194,6 @@ class Studio:
         return Made(wave=wave, grid=grid, prompt_seconds=seconds, words=words)
 
     def _continue(self, batch: Batch, prompts: Sequence[LoadedPrompt]) -> list[Made]:
-        """What the system makes of the prompts."""
         import torch
 
         row = batch.row
@@ -231,7 +229,6 @@ class Studio:
 
 
 def _record(trial: Trial, prompt: LoadedPrompt, **outcome: Any) -> TrialRecord:
-    """What became of a trial."""
     return TrialRecord(
         trial_id=trial.trial_id,
         cell_id=trial.cell_id,

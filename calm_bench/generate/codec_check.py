@@ -56,7 +56,6 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
 
 
 def _notes(checks: Sequence[CodecCheck]) -> Iterator[str]:
-    """A sentence for each codec: what it returns of the prompts, and which it cannot carry."""
     for codec in dict.fromkeys(check.codec for check in checks):
         own = [check for check in checks if check.codec == codec]
         lost = [check for check in own if not check.is_carried]
@@ -95,7 +94,6 @@ def _is_speech(plan: Plan) -> bool:
 
 
 def _checks(plan: Plan, missing: Sequence[tuple[PromptSpec, str]]) -> Iterator[CodecCheck]:
-    """The missing checks, a batch of prompts at a time, so that each is read once."""
     if not missing:
         return
     from calm_bench.codecs.checkpoints import load_codec
@@ -117,7 +115,6 @@ def _checks(plan: Plan, missing: Sequence[tuple[PromptSpec, str]]) -> Iterator[C
 def _compared(
     plan: Plan, prompts: Sequence[PromptSpec], name: str, heads: Wave, codec: "Codec"
 ) -> Iterator[CodecCheck]:
-    """Prompts [B, S] beside what the codec returns of them."""
     import torch
 
     with torch.inference_mode():

@@ -141,7 +141,6 @@ class Desk:
         return path
 
     def _pending(self, rater: str, question: str) -> tuple[Asked, int]:
-        """What the listener is being asked, if it is what the vote answers."""
         number = len(self._book.votes[rater])
         earlier = (self._word(rater, i) for i in range(number))
         if any(hmac.compare_digest(question.encode(), word.encode()) for word in earlier):

@@ -205,7 +205,6 @@ def plan_session(store: RunStore, wanted: Wanted) -> tuple[Session, ClipFiles]:
 
 
 def _chosen(rows: Sequence[Row], wanted: Wanted) -> tuple[Row, ...]:
-    """The rows that are judged, in the table's order."""
     names = {name for row in rows for name in (row.cell_id, row.label)}
     for name in wanted.rows:
         if name not in names:

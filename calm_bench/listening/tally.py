@@ -80,7 +80,6 @@ def join_run(folder: Path, polls: Sequence[Poll]) -> None:
 
 
 def _preferences(poll: Poll) -> Rated:
-    """Elo with our bootstrap, and after the paper."""
     index, groups, seed = _index(poll), _groups(poll), _seed(poll)
     asked = [[index[name] for name in vote.cells] for _, vote in poll.votes]
     pairs = np.array(asked, dtype=np.int64).reshape(-1, 2)  # [V, 2]
@@ -117,7 +116,6 @@ def _preferences(poll: Poll) -> Rated:
 
 
 def _opinions(poll: Poll) -> Rated:
-    """Mean opinion scores from 1 to 5."""
     index = _index(poll)
     cells = np.array([index[vote.cells[0]] for _, vote in poll.votes], dtype=np.int64)
     scores = np.array([float(vote.answer) for _, vote in poll.votes])
@@ -135,12 +133,10 @@ def _opinions(poll: Poll) -> Rated:
 
 
 def _index(poll: Poll) -> dict[str, int]:
-    """The numbers of the rows."""
     return {row.cell_id: i for i, row in enumerate(poll.session.cells)}
 
 
 def _groups(poll: Poll) -> list[ratings.Ints]:
-    """The numbers of the listener and of the prompt of each vote."""
     raters = [rater for rater, _ in poll.votes]
     return [_numbered(raters), _numbered([vote.prompt_id for _, vote in poll.votes])]
 

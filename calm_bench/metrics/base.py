@@ -114,7 +114,6 @@ def score_row(
 def _failing(
     metric: Metric, clips: Sequence[Clip], reference: Sequence[Clip]
 ) -> Iterator[tuple[str, Exception]]:
-    """The clips on which a metric fails, each tried alone with what belongs to it."""
     paired = "paired_reference" in metric.needs
     originals = {clip.prompt_id: [clip] for clip in reference}
     for clip in clips:

@@ -81,7 +81,6 @@ class DnsmosMetric(Metric):
         return self._opinions(resample(clip.continuation, clip.sample_rate, _RATE)), None
 
     def _opinions(self, wave: Wave) -> dict[str, float | None]:
-        """The scores of one wave at 16 kHz, averaged over its windows."""
         windows = _windows(centred(np.clip(wave, -1.0, 1.0)))  # [n, _WINDOW]
         batches = (windows[start : start + _BATCH] for start in range(0, len(windows), _BATCH))
         raw = np.concatenate(

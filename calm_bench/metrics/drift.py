@@ -86,7 +86,6 @@ class DriftMetric(Metric):
         return each_clip(clips, self._fields)
 
     def _fields(self, clip: Clip) -> tuple[Fields, str | None]:
-        """Everything about one clip."""
         rate = clip.sample_rate
         fields: dict[str, float | None] = {column.name: None for column in self.own_columns}
         if len(clip.continuation):

@@ -210,12 +210,10 @@ def log_mel_distance(wave: Wave, original: Wave, sample_rate: int) -> float:
 
 
 def _version(feature: str, extra: str, package: str) -> str:
-    """The installed version of an optional package, which its values depend on."""
     installed(package, feature, extra, package)
     return importlib.metadata.version(package)
 
 
 def _optional(feature: str, extra: str, package: str) -> Any:
-    """An optional package, or the error that says which extra brings it."""
     installed(package, feature, extra, package)
     return importlib.import_module(package)

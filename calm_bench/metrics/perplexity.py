@@ -202,7 +202,6 @@ def trigram_words(words: Sequence[str]) -> list[str]:
 
 
 def _pocketsphinx_file(name: str) -> Path:
-    """A model file of pocketsphinx, found without importing it."""
     feature = "the trigram language model"
     return installed("pocketsphinx", feature, "offline", "pocketsphinx") / "model" / name
 

@@ -77,7 +77,6 @@ class WordErrorRate(Metric):
 
 
 def _count_errors(clip: Clip, meant: Sequence[Token], heard: Sequence[Token]) -> dict[str, int]:
-    """Words that were meant and count, and the substitutions, deletions and insertions."""
     steps = align([token.text for token in meant], [token.text for token in heard])
     scored = [
         index

@@ -308,7 +308,6 @@ def _narrow(weight: Tensor, bias: Tensor | None) -> Product:
 
 
 def _fits_half(weight: Tensor) -> bool:
-    """Whether fbgemm can hold weights as float16."""
     return has_fbgemm() and bool((weight.abs() <= 65504).all())
 
 

@@ -58,8 +58,8 @@ def _named(row: Row) -> tuple[str | None, str]:
 
 
 def _but_for_precision(row: Row) -> tuple[Any, ...]:
-    """What rows share that differ in their precision alone."""
-    return row.model, row.head_steps, row.top_k, *_drawn(row)
+    drawn = row.temperature, row.text_temperature, row.training_step
+    return row.model, row.head_steps, row.top_k, *drawn
 
 
 def _drawn_alike(a: Row, b: Row) -> bool:
@@ -67,10 +67,6 @@ def _drawn_alike(a: Row, b: Row) -> bool:
     texts = {row.text_temperature for row in (a, b)} - {None}
     of_audio = [(row.temperature, row.training_step) for row in (a, b)]
     return of_audio[0] == of_audio[1] and len(texts) < 2
-
-
-def _drawn(row: Row) -> tuple[float | int | None, ...]:
-    return row.temperature, row.text_temperature, row.training_step
 
 
 def _made_by(row: Row) -> tuple[Any, ...]:

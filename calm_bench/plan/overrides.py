@@ -135,7 +135,8 @@ def check_lengths(
             "leaves them out, and --prompt-audio takes the CORPUS"
         )
     early = {name: end.seconds for name, end in ends.items() if not end.lasts(spec.seconds)}
-    if not early or not any(_plays_recording(row) for row in spec.references):
+    of_recordings = ("reference", "noise")  # as round trips are: made of the real continuation
+    if not early or not any(r in of_recordings or r.endswith(ROUND_TRIP) for r in spec.references):
         return ()
     first = min(early, key=lambda name: early[name])
     return (
@@ -152,8 +153,3 @@ def _declared(root: Path, prompt: PromptSpec) -> AudioInfo | None:
     except InputError:
         return None
     return found if found.seconds > 0 else None
-
-
-def _plays_recording(row: str) -> bool:
-    """Whether a reference row is made of the real continuation."""
-    return row in ("reference", "noise") or row.endswith(ROUND_TRIP)

@@ -248,8 +248,6 @@ def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prompts:
-    """The chosen prompts, and of `Plan` what goes with them."""
-
     root: Path
     chosen: tuple[PromptSpec, ...]
     notes: tuple[str, ...] = ()

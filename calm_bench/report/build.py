@@ -130,7 +130,6 @@ def _is_site(root: Path) -> bool:
 
 
 def _ours(root: Path) -> list[Path]:
-    """The folders of a page in `root`, one for each of its runs."""
     return [path for path in root.glob("run-*") if _OURS.fullmatch(path.name)]
 
 

@@ -144,7 +144,6 @@ def _spread_missing(
 
 
 def _recipe_notes(recipes: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """How each recipe differs from the others; None if there is only one."""
     if len(recipes) < 2:
         return [None for _ in recipes]
     keys = sorted({key for recipe in recipes for key in recipe})

@@ -98,7 +98,8 @@ def to_latex(table: Table, label: str) -> str:
 
     columns = "".join("l" if left else "r" for left in table.left)
     lines = ["% needs \\usepackage{booktabs,graphicx}", r"\begin{table}", r"  \centering"]
-    lines += [f"  \\caption{{{escaped(table.title)}}}", f"  \\label{{tab:{_label(label)}}}"]
+    label = re.sub(r"[^A-Za-z0-9:-]+", "-", label).strip("-")
+    lines += [f"  \\caption{{{escaped(table.title)}}}", f"  \\label{{tab:{label}}}"]
     lines.append(r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%")
     lines += [f"  \\begin{{tabular}}{{{columns}}}", r"    \toprule", line(table.headings)]
     lines.append(r"    \midrule")
@@ -111,10 +112,6 @@ def to_latex(table: Table, label: str) -> str:
     below += [escaped(note) for note in table.notes]
     lines += [f"  \\par\\footnotesize {text}" for text in below]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-
-def _label(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9:-]+", "-", text).strip("-")
 
 
 def to_csv(results: Results) -> str:
@@ -206,7 +203,6 @@ def _upright(table: Table, width: int) -> Table:
 
 
 def _row_name(table: Table, row: Sequence[Text]) -> str:
-    """What a row is, in words: "CALM, temp 0.8"."""
     pairs = list(zip(table.headings, row, strict=True))[1 : table.keys]
     return ", ".join([row[0].text, *(f"{key.text} {t.text}" for key, t in pairs if t.text)])
 

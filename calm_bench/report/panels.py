@@ -207,7 +207,6 @@ def _draw(panels: Sequence[Panel]) -> "Figure":
 
 
 def _size(panels: Sequence[Panel], wide: int) -> tuple[float, list[float]]:
-    """The width of a figure, and the heights of its rows of panels, in inches."""
     longest = max((len(name) for panel in panels for name in panel.rows), default=0)
     if longest:
         beside = max(2.2, 0.08 * longest)  # a folder's path may be long

@@ -424,13 +424,11 @@ def _lines(
 
 
 def _value(shown: Shown, row: Row) -> Value | None:
-    """A row's number, if it has one."""
     value = shown.values.get(row.cell_id)
     return None if value is None or value.value is None else value
 
 
 def _references(results: Results) -> list[Row]:
-    """The rows that are no systems."""
     return [row for row in results.cells if row.kind != "system"]
 
 
@@ -449,7 +447,6 @@ def _quality_columns(results: Results) -> list[Shown]:
 
 
 def _first_quality(results: Results) -> list[Shown]:
-    """The first of these columns, under each of its recipes."""
     columns = _quality_columns(results)
     return [shown for shown in columns if shown.column.name == columns[0].column.name]
 
@@ -540,7 +537,6 @@ def _clips(columns: Sequence[Shown], drawn: set[str]) -> str:
 
 
 def _temperatures(results: Results) -> str:
-    """What a temperature is, of which systems where it is not the same for all."""
     labels: dict[str, dict[str, None]] = {}
     for row in results.cells:
         if kind := TEMPERATURE_KINDS[row.temperature_kind]:

@@ -274,7 +274,6 @@ def _to_another_model(results: Results, rows: Mapping[str, Row], value: Value) -
 
 
 def _trained(row: Row) -> str:
-    """The step of a checkpoint, as it follows a name."""
     return f", training step {row.training_step}" if row.training_step else ""
 
 
@@ -320,7 +319,6 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
 
 
 def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference, Shown]]:
-    """The differences of one kind, of shown columns."""
     rows = {row.cell_id: row for row in results.cells}
     columns = {(shown.column.name, shown.recipe_id): shown for shown in shown_columns(results)}
     by_name = {shown.column.name: shown for shown in columns.values()}
@@ -334,7 +332,6 @@ def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference,
 
 
 def _gap(table: Table, difference: Difference, shown: Shown) -> Text | str:
-    """A difference with its interval, or why there is none."""
     if difference.value is None:
         return table.text("—", difference.reason or NO_REASON)
     value = signed(difference.value, shown.decimals)

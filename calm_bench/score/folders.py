@@ -14,7 +14,7 @@ from calm_bench.errors import InputError
 from calm_bench.score.clips import Clips, StoredClip, sounds_of
 from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair, unrelated
 from calm_bench.score.scorer import Scorer, Setting
-from calm_bench.score.summary import Outcome, summarise_run
+from calm_bench.score.summary import Outcome, finish, summarise_run
 from calm_bench.seeds import content_hash
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.records import Manifest, Row
@@ -124,17 +124,12 @@ def score_folders(
             trials={cell_id: side.count for cell_id, side in sides.items()},
             notes=[*(line for side in sides.values() for line in side.lines), *unpaired, *doubts],
         )
-        store.write_results(results)
-        outcome = Outcome(folder=store.root, results=results)
-        status = "partial" if outcome.n_failed else "finished"
-        store.write_manifest(manifest.model_copy(update={"status": status}))
-    return outcome
+        return finish(store, manifest, results)
 
 
 def _read_sides(
     folder: Path, reference: Path | None, asked: FolderScores
 ) -> tuple[Pairing, dict[str, Folder]]:
-    """What belongs together, and the clips of both sides."""
     listings = _list_sides(folder, reference)
     pairing = _pair(listings, asked.pair_by)
     versions = {"clips": pairing.originals} if reference is not None else {}
@@ -259,7 +254,6 @@ def _check_names(asked: FolderScores, *, alone: bool) -> None:
 
 
 def _metrics_without(needs: Collection[str]) -> list[str]:
-    """The registered metrics that need none of these."""
     names = registry.names("metric")
     return [name for name in names if registry.load("metric", name).needs.isdisjoint(needs)]
 

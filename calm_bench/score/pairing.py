@@ -111,7 +111,6 @@ def pair(names: Sequence[str], originals: Sequence[str], rule: str = DEFAULT_RUL
 def _match(
     names: Iterable[str], originals: Iterable[str], rule: str
 ) -> tuple[dict[str, str], dict[str, Sequence[str]]]:
-    """By name, the original; and where there are several of them, all."""
     ours, theirs = _keys(rule)
     by_key: dict[str | None, list[str]] = {}
     for other in originals:
@@ -150,7 +149,6 @@ def _stem(name: str) -> str:
 
 
 def _template(template: str, rule: str) -> Key:
-    """What stands in a name where {} stands in a template."""
     if template.count("{}") != 1:
         raise InputError(
             f"--pair-by {rule!r} is neither path, nor stem, nor a template with one {{}} on each "
@@ -169,8 +167,6 @@ def _template(template: str, rule: str) -> Key:
 
 
 class _Near:
-    """What comes near a name among the originals."""
-
     def __init__(self, originals: Sequence[str]) -> None:
         self.paths = {_path(name) for name in originals}
         self.by_stem: dict[str, str] = {}

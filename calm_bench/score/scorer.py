@@ -128,7 +128,6 @@ class MetricScores:
 
 
 def _record_scores(scores: Sequence[MetricScores], clips: Clips, store: RunStore) -> None:
-    """Write what is new to the run's records."""
     kinds: tuple[type[ScoreRecord | RowScore], ...] = (ScoreRecord, RowScore)
     known = {(kind, record.key): record for kind in kinds for record in store.read(kind)}
     for score in scores:
@@ -269,7 +268,6 @@ class Scorer:
 
     @cached_property
     def _reference(self) -> str | None:
-        """The reference row, if it has clips."""
         ids = (row.cell_id for row in self.rows if row.kind == "reference")
         return next((name for name in ids if self.clips.of(name)), None)
 
@@ -302,7 +300,6 @@ class Scorer:
         return [c for c in self.clips.of(cell_id) if alike[c.clip_id] == c.clip_id]
 
     def _alike(self, metric: Metric, cell_id: str) -> Firsts:
-        """Which clips of a row are the same to a metric."""
         paired = "paired_reference" in metric.needs and self._reference is not None
         originals = self.clips.of(str(self._reference)) if paired else ()
         return firsts(
@@ -386,7 +383,6 @@ class Scorer:
 
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
-        """What is heard in every clip."""
         clips = [(row.cell_id, clip) for row in self.rows for clip in self.clips.of(row.cell_id)]
         paths = {clip.audio_id: clip.path for _, clip in clips}
         found, failed = transcribe(paths, self._recognizer, self.store)

@@ -15,6 +15,7 @@ from calm_bench.score.scorer import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
 from calm_bench.store.records import LatencyRecord, Manifest, Row, RowScore, TrialRecord, row_title
 from calm_bench.store.results import Difference, Results, TrialCount, Value
+from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column, Estimate
 
 
@@ -30,6 +31,15 @@ class Outcome:
         """Clips that could not be made, read or scored, and recordings that could not be used."""
         clips = sum(count.failed + count.unscored for count in self.results.trials.values())
         return clips + self.results.unusable
+
+
+def finish(store: RunStore, manifest: Manifest, results: Results) -> Outcome:
+    """Write down what a run has found, and whether all of it could be."""
+    store.write_results(results)
+    outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes
+    status = "partial" if outcome.n_failed else "finished"
+    store.write_manifest(manifest.model_copy(update={"status": status}))
+    return outcome
 
 
 def summarise_benchmark(
@@ -111,8 +121,6 @@ def _columns(scores: Sequence[MetricScores]) -> Iterable[Column]:
 
 
 class _Numbers:
-    """Estimates of one metric's columns."""
-
     def __init__(self, score: MetricScores, clips: Clips) -> None:
         self.score = score
         self.clips = clips
@@ -192,12 +200,10 @@ class _Numbers:
 
 
 def _groups(clips: Sequence[StoredClip]) -> GroupOf:
-    """What is resampled together."""
     return {clip.pair_key: clip.group for clip in clips}
 
 
 def _codec_values(rows: Sequence[Row], codecs: Sequence[RowScore]) -> Iterator[Value]:
-    """The bit rates of the round-trip rows."""
     by_id = {row.cell_id: row for row in rows}
     name, unit = BITS_PER_SECOND.name, BITS_PER_SECOND.unit
     for score in codecs:

@@ -288,7 +288,6 @@ def _thirty(own: Records, frames: int) -> Found:
 
 
 def _frame_ms(records: Records) -> list[float]:
-    """Each round's mean time of a frame."""
     sums = [Sums.of(record) for record in records]
     return [s.total / s.frames / 1e6 for s in sums]
 
@@ -349,7 +348,6 @@ def _seen(value: float | None, reason: str, unit: float = 1.0) -> Estimate:
 
 
 def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:
-    """How the numbers are to be read."""
     own = next((records for records in facts.timed.arms.values() if records), None)
     if own is None:
         return

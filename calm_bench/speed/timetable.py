@@ -306,7 +306,6 @@ def _rows_of(
     temperature: float,
     models: Models,
 ) -> Iterator[Row]:
-    """A system's rows: one for each number of head steps, mode and precision."""
     for steps in row.head_steps:
         for mode, precision in variants:
             name = f"{Path(row.model).name}-{mode}-{precision}"

@@ -127,7 +127,6 @@ def _missing_rounds(
     rounds: range,
     store: RunStore,
 ) -> list[int]:
-    """The rounds that lack one of the rows at one of the batch sizes, or the control."""
     wanted = {(row.cell_id, False, batch) for row in rows for batch in batches}
     wanted |= {(row.cell_id, True, 1) for row in rows if row == control}
     done = ((r.round, (r.cell_id, r.control, r.batch)) for r in store.read(LatencyRecord))
@@ -284,7 +283,6 @@ def arm_of(
 def _prompts_of(
     prompts: Sequence[PromptSpec], spec: BenchmarkSpec, root: Path, system: "System", device: str
 ) -> "list[Prompt]":
-    """Prompts on the frames of a system's codec."""
     grid = Grid.of(system.codec)
     loaded = [load_prompt(prompt, spec, root, grid.sample_rate) for prompt in prompts]
     return [

@@ -215,7 +215,6 @@ def fill_at_random(
 
 
 def _repeated(block: Tensor, shape: torch.Size) -> Tensor:
-    """A tensor of this shape that holds the block again and again."""
     filled = block.new_empty(shape)
     flat = filled.view(-1)
     for start in range(0, len(flat), len(block)):

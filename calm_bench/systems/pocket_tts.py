@@ -198,7 +198,6 @@ END_THRESHOLD = 1e9  # no clip ends before its time
 
 
 def _shipped() -> dict[str, Path]:
-    """The package's configurations."""
     import pocket_tts
 
     folder = Path(pocket_tts.__file__).parent / "config"

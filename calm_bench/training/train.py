@@ -166,7 +166,6 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
 def _keep(
     work: Path, config: ModelConfig, folder: Path, step: int, weights: Mapping[str, Tensor]
 ) -> None:
-    """Write the weights of a step as a model below the run's folder `work`."""
     target = work / "kept" / f"{folder.name}-{step:07d}"
     tokenizer = (config.architecture.get("text") or {}).get("tokenizer")
     if tokenizer is not None:  # first: a folder with a config.yaml is a whole model

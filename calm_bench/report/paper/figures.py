@@ -312,13 +312,11 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
 
 
 def _scaled(dot: Dot, scale: float) -> Dot:
-    """A dot with all that is along y multiplied."""
     low, high = dot.y_interval or (dot.y, dot.y)
     return replace(dot, y=scale * dot.y, y_interval=(scale * low, scale * high))
 
 
 def _is_single(record: LatencyRecord) -> bool:
-    """Whether a record is of one clip alone, with known frames."""
     return not record.control and record.batch == 1 and bool(record.frame_ns)
 
 

@@ -117,7 +117,6 @@ def ledger_tables(ledger: Ledger, *, brief: bool = False) -> list[Table]:
 
 
 def _table(title: str, lines: Sequence[Mapping[str, str]]) -> Table:
-    """A table of texts by heading."""
     table = Table.of(title, lines[0], left=lines[0].keys() - {"95 % interval", "lines", "n"})
     for line in lines:
         table.add_row(*line.values())
@@ -230,7 +229,6 @@ def _merged(found: Sequence[Entry]) -> list[Entry]:
 
 
 def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
-    """The reason of the run that came nearest to measuring a claim."""
     best = min(absent, key=lambda missing: missing.lacks, default=None)
     if best is None or best.lacks == len(claim.rows):
         models = dict.fromkeys(row.model for row in claim.rows)
@@ -240,7 +238,6 @@ def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
 
 
 def _line(claim: Claim, **found: Any) -> Entry:
-    """A claim's own words, and what was found of it."""
     return Entry(
         claim=claim.id,
         section=claim.section,
@@ -273,7 +270,6 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
 
 
 def _ours(claim: Claim, result: Measured) -> str:
-    """The rows and their effect in one line."""
     effect, values = result.effect, result.values
     function = claim.measure
     if function == "value":
@@ -304,7 +300,6 @@ def _by(run: StoredRun, value: Value) -> str | None:
 
 
 def _note(claim: Claim, result: Measured) -> str | None:
-    """What a reader needs to understand the verdict."""
     parts = []
     unit = "rounds" if result.values[0].metric in SPEED_METRICS else "clips"
     if result.verdict == "inconclusive":

@@ -134,7 +134,6 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[s
 
 
 def _rows(selector: Selector, run: StoredRun, scale: Scale | None) -> list[Row]:
-    """The rows that fit a selector, of which its metric may pick."""
     found = [row for row in run.results.cells if _matches(selector, row, scale)]
     return rows_for(selector.metric, found)
 
@@ -161,7 +160,6 @@ def _described(claim: Claim, recipe: Mapping[str, Any]) -> str:
 
 
 def _measured(claim: Claim, run: StoredRun, values: tuple[Value, ...]) -> Measured:
-    """The verdict on a claim from numbers of one recipe."""
     log, null = claim.is_factor, claim.null
     effects = _effects(claim, run, values)
     if log and min(effect.low for effect in effects) <= 0:

@@ -234,7 +234,6 @@ class Block:
 
 
 def _published(spec: TableSpec) -> Block:
-    """What the paper printed."""
     rows: dict[int, dict[str, Value | str]] = {}
     for index, row in enumerate(spec.rows):
         for key, found in row.values.items():
@@ -248,7 +247,6 @@ def _published(spec: TableSpec) -> Block:
 
 
 def _measured(spec: TableSpec, part: Part, columns: Sequence[ByInstrument]) -> Block:
-    """What a stored run shows of a table."""
     run = part.run
     notes: dict[str, None] = {}
     rows: dict[int, dict[str, Value | str]] = {}
@@ -322,7 +320,6 @@ class PaperTable:
 
     @property
     def _keys(self) -> tuple[str, ...]:
-        """The headings of what says which row it is."""
         temps = {row.temp for row in self.spec.rows if row.temp is not None}
         name = "System" if any(row.model for row in self.spec.rows) else "head steps"
         return ("from", "temp", name) if len(temps) > 1 else ("from", name)

@@ -84,7 +84,6 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
-    """The ledger, and every text file by name."""
     ledger = build_ledger(load_claims(), runs)
     head = f"{ledger.summary}.\n\n{_HEAD.format(runs=', '.join(run.name for run in runs))}"
     tables = "\n".join(to_markdown(table) for table in ledger_tables(ledger))

@@ -256,7 +256,8 @@ def with_oldest(runs: Sequence[StoredRun]) -> list[StoredRun]:
 def _read(folder: Path) -> StoredRun:
     store = RunStore(folder)
     results = store.read_results()
-    debug = sorted({c.model for c in results.cells if c.model and _is_debug(c.model)})
+    models = {row.model for row in results.cells if row.model}
+    debug = sorted(model for model in models if ModelName.of(model).scale == "debug")
     if debug:
         raise InputError(
             f"{folder} is of {debug[0]}, whose random weights are for tests: a ledger needs a run "
@@ -272,10 +273,6 @@ def _read(folder: Path) -> StoredRun:
         latency=tuple(store.read(LatencyRecord)),
         growth=tuple(store.read(GrowthRecord)),
     )
-
-
-def _is_debug(model: str) -> bool:
-    return ModelName.of(model).scale == "debug"
 
 
 def check_weights(runs: Sequence[StoredRun]) -> None:

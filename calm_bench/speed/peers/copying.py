@@ -185,7 +185,6 @@ def fill_decoder(target: Decoder, mimi: Any) -> None:
 
 
 def _conv_in(module: nn.Module) -> nn.Conv1d | nn.ConvTranspose1d:
-    """The convolution that wrappers of a package hold."""
     convolutions = (nn.Conv1d, nn.ConvTranspose1d)
     return next(part for part in module.modules() if isinstance(part, convolutions))
 

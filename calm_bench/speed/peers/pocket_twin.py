@@ -153,7 +153,6 @@ def _fix_time(mlp: Any, value: Tensor) -> None:
 
 
 def _fill_codec(codec: VaeCodec, model: Any) -> None:
-    """Copy everything that decodes."""
     fill_linear(codec.from_latent, model.mimi.quantizer.output_proj.weight[..., 0])
     put(codec.latent_mean, model.flow_lm.emb_mean)
     put(codec.latent_std, model.flow_lm.emb_std)
