@@ -136,9 +136,9 @@ Precisions = Annotated[
     typer.Option(
         parser=precision,
         metavar="P [P …]",
-        help="fp32, fp16, bf16 or int8: each a row of every system; the step `plain` of `speed` is "
-        "always fp32.",
-        show_default="fp32; bf16 in `speed` at paper scale",
+        help="fp32, fp16, bf16 or int8: each a row of every system, compared with the first; what "
+        "is timed as `plain` is always fp32.",
+        show_default="fp32; bf16 for times at paper scale",
     ),
 ]
 
