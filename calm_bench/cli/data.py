@@ -53,8 +53,10 @@ def music(
     out: Corpus = None,
     train: Annotated[
         int, typer.Option(min=1, help="Recordings to train on, some 50 s each.")
-    ] = 600,
-    validation: Annotated[int, typer.Option(min=1)] = 24,
+    ] = 1200,
+    validation: Annotated[
+        int, typer.Option(min=1, help="Recordings of the few works for it, in turn.")
+    ] = 72,
     test: Annotated[
         int, typer.Option(min=1, help="Recordings of as many works, in no other split.")
     ] = 72,

@@ -52,8 +52,8 @@ class Recording:
 class Music:
     """How many recordings each split has, the seed of the performances, and the sample rate."""
 
-    train: int = 600
-    validation: int = 24
+    train: int = 1200
+    validation: int = 72
     test: int = 72
     seed: int = 0
     sample_rate: int = 16000
@@ -85,7 +85,7 @@ class Music:
                 split=split,
                 work=work,
                 seed=seed,
-                key=content_hash(work.path, seed, self.sample_rate),
+                key=content_hash(work.path, seed, self.sample_rate, music_worker.PERFORMANCE),
             )
 
     def settings(self) -> dict[str, Any]:
@@ -97,6 +97,7 @@ class Music:
             "recordings": counts,
             "sample_rate": self.sample_rate,
             "works": list_hash(),
+            "performance": music_worker.PERFORMANCE,
             "packages": {name: metadata.version(name) for name in PACKAGES},
             "soundfont": {
                 "file": soundfont.name,

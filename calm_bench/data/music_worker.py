@@ -15,6 +15,7 @@ import json
 import math
 import random
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -66,6 +67,13 @@ ONSETS_PER_SECOND = (2.0, 4.5)
 TRANSPOSE = range(-5, 7)
 PITCHES = (33, 93)  # beyond these the soundfont's samples are stretched far
 TAIL_SECONDS = 1.0
+SHORTEST_SECONDS = 0.05
+
+Played = tuple[float, float, int, int]
+"""Of one note its start and end in seconds, its pitch and its velocity."""
+
+PERFORMANCE = 2
+"""Grows when the same score and seed are played otherwise: then recordings are made anew."""
 
 
 class Unusable(Exception):
@@ -80,14 +88,14 @@ class Performance:
         ensemble: A name in `ENSEMBLES`.
         quarters_per_minute: The tempo.
         start: Where in the score it begins, in quarter notes.
-        parts: Per part its MIDI program and its notes (start and end in seconds, pitch, velocity).
+        parts: Per part its MIDI program and its notes.
     """
 
     ensemble: str
     quarters_per_minute: float
     transpose: int
     start: float
-    parts: tuple[tuple[int, tuple[tuple[float, float, int, int], ...]], ...]
+    parts: tuple[tuple[int, tuple[Played, ...]], ...]
 
     @property
     def seconds(self) -> float:
@@ -121,7 +129,7 @@ def perform(score: Score, seed: int) -> Performance:
     for index, part in enumerate(score.parts):
         heard = [note for note in part if start <= note[0] < start + longest]
         touch = _Touch(rng)
-        notes = tuple(
+        notes = apart(
             touch.note(note, start, start + longest, quarters_per_second, transpose)
             for note in heard
         )
@@ -159,16 +167,34 @@ class _Touch:
         self.period, self.phase = rng.uniform(6, 20), rng.uniform(0, 2 * math.pi)
         self.hold = rng.uniform(0.85, 0.99)
 
-    def note(
-        self, note: Note, start: float, stop: float, speed: float, transpose: int
-    ) -> tuple[float, float, int, int]:
-        """Start and end in seconds, pitch and velocity."""
+    def note(self, note: Note, start: float, stop: float, speed: float, transpose: int) -> Played:
         onset, length, pitch = note
         begin = max(0.0, (onset - start) / speed + self.rng.gauss(0, 0.005))
-        held = max(0.05, (min(onset + length, stop) - onset) * self.hold / speed)
+        held = max(SHORTEST_SECONDS, (min(onset + length, stop) - onset) * self.hold / speed)
         swell = self.swell * math.sin(2 * math.pi * begin / self.period + self.phase)
         velocity = round(self.velocity + swell + self.rng.uniform(-5, 5))
         return begin, begin + held, pitch + transpose, min(120, max(30, velocity))
+
+
+def apart(notes: Iterable[Played]) -> tuple[Played, ...]:
+    """The notes of a part by onset, none beginning before the last of its pitch has ended.
+
+    MIDI's note-off names a pitch alone, and would silence the later of two. A note ends where the
+    next of its pitch begins; two that begin together, as of voices in unison, are one.
+    """
+    found: list[Played] = []
+    sounding: dict[int, int] = {}  # pitch to the place in `found` of its last note
+    for begin, end, pitch, velocity in sorted(notes):
+        place = sounding.get(pitch)
+        if place is not None and begin < found[place][1]:
+            first, last, _, loud = found[place]
+            if begin - first < SHORTEST_SECONDS:
+                found[place] = (first, max(last, end), pitch, max(loud, velocity))
+                continue
+            found[place] = (first, begin, pitch, loud)
+        sounding[pitch] = len(found)
+        found.append((begin, end, pitch, velocity))
+    return tuple(found)
 
 
 def as_midi(performance: Performance) -> bytes:

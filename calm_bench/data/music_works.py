@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 from calm_bench.config import parse, read_yaml
@@ -152,8 +152,15 @@ def playlist(split: Split) -> Iterator[tuple[Work, int]]:
 
     Families take turns by their weights, so any head of the list is a like mixture. Training goes
     on for ever, each work played anew when its family is through; held-out splits play one work of
-    every group, once.
+    every group: the test split once, validation round after round in the order of the first.
     """
+    if split == "validation":
+        works = [work for work, _ in _turns(split)]
+        yield from ((work, take) for take in count() for work in works)
+    yield from _turns(split)
+
+
+def _turns(split: Split) -> Iterator[tuple[Work, int]]:
     pools = _pools(split)
     weights = {name: load_sources().families[name].weight for name in pools}
     taken: Counter[str] = Counter()

@@ -15,6 +15,7 @@ from calm_bench.data.corpus import read_card, read_manifest
 from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.music import Music, make_music
 from calm_bench.data.music_scores import Note, Score, corpus_dir
+from calm_bench.data.music_worker import PERFORMANCE
 from calm_bench.data.music_works import (
     group_works,
     load_sources,
@@ -228,9 +229,18 @@ def test_the_head_of_a_playlist_is_mixed_as_the_weights_say() -> None:
 
 
 def test_held_out_works_are_different_works() -> None:
-    for split in ("test", "validation"):
-        groups = [work.group for work, _ in playlist(split)]  # type: ignore[arg-type]
-        assert len(groups) == len(set(groups)) >= 24
+    groups = [work.group for work, _ in playlist("test")]
+    assert len(groups) == len(set(groups)) == 73
+    groups = [work.group for work, _ in islice(playlist("validation"), 24)]
+    assert len(set(groups)) == 24
+
+
+def test_validation_plays_its_few_works_in_turn_each_draw_with_a_seed_of_its_own() -> None:
+    recordings = [r for r in Music().recordings() if r.split == "validation"]
+    works = [recording.work.path for recording in recordings]
+    assert len(works) == 72
+    assert works[:24] == works[24:48] == works[48:]
+    assert len({recording.seed for recording in recordings}) == 72
 
 
 def test_no_work_is_in_two_splits() -> None:
@@ -355,5 +365,5 @@ def test_the_key_of_a_recording_says_what_decides_its_samples() -> None:
     first, other = (Music(seed=seed, train=1, test=1).recordings()[0] for seed in (0, 1))
     assert first.work == other.work
     assert first.key != other.key
-    assert first.key == content_hash(first.work.path, first.seed, 16000)
+    assert first.key == content_hash(first.work.path, first.seed, 16000, PERFORMANCE)
     assert json.dumps(Music(train=1).recordings()[0].seed)

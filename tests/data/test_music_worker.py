@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from calm_bench.data.music_worker import (
     ENSEMBLES,
     MAX_SECONDS,
     Unusable,
+    apart,
     as_midi,
     level,
     longest_pause,
@@ -64,6 +66,30 @@ def test_notes_are_those_of_the_score_in_another_key(seed: int) -> None:
         assert all(0 <= start < end for start, end, _, _ in notes)
         assert all(30 <= velocity <= 120 for _, _, _, velocity in notes)
     assert 40 / 4.5 - 1 < played.seconds < 40 / 2.0 + 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_note_begins_before_the_last_of_its_pitch_has_ended(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers([0, 1, 60], [160, 9, 64], (300, 3))
+    notes = sorted((onset / 4, length / 4, int(pitch)) for onset, length, pitch in drawn)
+    played = perform(Score(title="", parts=(tuple(notes),)), seed)
+    ((_, heard),) = played.parts
+    for pitch in {note[2] for note in heard}:
+        spans = [(start, end) for start, end, p, _ in heard if p == pitch]
+        assert all(end - start >= 0.05 - 1e-9 for start, end in spans)
+        assert all(a[1] <= b[0] for a, b in pairwise(spans))
+    begun = {(onset, pitch) for onset, _, pitch in notes}
+    assert len(begun) == len(heard) < len(notes)  # unisons are one note; nothing else is lost
+
+
+def test_voices_in_unison_sound_as_long_and_as_loud_as_either() -> None:
+    voices = [(0.0, 0.4, 60, 70), (0.02, 1.0, 60, 90), (0.8, 1.5, 60, 50), (0.8, 1.5, 61, 50)]
+    assert apart(voices) == (
+        (0.0, 0.8, 60, 90),
+        (0.8, 1.5, 60, 50),
+        (0.8, 1.5, 61, 50),
+    )
 
 
 def test_the_lowest_part_has_the_lowest_instrument() -> None:
