@@ -1,7 +1,7 @@
 """`calm-bench data`: corpora to train on, and the prompts that are cut from them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,7 +34,7 @@ def speech(
     validation: Annotated[int, typer.Option(min=1)] = 24,
     test: Annotated[
         int, typer.Option(min=1, help="Stories whose texts are in no other split.")
-    ] = 64,
+    ] = 160,
     seed: Annotated[int, typer.Option(help="Seed of words and voice.")] = 0,
     jobs: Jobs = None,
     as_json: options.Json = False,
@@ -173,8 +173,12 @@ def prompts(
         ),
     ] = None,
     sample_rate: Annotated[int, typer.Option(min=1000)] = 16000,
+    split: Annotated[
+        Literal["test", "validation"],
+        typer.Option(help="Choices are made on validation prompts, and judged on test prompts."),
+    ] = "test",
 ) -> None:
-    """Cut prompts with their real continuations from a corpus's test split.
+    """Cut prompts with their real continuations from a corpus's held-out recordings.
 
     Clips of one recording do not overlap; the list says which recording each is of, and intervals
     resample them together.
@@ -187,6 +191,7 @@ def prompts(
         per_recording=per_recording,
         offset=offset,
         sample_rate=sample_rate,
+        split=split,
     )
     index = write_prompts(corpus, out, name, cuts)
     typer.echo(f"wrote {index}")

@@ -1,4 +1,4 @@
-"""Prompts with their real continuations, cut from the recordings of a corpus's test split."""
+"""Prompts with their real continuations, cut from the held-out recordings of a corpus."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from calm_bench.config import PromptSpec
 from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace
 from calm_bench.core.progress import counted, ordered_map
-from calm_bench.data.corpus import Item, read_manifest
+from calm_bench.data.corpus import Item, Split, read_manifest
 from calm_bench.data.sources import without_suffix
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
@@ -30,6 +30,7 @@ class Cuts:
         offset: Where the first clip of a recording begins, in seconds; None spreads the clips over
             the whole of it: one lies in its middle, two in the middles of its halves.
         sample_rate: The rate of what is written.
+        split: Of which recordings. What is chosen on validation prompts is judged on test prompts.
     """
 
     n: int = 32
@@ -38,6 +39,7 @@ class Cuts:
     per_recording: int = 1
     offset: float | None = None
     sample_rate: int = 16000
+    split: Split = "test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class _Clip:
 
 
 def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
-    """Cut the first `n` clips of the test recordings that are long enough; none overlap.
+    """Cut the first `n` clips of a split's recordings that are long enough; none overlap.
 
     Recordings take turns, so that a shorter list has as many of them as it can. Where texts are
     known, a clip begins with a word, and one is passed over if what it says after `prompt_seconds`
@@ -60,10 +62,10 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     names audio relative to the parent of `out_dir`, the benchmarks folder.
 
     Raises:
-        InputError: If the corpus has too few test recordings of this length.
+        InputError: If the corpus has too few recordings of this length in the split.
     """
     known = read_manifest(corpus)
-    test = [item for item in known if item.split == "test"]
+    held_out = [item for item in known if item.split == cuts.split]
     training = [_spoken(item, 0.0, math.inf) for item in known if item.split == "train"]
 
     def is_told(clip: _Clip) -> bool:
@@ -71,10 +73,10 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
         phrase = _spoken(clip.item, start, end)
         return bool(phrase) and any(phrase in text for text in training)
 
-    every = _in_turns([_clips(item, cuts) for item in test])
+    every = _in_turns([_clips(item, cuts) for item in held_out])
     clips = [clip for clip in every if not is_told(clip)]
     if len(clips) < cuts.n:
-        raise InputError(f"{corpus} has {_too_few(clips, test, cuts)}")
+        raise InputError(f"{corpus} has {_too_few(clips, held_out, cuts)}")
 
     def cut(clip: _Clip) -> PromptSpec:
         item, rate = clip.item, cuts.sample_rate
@@ -98,20 +100,20 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     return index
 
 
-def _too_few(clips: Sequence[_Clip], test: Sequence[Item], cuts: Cuts) -> str:
+def _too_few(clips: Sequence[_Clip], items: Sequence[Item], cuts: Cuts) -> str:
     """How many clips there are, not enough, and what to do about it."""
     n_long = len({clip.item.id for clip in clips})
     long = cuts.seconds + (cuts.offset or 0.0)
-    of_all = 'a list of yours can say "split": "test" of all'
-    if test and not any(_clips(item, cuts) for item in test):
-        longest = max(item.seconds for item in test)
+    of_all = f'a list of yours can say "split": "{cuts.split}" of all'
+    if items and not any(_clips(item, cuts) for item in items):
+        longest = max(item.seconds for item in items)
         return (
-            f"no test recording of at least {long:g} s: the longest of {len(test)} lasts "
+            f"no {cuts.split} recording of at least {long:g} s: the longest of {len(items)} lasts "
             f"{longest:.2f} s; --seconds asks for less, and {of_all}"
         )
     of_each = f", which give {len(clips)} clips" if len(clips) > n_long else ""
     return (
-        f"{n_long} test recordings of at least {long:g} s{of_each}, not {cuts.n}: "
+        f"{n_long} {cuts.split} recordings of at least {long:g} s{of_each}, not {cuts.n}: "
         f"--n asks for fewer, --per-recording takes more of each, and {of_all}"
     )
 

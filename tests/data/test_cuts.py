@@ -94,6 +94,14 @@ def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
     assert "1 test recordings of at least 5.5 s, not 2" in result.stderr
 
 
+def test_choices_are_made_on_prompts_of_the_validation_split(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {"split": "validation"})})
+    assert starts(tmp_path, cut(tmp_path, "--n", "1", "--split", "validation")) == {"b": 3.0}
+    failed = call(tmp_path, "--n", "2", "--split", "validation")
+    assert failed.exit_code == 2
+    assert "1 validation recordings of at least 2 s, not 2" in failed.stderr
+
+
 def test_a_cut_begins_with_a_word_and_keeps_its_times(tmp_path: Path) -> None:
     words = [["one", 0.5, 1.0], ["two", 3.7, 4.1], ["three", 5.5, 5.9], ["four", 5.6, 6.4]]
     lay(tmp_path, {"a": (10.0, {"words": words})})

@@ -63,6 +63,23 @@ def spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
+@pytest.mark.parametrize("train", [3, 6])
+def test_later_test_stories_are_spoken_alike_beside_any_number_of_others(
+    tmp_path: Path, spoken: list[str], monkeypatch: pytest.MonkeyPatch, train: int
+) -> None:
+    seeds: dict[str, int] = {}
+
+    def seen(worker: Any, job: Any, path: Path, *rest: Any) -> None:
+        seeds[path.stem] = job["seed"]
+        run_worker(worker, job, path, *rest)
+
+    monkeypatch.setattr(chunks, "run_worker", seen)
+    out = tmp_path / "speech"
+    make_speech(out, Speech(train=train, validation=0, test=66), jobs=1, check=False)
+    assert seeds["test-0000"] == 500
+    assert [item.id for item in read_manifest(out)][-2:] == ["test-00064", "test-00065"]
+
+
 class Parrot:
     """A recogniser that says what it was told to say, a little late."""
 

@@ -7,7 +7,9 @@ from calm_bench.data.stories import grammar, write_stories
 
 
 def test_the_default_stories_are_those_that_the_shipped_models_were_trained_on() -> None:
-    assert Speech().settings()["text_hash"] == "5f0baed85c10b84e"
+    first = Speech(test=64)
+    assert first.settings()["text_hash"] == "5f0baed85c10b84e"
+    assert Speech().stories()[:-96] == first.stories()
 
 
 def test_the_seed_decides_every_word() -> None:
@@ -28,6 +30,15 @@ def test_more_training_stories_leave_the_others_as_they_are() -> None:
     assert [story.story_id for story in large[len(small) :]] == [
         f"train-{index:05d}" for index in range(512, 520)
     ]
+
+
+def test_more_test_stories_leave_the_others_as_they_are() -> None:
+    small, large, larger = (
+        write_stories((n, 3, test)) for n, test in ((9, 64), (9, 70), (600, 70))
+    )
+    assert large[: len(small)] == small
+    assert large[len(small) :] == larger[-6:]
+    assert [story.story_id for story in larger[-6:]] == [f"test-{i:05d}" for i in range(64, 70)]
 
 
 def test_the_vocabulary_is_large_enough_to_lose_track_in() -> None:
