@@ -20,6 +20,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from calm_bench.codecs.base import Codec
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
@@ -65,13 +66,16 @@ class ShortContext(nn.Module):
         z: Tensor = self.transformer(windows, last=True)[:, 0]
         return z if self.output is None else self.output(z)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """z_short [B, T, D] of every frame of clips [B, T, C], from the frames before it."""
+    def forward(self, frames: Tensor, chosen: Tensor) -> Tensor:
+        """z_short [R, D] of chosen frames of clips [B, T, C], from the frames before each.
+
+        `chosen` [R] are flat numbers b T + t; the windows of others are not read.
+        """
         B, T, _ = frames.shape
         past = torch.cat([self.empty(B), self.input(frames[:, : T - 1])], dim=1)
-        windows = past.unfold(1, self.window, 1)  # [B, T, W, K]
-        windows = windows.transpose(2, 3).reshape(B * T, self.window, -1)
-        return self.read(windows).view(B, T, -1)
+        first = chosen + chosen.div(T, rounding_mode="floor") * (past.shape[1] - T)
+        places = first[:, None] + torch.arange(self.window, device=frames.device)  # [R, K]
+        return self.read(F.embedding(places, past.flatten(0, 1)))
 
     def empty(self, batch_size: int) -> Tensor:
         """The window [B, K, W] before a clip's first frame."""
@@ -194,10 +198,10 @@ class CalmSystem(StreamingSystem):
         y: Tensor = self.latent_input(frames)
         return y
 
-    def frame_contexts(self, z: Tensor, frames: Tensor) -> Tensor:
-        """Z = z_long + z_short [B, T, D]; `frames` [B, T, C] are clean, whatever z has read."""
-        z = super().frame_contexts(z, frames)
-        return z if self.short is None else z + self.short(frames)
+    def frame_contexts(self, z: Tensor, frames: Tensor, chosen: Tensor) -> Tensor:
+        """Z = z_long + z_short [R, D]; `frames` [B, T, C] are clean, whatever z has read."""
+        z = super().frame_contexts(z, frames, chosen)
+        return z if self.short is None else z + self.short(frames, chosen)
 
     def prefill(self, state: StreamState) -> None:
         """Read the prompts, and the last of them into the short context's window."""

@@ -169,12 +169,17 @@ class StreamingSystem(System):
         z: Tensor = self.backbone(x)
         return z
 
-    def frame_contexts(self, z: Tensor, frames: Tensor) -> Tensor:
-        """What heads see of frames [B, T, ...] when `contexts` gave z [B, T + lead, D]: [B, T, D].
+    def frame_contexts(self, z: Tensor, frames: Tensor, chosen: Tensor) -> Tensor:
+        """What heads see when `contexts` gave z [B, T + lead, D] for frames [B, T, ...]: [R, D].
 
         A subclass may add what it knows of the frames before each.
+
+        Args:
+            z: Contexts of every step.
+            frames: True frames.
+            chosen: Which of them, by their flat numbers b T + t, [R].
         """
-        return z[:, self.lead :]
+        return z[:, self.lead :].flatten(0, 1)[chosen]
 
     # -- generation ----------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ recordings are seen. Objectives differ by head.
 CALM's is trained by consistency or flow matching (paper sections 3.1 to 3.4), with noise in what
 the backbone reads. Backbone, short context and head learn jointly; Z is computed once per frame and
 the head runs on several copies of it, with times and noise of their own (the head-batch
-multiplier); R counts real frames, or their copies.
+multiplier); R counts the head's frames, or their copies.
 """
 
 import math
@@ -74,6 +74,10 @@ class LanguageTraining(StrictModel):
         hidden_frames: Mean share of past frames that a crop hides from the backbone (the share of a
             crop is uniform up to twice that). What it cannot copy from its past it must take from
             the text; Tacotron's pre-net dropout (Shen et al. 2018) serves the same end.
+        head_frames: Share of a batch's real frames, drawn anew every step, that depth transformer
+            or AdaLN head learn from, with the short context; backbone and text read all. The mean
+            over them estimates that over all without bias: see `spread`. MusicGen's linear heads
+            cost little and take all frames whatever is set; so does validation.
     """
 
     frames: int = 150
@@ -81,8 +85,21 @@ class LanguageTraining(StrictModel):
     text_weight: float = 1.0
     pad_weight: float = 0.5
     hidden_frames: float = Field(default=0.0, ge=0.0, le=0.5)
+    head_frames: float = Field(default=1.0, gt=0.0, le=1.0)
     consistency: ConsistencyConfig = ConsistencyConfig()
     flow: TimeLaw = TimeLaw()
+
+
+def spread(count: int, share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """A share of the numbers from 0 to `count` - 1, in order: one from each of n equal cells.
+
+    Each number is expected n / count times, so a mean over what is drawn has the mean over all as
+    its expectation; cells make every crop give its share, and ragged ones in proportion to their
+    real frames. Where n does not divide `count`, a number on an edge may be drawn twice.
+    """
+    n = max(1, round(share * count))
+    drawn = (np.arange(n) + rng.random(n)) * (count / n)
+    return np.minimum(drawn.astype(np.int64), count - 1)
 
 
 class FrameSplit:
@@ -136,8 +153,18 @@ def frame_split(
     return FrameSplit(shards, write_frames(shards, codec_key(codec), encode), system)
 
 
+def real_frames(batch: Mapping[str, Tensor]) -> Tensor:
+    """The flat numbers b T + t of a batch's real frames, [R]."""
+    return batch["mask"].flatten().nonzero().squeeze(1)
+
+
+def head_frames(batch: Mapping[str, Tensor]) -> Tensor:
+    """The flat numbers b T + t of the frames that the head learns from, [R]: chosen ones or all."""
+    return batch["chosen"] if "chosen" in batch else real_frames(batch)
+
+
 class LanguageObjective(Objective):
-    """Text cross-entropy plus a head's loss on every frame."""
+    """Text cross-entropy plus a head's loss on frames: all, or a share of them."""
 
     def __init__(
         self,
@@ -165,6 +192,12 @@ class LanguageObjective(Objective):
             share = rng.uniform(0, 2 * self.config.hidden_frames, (size, 1))
             seen = rng.random((size, self.config.frames)) >= share
             crops["seen"] = torch.from_numpy(seen)
+        if self.config.head_frames < 1:
+            real = real_frames(crops)
+            rng = step_rng(self.recipe.seed, step, "head frames")
+            crops["chosen"] = real[
+                torch.from_numpy(spread(len(real), self.config.head_frames, rng))
+            ]
         return crops
 
     def text_loss(self, z: Tensor, text: Tensor) -> Tensor:
@@ -180,13 +213,13 @@ class LanguageObjective(Objective):
 
     @abstractmethod
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
-        """The head's loss from contexts of real frames, z [R, D]."""
+        """The head's loss from contexts of the frames `head_frames` names, z [R, D]."""
 
     def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Both losses of one batch."""
         text, frames = batch.get("text"), batch["frames"]
         z = self.system.contexts(self.read(frames, step), text, batch.get("seen"))
-        contexts = self.system.frame_contexts(z, frames)[batch["mask"]]  # [R, D]
+        contexts = self.system.frame_contexts(z, frames, head_frames(batch))  # [R, D]
         loss, logs = self.head_loss(contexts, batch, step)
         if text is not None:
             text_loss = self.text_loss(z, text)
@@ -252,9 +285,10 @@ class RqObjective(LanguageObjective):
 
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Mean cross-entropy per code."""
-        mask = batch["mask"]
-        codes = batch["frames"][mask]  # [R, K]
-        text = batch["text"][:, self.system.lead :][mask] if "text" in batch else None
+        frames, text = head_frames(batch), None
+        codes = batch["frames"].flatten(0, 1)[frames]  # [R, K]
+        if "text" in batch:
+            text = batch["text"][:, self.system.lead :].flatten()[frames]
         return code_loss(self.system.depth(z, codes, text), codes)
 
 
@@ -296,8 +330,8 @@ class LatentObjective(LanguageObjective):
         return inject_noise(frames, step_generator(seed, step, "injection", frames.device))
 
     def copies(self, batch: Mapping[str, Tensor], step: int, law: TimeLaw) -> Copies:
-        """Every real frame `law.multiplier` times, each with a time and noise of its own."""
-        x = batch["frames"][batch["mask"]].repeat(law.multiplier, 1)
+        """The head's frames `law.multiplier` times, each with a time and noise of its own."""
+        x = batch["frames"].flatten(0, 1)[head_frames(batch)].repeat(law.multiplier, 1)
         generator = step_generator(self.recipe.seed, step, "head", x.device)
         t = draw_times(len(x), law, generator)
         return Copies(x, t, torch.randn(x.shape, generator=generator, device=x.device))

@@ -15,6 +15,7 @@ from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.audio import write_flac
 from calm_bench.errors import InputError
+from calm_bench.nn.trigflow import TimeLaw
 from calm_bench.seeds import file_hash
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import load_system
@@ -22,10 +23,14 @@ from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.training.codec import CodecObjective
 from calm_bench.training.language import (
     CalmObjective,
+    Copies,
     FlowObjective,
     LanguageObjective,
+    LatentObjective,
     MusicGenObjective,
     RqObjective,
+    real_frames,
+    spread,
 )
 from calm_bench.training.objective import TrainingConfig
 from calm_bench.training.train import TrainOptions, build_objective, train_model
@@ -127,7 +132,9 @@ def test_the_short_context_and_the_head_read_clean_latents(
     monkeypatch.setattr(
         system, "contexts", lambda x, *rest: (heard.update(long=x), contexts(x, *rest))[1]
     )
-    monkeypatch.setattr(system.short, "forward", lambda x: (heard.update(short=x), short(x))[1])
+    monkeypatch.setattr(
+        system.short, "forward", lambda x, *rest: (heard.update(short=x), short(x, *rest))[1]
+    )
     system.train()
     batch = built.batch(0, 3)
     loss = built.loss(batch, 0).loss
@@ -135,6 +142,87 @@ def test_the_short_context_and_the_head_read_clean_latents(
     assert not torch.equal(heard["long"], batch["frames"])
     loss.backward()
     assert all(p.grad is not None for p in system.short.parameters())
+
+
+@pytest.mark.parametrize(
+    ("count", "share"), [(12, 0.5), (12, 0.25), (11, 0.5), (30, 0.3), (1, 0.1)]
+)
+def test_what_is_spread_over_frames_expects_each_equally_often(count: int, share: float) -> None:
+    n = max(1, round(share * count))
+    rng, rounds = np.random.default_rng(0), 4000
+    drawn = np.stack([spread(count, share, rng) for _ in range(rounds)])
+    assert drawn.shape == (rounds, n)
+    edges = np.arange(n + 1) * count / n
+    assert (drawn >= np.floor(edges[:-1])).all()
+    assert (drawn < np.ceil(edges[1:])).all()
+    often = np.bincount(drawn.ravel(), minlength=count) / rounds
+    np.testing.assert_allclose(often, n / count, atol=0.04)
+
+
+FOR_HEADS = ["rq-levels-debug", "calm-music-debug", "trigflow-debug"]
+
+
+@pytest.mark.parametrize("name", FOR_HEADS)
+def test_the_gradient_from_a_share_of_frames_is_unbiased(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    built = objective(name, frames=30, from_start=0.0)
+    system = built.module
+    batch = built.batch(0, 3)
+    batch["mask"][1, 11:] = False  # a crop that its recording ended
+    real = real_frames(batch)
+    assert len(real) == 71
+    if isinstance(built, LatentObjective):  # each frame keeps its times and noise, however drawn
+        law = built.config.flow if isinstance(built, FlowObjective) else built.config.consistency
+        known = built.copies(batch, 0, law)
+        at = torch.full((90,), -1)
+        at[real] = torch.arange(71)
+
+        def copies(batch: dict[str, torch.Tensor], step: int, law: TimeLaw) -> Copies:
+            rows = at[batch["chosen"]] + 71 * torch.arange(law.multiplier)[:, None]
+            return Copies(*(each[rows.flatten()] for each in known))
+
+        monkeypatch.setattr(built, "copies", copies)
+
+    def gradient(chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        system.zero_grad(set_to_none=True)
+        built.loss({**batch, "chosen": chosen}, 3).loss.backward()
+        return {key: p.grad for key, p in system.named_parameters() if p.grad is not None}
+
+    whole = gradient(real)
+    assert {"backbone", "depth" if "rq" in name else "mlp"} <= {key.split(".")[0] for key in whole}
+    if name == "calm-music-debug":
+        assert "short.start" in whole
+    # 18 of 71 frames in cells of 71 / 18: every choice has others that share 18 times 71 evenly.
+    family = [gradient(real[(np.arange(18) * 71 + shift) // 18]) for shift in range(71)]
+    for key, expected in whole.items():
+        mean = torch.stack([one[key] for one in family]).mean(0)
+        torch.testing.assert_close(mean, expected, atol=1e-6, rtol=1e-4)
+        assert expected.abs().max() == 0 or not torch.equal(family[0][key], expected)
+
+
+@pytest.mark.parametrize("name", FOR_HEADS)
+def test_only_chosen_frames_go_through_the_head(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole, half = (objective(name, frames=30, head_frames=share) for share in (1.0, 0.5))
+    seen: list[int] = []
+    for built in (whole, half):
+        head_loss = built.head_loss
+        monkeypatch.setattr(
+            built,
+            "head_loss",
+            lambda z, *rest, to=head_loss: (seen.append(len(z)), to(z, *rest))[1],
+        )
+        batch = built.batch(5, 3)
+        real = int(batch["mask"].sum())
+        built.loss(batch, 5)
+        with torch.no_grad():
+            built.validate()
+    assert seen == [real, 30, real // 2, 30]
+    again = objective("rq-levels-debug", frames=30, head_frames=0.5).batch(5, 3)["chosen"]
+    assert torch.equal(batch["chosen"], again), "every system chooses alike"
+    assert not torch.equal(batch["chosen"], half.batch(6, 3)["chosen"])
 
 
 def test_musicgens_loss_counts_every_real_code_once(corpus: Path) -> None:

@@ -102,7 +102,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "calm": {"like": "calm-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
     "rq": {
         "like": "rq-debug",
-        "training": {"steps": 8, "objective": {"frames": 20, "hidden_frames": 0.3}},
+        "training": {
+            "steps": 8,
+            "objective": {"frames": 20, "hidden_frames": 0.3, "head_frames": 0.5},
+        },
         "architecture": {
             "backbone": {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 32, "dropout": 0.2},
             "depth": {
@@ -123,7 +126,10 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "calm music": {
         "like": "calm-music-debug",
-        "training": {"steps": 8, "objective": {"frames": 20, "consistency": {"multiplier": 2}}},
+        "training": {
+            "steps": 8,
+            "objective": {"frames": 20, "head_frames": 0.3, "consistency": {"multiplier": 2}},
+        },
     },
     "trigflow": {"like": "trigflow-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
     "rq levels": {"like": "rq-levels-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
