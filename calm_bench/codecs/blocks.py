@@ -138,10 +138,12 @@ class LogMel(nn.Module):
     window: Tensor
     bank: Tensor
 
-    def __init__(self, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> None:
-        """The FFT size must be a multiple of the hop."""
+    def __init__(
+        self, sample_rate: int, n_fft: int, hop: int, n_mels: int, floor: float = LOG_FLOOR
+    ) -> None:
+        """The FFT size must be a multiple of the hop; magnitudes below the floor are equal."""
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop
+        self.n_fft, self.hop, self.floor = n_fft, hop, floor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         bank = mel_filterbank(n_mels, n_fft, sample_rate)
         self.register_buffer("bank", bank.T.contiguous(), persistent=False)
@@ -151,7 +153,7 @@ class LogMel(nn.Module):
         x = history(self, wave, self.n_fft - self.hop, stream)
         frames = x.unfold(1, self.n_fft, self.hop) * self.window  # [B, T, N]
         power = torch.fft.rfft(frames).abs()  # [B, T, N / 2 + 1]
-        mel: Tensor = (power @ self.bank).clamp_min(LOG_FLOOR).log()
+        mel: Tensor = (power @ self.bank).clamp_min(self.floor).log()
         return mel * 0.25 + 0.5
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.blocks import (
+    LOG_FLOOR,
     CausalConv,
     ConvNextBlock,
     DepthwiseUpsample,
@@ -35,6 +36,7 @@ class TrunkConfig(StrictModel):
 
     Attributes:
         hop: Samples per front-end frame: 1 for `waveform`, the STFT hop for `mel`.
+        floor: The least mel magnitude that the front end tells from silence.
         ratios: Down-sampling between neighbouring stages; hop * prod(ratios) samples make a frame.
         encoder_dims: Widths of the stages, one more than there are ratios; likewise decoder_dims.
         encoder_blocks: Residual blocks per stage; likewise decoder_blocks.
@@ -51,6 +53,7 @@ class TrunkConfig(StrictModel):
     hop: int = 1
     n_fft: int = 1024
     n_mels: int = 80
+    floor: float = Field(default=LOG_FLOOR, gt=0)
     ratios: tuple[int, ...]
     encoder_dims: tuple[int, ...]
     encoder_blocks: tuple[int, ...]
@@ -112,7 +115,9 @@ class Encoder(nn.Module):
         self.config = config
         self.mel: LogMel | None = None
         if config.front_end == "mel":
-            self.mel = LogMel(config.sample_rate, config.n_fft, config.hop, config.n_mels)
+            self.mel = LogMel(
+                config.sample_rate, config.n_fft, config.hop, config.n_mels, config.floor
+            )
             self.stem = CausalConv(config.n_mels, dims[0], 3)
         else:
             self.stem = CausalConv(1, dims[0], config.kernel)

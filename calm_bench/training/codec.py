@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,15 +24,17 @@ from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.blocks import LOG_FLOOR, mel_filterbank
 from calm_bench.codecs.rvq import AVERAGES, RvqCodec
 from calm_bench.codecs.vae import VaeCodec
-from calm_bench.core.audio import write_flac
+from calm_bench.core.audio import resample, write_flac
 from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
+from calm_bench.training.augment import Augment, change_crops, draw_changes
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
 from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
 
 
+Array = NDArray[Any]
 Teacher = Callable[[Tensor, int], Tensor]
 """Audio [B, S] and its rate to features [B, T', E], T' frames over the same time."""
 
@@ -76,9 +80,10 @@ MEL_BANDS = {2048: 80, 1024: 80, 512: 64, 256: 32, 128: 16}
 class SpectralLoss(nn.Module):
     """L1 between log-mel spectra plus relative L1 between magnitudes, averaged over resolutions."""
 
-    def __init__(self, sample_rate: int) -> None:
-        """Hops are a quarter of each FFT size."""
+    def __init__(self, sample_rate: int, floor: float = LOG_FLOOR) -> None:
+        """Hops are a quarter of each FFT size; magnitudes below the floor are equal."""
         super().__init__()
+        self.floor = floor
         for n_fft, n_mels in MEL_BANDS.items():
             self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), False)
             self.register_buffer(f"bank{n_fft}", mel_filterbank(n_mels, n_fft, sample_rate), False)
@@ -96,8 +101,8 @@ class SpectralLoss(nn.Module):
         for n_fft in sizes:
             bank = getattr(self, f"bank{n_fft}")
             x, y = self.magnitude(output, n_fft), self.magnitude(target, n_fft).detach()
-            log_x = torch.matmul(bank, x).clamp_min(LOG_FLOOR).log()
-            log_y = torch.matmul(bank, y).clamp_min(LOG_FLOOR).log()
+            log_x = torch.matmul(bank, x).clamp_min(self.floor).log()
+            log_y = torch.matmul(bank, y).clamp_min(self.floor).log()
             total = (
                 total + F.l1_loss(log_x, log_y) + (x - y).abs().mean() / y.mean().clamp_min(1e-4)
             )
@@ -183,6 +188,8 @@ class CodecTraining(StrictModel):
     Attributes:
         level_dropout: Share of clips of which an RVQ codec keeps only the first levels.
         dropped_to: How many those keep, each number alike; empty: any.
+        augment: How crops are made to differ as recordings do; None leaves them as they are.
+        floor: The least mel magnitude that the spectral loss tells from silence.
     """
 
     seconds: float = 1.28
@@ -198,6 +205,8 @@ class CodecTraining(StrictModel):
     discriminator_width: int = 16
     distillation: float = 0.0
     teacher: str | None = None
+    augment: Augment | None = None
+    floor: float = Field(default=LOG_FLOOR, gt=0)
 
 
 class CodecObjective(Objective):
@@ -233,7 +242,7 @@ class CodecObjective(Objective):
             )
         frames = round(config.seconds * codec.frame_rate)
         self.samples = frames * codec.hop_length
-        self.spectral = SpectralLoss(codec.sample_rate)
+        self.spectral = SpectralLoss(codec.sample_rate, config.floor)
         self.judges: MultiScaleDiscriminator | None = None
         if config.adversarial > 0:
             with seeded(seed):
@@ -251,22 +260,38 @@ class CodecObjective(Objective):
         return self.judges
 
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
-        """Random crops [B, S], clips drawn by their length."""
+        """Random crops `wave` [B, S], clips drawn by their length, and what is `heard` of them."""
         rng = step_rng(self.seed, step, "crops")
         lengths = self.train.audio.lengths
         picks = rng.choice(len(lengths), size, p=lengths / lengths.sum())
-        starts = (rng.random(size) * np.maximum(1, lengths[picks] - self.samples)).astype(int)
-        waves = np.zeros((size, self.samples), np.float32)
-        for row, (pick, start) in enumerate(zip(picks, starts, strict=True)):
-            crop = self.train.read(int(pick), int(start), int(start) + self.samples)
-            waves[row, : len(crop)] = crop
-        return {"wave": torch.from_numpy(waves)}
+        places = rng.random(size)
+        if self.config.augment is None:
+            waves = self._crops(picks, places, np.ones(size))
+            return {"wave": torch.from_numpy(waves)}
+        rng = step_rng(self.seed, step, "augment")
+        changes = draw_changes(self.config.augment, size, rng)
+        waves = self._crops(picks, places, changes.speed)
+        heard, target = change_crops(waves, changes, self.codec.sample_rate, rng)
+        return {"wave": torch.from_numpy(target), "heard": torch.from_numpy(heard)}
+
+    def _crops(self, picks: Array, places: Array, speeds: Array) -> NDArray[np.float32]:
+        """Crops [B, S] of the picked clips, beginning at a place in [0, 1) of what they offer."""
+        waves = np.zeros((len(picks), self.samples), np.float32)
+        for wave, pick, place, speed in zip(waves, picks, places, speeds, strict=True):
+            length = round(self.samples * float(speed))
+            start = int(place * max(1, int(self.train.audio.lengths[pick]) - length))
+            crop = self.train.read(int(pick), start, start + length)
+            if length != self.samples:
+                crop = resample(crop, length, self.samples)[: self.samples]
+            wave[: len(crop)] = crop
+        return waves
 
     def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Reconstruction, bottleneck and adversarial terms of one batch."""
         wave, config = batch["wave"], self.config
+        heard = batch.get("heard", wave)
         generator = step_generator(self.seed, step, "bottleneck", wave.device)
-        latents, term, logs = self._bottleneck(wave, generator)
+        latents, term, logs = self._bottleneck(heard, generator)
         output = self.codec.decode_latents(latents).float()
         self.spectral.to(wave.device)
         with torch.autocast(wave.device.type, enabled=False):

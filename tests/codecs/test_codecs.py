@@ -150,6 +150,16 @@ def test_log_mel_hears_only_its_own_past() -> None:
     torch.testing.assert_close(mel(wave)[:, :3], mel(later)[:, :3])
 
 
+def test_log_mel_takes_what_lies_below_its_floor_for_silence() -> None:
+    quiet = 1e-3 * noise(320, 1)
+    deaf, keen = (LogMel(1600, 64, 32, 8, floor) for floor in (1e-2, 1e-5))
+    silence = torch.zeros_like(quiet)
+    torch.testing.assert_close(deaf(quiet), deaf(silence))
+    assert (keen(quiet) - keen(silence)).mean() > 0.5
+    loud = 10 * noise(320, 1)
+    torch.testing.assert_close(deaf(loud), keen(loud))
+
+
 def quantiser(decay: float = 0.9) -> ResidualQuantiser:
     trunk = {**WAVEFORM, "transformer": None}
     config = RvqConfig.model_validate(

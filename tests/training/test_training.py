@@ -99,6 +99,10 @@ def losses(name: str) -> list[float]:
 KINDS: dict[str, dict[str, Any]] = {
     "vae": {"like": "vae-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
     "rvq": {"like": "rvq-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
+    "vae augmented": {
+        "like": "vae-debug",
+        "training": {"steps": 8, "objective": {"seconds": 0.64, "augment": {"clean": 0.0}}},
+    },
     "calm": {"like": "calm-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
     "rq": {
         "like": "rq-debug",
@@ -516,6 +520,11 @@ def test_spectral_loss_is_zero_for_equal_audio_and_grows_with_noise() -> None:
     assert loss(wave, wave).item() == 0
     quiet, loud = (loss(wave + a * torch.randn_like(wave), wave).item() for a in (0.01, 0.1))
     assert 0 < quiet < loud
+
+
+def test_below_its_floor_the_spectral_loss_compares_no_levels() -> None:
+    quiet, quieter = (torch.randn(1, 8000) * level for level in (1e-6, 1e-7))
+    assert SpectralLoss(16000)(quiet, quieter) > 2 * SpectralLoss(16000, 1e-2)(quiet, quieter)
 
 
 def test_judges_prefer_what_they_were_taught() -> None:
