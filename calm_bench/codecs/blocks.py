@@ -1,7 +1,8 @@
 """What a codec's trunk is made of, whole or streamed with the same code.
 
 B batch, T frames, D width, S samples, N FFT size, M mel bands. Tensors are [B, T, D]: linears need
-no transposes. The two ends of a trunk at a spectral rate are log-mel in and inverse STFT out.
+no transposes. The ends of a trunk at a spectral rate are log-mel or complex spectra in and inverse
+STFT out.
 
 Every module looks back a fixed number of frames. `history` supplies them: zeros at the start of a
 clip, or what the `Stream` kept of the previous chunk. So a clip and its chunks take the same path,
@@ -155,6 +156,28 @@ class LogMel(nn.Module):
         power = torch.fft.rfft(frames).abs()  # [B, T, N / 2 + 1]
         mel: Tensor = (power @ self.bank).clamp_min(self.floor).log()
         return mel * 0.25 + 0.5
+
+
+class CompressedStft(nn.Module):
+    """Complex spectra of magnitude |X|^0.3 and X's phase, windows as those of `LogMel`.
+
+    The power brings quiet partials near the loud ones, as the log does for mel bands.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop: int, floor: float = LOG_FLOOR) -> None:
+        """The FFT size must be a multiple of the hop; below the floor the power is 1."""
+        super().__init__()
+        self.n_fft, self.hop, self.floor = n_fft, hop, floor
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
+        """Audio [B, T * hop] to [B, T, N + 2]: real, then imaginary parts."""
+        x = history(self, wave, self.n_fft - self.hop, stream)
+        spectrum = torch.fft.rfft(x.unfold(1, self.n_fft, self.hop) * self.window)
+        spectrum = spectrum * spectrum.abs().clamp_min(self.floor).pow(-0.7)
+        return torch.cat([spectrum.real, spectrum.imag], dim=-1)
 
 
 class InverseStft(nn.Module):

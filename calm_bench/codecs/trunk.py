@@ -3,9 +3,10 @@
 B batch, S samples, T frames, D width.
 
 The encoder goes from a front end through stages of falling rate to a Transformer at the frame rate;
-the decoder mirrors it. Two front ends: `mel`, log-mel frames in and inverse STFT out, cheap enough
-for two CPU cores; `waveform`, strided convolutions on samples, the SEANet shape of the paper
-(section 2.1 of our facts; Mimi). Stages are listed from fast to slow, as the encoder meets them.
+the decoder mirrors it. Three front ends: `mel`, log-mel frames in and inverse STFT out, cheap
+enough for two CPU cores; `stft`, the same but for complex spectra in, so that phase is heard;
+`waveform`, strided convolutions on samples, the SEANet shape of the paper (section 2.1 of our
+facts; Mimi). Stages are listed from fast to slow, as the encoder meets them.
 """
 
 import math
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from calm_bench.codecs.blocks import (
     LOG_FLOOR,
     CausalConv,
+    CompressedStft,
     ConvNextBlock,
     DepthwiseUpsample,
     InverseStft,
@@ -35,8 +37,11 @@ class TrunkConfig(StrictModel):
     """Shape of the trunk.
 
     Attributes:
-        hop: Samples per front-end frame: 1 for `waveform`, the STFT hop for `mel`.
-        floor: The least mel magnitude that the front end tells from silence.
+        hop: Samples per front-end frame: 1 for `waveform`, else the STFT hop.
+        n_fft: FFT size of the front end.
+        inverse_n_fft: That of the decoder, where it is another. A frame's window reaches beyond
+            the audio that the frame knows by all but one hop of it: a shorter one guesses less.
+        floor: The least magnitude that the front end tells from silence.
         ratios: Down-sampling between neighbouring stages; hop * prod(ratios) samples make a frame.
         encoder_dims: Widths of the stages, one more than there are ratios; likewise decoder_dims.
         encoder_blocks: Residual blocks per stage; likewise decoder_blocks.
@@ -49,9 +54,10 @@ class TrunkConfig(StrictModel):
     """
 
     sample_rate: int
-    front_end: Literal["mel", "waveform"]
+    front_end: Literal["mel", "stft", "waveform"]
     hop: int = 1
     n_fft: int = 1024
+    inverse_n_fft: int | None = None
     n_mels: int = 80
     floor: float = Field(default=LOG_FLOOR, gt=0)
     ratios: tuple[int, ...]
@@ -72,13 +78,18 @@ class TrunkConfig(StrictModel):
         return self.transformer.dim if joined and self.transformer is not None else dims[-1]
 
     @property
+    def spectral(self) -> bool:
+        """Whether frames of a spectrum, not samples, enter and leave."""
+        return self.front_end != "waveform"
+
+    @property
     def hop_length(self) -> int:
         """Samples per frame."""
         return self.hop * self.resample * math.prod(self.ratios)
 
 
 def _stage(config: TrunkConfig, dim: int, blocks: int) -> nn.ModuleList:
-    if config.front_end == "mel":
+    if config.spectral:
         return nn.ModuleList(
             [ConvNextBlock(dim, config.expansion, config.kernel) for _ in range(blocks)]
         )
@@ -113,18 +124,21 @@ class Encoder(nn.Module):
         super().__init__()
         dims = config.encoder_dims
         self.config = config
-        self.mel: LogMel | None = None
+        self.front: LogMel | CompressedStft | None = None
         if config.front_end == "mel":
-            self.mel = LogMel(
+            self.front = LogMel(
                 config.sample_rate, config.n_fft, config.hop, config.n_mels, config.floor
             )
             self.stem = CausalConv(config.n_mels, dims[0], 3)
+        elif config.front_end == "stft":
+            self.front = CompressedStft(config.n_fft, config.hop, config.floor)
+            self.stem = CausalConv(config.n_fft + 2, dims[0], 3)
         else:
             self.stem = CausalConv(1, dims[0], config.kernel)
         self.stages = nn.ModuleList(
             [_stage(config, d, n) for d, n in zip(dims, config.encoder_blocks, strict=True)]
         )
-        kernels = [r if config.front_end == "mel" else 2 * r for r in config.ratios]
+        kernels = [r if config.spectral else 2 * r for r in config.ratios]
         self.downs = nn.ModuleList(
             [CausalConv(dims[i], dims[i + 1], k, config.ratios[i]) for i, k in enumerate(kernels)]
         )
@@ -138,13 +152,13 @@ class Encoder(nn.Module):
 
     def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
         """Encode whole frames: S must be a multiple of the hop length."""
-        x = wave[..., None] if self.mel is None else self.mel(wave, stream)
+        x = wave[..., None] if self.front is None else self.front(wave, stream)
         x = self.stem(x, stream)
         for i, stage in enumerate(self.stages):
             for block in stage:  # type: ignore[attr-defined]
                 x = block(x, stream)
             if i < len(self.downs):
-                x = self.downs[i](x if self.mel is not None else F.elu(x), stream)
+                x = self.downs[i](x if self.front is not None else F.elu(x), stream)
         if self.join is not None:
             x = self.join(F.elu(x), stream)
         if self.bottleneck is not None:
@@ -171,10 +185,10 @@ class Decoder(nn.Module):
         self.ups = nn.ModuleList(
             [Upsample(dims[i + 1], dims[i], ratio) for i, ratio in enumerate(config.ratios)]
         )
-        self.spectral = config.front_end == "mel"
+        self.spectral = config.spectral
         self.norm = nn.LayerNorm(dims[0]) if self.spectral else nn.Identity()
         self.head: nn.Module = (
-            InverseStft(dims[0], config.n_fft, config.hop)
+            InverseStft(dims[0], config.inverse_n_fft or config.n_fft, config.hop)
             if self.spectral
             else CausalConv(dims[0], 1, config.end_kernel or config.kernel)
         )

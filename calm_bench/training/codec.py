@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.autoencoder import Autoencoder
-from calm_bench.codecs.blocks import LOG_FLOOR, mel_filterbank
+from calm_bench.codecs.blocks import LOG_FLOOR
 from calm_bench.codecs.rvq import AVERAGES, RvqCodec
 from calm_bench.codecs.vae import VaeCodec
 from calm_bench.core.audio import resample, write_flac
@@ -29,6 +29,7 @@ from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.training.augment import Augment, change_crops, draw_changes
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
+from calm_bench.training.spectral import SpectralLoss
 from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
@@ -73,42 +74,6 @@ class Distillation(nn.Module):
         return 1 - F.cosine_similarity(self.projection(latents.float()), pooled, dim=-1).mean()
 
 
-MEL_BANDS = {2048: 80, 1024: 80, 512: 64, 256: 32, 128: 16}
-"""By FFT size, over how many bands the spectral loss looks."""
-
-
-class SpectralLoss(nn.Module):
-    """L1 between log-mel spectra plus relative L1 between magnitudes, averaged over resolutions."""
-
-    def __init__(self, sample_rate: int, floor: float = LOG_FLOOR) -> None:
-        """Hops are a quarter of each FFT size; magnitudes below the floor are equal."""
-        super().__init__()
-        self.floor = floor
-        for n_fft, n_mels in MEL_BANDS.items():
-            self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), False)
-            self.register_buffer(f"bank{n_fft}", mel_filterbank(n_mels, n_fft, sample_rate), False)
-
-    def magnitude(self, wave: Tensor, n_fft: int) -> Tensor:
-        """Magnitude STFT [B, F, T] of audio [B, S]."""
-        window = getattr(self, f"window{n_fft}")
-        spectrum = torch.stft(wave, n_fft, n_fft // 4, window=window, return_complex=True)
-        return torch.view_as_real(spectrum).square().sum(-1).add(1e-9).sqrt()
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of output [B, S] against target [B, S] over the resolutions that fit into S."""
-        total = output.new_zeros(())
-        sizes = [n_fft for n_fft in MEL_BANDS if n_fft // 2 < output.shape[1]]
-        for n_fft in sizes:
-            bank = getattr(self, f"bank{n_fft}")
-            x, y = self.magnitude(output, n_fft), self.magnitude(target, n_fft).detach()
-            log_x = torch.matmul(bank, x).clamp_min(self.floor).log()
-            log_y = torch.matmul(bank, y).clamp_min(self.floor).log()
-            total = (
-                total + F.l1_loss(log_x, log_y) + (x - y).abs().mean() / y.mean().clamp_min(1e-4)
-            )
-        return total / len(sizes)
-
-
 class StftDiscriminator(nn.Module):
     """A small convolutional judge of one complex STFT (EnCodec, Defossez et al. 2022)."""
 
@@ -149,7 +114,7 @@ Verdicts = list[tuple[Tensor, list[Tensor]]]
 class MultiScaleDiscriminator(nn.Module):
     """One STFT discriminator per resolution."""
 
-    def __init__(self, width: int = 16, n_ffts: tuple[int, ...] = (1024, 512, 256)) -> None:
+    def __init__(self, width: int, n_ffts: tuple[int, ...]) -> None:
         super().__init__()
         self.judges = nn.ModuleList(StftDiscriminator(n, width) for n in n_ffts)
 
@@ -186,14 +151,19 @@ class CodecTraining(StrictModel):
     """Clip length and loss weights (the lambdas of the paper's L_VAE, which it does not give).
 
     Attributes:
+        complex: Weight of the difference of complex spectra, in which phase counts.
         level_dropout: Share of clips of which an RVQ codec keeps only the first levels.
         dropped_to: How many those keep, each number alike; empty: any.
+        adversarial_start: The step from which judges are trained and heard.
+        adversarial_every: Of the steps from then on, every how many.
+        discriminator_sizes: FFT sizes of the judges, one each.
         augment: How crops are made to differ as recordings do; None leaves them as they are.
         floor: The least mel magnitude that the spectral loss tells from silence.
     """
 
     seconds: float = 1.28
     spectral: float = 1.0
+    complex: float = 0.0
     time: float = 0.0
     kl: float = 0.01
     commitment: float = 0.25
@@ -202,7 +172,9 @@ class CodecTraining(StrictModel):
     adversarial: float = 0.0
     feature: float = 0.0
     adversarial_start: int = 0
+    adversarial_every: int = Field(default=1, ge=1)
     discriminator_width: int = 16
+    discriminator_sizes: tuple[int, ...] = (1024, 512, 256)
     distillation: float = 0.0
     teacher: str | None = None
     augment: Augment | None = None
@@ -246,7 +218,9 @@ class CodecObjective(Objective):
         self.judges: MultiScaleDiscriminator | None = None
         if config.adversarial > 0:
             with seeded(seed):
-                self.judges = MultiScaleDiscriminator(config.discriminator_width)
+                self.judges = MultiScaleDiscriminator(
+                    config.discriminator_width, config.discriminator_sizes
+                )
         self._last: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -295,18 +269,25 @@ class CodecObjective(Objective):
         output = self.codec.decode_latents(latents).float()
         self.spectral.to(wave.device)
         with torch.autocast(wave.device.type, enabled=False):
-            spectral = self.spectral(output, wave)
+            spectral, phased = self.spectral.both(output, wave, weigh_phase=config.complex > 0)
             loss = config.spectral * spectral + term
+            if config.complex:
+                loss = loss + config.complex * phased
+                logs["complex"] = float(phased.detach())
             if self.distillation is not None:
                 loss = loss + config.distillation * self.distillation(latents, wave)
             if config.time:
                 loss = loss + config.time * (output - wave).abs().mean()
-            if self.judges is not None and step >= config.adversarial_start:
+            if self.judges is not None and self._is_judged(step):
                 real, fake = self.judges(wave), self.judges(output)
                 loss = loss + config.adversarial * hinge_generator(fake)
                 loss = loss + config.feature * feature_matching(real, fake)
                 self._last = (wave, output.detach())
         return StepLoss(loss, {"spectral": float(spectral.detach()), **logs})
+
+    def _is_judged(self, step: int) -> bool:
+        since = step - self.config.adversarial_start
+        return since >= 0 and since % self.config.adversarial_every == 0
 
     def _bottleneck(
         self, wave: Tensor, generator: torch.Generator

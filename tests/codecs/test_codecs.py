@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ import torch
 from safetensors import safe_open
 
 from calm_bench.codecs.autoencoder import Autoencoder
-from calm_bench.codecs.blocks import InverseStft, LogMel, mel_filterbank
+from calm_bench.codecs.blocks import (
+    CompressedStft,
+    InverseStft,
+    LogMel,
+    Stream,
+    mel_filterbank,
+)
 from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
 from calm_bench.config import ModelConfig
@@ -36,13 +43,27 @@ WAVEFORM = {
 }
 
 
-def waveform_codec(kind: str) -> Autoencoder:
+STFT = {
+    "sample_rate": 1600,
+    "front_end": "stft",
+    "hop": 32,
+    "n_fft": 128,
+    "inverse_n_fft": 64,
+    "ratios": [4],
+    "encoder_dims": [16, 16],
+    "encoder_blocks": [1, 1],
+    "decoder_dims": [16, 16],
+    "decoder_blocks": [1, 1],
+}
+
+
+def small_codec(kind: str, trunk: dict[str, Any] = WAVEFORM) -> Autoencoder:
     frame = {
         "vae": {"latent_channels": 4},
         "rvq": {"n_codebooks": 3, "codebook_size": 8, "code_dim": 4},
     }
     config = ModelConfig(
-        kind="codec", type=kind, description="", architecture={"trunk": WAVEFORM, **frame[kind]}
+        kind="codec", type=kind, description="", architecture={"trunk": trunk, **frame[kind]}
     )
     codec = build_module(config, Path("test"))
     assert isinstance(codec, Autoencoder)
@@ -52,8 +73,10 @@ def waveform_codec(kind: str) -> Autoencoder:
 CODECS = {
     "vae, mel": lambda: load_codec("vae-debug"),
     "rvq, mel": lambda: load_codec("rvq-debug"),
-    "vae, waveform and transformer": lambda: waveform_codec("vae"),
-    "rvq, waveform and transformer": lambda: waveform_codec("rvq"),
+    "vae, stft": lambda: small_codec("vae", STFT),
+    "rvq, stft": lambda: small_codec("rvq", STFT),
+    "vae, waveform and transformer": lambda: small_codec("vae"),
+    "rvq, waveform and transformer": lambda: small_codec("rvq"),
 }
 
 
@@ -88,7 +111,7 @@ def test_streamed_decoding_equals_whole_decoding(
 
 @torch.inference_mode()
 def test_a_prepared_stream_holds_no_more_after_a_minute() -> None:
-    codec = waveform_codec("vae")
+    codec = small_codec("vae")
     codec.prepare()
     state, sizes = codec.start_decoding(1), []
     for i in range(40):
@@ -148,6 +171,29 @@ def test_log_mel_hears_only_its_own_past() -> None:
     later = wave.clone()
     later[:, 96:] = 0.5
     torch.testing.assert_close(mel(wave)[:, :3], mel(later)[:, :3])
+
+
+def test_compressed_spectra_keep_the_phase_and_raise_quiet_partials() -> None:
+    front, wave = CompressedStft(64, 32), noise(320, 1)
+    real, imaginary = front(wave).chunk(2, dim=-1)
+    found = torch.complex(real, imaginary)
+    padded = torch.nn.functional.pad(wave, (32, 0))
+    plain = torch.stft(padded, 64, 32, window=front.window, center=False, return_complex=True)
+    plain = plain.transpose(1, 2)
+    torch.testing.assert_close(found.abs(), plain.abs() ** 0.3)
+    torch.testing.assert_close(found / found.abs(), plain / plain.abs(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(front(1000 * wave), 1000**0.3 * front(wave), atol=1e-3, rtol=1e-3)
+    assert not front(torch.zeros(1, 320)).any()
+
+
+def test_compressed_spectra_hear_only_their_own_past() -> None:
+    front, wave = CompressedStft(64, 32), noise(320, 1)
+    later = wave.clone()
+    later[:, 96:] = 0.5
+    torch.testing.assert_close(front(wave)[:, :3], front(later)[:, :3])
+    stream: Stream = {}
+    parts = [front(part, stream) for part in wave.split([32, 96, 192], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), front(wave))
 
 
 def test_log_mel_takes_what_lies_below_its_floor_for_silence() -> None:
