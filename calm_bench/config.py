@@ -20,6 +20,8 @@ from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
+AT_SEED = "@seed"
+"""In a model's name: `calm-music-tiny@seed1` is its recipe trained from another seed."""
 MAX_TEMPERATURE = 10.0  # a softmax is all but uniform, CALM's noise 3.2 times as wide as trained
 
 
@@ -34,10 +36,17 @@ Temperature = Annotated[float, AfterValidator(check_temperature)]
 
 
 class WeightsSpec(StrictModel):
-    """The weights file beside config.yaml and the sha256 it must have."""
+    """A weights file below a model's folder, the sha256 it must have, and what training wrote down.
+
+    Attributes:
+        recipe: A hash of all that decided the training but its seed; None where none was recorded.
+        steps: Of the training that made it.
+    """
 
     file: str = "weights.safetensors"
     sha256: str
+    recipe: str | None = None
+    steps: int | None = None
 
 
 class ModelConfig(StrictModel):
@@ -46,6 +55,9 @@ class ModelConfig(StrictModel):
     `architecture` is validated by the class registered under `type`, next to its code. Weights that
     are null are drawn at random from `seed`: enough for tests and for timing; unless `release`
     names weights that another package fetches.
+
+    Attributes:
+        trainings: By seed, further trainings of the same recipe; `weights` are those of its own.
     """
 
     kind: Literal["system", "codec"]
@@ -56,8 +68,14 @@ class ModelConfig(StrictModel):
     architecture: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsSpec | None = None
+    trainings: dict[int, WeightsSpec] = Field(default_factory=dict)
     release: str | None = None
     seed: int = 0
+
+    @property
+    def own_seed(self) -> int:
+        """The seed of the training that made `weights`."""
+        return int(self.training.get("seed", 0))
 
 
 class PromptSpec(StrictModel):
@@ -246,10 +264,47 @@ def model_dir(name: str) -> Path:
 
 
 def load_model_config(name: str) -> tuple[ModelConfig, Path]:
-    """A model's checked configuration and its folder."""
-    folder = model_dir(name)
+    """A model's checked configuration and its folder; `name@seed1` has the weights of that seed.
+
+    Raises:
+        WeightsError: If there is no training of that seed.
+    """
+    base, seed = training_of(name)
+    folder = model_dir(base)
     path = folder / "config.yaml"
-    return parse(ModelConfig, read_yaml(path), str(path)), folder
+    config = parse(ModelConfig, read_yaml(path), str(path))
+    return (config if seed is None else _of_training(config, base, seed)), folder
+
+
+def training_of(name: str) -> tuple[str, int | None]:
+    """A model's name and the seed that `name@seed1` asks for; None for its own weights."""
+    base, at, seed = name.rpartition(AT_SEED)
+    return (base, int(seed)) if at and seed.isdecimal() else (name, None)
+
+
+def train_command(name: str) -> str:
+    """The command that trains what a name stands for."""
+    base, seed = training_of(name)
+    return f"calm-bench train {base}" + ("" if seed is None else f" --seed {seed}")
+
+
+def training_seeds(config: ModelConfig) -> list[int]:
+    """The seeds that a model was trained from, its own first."""
+    return [config.own_seed, *sorted(config.trainings)]
+
+
+def _of_training(config: ModelConfig, name: str, seed: int) -> ModelConfig:
+    if seed == config.own_seed:
+        return config
+    if seed not in config.trainings:
+        raise WeightsError(
+            f"{name} has no training of seed {seed}, only of "
+            f"{', '.join(map(str, training_seeds(config)))}; "
+            f"calm-bench train {name} --seed {seed} makes one"
+        )
+    recipe = {**config.training, "seed": seed}
+    own = {"seed": seed, "weights": config.trainings[seed], "training": recipe}
+    return config.model_copy(update={**own, "trainings": {}})
 
 
 class Models(dict[str, tuple[ModelConfig, Path]]):
@@ -286,7 +341,7 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
             assert config.weights is not None
             raise WeightsError(
                 f"{name} has no weights: {folder / config.weights.file} does not exist; "
-                f"calm-bench train {name} makes them"
+                f"{train_command(name)} makes them"
             )
         self.weights[name] = config.weights.sha256 if config.weights else config.release
         codec = self.identity(config.codec, "codec") if config.codec else None

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -169,11 +170,15 @@ def _disk() -> Check:
 def _models() -> Iterator[Check]:
     for name in config.model_names():
         yield _model(name)
+        with suppress(BenchError):  # which the line above has said
+            spec, folder = config.load_model_config(name)
+            for seed in () if paths.is_packaged(folder) else spec.trainings:
+                yield _model(f"{name}{config.AT_SEED}{seed}")
 
 
 def _model(name: str) -> Check:
     """Whether a model's weights are there and are the ones that its config names."""
-    label = f"model {name}"
+    label, train = f"model {name}", config.train_command(name)
     try:
         spec, folder = config.load_model_config(name)
         path = paths.inside(folder, spec.weights.file) if spec.weights else None
@@ -186,11 +191,10 @@ def _model(name: str) -> Check:
     if spec.weights is None or path is None:
         return Check(label, "ok", f"random weights from seed {spec.seed}")
     if not path.is_file():
-        remedy = f"calm-bench train {name}"
-        return Check(label, "missing", f"no {path}", remedy)
+        return Check(label, "missing", f"no {path}", train)
     if (found := file_hash(path)) != spec.weights.sha256:
         detail = f"{path} has sha256 {found[:12]}…, its config says {spec.weights.sha256[:12]}…"
-        remedy = f"restore the file, or calm-bench train {name}"
+        remedy = f"restore the file, or {train}"
         return Check(label, "broken", detail, remedy)
     detail = f"sha256 {found[:12]}…, {path.stat().st_size / 1e6:.1f} MB"
     return Check(label, "ok", detail)

@@ -30,6 +30,15 @@ def train(
         int | None,
         typer.Option(min=1, help="Stop after this step; the same command goes on from there."),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Where initial weights, batches and noise come from. Another than the recipe's "
+            "makes a further training: MODEL/trainings/SEED.safetensors, for `run --trainings`.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,6 +71,7 @@ def train(
         until=steps,
         fresh=fresh,
         export=export,
+        seed=seed,
         overrides=_settings(settings or []),
     )
     with ExitStack() as stack:

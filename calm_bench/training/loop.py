@@ -145,11 +145,15 @@ WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the wei
 
 @dataclass
 class Progress:
-    """Where a run stands: steps done and seconds computed, over all starts; FLOPs of one step."""
+    """Where a run stands: steps done and seconds computed, over all starts; FLOPs of one step.
+
+    `processor_seconds` are of all threads of this rank, validation apart.
+    """
 
     step: int = 0
     seconds: float = 0.0
     flops: int = 0
+    processor_seconds: float = 0.0
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -251,9 +255,8 @@ class Trainer:
         if self.objective.adversary is not None:
             self.objective.adversary.load_state_dict(state["adversary"])
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
-        self.progress = Progress(
-            step=state["step"], seconds=state["seconds"], flops=state.get("flops", 0)
-        )
+        known = asdict(Progress())  # of which an older state may lack some
+        self.progress = Progress(**{name: state.get(name, known[name]) for name in known})
         if self.fabric.is_global_zero:
             self.log.cut(state["step"])
         return True
@@ -373,9 +376,10 @@ class Trainer:
         saved, means = time.monotonic(), Means()
         with StopSignals() as signals:
             while self.progress.step < stop:
-                begun = time.monotonic()
+                begun, busy = time.monotonic(), time.process_time()
                 means.add(self.step())
                 self.progress.seconds += time.monotonic() - begun
+                self.progress.processor_seconds += time.process_time() - busy
                 step = self.progress.step
                 if signals.any_rank(self.fabric):
                     stop = step

@@ -10,7 +10,8 @@ import platform
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from calm_bench.codecs.checkpoints import build_module, load_codec
-from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse
+from calm_bench.config import (
+    AT_SEED,
+    ModelConfig,
+    WeightsSpec,
+    load_model_config,
+    parse,
+    training_of,
+)
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
-from calm_bench.core.files import disk_errors, replace
+from calm_bench.core.files import disk_errors, locked, replace
 from calm_bench.data.corpus import default_dir, licences, read_manifest
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
+from calm_bench.seeds import content_hash
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system
 from calm_bench.systems.monologue import train_tokenizer
@@ -45,7 +54,7 @@ from calm_bench.training.language import (
     RqObjective,
     frame_split,
 )
-from calm_bench.training.loop import Trainer
+from calm_bench.training.loop import WITHOUT_EFFECT, Trainer
 from calm_bench.training.objective import Objective, TrainingConfig
 from calm_bench.training.sharding import sharded_strategy
 
@@ -63,12 +72,23 @@ TEMPLATE = """# {name}
 | optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
 | cost | {flops}; {hours:.2f} h on {device}, torch {torch} |
 | data | {data} |
+| weights | release {release}, sha256 {sha256} |
 | licence | {licence} |
 
 Last validation: {validation}.
 
 Rebuild: `calm-bench data {data_words} && {command}`
 """
+TRAININGS = """
+## Trainings
+
+One recipe, from another seed each; more come from `calm-bench train {name} --seed SEED`.
+
+| seed | steps | processor time | sha256 |
+| --: | --: | --: | :-- |
+"""
+_TRAININGS = re.compile(r"\n## Trainings\n.*?(?=\n## |\Z)", re.DOTALL)
+_LINE = re.compile(r"^\| (\d+) \|.*\n", re.MULTILINE)
 MADE_OF = {
     "speech": "speech made by this project",
     "music": "scores rendered by this project, whose licences the corpus card names",
@@ -83,7 +103,11 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """How to run, apart from the recipe in the model's config.yaml."""
+    """How to run, apart from the recipe in the model's config.yaml.
+
+    Attributes:
+        seed: Another than the recipe's makes a further training, beside the model's own weights.
+    """
 
     devices: int = 1
     num_nodes: int = 1
@@ -93,6 +117,7 @@ class TrainOptions:
     until: int | None = None
     fresh: bool = False
     export: bool = False
+    seed: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -133,10 +158,11 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     keep_freed_memory()
     config, folder = load_model_config(name)
     config, recipe = with_settings(config, str(folder / "config.yaml"), options.overrides)
+    config, recipe, further = _from_seed(config, recipe, name, options)
     fabric = _fabric(recipe, options)
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
-    work = paths.home() / "training" / folder.name
+    work = paths.home() / "training" / (folder.name + further)
     with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
         objective = build_objective(config, recipe, str(folder / "config.yaml"))
         if options.fresh and fabric.local_rank == 0:
@@ -154,13 +180,64 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     if not (done or options.export):
         return None
     weights = trainer.exported()
-    if not fabric.is_global_zero:
-        return None
-    command = _command(folder.name, recipe, options, trainer.progress.step)
-    card = _card(folder, config, trainer, command)
-    write_weights(folder, config, weights)
-    replace(folder / "card.md", card.encode())
-    return folder
+    if fabric.is_global_zero:
+        _write(folder, config, trainer, weights, None if further else options)
+    return folder if fabric.is_global_zero else None
+
+
+def _write(
+    folder: Path,
+    config: ModelConfig,
+    trainer: Trainer,
+    weights: Mapping[str, Tensor],
+    own: TrainOptions | None,
+) -> None:
+    """Write a model's own weights and card, made by these options, or a further training."""
+    seed, done = trainer.config.seed, trainer.progress
+    facts = {"recipe": _recipe_hash(config), "steps": done.step}
+    with _writing(folder):
+        card = None
+        if own is None:
+            config = write_training(folder, seed, weights, facts)
+        else:
+            config = write_weights(folder, config, weights, facts)
+            command = _command(folder.name, trainer.config, own, done.step)
+            card = _card(folder, config, trainer, command)
+        made = config.trainings[seed] if own is None else config.weights
+        hours, sha256 = done.processor_seconds / 3600, made.sha256 if made else ""
+        line = f"| {seed} | {done.step:,} | {hours:.2f} h | {sha256[:12]} |\n"
+        _write_card(folder, seed, line, card)
+
+
+def _from_seed(
+    config: ModelConfig, recipe: TrainingConfig, name: str, options: TrainOptions
+) -> tuple[ModelConfig, TrainingConfig, str]:
+    """What `--seed` makes of a model and its recipe, and the suffix of a further training's name.
+
+    Initial weights, batches and noise all come from the seed.
+    """
+    if training_of(name)[1] is not None:
+        raise InputError(f"{name} is one training of a model: its seed is given with --seed")
+    if options.seed is None or options.seed == config.own_seed == recipe.seed:
+        return config, recipe, ""
+    if changed := sorted(options.overrides.keys() - WITHOUT_EFFECT):
+        raise InputError(
+            f"--seed {options.seed} trains {name} by the recipe of its own weights: it takes no "
+            f"--set {changed[0]}; change it in config.yaml, or leave out --seed"
+        )
+    seed = {"seed": options.seed}
+    config = config.model_copy(update={**seed, "training": {**config.training, **seed}})
+    return config, recipe.model_copy(update=seed), f"{AT_SEED}{options.seed}"
+
+
+def _recipe_hash(config: ModelConfig) -> str:
+    """What decides a training besides its seed: shapes, recipe, and the codec that it hears by."""
+    recipe = {k: v for k, v in config.training.items() if k not in {"seed", *WITHOUT_EFFECT}}
+    codec = None
+    if config.codec is not None:
+        weights = load_model_config(config.codec)[0].weights
+        codec = config.codec, weights and weights.sha256
+    return content_hash(config.type, config.architecture, recipe, codec, length=12)
 
 
 def _keep(
@@ -256,15 +333,99 @@ def _objective_of(system: object) -> type[LanguageObjective] | None:
     return MusicGenObjective if isinstance(system, MusicGenSystem) else None
 
 
-def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Hold a model's folder, into which trainings of two seeds may want to write at once."""
+    lock = paths.home() / "locks" / folder.name
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, wait=True):
+        yield
+
+
+def write_weights(
+    folder: Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    facts: Mapping[str, Any] | None = None,
+) -> ModelConfig:
     """Write weights as safetensors, and config.yaml beside them with their name and sha256.
 
     The file is named by its content, and config.yaml is replaced once it is there: whatever moment
-    a kill comes at, the config names whole weights, the old or the new. Matrices are stored as
-    float16; vectors (norms, biases, latent statistics) are small and stay float32.
+    a kill comes at, the config names whole weights, the old or the new. Further trainings that it
+    names stay.
 
     Returns:
-        The sha256 of the weights.
+        The configuration as it was written.
+    """
+    packed, sha256 = _packed(weights)
+    name = f"weights-{sha256[:12]}.safetensors"
+    named = WeightsSpec(file=name, sha256=sha256, **(facts or {}))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / name, packed)
+    known = load_model_config(str(folder))[0] if (folder / "config.yaml").is_file() else None
+    trainings = known.trainings if known else {}
+    written = config.model_copy(update={"weights": named, "trainings": trainings})
+    _write_config(folder, written)
+    for path in list(folder.iterdir()):  # files of other names are the user's
+        if re.fullmatch(OURS, path.name) and path.name != name:
+            path.unlink()
+    return written
+
+
+def write_training(
+    folder: Path, seed: int, weights: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> ModelConfig:
+    """Write a further training beside a model's own, and name it in config.yaml, which is returned.
+
+    While the file is replaced, config.yaml does not name it: a kill leaves no name without weights.
+    """
+    packed, sha256 = _packed(weights)
+    named = WeightsSpec(file=f"trainings/{seed}.safetensors", sha256=sha256, **facts)
+    config, _ = load_model_config(str(folder))
+    others = {known: spec for known, spec in config.trainings.items() if known != seed}
+    if seed in config.trainings:
+        _write_config(folder, config.model_copy(update={"trainings": others}))
+    replace(folder / named.file, packed)
+    trainings = dict(sorted({**others, seed: named}.items()))
+    config = config.model_copy(update={"trainings": trainings})
+    _write_config(folder, config)
+    return config
+
+
+def _write_config(folder: Path, config: ModelConfig) -> None:
+    data = config.model_dump(mode="json", exclude_none=True)
+    if not config.trainings:
+        del data["trainings"]
+    text = yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
+    replace(folder / "config.yaml", text.encode())
+
+
+def _write_card(folder: Path, seed: int, line: str, text: str | None = None) -> None:
+    """Write a card, or the one that is there, with a line for this training and those of before.
+
+    The lines stand below what is generated and above the notes.
+    """
+    path = folder / "card.md"
+    before = path.read_text(encoding="utf-8") if path.is_file() else f"# {folder.name}\n"
+    found = _TRAININGS.search(before)
+    lines = {int(known[1]): known[0] for known in _LINE.finditer(found[0] if found else "")}
+    lines = dict(sorted({**lines, seed: line}.items()))
+    text = _TRAININGS.sub("", before) if text is None else text
+    generated, rule, notes = text.partition("\n## ")
+    section = TRAININGS.format(name=folder.name) + "".join(lines.values())
+    replace(path, f"{generated.rstrip()}\n{section}{rule}{notes}".encode())
+
+
+def _packed(weights: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """Weights as a safetensors file, and its sha256.
+
+    Matrices are stored as float16; vectors (norms, biases, latent statistics) are small and stay
+    float32.
+
+    Raises:
+        InputError: If one does not fit into float16.
     """
     half = {
         key: (value.half() if value.is_floating_point() and value.ndim > 1 else value)
@@ -277,18 +438,7 @@ def write_weights(folder: Path, config: ModelConfig, weights: Mapping[str, Tenso
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"the weight {key} does not fit into float16")
     packed = save(half)
-    sha256 = hashlib.sha256(packed).hexdigest()
-    named = WeightsSpec(file=f"weights-{sha256[:12]}.safetensors", sha256=sha256)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / named.file, packed)
-    data = config.model_copy(update={"weights": named}).model_dump(mode="json", exclude_none=True)
-    text = yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
-    replace(folder / "config.yaml", text.encode())
-    for path in list(folder.iterdir()):  # files of other names are the user's
-        if re.fullmatch(OURS, path.name) and path.name != named.file:
-            path.unlink()
-    return sha256
+    return packed, hashlib.sha256(packed).hexdigest()
 
 
 def _forget(work: Path) -> None:
@@ -363,6 +513,8 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> 
         hours=trainer.progress.seconds / 3600,
         device=_device(fabric),
         torch=torch.__version__,
+        release=config.version,
+        sha256=config.weights.sha256[:12] if config.weights else "none",
         data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
         data_words=recipe.corpus if known else f"folder RECORDINGS --out {recipe.corpus}",

@@ -3,11 +3,14 @@
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.audio import write_flac
-from calm_bench.errors import InputError
+from calm_bench.core.files import replace as replace_file
+from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
 from calm_bench.training import train as module
@@ -31,7 +35,7 @@ from calm_bench.training.codec import MultiScaleDiscriminator, hinge_discriminat
 from calm_bench.training.loop import RunLog, Trainer
 from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, TrainingError
 from calm_bench.training.spectral import SpectralLoss
-from calm_bench.training.train import TrainOptions, train_model, write_weights
+from calm_bench.training.train import TrainOptions, train_model, write_training, write_weights
 
 RATE = 1600
 CPU = TrainOptions(accelerator="cpu", threads=1)
@@ -367,6 +371,72 @@ def test_the_cards_command_trains_what_was_exported_early(corpus: Path) -> None:
     assert f"calm-bench train {name} --steps 3 --export`" in Path("models/mine/card.md").read_text()
 
 
+def test_a_further_seed_is_a_training_beside_the_models_own(corpus: Path) -> None:
+    name, folder = model("mine", **KINDS["vae"]), Path("models/mine")
+    trained(name, "--seed", "2", "--set", "keep_every=4")  # which changes no weights
+    trained(name, "--seed", "0")  # the recipe's own
+    before, _ = load_model_config(name)
+    card = (folder / "card.md").read_text()
+    assert before.weights is not None
+    assert list(before.trainings) == [2]
+    trained(name, "--seed", "1")
+    config, _ = load_model_config(name)
+    one, two = config.trainings[1], config.trainings[2]
+    assert config == before.model_copy(update={"trainings": {1: one, 2: two}})
+    assert file_hash(folder / "trainings/1.safetensors") == one.sha256
+    assert len({one.sha256, two.sha256, before.weights.sha256}) == 3
+    assert {spec.recipe for spec in (one, two, before.weights)} == {one.recipe}
+    assert one.steps == two.steps == before.weights.steps == 8
+    assert load_codec(f"{name}@seed1").card.weights_sha256 == one.sha256
+    assert load_codec(f"{name}@seed0").card.weights_sha256 == before.weights.sha256
+    assert kept_steps(f"{name}@seed2") == [4, 8]
+    # Batches and initial weights are others, too, and the states of the seeds lie apart.
+    firsts = {losses(at)[0] for at in (name, f"{name}@seed1", f"{name}@seed2")}
+    assert len(firsts) == 3
+    now = (folder / "card.md").read_text()
+    lines = re.findall(r"^\| (\d) \| 8 \| 0.0\d h \| (\w{12}) \|$", now, re.MULTILINE)
+    assert [seed for seed, _ in lines] == ["0", "1", "2"]
+    assert [line for line in card.splitlines() if line not in now.splitlines()] == []
+
+
+def test_a_further_training_keeps_to_the_recipe_and_repeats_exactly(corpus: Path) -> None:
+    name = model("mine", **KINDS["calm"])
+    with pytest.raises(InputError, match="it takes no --set batch_size"):
+        train_model(name, replace(CPU, seed=1, overrides={"batch_size": 4}))
+    with pytest.raises(InputError, match="its seed is given with --seed"):
+        train_model(f"{name}@seed0", CPU)
+    with pytest.raises(WeightsError, match="no training of seed 1, only of 0; calm-bench train"):
+        load_system(f"{name}@seed1")
+    train_model(name, replace(CPU, seed=1))
+    first = load_model_config(name)[0].trainings[1]
+    train_model(name, replace(CPU, seed=1, fresh=True))
+    config, _ = load_model_config(name)
+    assert config.trainings[1].sha256 == first.sha256
+    assert config.weights is None
+    # A model whose own seed it is comes to the same weights.
+    other = model("other", **KINDS["calm"], seed=1)
+    trained(other, "--set", "seed=1")
+    assert load_system(other).card.weights_sha256 == first.sha256
+
+
+def test_a_kill_leaves_no_training_that_does_not_fit_its_name(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, folder = model("mine", **KINDS["vae"]), Path("models/mine")
+    weights = load_codec(name).state_dict()
+    changed = {key: value + 1 for key, value in weights.items()}
+    for last in range(4):
+        write_training(folder, 1, weights, {})
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(module, "replace", dying_at(last, replace_file))
+            write_training(folder, 1, changed, {})
+        # The name is taken back before its weights are replaced, and given again after that.
+        config, _ = load_model_config(name)
+        assert (1 in config.trainings) == (last in (0, 3))
+        if 1 in config.trainings:
+            load_codec(f"{name}@seed1")
+
+
 def test_a_fresh_training_forgets_all_of_the_one_before(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
     trained(name, "--set", "keep_every=2", "--steps", "5")
@@ -396,6 +466,20 @@ def _killed(*words: Any, **options: Any) -> None:
     raise KeyboardInterrupt
 
 
+def dying_at(
+    moment: int, real: Callable[..., None], steps: Iterator[int] | None = None
+) -> Callable[..., None]:
+    """The real thing, but for the step at which the process is killed."""
+    steps = itertools.count() if steps is None else steps
+
+    def step(*words: Any, **options: Any) -> None:
+        if next(steps) == moment:
+            raise KeyboardInterrupt
+        real(*words, **options)
+
+    return step
+
+
 @pytest.mark.parametrize("old", ["weights.safetensors", None], ids=["named by hand", "by content"])
 @pytest.mark.parametrize("moment", range(3), ids=["weights", "config", "removal"])
 def test_a_kill_leaves_a_config_that_fits_its_weights(
@@ -403,33 +487,27 @@ def test_a_kill_leaves_a_config_that_fits_its_weights(
 ) -> None:
     name, folder = model("mine", **KINDS["vae"]), Path("models/mine")
     new = load_codec(name).state_dict()
-    first = write_weights(folder, load_model_config(name)[0], {k: v + 1 for k, v in new.items()})
+    write_weights(folder, load_model_config(name)[0], {k: v + 1 for k, v in new.items()})
     named = load_model_config(name)[0].weights
     assert named is not None
+    first = named.sha256
     if old is not None:
         (folder / named.file).rename(folder / old)
         text = (folder / "config.yaml").read_text()
         (folder / "config.yaml").write_text(text.replace(named.file, old))
     (folder / "weights-mine.safetensors").touch()  # the user's own, not to be removed
     steps = itertools.count()
-
-    def dying(real: Callable[..., None]) -> Callable[..., None]:
-        def step(*words: Any, **options: Any) -> None:
-            if next(steps) == moment:
-                raise KeyboardInterrupt
-            real(*words, **options)
-
-        return step
-
     config, _ = load_model_config(name)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "replace", dying(module.replace))
-        patch.setattr(Path, "unlink", dying(Path.unlink))
+        patch.setattr(module, "replace", dying_at(moment, replace_file, steps))
+        patch.setattr(Path, "unlink", dying_at(moment, Path.unlink, steps))
         with pytest.raises(KeyboardInterrupt):
             write_weights(folder, config, new)
     assert (load_codec(name).card.weights_sha256 == first) == (moment < 2)
-    second = write_weights(folder, load_model_config(name)[0], new)
-    assert load_codec(name).card.weights_sha256 == second
+    written = write_weights(folder, load_model_config(name)[0], new).weights
+    assert written is not None
+    second = load_codec(name).card.weights_sha256
+    assert second == written.sha256 != first
     left = {path.name for path in folder.glob("*.safetensors")}
     assert left == {f"weights-{second[:12]}.safetensors", "weights-mine.safetensors"}
 
