@@ -88,8 +88,7 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
             id=own,
             audio=f"{out_dir.name}/{name}/{path.name}",
             sha256=file_hash(path),
-            # Stretches of one file are one recording, whatever a list calls them.
-            group=item.id if item.offset is None else without_suffix(Path(item.audio).name),
+            group=_group(item),
             # A transcribed text is no ground truth: the run transcribes the prompt and says so.
             words=_cut_words(clip, cuts.seconds) if item.text_source == "given" else None,
         )
@@ -98,6 +97,13 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     index = out_dir / f"{name}.jsonl"
     replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     return index
+
+
+def _group(item: Item) -> str:
+    """What hangs together: draws of one work, stretches of one file, or one recording's clips."""
+    if item.work is not None:
+        return item.work
+    return item.id if item.offset is None else without_suffix(Path(item.audio).name)
 
 
 def _too_few(clips: Sequence[_Clip], items: Sequence[Item], cuts: Cuts) -> str:
