@@ -60,7 +60,7 @@ class ModelConfig(StrictModel):
         trainings: By seed, further trainings of the same recipe; `weights` are those of its own.
     """
 
-    kind: Literal["system", "codec"]
+    kind: Literal["system", "codec", "text"]
     type: str
     version: int = 1
     description: str

@@ -1,4 +1,4 @@
-"""Names of systems, codecs, metrics and embeddings, each loaded only when asked for.
+"""Names of systems, codecs, text models, metrics and embeddings, each loaded when asked for.
 
 A built-in is one line here; another package adds its own through the entry point groups
 `calm_bench.systems`, `calm_bench.codecs`, `calm_bench.metrics` and `calm_bench.embeddings`. Built-
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from calm_bench.errors import BenchError, UnknownNameError
 
-Kind = Literal["system", "codec", "metric", "embedding"]
+Kind = Literal["system", "codec", "text", "metric", "embedding"]
 
 SYSTEMS = {
     "calm": "calm_bench.systems.calm:CalmSystem",
@@ -30,6 +30,9 @@ SYSTEMS = {
 CODECS = {
     "vae": "calm_bench.codecs.vae:VaeCodec",
     "rvq": "calm_bench.codecs.rvq:RvqCodec",
+}
+TEXTS = {
+    "transformer": "calm_bench.systems.text:TextModel",
 }
 METRICS = {
     "asr_health": "calm_bench.metrics.asr_health:AsrHealth",
@@ -60,6 +63,7 @@ EMBEDDINGS = {
 _BUILT_IN: dict[Kind, dict[str, str]] = {
     "system": SYSTEMS,
     "codec": CODECS,
+    "text": TEXTS,
     "metric": METRICS,
     "embedding": EMBEDDINGS,
 }

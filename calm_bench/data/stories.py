@@ -8,7 +8,7 @@ hundred words.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -88,6 +88,17 @@ def tell_story(rng: random.Random) -> tuple[str, tuple[str, ...]]:
     cast = _draw_cast(rng)
     told = [rng.choice(beat).format(**cast) for beat in shapes[shape]]
     return shape, tuple(text[0].upper() + text[1:] for text in told)
+
+
+def more_texts(count: int, seed: int, known: Collection[str]) -> list[str]:
+    """Texts of stories from a stream of their own: none twice, none of those known."""
+    rng = random.Random(f"calm-bench more stories {seed}")
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        text = " ".join(tell_story(rng)[1])
+        if text not in known:
+            texts[text] = None
+    return list(texts)
 
 
 def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:

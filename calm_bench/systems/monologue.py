@@ -37,6 +37,18 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a file.
+
+    Raises:
+        WeightsError: If the file is missing or no tokenizer.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers package raises bare Exception
+        raise WeightsError(f"{path} is not a usable tokenizer: {error}") from error
+
+
 def write_words(
     stream: NDArray[np.int64],
     words: Iterable[TimedWord],
@@ -76,10 +88,7 @@ class TextStream:
         """
         if path is None:
             return cls(train_tokenizer([], len(SPECIALS) + 256), frame_rate)
-        try:
-            return cls(Tokenizer.from_file(str(path)), frame_rate)
-        except Exception as error:  # the tokenizers package raises bare Exception
-            raise WeightsError(f"{path} is not a usable tokenizer: {error}") from error
+        return cls(load_tokenizer(path), frame_rate)
 
     def encode(self, words: Sequence[TimedWord], frames: int) -> NDArray[np.int64]:
         """Tokens [T] of the words' frames; -1 is never used: what holds no word is PAD.

@@ -48,12 +48,25 @@ def text_top_k(sampling: SamplingParams) -> int:
     return TEXT_TOP_K if sampling.top_k else 0
 
 
-class TextConfig(StrictModel):
-    """The inner monologue: size of its vocabulary, frames it leads by, and its tokenizer file."""
+class Vocabulary(StrictModel):
+    """The size of a vocabulary, PAD and EPAD counted, and its tokenizer file."""
 
     vocab_size: int
-    lead: int = 2
     tokenizer: str | None = None
+
+
+class TextConfig(Vocabulary):
+    """The inner monologue: its vocabulary, and frames it leads by."""
+
+    lead: int = 2
+
+
+def text_layers(size: int, width: int) -> tuple[nn.Embedding, nn.Linear]:
+    """The table [V + 1, D] of text tokens, whose last row is BOS, and the head [V, D]."""
+    table, head = nn.Embedding(size + 1, width), nn.Linear(width, size, bias=False)
+    nn.init.normal_(table.weight, std=0.3)
+    nn.init.normal_(head.weight, std=width**-0.5)
+    return table, head
 
 
 @dataclass
@@ -119,12 +132,8 @@ class StreamingSystem(System):
         self.text_stream: TextStream | None = None
         self.text_size: int | None = None
         if text is not None:
-            D, size = backbone.dim, text.vocab_size
-            self.text_size = size
-            self.text_table = nn.Embedding(size + 1, D)  # the last row is BOS
-            self.text_head = nn.Linear(D, size, bias=False)
-            nn.init.normal_(self.text_table.weight, std=0.3)
-            nn.init.normal_(self.text_head.weight, std=D**-0.5)
+            self.text_size = text.vocab_size
+            self.text_table, self.text_head = text_layers(text.vocab_size, backbone.dim)
             if folder is not None:
                 path = None if text.tokenizer is None else folder / text.tokenizer
                 self.text_stream = TextStream.load(path, codec.frame_rate)

@@ -156,13 +156,20 @@ class Progress:
     processor_seconds: float = 0.0
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, vectors (norms, biases, scales) do not."""
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+def parameter_groups(objective: Objective, config: TrainingConfig) -> list[dict[str, Any]]:
+    """Matrices decay, vectors (norms, biases, scales) do not; what was given has its own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in objective.module.named_parameters():
+        if parameter.requires_grad:
+            key = name in objective.given, parameter.ndim >= 2
+            groups.setdefault(key, []).append(parameter)
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "share": config.start_rate if given else 1.0,
+        }
+        for (given, decays), parameters in sorted(groups.items(), reverse=True)
     ]
 
 
@@ -196,7 +203,7 @@ class Trainer:
         """
         self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
         self.forward = fabric.setup_module(LossModule(objective))  # shards parameters, if it shards
-        groups = parameter_groups(objective.module, config.weight_decay)
+        groups = parameter_groups(objective, config)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8)
         self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.adversary_optimizer: Any = None
@@ -209,7 +216,8 @@ class Trainer:
         self.progress = Progress()
         self.log = RunLog(folder)
         self.keep: Callable[[int, Mapping[str, Tensor]], None] | None = None  # if `keep_every`
-        self.identity = content_hash(config.model_dump(mode="json", exclude=WITHOUT_EFFECT))
+        recipe = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+        self.identity = content_hash(recipe, objective.origin)
 
     @property
     def state_path(self) -> Path:
@@ -288,7 +296,7 @@ class Trainer:
         """Take one optimiser step and return its logs."""
         step, config = self.progress.step, self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = config.rate(step)
+            group["lr"] = config.rate(step) * group["share"]
         means = Means()
         for part in range(config.accumulate):
             index = (step * config.accumulate + part) * self.fabric.world_size
@@ -349,7 +357,11 @@ class Trainer:
 
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.fabric.is_global_zero:
-            self.log.add(self.progress.step, record)
+            took = {
+                "seconds": round(self.progress.seconds, 1),
+                "processor_seconds": round(self.progress.processor_seconds, 1),
+            }
+            self.log.add(self.progress.step, {**took, **record})
 
     def validate(self) -> dict[str, float]:
         """Held-out numbers and samples of the averaged weights, logged."""
@@ -385,7 +397,7 @@ class Trainer:
                     stop = step
                 if step % self.config.log_every == 0 or step == stop:
                     logs = means.take()
-                    self._log({"seconds": round(self.progress.seconds, 1), **logs})
+                    self._log(logs)
                     yield logs
                 if step % self.config.validate_every == 0 or step == self.config.steps:
                     self.validate()

@@ -34,6 +34,8 @@ class TrainingConfig(StrictModel):
     Attributes:
         keep_every: Keep the averaged weights of every so many steps, as models of their own below
             the run's folder; 0 keeps none.
+        start_from: A text model whose backbone and text tables a language model begins with.
+        start_rate: Times the learning rate for these (the paper's two rates: 1/4).
     """
 
     corpus: str
@@ -53,6 +55,8 @@ class TrainingConfig(StrictModel):
     validate_every: int = 1000
     keep_every: int = Field(default=0, ge=0)
     seed: int = 0
+    start_from: str | None = None
+    start_rate: float = Field(default=1.0, ge=0)
     objective: dict[str, Any] = Field(default_factory=dict)
 
     def rate(self, step: int) -> float:
@@ -94,9 +98,13 @@ class Objective(ABC):
 
     Attributes:
         module: What the optimiser updates and the checkpoint keeps.
+        origin: What some of its weights were before training; None where all were drawn.
+        given: The names of these.
     """
 
     module: nn.Module
+    origin: str | None = None
+    given: tuple[str, ...] = ()
 
     @abstractmethod
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:

@@ -39,12 +39,15 @@ from calm_bench.data.corpus import default_dir, licences, read_manifest
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash
+from calm_bench.store.curves import write_curve
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system
 from calm_bench.systems.monologue import train_tokenizer
 from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
+from calm_bench.systems.text import load_text_model
 from calm_bench.training.codec import CodecObjective, CodecTraining
+from calm_bench.training.curve import curve_of
 from calm_bench.training.language import (
     CalmObjective,
     FlowObjective,
@@ -57,6 +60,14 @@ from calm_bench.training.language import (
 from calm_bench.training.loop import WITHOUT_EFFECT, Trainer
 from calm_bench.training.objective import Objective, TrainingConfig
 from calm_bench.training.sharding import sharded_strategy
+from calm_bench.training.text import (
+    TextObjective,
+    TextTraining,
+    TokenTexts,
+    start,
+    texts_of,
+    training_texts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +79,10 @@ TEMPLATE = """# {name}
 |---|---|
 | kind | {kind}, `{type}` |
 | parameters | {parameters:,} |
-| steps | {step:,} of {steps:,}, batch {batch} |
+| steps | {step:,} of {steps:,}, batch {batch}, seed {seed} |
+| start | {start} |
 | optimiser | AdamW, rate {rate:g} cosine, betas {betas}, weight decay {decay:g}, EMA {ema:g} |
-| cost | {flops}; {hours:.2f} h on {device}, torch {torch} |
+| cost | {flops}; {processor:.2f} h of processor time, {hours:.2f} h on {device}, torch {torch} |
 | data | {data} |
 | weights | release {release}, sha256 {sha256} |
 | licence | {licence} |
@@ -194,7 +206,7 @@ def _write(
 ) -> None:
     """Write a model's own weights and card, made by these options, or a further training."""
     seed, done = trainer.config.seed, trainer.progress
-    facts = {"recipe": _recipe_hash(config), "steps": done.step}
+    facts = {"recipe": _recipe_hash(config, trainer.objective.origin), "steps": done.step}
     with _writing(folder):
         card = None
         if own is None:
@@ -207,6 +219,7 @@ def _write(
         hours, sha256 = done.processor_seconds / 3600, made.sha256 if made else ""
         line = f"| {seed} | {done.step:,} | {hours:.2f} h | {sha256[:12]} |\n"
         _write_card(folder, seed, line, card)
+        write_curve(folder, seed, curve_of(trainer.log.records(), trainer.config))
 
 
 def _from_seed(
@@ -230,14 +243,15 @@ def _from_seed(
     return config, recipe.model_copy(update=seed), f"{AT_SEED}{options.seed}"
 
 
-def _recipe_hash(config: ModelConfig) -> str:
-    """What decides a training besides its seed: shapes, recipe, and the codec that it hears by."""
+def _recipe_hash(config: ModelConfig, origin: str | None) -> str:
+    """What decides a training besides its seed: shapes, recipe, codec, and what it starts from."""
     recipe = {k: v for k, v in config.training.items() if k not in {"seed", *WITHOUT_EFFECT}}
     codec = None
     if config.codec is not None:
         weights = load_model_config(config.codec)[0].weights
         codec = config.codec, weights and weights.sha256
-    return content_hash(config.type, config.architecture, recipe, codec, length=12)
+    parts = [config.type, config.architecture, recipe, codec, *([origin] if origin else [])]
+    return content_hash(*parts, length=12)
 
 
 def _keep(
@@ -286,16 +300,24 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
 
     Audio and frames are prepared if they are not, and a tokenizer is made if there is none.
     """
-    corpus = corpus_dir(recipe.corpus)
+    corpus, folder = corpus_dir(recipe.corpus), Path(where).parent
     its_own = f"{where}: training.objective"
+    if recipe.start_from is not None and config.kind != "system":
+        raise InputError(f"{where}: training.start_from is for systems, not for a {config.kind}")
     if config.kind == "codec":
-        codec = build_module(config, Path(where).parent)
+        codec = build_module(config, folder)
         training = parse(CodecTraining, recipe.objective, its_own)
         train = prepare(corpus, codec.sample_rate, "train")
         validation = prepare(corpus, codec.sample_rate, "validation")
         return CodecObjective(codec, training, train, validation, recipe.seed)
-    folder, name = Path(where).parent, str(config.codec)
-    _ensure_tokenizer(config, folder, corpus)
+    _ensure_tokenizer(config, folder, corpus, recipe.start_from)
+    if config.kind == "text":
+        reading = parse(TextTraining, recipe.objective, its_own)
+        model = build_module(config, folder, folder=folder)
+        texts = training_texts(corpus, reading, recipe.seed), texts_of(corpus, "validation")
+        learned, held_out = (TokenTexts(split, model.tokenizer) for split in texts)
+        return TextObjective(model, reading, recipe, (learned, held_out))
+    name = str(config.codec)
     system = build_system(config, folder, load_codec(name))
     options = parse(LanguageTraining, recipe.objective, its_own)
     objective = _objective_of(system)
@@ -307,21 +329,23 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
         frame_split(corpus, "train", name, system),
         frame_split(corpus, "validation", name, system),
     )
-    return objective(system, options, recipe, splits)
+    built = objective(system, options, recipe, splits)
+    if recipe.start_from is not None:
+        built.origin, built.given = start(system, recipe.start_from, where)
+    return built
 
 
-def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path) -> None:
+def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path, like: str | None) -> None:
+    """Make a tokenizer of the corpus's training texts if there is none, or take that of a model."""
     text = config.architecture.get("text") or {}
     name = text.get("tokenizer")
     if name is None or (folder / name).is_file():
         return
-    shards = prepare(corpus, load_codec(str(config.codec)).sample_rate, "train")
-    texts = [" ".join(word for word, _, _ in item.words) for item in shards.items if item.words]
-    if not texts:
-        raise InputError(
-            f"{corpus} has no words: a system with a text stream cannot be trained on it"
-        )
-    tokenizer = train_tokenizer(texts, text["vocab_size"])
+    if like is not None:
+        tokenizer = load_text_model(like)[0].tokenizer
+    else:
+        texts = texts_of(corpus, "train", timed=config.kind == "system")
+        tokenizer = train_tokenizer(texts, text["vocab_size"])
     tokenizer.save(str(folder / name))
 
 
@@ -463,7 +487,8 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
     for option, count in (("--devices", options.devices), ("--num-nodes", options.num_nodes)):
         words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
-    return shlex.join(words)
+    first = "" if recipe.start_from is None else f"calm-bench train {recipe.start_from} && "
+    return first + shlex.join(words)
 
 
 def _flops(count: int) -> str:
@@ -486,6 +511,14 @@ def _licence(corpus: str) -> str:
     return f"for whoever gives them on to state; trained on: {terms}"
 
 
+def _start(objective: Objective, recipe: TrainingConfig) -> str:
+    """What the weights were before the first step."""
+    if objective.origin is None:
+        return "weights drawn at random"
+    rate = "" if recipe.start_rate == 1 else f", trained at {recipe.start_rate:g} times the rate"
+    return f"backbone and text tables of {objective.origin}{rate}; all else drawn at random"
+
+
 def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> str:
     """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
     fabric = trainer.fabric
@@ -505,11 +538,14 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> 
         step=trainer.progress.step,
         steps=recipe.steps,
         batch=recipe.batch_size * recipe.accumulate * fabric.world_size,
+        seed=recipe.seed,
+        start=_start(trainer.objective, recipe),
         rate=recipe.learning_rate,
         betas=recipe.betas,
         decay=recipe.weight_decay,
         ema=recipe.ema,
         flops=_flops(trainer.progress.flops * trainer.progress.step),
+        processor=trainer.progress.processor_seconds / 3600 * fabric.world_size,
         hours=trainer.progress.seconds / 3600,
         device=_device(fabric),
         torch=torch.__version__,

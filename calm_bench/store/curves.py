@@ -1,0 +1,53 @@
+"""How a model's losses fell in each of its trainings: models/<name>/curve.jsonl, a line a point."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from calm_bench.core.files import json_lines, replace
+from calm_bench.errors import InputError
+from calm_bench.types import StrictModel, problem
+
+FILE = "curve.jsonl"
+
+
+class CurvePoint(StrictModel):
+    """Mean losses of a stretch of steps, or those of a validation, by the names of the run's log.
+
+    Attributes:
+        seed: Which training.
+        step: Of a stretch, its last.
+        processor_seconds: What the steps so far took.
+    """
+
+    seed: int
+    step: int
+    processor_seconds: float
+    training: dict[str, float] = Field(default_factory=dict)
+    validation: dict[str, float] = Field(default_factory=dict)
+
+
+def read_curve(folder: Path) -> list[CurvePoint]:
+    """The points of all trainings of the model in a folder, by seed and step; none without a file.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    points: list[CurvePoint] = []
+    if not (folder / FILE).is_file():
+        return points
+    for where, line in json_lines(folder / FILE):
+        try:
+            points.append(CurvePoint.model_validate(line))
+        except ValidationError as error:
+            raise InputError(f"{where}: {problem(error)}") from error
+    return points
+
+
+def write_curve(folder: Path, seed: int, points: Iterable[CurvePoint]) -> None:
+    """Put one training's points in the place of those it had; other trainings' stay."""
+    every = [point for point in read_curve(folder) if point.seed != seed] + list(points)
+    every.sort(key=lambda point: (point.seed, point.step, bool(point.validation)))
+    lines = (point.model_dump_json(exclude_defaults=True) + "\n" for point in every)
+    replace(folder / FILE, "".join(lines).encode())
