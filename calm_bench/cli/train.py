@@ -57,8 +57,8 @@ def train(
 ) -> None:
     """Train a model by its recipe, and write its weights and card when the steps are done.
 
-    Ctrl-C stops it after the step in hand. Stopped or killed, it goes on from its last checkpoint
-    when the command is repeated.
+    Ctrl-C or SIGTERM stops it after the step in hand. Stopped or killed, it goes on from its last
+    checkpoint when the command is repeated.
     """
     from calm_bench.training.train import TrainOptions, train_model
 

@@ -17,10 +17,12 @@ from calm_bench.core import paths
 from calm_bench.data.corpus import Item
 from calm_bench.data.speech import Speech
 from calm_bench.errors import InputError, WeightsError
+from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import build_system
 from calm_bench.systems.monologue import train_tokenizer
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.systems.text import TextModel, load_text_model
+from calm_bench.training.curve import STRETCHES
 from calm_bench.training.loop import RunLog
 from calm_bench.training.objective import TrainingConfig
 from calm_bench.training.text import (
@@ -121,6 +123,27 @@ def test_a_resumed_training_takes_the_same_steps_and_reports_its_cost(corpus: Pa
     size = sum(p.numel() for p in model.parameters())
     for said in (f"{size:,}", "h of processor time", "texts 4", "seed 0", "drawn at random"):
         assert said in card
+
+
+def test_the_curve_holds_every_validation_and_means_of_stretches(corpus: Path) -> None:
+    folder = text_model("mine", steps=60, validate_every=20)
+    assert train_model("mine", TrainOptions(accelerator="cpu", threads=1, until=31)) is None
+    assert train_model("mine", CPU) is not None
+    records = RunLog(paths.home() / "training" / "mine").records()
+    points = read_curve(folder)
+    assert {point.seed for point in points} == {0}
+    held_out = [(p.step, p.validation["loss"]) for p in points if p.validation]
+    logged = [(r["step"], r["validation"]["loss"]) for r in records if "validation" in r]
+    assert [step for step, _ in held_out] == [20, 40, 60]
+    assert held_out == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in logged]
+    trained = [point for point in points if point.training]
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert len(trained) == 20 <= STRETCHES
+    assert trained[1].step == 6
+    assert trained[1].training["loss"] == pytest.approx(np.mean(losses[3:6]), rel=1e-4)
+    seconds = [point.processor_seconds for point in points]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > 0
 
 
 def test_it_learns_its_texts(corpus: Path) -> None:

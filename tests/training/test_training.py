@@ -30,6 +30,7 @@ from calm_bench.core.files import replace as replace_file
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import file_hash
 from calm_bench.systems.loading import load_system
+from calm_bench.systems.text import load_text_model
 from calm_bench.training import train as module
 from calm_bench.training.codec import MultiScaleDiscriminator, hinge_discriminator
 from calm_bench.training.loop import RunLog, Trainer
@@ -510,6 +511,54 @@ def test_a_kill_leaves_a_config_that_fits_its_weights(
     assert second == written.sha256 != first
     left = {path.name for path in folder.glob("*.safetensors")}
     assert left == {f"weights-{second[:12]}.safetensors", "weights-mine.safetensors"}
+
+
+def text_and_system(**recipe: Any) -> tuple[str, list[str]]:
+    """A trained text model and two alike that start from it."""
+    backbone = {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 32}
+    text = {"vocab_size": 264, "tokenizer": "tokenizer.json"}
+    shape = {"backbone": backbone, "text": text}
+    kind = {"kind": "text", "type": "transformer", "codec": None, "architecture": shape}
+    first = model("words", "rq-debug", {"steps": 3}, **kind)
+    train_model(first, CPU)
+    config, _ = load_model_config("rq-debug")
+    own = {"steps": 6, "start_from": first, "objective": {"frames": 20}, **recipe}
+    shape = config.architecture | {"backbone": backbone | {"dropout": 0.1}, "text": text}
+    return first, [model(name, "rq-debug", own, architecture=shape) for name in ("whole", "parts")]
+
+
+def test_what_starts_from_a_text_model_resumes_and_says_so(corpus: Path) -> None:
+    first, (whole, parts) = text_and_system(start_rate=0.25)
+    train_model(whole, CPU)
+    train_model(parts, TrainOptions(accelerator="cpu", threads=1, until=2))
+    train_model(parts, CPU)
+    assert losses(parts) == losses(whole)
+    card = Path(f"models/{whole}/card.md").read_text()
+    weights = load_model_config(first)[0].weights
+    assert weights is not None
+    assert f"words, weights {weights.sha256[:12]}, trained at 0.25 times the rate" in card
+    assert f"calm-bench train {first} && calm-bench train {whole}`" in card
+    tokenizers = [Path(f"models/{name}/tokenizer.json").read_bytes() for name in (first, whole)]
+    assert tokenizers[0] == tokenizers[1]
+
+
+def test_a_start_that_was_trained_anew_is_another_training(corpus: Path) -> None:
+    first, (whole, _) = text_and_system()
+    train_model(whole, TrainOptions(accelerator="cpu", threads=1, until=2))
+    trained(first, "--fresh", "--set", "seed=1")
+    with pytest.raises(TrainingError, match="another training recipe"):
+        train_model(whole, CPU)
+
+
+def test_a_start_rate_of_zero_leaves_what_was_given_as_it_was(corpus: Path) -> None:
+    first, (whole, parts) = text_and_system(start_rate=0.0, learning_rate=1e-2)
+    train_model(whole, CPU)
+    trained(parts, "--steps", "1", "--export")
+    given, _ = load_text_model(first)
+    system, early = (load_system(name, mode="plain").state_dict() for name in (whole, parts))
+    for key, value in given.state_dict().items():
+        torch.testing.assert_close(system[key], value, atol=2e-3, rtol=2e-3)
+    assert not torch.allclose(system["depth.inputs"], early["depth.inputs"], atol=2e-3)
 
 
 def test_state_of_another_recipe_is_refused(corpus: Path) -> None:

@@ -4,14 +4,16 @@ A figure without data in any stored run is not drawn: it is listed with the comm
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from statistics import median
 from typing import Any
 
 from calm_bench.report.columns import heading
 from calm_bench.report.panels import COLORS, FILLS, Dot, Line, Panel, far_apart, look, render
+from calm_bench.report.paper.curves import AXES, LOSSES, curve_dots, curves_of
 from calm_bench.report.paper.runs import ModelName, StoredRun, is_part, segments
 from calm_bench.report.plots import PARTS, times_along
 from calm_bench.store.records import LatencyRecord, Row, swept, system_title, temperature_text
@@ -55,12 +57,19 @@ class FigureSpec:
     name: str
     title: str
     command: str
-    panels: Callable[[StoredRun], Iterator[Panel]]
+    panels: Callable[[Sequence[StoredRun]], Iterable[Panel]]
 
 
 def draw_figures(runs: Sequence[StoredRun]) -> dict[str, bytes]:
     """The figures' files by name; a figure that no stored run has the data of has none."""
-    return render({f.name: [panel for run in runs for panel in f.panels(run)] for f in FIGURES})
+    return render({figure.name: list(figure.panels(runs)) for figure in FIGURES})
+
+
+def of_each(
+    panels: Callable[[StoredRun], Iterator[Panel]],
+) -> Callable[[Sequence[StoredRun]], Iterator[Panel]]:
+    """What shows one run, for all of them in turn."""
+    return lambda runs: (panel for run in runs for panel in panels(run))
 
 
 def quality_speed(run: StoredRun) -> Iterator[Panel]:
@@ -336,30 +345,51 @@ def _positions(records: Sequence[LatencyRecord]) -> Iterator[Dot]:
         )
 
 
+def held_out_losses(runs: Sequence[StoredRun], corpus: str) -> Iterator[Panel]:
+    """Held-out losses of the runs' models in training, against steps and against computing."""
+    curves = curves_of(runs, corpus)
+    seeds = {model: len({point.seed for point in points}) for model, points in curves.items()}
+    counted = ", ".join(f"{model} {number}" for model, number in seeds.items())
+    for loss, label in LOSSES.items():
+        for axis in AXES:
+            dots = {model: curve_dots(points, loss, axis) for model, points in curves.items()}
+            dots = {model: line for model, line in dots.items() if len(line) > 1}
+            if dots:
+                yield Panel(
+                    title=f"held-out {label}",
+                    x_label=axis,
+                    y_label=label,
+                    lines=lines_of({(model, model): line for model, line in dots.items()}),
+                    log_y=far_apart(dot.y for line in dots.values() for dot in line),
+                    caption="means over trainings, bars from the least to the most; "
+                    f"trainings: {counted}",
+                )
+
+
 FIGURES = (
     FigureSpec(
         name="quality_vs_speed",
         title="Quality against speed",
         command="calm-bench run speech && calm-bench run music",
-        panels=quality_speed,
+        panels=of_each(quality_speed),
     ),
     FigureSpec(
         name="temperature_sweep",
         title="Temperature sweep",
         command="calm-bench run speech --temps 0.8 1.0",
-        panels=temperature_sweep,
+        panels=of_each(temperature_sweep),
     ),
     FigureSpec(
         name="fad_vs_head_steps",
         title="FAD against head steps",
         command="calm-bench run music --head-steps 1 4 10 25 50 100",
-        panels=head_steps,
+        panels=of_each(head_steps),
     ),
     FigureSpec(
         name="fad_over_time",
         title="FAD over time in the ablations",
         command="calm-bench run ablations",
-        panels=fad_over_time,
+        panels=of_each(fad_over_time),
     ),
     FigureSpec(
         name="convergence",
@@ -367,19 +397,31 @@ FIGURES = (
         command="calm-bench train calm-music-tiny && "
         "calm-bench train calm-music-no-multiplier-tiny && calm-bench run ablations --checkpoints "
         "--systems calm-music-tiny calm-music-no-multiplier-tiny",
-        panels=convergence,
+        panels=of_each(convergence),
     ),
     FigureSpec(
         name="latency_split",
         title="Where the time of a frame goes",
         command="calm-bench speed speech",
-        panels=latency_split,
+        panels=of_each(latency_split),
     ),
     FigureSpec(
         name="latency_vs_position",
         title="Time per frame against position",
         command="calm-bench speed speech  # its growth.jsonl must be kept with the run",
-        panels=latency_position,
+        panels=of_each(latency_position),
+    ),
+    FigureSpec(
+        name="training_speech",
+        title="Held-out losses while training, speech",
+        command="calm-bench train calm-speech-tiny && calm-bench train rq-speech-tiny",
+        panels=partial(held_out_losses, corpus="speech"),
+    ),
+    FigureSpec(
+        name="training_music",
+        title="Held-out losses while training, music",
+        command="calm-bench train calm-music-tiny && calm-bench train rq32-music-tiny",
+        panels=partial(held_out_losses, corpus="music"),
     ),
 )
 
