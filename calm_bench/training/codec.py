@@ -8,6 +8,7 @@ scale.
 B batch, S samples, F frequency bins, T STFT frames.
 """
 
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,6 +148,11 @@ def feature_matching(real: Verdicts, fake: Verdicts) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Nats [B, T] of Gaussians [B, T, C] over the unit Gaussian, summed over channels."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+
+
 class CodecTraining(StrictModel):
     """Clip length and loss weights (the lambdas of the paper's L_VAE, which it does not give).
 
@@ -156,6 +162,7 @@ class CodecTraining(StrictModel):
         dropped_to: How many those keep, each number alike; empty: any.
         adversarial_start: The step from which judges are trained and heard.
         adversarial_every: Of the steps from then on, every how many.
+        judged_seconds: Length of the stretch that they hear, drawn anew each time; None: all.
         discriminator_sizes: FFT sizes of the judges, one each.
         augment: How crops are made to differ as recordings do; None leaves them as they are.
         floor: The least mel magnitude that the spectral loss tells from silence.
@@ -173,6 +180,7 @@ class CodecTraining(StrictModel):
     feature: float = 0.0
     adversarial_start: int = 0
     adversarial_every: int = Field(default=1, ge=1)
+    judged_seconds: float | None = Field(default=None, gt=0)
     discriminator_width: int = 16
     discriminator_sizes: tuple[int, ...] = (1024, 512, 256)
     distillation: float = 0.0
@@ -279,15 +287,35 @@ class CodecObjective(Objective):
             if config.time:
                 loss = loss + config.time * (output - wave).abs().mean()
             if self.judges is not None and self._is_judged(step):
-                real, fake = self.judges(wave), self.judges(output)
-                loss = loss + config.adversarial * hinge_generator(fake)
-                loss = loss + config.feature * feature_matching(real, fake)
-                self._last = (wave, output.detach())
+                loss = loss + self._judged(self.judges, wave, output, generator)
         return StepLoss(loss, {"spectral": float(spectral.detach()), **logs})
 
     def _is_judged(self, step: int) -> bool:
         since = step - self.config.adversarial_start
         return since >= 0 and since % self.config.adversarial_every == 0
+
+    def _judged(
+        self,
+        judges: MultiScaleDiscriminator,
+        wave: Tensor,
+        output: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The adversarial terms of one stretch, the same of all clips; the judges learn nothing."""
+        seconds = self.config.judged_seconds or self.config.seconds
+        samples = min(self.samples, round(seconds * self.codec.sample_rate))
+        places = self.samples - samples + 1
+        start = int(torch.randint(places, (), generator=generator, device=wave.device))
+        stretch = slice(start, start + samples)
+        wave, output = wave[:, stretch], output[:, stretch]
+        with torch.no_grad():
+            real = judges(wave)
+        judges.requires_grad_(False)
+        fake = judges(output)
+        judges.requires_grad_(True)
+        self._last = (wave, output.detach())
+        terms = self.config.adversarial * hinge_generator(fake)
+        return terms + self.config.feature * feature_matching(real, fake)
 
     def _bottleneck(
         self, wave: Tensor, generator: torch.Generator
@@ -296,7 +324,7 @@ class CodecObjective(Objective):
         if isinstance(codec, VaeCodec):
             mean, log_variance = (x.float() for x in codec.posterior(wave))
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
+            kl = divergence(mean, log_variance).mean()
             latents = mean + noise * (0.5 * log_variance).exp()
             noise_variance = log_variance.detach().exp().mean((0, 1))  # [C]
             share = noise_variance / (noise_variance + mean.detach().var((0, 1)))
@@ -334,7 +362,8 @@ class CodecObjective(Objective):
     def validate(self) -> dict[str, float]:
         """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips.
 
-        An RVQ codec's first levels alone, if it is trained for that, are measured too.
+        An RVQ codec's first levels alone, if it is trained for that, are measured too. Beside it
+        stands what a frame may say in bits: an RVQ codec's codes, a VAE's divergence.
         """
         spectral = self.spectral.to(self.device)
         losses: dict[str, list[float]] = {}
@@ -346,7 +375,14 @@ class CodecObjective(Objective):
             tried |= {f"spectral_{n}": frames[:, :n] for n in self.config.dropped_to}
             for name, kept in tried.items():
                 losses.setdefault(name, []).append(float(spectral(self.codec.decode(kept), wave)))
+            losses.setdefault("bits_per_frame", []).append(self._bits_per_frame(wave))
         return {name: sum(values) / len(values) for name, values in losses.items()}
+
+    def _bits_per_frame(self, wave: Tensor) -> float:
+        if isinstance(self.codec, VaeCodec):
+            return float(divergence(*self.codec.posterior(wave)).mean()) / math.log(2)
+        assert isinstance(self.codec, RvqCodec)
+        return self.codec.n_codebooks * math.log2(self.codec.codebook_size)
 
     def sample(self, folder: Path, step: int) -> None:
         """Write the round trip of one held-out clip."""

@@ -282,6 +282,8 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
         built.loss(built.batch(step, 4), step)
     assert sorted(set(torch.cat(seen).tolist())) == [2, 4]
     with torch.no_grad():
-        assert set(built.validate()) == {"spectral", "spectral_2"}
+        found = built.validate()
+    assert set(found) == {"spectral", "spectral_2", "bits_per_frame"}
+    assert found["bits_per_frame"] == 4 * 4
     with pytest.raises(InputError, match="of 4 levels"):
         codec_objective(dropped_to=[5])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from calm_bench.codecs.blocks import mel_filterbank
+from calm_bench.training.codec import divergence
 from calm_bench.training.spectral import MEL_BANDS, SpectralLoss
 
 
@@ -59,3 +60,11 @@ def test_complex_loss_rewards_phase_at_any_level() -> None:
     other = torch.randn(1, 8000) * 0.1
     assert phased(3 * other, 3 * wave) == pytest.approx(phased(other, wave), rel=1e-3)
     assert loss.both(other, wave, weigh_phase=False)[1] == 0
+
+
+def test_divergence_is_that_of_the_library() -> None:
+    mean, log_variance = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    ours = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    unit = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    expected = torch.distributions.kl_divergence(ours, unit).sum(-1)
+    torch.testing.assert_close(divergence(mean, log_variance), expected)

@@ -232,7 +232,14 @@ def test_a_codec_learns_to_reconstruct(corpus: Path) -> None:
 
 
 def test_adversarial_training_runs_and_resumes(corpus: Path) -> None:
-    extra = {"seconds": 1.92, "adversarial": 1.0, "feature": 2.0, "discriminator_width": 4}
+    extra = {
+        "seconds": 1.92,
+        "adversarial": 1.0,
+        "feature": 2.0,
+        "adversarial_every": 2,
+        "judged_seconds": 0.64,
+        "discriminator_width": 4,
+    }
     recipe = {"like": "vae-debug", "training": {"steps": 4, "objective": extra}}
     whole, parts = model("whole", **recipe), model("parts", **recipe)
     train_model(whole, CPU)
