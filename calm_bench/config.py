@@ -15,13 +15,11 @@ from pydantic import (
 
 from calm_bench.core import paths
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
-from calm_bench.seeds import content_hash
+from calm_bench.seeds import content_hash, training_of
 from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
-AT_SEED = "@seed"
-"""In a model's name: `calm-music-tiny@seed1` is its recipe trained from another seed."""
 MAX_TEMPERATURE = 10.0  # a softmax is all but uniform, CALM's noise 3.2 times as wide as trained
 
 
@@ -102,6 +100,7 @@ class SystemRow(StrictModel):
     head_steps: tuple[int, ...] = (1,)
     top_k: int = 250
     precision: Precision | None = Field(default=None, description="None is fp32, and not shown")
+    training: int | None = Field(default=None, description="the seed, where rows differ in it")
 
 
 class CodecRow(StrictModel):
@@ -274,12 +273,6 @@ def load_model_config(name: str) -> tuple[ModelConfig, Path]:
     path = folder / "config.yaml"
     config = parse(ModelConfig, read_yaml(path), str(path))
     return (config if seed is None else _of_training(config, base, seed)), folder
-
-
-def training_of(name: str) -> tuple[str, int | None]:
-    """A model's name and the seed that `name@seed1` asks for; None for its own weights."""
-    base, at, seed = name.rpartition(AT_SEED)
-    return (base, int(seed)) if at and seed.isdecimal() else (name, None)
 
 
 def train_command(name: str) -> str:

@@ -6,6 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+AT_SEED = "@seed"
+"""In a model's name: `calm-music-tiny@seed1` is its recipe trained from another seed."""
+
+
+def training_of(model: str) -> tuple[str, int | None]:
+    """A model's name and the seed that `model@seed1` asks for; None for its own weights."""
+    base, at, seed = model.rpartition(AT_SEED)
+    return (base, int(seed)) if at and seed.isdecimal() else (model, None)
+
 
 def content_hash(*parts: Any, length: int = 16) -> str:
     """A short sha256 of JSON-like parts (or raw bytes), equal for equal content on any machine."""

@@ -24,7 +24,7 @@ from calm_bench.asr import PINNED_SHA256, load_recognizer
 from calm_bench.core import paths
 from calm_bench.errors import BenchError, MissingExtraError
 from calm_bench.plan.plan import lacking
-from calm_bench.seeds import file_hash
+from calm_bench.seeds import AT_SEED, file_hash
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -173,7 +173,7 @@ def _models() -> Iterator[Check]:
         with suppress(BenchError):  # which the line above has said
             spec, folder = config.load_model_config(name)
             for seed in () if paths.is_packaged(folder) else spec.trainings:
-                yield _model(f"{name}{config.AT_SEED}{seed}")
+                yield _model(f"{name}{AT_SEED}{seed}")
 
 
 def _model(name: str) -> Check:

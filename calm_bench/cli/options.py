@@ -142,6 +142,17 @@ Precisions = Annotated[
     ),
 ]
 
+Trainings = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all|SEED,SEED",
+        help="Several trainings of each system (`train --seed`): a row for each, and their mean "
+        "with the least and the greatest below. As many as there are up to N, all, or those of "
+        "these seeds.",
+        show_default="its own weights",
+    ),
+]
+
 NoLatency = Annotated[
     bool,
     typer.Option(

@@ -1,6 +1,7 @@
 """Which rows of a run are compared with each other, prompt by prompt."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from calm_bench.store.records import Row
@@ -10,7 +11,8 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Pairs of rows whose difference is shown, the second one being subtracted.
 
     Every system against the baseline, or where there is none against the first system, at the same
-    temperatures (after the same training, and with the same head steps if it has such a row); then
+    temperatures (after as many training steps, and in the same training and with the same head
+    steps if it has such a row); then
     every row against the one above it that was drawn alike, which is how orders and sweeps of head
     steps are judged; every temperature of a system against its first, and every precision of a row
     against the first one.
@@ -21,7 +23,7 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
     for row in systems:
         alike = [o for o in systems if _is_base(o, systems, has_baseline) and _drawn_alike(o, row)]
         if alike and not _is_base(row, systems, has_baseline):
-            other = next((o for o in alike if o.head_steps == row.head_steps), alike[0])
+            other = min(alike, key=partial(_unlike, row))
             pairs.append((row.cell_id, other.cell_id))
     pairs += [
         (row.cell_id, above.cell_id)
@@ -36,9 +38,14 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
+def _unlike(row: Row, other: Row) -> tuple[bool, bool]:
+    """Smallest for the row that one is rather compared with."""
+    return other.training != row.training, other.head_steps != row.head_steps
+
+
 def _is_base(row: Row, systems: Sequence[Row], has_baseline: bool) -> bool:
     """Whether others are compared with a row: a baseline's, or else the first system's."""
-    return row.baseline if has_baseline else _named(row) == _named(systems[0])
+    return row.baseline if has_baseline else row.system == systems[0].system
 
 
 def _above(before: Sequence[Row], row: Row) -> Row | None:
@@ -47,7 +54,7 @@ def _above(before: Sequence[Row], row: Row) -> Row | None:
         other
         for other in reversed(before)
         if _drawn_alike(other, row)
-        and other.precision == row.precision
+        and (other.precision, other.training) == (row.precision, row.training)
         and (_named(other), other.head_steps) != (_named(row), row.head_steps)
     )
     return next(alike, None)

@@ -6,12 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import listener
-from calm_bench.config import AT_STEP, BenchmarkSpec, Models, PromptSpec, kept_steps
+from calm_bench.config import (
+    AT_STEP,
+    BenchmarkSpec,
+    Models,
+    PromptSpec,
+    SystemRow,
+    kept_steps,
+)
 from calm_bench.core import paths
 from calm_bench.core.audio import AudioInfo, probe_audio
 from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
-from calm_bench.plan.rows import ROUND_TRIP, choose_systems, with_head_steps, with_precisions
+from calm_bench.plan.rows import (
+    ROUND_TRIP,
+    choose_systems,
+    with_head_steps,
+    with_precisions,
+    with_trainings,
+)
 from calm_bench.types import Precision
 
 
@@ -26,6 +39,7 @@ class Overrides:
         prompt_audio: The user's own recordings, in place of the benchmark's prompts.
         checkpoints: The weights kept in training in place of the final ones.
         precisions: A row for each of every system.
+        trainings: A row for each of a system's: `all`, how many, or seeds; None for its own alone.
         latency: Whether systems are timed, if the benchmark times them.
         asr: Who hears the words.
         language: What is spoken.
@@ -41,6 +55,7 @@ class Overrides:
     n_seeds: int = 1
     checkpoints: bool = False
     precisions: tuple[Precision, ...] = ()
+    trainings: str | None = None
     latency: bool = True
     asr: str | None = None
     language: str | None = None
@@ -70,18 +85,30 @@ def apply_overrides(
         update["latency"] = None
     systems = spec.systems
     if overrides.systems:
-        systems = update["systems"] = choose_systems(spec, overrides.systems, models)
+        systems = choose_systems(spec, overrides.systems, models)
         if not any(row.baseline for row in systems):
             notes += ("no baseline among these systems: differences are to the first of them",)
-    if overrides.head_steps:
-        systems = update["systems"] = with_head_steps(systems, overrides.head_steps, models)
-    if overrides.precisions:
-        update["systems"] = with_precisions(systems, overrides.precisions)
+    update["systems"], more = _multiplied(systems, overrides, models)
+    notes += more
     spec = spec.model_copy(update=update)
     if overrides.checkpoints:
         spec, more = _at_checkpoints(spec)
         notes += more
     return spec, notes
+
+
+def _multiplied(
+    systems: tuple[SystemRow, ...], overrides: Overrides, models: Models
+) -> tuple[tuple[SystemRow, ...], tuple[str, ...]]:
+    """The rows at every head steps, precision and training that was asked for, and notes."""
+    notes: tuple[str, ...] = ()
+    if overrides.head_steps:
+        systems = with_head_steps(systems, overrides.head_steps, models)
+    if overrides.precisions:
+        systems = with_precisions(systems, overrides.precisions)
+    if overrides.trainings is not None:
+        systems, notes = with_trainings(systems, overrides.trainings, models)
+    return systems, notes
 
 
 def _listener(spec: BenchmarkSpec, overrides: Overrides) -> str | None:

@@ -8,13 +8,17 @@ from calm_bench import registry
 from calm_bench.config import (
     BenchmarkSpec,
     CodecRow,
+    ModelConfig,
     Models,
     SystemRow,
+    WeightsSpec,
     model_names,
+    training_seeds,
     training_step_of,
 )
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.store.records import Row
+from calm_bench.seeds import AT_SEED
+from calm_bench.store.records import Row, trained
 from calm_bench.types import Precision, SamplingParams
 
 ROUND_TRIP = "_round_trip"
@@ -102,6 +106,78 @@ def with_precisions(
     return tuple(rows)
 
 
+def with_trainings(
+    systems: Sequence[SystemRow], asked: str, models: Models
+) -> tuple[tuple[SystemRow, ...], tuple[str, ...]]:
+    """The rows in each of these trainings, which their labels name, and notes on what there is.
+
+    Args:
+        systems: Rows of the benchmark.
+        asked: `all`, how many, or the seeds with commas between them.
+        models: Those that were read already.
+
+    Raises:
+        InputError: If they are asked for by other words, if a system has none of them, if no
+            system has more than one, or if those of a system were not made by one recipe.
+    """
+    rows: list[SystemRow] = []
+    notes = []
+    for row in systems:
+        config = models[row.model][0]
+        there = training_seeds(config)
+        seeds, lacks = _chosen_seeds(asked, there)
+        if not seeds:
+            raise InputError(
+                f"{row.model} has no training of seed {asked.strip(',')}, only of "
+                f"{', '.join(map(str, there))}: calm-bench train {row.model} --seed makes one"
+            )
+        notes += [f"{row.model} has {lacks}"] if lacks else []
+        notes += _of_one_recipe(row.model, config, seeds)
+        for seed in seeds:
+            suffix = "" if seed == config.own_seed else f"{AT_SEED}{seed}"
+            update = {"model": row.model + suffix, "label": row.label + trained(seed)}
+            rows.append(row.model_copy(update={**update, "training": seed}))
+    if len(rows) == len(systems) and asked != "1" and "," not in asked:
+        raise InputError(
+            f"--trainings {asked}: no system here has more than one; "
+            "calm-bench train NAME --seed 1 makes another"
+        )
+    times = "times are of each system's first training: the values of weights change none"
+    return tuple(rows), (*notes, times)
+
+
+def _chosen_seeds(asked: str, there: Sequence[int]) -> tuple[list[int], str]:
+    """Those of the seeds that were asked for, and what is lacking, in words."""
+    if asked == "all":
+        return list(there), ""
+    words = [word.strip() for word in asked.split(",") if word.strip()]
+    if not words or not all(word.isascii() and word.isdecimal() for word in words) or asked == "0":
+        raise InputError(
+            f"--trainings {asked}: give `all`, how many, or seeds with commas between them (`0,2`)"
+        )
+    if "," not in asked:
+        n, has = int(asked), min(int(asked), len(there))
+        return list(there[:n]), "" if has == n else f"{has} of {n} trainings"
+    seeds = list(dict.fromkeys(map(int, words)))
+    missing = [str(seed) for seed in seeds if seed not in there]
+    found = [seed for seed in seeds if seed in there]
+    return found, f"no training of seed {', '.join(missing)}" if missing else ""
+
+
+def _of_one_recipe(name: str, config: ModelConfig, seeds: Sequence[int]) -> Iterator[str]:
+    """What is not known of the recipes of a model's trainings; other recipes are refused."""
+    made: dict[int, WeightsSpec | None] = {config.own_seed: config.weights, **config.trainings}
+    specs = [spec for seed in seeds if (spec := made[seed]) is not None]
+    known = {(spec.recipe, spec.steps) for spec in specs if spec.recipe is not None}
+    if len(known) > 1:
+        raise InputError(
+            f"{name}: trainings {', '.join(map(str, seeds))} were not made by one recipe, for one "
+            "codec and in as many steps: they are no draws of one system; train the older ones anew"
+        )
+    if len(specs) > 1 and any(spec.recipe is None for spec in specs):
+        yield f"{name}: whether its trainings were made by one recipe is not on record"
+
+
 def rows_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Row]:
     """Reference rows first, then every system at every temperature."""
     yield from (_reference_row(spec, name, models) for name in spec.references)
@@ -122,7 +198,8 @@ def _system_row(
 ) -> Row:
     base, step = training_step_of(row.model)
     text = (temperature if text is None else text) if has_text(row.model, models) else None
-    name = Path(base).name + ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
+    name = Path(base).name.replace(AT_SEED, "-seed")
+    name += ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
     name += f"-{row.precision}" if row.precision else ""
@@ -136,6 +213,7 @@ def _system_row(
         head_steps=steps,
         top_k=row.top_k,
         training_step=step,
+        training=row.training,
         precision=row.precision,
         baseline=row.baseline,
     )

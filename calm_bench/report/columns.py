@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from calm_bench.numbers.speed import LEADING
-from calm_bench.store.results import Difference, Results, Value
+from calm_bench.store.results import Difference, Pooled, Results, Value
 from calm_bench.types import Column
 
 TEMPERATURE_KINDS = {
@@ -192,6 +192,14 @@ def value_text(value: Value, column: Column, decimals: int) -> str:
         return "—"
     times = TIMES if column.unit == TIMES else ""
     return times + plain_number(value.value, decimals) + interval_text(value, decimals)
+
+
+def pooled_text(pool: Pooled, decimals: int) -> str:
+    """The mean over trainings with the least and the greatest of them: 14.1 (12.9 to 15.2)."""
+    if pool.value is None or pool.least is None or pool.greatest is None:
+        return "—"
+    mean, *ends = (plain_number(x, decimals) for x in (pool.value, pool.least, pool.greatest))
+    return f"{mean} ({' to '.join(ends)})"
 
 
 def heading(column: Column) -> str:

@@ -116,11 +116,11 @@ def to_latex(table: Table, label: str) -> str:
 
 def to_csv(results: Results) -> str:
     """All numbers of the run, unrounded: per column value, low, high, n, reason and recipe."""
-    from pandas import DataFrame
+    from pandas import DataFrame, concat
 
     rows = results.cells
     settings = ["temperature", "temperature_kind", "text_temperature", "head_steps"]
-    extra = ("training_step", "precision", "mode")
+    extra = ("training", "training_step", "precision", "mode")
     settings += [n for n in extra if any(getattr(row, n) is not None for row in rows)]
     columns = {
         "cell_id": [row.cell_id for row in rows],
@@ -136,8 +136,30 @@ def to_csv(results: Results) -> str:
         for part in ("low", "high", "n", "reason", "recipe_id"):
             columns[f"{shown.key}_{part}"] = [getattr(value, part, None) for value in found]
     # Objects, because a column of integers with a gap would turn into floats.
-    text: str = DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    frame = DataFrame(columns, dtype=object)
+    if results.pooled:
+        frame = concat([frame, DataFrame(_pooled_lines(results), dtype=object)])
+    text: str = frame.to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _pooled_lines(results: Results) -> list[dict[str, object]]:
+    """A line for each mean over trainings: its cell_id names them, `least` and `greatest` too."""
+    keys = {(s.column.name, s.recipe_id): s.key for s in shown_columns(results, everything=True)}
+    rows = {row.cell_id: row for row in results.cells}
+    lines: dict[tuple[str, ...], dict[str, object]] = {}
+    for pool in results.pooled:
+        first = rows[pool.cell_ids[0]]
+        about = {"cell_id": " ".join(pool.cell_ids), "system": first.system[1], "kind": "trainings"}
+        drawn = ("temperature", "temperature_kind", "text_temperature", "head_steps")
+        line = lines.setdefault(
+            pool.cell_ids, {**about, **{name: getattr(first, name) for name in drawn}}
+        )
+        key = keys[pool.metric, pool.recipe_id]
+        line[key] = pool.value
+        for part in ("least", "greatest", "n", "reason", "recipe_id"):
+            line[f"{key}_{part}"] = getattr(pool, part)
+    return list(lines.values())
 
 
 _COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table

@@ -10,10 +10,12 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Self
 
+from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.report.columns import (
     TEMPERATURE_KINDS,
     Shown,
     interval_text,
+    pooled_text,
     shown_columns,
     signed,
     value_text,
@@ -22,6 +24,10 @@ from calm_bench.store.records import Row, row_title, swept, system_title, temper
 from calm_bench.store.results import Difference, Results, Value
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
+TRAININGS = (
+    "mean of trainings: of the values in the rows above it, and in brackets the least and the "
+    "greatest of them, which are no interval"
+)
 NO_REASON = "no reason was recorded"
 _MANY_NOTES = 5  # that say the same of one file each
 PAIRED = (
@@ -124,6 +130,10 @@ def main_table(results: Results) -> Table:
         table.add_column(shown.heading, footnote=shown.note)
     if results.trials:
         table.add_column("n")
+    last = {row.system: row.cell_id for row in rows}
+    pools: dict[str, list[list[Row]]] = {}
+    for group in pooled_rows(rows):
+        pools.setdefault(last[group[0].system], []).append(group)
     for index, row in enumerate(rows):
         table.add_row(
             row.label + (" (baseline)" if row.baseline else ""),
@@ -132,10 +142,39 @@ def main_table(results: Results) -> Table:
             *([_clips(results, row)] if results.trials else []),
             ruled=bool(index) and (row.kind == "system") != (rows[index - 1].kind == "system"),
         )
+        for group in pools.get(row.cell_id, ()):
+            drawn = [texts[rows.index(group[0])] for texts in settings.values()]
+            _add_pool(table, results, group, drawn, columns)
+    if pools:
+        table.notes.append(TRAININGS)
     if any(value.low is not None for shown in columns for value in shown.values.values()):
         table.notes.append(INTERVALS)
     table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
     return table
+
+
+def _add_pool(
+    table: Table,
+    results: Results,
+    group: Sequence[Row],
+    drawn: Sequence[str],
+    columns: Sequence[Shown],
+) -> None:
+    """A row for the mean over trainings; times are those of the one that was timed."""
+    first = group[0]
+    numbers = {(p.metric, p.recipe_id): p for p in results.pooled if p.cell_ids[0] == first.cell_id}
+    fields: list[Text | str] = []
+    for shown in columns:
+        found = numbers.get((shown.column.name, shown.recipe_id))
+        if shown.is_speed:
+            fields.append(_value(table, results, first, shown))
+        elif found is None or found.value is None:
+            fields.append(table.text("—", found.reason if found else "of no training"))
+        else:
+            fields.append(pooled_text(found, shown.decimals))
+    counts = [results.trials[row.cell_id].ok for row in group if row.cell_id in results.trials]
+    name = f"{first.system[1]}, mean of {len(group)} trainings"
+    table.add_row(name, *drawn, *fields, *([str(sum(counts))] if results.trials else []))
 
 
 def _folded(notes: Iterable[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from calm_bench.core.recordings import amount, few
 from calm_bench.core.stats import ClipValues, GroupOf, compare, n_needed, summarise
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.speed import SPEED_COLUMNS, speed_rows, value_of
+from calm_bench.numbers.trainings import pooled
 from calm_bench.score.clips import READING, Clips, Failure, StoredClip
 from calm_bench.score.scorer import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
@@ -86,21 +87,21 @@ def summarise_run(
     rows, latency = scorer.rows, scorer.store.read(LatencyRecord)
     codecs = [score for score in scorer.store.read(RowScore) if score.metric == "codec"]
     speed = speed_rows(rows, latency)
-    values = [*speed.values, *_codec_values(rows, codecs)]
     numbers = [_Numbers(score, scorer.clips) for score in scores]
-    values += [value for part in numbers for value in part.values(rows)]
+    scored = [value for part in numbers for value in part.values(rows)]
+    values = [*speed.values, *_codec_values(rows, codecs), *scored]
     recipes = {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
-    coded = [BITS_PER_SECOND.model_copy(update={"metric": "codec"})] if codecs else []
     return Results(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
         benchmark_version=manifest.version,
         cells=tuple(rows),
-        columns=(*(SPEED_COLUMNS if latency else ()), *coded, *_columns(scores)),
+        columns=(*(SPEED_COLUMNS if latency else ()), *_columns(scores, codecs)),
         table=table,
         recipes={**speed.recipes, **recipes},
         rows=tuple(values),
         differences=tuple(d for part in numbers for d in part.differences(pairs)),
+        pooled=tuple(pooled(rows, scored)),
         trials={row: _with_failures(made, row, scorer.failures) for row, made in trials.items()},
         unusable=len(manifest.options.get("unusable", ())),
         fit=speed.fit,
@@ -115,8 +116,9 @@ def summarise_run(
     )
 
 
-def _columns(scores: Sequence[MetricScores]) -> Iterable[Column]:
-    found = ((column, {"metric": score.metric}) for score in scores for column in score.columns)
+def _columns(scores: Sequence[MetricScores], codecs: Sequence[RowScore]) -> Iterable[Column]:
+    found = [(BITS_PER_SECOND, {"metric": "codec"})] if codecs else []
+    found += [(column, {"metric": score.metric}) for score in scores for column in score.columns]
     return {column.name: column.model_copy(update=by) for column, by in found}.values()
 
 

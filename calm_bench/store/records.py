@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from calm_bench.seeds import training_of
 from calm_bench.types import (
     Estimate,
     Mode,
@@ -55,6 +56,8 @@ class Row(StrictModel):
 
     Attributes:
         training_step: After how many steps the weights were taken; None for the final ones.
+        training: The seed that the weights were trained from, where rows differ in it. Label and
+            model name it, too.
         levels: Codebooks that a round trip keeps; None for all.
         precision, mode: How its frame step runs, where rows differ in it.
     """
@@ -69,10 +72,21 @@ class Row(StrictModel):
     head_steps: int | None = None
     top_k: int | None = None
     training_step: int | None = None
+    training: int | None = None
     levels: int | None = None
     precision: Precision | None = None
     mode: Mode | None = None
     baseline: bool = False
+
+    @property
+    def system(self) -> tuple[str, str]:
+        """Model and label without what names a training: rows that share them are one system."""
+        return training_of(self.model or "")[0], self.label.removesuffix(trained(self.training))
+
+
+def trained(training: int | None) -> str:
+    """What a label says of a training."""
+    return "" if training is None else f", training {training}"
 
 
 def temperature_text(value: float | None) -> str:

@@ -43,6 +43,31 @@ class Value(_Number):
     recipe_id: str | None = None
 
 
+class Pooled(StrictModel):
+    """Several trainings of a system as one number, or None with a reason.
+
+    Attributes:
+        cell_ids: Their rows.
+        value: The mean of the rows' values.
+        least, greatest: Of the rows' values; no interval.
+        sd: Their standard deviation, as of a sample.
+        n: How many trainings have a value.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    cell_ids: tuple[str, ...]
+    metric: str
+    unit: str = ""
+    recipe_id: str | None = None
+    value: float | None = None
+    least: float | None = None
+    greatest: float | None = None
+    sd: float | None = None
+    n: int
+    reason: str | None = None
+
+
 class Difference(_Number):
     """A row minus another over shared pair keys; at `n_needed` it would exclude zero."""
 
@@ -94,6 +119,7 @@ class Results(StrictModel):
     recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     rows: tuple[Value, ...]
     differences: tuple[Difference, ...] = ()
+    pooled: tuple[Pooled, ...] = ()
     trials: dict[str, TrialCount] = Field(default_factory=dict)
     unusable: int = 0
     fit: bool | None = None

@@ -24,21 +24,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from calm_bench.codecs.checkpoints import build_module, load_codec
-from calm_bench.config import (
-    AT_SEED,
-    ModelConfig,
-    WeightsSpec,
-    load_model_config,
-    parse,
-    training_of,
-)
+from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.files import disk_errors, locked, replace
 from calm_bench.data.corpus import default_dir, licences, read_manifest
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
-from calm_bench.seeds import content_hash
+from calm_bench.seeds import AT_SEED, content_hash, training_of
 from calm_bench.store.curves import write_curve
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system
