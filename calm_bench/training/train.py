@@ -318,13 +318,14 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
         raise InputError(
             f"{where}: there is no training objective for systems of type {config.type!r}"
         )
+    begun = start(system, recipe.start_from, where) if recipe.start_from else None
     splits = (
         frame_split(corpus, "train", name, system),
         frame_split(corpus, "validation", name, system),
     )
     built = objective(system, options, recipe, splits)
-    if recipe.start_from is not None:
-        built.origin, built.given = start(system, recipe.start_from, where)
+    if begun is not None:
+        built.origin, built.given = begun
     return built
 
 

@@ -29,6 +29,7 @@ from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace as replace_file
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import file_hash
+from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.text import load_text_model
 from calm_bench.training import train as module
@@ -401,6 +402,7 @@ def test_a_further_seed_is_a_training_beside_the_models_own(corpus: Path) -> Non
     # Batches and initial weights are others, too, and the states of the seeds lie apart.
     firsts = {losses(at)[0] for at in (name, f"{name}@seed1", f"{name}@seed2")}
     assert len(firsts) == 3
+    assert {point.seed for point in read_curve(folder)} == {0, 1, 2}
     now = (folder / "card.md").read_text()
     lines = re.findall(r"^\| (\d) \| 8 \| 0.0\d h \| (\w{12}) \|$", now, re.MULTILINE)
     assert [seed for seed, _ in lines] == ["0", "1", "2"]
