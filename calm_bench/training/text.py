@@ -137,8 +137,12 @@ class TextObjective(Objective):
 
     def facts(self) -> dict[str, Any]:
         """Data behind the weights."""
-        texts, tokens = len(self.train.rows), int(self.train.lengths.sum())
-        return {"texts": texts, "tokens": tokens, "text_hash": self.train.content_hash}
+        return {
+            "texts": len(self.train.rows),
+            "of_these_beside_the_corpus": self.config.stories,
+            "tokens": int(self.train.lengths.sum()),
+            "text_hash": self.train.content_hash,
+        }
 
 
 def start(system: StreamingSystem, name: str, where: str) -> tuple[str, tuple[str, ...]]:
