@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.nn.product import LayerProducts, discard, pack
-from calm_bench.nn.transformer import RmsNorm
+from calm_bench.nn.transformer import Dropout, RmsNorm
 from calm_bench.types import Precision, StrictModel
 
 
@@ -92,7 +92,7 @@ class DepthLayer(nn.Module):
         W, S = config.dim, config.n_sets
         gain = (2 * config.layers) ** -0.5
         self.heads = config.heads
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm_attention = nn.RMSNorm(W, eps=1e-6)
         self.norm_mlp = nn.RMSNorm(W, eps=1e-6)
         self.qkv = SetLinear(S, W, 3 * W)
@@ -145,7 +145,7 @@ class DepthTransformer(nn.Module):
         self.inputs = nn.Parameter(torch.randn(inputs, W, context) * context**-0.5)
         self.text = None if text_size is None else nn.Embedding(text_size, W)
         self.tables = nn.Parameter(torch.randn(K, V + 1, R) * 0.3)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList([DepthLayer(config) for _ in range(config.layers)])
         self.outputs = nn.Parameter(torch.randn(K, V, R) * R**-0.5)
         low = config.table_rank is not None

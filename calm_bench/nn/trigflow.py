@@ -109,13 +109,13 @@ class ConsistencyConfig(TimeLaw):
 def consistency_target(
     velocity: Velocity, x_t: Tensor, t: Tensor, v: Tensor, config: ConsistencyConfig, ramp: float
 ) -> tuple[Tensor, Tensor]:
-    """The detached F of each row and the tangent g that the loss adds to it, both [R, C].
+    """F of each row and the detached tangent g that the loss adds to it, both [R, C].
 
     g = -cos^2 t (F - v) - r (cos t sin t x_t + JVP): cos t times df/dt, r warming up. The JVP goes
     along (cos t sin t v, cos t sin t), so its output already carries that factor.
 
     Args:
-        velocity: F with parameters that need no gradient here.
+        velocity: F; one pass gives its value, differentiable in its parameters, and its JVP.
         x_t: Noisy latents [R, C].
         t: Times [R].
         v: cos t * noise - sin t * data, the sample's own velocity [R, C].
@@ -124,14 +124,14 @@ def consistency_target(
     """
     cos, sin = t.cos()[:, None], t.sin()[:, None]
     both = cos * sin
+    moving, jvp = torch.func.jvp(  # type: ignore[misc]
+        velocity, (x_t, t), (both * v, both.squeeze(-1))
+    )
     with torch.no_grad():
-        held, jvp = torch.func.jvp(  # type: ignore[misc]
-            velocity, (x_t, t), (both * v, both.squeeze(-1))
-        )
-        g = -cos.square() * (held - v) - ramp * (both * x_t + jvp)
+        g = -cos.square() * (moving - v) - ramp * (both * x_t + jvp)
         if config.normalise_tangent:
             g = g / (g.square().mean(-1, keepdim=True).sqrt() + config.tangent_constant)
-    return held, g
+    return moving, g
 
 
 class ConsistencyTerms(NamedTuple):
@@ -165,11 +165,9 @@ def consistency_terms(
         ramp: How far the tangent has warmed up, from 0 to 1.
     """
     x_t, v = noised(x, t, noise)
-    held, g = consistency_target(velocity, x_t, t, v, config, ramp)
-    w = weight(t)
-    moving = velocity(x_t, t).float()
-    # Equal to `held` in value; its own detached value keeps rounding of another precision out of g.
-    error = (moving - moving.detach() - g).square().mean(-1)
+    moving, g = consistency_target(velocity, x_t, t, v, config, ramp)
+    held, w = moving.detach(), weight(t)
+    error = (moving - held - g).square().mean(-1)
     loss = w.exp() * error - w
     return ConsistencyTerms(loss, (held - v).square().mean(-1), g.square().mean(-1))
 

@@ -343,19 +343,17 @@ class CalmObjective(LatentObjective):
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Mean consistency loss over frames and head-batch copies.
 
-        The tangent is taken in float32: bfloat16 noise in it would be normalised to full size.
+        One pass gives F and its tangent, so in mixed precision both have bfloat16's noise. On the
+        shipped weights it is 0.9 % of the tangent at most, and moves the mean gradient by 2.4 % of
+        its norm (music) and 0.3 % (speech), where a step's own noise is 62 and 23 %.
         """
         config, mlp = self.config.consistency, self.system.mlp
         x, t, noise = self.copies(batch, step, config)
         ramp = 1.0 if step < 0 else min(1.0, step / max(1, config.warmup * self.recipe.accumulate))
-        embedded = mlp.condition(z).float().repeat(config.multiplier, 1)
-        held = embedded.detach()
+        embedded = mlp.condition(z).repeat(config.multiplier, 1)
 
         def velocity(x_t: Tensor, time: Tensor) -> Tensor:
-            if torch.is_grad_enabled():
-                return mlp.velocity(x_t, time, embedded)
-            with torch.autocast(z.device.type, enabled=False):
-                return mlp.velocity(x_t, time, held)
+            return mlp.velocity(x_t, time, embedded).float()
 
         terms = consistency_terms(velocity, self.system.time_weight, x, t, noise, config, ramp)
         logs = {"flow": float(terms.flow_error.mean()), "tangent": float(terms.tangent.mean())}
@@ -377,7 +375,7 @@ class FlowObjective(LatentObjective):
         """Mean flow-matching loss over frames and head-batch copies."""
         law, mlp = self.config.flow, self.system.mlp
         x, t, noise = self.copies(batch, step, law)
-        embedded = mlp.condition(z).float().repeat(law.multiplier, 1)
+        embedded = mlp.condition(z).repeat(law.multiplier, 1)
         terms = flow_terms(
             lambda x_t, time: mlp.velocity(x_t, time, embedded),
             self.system.time_weight,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig, attention
+from calm_bench.nn.transformer import Dropout, KvCache, Transformer, TransformerConfig, attention
 
 SHAPE = TransformerConfig(dim=16, layers=3, heads=2, mlp_dim=32)
 
@@ -91,3 +91,28 @@ def test_dropout_acts_in_training_only() -> None:
     x = torch.randn(1, 6, 16)
     assert not torch.equal(model(x), model(x))
     assert torch.equal(model.eval()(x), plain(x))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_keeps_its_share_and_scales_it(p: float, dtype: torch.dtype) -> None:
+    dropout, x = Dropout(p), torch.ones(999, 401, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    y = dropout(x)
+    y.float().sum().backward()
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert not torch.equal(dropout(x), y)
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach()), "what is dropped gets no gradient, the rest is scaled"
+    drop = round(p * 65536) / 65536
+    kept = y.detach() > 0
+    torch.testing.assert_close(y[kept], y.new_full((), 1 / (1 - drop)).expand(int(kept.sum())))
+    error = (drop * (1 - drop) / kept.numel()) ** 0.5
+    assert abs(kept.float().mean().item() - (1 - drop)) < 4 * error
+    for lane in range(4):  # of the four that share a random word
+        share = kept.flatten()[lane::4].float().mean().item()
+        assert abs(share - (1 - drop)) < 4 * 2 * error
+    assert abs((kept[1:] & kept[:-1]).float().mean().item() - (1 - drop) ** 2) < 8 * error
+    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
