@@ -49,6 +49,24 @@ def speech(
 
 
 @data.command()
+def voices(
+    out: Corpus = None,
+    seed: Annotated[int, typer.Option(help="Seed of words and of Piper's noise.")] = 0,
+    jobs: Jobs = None,
+    as_json: options.Json = False,
+) -> None:
+    """Have seven voices speak stories and made-up words, for the speech codecs.
+
+    Needs the extra `data`, and flite, which speaks with four of them.
+    """
+    from calm_bench.data.corpus import default_dir
+    from calm_bench.data.voices import make_voices
+
+    folder = out or default_dir("voices")
+    _show(make_voices(folder, seed=seed, jobs=jobs), folder, as_json)
+
+
+@data.command()
 def music(
     out: Corpus = None,
     train: Annotated[

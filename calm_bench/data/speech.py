@@ -129,11 +129,11 @@ def _speak(out: Path, stories: Sequence[Story], seed: int, jobs: int | None) -> 
         }
 
     last_first = dict(reversed(chunks.items()))
-    lines = make_chunks(out, last_first, WORKER, _spoken, job, jobs)
+    lines = make_chunks(out, last_first, WORKER, spoken_lines, job, jobs)
     return [line for name in chunks for line in lines[name]]
 
 
-def _spoken(path: Path, stories: Sequence[Story]) -> Lines | None:
+def spoken_lines(path: Path, stories: Sequence[Story]) -> Lines | None:
     """The lines of a chunk that was spoken; None if it was not.
 
     Raises:

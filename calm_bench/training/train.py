@@ -96,6 +96,7 @@ _TRAININGS = re.compile(r"\n## Trainings\n.*?(?=\n## |\Z)", re.DOTALL)
 _LINE = re.compile(r"^\| (\d+) \|.*\n", re.MULTILINE)
 MADE_OF = {
     "speech": "speech made by this project",
+    "voices": "speech made by this project",
     "music": "scores rendered by this project, whose licences the corpus card names",
 }
 OURS = r"weights(-[0-9a-f]{12})?\.safetensors"

@@ -1,0 +1,227 @@
+"""The corpus of the speech codecs: stories and made-up words in seven voices.
+
+A codec that was trained on one voice and a few hundred words gives back only those. Here Piper's
+voice speaks as in the speech corpus, livelier and slower, and flite's four voices speak too; after
+each story come sentences of made-up words, because the sounds of the stories follow one another in
+few ways. The stories are training and validation stories of the speech corpus, so that no text of
+its tests is heard.
+"""
+
+import random
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from calm_bench.core.audio import read_audio
+from calm_bench.core.progress import counted, ordered_map
+from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
+from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
+from calm_bench.data.speech import (
+    VOICE,
+    VOICE_PACKAGE,
+    WORKER,
+    Speech,
+    spoken_lines,
+    voice_path,
+)
+from calm_bench.data.stories import FIRST_TRAIN, Story
+from calm_bench.errors import BenchError, InputError
+from calm_bench.seeds import content_hash, file_hash
+
+CHUNK_TEXTS = 12
+HELD_OUT = 2
+MADE_UP_SENTENCES = 3
+FLITE_WORKER = Worker(
+    command=["-m", "calm_bench.data.flite_worker"],
+    title="speaking with flite",
+    failed="flite failed while speaking",
+)
+
+ONSETS = (
+    "b bl br ch d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st str sw "
+    "t th thr tr tw v w y z"
+)
+VOWELS = "a e i o u a e i o u ai ee oa oo ou ar er or"
+CODAS = "b ck d ft g l lk lt m mp n nd ng nk nt p r sh sk st t th v x z"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """A voice: flite's of that name, or Piper's with other scales; and how much it speaks.
+
+    Attributes:
+        chunks: How many times twelve texts it speaks to train on.
+    """
+
+    name: str
+    chunks: int
+    scales: Mapping[str, float] | None = None
+
+
+VOICES = (
+    Voice(name="joe", chunks=6, scales=VOICE),
+    Voice(
+        name="joe-lively",
+        chunks=2,
+        scales={**VOICE, "noise_scale": 0.667, "noise_w_scale": 0.8, "length_scale": 1.0},
+    ),
+    Voice(name="joe-slow", chunks=1, scales={**VOICE, "noise_scale": 0.667, "length_scale": 1.4}),
+    Voice(name="slt", chunks=4),
+    Voice(name="rms", chunks=3),
+    Voice(name="awb", chunks=3),
+    Voice(name="kal16", chunks=2),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """What one voice speaks at a time, and the seed of its noise."""
+
+    voice: Voice
+    seed: int
+    stories: tuple[Story, ...]
+
+
+def make_voices(
+    out: Path, voices: Sequence[Voice] = VOICES, *, seed: int = 0, jobs: int | None = None
+) -> CorpusCard:
+    """Speak the corpus into a folder and return what its corpus.json says.
+
+    Finished chunks are kept, so a killed command goes on where it stopped.
+
+    Args:
+        out: The corpus folder.
+        voices: Who speaks, and how much.
+        seed: Of words and of Piper's noise.
+        jobs: How many chunks are spoken at a time; None for one per core.
+
+    Raises:
+        MissingExtraError: If Piper or its voice is not installed.
+        InputError: If flite is not installed, or the folder holds other speech.
+        BenchError: If a synthesiser fails or another process is working on the folder.
+    """
+    settings = {
+        "seed": seed,
+        "piper": VOICE_PACKAGE,
+        "flite": flite_version(),
+        "voices": {one.name: [one.chunks, dict(one.scales or {})] for one in voices},
+        "text_hash": content_hash([[s.text for s in c.stories] for c in plan(voices, seed)]),
+    }
+    with working_on(out, "audio", "chunks"):
+        refuse_other_settings(out, settings, (), "voices")
+        chunks = {f"{c.voice.name}-{c.seed:05d}": c for c in plan(voices, seed)}
+        lines = _speak(out, chunks, jobs)
+        spoken = [
+            (line, story, chunk.voice.name)
+            for name, chunk in chunks.items()
+            for line, story in zip(lines[name], chunk.stories, strict=True)
+        ]
+        made = ordered_map(lambda one: _item(out, *one), spoken, jobs)
+        items = list(counted(made, len(spoken), "listing recordings"))
+        return write_corpus(out, _in_turn(items), kind="speech", settings=settings)
+
+
+def flite_version() -> str:
+    """What flite calls itself.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    if shutil.which("flite") is None:
+        raise InputError(
+            "flite, which speaks four of the voices, is not installed: "
+            "`sudo apt install flite`, or build it from https://github.com/festvox/flite"
+        )
+    told = subprocess.run(["flite", "--version"], capture_output=True, text=True, check=False)
+    found = [line.split()[1] for line in told.stdout.splitlines() if "version:" in line]
+    if not found:
+        raise BenchError("flite --version does not say which it is")
+    return found[0]
+
+
+def plan(voices: Sequence[Voice], seed: int) -> list[Chunk]:
+    """Who speaks what, by voice; what one voice speaks does not hang on how much another does."""
+    n = len(voices)
+    needed = CHUNK_TEXTS * n * max(voice.chunks for voice in voices)
+    stories = Speech(train=max(FIRST_TRAIN, needed), seed=seed).stories()
+    train = [story for story in stories if story.split == "train"]
+    held_out = [story for story in stories if story.split == "validation"]
+    chunks: list[Chunk] = []
+    for i, voice in enumerate(voices):
+        numbers = range(i, voice.chunks * n, n)
+        parts = [train[CHUNK_TEXTS * k : CHUNK_TEXTS * (k + 1)] for k in numbers]
+        parts.append(held_out[HELD_OUT * i : HELD_OUT * (i + 1)])
+        for number, part in enumerate(parts[-1:] + parts[:-1]):
+            rng = random.Random(f"calm-bench voices {seed} {voice.name} {number}")
+            told = tuple(_told(story, voice, rng) for story in part)
+            chunks.append(Chunk(voice=voice, seed=1000 * seed + number, stories=told))
+    return chunks
+
+
+def _told(story: Story, voice: Voice, rng: random.Random) -> Story:
+    name = f"{voice.name}-{story.story_id}"
+    return replace(story, story_id=name, sentences=(*story.sentences, *made_up(rng)))
+
+
+def made_up(rng: random.Random) -> tuple[str, ...]:
+    """Sentences of words that no one has heard, in syllables of English."""
+    sentences = []
+    for _ in range(MADE_UP_SENTENCES):
+        words = [_word(rng) for _ in range(rng.randint(5, 9))]
+        sentences.append(" ".join(words).capitalize() + rng.choice(".....?!"))
+    return tuple(sentences)
+
+
+def _word(rng: random.Random) -> str:
+    n = rng.choice((1, 1, 2, 2, 3))
+    syllables = [rng.choice(ONSETS.split()) + rng.choice(VOWELS.split()) for _ in range(n)]
+    return "".join(syllables) + rng.choice(CODAS.split())
+
+
+def _speak(out: Path, chunks: Mapping[str, Chunk], jobs: int | None) -> dict[str, Lines]:
+    """A line per text, by chunk."""
+    lines: dict[str, Lines] = {}
+    for worker, scaled in ((FLITE_WORKER, False), (WORKER, True)):
+
+        def job(name: str) -> dict[str, Any]:
+            chunk = chunks[name]
+            texts = [{"id": one.story_id, "sentences": one.sentences} for one in chunk.stories]
+            common = {"seed": chunk.seed, "folder": str(out / "audio"), "stories": texts}
+            if chunk.voice.scales is None:
+                return {"voice": chunk.voice.name, **common}
+            return {"voice": str(voice_path()), "settings": dict(chunk.voice.scales), **common}
+
+        own = {
+            name: chunk.stories
+            for name, chunk in chunks.items()
+            if (chunk.voice.scales is not None) == scaled
+        }
+        lines |= make_chunks(out, own, worker, spoken_lines, job, jobs)
+    return lines
+
+
+def _item(out: Path, line: dict[str, Any], story: Story, voice: str) -> Item:
+    path = out / "audio" / line["audio"]
+    wave, rate = read_audio(path)
+    return Item(
+        id=story.story_id,
+        split=story.split,
+        audio=f"audio/{line['audio']}",
+        sample_rate=rate,
+        channels=1,
+        seconds=round(len(wave) / rate, 4),
+        sha256=file_hash(path),
+        text=story.text,
+        speaker=voice,
+    )
+
+
+def _in_turn(items: Sequence[Item]) -> list[Item]:
+    """The items with held-out ones last, one of each voice at a time: a few are of all voices."""
+    held_out = [item for item in items if item.split == "validation"]
+    turns = [held_out[n::HELD_OUT] for n in range(HELD_OUT)]
+    train = [item for item in items if item.split == "train"]
+    return train + [item for turn in turns for item in turn]

@@ -1,0 +1,140 @@
+"""The corpus in several voices; flite is asked where it is installed, Piper is played."""
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calm_bench.core.audio import read_audio
+from calm_bench.data import chunks
+from calm_bench.data import voices as module
+from calm_bench.data.chunks import run_worker
+from calm_bench.data.corpus import read_manifest
+from calm_bench.data.speech import VOICE, Speech
+from calm_bench.data.voices import (
+    CHUNK_TEXTS,
+    HELD_OUT,
+    MADE_UP_SENTENCES,
+    VOICES,
+    Voice,
+    flite_version,
+    made_up,
+    make_voices,
+    plan,
+)
+from calm_bench.errors import BenchError, InputError
+
+# Speaks the workers' protocol: noise, seeded, a tenth of a second per word.
+WORKER = """
+import json, sys
+from pathlib import Path
+import numpy as np, soundfile
+job = json.load(sys.stdin)
+rng = np.random.default_rng(job["seed"])
+for story in job["stories"]:
+    words = " ".join(story["sentences"]).split()
+    wave = 0.1 * rng.standard_normal(800 * len(words))
+    soundfile.write(Path(job["folder"]) / f"{story['id']}.flac", wave, 8000)
+    named = [{"word": word} for word in words]
+    print(json.dumps({"id": story["id"], "audio": story["id"] + ".flac", "words": named}))
+"""
+PIPER = Voice(name="joe", chunks=1, scales=VOICE)
+FLITE = Voice(name="slt", chunks=2)
+
+
+@pytest.fixture
+def spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A worker in place of both synthesisers, and what each chunk's was asked."""
+    path = tmp_path / "worker.py"
+    path.write_text(WORKER)
+    for name in ("WORKER", "FLITE_WORKER"):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), command=[str(path)]))
+    monkeypatch.setattr(module, "voice_path", lambda: tmp_path / "voice.onnx")
+    monkeypatch.setattr(module, "flite_version", lambda: "flite-0")
+    asked: dict[str, Any] = {}
+
+    def seen(worker: Any, job: Any, place: Path, *rest: Any) -> None:
+        asked[place.stem] = job
+        run_worker(worker, job, place, *rest)
+
+    monkeypatch.setattr(chunks, "run_worker", seen)
+    return asked
+
+
+def test_every_voice_speaks_what_it_is_asked_and_held_out_voices_take_turns(
+    tmp_path: Path, spoken: dict[str, Any]
+) -> None:
+    out = tmp_path / "voices"
+    card = make_voices(out, (PIPER, FLITE), jobs=1)
+    items = read_manifest(out)
+    train = [item.speaker for item in items if item.split == "train"]
+    assert train == ["joe"] * CHUNK_TEXTS + ["slt"] * 2 * CHUNK_TEXTS
+    held_out = [item.speaker for item in items if item.split == "validation"]
+    assert held_out == ["joe", "slt"] * HELD_OUT
+    assert card.counts["speakers"] == 2
+    assert len({item.text for item in items}) == len(items)
+    for item in items[:3]:
+        wave, rate = read_audio(out / item.audio)
+        assert item.seconds == pytest.approx(len(wave) / rate)
+    assert spoken["joe-00001"]["settings"] == VOICE
+    assert spoken["joe-00001"]["voice"].endswith("voice.onnx")
+    assert spoken["slt-00002"]["voice"] == "slt"
+    before = (out / "manifest.jsonl").read_bytes()
+    spoken.clear()
+    make_voices(out, (PIPER, FLITE), jobs=1)
+    assert spoken == {}
+    assert (out / "manifest.jsonl").read_bytes() == before
+    with pytest.raises(InputError, match=r"other settings \(seed, text_hash;"):
+        make_voices(out, (PIPER, FLITE), seed=1, jobs=1)
+
+
+def test_no_text_of_the_speech_corpus_tests_is_spoken() -> None:
+    tests = {s.text for s in Speech().stories() if s.split == "test"}
+    told = [story for chunk in plan(VOICES, 0) for story in chunk.stories]
+    assert len({story.story_id for story in told}) == len(told)
+    assert all(" ".join(s.sentences[:-MADE_UP_SENTENCES]) not in tests for s in told)
+    more = tuple(replace(voice, chunks=voice.chunks + 3) for voice in VOICES)
+    again = {story.story_id: story for chunk in plan(more, 0) for story in chunk.stories}
+    assert all(again[story.story_id] == story for story in told)
+    assert all(
+        " ".join(story.sentences[:-MADE_UP_SENTENCES]) not in tests for story in again.values()
+    )
+
+
+def test_made_up_sentences_are_those_of_their_generator() -> None:
+    first, again = (made_up(random.Random(1)) for _ in range(2))
+    assert first == again != made_up(random.Random(2))
+    assert all(sentence[0].isupper() and sentence[-1] in ".?!" for sentence in first)
+
+
+def test_without_flite_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"is not installed: `sudo apt install flite`"):
+        make_voices(tmp_path / "voices", (FLITE,))
+
+
+def test_a_flite_that_does_not_say_its_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flite").write_text("#!/bin/sh\necho hello\n")
+    (tmp_path / "flite").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match="does not say"):
+        flite_version()
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+def test_flite_speaks_the_same_samples_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_TEXTS", 1)
+    made = []
+    for name in "ab":
+        make_voices(tmp_path / name, (replace(FLITE, chunks=1),), jobs=1)
+        made.append([item.sha256 for item in read_manifest(tmp_path / name)])
+    assert made[0] == made[1]
