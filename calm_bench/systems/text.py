@@ -17,9 +17,21 @@ from calm_bench.codecs.checkpoints import build_module, fill_weights
 from calm_bench.config import load_model_config
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import Transformer, TransformerConfig
-from calm_bench.systems.monologue import load_tokenizer
-from calm_bench.systems.streaming import Vocabulary, text_layers
+from calm_bench.systems.monologue import SPECIALS, load_tokenizer
+from calm_bench.systems.streaming import StreamingSystem, Vocabulary, text_layers
 from calm_bench.types import StrictModel
+
+
+def text_logits(model: "TextModel | StreamingSystem", tokens: Tensor) -> Tensor:
+    """Logits [B, T, V] of plain text [B, T], each token's from those before it; no PAD, no EPAD.
+
+    A system reads it without audio.
+    """
+    bos = tokens.new_full((len(tokens), 1), model.text_table.num_embeddings - 1)
+    x = model.text_table(torch.cat([bos, tokens[:, :-1]], dim=1))
+    logits: Tensor = model.text_head(model.backbone(x))
+    logits[..., : len(SPECIALS)] = -torch.inf
+    return logits
 
 
 class TextModelConfig(StrictModel):
@@ -51,11 +63,8 @@ class TextModel(nn.Module):
         self.text_table, self.text_head = layers
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] of tokens [B, T], each from those before it."""
-        bos = tokens.new_full((len(tokens), 1), self.text_table.num_embeddings - 1)
-        x = self.text_table(torch.cat([bos, tokens[:, :-1]], dim=1))
-        y: Tensor = self.text_head(self.backbone(x))
-        return y
+        """`text_logits` of tokens [B, T]."""
+        return text_logits(self, tokens)
 
 
 def load_text_model(name: str) -> tuple[TextModel, str]:

@@ -46,6 +46,7 @@ from calm_bench.training.objective import (
     step_generator,
     step_rng,
 )
+from calm_bench.training.text import TokenTexts, plain_text_loss, text_of
 from calm_bench.types import SamplingParams, StrictModel, timed
 
 
@@ -177,6 +178,10 @@ class LanguageObjective(Objective):
         self.module: nn.Module = system
         self.system, self.config, self.recipe = system, config, recipe
         self.train, self.validation = splits
+        self.plain: TokenTexts | None = None
+        if system.text_stream is not None:
+            texts = [text_of(item, timed=True) for item in self.validation.shards.items]
+            self.plain = TokenTexts([text for text in texts if text], system.text_stream.tokenizer)
 
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
         """Crops of recordings drawn by length, a share of them from the recording's start."""
@@ -228,7 +233,11 @@ class LanguageObjective(Objective):
         return StepLoss(loss, logs)
 
     def validate(self) -> dict[str, float]:
-        """Losses on the beginning of every held-out recording, weighted by their frames."""
+        """Losses on the beginning of every held-out recording, weighted by their frames.
+
+        And, as `plain_text`, that of their texts alone: what is left of a text model, or comes of
+        none.
+        """
         every = np.arange(len(self.validation.frames))
         sums: dict[str, float] = {}
         total = 0
@@ -241,7 +250,10 @@ class LanguageObjective(Objective):
             for key, value in {"loss": float(loss.detach()), **logs}.items():
                 sums[key] = sums.get(key, 0.0) + frames * value
             total += frames
-        return {key: value / total for key, value in sums.items()}
+        means = {key: value / total for key, value in sums.items()}
+        if self.plain is not None and self.plain.rows:
+            means["plain_text"] = plain_text_loss(self.system, self.plain)
+        return means
 
     def sample(self, folder: Path, step: int) -> None:
         """Continue the first held-out recordings and write what is heard and what was meant."""

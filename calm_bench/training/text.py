@@ -22,7 +22,7 @@ from calm_bench.data.stories import more_texts
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.systems.text import TextModel, load_text_model
+from calm_bench.systems.text import TextModel, load_text_model, text_logits
 from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, step_rng
 from calm_bench.types import StrictModel
 
@@ -89,6 +89,25 @@ class TokenTexts:
         return torch.from_numpy(tokens)
 
 
+def plain_text_loss(
+    model: TextModel | StreamingSystem, texts: TokenTexts, length: int = 128
+) -> float:
+    """Mean cross-entropy of the beginnings of texts, each token counting alike."""
+    every, device = np.arange(len(texts.rows)), model.text_table.weight.device
+    total = counted = 0.0
+    for first in range(0, len(every), VALIDATION_BATCH):
+        picks = every[first : first + VALIDATION_BATCH]
+        tokens = texts.crops(picks, np.zeros_like(picks), length).to(device)
+        n = int((tokens != NONE).sum())
+        total, counted = total + n * float(_loss(model, tokens).detach()), counted + n
+    return total / counted
+
+
+def _loss(model: TextModel | StreamingSystem, tokens: Tensor) -> Tensor:
+    logits = text_logits(model, tokens.clamp_min(0)).float()
+    return F.cross_entropy(logits.transpose(1, 2), tokens, ignore_index=NONE)
+
+
 class TextObjective(Objective):
     """Next-token prediction."""
 
@@ -115,21 +134,11 @@ class TextObjective(Objective):
 
     def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Mean cross-entropy of a token given those before it."""
-        tokens = batch["tokens"]
-        logits = self.model(tokens.clamp_min(0)).float()
-        return StepLoss(F.cross_entropy(logits.transpose(1, 2), tokens, ignore_index=NONE), {})
+        return StepLoss(_loss(self.model, batch["tokens"]), {})
 
     def validate(self) -> dict[str, float]:
-        """The loss on the beginning of every held-out text, each token counting alike."""
-        every = np.arange(len(self.validation.rows))
-        total = counted = 0.0
-        for first in range(0, len(every), VALIDATION_BATCH):
-            picks = every[first : first + VALIDATION_BATCH]
-            tokens = self.validation.crops(picks, np.zeros_like(picks), self.config.tokens)
-            n = int((tokens != NONE).sum())
-            batch = {"tokens": tokens.to(next(self.model.parameters()).device)}
-            total, counted = total + n * float(self.loss(batch, 0).loss.detach()), counted + n
-        return {"loss": total / counted}
+        """The loss on the beginning of every held-out text."""
+        return {"loss": plain_text_loss(self.model, self.validation, self.config.tokens)}
 
     def export(self) -> dict[str, Tensor]:
         """The model's weights."""

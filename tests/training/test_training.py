@@ -568,6 +568,9 @@ def test_a_start_rate_of_zero_leaves_what_was_given_as_it_was(corpus: Path) -> N
     for key, value in given.state_dict().items():
         torch.testing.assert_close(system[key], value, atol=2e-3, rtol=2e-3)
     assert not torch.allclose(system["depth.inputs"], early["depth.inputs"], atol=2e-3)
+    # So it reads plain text as the text model does.
+    held_out = [RunLog(paths.home() / "training" / at).last_validation() for at in (first, whole)]
+    assert held_out[1]["plain_text"] == pytest.approx(held_out[0]["loss"], rel=1e-2)
 
 
 def test_state_of_another_recipe_is_refused(corpus: Path) -> None:

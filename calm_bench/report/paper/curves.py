@@ -12,6 +12,7 @@ from calm_bench.store.curves import CurvePoint, read_curve
 
 LOSSES = {
     "text": "loss of the text stream, nats",
+    "plain_text": "loss of plain text, nats",
     "codes": "loss of a code, nats",
     "one_step_mse": "squared error of one-step samples",
     "flow": "flow-matching error",
