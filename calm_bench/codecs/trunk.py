@@ -38,9 +38,6 @@ class TrunkConfig(StrictModel):
 
     Attributes:
         hop: Samples per front-end frame: 1 for `waveform`, else the STFT hop.
-        n_fft: FFT size of the front end.
-        inverse_n_fft: That of the decoder, where it is another. A frame's window reaches beyond
-            the audio that the frame knows by all but one hop of it: a shorter one guesses less.
         floor: The least magnitude that the front end tells from silence.
         ratios: Down-sampling between neighbouring stages; hop * prod(ratios) samples make a frame.
         encoder_dims: Widths of the stages, one more than there are ratios; likewise decoder_dims.
@@ -57,7 +54,6 @@ class TrunkConfig(StrictModel):
     front_end: Literal["mel", "stft", "waveform"]
     hop: int = 1
     n_fft: int = 1024
-    inverse_n_fft: int | None = None
     n_mels: int = 80
     floor: float = Field(default=LOG_FLOOR, gt=0)
     ratios: tuple[int, ...]
@@ -188,7 +184,7 @@ class Decoder(nn.Module):
         self.spectral = config.spectral
         self.norm = nn.LayerNorm(dims[0]) if self.spectral else nn.Identity()
         self.head: nn.Module = (
-            InverseStft(dims[0], config.inverse_n_fft or config.n_fft, config.hop)
+            InverseStft(dims[0], config.n_fft, config.hop)
             if self.spectral
             else CausalConv(dims[0], 1, config.end_kernel or config.kernel)
         )
