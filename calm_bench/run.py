@@ -92,7 +92,7 @@ def run(
     _check_precisions(plan, device)
     rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(run_folder(plan, out))
-    with store.opened(fresh=fresh):
+    with store.opened(plan.weights, fresh=fresh):
         plan = check_codecs(plan, store)
         wanted = _manifest_of(
             plan,
@@ -101,6 +101,7 @@ def run(
             command,
             spec=plan.spec.model_dump(mode="json"),
             prompts=[prompt.id for prompt in plan.prompts],
+            prompts_sha256=[prompt.sha256[:12] for prompt in plan.prompts],
             seeds=plan.n_seeds,
             unusable=list(plan.unusable),
         )
@@ -120,7 +121,7 @@ def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequen
     """
     rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(run_folder(plan, out))
-    with store.opened(fresh=fresh):
+    with store.opened(plan.weights, fresh=fresh):
         asked = {
             name: getattr(plan, name).model_dump(mode="json") for name in ("request", "setting")
         }
@@ -151,6 +152,7 @@ def _manifest_of(
         },
         environment=describe_environment(device),
         weights=dict(plan.weights),
+        releases={name: plan.models[name][0].version for name in plan.weights},
     )
 
 

@@ -20,7 +20,14 @@ from calm_bench.report.columns import (
     signed,
     value_text,
 )
-from calm_bench.store.records import Row, row_title, swept, system_title, temperature_text
+from calm_bench.store.records import (
+    Row,
+    row_title,
+    swept,
+    system_title,
+    temperature_text,
+    weights_text,
+)
 from calm_bench.store.results import Difference, Results, Value
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
@@ -107,11 +114,12 @@ def main_tables(results: Results) -> list[Table]:
     tables = []
     for title, names in results.tables.items():
         columns = tuple(column for column in results.columns if column.name in names)
-        part = results.model_copy(update={"columns": columns, "table": names, "notes": ()})
-        table = main_table(part)
+        update = {"columns": columns, "table": names, "notes": (), "weights": {}}
+        table = main_table(results.model_copy(update=update))
         table.title = title
         tables.append(table)
     tables[-1].notes.extend(_folded(results.notes))
+    tables[-1].notes.extend(_weights(results))
     return tables
 
 
@@ -150,7 +158,14 @@ def main_table(results: Results) -> Table:
     if any(value.low is not None for shown in columns for value in shown.values.values()):
         table.notes.append(INTERVALS)
     table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
+    table.notes.extend(_weights(results))
     return table
+
+
+def _weights(results: Results) -> list[str]:
+    """Which weights the numbers are of."""
+    text = weights_text(results.weights)
+    return [f"weights: {text}"] if text else []
 
 
 def _add_pool(

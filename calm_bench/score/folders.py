@@ -112,7 +112,7 @@ def score_folders(
     doubts = unrelated(sides["clips"].clips, sides["reference"].clips if reference else ())
     manifest = _manifest(sides, asked, names, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
-    with store.opened(fresh=False):
+    with store.opened({}, fresh=False):
         manifest = store.begin(manifest)
         clips = Clips({cell_id: side.clips for cell_id, side in sides.items()})
         scorer = Scorer(_rows(sides, bool(pairing.originals)), clips, store, setting)

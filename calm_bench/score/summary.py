@@ -36,6 +36,7 @@ class Outcome:
 
 def finish(store: RunStore, manifest: Manifest, results: Results) -> Outcome:
     """Write down what a run has found, and whether all of it could be."""
+    results = results.model_copy(update={"weights": manifest.named_weights})
     store.write_results(results)
     outcome = Outcome(folder=store.root, results=store.read_results())  # with the votes
     status = "partial" if outcome.n_failed else "finished"

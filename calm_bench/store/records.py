@@ -3,6 +3,7 @@
 All that a table, plot or page shows is rebuilt from these records.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -372,11 +373,40 @@ def carried_text(checks: Sequence[CodecCheck]) -> str:
     return ", ".join(parts) + (", medians" if len(checks) > 1 else "")
 
 
+class Weights(StrictModel):
+    """Which weights a number comes from: their hash, None for random ones, and their release."""
+
+    sha256: str | None
+    release: int | None = None
+
+    @property
+    def short(self) -> str:
+        """As a reader tells them apart; those that another package fetches go by their own name."""
+        if self.sha256 is None:
+            return "random"
+        return self.sha256[:8] if _SHA256.fullmatch(self.sha256) else self.sha256
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def weights_text(weights: Mapping[str, Weights]) -> str:
+    """Every model that was trained with its release and hash; nothing where none was."""
+    parts = [
+        f"{name} {'' if own.release is None else f'release {own.release} '}{own.short}"
+        for name, own in sorted(weights.items())
+        if own.sha256 is not None
+    ]
+    return ", ".join(parts)
+
+
 class Manifest(StrictModel):
     """What was asked and where it ran.
 
-    `environment` must name `device` (its type: cpu, cuda, ...) and `torch` (its version): these
-    decide the clips, so a run never goes on under others. Its `code` holds a hash for each concern.
+    `weights` are the sha256 of each model's, None for random ones, and `releases` the versions
+    that their configurations give; older runs have none of these. `environment` must name `device`
+    (its type: cpu, cuda, ...) and `torch` (its version): these decide the clips, so a run never
+    goes on under others. Its `code` holds a hash for each concern.
     """
 
     run_id: str
@@ -388,6 +418,7 @@ class Manifest(StrictModel):
     options: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any]
     weights: dict[str, str | None] = Field(default_factory=dict)
+    releases: dict[str, int] = Field(default_factory=dict)
     status: Literal["running", "finished", "partial"] = "running"
 
     @field_validator("environment")
@@ -396,6 +427,14 @@ class Manifest(StrictModel):
         if missing := {"device", "torch"} - value.keys():
             raise ValueError(f"environment lacks {', '.join(sorted(missing))}")
         return value
+
+    @property
+    def named_weights(self) -> dict[str, Weights]:
+        """By model, which weights made the clips."""
+        return {
+            name: Weights(sha256=sha256, release=self.releases.get(name))
+            for name, sha256 in self.weights.items()
+        }
 
     @property
     def code(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from calm_bench.store.records import Row
+from calm_bench.store.records import Row, Weights
 from calm_bench.types import Column, StrictModel, TemperatureKind
 
 
@@ -106,6 +106,7 @@ class Results(StrictModel):
             None where that was not looked at.
         counts: By cell_id, the counts of its metrics as "metric.count": n_empty, n_flagged, ...
         recipes: By recipe_id, what the values depend on besides the audio.
+        weights: By model, those that the numbers are of; the manifest's where a file has none.
     """
 
     schema_version: Literal[1] = 1
@@ -124,6 +125,7 @@ class Results(StrictModel):
     unusable: int = 0
     fit: bool | None = None
     counts: dict[str, dict[str, float]] = Field(default_factory=dict)
+    weights: dict[str, Weights] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

@@ -20,7 +20,7 @@ one, so a half-done batch can simply be run again.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,7 @@ from pydantic import BaseModel, ValidationError
 from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.errors import InputError
-from calm_bench.store.records import Manifest, Record
+from calm_bench.store.records import Manifest, Record, Weights
 from calm_bench.store.results import Ratings, Results
 from calm_bench.types import problem
 
@@ -111,17 +111,30 @@ class RunStore:
             yield
 
     @contextmanager
-    def opened(self, *, fresh: bool) -> Iterator[None]:
+    def opened(self, weights: Mapping[str, str | None], *, fresh: bool) -> Iterator[None]:
         """Hold a run's folder, or an empty one; a fresh run begins without what lies there.
 
         Raises:
-            BenchError: If the folder holds something else, or another process holds it.
+            BenchError: If the folder holds something else, or another process holds it, or if it
+                holds what other weights made, which a fresh run could not make again.
         """
         self.refuse_foreign()
         with self.lock():
             if fresh:
+                self._refuse_replaced(weights)
                 self.clear()
             yield
+
+    def _refuse_replaced(self, weights: Mapping[str, str | None]) -> None:
+        try:
+            known = self.read_manifest()
+        except InputError:  # of another version: --fresh is the way out
+            return
+        if changes := _other_weights(known.weights, weights):
+            raise InputError(
+                f"{self.root} holds what other weights made ({changes}), which no command can make "
+                "again: start the new run with --out, or remove the folder"
+            )
 
     def begin(self, manifest: Manifest) -> Manifest:
         """Write the manifest of a new run, or check that an existing run may go on.
@@ -194,6 +207,9 @@ class RunStore:
             InputError: If the run has none yet, or they do not fit this version of calm-bench.
         """
         results = self._read_json(Results, "results.json")
+        if not results.weights and (self.root / "manifest.json").is_file():
+            weights = self.read_manifest().named_weights
+            results = results.model_copy(update={"weights": weights})
         return results.joined(self.read_ratings(results.run_id))
 
     def read_ratings(self, run_id: str) -> Ratings:
@@ -242,15 +258,25 @@ def _changes(known: Manifest, wanted: Manifest) -> list[str]:
     """What keeps a run from going on, in words; empty if nothing does."""
     before, now = (f"{m.benchmark} version {m.version}" for m in (known, wanted))
     changes = []
+    weights = _other_weights(known.weights, wanted.weights)
     if before != now:
         changes.append(f"it holds {before}, not {now}")
-    elif known.plan_hash != wanted.plan_hash:
+    if weights:  # of which the plan's hash is made, too
+        changes.append(f"it holds what other weights made ({weights})")
+    elif before == now and known.plan_hash != wanted.plan_hash:
         changes.append("it was planned with other options or recordings")
     for name in ("device", "torch"):
         before, now = known.environment[name], wanted.environment[name]
         if before != now:
             changes.append(f"it was made with {name} {before}, this is {name} {now}")
-    for model in sorted(known.weights.keys() & wanted.weights.keys()):
-        if known.weights[model] != wanted.weights[model]:
-            changes.append(f"the weights of {model} have changed")
     return changes
+
+
+def _other_weights(known: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> str:
+    """The models whose weights are no longer those of a run, in words; "" if there are none."""
+    changed = [
+        f"{model} {Weights(sha256=known[model]).short}, not {Weights(sha256=wanted[model]).short}"
+        for model in sorted(known.keys() & wanted.keys())
+        if known[model] != wanted[model]
+    ]
+    return "; ".join(changed)

@@ -61,8 +61,12 @@ class FigureSpec:
 
 
 def draw_figures(runs: Sequence[StoredRun]) -> dict[str, bytes]:
-    """The figures' files by name; a figure that no stored run has the data of has none."""
-    return render({figure.name: list(figure.panels(runs)) for figure in FIGURES})
+    """The figures' files by name; a figure that no stored run has the data of has none.
+
+    Of a system's several trainings they show the first, which labels name.
+    """
+    shown = [next(iter(run.by_training().values())) for run in runs]
+    return render({figure.name: list(figure.panels(shown)) for figure in FIGURES})
 
 
 def of_each(

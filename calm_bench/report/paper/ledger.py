@@ -17,6 +17,7 @@ from calm_bench.report.paper.measure import Measured, Missing, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS, Verdict
 from calm_bench.report.tables import Table
+from calm_bench.store.records import weights_text
 from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
 
@@ -39,8 +40,8 @@ class Entry(StrictModel):
         n: Clips, or rounds of timing.
         n_needed: Of an inconclusive claim, the n at which the interval would leave the null.
         paired: Whether the run paired the rows; None where one row alone was judged.
-        by: What of the rows' recipe a reader must know: language model, embedding, device; and code
-            or recipe where it is not that of the oldest run.
+        by: What of the rows a reader must know: language model, embedding, device; which of several
+            trainings; and code, recipe, prompts or weights that are not those of the oldest run.
         recipe_id: The recipe under which the run holds the rows.
         note: Why the verdict is what it is, where it needs words.
     """
@@ -66,9 +67,9 @@ class Entry(StrictModel):
     command: str | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """What makes a line another one: claim, run, scale and recipe."""
-        return self.claim, self.run or "", self.scale, self.recipe_id or ""
+    def key(self) -> tuple[str, ...]:
+        """What makes a line another one: claim, run, scale, recipe, and by what it was measured."""
+        return self.claim, self.run or "", self.scale, self.recipe_id or "", self.by or ""
 
 
 class Ledger(StrictModel):
@@ -200,6 +201,19 @@ def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
                 f"{', '.join(run.other_code)}: what that decides is named, and no verdict "
                 "mixes both"
             )
+        if named := weights_text(run.results.weights):
+            notes.append(f"{run.name}: weights {named}")
+        if run.replaced:
+            others = ", ".join(f"{model} {_short(run, model)}" for model in sorted(run.replaced))
+            notes.append(
+                f"{run.name}: {others} {'has' if len(run.replaced) == 1 else 'have'} other weights "
+                "than in an older run: what they decide stands apart"
+            )
+        if run.prompted:
+            notes.append(
+                f"{run.name}: {run.prompted}, whose prompts an older run does not have: what they "
+                "decide stands apart"
+            )
         notes += [f"{run.name}: {note}" for note in run.results.notes]
     return Ledger(runs=tuple(run.name for run in runs), entries=tuple(entries), notes=tuple(notes))
 
@@ -209,7 +223,7 @@ def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
         return [_missing(claim, claim.missing or "")]
     found: list[Entry] = []
     absent: list[Missing] = []
-    for run in runs:
+    for run in (part for whole in runs for part in whole.by_training().values()):
         for scale in run.scales:
             try:
                 results = measure(claim, run, scale)
@@ -222,9 +236,9 @@ def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
 
 def _merged(found: Sequence[Entry]) -> list[Entry]:
     """Lines that agree to the last digit, as of the same clips, as one that names its runs."""
-    runs: dict[Entry, list[str]] = {}
+    runs: dict[Entry, dict[str, None]] = {}
     for entry in found:
-        runs.setdefault(entry.model_copy(update={"run": None}), []).append(entry.run or "")
+        runs.setdefault(entry.model_copy(update={"run": None}), {})[entry.run or ""] = None
     return [line.model_copy(update={"run": ", ".join(names)}) for line, names in runs.items()]
 
 
@@ -255,6 +269,7 @@ def _missing(claim: Claim, reason: str) -> Entry:
 
 def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entry:
     first = result.values[0]
+    by = (_by(run, first), _training(run, result), run.apart(*result.values))
     return _line(
         claim,
         **asdict(result.effect),
@@ -262,11 +277,25 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
         run=run.name,
         ours=_ours(claim, result),
         n_needed=result.needed,
-        by=", ".join(filter(None, (_by(run, first), run.apart(first)))) or None,
+        by=", ".join(filter(None, by)) or None,
         recipe_id=first.recipe_id,
         verdict=result.verdict,
         note=_note(claim, result),
     )
+
+
+def _training(run: StoredRun, result: Measured) -> str:
+    """Of which training the rows are, where a run has several; times are those of each."""
+    if result.values[0].metric in SPEED_METRICS:
+        return ""
+    names = {value.cell_id for value in result.values}
+    rows = (row for row in run.results.cells if row.cell_id in names)
+    seeds = sorted({row.training for row in rows if row.training is not None})
+    return ", ".join(f"training {seed}" for seed in seeds)
+
+
+def _short(run: StoredRun, model: str) -> str:
+    return run.results.weights[model].short if model in run.results.weights else ""
 
 
 def _ours(claim: Claim, result: Measured) -> str:

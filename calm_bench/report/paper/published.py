@@ -191,7 +191,7 @@ def _found(spec: TableSpec, run: StoredRun, scale: Scale) -> Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a run holds of a table at one scale, timed in one mode and precision."""
+    """What a run holds of a table at one scale, in one mode and precision, of one training."""
 
     run: StoredRun
     scale: Scale
@@ -223,7 +223,7 @@ def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[ByInstrument]:
 class Block:
     """The rows of one table by one source, by index and column key: a number or why there is none.
 
-    `step` is the mode and precision they were timed in, where a run has several.
+    `step` is the mode and precision they were timed in, or the training, where a run has several.
     """
 
     source: str
@@ -289,9 +289,11 @@ class PaperTable:
             InputError: If a row is ambiguous in a run.
         """
         parts = [
-            Part(run=run, scale=scale, step=step, found=_found(spec, run, scale))
+            Part(run=run, scale=scale, step=step + trained, found=_found(spec, run, scale))
             for whole in runs
-            for step, run in whole.by_step().items()
+            for step, timed in whole.by_step().items()
+            for seed, run in timed.by_training().items()
+            for trained in ["" if seed is None else f"training {seed}"]
             for scale in run.scales
         ]
         columns = tuple(_shown(spec, parts))

@@ -1,9 +1,9 @@
 """The stored runs a ledger is made of: what they hold, and whether one ledger may hold them.
 
 A stored run is a folder with results.json, and manifest.json, which says by which weights and code
-its clips, times and scores were made. Two runs that show one model must have made it with the same
-weights. Where the code of one concern or a metric's recipe differs, the numbers that it decides
-stand beside those of the oldest run, and are named.
+its clips, times and scores were made. Where the code of one concern, a metric's recipe, a model's
+weights or the prompts differ from those of the oldest run, the numbers that they decide stand
+beside its numbers, never among them, and are named. Times depend on no weights and no prompts.
 
 What claims, tables and figures ask for is looked up by its name; a few names stand for what a run
 stores under another, and this file alone knows them:
@@ -15,7 +15,7 @@ stores under another, and this file alone knows them:
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -42,7 +42,7 @@ OF_THE_MODEL = SPEED_METRICS | {"text_nll"}
 """One number for all temperatures: a temperature changes neither shapes nor the text's loss."""
 
 _SEGMENT = re.compile(r"fad@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)s")
-_MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@(?P<step>\d+))?")
+_MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@seed\d+)?(@(?P<step>\d+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,10 @@ class StoredRun:
         manifest: None where it was not kept.
         oldest: The first run that shows a model of this one, directly or through others; None if
             it is this one.
+        replaced: By model whose weights are not those of the first run that shows it, the first
+            run that has them.
+        prompted: What sets its prompts apart from those of the first run of the same list; "" if
+            nothing does.
     """
 
     name: str
@@ -79,6 +83,8 @@ class StoredRun:
     latency: tuple[LatencyRecord, ...] = ()
     growth: tuple[GrowthRecord, ...] = ()
     oldest: "StoredRun | None" = None
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    prompted: str = ""
 
     @property
     def weights(self) -> dict[str, str | None]:
@@ -99,15 +105,30 @@ class StoredRun:
         before = self.oldest.manifest.code
         return {name: code for name, code in self.manifest.code.items() if code != before[name]}
 
-    def apart(self, value: Value) -> str:
-        """What keeps a number from being compared with those of the oldest run; "" if nothing."""
+    def apart(self, *values: Value) -> str:
+        """What keeps numbers from being compared with those of the oldest run; "" if nothing."""
+        return ", ".join(dict.fromkeys(part for value in values for part in self._apart(value)))
+
+    def _apart(self, value: Value) -> list[str]:
         timed = value.metric in SPEED_METRICS
         concerns = {"times"} if timed else {"clips", "scores"}
         code = self.other_code.items()
         parts = [f"{name} by code {hashed[:8]}" for name, hashed in code if name in concerns]
+        parts += [] if timed else filter(None, (self.prompted, self._weights_apart(value)))
         if not timed and value.recipe_id not in (known := self._known_recipes(value)) and known:
             parts.append(f"recipe {str(value.recipe_id)[:8]}")
-        return ", ".join(parts)
+        return parts
+
+    def _weights_apart(self, value: Value) -> str:
+        """Which weights a row has, where an older run shows the model with others."""
+        row = next(row for row in self.results.cells if row.cell_id == value.cell_id)
+        if row.model is None:
+            return ""
+        systems = {row.model for row in self.results.cells if row.kind == "system"}
+        # A codec's are those of all systems here: which of them uses it is not on record.
+        codecs = self.replaced.keys() - systems if row.kind == "system" else ()
+        changed = [name for name in (row.model, *sorted(codecs)) if name in self.replaced]
+        return f"weights of {self.replaced[changed[0]]}" if changed else ""
 
     def _known_recipes(self, value: Value) -> set[str | None]:
         """By which recipes the oldest run holds what a number is of, through its instrument."""
@@ -163,6 +184,18 @@ class StoredRun:
             step: replace(self, results=self.results.model_copy(update={"cells": tuple(found)}))
             for step, found in rows.items()
         }
+
+    def by_training(self) -> dict[int | None, "StoredRun"]:
+        """The run as it is, or by seed a run with the rows of that training and all others."""
+        seeds = {row.training for row in self.results.cells if row.training is not None}
+        if not seeds:
+            return {None: self}
+        found: dict[int | None, StoredRun] = {}
+        for seed in sorted(seeds):
+            rows = tuple(row for row in self.results.cells if row.training in (None, seed))
+            results = self.results.model_copy(update={"cells": rows})
+            found[seed] = replace(self, results=results)
+        return found
 
     def has_random_weights(self, model: str) -> bool:
         """Whether the manifest says that a model was never trained."""
@@ -239,7 +272,7 @@ def read_stored(folders: Sequence[Path]) -> list[StoredRun]:
         InputError: If one cannot be read, is of debug models, or does not go with another.
     """
     runs = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
-    check_weights(runs)
+    check_names(runs)
     return sorted(with_oldest(runs), key=lambda run: run.name)
 
 
@@ -249,8 +282,68 @@ def with_oldest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in begun:
         kin = next((known for known in found if known.models & run.models), None)
-        found.append(replace(run, oldest=kin and (kin.oldest or kin)))
+        replaced, prompted = _replaced(run, found), _prompted(run, found)
+        oldest = kin and (kin.oldest or kin)
+        found.append(replace(run, oldest=oldest, replaced=replaced, prompted=prompted))
     return found
+
+
+def _replaced(run: StoredRun, before: Sequence[StoredRun]) -> dict[str, str]:
+    """By model whose weights an earlier run shows with others, the first run that has these."""
+    found = {}
+    for model, sha256 in run.weights.items():
+        known = [(other.weights[model], other.name) for other in before if model in other.weights]
+        if known and known[0][0] != sha256:
+            found[model] = next((name for weights, name in known if weights == sha256), run.name)
+    return found
+
+
+def _prompted(run: StoredRun, before: Sequence[StoredRun]) -> str:
+    """What sets a run's prompts apart from those of the first run of the same list of prompts."""
+    if (own := Prompts.of(run)) is None:
+        return ""
+    known = [(other.name, prompts) for other in before if (prompts := Prompts.of(other))]
+    listed = [(name, prompts) for name, prompts in known if prompts.listed == own.listed]
+    alike = [(name, prompts) for name, prompts in listed if prompts.version == own.version]
+    parts = []
+    if listed and listed[0][1].version != own.version:
+        parts.append(f"version {own.version}")
+    if alike and not own.goes_with(alike[0][1]):
+        first = next((name for name, prompts in alike if own.goes_with(prompts)), run.name)
+        parts.append(f"prompts of {first}")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What a run's clips continue.
+
+    Attributes:
+        listed: The file that benchmarks share.
+        version: Of the benchmark, which changes with them.
+        sha256: By id; empty where a run did not record them.
+    """
+
+    listed: str
+    version: int
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def of(cls, run: StoredRun) -> "Prompts | None":
+        """A run's; None of one that continues none, or has no manifest."""
+        options = run.manifest.options if run.manifest else {}
+        if "spec" not in options:
+            return None
+        known = zip(options.get("prompts", ()), options.get("prompts_sha256", ()), strict=False)
+        version = run.results.benchmark_version
+        return cls(listed=options["spec"]["prompts"], version=version, sha256=dict(known))
+
+    def goes_with(self, other: "Prompts") -> bool:
+        """Whether no prompt differs of those that both have, as far as that is known."""
+        shared = self.sha256.keys() & other.sha256.keys()
+        if self.sha256 and other.sha256 and not shared:
+            return False
+        return all(self.sha256[name] == other.sha256[name] for name in shared)
 
 
 def _read(folder: Path) -> StoredRun:
@@ -275,36 +368,18 @@ def _read(folder: Path) -> StoredRun:
     )
 
 
-def check_weights(runs: Sequence[StoredRun]) -> None:
-    """Refuse runs that made one model with different weights.
+def check_names(runs: Sequence[StoredRun]) -> None:
+    """Refuse one run twice, and runs of which nothing says whether they show the same weights.
 
     Raises:
-        InputError: Which two runs, which model, and what differs.
+        InputError: Which two runs, and what is wrong.
     """
     for a, b in combinations(runs, 2):
         if a.name == b.name:
             raise InputError(f"two folders hold the run {a.name}: name only one of them")
-        shared = sorted(a.models & b.models)
-        if shared and (problem := _difference(a, b, shared)):
+        bare = next((run for run in (a, b) if run.manifest is None), None)
+        if bare and (shared := sorted(a.models & b.models)):
             raise InputError(
-                f"{a.name} and {b.name} cannot stand in one ledger: {problem}; repeat the older run"
+                f"{a.name} and {b.name} cannot stand in one ledger: both show {shared[0]}, and "
+                f"{bare.name} has no manifest.json to say by which weights; repeat it"
             )
-
-
-def _difference(a: StoredRun, b: StoredRun, shared: Sequence[str]) -> str | None:
-    """What keeps two runs of one model apart; None if nothing does."""
-    for run in (a, b):
-        if run.manifest is None:
-            return (
-                f"both show {shared[0]}, and {run.name} has no manifest.json to say by which "
-                "weights"
-            )
-    for model in shared:
-        before, after = a.weights.get(model, ""), b.weights.get(model, "")
-        if before != after:
-            return f"{model} has other weights in each ({_short(before)}, {_short(after)})"
-    return None
-
-
-def _short(sha256: str | None) -> str:
-    return "random" if sha256 is None else sha256[:12] or "not recorded"

@@ -136,14 +136,32 @@ def test_json_is_one_object(checkout: Path) -> None:
     assert (checkout / "mine" / "ledger.json").is_file()
 
 
-def test_other_weights_are_one_line_and_exit_2(checkout: Path) -> None:
-    path = checkout / "results" / "ablations-1" / "manifest.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data["weights"]["calm-music-tiny"] = "f" * 64
-    path.write_text(json.dumps(data), encoding="utf-8")
-    done = CliRunner().invoke(app, ["paper"])
-    assert done.exit_code == 2
-    assert not (checkout / "results" / "paper").exists()
+def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
+    checkout: Path, make: SimpleNamespace, save: Save
+) -> None:
+    first = make.stored(make.music())
+    again = make.music().model_copy(update={"run_id": "music-2"})
+    weights = {**first.manifest.weights, "calm-music-tiny": "f" * 64}
+    for run in (first, make.stored(again, weights=weights)):
+        save(run)
+    path = checkout / "results" / "music-2" / "manifest.json"
+    data = json.loads(path.read_text(encoding="utf-8")) | {"created": "2031-01-01"}
+    path.write_text(json.dumps(data | {"releases": {"calm-music-tiny": 2}}), encoding="utf-8")
+    done = CliRunner().invoke(app, ["paper", "music-1", "music-2", "--out", "mine"])
+    assert done.exit_code == 0, done.output
+    ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
+    lines = [entry for entry in ledger.entries if entry.claim == "music-fad-consistency-4"]
+    assert {entry.run for entry in lines} == {"music-1", "music-2"}
+    for entry in lines:
+        assert (entry.run == "music-2") == ("weights of music-2" in (entry.by or ""))
+    (speed,) = (entry for entry in ledger.entries if entry.claim == "music-overall-1")
+    assert speed.run == "music-1, music-2"
+    notes = "\n".join(ledger.notes)
+    assert "calm-music-tiny release 2 ffffffff" in notes
+    assert "music-2: calm-music-tiny ffffffff has other weights than in an older run" in notes
+    table = (checkout / "mine/tables/music.md").read_text(encoding="utf-8")
+    head = next(line for line in table.splitlines() if line.startswith("| from |"))
+    assert "weights of music-2)" in head
 
 
 def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(

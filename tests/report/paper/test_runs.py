@@ -10,9 +10,10 @@ import pytest
 
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.runs import (
+    SPEED_METRICS,
     ModelName,
     StoredRun,
-    check_weights,
+    check_names,
     find_stored,
     read_stored,
     with_oldest,
@@ -29,19 +30,99 @@ def other(make: SimpleNamespace, **changes: Any) -> StoredRun:
 CODE = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights": {"calm-music-tiny": "1" * 64}}, "calm-music-tiny has other weights in each"),
-        ({"weights": {"calm-music-tiny": None}}, r"\(000000000000, random\)"),
-    ],
-)
-def test_other_weights_are_refused(
-    make: SimpleNamespace, music: StoredRun, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        check_weights([music, other(make, **changes)])
-    assert "\n" not in str(caught.value)
+def later(run: StoredRun, day: int, **changes: Any) -> StoredRun:
+    """The same run, begun later, by another name and with other things in its manifest."""
+    name, manifest = f"music-{day}", run.manifest
+    assert manifest is not None
+    manifest = manifest.model_copy(update={"created": f"2030-01-0{day}", **changes})
+    results = run.results.model_copy(update={"run_id": name})
+    if "version" in changes:
+        results = results.model_copy(update={"benchmark_version": changes["version"]})
+    return replace(run, name=name, results=results, manifest=manifest)
+
+
+def told_apart(run: StoredRun) -> dict[str, set[str]]:
+    """By what keeps them from the oldest run's numbers, the models of a run's quality numbers."""
+    models = {row.cell_id: row.model or row.kind for row in run.results.cells}
+    found: dict[str, set[str]] = {}
+    for value in run.results.rows:
+        if value.metric == "fad" and value.value is not None:
+            found.setdefault(run.apart(value), set()).add(models[value.cell_id])
+    assert {run.apart(v) for v in run.results.rows if v.metric in SPEED_METRICS} <= {""}
+    return found
+
+
+def test_other_weights_stand_apart_and_name_the_first_run_that_has_them(music: StoredRun) -> None:
+    assert music.manifest is not None
+    known = music.manifest.weights
+    other = known | {"calm-music-tiny": "1" * 64}
+    third = other | {"rq32-music-tiny": None}
+    runs = [music, *(later(music, 2 + i, weights=w) for i, w in enumerate((other, third, known)))]
+    first, second, last, again = with_oldest(runs)
+    assert set(told_apart(first)) == set(told_apart(again)) == {""}
+    assert told_apart(second)["weights of music-2"] == {"calm-music-tiny"}
+    found = told_apart(last)
+    assert found["weights of music-2"] == {"calm-music-tiny"}
+    assert found["weights of music-3"] == {"rq32-music-tiny"}
+    assert "calm-music-tiny" not in found[""]
+
+
+def test_another_codec_makes_other_clips_of_every_system(music: StoredRun) -> None:
+    assert music.manifest is not None
+    with_codec = {**music.manifest.weights, "vae-music-tiny": "2" * 64}
+    runs = [later(music, 2, weights=with_codec)]
+    runs.append(later(music, 3, weights={**with_codec, "vae-music-tiny": "3" * 64}))
+    _, after = with_oldest(runs)
+    systems = {row.model for row in after.results.cells if row.kind == "system"}
+    assert told_apart(after)["weights of music-3"] == systems
+
+
+def test_other_prompts_and_versions_stand_apart(music: StoredRun) -> None:
+    def of(day: int, version: int, ids: str, sha256: str = "", listed: str = "music") -> StoredRun:
+        options = {
+            "spec": {"prompts": listed},
+            "prompts": list(ids),
+            "prompts_sha256": list(sha256),
+        }
+        return later(music, day, version=version, options=options)
+
+    runs = [
+        of(1, 1, "ab"),  # of a time when hashes were not written down
+        of(2, 2, "ab", "12"),
+        of(3, 2, "abc", "123"),
+        of(4, 2, "ab", "19"),
+        of(5, 2, "xy", "78"),
+        of(6, 2, "yx", "87"),
+        of(7, 1, "a", "9"),
+        of(8, 5, "a", "0", listed="speech"),
+    ]
+    assert [set(told_apart(run)) for run in with_oldest(runs)] == [
+        {""},
+        {"version 2"},
+        {"version 2"},
+        {"version 2, prompts of music-4"},
+        {"version 2, prompts of music-5"},
+        {"version 2, prompts of music-5"},
+        {""},
+        {""},
+    ]
+
+
+def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> None:
+    rows = [
+        (make.system(f"calm-music-tiny@seed{seed}", f"CALM, training {seed}")
+         .model_copy(update={"training": seed}), {"fad": make.around(5.0 + seed)})
+        for seed in (0, 1)
+    ]  # fmt: skip
+    rows.append((make.system("musicgen-music-tiny", "MusicGen"), {"fad": make.around(9.0)}))
+    run = make.stored(make.results("music-1", "music", rows))
+    parts = run.by_training()
+    assert {seed: [row.label for row in part.results.cells] for seed, part in parts.items()} == {
+        0: ["CALM, training 0", "MusicGen"],
+        1: ["CALM, training 1", "MusicGen"],
+    }
+    assert ModelName.of("calm-music-tiny@seed1") == ModelName.of("calm-music-tiny")
+    assert ModelName.of("calm-music-tiny@seed1@500").step == 500
 
 
 @pytest.mark.parametrize(
@@ -62,7 +143,7 @@ def test_other_code_keeps_apart_what_it_decides(
 ) -> None:
     first = make.stored(make.music(), environment={"code": CODE})
     second = other(make, environment=environment)
-    check_weights([first, second])
+    check_names([first, second])
     before, after = with_oldest([second, first])
     assert (before.oldest, after.oldest) == (None, first)
     assert not any(before.apart(row) for row in before.results.rows)
@@ -118,7 +199,7 @@ def test_runs_of_other_models_may_differ_in_everything(
 ) -> None:
     cell = make.system("calm-speech-tiny", "CALM")
     speech = make.results("speech-1", "speech", [(cell, {"wer": make.around(20.0)})])
-    check_weights([music, make.stored(speech, environment={"commit": "def"})])
+    check_names([music, make.stored(speech, environment={"commit": "def"})])
 
 
 def test_without_a_manifest_nothing_says_that_two_runs_agree(
@@ -126,12 +207,12 @@ def test_without_a_manifest_nothing_says_that_two_runs_agree(
 ) -> None:
     bare = StoredRun(name="music-2", results=other(make).results, manifest=None)
     with pytest.raises(InputError, match=r"music-2 has no manifest\.json"):
-        check_weights([music, bare])
+        check_names([music, bare])
 
 
 def test_one_run_twice_is_refused(music: StoredRun) -> None:
     with pytest.raises(InputError, match="two folders hold the run music-1"):
-        check_weights([music, music])
+        check_names([music, music])
 
 
 def test_debug_models_make_no_ledger(
