@@ -15,7 +15,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
+from calm_bench.config import load_benchmark, load_model_config
 from calm_bench.report.paper.ledger import Ledger
+from calm_bench.store.records import weights_text
+from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,6 +181,37 @@ def test_a_pages_table_is_the_stored_one(page: str, mark: str, stored: str) -> N
     table = read(stored).replace("\\", "").split("\n\n### ")[0].partition("\n\n")[2].strip()
     assert table.count("\n| ") >= 8
     assert table in marked(page, mark)
+
+
+@pytest.mark.parametrize(
+    ("page", "mark", "run"),
+    [
+        ("README.md", "results:speech", "results/speech-tiny"),
+        ("docs/music.md", "results:music", "results/music-tiny"),
+    ],
+)
+def test_numbers_of_earlier_weights_or_prompts_say_so(page: str, mark: str, run: str) -> None:
+    manifest, text = RunStore(ROOT / run).read_manifest(), marked(page, mark)
+    told = text.partition("\n|")[0]
+    weights = {name: load_model_config(name)[0].weights for name in manifest.weights}
+    shipped = {name: own and own.sha256 for name, own in weights.items()}
+    assert ("earlier weights than those shipped" in told) == (shipped != manifest.weights)
+    version = load_benchmark(manifest.benchmark).version
+    assert (f"version {manifest.version} of the prompts" in told) == (version != manifest.version)
+    assert f"weights: {weights_text(manifest.named_weights)}" in text
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("models/*/card.md")), ids=lambda p: p.parent.name)
+def test_a_card_names_its_weights_and_those_that_its_numbers_are_of(path: Path) -> None:
+    card = path.read_text(encoding="utf-8")
+    weights = load_model_config(path.parent.name)[0].weights
+    assert weights is not None
+    assert f"sha256 {weights.sha256[:12]} |" in card
+    for part in card.split("\n## ")[1:]:
+        if part.startswith("Measured"):
+            found = re.match(r"Measured\n\nOf (earlier )?weights (\w{8})\b", part)
+            assert found, "the section says first of which weights its numbers are"
+            assert (found[1] is None) == weights.sha256.startswith(found[2])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/music.md", "docs/speed.md"])

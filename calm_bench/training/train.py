@@ -93,6 +93,8 @@ One recipe, from another seed each; more come from `calm-bench train {name} --se
 | --: | --: | --: | :-- |
 """
 _TRAININGS = re.compile(r"\n## Trainings\n.*?(?=\n## |\Z)", re.DOTALL)
+_MEASURED_OF = re.compile(r"Of weights ([0-9a-f]{8})")
+"""How notes begin that quote what was measured."""
 _LINE = re.compile(r"^\| (\d+) \|.*\n", re.MULTILINE)
 MADE_OF = {
     "speech": "speech made by this project",
@@ -553,4 +555,16 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> 
         licence=_licence(recipe.corpus),
     )
     notes = folder / "notes.md"
-    return text + ("\n" + notes.read_text(encoding="utf-8") if notes.is_file() else "")
+    if notes.is_file():
+        text += "\n" + _notes(notes.read_text(encoding="utf-8"), config)
+    return text
+
+
+def _notes(text: str, config: ModelConfig) -> str:
+    """The notes of a card; where they quote numbers of other weights than these, they say so."""
+
+    def told(found: re.Match[str]) -> str:
+        now = config.weights is not None and config.weights.sha256.startswith(found[1])
+        return found[0] if now else f"Of earlier weights {found[1]}"
+
+    return _MEASURED_OF.sub(told, text)

@@ -383,6 +383,7 @@ def test_the_cards_command_trains_what_was_exported_early(corpus: Path) -> None:
 def test_a_further_seed_is_a_training_beside_the_models_own(corpus: Path) -> None:
     name, folder = model("mine", **KINDS["vae"]), Path("models/mine")
     trained(name, "--seed", "2", "--set", "keep_every=4")  # which changes no weights
+    (folder / "notes.md").write_text("## Measured\n\nOf weights 0123abcd: nothing.\n")
     trained(name, "--seed", "0")  # the recipe's own
     before, _ = load_model_config(name)
     card = (folder / "card.md").read_text()
@@ -404,6 +405,8 @@ def test_a_further_seed_is_a_training_beside_the_models_own(corpus: Path) -> Non
     assert len(firsts) == 3
     assert {point.seed for point in read_curve(folder)} == {0, 1, 2}
     now = (folder / "card.md").read_text()
+    assert "| weights | release 1, sha256 " in now
+    assert now.endswith("\n## Measured\n\nOf earlier weights 0123abcd: nothing.\n")
     lines = re.findall(r"^\| (\d) \| 8 \| 0.0\d h \| (\w{12}) \|$", now, re.MULTILINE)
     assert [seed for seed, _ in lines] == ["0", "1", "2"]
     assert [line for line in card.splitlines() if line not in now.splitlines()] == []
