@@ -149,35 +149,48 @@ class LogMel(nn.Module):
         bank = mel_filterbank(n_mels, n_fft, sample_rate)
         self.register_buffer("bank", bank.T.contiguous(), persistent=False)
 
-    def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
-        """Audio [B, T * hop] to log-mel [B, T, M], about zero mean and unit scale for speech."""
+    @property
+    def channels(self) -> int:
+        """Numbers that make a frame."""
+        return self.bank.shape[1]
+
+    def spectrum(self, wave: Tensor, stream: Stream | None) -> Tensor:
+        """Complex frames [B, T, N / 2 + 1] of audio [B, T * hop]."""
         x = history(self, wave, self.n_fft - self.hop, stream)
-        frames = x.unfold(1, self.n_fft, self.hop) * self.window  # [B, T, N]
-        power = torch.fft.rfft(frames).abs()  # [B, T, N / 2 + 1]
-        mel: Tensor = (power @ self.bank).clamp_min(self.floor).log()
+        spectrum: Tensor = torch.fft.rfft(x.unfold(1, self.n_fft, self.hop) * self.window)
+        return spectrum
+
+    def log_mel(self, magnitude: Tensor) -> Tensor:
+        """[B, T, N / 2 + 1] to [B, T, M], about zero mean and unit scale for speech."""
+        mel: Tensor = (magnitude @ self.bank).clamp_min(self.floor).log()
         return mel * 0.25 + 0.5
 
+    def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
+        """Audio [B, T * hop] to log-mel [B, T, M]."""
+        return self.log_mel(self.spectrum(wave, stream).abs())
 
-class CompressedStft(nn.Module):
-    """Complex spectra of magnitude |X|^0.3 and X's phase, windows as those of `LogMel`.
 
-    The power brings quiet partials near the loud ones, as the log does for mel bands.
+POWER = 0.3
+"""What magnitudes of complex spectra are raised to where a network reads them."""
+
+
+class ComplexMel(LogMel):
+    """Log-mel frames and, of the same windows, complex spectra of magnitude |X|^POWER.
+
+    From complex spectra alone a network is long in learning what log-mel tells it; they add the
+    phase. The power brings quiet partials near the loud ones.
     """
 
-    window: Tensor
-
-    def __init__(self, n_fft: int, hop: int, floor: float = LOG_FLOOR) -> None:
-        """The FFT size must be a multiple of the hop; below the floor the power is 1."""
-        super().__init__()
-        self.n_fft, self.hop, self.floor = n_fft, hop, floor
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+    @property
+    def channels(self) -> int:
+        return super().channels + self.n_fft + 2
 
     def forward(self, wave: Tensor, stream: Stream | None = None) -> Tensor:
-        """Audio [B, T * hop] to [B, T, N + 2]: real, then imaginary parts."""
-        x = history(self, wave, self.n_fft - self.hop, stream)
-        spectrum = torch.fft.rfft(x.unfold(1, self.n_fft, self.hop) * self.window)
-        spectrum = spectrum * spectrum.abs().clamp_min(self.floor).pow(-0.7)
-        return torch.cat([spectrum.real, spectrum.imag], dim=-1)
+        """Audio [B, T * hop] to [B, T, M + N + 2]: log-mel, real and imaginary parts."""
+        spectrum = self.spectrum(wave, stream)
+        magnitude = spectrum.abs()
+        compressed = spectrum * magnitude.clamp_min(self.floor).pow(POWER - 1)
+        return torch.cat([self.log_mel(magnitude), compressed.real, compressed.imag], dim=-1)
 
 
 class InverseStft(nn.Module):

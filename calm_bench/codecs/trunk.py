@@ -4,9 +4,9 @@ B batch, S samples, T frames, D width.
 
 The encoder goes from a front end through stages of falling rate to a Transformer at the frame rate;
 the decoder mirrors it. Three front ends: `mel`, log-mel frames in and inverse STFT out, cheap
-enough for two CPU cores; `stft`, the same but for complex spectra in, so that phase is heard;
-`waveform`, strided convolutions on samples, the SEANet shape of the paper (section 2.1 of our
-facts; Mimi). Stages are listed from fast to slow, as the encoder meets them.
+enough for two CPU cores; `stft`, the same with complex spectra beside the log-mel frames, so that
+phase is heard; `waveform`, strided convolutions on samples, the SEANet shape of the paper (section
+2.1 of our facts; Mimi). Stages are listed from fast to slow, as the encoder meets them.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from calm_bench.codecs.blocks import (
     LOG_FLOOR,
     CausalConv,
-    CompressedStft,
+    ComplexMel,
     ConvNextBlock,
     DepthwiseUpsample,
     InverseStft,
@@ -120,15 +120,13 @@ class Encoder(nn.Module):
         super().__init__()
         dims = config.encoder_dims
         self.config = config
-        self.front: LogMel | CompressedStft | None = None
-        if config.front_end == "mel":
-            self.front = LogMel(
+        self.front: LogMel | None = None
+        if config.spectral:
+            front = LogMel if config.front_end == "mel" else ComplexMel
+            self.front = front(
                 config.sample_rate, config.n_fft, config.hop, config.n_mels, config.floor
             )
-            self.stem = CausalConv(config.n_mels, dims[0], 3)
-        elif config.front_end == "stft":
-            self.front = CompressedStft(config.n_fft, config.hop, config.floor)
-            self.stem = CausalConv(config.n_fft + 2, dims[0], 3)
+            self.stem = CausalConv(self.front.channels, dims[0], 3)
         else:
             self.stem = CausalConv(1, dims[0], config.kernel)
         self.stages = nn.ModuleList(
