@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.nn.product import LayerProducts, discard, pack
-from calm_bench.nn.transformer import Dropout, RmsNorm
+from calm_bench.nn.transformer import Dropout, RmsNorm, RmsNormModule
 from calm_bench.types import Precision, StrictModel
 
 
@@ -93,8 +93,8 @@ class DepthLayer(nn.Module):
         gain = (2 * config.layers) ** -0.5
         self.heads = config.heads
         self.dropout = Dropout(config.dropout)
-        self.norm_attention = nn.RMSNorm(W, eps=1e-6)
-        self.norm_mlp = nn.RMSNorm(W, eps=1e-6)
+        self.norm_attention = RmsNormModule(W, eps=1e-6)
+        self.norm_mlp = RmsNormModule(W, eps=1e-6)
         self.qkv = SetLinear(S, W, 3 * W)
         self.out = SetLinear(S, W, W, gain)
         self.up = SetLinear(S, W, 2 * config.mlp_dim)
@@ -104,11 +104,11 @@ class DepthLayer(nn.Module):
         """All positions at once: x [K, N, W]."""
         K, N, W = x.shape
         qkv = self.qkv(self.norm_attention(x), sets).view(K, N, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 1, 3, 0, 4)  # [N, H, K, W / H]
+        q, k, v = qkv.permute(2, 1, 3, 0, 4).reshape(3, N * self.heads, K, -1)
         # K is small: plain products beat the fused kernels, which are made for long sequences.
-        scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5  # [N, H, K, K]
-        future = torch.ones(K, K, dtype=torch.bool, device=x.device).triu(1)
-        y = scores.float().masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
+        future = torch.full((K, K), -torch.inf, dtype=q.dtype, device=x.device).triu(1)
+        scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
+        y = (scores.softmax(-1).to(v.dtype) @ v).view(N, self.heads, K, -1)
         x = x + self.dropout(self.out(y.permute(2, 0, 1, 3).reshape(K, N, W), sets))
         gate, h = self.up(self.norm_mlp(x), sets).chunk(2, dim=-1)
         out: Tensor = x + self.dropout(self.down(F.silu(gate) * h, sets))

@@ -52,9 +52,10 @@ from calm_bench.types import SamplingParams, StrictModel, timed
 
 def code_loss(logits: Tensor, codes: Tensor) -> StepLoss:
     """Mean cross-entropy of codes [R, K] under logits [R, K, V]; codes of -100 do not count."""
-    losses = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none")
+    levels = logits.transpose(0, 1)  # [K, R, V], as a depth transformer has it in memory
+    losses = F.cross_entropy(levels.float().flatten(0, 1), codes.T.flatten(), reduction="none")
     counted = (codes >= 0).sum(0)
-    per_level = losses.view_as(codes).sum(0) / counted.clamp_min(1)  # [K]
+    per_level = losses.view(len(levels), -1).sum(1) / counted.clamp_min(1)  # [K]
     logs = {"codes": float(per_level.detach().mean()), "code_1": float(per_level[0].detach())}
     return StepLoss(per_level.mean(), logs)
 

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from calm_bench.nn.transformer import Dropout, KvCache, Transformer, TransformerConfig, attention
+from calm_bench.nn.transformer import (
+    Dropout,
+    KvCache,
+    RmsNormModule,
+    Transformer,
+    TransformerConfig,
+    attention,
+)
 
 SHAPE = TransformerConfig(dim=16, layers=3, heads=2, mlp_dim=32)
 
@@ -116,3 +123,32 @@ def test_dropout_keeps_its_share_and_scales_it(p: float, dtype: torch.dtype) -> 
     assert abs((kept[1:] & kept[:-1]).float().mean().item() - (1 - drop) ** 2) < 8 * error
     assert torch.equal(dropout.eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_the_norm_for_training_is_torchs_with_its_gradients(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(24, dtype=torch.float64)
+    x, up = (torch.randn(5, 7, 24, dtype=torch.float64) * 3 for _ in range(2))
+    x[0, 0] *= 1e-4  # where eps matters
+    x, up = x.to(dtype), up.to(dtype)
+
+    def run(norm: torch.nn.Module, dtype: torch.dtype) -> list[torch.Tensor]:
+        parameters = torch.float64 if dtype == torch.float64 else torch.float32
+        norm.load_state_dict({"weight": weight})
+        norm.to(parameters)
+        rows = x.to(dtype).detach().clone().requires_grad_()
+        norm(rows).backward(up.to(dtype))
+        assert rows.grad is not None
+        return [norm(rows).detach(), rows.grad, norm.weight.grad]
+
+    ours = run(RmsNormModule(24, eps=1e-6), dtype)
+    exact = run(torch.nn.RMSNorm(24, eps=1e-6), torch.float64)
+    for one, other in zip(ours, exact, strict=True):
+        scale = other.abs().max().item()
+        torch.testing.assert_close(one.double(), other, atol=tolerance * scale, rtol=tolerance)
+    assert ours[0].dtype == dtype
