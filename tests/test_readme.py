@@ -91,11 +91,12 @@ def readers_own(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.random.default_rng(number).normal(0, 0.1, 13 * RATE), RATE)
     line = {"audio": "clips/a.flac", "text": "it was a cold night", "split": "test"}
-    for name in ("voices.jsonl", "tracks.jsonl"):
+    for name in ("voices.jsonl", "tracks.jsonl", "selection.jsonl"):
         (folder / name).write_text(json.dumps(line) + "\n")
-    (spec,) = re.findall(r"```yaml\n(.*?)```", read("docs/real-data.md"), re.S)
+    music, survival = re.findall(r"```yaml\n(.*?)```", read("docs/real-data.md"), re.S)
     (folder / "bench").mkdir()
-    (folder / "bench/game-music.yaml").write_text(spec)
+    (folder / "bench/game-music.yaml").write_text(music)
+    (folder / "survival.yaml").write_text(survival)
     return folder
 
 
@@ -123,7 +124,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(
 
 def test_the_scripts_that_list_recordings_are_python() -> None:
     scripts = re.findall(r"```python\n(.*?)```", read("docs/real-data.md"), re.S)
-    assert len(scripts) == 2
+    assert len(scripts) == 3
     for script in scripts:
         ast.parse(script)
 
