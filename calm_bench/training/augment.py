@@ -45,7 +45,7 @@ class Augment(StrictModel):
     low_pass: Span = (2500.0, 8000.0)
     high_pass: Span = (50.0, 400.0)
     gain: Span = (-30.0, 9.0)
-    snr: Span = (10.0, 40.0)
+    snr: Span = (15.0, 45.0)
     offset: float = Field(default=0.01, ge=0)
 
 
