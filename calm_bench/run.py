@@ -30,7 +30,7 @@ from calm_bench.speed.tidy import tidy
 from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.speed.timing import measure_plan, missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
-from calm_bench.store.records import CodecCheck, Manifest, Row
+from calm_bench.store.records import CodecCheck, Manifest, Row, TrialRecord
 from calm_bench.store.run_store import RunStore
 
 
@@ -205,12 +205,19 @@ def score_run(folder: Path) -> Outcome:
     """Score a run's clips again, with the metrics that can run now.
 
     Raises:
-        InputError: If the folder's manifest is not that of a benchmark.
+        InputError: If the folder's manifest is not that of a benchmark, or none of its clips is on
+            disk: what was found in them would be lost.
     """
     store = RunStore(folder)
     manifest, where = store.read_manifest(), str(folder / "manifest.json")
     if "spec" not in manifest.options:
         raise InputError(f"{folder} holds scores of plain folders: repeat the command that made it")
+    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
+    if clips and not any(paths.inside(folder, clip).is_file() for clip in clips):
+        raise InputError(
+            f"{folder}: none of its {len(clips)} clips are on disk, so that nothing can be scored "
+            "again; `calm-bench report` shows what was found in them"
+        )
     with store.lock():
         kept = dict(manifest.options["spec"])
         kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it

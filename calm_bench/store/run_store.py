@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
+from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
 from calm_bench.store.records import Manifest, Record, Weights
 from calm_bench.store.results import Ratings, Results
@@ -275,8 +276,8 @@ def _changes(known: Manifest, wanted: Manifest) -> list[str]:
 def _other_weights(known: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> str:
     """The models whose weights are no longer those of a run, in words; "" if there are none."""
     changed = [
-        f"{model} {Weights(sha256=known[model]).short}, not {Weights(sha256=wanted[model]).short}"
+        f"{model} {Weights(sha256=known[model]).short}, now {Weights(sha256=wanted[model]).short}"
         for model in sorted(known.keys() & wanted.keys())
         if known[model] != wanted[model]
     ]
-    return "; ".join(changed)
+    return few(changed)

@@ -554,17 +554,17 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> 
         command=command,
         licence=_licence(recipe.corpus),
     )
-    notes = folder / "notes.md"
-    if notes.is_file():
-        text += "\n" + _notes(notes.read_text(encoding="utf-8"), config)
-    return text
+    return text + _notes(folder, config)
 
 
-def _notes(text: str, config: ModelConfig) -> str:
+def _notes(folder: Path, config: ModelConfig) -> str:
     """The notes of a card; where they quote numbers of other weights than these, they say so."""
+    notes = folder / "notes.md"
+    if not notes.is_file():
+        return ""
 
     def told(found: re.Match[str]) -> str:
         now = config.weights is not None and config.weights.sha256.startswith(found[1])
         return found[0] if now else f"Of earlier weights {found[1]}"
 
-    return _MEASURED_OF.sub(told, text)
+    return "\n" + _MEASURED_OF.sub(told, notes.read_text(encoding="utf-8"))

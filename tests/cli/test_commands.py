@@ -470,6 +470,14 @@ def test_a_run_is_scored_again(finished: Path) -> None:
     assert "which has its own" in refused("score", str(finished), "--metrics", "fad")
 
 
+def test_a_run_without_its_clips_keeps_its_scores(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "stored"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("clips"))
+    before = (copy / "results.json").read_bytes()
+    assert "clips are on disk, so that nothing can be scored again" in refused("score", str(copy))
+    assert (copy / "results.json").read_bytes() == before
+
+
 def test_everything_that_has_a_name_is_listed() -> None:
     found = json.loads(call("list", "--json").stdout)
     assert "smoke" in found["benchmarks"]

@@ -238,7 +238,7 @@ def test_a_run_goes_on_where_it_was(store: RunStore) -> None:
         ({"version": 2}, "holds speech version 1, not speech version 2"),
         (
             {"weights": {"calm-speech-tiny": "bb"}},
-            r"what other weights made \(calm-speech-tiny aa, not bb\)",
+            r"what other weights made \(calm-speech-tiny aa, now bb\)",
         ),
     ],
 )
