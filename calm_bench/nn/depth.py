@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.nn.product import LayerProducts, discard, pack
-from calm_bench.nn.transformer import Dropout, RmsNorm, RmsNormModule
+from calm_bench.nn.transformer import Dropout, RmsNorm, RmsNormModule, plain_attention
 from calm_bench.types import Precision, StrictModel
 
 
@@ -104,11 +104,8 @@ class DepthLayer(nn.Module):
         """All positions at once: x [K, N, W]."""
         K, N, W = x.shape
         qkv = self.qkv(self.norm_attention(x), sets).view(K, N, 3, self.heads, -1)
-        q, k, v = qkv.permute(2, 1, 3, 0, 4).reshape(3, N * self.heads, K, -1)
-        # K is small: plain products beat the fused kernels, which are made for long sequences.
-        future = torch.full((K, K), -torch.inf, dtype=q.dtype, device=x.device).triu(1)
-        scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5)
-        y = (scores.softmax(-1).to(v.dtype) @ v).view(N, self.heads, K, -1)
+        q, k, v = qkv.permute(2, 1, 3, 0, 4)  # [N, H, K, W / H]
+        y = plain_attention(q, k, v)  # K is small: fused kernels are made for long sequences
         x = x + self.dropout(self.out(y.permute(2, 0, 1, 3).reshape(K, N, W), sets))
         gate, h = self.up(self.norm_mlp(x), sets).chunk(2, dim=-1)
         out: Tensor = x + self.dropout(self.down(F.silu(gate) * h, sets))

@@ -152,3 +152,24 @@ def test_the_norm_for_training_is_torchs_with_its_gradients(
         scale = other.abs().max().item()
         torch.testing.assert_close(one.double(), other, atol=tolerance * scale, rtol=tolerance)
     assert ours[0].dtype == dtype
+
+
+def test_attention_in_training_at_half_precision_is_that_of_float32() -> None:
+    torch.manual_seed(0)
+    whole = [torch.randn(2, 3, 40, 16, requires_grad=True) for _ in range(3)]
+    half = [x.detach().bfloat16().requires_grad_() for x in whole]
+    up = torch.randn(2, 3, 40, 16)
+    exact = torch.nn.functional.scaled_dot_product_attention(*whole, is_causal=True)
+    exact.backward(up)
+    y = attention(*half, None)
+    y.backward(up.bfloat16())
+    torch.testing.assert_close(y.float(), exact, atol=0.03, rtol=0.03)
+    for one, other in zip(half, whole, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        error = (one.grad.float() - other.grad).norm() / other.grad.norm()
+        assert error < 0.02
+    assert y.dtype == torch.bfloat16
+    changed = half[1].detach().clone()
+    changed[:, :, 30:] += 1
+    assert torch.equal(attention(half[0], changed, half[2], None)[:, :, :30], y[:, :, :30])
