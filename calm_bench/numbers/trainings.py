@@ -50,6 +50,9 @@ def _pooled(
         "recipe_id": key[1],
         "n": len(known),
     }
+    reasons = {value.reason if value is not None else None for value in values}
+    if not known and len(reasons) == 1 and (reason := reasons.pop()):
+        return Pooled(**about, reason=reason)
     if len(known) < len(group):
         without = [
             f"training {row.training}{f': {value.reason}' if value and value.reason else ''}"

@@ -417,8 +417,9 @@ def write_training(
 
 def _write_config(folder: Path, config: ModelConfig) -> None:
     data = config.model_dump(mode="json", exclude_none=True)
-    if not config.trainings:
-        del data["trainings"]
+    trainings = data.pop("trainings").values()
+    if trainings:  # by numbers, of which JSON makes texts
+        data["trainings"] = dict(zip(config.trainings, trainings, strict=True))
     text = yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
     replace(folder / "config.yaml", text.encode())
 

@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.numbers.speed import SPEED_COLUMNS
+from calm_bench.seeds import training_of
 from calm_bench.store.records import GrowthRecord, LatencyRecord, Manifest, Row
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
@@ -124,11 +125,19 @@ class StoredRun:
         row = next(row for row in self.results.cells if row.cell_id == value.cell_id)
         if row.model is None:
             return ""
-        systems = {row.model for row in self.results.cells if row.kind == "system"}
         # A codec's are those of all systems here: which of them uses it is not on record.
-        codecs = self.replaced.keys() - systems if row.kind == "system" else ()
-        changed = [name for name in (row.model, *sorted(codecs)) if name in self.replaced]
-        return f"weights of {self.replaced[changed[0]]}" if changed else ""
+        codecs = sorted(self.replaced.keys() - self._systems) if row.kind == "system" else ()
+        # A training that no older run shows has no other recipe than the model's own weights.
+        names = (row.model, row.system[0], *codecs)
+        return next((f"weights of {self.replaced[n]}" for n in names if n in self.replaced), "")
+
+    @property
+    def _systems(self) -> set[str]:
+        """The systems of all its rows, be they shown or not."""
+        kept = self.manifest.options.get("cells", ()) if self.manifest else ()
+        rows = [*self.results.cells, *(Row.model_validate(row) for row in kept)]
+        names = {row.model for row in rows if row.kind == "system" and row.model is not None}
+        return names | {training_of(name)[0] for name in names}
 
     def _known_recipes(self, value: Value) -> set[str | None]:
         """By which recipes the oldest run holds what a number is of, through its instrument."""

@@ -77,6 +77,31 @@ def test_another_codec_makes_other_clips_of_every_system(music: StoredRun) -> No
     assert told_apart(after)["weights of music-3"] == systems
 
 
+def test_a_training_of_replaced_weights_stands_apart_and_other_systems_do_not(
+    make: SimpleNamespace,
+) -> None:
+    def row(seed: int) -> Any:
+        model = "calm-music-tiny" + (f"@seed{seed}" if seed else "")
+        update = {"training": seed, "cell_id": f"calm-{seed}"}
+        return make.system(model, f"CALM, training {seed}").model_copy(update=update)
+
+    other = make.system("musicgen-music-tiny", "MusicGen")
+    numbers = {"fad": make.around(5.0)}
+    first = make.stored(make.results("music-1", "music", [(row(0), numbers), (other, numbers)]))
+    rows = [(one, numbers) for one in (row(0), row(1), other)]
+    second = make.stored(make.results("music-2", "music", rows))
+    weights = {"calm-music-tiny": "1" * 64, "calm-music-tiny@seed1": "2" * 64}
+    options = {"cells": [one.model_dump(mode="json") for one, _ in rows]}
+    changes = {"weights": {**second.manifest.weights, **weights}, "options": options}
+    _, after = with_oldest([first, later(second, 2, **changes)])
+    for part in after.by_training().values():
+        found = told_apart(part)
+        assert {model.partition("@")[0] for model in found["weights of music-2"]} == {
+            "calm-music-tiny"
+        }
+        assert found[""] == {"musicgen-music-tiny"}
+
+
 def test_other_prompts_and_versions_stand_apart(music: StoredRun) -> None:
     def of(day: int, version: int, ids: str, sha256: str = "", listed: str = "music") -> StoredRun:
         options = {
