@@ -124,7 +124,7 @@ def test_the_wheel_carries_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"calm_bench"}
     assert "calm_bench/py.typed" in wheel.namelist()
-    assert [name for name in wheel.namelist() if "/trainings" in name] == []
+    assert [name for name in wheel.namelist() if "/trainings/" in name] == []
 
 
 def test_shipped_weights_stay_small(checkout: Path) -> None:
