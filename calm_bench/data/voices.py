@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calm_bench.core.audio import read_audio
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
@@ -24,12 +23,14 @@ from calm_bench.data.speech import (
     VOICE_PACKAGE,
     WORKER,
     Speech,
+    speaking_job,
+    spoken_item,
     spoken_lines,
     voice_path,
 )
 from calm_bench.data.stories import FIRST_TRAIN, Story
 from calm_bench.errors import BenchError, InputError
-from calm_bench.seeds import content_hash, file_hash
+from calm_bench.seeds import content_hash
 
 CHUNK_TEXTS = 12
 HELD_OUT = 2
@@ -103,23 +104,23 @@ def make_voices(
         InputError: If flite is not installed, or the folder holds other speech.
         BenchError: If a synthesiser fails or another process is working on the folder.
     """
+    chunks = {f"{chunk.voice.name}-{chunk.seed:05d}": chunk for chunk in plan(voices, seed)}
     settings = {
         "seed": seed,
         "piper": VOICE_PACKAGE,
         "flite": flite_version(),
         "voices": {one.name: [one.chunks, dict(one.scales or {})] for one in voices},
-        "text_hash": content_hash([[s.text for s in c.stories] for c in plan(voices, seed)]),
+        "text_hash": content_hash([[s.text for s in c.stories] for c in chunks.values()]),
     }
     with working_on(out, "audio", "chunks"):
         refuse_other_settings(out, settings, (), "voices")
-        chunks = {f"{c.voice.name}-{c.seed:05d}": c for c in plan(voices, seed)}
         lines = _speak(out, chunks, jobs)
         spoken = [
             (line, story, chunk.voice.name)
             for name, chunk in chunks.items()
             for line, story in zip(lines[name], chunk.stories, strict=True)
         ]
-        made = ordered_map(lambda one: _item(out, *one), spoken, jobs)
+        made = ordered_map(lambda one: spoken_item(out, *one[:2], speaker=one[2]), spoken, jobs)
         items = list(counted(made, len(spoken), "listing recordings"))
         return write_corpus(out, _in_turn(items), kind="speech", settings=settings)
 
@@ -183,40 +184,23 @@ def _word(rng: random.Random) -> str:
 
 def _speak(out: Path, chunks: Mapping[str, Chunk], jobs: int | None) -> dict[str, Lines]:
     """A line per text, by chunk."""
+
+    def job(name: str) -> dict[str, Any]:
+        chunk = chunks[name]
+        asked, scales = speaking_job(out, chunk.stories, chunk.seed), chunk.voice.scales
+        if scales is None:
+            return {**asked, "voice": chunk.voice.name}
+        return {**asked, "voice": str(voice_path()), "settings": dict(scales)}
+
     lines: dict[str, Lines] = {}
-    for worker, scaled in ((FLITE_WORKER, False), (WORKER, True)):
-
-        def job(name: str) -> dict[str, Any]:
-            chunk = chunks[name]
-            texts = [{"id": one.story_id, "sentences": one.sentences} for one in chunk.stories]
-            common = {"seed": chunk.seed, "folder": str(out / "audio"), "stories": texts}
-            if chunk.voice.scales is None:
-                return {"voice": chunk.voice.name, **common}
-            return {"voice": str(voice_path()), "settings": dict(chunk.voice.scales), **common}
-
+    for worker, is_piper in ((FLITE_WORKER, False), (WORKER, True)):
         own = {
             name: chunk.stories
             for name, chunk in chunks.items()
-            if (chunk.voice.scales is not None) == scaled
+            if (chunk.voice.scales is not None) == is_piper
         }
         lines |= make_chunks(out, own, worker, spoken_lines, job, jobs)
     return lines
-
-
-def _item(out: Path, line: dict[str, Any], story: Story, voice: str) -> Item:
-    path = out / "audio" / line["audio"]
-    wave, rate = read_audio(path)
-    return Item(
-        id=story.story_id,
-        split=story.split,
-        audio=f"audio/{line['audio']}",
-        sample_rate=rate,
-        channels=1,
-        seconds=round(len(wave) / rate, 4),
-        sha256=file_hash(path),
-        text=story.text,
-        speaker=voice,
-    )
 
 
 def _in_turn(items: Sequence[Item]) -> list[Item]:
