@@ -1,7 +1,6 @@
 """Which rows of a run are compared with each other, prompt by prompt."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from calm_bench.store.records import Row
@@ -12,10 +11,9 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
     Every system against the baseline, or where there is none against the first system, at the same
     temperatures (after as many training steps, and in the same training and with the same head
-    steps if it has such a row); then
-    every row against the one above it that was drawn alike, which is how orders and sweeps of head
-    steps are judged; every temperature of a system against its first, and every precision of a row
-    against the first one.
+    steps if it has such a row); then every row against the one above it that was drawn alike, which
+    is how orders and sweeps of head steps are judged; every temperature of a system against its
+    first, and every precision of a row against the first one.
     """
     systems = [row for row in rows if row.kind == "system"]
     has_baseline = any(row.baseline for row in systems)
@@ -23,7 +21,9 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
     for row in systems:
         alike = [o for o in systems if _is_base(o, systems, has_baseline) and _drawn_alike(o, row)]
         if alike and not _is_base(row, systems, has_baseline):
-            other = min(alike, key=partial(_unlike, row))
+            other = min(
+                alike, key=lambda o: (o.training != row.training, o.head_steps != row.head_steps)
+            )
             pairs.append((row.cell_id, other.cell_id))
     pairs += [
         (row.cell_id, above.cell_id)
@@ -36,11 +36,6 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
             if first is not row:
                 pairs.append((row.cell_id, first.cell_id))
     return list(dict.fromkeys(pairs))
-
-
-def _unlike(row: Row, other: Row) -> tuple[bool, bool]:
-    """Smallest for the row that one is rather compared with."""
-    return other.training != row.training, other.head_steps != row.head_steps
 
 
 def _is_base(row: Row, systems: Sequence[Row], has_baseline: bool) -> bool:

@@ -7,7 +7,7 @@ one line that says what is missing where nothing does. Runs of the same clips sh
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from calm_bench.report.paper.measure import Measured, Missing, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.paper.verdicts import VERDICTS, Verdict
 from calm_bench.report.tables import Table
-from calm_bench.store.records import weights_text
+from calm_bench.store.records import Weights, weights_text
 from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
 
@@ -188,34 +188,37 @@ def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
         InputError: If a claim's rows are ambiguous in a run.
     """
     entries = [entry for claim in claims for entry in _entries(claim, runs)]
-    notes = []
-    for run in runs:
-        if run.manifest is None:
-            notes.append(
-                f"{run.name}: its manifest.json was not kept, so that weights and code are not on "
-                "record"
-            )
-        if run.oldest is not None and run.other_code:
-            notes.append(
-                f"{run.name}: other code than that of {run.oldest.name} made its "
-                f"{', '.join(run.other_code)}: what that decides is named, and no verdict "
-                "mixes both"
-            )
-        if named := weights_text(run.results.weights):
-            notes.append(f"{run.name}: weights {named}")
-        if run.replaced:
-            others = ", ".join(f"{model} {_short(run, model)}" for model in sorted(run.replaced))
-            notes.append(
-                f"{run.name}: {others} {'has' if len(run.replaced) == 1 else 'have'} other weights "
-                "than in an older run: what they decide stands apart"
-            )
-        if run.prompted:
-            notes.append(
-                f"{run.name}: {run.prompted}, whose prompts an older run does not have: what they "
-                "decide stands apart"
-            )
-        notes += [f"{run.name}: {note}" for note in run.results.notes]
-    return Ledger(runs=tuple(run.name for run in runs), entries=tuple(entries), notes=tuple(notes))
+    notes = tuple(note for run in runs for note in _notes_on(run))
+    return Ledger(runs=tuple(run.name for run in runs), entries=tuple(entries), notes=notes)
+
+
+def _notes_on(run: StoredRun) -> Iterator[str]:
+    """What keeps a run's numbers apart or is not on record, its weights, and its own notes."""
+    if run.manifest is None:
+        yield (
+            f"{run.name}: its manifest.json was not kept, so that weights and code are not on "
+            "record"
+        )
+    if run.oldest is not None and run.other_code:
+        yield (
+            f"{run.name}: other code than that of {run.oldest.name} made its "
+            f"{', '.join(run.other_code)}: what that decides is named, and no verdict mixes both"
+        )
+    if named := weights_text(run.results.weights):
+        yield f"{run.name}: weights {named}"
+    if run.replaced:
+        others = (f"{name} {Weights(sha256=run.weights[name]).short}" for name in run.replaced)
+        yield (
+            f"{run.name}: {', '.join(sorted(others))} "
+            f"{'has' if len(run.replaced) == 1 else 'have'} other weights "
+            "than in an older run: what they decide stands apart"
+        )
+    if run.prompted:
+        yield (
+            f"{run.name}: {run.prompted}, whose prompts an older run does not have: what they "
+            "decide stands apart"
+        )
+    yield from (f"{run.name}: {note}" for note in run.results.notes)
 
 
 def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
@@ -292,10 +295,6 @@ def _training(run: StoredRun, result: Measured) -> str:
     rows = (row for row in run.results.cells if row.cell_id in names)
     seeds = sorted({row.training for row in rows if row.training is not None})
     return ", ".join(f"training {seed}" for seed in seeds)
-
-
-def _short(run: StoredRun, model: str) -> str:
-    return run.results.weights[model].short if model in run.results.weights else ""
 
 
 def _ours(claim: Claim, result: Measured) -> str:

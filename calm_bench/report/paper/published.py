@@ -292,8 +292,7 @@ class PaperTable:
             Part(run=run, scale=scale, step=step + trained, found=_found(spec, run, scale))
             for whole in runs
             for step, timed in whole.by_step().items()
-            for seed, run in timed.by_training().items()
-            for trained in ["" if seed is None else f"training {seed}"]
+            for trained, run in timed.by_training().items()
             for scale in run.scales
         ]
         columns = tuple(_shown(spec, parts))

@@ -14,7 +14,7 @@ stores under another, and this file alone knows them:
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -110,15 +110,16 @@ class StoredRun:
         """What keeps numbers from being compared with those of the oldest run; "" if nothing."""
         return ", ".join(dict.fromkeys(part for value in values for part in self._apart(value)))
 
-    def _apart(self, value: Value) -> list[str]:
+    def _apart(self, value: Value) -> Iterator[str]:
         timed = value.metric in SPEED_METRICS
-        concerns = {"times"} if timed else {"clips", "scores"}
-        code = self.other_code.items()
-        parts = [f"{name} by code {hashed[:8]}" for name, hashed in code if name in concerns]
-        parts += [] if timed else filter(None, (self.prompted, self._weights_apart(value)))
-        if not timed and value.recipe_id not in (known := self._known_recipes(value)) and known:
-            parts.append(f"recipe {str(value.recipe_id)[:8]}")
-        return parts
+        for name, hashed in self.other_code.items():
+            if name in ({"times"} if timed else {"clips", "scores"}):
+                yield f"{name} by code {hashed[:8]}"
+        if timed:
+            return
+        yield from filter(None, (self.prompted, self._weights_apart(value)))
+        if (known := self._known_recipes(value)) and value.recipe_id not in known:
+            yield f"recipe {str(value.recipe_id)[:8]}"
 
     def _weights_apart(self, value: Value) -> str:
         """Which weights a row has, where an older run shows the model with others."""
@@ -189,22 +190,20 @@ class StoredRun:
         for row in self.results.cells:
             step = f"{row.mode} {row.precision}" if row.mode else ""
             rows.setdefault(step, []).append(row)
-        return {
-            step: replace(self, results=self.results.model_copy(update={"cells": tuple(found)}))
-            for step, found in rows.items()
-        }
+        return {step: self._of(found) for step, found in rows.items()}
 
-    def by_training(self) -> dict[int | None, "StoredRun"]:
-        """The run as it is, or by seed a run with the rows of that training and all others."""
-        seeds = {row.training for row in self.results.cells if row.training is not None}
-        if not seeds:
-            return {None: self}
-        found: dict[int | None, StoredRun] = {}
-        for seed in sorted(seeds):
-            rows = tuple(row for row in self.results.cells if row.training in (None, seed))
-            results = self.results.model_copy(update={"cells": rows})
-            found[seed] = replace(self, results=results)
-        return found
+    def by_training(self) -> dict[str, "StoredRun"]:
+        """The run as it is, or a run for each training with its rows and those of none."""
+        rows = self.results.cells
+        seeds = sorted({row.training for row in rows if row.training is not None})
+        parts = {
+            f"training {seed}": self._of(row for row in rows if row.training in (None, seed))
+            for seed in seeds
+        }
+        return parts or {"": self}
+
+    def _of(self, rows: Iterable[Row]) -> "StoredRun":
+        return replace(self, results=self.results.model_copy(update={"cells": tuple(rows)}))
 
     def has_random_weights(self, model: str) -> bool:
         """Whether the manifest says that a model was never trained."""

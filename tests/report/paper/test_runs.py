@@ -142,9 +142,8 @@ def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> N
     rows.append((make.system("musicgen-music-tiny", "MusicGen"), {"fad": make.around(9.0)}))
     run = make.stored(make.results("music-1", "music", rows))
     parts = run.by_training()
-    assert {seed: [row.label for row in part.results.cells] for seed, part in parts.items()} == {
-        0: ["CALM, training 0", "MusicGen"],
-        1: ["CALM, training 1", "MusicGen"],
+    assert {name: [row.label for row in part.results.cells] for name, part in parts.items()} == {
+        f"training {seed}": [f"CALM, training {seed}", "MusicGen"] for seed in (0, 1)
     }
     assert ModelName.of("calm-music-tiny@seed1") == ModelName.of("calm-music-tiny")
     assert ModelName.of("calm-music-tiny@seed1@500").step == 500
