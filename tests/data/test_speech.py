@@ -10,7 +10,6 @@ import pytest
 from calm_bench.config import PromptSpec
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import locked
-from calm_bench.data import chunks
 from calm_bench.data import speech as module
 from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import default_dir, read_card, read_manifest
@@ -27,56 +26,26 @@ from calm_bench.data.stories import Story
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 from calm_bench.types import TimedWord, Transcript
 
-# Speaks the Piper worker's protocol: a seeded noise per story, a word every tenth of a second.
-WORKER = """
-import json, sys
-from pathlib import Path
-import numpy as np, soundfile
-job = json.load(sys.stdin)
-rng = np.random.default_rng(job["seed"])
-for story in job["stories"]:
-    words = " ".join(story["sentences"]).split()
-    wave = 0.1 * rng.standard_normal(800 * len(words))
-    soundfile.write(Path(job["folder"]) / f"{story['id']}.flac", wave, 8000)
-    timed = [{"word": w, "start": i / 10, "end": i / 10 + 0.1} for i, w in enumerate(words)]
-    print(json.dumps({"id": story["id"], "audio": story["id"] + ".flac", "words": timed}))
-"""
 SMALL = Speech(train=3, validation=1, test=2)
 ONE = Speech(train=0, validation=0, test=1)
 
 
 @pytest.fixture
-def spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A worker in Piper's place; the list gets the name of every chunk that is spoken."""
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER)
+def spoken(worker: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A worker in Piper's place, and by chunk what it was asked for."""
     monkeypatch.setattr(module, "WORKER", replace(module.WORKER, command=[str(worker)]))
-    monkeypatch.setattr(module, "voice_path", lambda: tmp_path / "voice.onnx")
+    monkeypatch.setattr(module, "voice_path", lambda: Path("voice.onnx"))
     monkeypatch.setattr(module, "CHUNK_STORIES", 4)
-    made: list[str] = []
-
-    def counted(worker: Any, job: Any, path: Path, *rest: Any) -> None:
-        made.append(path.stem)
-        run_worker(worker, job, path, *rest)
-
-    monkeypatch.setattr(chunks, "run_worker", counted)
-    return made
+    return asked
 
 
 @pytest.mark.parametrize("train", [3, 6])
 def test_later_test_stories_are_spoken_alike_beside_any_number_of_others(
-    tmp_path: Path, spoken: list[str], monkeypatch: pytest.MonkeyPatch, train: int
+    tmp_path: Path, spoken: dict[str, Any], train: int
 ) -> None:
-    seeds: dict[str, int] = {}
-
-    def seen(worker: Any, job: Any, path: Path, *rest: Any) -> None:
-        seeds[path.stem] = job["seed"]
-        run_worker(worker, job, path, *rest)
-
-    monkeypatch.setattr(chunks, "run_worker", seen)
     out = tmp_path / "speech"
     make_speech(out, Speech(train=train, validation=0, test=66), jobs=1, check=False)
-    assert seeds["test-0000"] == 500
+    assert spoken["test-0000"]["seed"] == 500
     assert [item.id for item in read_manifest(out)][-2:] == ["test-00064", "test-00065"]
 
 
@@ -99,10 +68,12 @@ def timed(text: str, start: float = 0.0) -> list[TimedWord]:
     return [TimedWord(word=w, start=start + i / 10, end=start + (i + 1) / 10) for i, w in words]
 
 
-def test_every_story_is_spoken_and_listed_with_its_words(tmp_path: Path, spoken: list[str]) -> None:
+def test_every_story_is_spoken_and_listed_with_its_words(
+    tmp_path: Path, spoken: dict[str, Any]
+) -> None:
     out = tmp_path / "speech"
     card = make_speech(out, SMALL, jobs=1, check=False)
-    assert spoken == ["0001", "0000"]  # the test stories first
+    assert list(spoken) == ["0001", "0000"]  # the test stories first
     items = read_manifest(out)
     stories = SMALL.stories()
     assert [(i.id, i.split, i.text) for i in items] == [
@@ -119,7 +90,7 @@ def test_every_story_is_spoken_and_listed_with_its_words(tmp_path: Path, spoken:
 
 
 def test_finished_chunks_are_kept_and_a_missing_one_gives_the_same_audio(
-    tmp_path: Path, spoken: list[str]
+    tmp_path: Path, spoken: dict[str, Any]
 ) -> None:
     out = tmp_path / "speech"
     make_speech(out, SMALL, check=False)
@@ -128,11 +99,11 @@ def test_finished_chunks_are_kept_and_a_missing_one_gives_the_same_audio(
     (out / "audio" / "test-00001.flac").unlink()
     spoken.clear()
     make_speech(out, SMALL, check=False)
-    assert spoken == ["0001"]
+    assert list(spoken) == ["0001"]
     assert (out / "manifest.jsonl").read_bytes() == before
 
 
-def test_the_seed_changes_words_and_noise(tmp_path: Path, spoken: list[str]) -> None:
+def test_the_seed_changes_words_and_noise(tmp_path: Path, spoken: dict[str, Any]) -> None:
     one = Speech(train=1, validation=0, test=1)
     other = Speech(train=1, validation=0, test=1, seed=1)
     make_speech(tmp_path / "a", one, check=False)
@@ -144,7 +115,7 @@ def test_the_seed_changes_words_and_noise(tmp_path: Path, spoken: list[str]) -> 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_of_other_stories_is_refused(
-    tmp_path: Path, spoken: list[str], finished: bool
+    tmp_path: Path, spoken: dict[str, Any], finished: bool
 ) -> None:
     out = tmp_path / "speech"
     make_speech(out, SMALL, check=False)
@@ -156,11 +127,9 @@ def test_a_folder_of_other_stories_is_refused(
 
 
 def test_a_failing_voice_is_quoted_and_leaves_no_chunk(
-    tmp_path: Path, spoken: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, worker: Path, spoken: dict[str, Any]
 ) -> None:
-    broken = tmp_path / "broken.py"
-    broken.write_text(WORKER + "\nraise RuntimeError('no voice today')")
-    monkeypatch.setattr(module, "WORKER", replace(module.WORKER, command=[str(broken)]))
+    worker.write_text(worker.read_text() + "\nraise RuntimeError('no voice today')")
     with pytest.raises(BenchError, match=r"Piper failed .*no voice today"):
         make_speech(tmp_path / "speech", SMALL, jobs=1, check=False)
     assert list((tmp_path / "speech" / "chunks").iterdir()) == []
@@ -189,7 +158,7 @@ def test_without_piper_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         make_speech(tmp_path / "speech", SMALL, check=False)
 
 
-def test_one_command_at_a_time(tmp_path: Path, spoken: list[str]) -> None:
+def test_one_command_at_a_time(tmp_path: Path, spoken: dict[str, Any]) -> None:
     with locked(tmp_path / ".lock"), pytest.raises(BenchError, match="another process"):
         make_speech(tmp_path, SMALL, check=False)
 
@@ -258,7 +227,7 @@ def test_onset_differences_and_errors_are_those_of_the_words() -> None:
 @pytest.mark.parametrize(("delay", "warned"), [(0.05, False), (0.4, True)])
 def test_word_times_are_held_against_a_recogniser(
     tmp_path: Path,
-    spoken: list[str],
+    spoken: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     delay: float,
@@ -276,7 +245,7 @@ def test_word_times_are_held_against_a_recogniser(
 
 
 def test_without_a_recogniser_the_corpus_says_that_it_is_unchecked(
-    tmp_path: Path, spoken: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spoken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Absent:
         @property
