@@ -206,13 +206,12 @@ def _write(
     with _writing(folder):
         card = None
         if own is None:
-            config = write_training(folder, seed, weights, facts)
+            sha256 = write_training(folder, seed, weights, facts)
         else:
-            config = write_weights(folder, config, weights, facts)
+            sha256 = write_weights(folder, config, weights, facts)
             command = _command(folder.name, trainer.config, own, done.step)
-            card = _card(folder, config, trainer, command)
-        made = config.trainings[seed] if own is None else config.weights
-        hours, sha256 = done.processor_seconds / 3600, made.sha256 if made else ""
+            card = _card(folder, config, trainer, command, sha256)
+        hours = done.processor_seconds / 3600
         line = f"| {seed} | {done.step:,} | {hours:.2f} h | {sha256[:12]} |\n"
         _write_card(folder, seed, line, card)
         write_curve(folder, seed, curve_of(trainer.log.records(), trainer.config))
@@ -369,7 +368,7 @@ def write_weights(
     config: ModelConfig,
     weights: Mapping[str, Tensor],
     facts: Mapping[str, Any] | None = None,
-) -> ModelConfig:
+) -> str:
     """Write weights as safetensors, and config.yaml beside them with their name and sha256.
 
     The file is named by its content, and config.yaml is replaced once it is there: whatever moment
@@ -377,7 +376,7 @@ def write_weights(
     names stay.
 
     Returns:
-        The configuration as it was written.
+        The sha256 of the file.
     """
     packed, sha256 = _packed(weights)
     name = f"weights-{sha256[:12]}.safetensors"
@@ -387,20 +386,22 @@ def write_weights(
     replace(folder / name, packed)
     known = load_model_config(str(folder))[0] if (folder / "config.yaml").is_file() else None
     trainings = known.trainings if known else {}
-    written = config.model_copy(update={"weights": named, "trainings": trainings})
-    _write_config(folder, written)
+    _write_config(folder, config.model_copy(update={"weights": named, "trainings": trainings}))
     for path in list(folder.iterdir()):  # files of other names are the user's
         if re.fullmatch(OURS, path.name) and path.name != name:
             path.unlink()
-    return written
+    return sha256
 
 
 def write_training(
     folder: Path, seed: int, weights: Mapping[str, Tensor], facts: Mapping[str, Any]
-) -> ModelConfig:
-    """Write a further training beside a model's own, and name it in config.yaml, which is returned.
+) -> str:
+    """Write a further training beside a model's own, and name it in config.yaml.
 
     While the file is replaced, config.yaml does not name it: a kill leaves no name without weights.
+
+    Returns:
+        The sha256 of the file.
     """
     packed, sha256 = _packed(weights)
     named = WeightsSpec(file=f"trainings/{seed}.safetensors", sha256=sha256, **facts)
@@ -410,9 +411,8 @@ def write_training(
         _write_config(folder, config.model_copy(update={"trainings": others}))
     replace(folder / named.file, packed)
     trainings = dict(sorted({**others, seed: named}.items()))
-    config = config.model_copy(update={"trainings": trainings})
-    _write_config(folder, config)
-    return config
+    _write_config(folder, config.model_copy(update={"trainings": trainings}))
+    return sha256
 
 
 def _write_config(folder: Path, config: ModelConfig) -> None:
@@ -517,7 +517,7 @@ def _start(objective: Objective, recipe: TrainingConfig) -> str:
     return f"backbone and text tables of {objective.origin}{rate}; all else drawn at random"
 
 
-def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> str:
+def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha256: str) -> str:
     """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
     fabric = trainer.fabric
     recipe = trainer.config
@@ -548,24 +548,23 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str) -> 
         device=_device(fabric),
         torch=torch.__version__,
         release=config.version,
-        sha256=config.weights.sha256[:12] if config.weights else "none",
+        sha256=sha256[:12],
         data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
         data_words=recipe.corpus if known else f"folder RECORDINGS --out {recipe.corpus}",
         command=command,
         licence=_licence(recipe.corpus),
     )
-    return text + _notes(folder, config)
+    return text + _notes(folder, sha256)
 
 
-def _notes(folder: Path, config: ModelConfig) -> str:
+def _notes(folder: Path, sha256: str) -> str:
     """The notes of a card; where they quote numbers of other weights than these, they say so."""
     notes = folder / "notes.md"
     if not notes.is_file():
         return ""
 
     def told(found: re.Match[str]) -> str:
-        now = config.weights is not None and config.weights.sha256.startswith(found[1])
-        return found[0] if now else f"Of earlier weights {found[1]}"
+        return found[0] if sha256.startswith(found[1]) else f"Of earlier weights {found[1]}"
 
     return "\n" + _MEASURED_OF.sub(told, notes.read_text(encoding="utf-8"))
