@@ -172,8 +172,8 @@ def _models() -> Iterator[Check]:
         yield _model(name)
         with suppress(BenchError):  # which the line above has said
             spec, folder = config.load_model_config(name)
-            for seed in () if paths.is_packaged(folder) else spec.trainings:
-                yield _model(f"{name}{AT_SEED}{seed}")
+            if not paths.is_packaged(folder):  # a wheel leaves further trainings out
+                yield from (_model(f"{name}{AT_SEED}{seed}") for seed in spec.trainings)
 
 
 def _model(name: str) -> Check:

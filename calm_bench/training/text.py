@@ -154,7 +154,7 @@ class TextObjective(Objective):
         }
 
 
-def start(system: StreamingSystem, name: str, where: str) -> tuple[str, tuple[str, ...]]:
+def start_from(system: StreamingSystem, name: str, where: str) -> tuple[str, tuple[str, ...]]:
     """Give a system the backbone and the text tables of a trained text model.
 
     Returns:
@@ -165,14 +165,14 @@ def start(system: StreamingSystem, name: str, where: str) -> tuple[str, tuple[st
         WeightsError: If the model has no weights.
     """
     model, sha256 = load_text_model(name)
-    if other := _other(system, model):
-        raise InputError(f"{where}: training.start_from: {name} has another {other}")
+    if misfit := _misfit(system, model):
+        raise InputError(f"{where}: training.start_from: {name} has another {misfit}")
     given = model.state_dict()
     system.load_state_dict({**system.state_dict(), **given})
     return f"{name}, weights {sha256[:12]}", tuple(given)
 
 
-def _other(system: StreamingSystem, model: TextModel) -> str | None:
+def _misfit(system: StreamingSystem, model: TextModel) -> str | None:
     """What of a text model does not fit a system; dropout may differ."""
     own, its = system.backbone.config, model.config.backbone
     for field in type(own).model_fields.keys() - {"dropout"}:

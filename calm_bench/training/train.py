@@ -57,7 +57,7 @@ from calm_bench.training.text import (
     TextObjective,
     TextTraining,
     TokenTexts,
-    start,
+    start_from,
     texts_of,
     training_texts,
 )
@@ -320,7 +320,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
         raise InputError(
             f"{where}: there is no training objective for systems of type {config.type!r}"
         )
-    begun = start(system, recipe.start_from, where) if recipe.start_from else None
+    begun = start_from(system, recipe.start_from, where) if recipe.start_from else None
     splits = (
         frame_split(corpus, "train", name, system),
         frame_split(corpus, "validation", name, system),

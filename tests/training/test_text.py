@@ -30,7 +30,7 @@ from calm_bench.training.text import (
     TextObjective,
     TextTraining,
     TokenTexts,
-    start,
+    start_from,
     training_texts,
 )
 from calm_bench.training.train import TrainOptions, build_objective, train_model, write_weights
@@ -213,7 +213,7 @@ def test_a_system_starts_with_the_text_models_weights_and_no_others(corpus: Path
     model = untrained(folder)
     system = rq(folder, dropout=0.1)
     before = {key: value.clone() for key, value in system.state_dict().items()}
-    origin, given = start(system, str(folder), "here")
+    origin, given = start_from(system, str(folder), "here")
     assert origin.startswith(str(folder))
     for key, value in system.state_dict().items():
         wanted = model.state_dict()[key] if key in given else before[key]
@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_one_line(
     folder = text_model("tales-model")
     untrained(folder)
     with pytest.raises(InputError, match=f"here: training.start_from: .* has {said}"):
-        start(rq(folder, text, **backbone), "tales-model", "here")
+        start_from(rq(folder, text, **backbone), "tales-model", "here")
 
 
 def test_a_start_needs_a_trained_text_model(corpus: Path) -> None:
@@ -253,10 +253,10 @@ def test_a_start_needs_a_trained_text_model(corpus: Path) -> None:
     untrained(folder)  # makes the tokenizer, too
     system = rq(folder)
     with pytest.raises(InputError, match="rvq-debug is a codec; a text model is needed"):
-        start(system, "rvq-debug", "here")
+        start_from(system, "rvq-debug", "here")
     text_model("untrained")
     with pytest.raises(WeightsError, match="calm-bench train untrained makes them"):
-        start(system, "untrained", "here")
+        start_from(system, "untrained", "here")
     with pytest.raises(InputError, match="start_from is for systems, not for a text"):
         built(text_model("again", start_from="tales-model"))
 
