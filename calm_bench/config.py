@@ -282,8 +282,13 @@ def train_command(name: str) -> str:
 
 
 def training_seeds(config: ModelConfig) -> list[int]:
-    """The seeds that a model was trained from, its own first."""
-    return [config.own_seed, *sorted(config.trainings)]
+    """The seeds that a model was trained from, its own first.
+
+    Where there are further trainings, random weights are none of them.
+    """
+    untrained = config.trainings and config.weights is None and config.release is None
+    own = config.own_seed
+    return [*([] if untrained else [own]), *sorted(config.trainings.keys() - {own})]
 
 
 def _of_training(config: ModelConfig, name: str, seed: int) -> ModelConfig:

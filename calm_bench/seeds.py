@@ -9,6 +9,9 @@ from typing import Any
 AT_SEED = "@seed"
 """In a model's name: `calm-music-tiny@seed1` is its recipe trained from another seed."""
 
+MAX_SEED = 2**63 - 1
+"""Beyond it torch takes none."""
+
 
 def training_of(model: str) -> tuple[str, int | None]:
     """A model's name and the seed that `model@seed1` asks for; None for its own weights."""

@@ -8,6 +8,7 @@ import typer
 
 from calm_bench.cli import options
 from calm_bench.errors import InputError
+from calm_bench.seeds import MAX_SEED
 
 
 def train(
@@ -34,6 +35,7 @@ def train(
         int | None,
         typer.Option(
             min=0,
+            max=MAX_SEED,
             help="Where initial weights, batches and noise come from. Another than the recipe's "
             "makes a further training: MODEL/trainings/SEED.safetensors, for `run --trainings`.",
             show_default="the recipe's",

@@ -11,9 +11,9 @@ phase is heard; `waveform`, strided convolutions on samples, the SEANet shape of
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,10 +52,10 @@ class TrunkConfig(StrictModel):
 
     sample_rate: int
     front_end: Literal["mel", "stft", "waveform"]
-    hop: int = 1
-    n_fft: int = 1024
-    n_mels: int = 80
-    floor: float = Field(default=LOG_FLOOR, gt=0)
+    hop: int = Field(default=1, ge=1)
+    n_fft: int = Field(default=1024, ge=2)
+    n_mels: int = Field(default=80, ge=1)
+    floor: float = Field(default=LOG_FLOOR, gt=0, allow_inf_nan=False)
     ratios: tuple[int, ...]
     encoder_dims: tuple[int, ...]
     encoder_blocks: tuple[int, ...]
@@ -67,6 +67,12 @@ class TrunkConfig(StrictModel):
     resample: int = Field(default=1, ge=1)
     join_kernel: int | None = Field(default=None, ge=1)
     end_kernel: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_hops(self) -> Self:
+        if self.spectral and self.n_fft % self.hop:
+            raise ValueError(f"n_fft {self.n_fft} is no multiple of hop {self.hop}")
+        return self
 
     def width(self, dims: tuple[int, ...]) -> int:
         """Channels at the frame rate, given the widths of the encoder's or decoder's stages."""

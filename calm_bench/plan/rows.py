@@ -151,7 +151,8 @@ def _chosen_seeds(asked: str, there: Sequence[int]) -> tuple[list[int], str]:
     if asked == "all":
         return list(there), ""
     words = [word.strip() for word in asked.split(",") if word.strip()]
-    if not words or not all(word.isascii() and word.isdecimal() for word in words) or asked == "0":
+    numbers = all(word.isascii() and word.isdecimal() for word in words)
+    if not words or not numbers or not asked.strip("0"):
         raise InputError(
             f"--trainings {asked}: give `all`, how many, or seeds with commas between them (`0,2`)"
         )
@@ -166,7 +167,7 @@ def _chosen_seeds(asked: str, there: Sequence[int]) -> tuple[list[int], str]:
 
 def _of_one_recipe(name: str, config: ModelConfig, seeds: Sequence[int]) -> Iterator[str]:
     """What is not known of the recipes of a model's trainings; other recipes are refused."""
-    made: dict[int, WeightsSpec | None] = {config.own_seed: config.weights, **config.trainings}
+    made: dict[int, WeightsSpec | None] = {**config.trainings, config.own_seed: config.weights}
     specs = [spec for seed in seeds if (spec := made[seed]) is not None]
     known = {(spec.recipe, spec.steps) for spec in specs if spec.recipe is not None}
     if len(known) > 1:

@@ -35,13 +35,17 @@ def read_curve(folder: Path) -> list[CurvePoint]:
         InputError: If the file is damaged.
     """
     points: list[CurvePoint] = []
-    if not (folder / FILE).is_file():
+    if not (folder / FILE).exists():
         return points
-    for where, line in json_lines(folder / FILE):
-        try:
-            points.append(CurvePoint.model_validate(line))
-        except ValidationError as error:
-            raise InputError(f"{where}: {problem(error)}") from error
+    try:
+        for where, line in json_lines(folder / FILE):
+            try:
+                points.append(CurvePoint.model_validate(line))
+            except ValidationError as error:
+                raise InputError(f"{where}: {problem(error)}") from error
+    except InputError as error:
+        remedy = "restore or delete it: a training writes its own points anew when it is done"
+        raise InputError(f"{error}; {remedy}") from error
     return points
 
 

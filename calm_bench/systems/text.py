@@ -50,14 +50,20 @@ class TextModel(nn.Module):
         """Build the shapes; the tokenizer file lies in the model's `folder`.
 
         Raises:
-            InputError: If the config names none.
+            InputError: If the config names none, or one of more tokens.
             WeightsError: If it cannot be read.
         """
         super().__init__()
         if config.text.tokenizer is None:
             raise InputError(f"{folder / 'config.yaml'}: architecture.text.tokenizer: name a file")
         self.config = config
-        self.tokenizer: Tokenizer = load_tokenizer(folder / config.text.tokenizer)
+        path = folder / config.text.tokenizer
+        self.tokenizer: Tokenizer = load_tokenizer(path)
+        if (tokens := self.tokenizer.get_vocab_size()) > config.text.vocab_size:
+            raise InputError(
+                f"{path} has {tokens} tokens, more than the vocab_size {config.text.vocab_size} "
+                f"of {folder / 'config.yaml'}"
+            )
         self.backbone = Transformer(config.backbone)
         layers = text_layers(config.text.vocab_size, config.backbone.dim)
         self.text_table, self.text_head = layers

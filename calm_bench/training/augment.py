@@ -9,10 +9,11 @@ B batch, S samples, F frequency bins.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from calm_bench.types import StrictModel
 
@@ -22,7 +23,20 @@ _NOISE_FROM = 20.0  # Hz: pink and brown noise would put all of their power belo
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
-Span = tuple[float, float]
+
+
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    if span[0] > span[1]:
+        raise ValueError(f"the least, {span[0]:g}, is more than the greatest, {span[1]:g}")
+    return span
+
+
+Speed = Annotated[float, Field(ge=0.1, le=10)]
+Hertz = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Decibels = Annotated[float, Field(ge=-120, le=120)]
+Speeds = Annotated[tuple[Speed, Speed], AfterValidator(_ordered)]
+Band = Annotated[tuple[Hertz, Hertz], AfterValidator(_ordered)]
+Levels = Annotated[tuple[Decibels, Decibels], AfterValidator(_ordered)]
 
 
 class Augment(StrictModel):
@@ -41,12 +55,12 @@ class Augment(StrictModel):
 
     clean: float = Field(default=0.3, ge=0, le=1)
     share: float = Field(default=0.5, ge=0, le=1)
-    speed: Span = (0.8, 1.25)
-    low_pass: Span = (2500.0, 8000.0)
-    high_pass: Span = (50.0, 400.0)
-    gain: Span = (-30.0, 9.0)
-    snr: Span = (15.0, 45.0)
-    offset: float = Field(default=0.01, ge=0)
+    speed: Speeds = (0.8, 1.25)
+    low_pass: Band = (2500.0, 8000.0)
+    high_pass: Band = (50.0, 400.0)
+    gain: Levels = (-30.0, 9.0)
+    snr: Levels = (15.0, 45.0)
+    offset: float = Field(default=0.01, ge=0, le=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +84,7 @@ def draw_changes(config: Augment, size: int, rng: np.random.Generator) -> Change
         chosen = changed & (rng.random(size) < config.share)
         return np.where(chosen, values, neutral).astype(np.float32)
 
-    def octaves(span: Span) -> Floats:
+    def octaves(span: tuple[float, float]) -> Floats:
         low, high = map(math.log, span)
         return np.exp(rng.uniform(low, high, size))
 

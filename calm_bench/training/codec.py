@@ -12,7 +12,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.training.augment import Augment, change_crops, draw_changes
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
-from calm_bench.training.spectral import SpectralLoss
+from calm_bench.training.spectral import MEL_BANDS, SpectralLoss
 from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
@@ -153,6 +153,9 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class CodecTraining(StrictModel):
     """Clip length and loss weights (the lambdas of the paper's L_VAE, which it does not give).
 
@@ -168,25 +171,25 @@ class CodecTraining(StrictModel):
         floor: The least mel magnitude that the spectral loss tells from silence.
     """
 
-    seconds: float = 1.28
-    spectral: float = 1.0
-    complex: float = 0.0
-    time: float = 0.0
-    kl: float = 0.01
-    commitment: float = 0.25
+    seconds: float = Field(default=1.28, gt=0, allow_inf_nan=False)
+    spectral: Weight = 1.0
+    complex: Weight = 0.0
+    time: Weight = 0.0
+    kl: Weight = 0.01
+    commitment: Weight = 0.25
     level_dropout: float = 0.25
     dropped_to: tuple[int, ...] = ()
-    adversarial: float = 0.0
-    feature: float = 0.0
+    adversarial: Weight = 0.0
+    feature: Weight = 0.0
     adversarial_start: int = 0
     adversarial_every: int = Field(default=1, ge=1)
     judged_seconds: float | None = Field(default=None, gt=0)
     discriminator_width: int = 16
     discriminator_sizes: tuple[int, ...] = (1024, 512, 256)
-    distillation: float = 0.0
+    distillation: Weight = 0.0
     teacher: str | None = None
     augment: Augment | None = None
-    floor: float = Field(default=LOG_FLOOR, gt=0)
+    floor: float = Field(default=LOG_FLOOR, gt=0, allow_inf_nan=False)
 
 
 class CodecObjective(Objective):
@@ -222,6 +225,9 @@ class CodecObjective(Objective):
             )
         frames = round(config.seconds * codec.frame_rate)
         self.samples = frames * codec.hop_length
+        heard = round((config.judged_seconds or config.seconds) * codec.sample_rate)
+        self.judged = min(self.samples, heard)
+        self._refuse_short()
         self.spectral = SpectralLoss(codec.sample_rate, config.floor)
         self.judges: MultiScaleDiscriminator | None = None
         if config.adversarial > 0:
@@ -230,6 +236,21 @@ class CodecObjective(Objective):
                     config.discriminator_width, config.discriminator_sizes
                 )
         self._last: tuple[Tensor, Tensor] | None = None
+
+    def _refuse_short(self) -> None:
+        """Refuse stretches no longer than half an FFT, at which spectra reflect them."""
+        limits = {"seconds": (self.samples, min(MEL_BANDS))}
+        if self.config.adversarial > 0:
+            which = "seconds" if self.config.judged_seconds is None else "judged_seconds"
+            sizes = self.config.discriminator_sizes
+            limits[which] = min(limits.get(which, (self.judged, 0))[0], self.judged), max(sizes)
+        for name, (samples, n_fft) in limits.items():
+            if samples <= n_fft // 2:
+                rate = self.codec.sample_rate
+                raise InputError(
+                    f"training.objective.{name}: {samples / rate:g} s at {rate} Hz are too short "
+                    f"for an FFT of {n_fft}: give more than {n_fft / 2 / rate:g} s"
+                )
 
     @property
     def device(self) -> torch.device:
@@ -302,8 +323,7 @@ class CodecObjective(Objective):
         generator: torch.Generator,
     ) -> Tensor:
         """The adversarial terms of one stretch, the same of all clips; the judges learn nothing."""
-        seconds = self.config.judged_seconds or self.config.seconds
-        samples = min(self.samples, round(seconds * self.codec.sample_rate))
+        samples = self.judged
         places = self.samples - samples + 1
         start = int(torch.randint(places, (), generator=generator, device=wave.device))
         stretch = slice(start, start + samples)

@@ -13,7 +13,10 @@ NOT_LOSSES = {"step", "seconds", "processor_seconds"}
 
 
 def curve_of(records: Sequence[Mapping[str, Any]], recipe: TrainingConfig) -> Iterator[CurvePoint]:
-    """The points of one training, whose stretches are those of its whole recipe."""
+    """The points of one training, whose stretches are those of its whole recipe.
+
+    A loss that is no finite number stands in the log alone: no axis has a place for it.
+    """
     width = math.ceil(recipe.steps / STRETCHES)
     stretches: dict[int, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -31,6 +34,6 @@ def curve_of(records: Sequence[Mapping[str, Any]], recipe: TrainingConfig) -> It
 def _point(
     record: Mapping[str, Any], seed: int, kind: str, losses: Mapping[str, float]
 ) -> CurvePoint:
-    short = {name: float(f"{value:.5g}") for name, value in losses.items()}
+    short = {k: float(f"{value:.5g}") for k, value in losses.items() if math.isfinite(value)}
     at = {"step": record["step"], "processor_seconds": record["processor_seconds"]}
     return CurvePoint.model_validate({"seed": seed, **at, kind: short})

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
@@ -124,8 +125,18 @@ class RunLog:
         self._board.flush()
 
     def records(self) -> list[dict[str, Any]]:
-        """Every whole line; a kill may have left half of one."""
-        return [json.loads(line) for line in committed_lines(self.path)]
+        """Every whole line; a kill may have left half of one.
+
+        Raises:
+            TrainingError: If one is damaged.
+        """
+        try:
+            return [json.loads(line) for line in committed_lines(self.path)]
+        except ValueError as error:
+            raise TrainingError(
+                f"{self.path} is damaged: restore it, delete it to go on without its losses, or "
+                "start over with --fresh"
+            ) from error
 
     def cut(self, step: int) -> None:
         """Forget what was logged after a step."""
@@ -246,11 +257,16 @@ class Trainer:
         """Load the last state if there is one; the log is cut back to it.
 
         Raises:
-            TrainingError: If the state belongs to another recipe.
+            TrainingError: If the state cannot be read or belongs to another recipe.
         """
         if not self.state_path.is_file():
             return False
-        state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)
+        try:
+            state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise TrainingError(
+                f"{self.state_path} is damaged: restore it, or start over with --fresh"
+            ) from error
         if state["identity"] != self.identity:
             raise TrainingError(
                 f"{self.state_path} belongs to another training recipe than this one: repeat the "

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.errors import BenchError
-from calm_bench.seeds import derive_seed
+from calm_bench.seeds import MAX_SEED, derive_seed
 from calm_bench.types import StrictModel
 
 
@@ -54,9 +54,9 @@ class TrainingConfig(StrictModel):
     log_every: int = 50
     validate_every: int = 1000
     keep_every: int = Field(default=0, ge=0)
-    seed: int = 0
-    start_from: str | None = None
-    start_rate: float = Field(default=1.0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
+    start_from: str | None = Field(default=None, min_length=1)
+    start_rate: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     objective: dict[str, Any] = Field(default_factory=dict)
 
     def rate(self, step: int) -> float:

@@ -24,15 +24,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from calm_bench.codecs.checkpoints import build_module, load_codec
-from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse
+from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse, train_command
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
-from calm_bench.core.files import disk_errors, locked, replace
+from calm_bench.core.files import disk_errors, locked, replace, text_lines
 from calm_bench.data.corpus import default_dir, licences, read_manifest
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
 from calm_bench.seeds import AT_SEED, content_hash, training_of
-from calm_bench.store.curves import write_curve
+from calm_bench.store.curves import read_curve, write_curve
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system
 from calm_bench.systems.monologue import train_tokenizer
@@ -167,6 +167,9 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     config, folder = load_model_config(name)
     config, recipe = with_settings(config, str(folder / "config.yaml"), options.overrides)
     config, recipe, further = _from_seed(config, recipe, name, options)
+    for known in ("card.md", "notes.md"):  # refused now, not when hours of steps are done
+        _text(folder / known)
+    read_curve(folder)
     fabric = _fabric(recipe, options)
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
@@ -430,7 +433,7 @@ def _write_card(folder: Path, seed: int, line: str, text: str | None = None) -> 
     The lines stand below what is generated and above the notes.
     """
     path = folder / "card.md"
-    before = path.read_text(encoding="utf-8") if path.is_file() else f"# {folder.name}\n"
+    before = _text(path) or f"# {folder.name}\n"
     found = _TRAININGS.search(before)
     lines = {int(known[1]): known[0] for known in _LINE.finditer(found[0] if found else "")}
     lines = dict(sorted({**lines, seed: line}.items()))
@@ -438,6 +441,12 @@ def _write_card(folder: Path, seed: int, line: str, text: str | None = None) -> 
     generated, rule, notes = text.partition("\n## ")
     section = TRAININGS.format(name=folder.name) + "".join(lines.values())
     replace(path, f"{generated.rstrip()}\n{section}{rule}{notes}".encode())
+
+
+def _text(path: Path) -> str:
+    """What a card or its notes say; empty if there is no file."""
+    lines = text_lines(path, blank=True) if path.exists() else []
+    return "\n".join(line for _, line in lines)
 
 
 def _packed(weights: Mapping[str, Tensor]) -> tuple[bytes, str]:
@@ -485,7 +494,7 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
     for option, count in (("--devices", options.devices), ("--num-nodes", options.num_nodes)):
         words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
-    first = "" if recipe.start_from is None else f"calm-bench train {recipe.start_from} && "
+    first = "" if recipe.start_from is None else f"{train_command(recipe.start_from)} && "
     return first + shlex.join(words)
 
 
@@ -561,10 +570,10 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
 def _notes(folder: Path, sha256: str) -> str:
     """The notes of a card; where they quote numbers of other weights than these, they say so."""
     notes = folder / "notes.md"
-    if not notes.is_file():
+    if not (text := _text(notes)):
         return ""
 
     def told(found: re.Match[str]) -> str:
         return found[0] if sha256.startswith(found[1]) else f"Of earlier weights {found[1]}"
 
-    return "\n" + _MEASURED_OF.sub(told, notes.read_text(encoding="utf-8"))
+    return "\n" + _MEASURED_OF.sub(told, text)

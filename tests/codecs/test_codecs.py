@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 
 from calm_bench.codecs.autoencoder import Autoencoder
@@ -19,7 +20,8 @@ from calm_bench.codecs.blocks import (
 )
 from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
-from calm_bench.config import ModelConfig
+from calm_bench.codecs.trunk import TrunkConfig
+from calm_bench.config import ModelConfig, load_model_config
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import KvCache
 
@@ -315,3 +317,10 @@ def test_weights_without_the_averages_of_training_load(checkout: Path) -> None:
     lost = {k: v for k, v in codec.state_dict().items() if k != "quantiser.codebooks"}
     with pytest.raises(RuntimeError, match=r"quantiser\.codebooks"):
         codec.load_state_dict(lost)
+
+
+@pytest.mark.parametrize("change", [{"hop": 0}, {"n_fft": 50}, {"n_mels": 0}, {"floor": 0.0}])
+def test_a_front_end_that_cuts_no_frames_is_refused(change: dict[str, Any]) -> None:
+    trunk = load_model_config("vae-debug")[0].architecture["trunk"]
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        TrunkConfig.model_validate({**trunk, **change})

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
-from calm_bench.config import load_model_config, model_dir
+from calm_bench.config import WeightsSpec, load_model_config, model_dir, training_seeds
 from calm_bench.errors import InputError
 from calm_bench.numbers.pairs import compared_rows
 from calm_bench.plan.overrides import Overrides
@@ -127,6 +127,7 @@ def test_each_training_is_compared_with_the_same_one_of_the_baseline_or_its_firs
     [
         ("some", (), "give `all`, how many, or seeds"),
         ("0", (), "give `all`, how many, or seeds"),
+        ("00", (), "give `all`, how many, or seeds"),
         ("5,", (), "no training of seed 5, only of 0, 1: calm-bench train rq-debug --seed"),
         ("all", ("calm-music-debug",), "no system here has more than one"),
     ],
@@ -214,3 +215,11 @@ def test_a_run_of_trainings_goes_on_and_makes_nothing_twice(found: Outcome, twin
     again = run(plan, out=found.folder, device="cpu")
     assert (found.folder / "trials.jsonl").read_bytes() == before
     assert again.results == found.results
+
+
+def test_random_weights_and_a_seed_named_twice_are_no_further_trainings() -> None:
+    made = {1: WeightsSpec(sha256="1"), 2: WeightsSpec(sha256="2")}
+    config = load_model_config("calm-debug")[0].model_copy(update={"trainings": made})
+    assert training_seeds(config) == [1, 2]
+    own = {"weights": WeightsSpec(sha256="0"), "training": {"seed": 2}}
+    assert training_seeds(config.model_copy(update=own)) == [2, 1]

@@ -21,7 +21,7 @@ from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import build_system
 from calm_bench.systems.monologue import train_tokenizer
 from calm_bench.systems.streaming import StreamingSystem
-from calm_bench.systems.text import TextModel, load_text_model, text_logits
+from calm_bench.systems.text import TextModel, TextModelConfig, load_text_model, text_logits
 from calm_bench.training.curve import STRETCHES
 from calm_bench.training.loop import RunLog
 from calm_bench.training.objective import TrainingConfig
@@ -264,3 +264,10 @@ def test_a_start_needs_a_trained_text_model(corpus: Path) -> None:
 def test_a_text_model_is_no_codec(corpus: Path) -> None:
     with pytest.raises(InputError, match="is a text"):
         load_codec(str(text_model("mine")))
+
+
+def test_a_tokenizer_of_more_tokens_than_the_table_is_refused(tmp_path: Path) -> None:
+    train_tokenizer(TALES, 300).save(str(tmp_path / "tokenizer.json"))
+    config = {"backbone": BACKBONE, "text": {**TEXT, "vocab_size": 259}}
+    with pytest.raises(InputError, match=r"tokenizer\.json has \d+ tokens, more than .* 259"):
+        TextModel(TextModelConfig.model_validate(config), tmp_path)

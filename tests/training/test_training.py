@@ -580,6 +580,70 @@ def test_state_of_another_recipe_is_refused(corpus: Path) -> None:
         train_model(name, TrainOptions(accelerator="cpu", threads=1, overrides={"seed": 1}))
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"augment": {"low_pass": [0, 100]}}, "augment.low_pass"),
+        ({"augment": {"speed": [1.25, 0.8]}}, "augment.speed: the least, 1.25, is more than"),
+        ({"augment": {"gain": [0, 1e6]}}, "augment.gain"),
+        ({"augment": {"snr": [15, float("inf")]}}, "augment.snr"),
+        ({"complex": float("nan")}, "complex"),
+        ({"spectral": -1}, "spectral"),
+        ({"floor": float("inf")}, "floor"),
+        ({"seconds": 0.001}, "training.objective.seconds: 0 s"),
+        ({"adversarial": 1.0, "judged_seconds": 0.3}, "objective.judged_seconds: 0.3 s"),
+        ({"adversarial": 1.0, "seconds": 0.24}, "objective.seconds: 0.24 s"),
+    ],
+)
+@pytest.mark.usefixtures("corpus")
+def test_an_objective_that_no_step_can_take_is_refused(
+    objective: dict[str, Any], message: str
+) -> None:
+    name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64, **objective}})
+    with pytest.raises(InputError, match=re.escape(message)):
+        train_model(name, CPU)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.usefixtures("corpus")
+def test_a_seed_that_torch_does_not_take_is_refused(seed: int) -> None:
+    name = model("mine", "vae-debug", {"steps": 2, "seed": seed, "objective": {"seconds": 0.64}})
+    with pytest.raises(InputError, match="training: seed"):
+        train_model(name, CPU)
+
+
+@pytest.mark.usefixtures("corpus")
+def test_what_a_damaged_file_would_cost_is_said_before_the_steps() -> None:
+    name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64}})
+    for file, data in {"card.md": b"\xff", "notes.md": b"\xff", "curve.jsonl": b"{"}.items():
+        path = Path("models/mine") / file
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=file):
+            train_model(name, CPU)
+        path.unlink()
+    assert not (paths.home() / "training" / name / "log.jsonl").exists()
+    train_model(name, replace(CPU, until=1))
+    for file in ("log.jsonl", "state.pt"):
+        path = paths.home() / "training" / name / file
+        known = path.read_bytes()
+        path.write_bytes(b"x\n")
+        with pytest.raises(TrainingError, match=f"{file} is damaged.*--fresh"):
+            train_model(name, CPU)
+        path.write_bytes(known)
+    assert train_model(name, CPU) is not None
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_curve_leaves_out_what_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64}})
+    found = {"spectral": float("nan"), "kl": 2.0}
+    monkeypatch.setattr(module.CodecObjective, "validate", lambda _: found)
+    for _ in range(2):  # the second reads what the first has written
+        train_model(name, CPU)
+    points = [point.validation for point in read_curve(Path("models/mine")) if point.validation]
+    assert points == [{"kl": 2.0}]
+
+
 def test_missing_corpus_and_recipe_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
