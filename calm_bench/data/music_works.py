@@ -154,10 +154,11 @@ def playlist(split: Split) -> Iterator[tuple[Work, int]]:
     on for ever, each work played anew when its family is through; held-out splits play one work of
     every group: the test split once, validation round after round in the order of the first.
     """
-    if split == "validation":
-        works = [work for work, _ in _turns(split)]
-        yield from ((work, take) for take in count() for work in works)
-    yield from _turns(split)
+    if split != "validation":
+        yield from _turns(split)
+        return
+    works = [work for work, _ in _turns(split)]
+    yield from ((work, take) for take in count() for work in works)
 
 
 def _turns(split: Split) -> Iterator[tuple[Work, int]]:

@@ -114,12 +114,16 @@ def to_latex(table: Table, label: str) -> str:
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
+DRAWN = ("temperature", "temperature_kind", "text_temperature", "head_steps")
+"""What every line says of how a row was drawn."""
+
+
 def to_csv(results: Results) -> str:
     """All numbers of the run, unrounded: per column value, low, high, n, reason and recipe."""
     from pandas import DataFrame, concat
 
     rows = results.cells
-    settings = ["temperature", "temperature_kind", "text_temperature", "head_steps"]
+    settings = list(DRAWN)
     extra = ("training", "training_step", "precision", "mode")
     settings += [n for n in extra if any(getattr(row, n) is not None for row in rows)]
     columns = {
@@ -151,10 +155,8 @@ def _pooled_lines(results: Results) -> list[dict[str, object]]:
     for pool in results.pooled:
         first = rows[pool.cell_ids[0]]
         about = {"cell_id": " ".join(pool.cell_ids), "system": first.system[1], "kind": "trainings"}
-        drawn = ("temperature", "temperature_kind", "text_temperature", "head_steps")
-        line = lines.setdefault(
-            pool.cell_ids, {**about, **{name: getattr(first, name) for name in drawn}}
-        )
+        drawn = {name: getattr(first, name) for name in DRAWN}
+        line = lines.setdefault(pool.cell_ids, about | drawn)
         key = keys[pool.metric, pool.recipe_id]
         line[key] = pool.value
         for part in ("least", "greatest", "n", "reason", "recipe_id"):

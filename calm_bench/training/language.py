@@ -236,8 +236,8 @@ class LanguageObjective(Objective):
     def validate(self) -> dict[str, float]:
         """Losses on the beginning of every held-out recording, weighted by their frames.
 
-        And, as `plain_text`, that of their texts alone: what is left of a text model, or comes of
-        none.
+        And, as `plain_text`, the loss on their texts without audio: it shows what is left of the
+        text model that the system started from.
         """
         every = np.arange(len(self.validation.frames))
         sums: dict[str, float] = {}

@@ -166,14 +166,14 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     keep_freed_memory()
     config, folder = load_model_config(name)
     config, recipe = with_settings(config, str(folder / "config.yaml"), options.overrides)
-    config, recipe, further = _from_seed(config, recipe, name, options)
+    config, recipe, suffix = _from_seed(config, recipe, name, options)
     for known in ("card.md", "notes.md"):  # refused now, not when hours of steps are done
         _text(folder / known)
     read_curve(folder)
     fabric = _fabric(recipe, options)
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
-    work = paths.home() / "training" / (folder.name + further)
+    work = paths.home() / "training" / (folder.name + suffix)
     with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
         objective = build_objective(config, recipe, str(folder / "config.yaml"))
         if options.fresh and fabric.local_rank == 0:
@@ -192,7 +192,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
         return None
     weights = trainer.exported()
     if fabric.is_global_zero:
-        _write(folder, config, trainer, weights, None if further else options)
+        _write(folder, config, trainer, weights, options, further=bool(suffix))
     return folder if fabric.is_global_zero else None
 
 
@@ -201,18 +201,19 @@ def _write(
     config: ModelConfig,
     trainer: Trainer,
     weights: Mapping[str, Tensor],
-    own: TrainOptions | None,
+    options: TrainOptions,
+    *,
+    further: bool,
 ) -> None:
-    """Write a model's own weights and card, made by these options, or a further training."""
+    """Write a model's own weights and its card, or a further training and its line in the card."""
     seed, done = trainer.config.seed, trainer.progress
     facts = {"recipe": _recipe_hash(config, trainer.objective.origin), "steps": done.step}
     with _writing(folder):
-        card = None
-        if own is None:
-            sha256 = write_training(folder, seed, weights, facts)
+        if further:
+            sha256, card = write_training(folder, seed, weights, facts), None
         else:
             sha256 = write_weights(folder, config, weights, facts)
-            command = _command(folder.name, trainer.config, own, done.step)
+            command = _command(folder.name, trainer.config, options, done.step)
             card = _card(folder, config, trainer, command, sha256)
         hours = done.processor_seconds / 3600
         line = f"| {seed} | {done.step:,} | {hours:.2f} h | {sha256[:12]} |\n"
@@ -427,8 +428,8 @@ def _write_config(folder: Path, config: ModelConfig) -> None:
     replace(folder / "config.yaml", text.encode())
 
 
-def _write_card(folder: Path, seed: int, line: str, text: str | None = None) -> None:
-    """Write a card, or the one that is there, with a line for this training and those of before.
+def _write_card(folder: Path, seed: int, line: str, text: str | None) -> None:
+    """Write a card, or without a text the one that is there, with the lines of all trainings.
 
     The lines stand below what is generated and above the notes.
     """

@@ -288,7 +288,7 @@ def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entr
 
 
 def _training(run: StoredRun, result: Measured) -> str:
-    """Of which training the rows are, where a run has several; times are those of each."""
+    """Of which training the rows are, where a run has several; they share their times."""
     if result.values[0].metric in SPEED_METRICS:
         return ""
     names = {value.cell_id for value in result.values}
