@@ -53,7 +53,7 @@ def refuse_other_settings(
     if differing := sorted(key for key in every if known.get(key) != settings.get(key)):
         raise InputError(
             f"{out} holds {what} made with other settings ({', '.join(differing)}; see its "
-            "corpus.json): choose another folder with --out"
+            "corpus.json): choose another folder with --out, or remove this one to make it anew"
         )
 
 

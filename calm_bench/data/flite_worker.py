@@ -21,14 +21,22 @@ def speak(text: str, voice: str) -> tuple[np.ndarray, int]:
     """A text spoken by a voice of flite: audio [S] and its rate."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spoken.wav"
-        subprocess.run(
+        done = subprocess.run(
             ["flite", "-voice", voice, "-t", text, "-o", str(path)],
-            check=True,
+            check=False,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
+        if done.returncode or not path.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SystemExit(f"flite -voice {voice} (exit code {done.returncode}): {last}")
         wave, rate = soundfile.read(path, dtype="float32")
-    wave = wave * (LEVEL_RMS / float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))))
-    return np.clip(wave, -1, 1), rate
+    level = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else 0.0
+    if level == 0:
+        raise SystemExit(f"flite -voice {voice} spoke nothing of: {text[:60]}")
+    return np.clip(wave * (LEVEL_RMS / level), -1, 1), rate
 
 
 def run_job(job: dict[str, Any], out: TextIO) -> None:

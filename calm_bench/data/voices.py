@@ -8,6 +8,7 @@ its tests is heard.
 """
 
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -137,10 +138,12 @@ def flite_version() -> str:
             "`sudo apt install flite`, or build it from https://github.com/festvox/flite"
         )
     told = subprocess.run(["flite", "--version"], capture_output=True, text=True, check=False)
-    found = [line.split()[1] for line in told.stdout.splitlines() if "version:" in line]
-    if not found:
-        raise BenchError("flite --version does not say which it is")
-    return found[0]
+    found = re.search(r"version:[^\S\n]*(\S+)", told.stdout)
+    if found is None:
+        raise BenchError(
+            f"`{shutil.which('flite')} --version` does not say which flite it is: install another"
+        )
+    return found[1]
 
 
 def plan(voices: Sequence[Voice], seed: int) -> list[Chunk]:

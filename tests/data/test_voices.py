@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from calm_bench.core.audio import read_audio
 from calm_bench.data import voices as module
 from calm_bench.data.corpus import read_manifest
+from calm_bench.data.flite_worker import speak
 from calm_bench.data.speech import VOICE, Speech
 from calm_bench.data.voices import (
     CHUNK_TEXTS,
@@ -95,11 +98,32 @@ def test_without_flite_one_line_says_what_to_install(
 def test_a_flite_that_does_not_say_its_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "flite").write_text("#!/bin/sh\necho hello\n")
-    (tmp_path / "flite").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BenchError, match="does not say"):
-        flite_version()
+    for says in ("hello", "version:"):
+        (tmp_path / "flite").write_text(f"#!/bin/sh\necho {says}\n")
+        (tmp_path / "flite").chmod(0o755)
+        with pytest.raises(BenchError, match="does not say"):
+            flite_version()
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("echo no such voice >&2; exit 3", r"flite -voice slt \(exit code 3\): no such voice"),
+        ("exit 0", r"flite -voice slt \(exit code 0\): no message"),
+        ("cp {silent} $6", r"flite -voice slt spoke nothing of: a text"),
+    ],
+)
+def test_a_flite_that_speaks_nothing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str
+) -> None:
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(800), 16000)
+    (tmp_path / "flite").write_text(f"#!/bin/sh\n{does.format(silent=silent)}\n")
+    (tmp_path / "flite").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(SystemExit, match=said):
+        speak("a text", "slt")
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
