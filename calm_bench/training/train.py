@@ -161,6 +161,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
 
     Raises:
         InputError: If the recipe or the corpus cannot be used.
+        BenchError: If another process is at this training.
         TrainingError: If a loss is not a number or the saved state belongs to another recipe.
     """
     keep_freed_memory()
@@ -174,26 +175,40 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
     work = paths.home() / "training" / (folder.name + suffix)
-    with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
-        objective = build_objective(config, recipe, str(folder / "config.yaml"))
-        if options.fresh and fabric.local_rank == 0:
-            _forget(work)
-    work.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(objective, recipe, work, fabric)
-    if recipe.keep_every:
-        trainer.keep = partial(_keep, work, config, folder)
-    if trainer.resume():
-        logger.info("resuming %s at step %s of %s", name, trainer.progress.step, recipe.steps)
-    for logs in trainer.train(until=options.until):
-        if report is not None and fabric.is_global_zero:
-            report(trainer.progress.step, recipe.steps, logs)
-    done = trainer.progress.step >= recipe.steps
-    if not (done or options.export):
-        return None
-    weights = trainer.exported()
-    if fabric.is_global_zero:
-        _write(folder, config, trainer, weights, options, further=bool(suffix))
-    return folder if fabric.is_global_zero else None
+    with _alone(work, fabric):
+        with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
+            objective = build_objective(config, recipe, str(folder / "config.yaml"))
+            if options.fresh and fabric.local_rank == 0:
+                _forget(work)
+        work.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(objective, recipe, work, fabric)
+        if recipe.keep_every:
+            trainer.keep = partial(_keep, work, config, folder)
+        if trainer.resume():
+            logger.info("resuming %s at step %s of %s", name, trainer.progress.step, recipe.steps)
+        for logs in trainer.train(until=options.until):
+            if report is not None and fabric.is_global_zero:
+                report(trainer.progress.step, recipe.steps, logs)
+        done = trainer.progress.step >= recipe.steps
+        if not (done or options.export):
+            return None
+        weights = trainer.exported()
+        if fabric.is_global_zero:
+            _write(folder, config, trainer, weights, options, further=bool(suffix))
+        return folder if fabric.is_global_zero else None
+
+
+@contextmanager
+def _alone(work: Path, fabric: Fabric) -> Iterator[None]:
+    """Hold a training, whose state and log two processes would mix up."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    lock = paths.home() / "locks" / f"{work.name}.training" / "lock"  # --fresh removes work
+    with disk_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock, "train from another --seed"):
+        yield
 
 
 def _write(

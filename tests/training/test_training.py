@@ -27,7 +27,7 @@ from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
 from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace as replace_file
-from calm_bench.errors import InputError, WeightsError
+from calm_bench.errors import BenchError, InputError, WeightsError
 from calm_bench.seeds import file_hash
 from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import load_system
@@ -630,6 +630,21 @@ def test_what_a_damaged_file_would_cost_is_said_before_the_steps() -> None:
         with pytest.raises(TrainingError, match=f"{file} is damaged.*--fresh"):
             train_model(name, CPU)
         path.write_bytes(known)
+    assert train_model(name, CPU) is not None
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_training_is_the_work_of_one_process_at_a_time() -> None:
+    name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64}})
+
+    def meddle(step: int, *_: object) -> None:
+        train_model(name, replace(CPU, seed=1))  # another seed's is another training
+        with pytest.raises(
+            BenchError, match=r"is working on .*mine\.training; wait for it or train from"
+        ):
+            train_model(name, replace(CPU, fresh=step == 2))
+
+    assert train_model(name, CPU, meddle) is not None
     assert train_model(name, CPU) is not None
 
 
