@@ -28,6 +28,7 @@ from calm_bench.codecs.blocks import (
     Stream,
     Upsample,
     history,
+    running_phases,
 )
 from calm_bench.codecs.trunk import Bottleneck, Decoder, Encoder, TrunkConfig
 from calm_bench.nn.product import Product, pack
@@ -156,6 +157,7 @@ class FlatInverseStft:
 
     def __init__(self, module: InverseStft) -> None:
         self.n_fft, self.hop, self.window = module.n_fft, module.hop, module.window
+        self.running = module.running
         self.product = pack(module.linear.weight, module.linear.bias, "fp32")
         self.nbytes = self.product.nbytes
 
@@ -163,6 +165,9 @@ class FlatInverseStft:
         B, T, _ = x.shape
         log_magnitude, phase = rows(self.product, x).chunk(2, dim=-1)  # [B, T, N / 2 + 1]
         magnitude = log_magnitude.clamp_max(6.0).exp_()
+        if self.running:
+            key = (self, "running")
+            phase = phase + math.tau * running_phases(key, magnitude, self.hop, stream)
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         frames = torch.fft.irfft(spectrum, n=self.n_fft).mul_(self.window)
         parts = self.n_fft // self.hop

@@ -9,6 +9,7 @@ clip, or what the `Stream` kept of the previous chunk. So a clip and its chunks 
 and whole and streamed outputs differ by rounding only.
 """
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -193,6 +194,47 @@ class ComplexMel(LogMel):
         return torch.cat([self.log_mel(magnitude), compressed.real, compressed.imag], dim=-1)
 
 
+RISE = 7.4
+"""A bin whose magnitude grows by so much from frame to frame begins anew: some 17 dB."""
+
+
+@torch.no_grad()
+def running_phases(key: Hashable, magnitude: Tensor, hop: int, stream: Stream | None) -> Tensor:
+    """Phases [B, T, N / 2 + 1] in turns, which a spectrum's peaks carry on from frame to frame.
+
+    A decoder is a function of a few frames and knows no time: alone, it writes a steady tone anew
+    every frame, at multiples of the frame rate. Here every peak of the magnitudes [B, T, N / 2 + 1]
+    turns on at its own frequency, which lies where a parabola through the logarithms of three bins
+    has its top, and all bins follow their nearest peak (phase locking: Laroche and Dolson 1999).
+    Phases of the decoder are then relative to these, and its attacks begin at 0.
+    """
+    bins = magnitude.shape[2]
+    level = magnitude.clamp_min(1e-9).log()
+    left, middle, right = level[..., :-2], level[..., 1:-1], level[..., 2:]
+    is_peak = F.pad((middle >= left) & (middle > right), (1, 1))
+    curve = (left - 2 * middle + right).clamp_max(-1e-4)
+    away = F.pad((0.5 * (left - right) / curve).clamp(-0.5, 0.5), (1, 1))  # of a bin
+    number = torch.arange(bins, device=magnitude.device)
+    below = torch.where(is_peak, number, 0).cummax(-1).values
+    above = torch.where(is_peak, number, bins - 1).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.where(number - below <= above - number, below, above)
+    advance = ((number + away) * (hop / (2 * bins - 2))).gather(-1, nearest)
+    past = None if stream is None else stream.get(key)
+    if past is None:
+        past = magnitude.new_zeros(2, len(magnitude), bins)
+    turns, before = past.unbind(0)
+    found = []
+    for now, ahead, peak in zip(
+        magnitude.unbind(1), advance.unbind(1), nearest.unbind(1), strict=True
+    ):
+        turns = torch.where(now > RISE * before, 0.0, turns + ahead).gather(1, peak).frac()
+        before = now
+        found.append(turns)
+    if stream is not None:
+        stream[key] = torch.stack([turns, before])
+    return torch.stack(found, 1)
+
+
 class InverseStft(nn.Module):
     """Magnitude and phase by a linear map, then inverse FFTs added up (Vocos, Siuzdak 2023).
 
@@ -202,10 +244,10 @@ class InverseStft(nn.Module):
 
     window: Tensor
 
-    def __init__(self, dim: int, n_fft: int, hop: int) -> None:
-        """The FFT size must be a multiple of the hop."""
+    def __init__(self, dim: int, n_fft: int, hop: int, running: bool = False) -> None:
+        """The FFT size must be a multiple of the hop; phases may be relative to running ones."""
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop
+        self.n_fft, self.hop, self.running = n_fft, hop, running
         self.linear = nn.Linear(dim, n_fft + 2)
         window = torch.hann_window(n_fft)
         self.register_buffer("window", window * (2 * hop / n_fft), persistent=False)
@@ -215,6 +257,9 @@ class InverseStft(nn.Module):
         B, T, _ = x.shape
         log_magnitude, phase = self.linear(x).float().chunk(2, dim=-1)  # [B, T, N / 2 + 1]
         magnitude = log_magnitude.clamp_max(6.0).exp()
+        if self.running:
+            key = (self, "running")
+            phase = phase + math.tau * running_phases(key, magnitude, self.hop, stream)
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window  # [B, T, N]
         parts = self.n_fft // self.hop

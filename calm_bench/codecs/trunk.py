@@ -38,6 +38,8 @@ class TrunkConfig(StrictModel):
 
     Attributes:
         hop: Samples per front-end frame: 1 for `waveform`, else the STFT hop.
+        phase: What the decoder's phases are relative to: `frame`, each frame by itself, under which
+            a steady tone comes out at multiples of the frame rate; `running`, see `running_phases`.
         floor: The least magnitude that the front end tells from silence.
         ratios: Down-sampling between neighbouring stages; hop * prod(ratios) samples make a frame.
         encoder_dims: Widths of the stages, one more than there are ratios; likewise decoder_dims.
@@ -55,6 +57,7 @@ class TrunkConfig(StrictModel):
     hop: int = Field(default=1, ge=1)
     n_fft: int = Field(default=1024, ge=2)
     n_mels: int = Field(default=80, ge=1)
+    phase: Literal["frame", "running"] = "frame"
     floor: float = Field(default=LOG_FLOOR, gt=0, allow_inf_nan=False)
     ratios: tuple[int, ...]
     encoder_dims: tuple[int, ...]
@@ -188,7 +191,7 @@ class Decoder(nn.Module):
         self.spectral = config.spectral
         self.norm = nn.LayerNorm(dims[0]) if self.spectral else nn.Identity()
         self.head: nn.Module = (
-            InverseStft(dims[0], config.n_fft, config.hop)
+            InverseStft(dims[0], config.n_fft, config.hop, config.phase == "running")
             if self.spectral
             else CausalConv(dims[0], 1, config.end_kernel or config.kernel)
         )

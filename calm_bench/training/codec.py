@@ -30,7 +30,7 @@ from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.training.augment import Augment, change_crops, draw_changes
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
-from calm_bench.training.spectral import MEL_BANDS, SpectralLoss
+from calm_bench.training.spectral import SIZES, FftSize, SpectralLoss
 from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
@@ -160,6 +160,8 @@ class CodecTraining(StrictModel):
     """Clip length and loss weights (the lambdas of the paper's L_VAE, which it does not give).
 
     Attributes:
+        spectral_sizes: FFT sizes of the spectral loss. The longer, the nearer the notes that it
+            tells apart: a bin of 8192 is 2 Hz wide at 16 kHz.
         complex: Weight of the difference of complex spectra, in which phase counts.
         level_dropout: Share of clips of which an RVQ codec keeps only the first levels.
         dropped_to: How many those keep, each number alike; empty: any.
@@ -189,6 +191,7 @@ class CodecTraining(StrictModel):
     distillation: Weight = 0.0
     teacher: str | None = None
     augment: Augment | None = None
+    spectral_sizes: tuple[FftSize, ...] = Field(default=SIZES, min_length=1)
     floor: float = Field(default=LOG_FLOOR, gt=0, allow_inf_nan=False)
 
 
@@ -228,7 +231,7 @@ class CodecObjective(Objective):
         heard = round((config.judged_seconds or config.seconds) * codec.sample_rate)
         self.judged = min(self.samples, heard)
         self._refuse_short()
-        self.spectral = SpectralLoss(codec.sample_rate, config.floor)
+        self.spectral = SpectralLoss(codec.sample_rate, config.floor, config.spectral_sizes)
         self.judges: MultiScaleDiscriminator | None = None
         if config.adversarial > 0:
             with seeded(seed):
@@ -239,7 +242,9 @@ class CodecObjective(Objective):
 
     def _refuse_short(self) -> None:
         """Refuse stretches no longer than half an FFT, at which spectra reflect them."""
-        limits = {"seconds": (self.samples, min(MEL_BANDS))}
+        limits: dict[str, tuple[int, int]] = {
+            "seconds": (self.samples, min(self.config.spectral_sizes))
+        }
         if self.config.adversarial > 0:
             which = "seconds" if self.config.judged_seconds is None else "judged_seconds"
             sizes = self.config.discriminator_sizes

@@ -6,7 +6,7 @@ leaves them, nothing is differentiated that is not asked for, and two derivative
 B batch, S samples, N FFT size, T STFT frames, F frequency bins.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,11 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.blocks import LOG_FLOOR, mel_filterbank
 
-MEL_BANDS = {2048: 80, 1024: 80, 512: 64, 256: 32, 128: 16}
-"""By FFT size, over how many bands the spectral loss looks."""
+MEL_BANDS = {8192: 80, 2048: 80, 1024: 80, 512: 64, 256: 32, 128: 16}
+"""By FFT size, over how many bands the spectral loss may look."""
+
+FftSize = Literal[8192, 2048, 1024, 512, 256, 128]
+SIZES: tuple[FftSize, ...] = (2048, 1024, 512, 256, 128)
 
 COMPLEX_SIZES = (2048, 512, 128)
 """FFT sizes at which the complex loss looks."""
@@ -67,13 +70,15 @@ def magnitude(spectrum: Tensor) -> Tensor:
 class SpectralLoss(nn.Module):
     """Distances between two recordings' spectra, averaged over resolutions."""
 
-    def __init__(self, sample_rate: int, floor: float = LOG_FLOOR) -> None:
+    def __init__(
+        self, sample_rate: int, floor: float = LOG_FLOOR, sizes: tuple[FftSize, ...] = SIZES
+    ) -> None:
         """Hops are a quarter of each FFT size; mel magnitudes below the floor are equal."""
         super().__init__()
-        self.floor = floor
-        for n_fft, n_mels in MEL_BANDS.items():
+        self.floor, self.sizes = floor, sizes
+        for n_fft in sizes:
             self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), False)
-            bank = mel_filterbank(n_mels, n_fft, sample_rate).T.contiguous()
+            bank = mel_filterbank(MEL_BANDS[n_fft], n_fft, sample_rate).T.contiguous()
             self.register_buffer(f"bank{n_fft}", bank, False)
 
     def spectrum(self, wave: Tensor, n_fft: int) -> Tensor:
@@ -91,7 +96,7 @@ class SpectralLoss(nn.Module):
 
     def both(self, output: Tensor, target: Tensor, *, weigh_phase: bool) -> tuple[Tensor, Tensor]:
         """The loss of `forward`, and that of `complex_loss`, which is 0 if not asked for."""
-        sizes = [n_fft for n_fft in MEL_BANDS if n_fft // 2 < output.shape[1]]
+        sizes = [n_fft for n_fft in self.sizes if n_fft // 2 < output.shape[1]]
         phased = [n_fft for n_fft in COMPLEX_SIZES if n_fft in sizes] if weigh_phase else []
         total, complex_total = output.new_zeros(()), output.new_zeros(())
         for n_fft in sizes:

@@ -1,6 +1,7 @@
 """Codecs: causal, streamable, and honest about what they store."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ CODECS = {
     "rvq, mel": lambda: load_codec("rvq-debug"),
     "vae, stft": lambda: small_codec("vae", STFT),
     "rvq, stft": lambda: small_codec("rvq", STFT),
+    "vae, running phases": lambda: small_codec("vae", STFT | {"phase": "running"}),
     "vae, waveform and transformer": lambda: small_codec("vae"),
     "rvq, waveform and transformer": lambda: small_codec("rvq"),
 }
@@ -165,6 +167,24 @@ def test_inverse_stft_adds_windows_up_to_one() -> None:
         head.linear.bias[33:] = 0.0
     wave = head(torch.zeros(1, 20, 4))[0]
     torch.testing.assert_close(wave[64:], torch.ones_like(wave[64:]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("running", "heard"), [(False, 36.0), (True, 35.3)])
+def test_a_steady_tone_keeps_its_pitch_on_running_phases_alone(running: bool, heard: float) -> None:
+    # Every frame has the spectrum of a tone at 35.3 bins; hops are 4 bins apart.
+    n_fft, n = 1280, torch.arange(1280)
+    tone = torch.cos(math.tau * 35.3 * (n - n_fft / 2) / n_fft) * torch.hann_window(n_fft)
+    spectrum = torch.fft.rfft(tone)
+    head = InverseStft(4, n_fft, 320, running)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.bias.copy_(torch.cat([spectrum.abs().clamp_min(1e-4).log(), spectrum.angle()]))
+        wave = head(torch.zeros(2, 200, 4))[1, 8 * n_fft : 40 * n_fft]
+    lines = torch.fft.rfft(wave * torch.hann_window(len(wave))).abs().square()
+    frequency = torch.arange(len(lines)) / 32  # in bins
+    assert float(frequency[lines.argmax()]) == pytest.approx(heard, abs=0.1)
+    near = (frequency - heard).abs() < 0.2
+    assert float(lines[near].sum() / lines.sum()) > (0.95 if running else 0.3)
 
 
 @pytest.mark.parametrize("kind", [LogMel, ComplexMel])
