@@ -72,9 +72,11 @@ class TrunkConfig(StrictModel):
     end_kernel: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _whole_hops(self) -> Self:
+    def _spectra_fit(self) -> Self:
         if self.spectral and self.n_fft % self.hop:
             raise ValueError(f"n_fft {self.n_fft} is no multiple of hop {self.hop}")
+        if self.phase == "running" and not self.spectral:
+            raise ValueError("phase: running is of spectra; front_end: waveform has none")
         return self
 
     def width(self, dims: tuple[int, ...]) -> int:

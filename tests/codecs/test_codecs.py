@@ -339,6 +339,11 @@ def test_weights_without_the_averages_of_training_load(checkout: Path) -> None:
         codec.load_state_dict(lost)
 
 
+def test_running_phases_need_spectra() -> None:
+    with pytest.raises(ValidationError, match="front_end: waveform has none"):
+        TrunkConfig.model_validate(WAVEFORM | {"phase": "running"})
+
+
 @pytest.mark.parametrize("change", [{"hop": 0}, {"n_fft": 50}, {"n_mels": 0}, {"floor": 0.0}])
 def test_a_front_end_that_cuts_no_frames_is_refused(change: dict[str, Any]) -> None:
     trunk = load_model_config("vae-debug")[0].architecture["trunk"]
