@@ -30,7 +30,7 @@ from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.training.augment import Augment, change_crops, draw_changes
 from calm_bench.training.objective import Objective, StepLoss, seeded, step_generator, step_rng
-from calm_bench.training.spectral import SIZES, FftSize, SpectralLoss
+from calm_bench.training.spectral import SIZES, FftSize, SpectralLoss, frame_locked
 from calm_bench.types import StrictModel
 
 STD_FLOOR = 0.5  # of the median channel's standard deviation
@@ -388,19 +388,24 @@ class CodecObjective(Objective):
         """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips.
 
         An RVQ codec's first levels alone, if it is trained for that, are measured too. Beside it
-        stands what a frame may say in bits: an RVQ codec's codes, a VAE's divergence.
+        stands what a frame may say in bits: an RVQ codec's codes, a VAE's divergence; and how much
+        of what comes back, and of what went in, is locked to multiples of the frame rate.
         """
-        spectral = self.spectral.to(self.device)
+        spectral, codec = self.spectral.to(self.device), self.codec
         losses: dict[str, list[float]] = {}
         for index in range(min(8, len(self.validation))):
             wave = torch.from_numpy(self.validation.read(index, 0, 10 * self.codec.sample_rate))
-            wave = self.codec.pad(wave[None]).to(self.device)
-            frames = self.codec.encode(wave)
+            wave = codec.pad(wave[None]).to(self.device)
+            frames = codec.encode(wave)
             tried = {"spectral": frames}
             tried |= {f"spectral_{n}": frames[:, :n] for n in self.config.dropped_to}
-            for name, kept in tried.items():
-                losses.setdefault(name, []).append(float(spectral(self.codec.decode(kept), wave)))
-            losses.setdefault("bits_per_frame", []).append(self._bits_per_frame(wave))
+            outputs = {name: codec.decode(kept) for name, kept in tried.items()}
+            found = {name: float(spectral(output, wave)) for name, output in outputs.items()}
+            found["bits_per_frame"] = self._bits_per_frame(wave)
+            for name, sound in {"locked": outputs["spectral"], "locked_recording": wave}.items():
+                found[name] = float(frame_locked(sound, codec.sample_rate, codec.frame_rate))
+            for name, value in found.items():
+                losses.setdefault(name, []).append(value)
         return {name: sum(values) / len(values) for name, values in losses.items()}
 
     def _bits_per_frame(self, wave: Tensor) -> float:

@@ -283,7 +283,9 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
     assert sorted(set(torch.cat(seen).tolist())) == [2, 4]
     with torch.no_grad():
         found = built.validate()
-    assert set(found) == {"spectral", "spectral_2", "bits_per_frame"}
+    locked = {"locked", "locked_recording"}
+    assert set(found) == {"spectral", "spectral_2", "bits_per_frame", *locked}
+    assert all(0 < found[name] < 1 for name in locked)
     assert found["bits_per_frame"] == 4 * 4
     with pytest.raises(InputError, match="of 4 levels"):
         codec_objective(dropped_to=[5])

@@ -1,11 +1,13 @@
 """Losses between spectra: closed values, and agreement with the library's own derivatives."""
 
+import math
+
 import pytest
 import torch
 
 from calm_bench.codecs.blocks import mel_filterbank
 from calm_bench.training.codec import divergence
-from calm_bench.training.spectral import MEL_BANDS, SIZES, FftSize, SpectralLoss
+from calm_bench.training.spectral import MEL_BANDS, SIZES, FftSize, SpectralLoss, frame_locked
 
 
 def test_spectral_loss_is_zero_for_equal_audio_and_grows_with_noise() -> None:
@@ -74,3 +76,12 @@ def test_divergence_is_that_of_the_library() -> None:
     unit = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
     expected = torch.distributions.kl_divergence(ours, unit).sum(-1)
     torch.testing.assert_close(divergence(mean, log_variance), expected)
+
+
+def test_frame_locked_tells_a_multiple_of_the_frame_rate_from_other_tones() -> None:
+    seconds = torch.arange(4 * 16000) / 16000
+    tones = torch.sin(math.tau * torch.tensor([[450.0], [437.5], [451.6]]) * seconds)
+    noise = torch.randn(1, len(seconds), generator=torch.Generator().manual_seed(0))
+    shares = frame_locked(torch.cat([tones, noise]), 16000, 25.0)
+    expected = torch.tensor([1.0, 0.0, 0.0, 2 / 25])
+    torch.testing.assert_close(shares, expected, atol=0.005, rtol=0)
