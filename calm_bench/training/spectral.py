@@ -125,4 +125,5 @@ def frame_locked(wave: Tensor, sample_rate: int, frame_rate: float) -> Tensor:
     energy = torch.fft.rfft(wave * window).abs().square()
     frequency = torch.arange(energy.shape[-1], device=wave.device) * (sample_rate / wave.shape[-1])
     off = (frequency / frame_rate - (frequency / frame_rate).round()).abs() * frame_rate
-    return energy[..., off < 1].sum(-1) / energy.sum(-1).clamp_min(1e-20)
+    share: Tensor = energy[..., off < 1].sum(-1) / energy.sum(-1).clamp_min(1e-20)
+    return share
