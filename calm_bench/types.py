@@ -35,9 +35,10 @@ Mode = Literal["plain", "eager", "graph", "compile"]
 """How a step runs: the modules as they are trained, always float32, which the others are checked
 against; the flat step; the flat step captured as CUDA graphs; the flat step through
 torch.compile."""
-Aggregate = Literal["mean", "exp_mean", "ratio", "exp_ratio", "median", "set"]
-"""How clip values become one number: mean x; exp(mean x); sum a / sum b; exp(sum a / sum b); median
-x; set: the metric's own estimate, because no clip values give it (FAD, VERT)."""
+Aggregate = Literal["mean", "share", "exp_mean", "ratio", "exp_ratio", "median", "set"]
+"""How clip values become one number: mean x; share: the mean of x that is 0 or 1; exp(mean x);
+sum a / sum b; exp(sum a / sum b); median x; set: the metric's own estimate, because no clip values
+give it (FAD, VERT)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +202,9 @@ class Column(StrictModel):
             ratios, none for set, one for all else.
         span: The stretch of the continuation that it is about, in seconds after the prompt; None
             for all of it. Columns over time share the part of their names before the `@`.
+        near_normal: Whether no clip lies far from all others (a skewness below about 2), so that
+            intervals hold from few clips on. Word errors and perplexities are not like that.
+        note: What its number and interval are about, said once under a table.
     """
 
     name: str
@@ -213,6 +217,8 @@ class Column(StrictModel):
     fields: tuple[str, ...] = ()
     scale: float = 1.0
     span: tuple[float, float] | None = None
+    near_normal: bool = False
+    note: str | None = None
 
     @classmethod
     def of(
@@ -223,6 +229,8 @@ class Column(StrictModel):
         *fields: str,
         better: bool | None = None,
         aggregate: Aggregate = "mean",
+        near_normal: bool = False,
+        note: str | None = None,
     ) -> "Column":
         """A column with the usual choices: a field of its own name, and shares in per cent."""
         own = () if aggregate == "set" else (name,)
@@ -234,6 +242,8 @@ class Column(StrictModel):
             aggregate=aggregate,
             fields=fields or own,
             scale=100.0 if unit == "%" else 1.0,
+            near_normal=near_normal,
+            note=note,
         )
 
     def clip_value(self, values: Mapping[str, float | None]) -> float | None:
@@ -253,13 +263,32 @@ class Column(StrictModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A value with its 95 % interval and the clips behind it; None with a reason."""
+    """A value with its 95 % interval and the clips behind it; None with a reason.
+
+    Attributes:
+        method: How the interval was made.
+        marked: Whether there are too few clips for it to hold its level.
+        deleted: The value without each of the blocks of a jackknife.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     n: int = 0
     reason: str | None = None
+    method: str | None = None
+    marked: bool = False
+    deleted: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Estimate":
+        """What `asdict` gave, after a way through JSON."""
+        return cls(**{**data, "deleted": tuple(data["deleted"])})
+
+    @property
+    def number(self) -> dict[str, Any]:
+        """All that a row of results says of it."""
+        return {name: value for name, value in asdict(self).items() if name != "deleted"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +331,7 @@ class MetricResult:
             {clip_ids[int(place)]: value for place, value in data[name].items()}
             for name in ("clips", "notes")
         )
-        estimates = {name: Estimate(**value) for name, value in data["estimates"].items()}
+        estimates = {name: Estimate.from_json(value) for name, value in data["estimates"].items()}
         failed = frozenset(clip_ids[int(place)] for place in data["failed"])
         return cls(
             clips=clips, notes=notes, estimates=estimates, counts=data["counts"], failed=failed

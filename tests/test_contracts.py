@@ -342,7 +342,15 @@ class TestMetric:
         assert metric.name == name
         columns = [column.name for column in metric.columns]
         assert len(set(columns)) == len(columns)
-        fields = {"mean": 1, "exp_mean": 1, "ratio": 2, "exp_ratio": 2, "median": 1, "set": 0}
+        fields = {
+            "mean": 1,
+            "share": 1,
+            "exp_mean": 1,
+            "ratio": 2,
+            "exp_ratio": 2,
+            "median": 1,
+            "set": 0,
+        }
         assert [c.name for c in metric.columns if len(c.fields) != fields[c.aggregate]] == []
 
 

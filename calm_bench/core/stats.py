@@ -1,17 +1,24 @@
 """Intervals: from per-clip values to a number, its 95 % interval and the clips behind it.
 
-What is resampled is the group: a prompt with all its clips, or a recording with all that was cut
-from it, because these are not independent. Rows are compared over the clips both have scored, with
-the same resampled groups on both sides, so that what makes a prompt hard cancels. Every aggregate
-of a column but the median is a quotient of two sums (the mean's denominator counts clips), which
-makes 2,000 resamples one matrix product.
+What counts as one observation is the group: a prompt with all its clips, or a recording with all
+that was cut from it, because these are not independent. Rows are compared over the clips both have
+scored, group by group, so that what makes a prompt hard cancels.
+
+How an interval is made follows from the kind of column, chosen by measured coverage
+(`tests/core/prove.py`, docs/intervals.md):
+
+    share       Clopper-Pearson on the groups' effective number; differences Bonett-Price
+    median      percentiles of resampled groups, moved outwards as Student's t is from the normal
+    all others  bootstrap-t: a quotient of two sums (a mean's denominator counts clips), studentised
+                by its linearised error over groups, and never nearer than Student's t itself
 
 An interval speaks of recordings like these and of this reference set; it knows nothing of a model
 that would come out of another training run.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -20,8 +27,21 @@ from numpy.typing import NDArray
 from calm_bench.types import Column, Estimate
 
 RESAMPLES = 2000
+_MISSED = 0.05  # by a 95 % interval, half of it on each side
 _MAX_BLOCKS = 32  # of groups, each left out once
 _BLOCK = 2_000_000  # counts held at once
+
+HOLDS_FROM = {
+    "share": 2,
+    "median": 6,
+    "near-normal": 8,
+    "mean": 64,
+    "ratio": 64,
+    "exp_mean": 64,
+    "exp_ratio": 64,
+    "set": 16,
+}
+"""By kind of column, from how many groups on its interval covers at least 93 times in 100."""
 
 ClipValues = Mapping[str, Mapping[str, float | None]]
 """The fields of each clip by its pair key, `prompt_id/seed_index`."""
@@ -34,14 +54,11 @@ Floats = NDArray[np.float64]
 Owners = NDArray[np.int64]
 """The group of each clip, [n], numbered from 0 on."""
 
-Statistic = Callable[[Floats], Floats]
-"""Values [R] by how often each group is drawn, [R, G]."""
-
 
 def summarise(
     column: Column, clips: ClipValues, seed: int, groups: GroupOf = MappingProxyType({})
 ) -> Estimate:
-    """A column's value over a row's clips, with its percentile bootstrap interval over groups.
+    """A column's value over a row's clips, with its 95 % interval over groups.
 
     Clips that lack one of the column's fields are left out of the value and of n.
     """
@@ -63,18 +80,6 @@ def compare(
     return _over(column, keys, [a, b], seed, groups) or Estimate(value=None, reason=lacking)
 
 
-def _over(
-    column: Column, keys: Sequence[str], sides: Sequence[ClipValues], seed: int, groups: GroupOf
-) -> Estimate | None:
-    """The column's value over these clips, or how far it is above that of a second side."""
-    if not keys:
-        return None
-    owners = _owners(keys, groups)
-    ours, *theirs = (_aggregate(column, side, keys, owners) for side in sides)
-    draws = _resampled(lambda counts: ours(counts) - sum(t(counts) for t in theirs), owners, seed)
-    return _estimate(float(draws[0]), draws[1:], len(keys), owners.max() + 1)
-
-
 def n_needed(difference: Estimate) -> int | None:
     """The number of clips at which the interval of a difference would just leave zero.
 
@@ -92,7 +97,7 @@ def n_needed(difference: Estimate) -> int | None:
 def ratio_interval(
     a: Sequence[float], b: Sequence[float], seed: int, level: float = 0.95
 ) -> Estimate:
-    """The median of a_i / b_i over pairs measured next to each other, with a bootstrap interval.
+    """The median of a_i / b_i over pairs measured next to each other, with its interval.
 
     The median of ratios, not the ratio of medians: a pair shares the state the machine was in.
     """
@@ -101,9 +106,8 @@ def ratio_interval(
     if not a:
         return Estimate(value=None, reason="nothing was measured")
     logs = np.log(np.asarray(a, dtype=np.float64)) - np.log(np.asarray(b, dtype=np.float64))
-    picks = np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))
-    draws = np.exp(np.median(logs[picks], axis=1))
-    return _estimate(math.exp(float(np.median(logs))), draws, len(logs), len(logs), level)
+    found = _median([logs], np.arange(len(logs)), seed, 1 - level)
+    return _estimate("median", found.moved(np.exp), len(logs), len(logs))
 
 
 def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
@@ -135,19 +139,242 @@ def student_interval(value: float, deleted: Floats, n: int) -> Estimate:
         return Estimate(value=value, n=n, reason="an interval needs more recordings")
     error = np.sqrt((G - 1) / G * np.sum((deleted - deleted.mean()) ** 2))
     reach = float(stdtrit(G - 1, 0.975) * error)
-    return Estimate(value=value, low=value - reach, high=value + reach, n=n)
-
-
-def _resampled(statistic: Statistic, owners: Owners, seed: int) -> Floats:
-    """A statistic of all groups, and then of each resample of them, [1 + RESAMPLES]."""
-    rng, block = np.random.default_rng(seed), max(1, _BLOCK // len(owners))
-    n_groups = owners.max() + 1
-    even = np.full(n_groups, 1.0 / n_groups)
-    drawn = (
-        rng.multinomial(n_groups, even, size=min(block, RESAMPLES - at)).astype(np.float64)
-        for at in range(0, RESAMPLES, block)
+    return Estimate(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        n=n,
+        method="jackknife",
+        marked=HOLDS_FROM["set"] > G,
+        deleted=tuple(deleted.tolist()),
     )
-    return np.concatenate([statistic(counts) for counts in (np.ones((1, n_groups)), *drawn)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Interval:
+    """A value with its interval and how that was made; `is_sure` unless it could not be made so."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+    is_sure: bool = True
+
+    def moved(self, by: Callable[[float], float]) -> "_Interval":
+        """The same of what is monotone in the value."""
+        value, low, high = (float(by(end)) for end in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high)
+
+
+def _over(
+    column: Column, keys: Sequence[str], sides: Sequence[ClipValues], seed: int, groups: GroupOf
+) -> Estimate | None:
+    """The column's value over these clips, or how far it is above that of a second side."""
+    if not keys:
+        return None
+    owners = _owners(keys, groups)
+    fields = [
+        [np.array([side[key][name] for key in keys], dtype=np.float64) for name in column.fields]
+        for side in sides
+    ]
+    if column.aggregate == "share":
+        found = _share([first for (first,) in fields], owners)
+    elif column.aggregate == "median":
+        found = _median([first for (first,) in fields], owners, seed)
+    else:
+        found = _quotient(column, fields, owners, seed)
+    kind = "near-normal" if column.near_normal else column.aggregate
+    found = found.moved(lambda end: end * column.scale)
+    return _estimate(kind, found, len(keys), int(owners.max()) + 1)
+
+
+def _estimate(kind: str, found: _Interval, n: int, n_groups: int) -> Estimate:
+    if not math.isfinite(found.value):
+        return Estimate(value=None, n=n, reason="the sums behind it are zero, infinite or NaN")
+    if n_groups < 2 or not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return Estimate(value=found.value, n=n, reason="an interval needs two independent samples")
+    return Estimate(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=n,
+        method=found.method,
+        marked=n_groups < HOLDS_FROM[kind] or not found.is_sure,
+    )
+
+
+def _share(sides: Sequence[Floats], owners: Owners) -> _Interval:
+    """The share of ones, or a share minus that of a second side, from counts of groups.
+
+    Clips of one group say less than as many of different groups: counts are those of the effective
+    number of clips (Korn and Graubard 1998). A difference is that of the clips where only one side
+    has a one, each count with one more (Bonett and Price 2012): no difference at all has a width.
+    """
+    from scipy.special import ndtri
+
+    each = sides[0] - sum(sides[1:])
+    value, n = float(each.mean()), _effective_number(each, owners)
+    if len(sides) == 1:
+        low, high = clopper_pearson(value * n, n)
+        return _Interval(value=value, low=low, high=high, method="Clopper-Pearson")
+    more, fewer = ((np.mean(each == one) * n + 1) / (n + 2) for one in (1, -1))
+    error = math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
+    reach, middle = -float(ndtri(_MISSED / 2)) * error, float(more - fewer)
+    low, high = max(middle - reach, -1.0), min(middle + reach, 1.0)
+    return _Interval(value=value, low=low, high=high, method="Bonett-Price")
+
+
+def clopper_pearson(count: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` in `n`, which need not be whole numbers."""
+    from scipy.special import betaincinv
+
+    low = betaincinv(count, n - count + 1, _MISSED / 2) if count > 0 else 0.0
+    high = betaincinv(count + 1, n - count, 1 - _MISSED / 2) if count < n else 1.0
+    return float(low), float(high)
+
+
+def _effective_number(values: Floats, owners: Owners) -> float:
+    """How many independent clips would say as much as these; of equal ones, the groups."""
+    from scipy.special import stdtrit
+
+    n, G = len(values), int(owners.max()) + 1
+    errors = values - values.mean()
+    between = float(np.sum(np.bincount(owners, errors) ** 2))
+    if between == 0 or G < 2:
+        return G
+    found = min(n, n * float(np.sum(errors**2)) / between)
+    return found * float(stdtrit(n - 1, 0.975) / stdtrit(G - 1, 0.975)) ** 2
+
+
+def _median(
+    sides: Sequence[Floats], owners: Owners, seed: int, missed: float = _MISSED
+) -> _Interval:
+    """The median, or a median minus that of a second side."""
+    n_groups = int(owners.max()) + 1
+    draws = np.concatenate(
+        [
+            _weighted_medians(sides[0], counts[:, owners])
+            - sum(_weighted_medians(side, counts[:, owners]) for side in sides[1:])
+            for counts in _counts(n_groups, seed)
+        ]
+    )
+    tail = missed / 2 if len(sides) > 1 else _expanded(missed / 2, n_groups)
+    low, high = np.quantile(draws[1:], [tail, 1 - tail])
+    return _Interval(value=float(draws[0]), low=float(low), high=float(high), method="percentile")
+
+
+def _expanded(tail: float, n: int) -> float:
+    """The tail of a percentile interval that is as wide as Student's t would have it."""
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail))) if n > 1 else tail
+
+
+def _weighted_medians(values: Floats, weights: Floats) -> Floats:
+    """The median of values [n] of which each counts weights [R, n] times, [R]."""
+    order = np.argsort(values)
+    reached = weights[:, order].cumsum(axis=1)
+    half = reached[:, -1:] / 2
+    low, high = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
+    medians: Floats = (values[order][low] + values[order][high]) / 2
+    return medians
+
+
+def _quotient(
+    column: Column, sides: Sequence[Sequence[Floats]], owners: Owners, seed: int
+) -> _Interval:
+    """A quotient of sums, its exponential, or either minus that of a second side."""
+    ones = [np.ones(len(owners))]
+    sums = np.stack(
+        [[np.bincount(owners, of) for of in [*side, *ones][:2]] for side in sides], axis=-1
+    )  # [2, G, k]
+    above, below = sums.sum(axis=1)
+    signs = np.array([1.0, -1.0][: len(sides)])
+    with np.errstate(all="ignore"):
+        rates = above / np.where(below == 0, np.nan, below)
+        is_power = column.aggregate in ("exp_mean", "exp_ratio")
+        # The interval of one perplexity is that of its logarithm.
+        is_curved = is_power and len(sides) > 1
+        weights = signs * (np.exp(rates) if is_curved else 1.0)
+        value = float(np.sum(signs * (np.exp(rates) if is_curved else rates)))
+    around = np.stack([sums[0] - rates * sums[1], sums[1]], axis=1)  # [G, 2, k]
+    if not np.isfinite(weights).all() or not np.isfinite(around).all():
+        return _Interval(value=math.nan, low=math.nan, high=math.nan, method="")
+    found = _bootstrap_t(value, around, weights, is_curved, seed)
+    if is_power and len(sides) == 1:
+        with np.errstate(over="ignore"):
+            found = found.moved(np.exp)
+    if column.aggregate == "ratio" and len(sides) == 1 and not (sums < 0).any():
+        found = replace(found, low=max(found.low, 0.0))
+        if value == 0 and column.unit == "%":  # as far as a share of groups may be from none
+            _, high = clopper_pearson(0, len(around))
+            found = replace(found, high=high, method="Clopper-Pearson")
+    return found
+
+
+def _bootstrap_t(
+    value: float, around: Floats, weights: Floats, is_curved: bool, seed: int
+) -> _Interval:
+    """Around a value as many standard errors as resamples lie from it, at least Student's t.
+
+    Resamples without an error, of groups that are all alike, say nothing: where they are many, the
+    interval is not sure.
+    """
+    from scipy.special import stdtrit
+
+    n_groups = len(around)
+    found = [_shifts(around, weights, is_curved, counts) for counts in _counts(n_groups, seed)]
+    shifts, errors = (np.concatenate(part) for part in zip(*found, strict=True))
+    error = float(errors[0])
+    if not error > 1e-12 * float(np.abs(weights).max()):
+        return _Interval(value=value, low=value, high=value, method="bootstrap-t")
+    with np.errstate(all="ignore"):
+        ts = (shifts / errors)[1:][errors[1:] > 1e-9 * error]
+    low, high = np.quantile(ts, [_MISSED / 2, 1 - _MISSED / 2]) if ts.size else (0.0, 0.0)
+    least = float(stdtrit(n_groups - 1, 1 - _MISSED / 2))
+    return _Interval(
+        value=value,
+        low=value - max(float(high), least) * error,
+        high=value + max(float(-low), least) * error,
+        method="bootstrap-t",
+        is_sure=ts.size >= (1 - _MISSED / 2) * RESAMPLES,
+    )
+
+
+def _shifts(
+    around: Floats, weights: Floats, is_curved: bool, counts: Floats
+) -> tuple[Floats, Floats]:
+    """How far resamples lie from the value, and the linearised standard error of each, [R].
+
+    Args:
+        around: By group, side and its sums: what the numerator has beyond the rate, and the
+            denominator, [G, 2, k]; sums of squares of these keep their digits.
+        weights: What a change of each side's rate is worth, [k].
+        is_curved: Whether it is the exponential of a rate that changes.
+        counts: How often each group is drawn, [R, G].
+    """
+    G, _, k = around.shape
+    flat = around.reshape(G, 2 * k)
+    products = (flat[:, :, None] * flat[:, None, :]).reshape(G, -1)
+    above, below = np.moveaxis((counts @ flat).reshape(-1, 2, k), 1, 0)  # [R, k]
+    moments = (counts @ products).reshape(-1, 2 * k, 2 * k)
+    with np.errstate(all="ignore"):
+        moved = above / np.where(below == 0, np.nan, below)
+        slopes = weights * (np.exp(moved) if is_curved else 1.0) / below
+        gradients = np.concatenate([slopes, -slopes * moved], axis=1)  # [R, 2k]
+        variances = np.einsum("ri,rij,rj->r", gradients, moments, gradients)
+        changes = (np.expm1(moved) if is_curved else moved) @ weights
+        return changes, np.sqrt(np.maximum(variances, 0.0) * G / max(1, G - 1))
+
+
+def _counts(n_groups: int, seed: int) -> Iterator[Floats]:
+    """How often each group is drawn, [R, G]: once, and then in each of RESAMPLES resamples."""
+    rng, block = np.random.default_rng(seed), max(1, _BLOCK // n_groups)
+    even = np.full(n_groups, 1.0 / n_groups)
+    yield np.ones((1, n_groups))
+    for at in range(0, RESAMPLES, block):
+        size = min(block, RESAMPLES - at)
+        yield rng.multinomial(n_groups, even, size=size).astype(np.float64)
 
 
 def _scored(column: Column, clips: ClipValues) -> list[str]:
@@ -165,47 +392,3 @@ def _owners(keys: Sequence[str], groups: GroupOf) -> Owners:
     names = [groups.get(key, key) for key in keys]
     place = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return np.array([place[name] for name in names])
-
-
-def _aggregate(column: Column, clips: ClipValues, keys: Sequence[str], owners: Owners) -> Statistic:
-    """The column's value by how often each group is drawn; NaN over a denominator of 0."""
-    fields = [[clips[key][name] for key in keys] for name in column.fields]
-    above = np.array(fields[0], dtype=np.float64)
-    if column.aggregate == "median":
-        return lambda counts: column.scale * _weighted_medians(above, counts[:, owners])
-    below = np.array(fields[1], dtype=np.float64) if len(fields) == 2 else np.ones(len(keys))
-    sums = np.stack([np.bincount(owners, of) for of in (above, below)], axis=1)  # [G, 2]
-
-    def quotients(counts: Floats) -> Floats:
-        a, b = (counts @ sums).T
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            value = a / np.where(b == 0, np.nan, b)
-            if column.aggregate in ("exp_mean", "exp_ratio"):
-                value = np.exp(value)
-        scaled: Floats = value * column.scale
-        return scaled
-
-    return quotients
-
-
-def _weighted_medians(values: Floats, weights: Floats) -> Floats:
-    """The median of values [n] of which each counts weights [R, n] times, [R]."""
-    order = np.argsort(values)
-    reached = weights[:, order].cumsum(axis=1)
-    half = reached[:, -1:] / 2
-    low, high = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
-    medians: Floats = (values[order][low] + values[order][high]) / 2
-    return medians
-
-
-def _estimate(
-    value: float, draws: Floats, n: int, n_independent: int, level: float = 0.95
-) -> Estimate:
-    if not math.isfinite(value):
-        return Estimate(value=None, n=n, reason="the sums behind it are zero, infinite or NaN")
-    # A resample without a single denominator (all empty transcripts, say) has no value at all.
-    finite = draws[np.isfinite(draws)]
-    if n_independent < 2 or not finite.size:
-        return Estimate(value=value, n=n, reason="an interval needs two independent samples")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value=value, low=float(low), high=float(high), n=n)

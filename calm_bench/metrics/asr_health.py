@@ -14,6 +14,10 @@ from calm_bench.metrics.text import missing_text
 from calm_bench.types import Clip, Column, MetricResult
 
 
+def _share(name: str, label: str) -> Column:
+    return Column.of(name, label, "%", better=False, aggregate="share")
+
+
 class AsrHealth(Metric):
     """Share of clips whose transcript set off an alarm, any and each, and of empty ones."""
 
@@ -21,12 +25,9 @@ class AsrHealth(Metric):
     scope = "clip"
     needs: ClassVar[frozenset[Need]] = frozenset({"transcript"})
     columns = (
-        Column.of("flagged", "flagged transcripts", "%", better=False),
-        Column.of("empty", "empty transcripts", "%", better=False),
-        *(
-            Column.of(f"flag_{flag}", f"flag: {flag.replace('_', ' ')}", "%", better=False)
-            for flag in FLAGS
-        ),
+        _share("flagged", "flagged transcripts"),
+        _share("empty", "empty transcripts"),
+        *(_share(f"flag_{flag}", f"flag: {flag.replace('_', ' ')}") for flag in FLAGS),
     )
 
     @property

@@ -49,9 +49,9 @@ class DnsmosMetric(Metric):
     name = "dnsmos"
     scope = "clip"
     columns = (
-        Column.of("dnsmos", "DNSMOS", "MOS", better=True),
-        Column.of("dnsmos_sig", "DNSMOS signal", "MOS", better=True),
-        Column.of("dnsmos_bak", "DNSMOS background", "MOS", better=True),
+        Column.of("dnsmos", "DNSMOS", "MOS", better=True, near_normal=True),
+        Column.of("dnsmos_sig", "DNSMOS signal", "MOS", better=True, near_normal=True),
+        Column.of("dnsmos_bak", "DNSMOS background", "MOS", better=True, near_normal=True),
     )
 
     @property

@@ -36,14 +36,14 @@ CLIPPED_SHARE = 0.01
 ROLL_OFF = 0.95
 
 _WHOLE = (
-    Column.of("fades_out", "Fades out", "%", better=False),
-    Column.of("blows_up", "Blows up", "%", better=False),
-    Column.of("loudness_drift", "Loudness drift", "LU"),
-    Column.of("bandwidth_drift", "Bandwidth drift", "octaves"),
+    Column.of("fades_out", "Fades out", "%", better=False, aggregate="share"),
+    Column.of("blows_up", "Blows up", "%", better=False, aggregate="share"),
+    Column.of("loudness_drift", "Loudness drift", "LU", near_normal=True),
+    Column.of("bandwidth_drift", "Bandwidth drift", "octaves", near_normal=True),
     Column.of("offset", "Offset", "%"),
 )
-_LOUDNESS = Column.of("segment_loudness", "Loudness", "LUFS")
-_BANDWIDTH = Column.of("bandwidth", "Bandwidth", "Hz")
+_LOUDNESS = Column.of("segment_loudness", "Loudness", "LUFS", near_normal=True)
+_BANDWIDTH = Column.of("bandwidth", "Bandwidth", "Hz", near_normal=True)
 
 
 class DriftMetric(Metric):

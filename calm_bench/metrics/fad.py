@@ -189,7 +189,13 @@ class _Measured:
         )
 
 
-_FAD = Column.of("fad", "FAD", "", better=False, aggregate="set")
+_FAD = Column.of(
+    *("fad", "FAD", ""),
+    better=False,
+    aggregate="set",
+    note="FAD and its interval are about sets of this many clips, which make it greater than that "
+    "of all clips that there could be; FAD∞ estimates the latter",
+)
 
 
 class FadMetric(EmbeddingMetric):
@@ -270,7 +276,8 @@ class FadMetric(EmbeddingMetric):
         if not base and fad.low is not None:
             fad = replace(fad, low=max(fad.low, 0.0))
         if isinstance(found.limit, Limit):
-            fad_inf = student_interval(found.limit.value, found.deleted, n)
+            limit_without = found.deleted + (found.limit.value - found.value)
+            fad_inf = student_interval(found.limit.value, limit_without, n)
         else:
             fad_inf = Estimate(value=None, n=n, reason=found.limit)
         return {"fad": fad, "fad_inf": fad_inf}, counts

@@ -106,8 +106,8 @@ class FidelityMetric(_RoundTripMetric):
 
     name = "fidelity"
     columns = (
-        Column.of("si_sdr", "SI-SDR", "dB", better=True),
-        Column.of("mel_distance", "Mel distance", "dB", better=False),
+        Column.of("si_sdr", "SI-SDR", "dB", better=True, near_normal=True),
+        Column.of("mel_distance", "Mel distance", "dB", better=False, near_normal=True),
         Column.of("coverage", "Coverage", "%", better=True),
     )
 
@@ -128,7 +128,7 @@ class StoiMetric(_RoundTripMetric):
     """Short-time objective intelligibility of a round trip, 0 to 1, by pystoi."""
 
     name = "stoi"
-    columns = (Column.of("stoi", "STOI", "", better=True),)
+    columns = (Column.of("stoi", "STOI", "", better=True, near_normal=True),)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -152,7 +152,7 @@ class PesqMetric(_RoundTripMetric):
     """Wide-band PESQ of a round trip (mean opinion score, 1 to 4.6), by the package pesq."""
 
     name = "pesq"
-    columns = (Column.of("pesq", "PESQ", "MOS", better=True),)
+    columns = (Column.of("pesq", "PESQ", "MOS", better=True, near_normal=True),)
 
     @property
     def recipe(self) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ class LoudnessMetric(Metric):
     name = "loudness"
     scope = "clip"
     columns = (
-        Column.of("loudness", "Loudness", "LUFS"),
+        Column.of("loudness", "Loudness", "LUFS", near_normal=True),
         Column.of("silence_share", "Silence", "%"),
         Column.of("spectral_drift", "Drift", "dB", better=False),
     )

@@ -44,7 +44,7 @@ class WordErrorRate(Metric):
     columns = (
         _rate("wer", "WER", "wer_errors"),
         Column.of("wer_macro", "WER, mean of clips", "%", "wer_clip", better=False),
-        Column.of("wer_over_50", "clips with WER > 50 %", "%", better=False),
+        Column.of(*("wer_over_50", "clips with WER > 50 %", "%"), better=False, aggregate="share"),
         _rate("wer_within_50", "WER of the other clips", "wer_errors_50", "wer_words_50"),
         Column.of(
             *("wer_median", "WER, median clip", "%", "wer_clip"), better=False, aggregate="median"

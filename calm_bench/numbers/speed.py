@@ -6,7 +6,7 @@ not. A system is timed once for all temperatures, which change no shape and no c
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -257,7 +257,7 @@ def value_of(row: Row, name: str, unit: str, estimate: Estimate, recipe_id: str 
         metric=name,
         unit=unit,
         recipe_id=recipe_id,
-        **asdict(estimate),
+        **estimate.number,
     )
 
 
@@ -322,7 +322,14 @@ def typical(values: Sequence[float], *seed: str) -> Estimate:
 def _quotient(name: str, records: Sequence[LatencyRecord]) -> Estimate:
     """A quotient of sums over all rounds; rounds are what is resampled."""
     above, below, scale = _QUOTIENTS[name]
-    column = Column(name=name, label=name, aggregate="ratio", fields=("a", "b"), scale=scale)
+    column = Column(
+        name=name,
+        label=name,
+        aggregate="ratio",
+        fields=("a", "b"),
+        scale=scale,
+        near_normal=True,
+    )
     sums = {record.round: Sums.of(record) for record in records}
     values = {
         str(number): {"a": float(getattr(own, above)), "b": float(getattr(own, below))}

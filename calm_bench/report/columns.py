@@ -18,6 +18,8 @@ TEMPERATURE_KINDS = {
     "none": "",
 }
 TIMES = "×"
+MARK = "†"
+MARKED = f"{MARK} an interval of too few clips for its kind of number to hold 95 %"
 APART = "columns through different embeddings are not comparable with each other"
 
 
@@ -175,15 +177,19 @@ def signed(value: float, decimals: int) -> str:
 
 
 def interval_text(value: Value | Difference, decimals: int, *, sign: bool = False) -> str:
-    """What follows a value: " ± 1.2" if both sides round to one width, else " [low, high]"."""
+    """What follows a value: " ± 1.2" if both sides round to one width, else " [low, high]".
+
+    An interval of too few clips has a mark.
+    """
     if value.value is None or value.low is None or value.high is None:
         return ""
     below = plain_number(value.value - value.low, decimals)
     above = plain_number(value.high - value.value, decimals)
+    mark = MARK if value.marked else ""
     if below == above:
-        return f" ± {above}"
+        return f" ± {above}{mark}"
     show = signed if sign else plain_number
-    return f" [{show(value.low, decimals)}, {show(value.high, decimals)}]"
+    return f" [{show(value.low, decimals)}, {show(value.high, decimals)}]{mark}"
 
 
 def value_text(value: Value, column: Column, decimals: int) -> str:

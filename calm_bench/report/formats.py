@@ -30,6 +30,8 @@ _LATEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "→": r"$\to$",
+    "†": r"$\dagger$",
+    "∞": r"$\infty$",
     "√": r"$\surd$",
     "τ": r"$\tau$",
     "≤": r"$\leq$",
@@ -119,7 +121,7 @@ DRAWN = ("temperature", "temperature_kind", "text_temperature", "head_steps")
 
 
 def to_csv(results: Results) -> str:
-    """All numbers of the run, unrounded: per column value, low, high, n, reason and recipe."""
+    """All numbers of the run, unrounded: per column value, interval, n, reason and recipe."""
     from pandas import DataFrame, concat
 
     rows = results.cells
@@ -137,7 +139,7 @@ def to_csv(results: Results) -> str:
     for shown in shown_columns(results, everything=True):
         found = [shown.values.get(row.cell_id) for row in rows]
         columns[shown.key] = [getattr(value, "value", None) for value in found]
-        for part in ("low", "high", "n", "reason", "recipe_id"):
+        for part in ("low", "high", "n", "reason", "method", "marked", "recipe_id"):
             columns[f"{shown.key}_{part}"] = [getattr(value, part, None) for value in found]
     # Objects, because a column of integers with a gap would turn into floats.
     frame = DataFrame(columns, dtype=object)

@@ -12,6 +12,7 @@ from typing import Self
 
 from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.report.columns import (
+    MARKED,
     TEMPERATURE_KINDS,
     Shown,
     interval_text,
@@ -155,11 +156,21 @@ def main_table(results: Results) -> Table:
             _add_pool(table, results, group, drawn, columns)
     if pools:
         table.notes.append(TRAININGS)
-    if any(value.low is not None for shown in columns for value in shown.values.values()):
-        table.notes.append(INTERVALS)
+    _add_legend(table, [value for shown in columns for value in shown.values.values()])
+    about = dict.fromkeys(shown.column.note for shown in columns if any(shown.values))
+    table.notes.extend(filter(None, about))
     table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
     table.notes.extend(_weights(results))
     return table
+
+
+def _add_legend(table: Table, shown: Iterable[Value | Difference | None]) -> None:
+    """What intervals are, and what the mark beside some of them means."""
+    intervals = [value for value in shown if value is not None and value.low is not None]
+    if intervals:
+        table.notes.append(INTERVALS)
+    if any(value.marked for value in intervals):
+        table.notes.append(MARKED)
 
 
 def _weights(results: Results) -> list[str]:
@@ -290,10 +301,12 @@ def held_out_table(results: Results) -> Table:
     """Each system's held-out text loss and its paired difference; no rows where none is known."""
     headings = ("System", "loss ↓", "minus", "difference", "n")
     table = Table.of("Held-out text, nats per token", headings, left=("System", "minus"))
-    table.notes += [HELD_OUT, INTERVALS]
-    for shown in shown_columns(results, everything=True):
-        if shown.column.name == "text_nll":
-            _add_losses(table, results, shown)
+    table.notes.append(HELD_OUT)
+    losses = [s for s in shown_columns(results, everything=True) if s.column.name == "text_nll"]
+    for shown in losses:
+        _add_losses(table, results, shown)
+    gaps = [found for found in results.differences if found.metric == "text_nll"]
+    _add_legend(table, [*gaps, *(value for shown in losses for value in shown.values.values())])
     return table
 
 
@@ -363,7 +376,10 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
     table.keys = len(named)
     table.notes.append(PAIRED)
     last: tuple[str, ...] = ()
-    for a, b, difference, shown in _chosen(results, kind):
+    chosen = list(_chosen(results, kind))
+    if any(difference.marked for _, _, difference, _ in chosen):
+        table.notes.append(MARKED)
+    for a, b, difference, shown in chosen:
         names = naming(a, b)
         needed = "—" if difference.n_needed is None else str(difference.n_needed)
         fields = (shown.heading, _gap(table, difference, shown), str(difference.n), needed)

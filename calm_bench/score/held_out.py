@@ -36,11 +36,13 @@ TEXT_LOSS = (
         *("text_nll", "text NLL", "nats/token", "word_nats", "word_tokens"),
         better=False,
         aggregate="ratio",
+        near_normal=True,
     ),
     Column.of(
         *("text_stream_nll", "text stream NLL", "nats/frame", "stream_nats", "stream_tokens"),
         better=False,
         aggregate="ratio",
+        near_normal=True,
     ),
 )
 """Loss of the words' tokens, and of all tokens, PAD and EPAD (when to speak) included."""

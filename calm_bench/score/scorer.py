@@ -317,7 +317,7 @@ class Scorer:
             key = self._key("difference", metric, found.recipe, rows)
             kept = self._cache.read(key)
             if kept is not None:
-                found.differences[pair] = {k: Estimate(**v) for k, v in kept.items()}
+                found.differences[pair] = {k: Estimate.from_json(v) for k, v in kept.items()}
                 continue
             shared = list(self.clips.shared(pair, found.alike, once=True))
             clips, base = (self._given(metric, [both[i] for both in shared]) for i in (0, 1))

@@ -1,7 +1,7 @@
 """results.json from a run's records and scores: every number with interval, n, recipe or reason."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 
@@ -143,7 +143,7 @@ class _Numbers:
     def _difference(self, pair: Pair, column: Column) -> Difference:
         found = self._gap(pair, column)
         return Difference(
-            **asdict(found),
+            **found.number,
             cell_id=pair[0],
             baseline_cell_id=pair[1],
             metric=column.name,

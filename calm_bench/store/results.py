@@ -21,6 +21,8 @@ class _Number(StrictModel):
     high: float | None = None
     n: int = 0
     reason: str | None = None
+    method: str | None = Field(default=None, description="how the interval was made")
+    marked: bool = Field(default=False, description="too few clips for the interval's level")
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> Self:

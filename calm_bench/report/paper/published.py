@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
-from calm_bench.report.columns import TIMES, interval_text, plain_number
+from calm_bench.report.columns import MARKED, TIMES, interval_text, plain_number
 from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
@@ -315,6 +315,9 @@ class PaperTable:
                 cells = (self._cell(table, block, index, column) for column in columns)
                 table.add_row(*(texts.get(key, row.label) for key in keys), *cells)
             table.notes += block.notes
+        lines = [line for block in self.blocks for line in block.rows.values()]
+        if any(isinstance(x, Value) and x.marked for line in lines for x in line.values()):
+            table.notes.append(MARKED)
         if all(block.scale == "published" for block in self.blocks):
             table.notes.append(f"not measured in any stored run; {spec.command} measures it")
         return table
