@@ -13,13 +13,15 @@ from pydantic import (
     ValidationError,
 )
 
-from calm_bench.core import paths
+from calm_bench.core import files, paths
+from calm_bench.core.paths import FileName, RelativePath
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
-from calm_bench.seeds import content_hash, training_of
+from calm_bench.seeds import MAX_SEED, content_hash, training_of
 from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
+MAX_SECONDS = 600.0
 MAX_TEMPERATURE = 10.0  # a softmax is all but uniform, CALM's noise 3.2 times as wide as trained
 
 
@@ -31,6 +33,7 @@ def check_temperature(value: float) -> float:
 
 
 Temperature = Annotated[float, AfterValidator(check_temperature)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class WeightsSpec(StrictModel):
@@ -41,7 +44,7 @@ class WeightsSpec(StrictModel):
         steps: Of the training that made it.
     """
 
-    file: str = "weights.safetensors"
+    file: RelativePath = "weights.safetensors"
     sha256: str
     recipe: str | None = None
     steps: int | None = None
@@ -66,9 +69,9 @@ class ModelConfig(StrictModel):
     architecture: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsSpec | None = None
-    trainings: dict[int, WeightsSpec] = Field(default_factory=dict)
+    trainings: dict[Seed, WeightsSpec] = Field(default_factory=dict)
     release: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def own_seed(self) -> int:
@@ -83,7 +86,7 @@ class PromptSpec(StrictModel):
     [word, start, end] in seconds; None where the text is unknown.
     """
 
-    id: str
+    id: FileName
     audio: str
     sha256: str
     group: str | None = Field(default=None, description="the recording of which several were cut")
@@ -147,16 +150,16 @@ class BenchmarkSpec(StrictModel):
         segment_seconds: Length of the stretches that metrics over time compare.
     """
 
-    name: str
+    name: FileName
     version: int
     description: str
     systems: tuple[SystemRow, ...]
     references: tuple[str, ...] = ("reference", "silence")
     codecs: Codecs = Field(default_factory=dict)
     temperatures: tuple[Temperature, ...] = (1.0,)
-    prompt_seconds: float = Field(gt=0)
-    seconds: float = Field(gt=0)
-    prompts: str = Field(description="JSON lines of PromptSpec, below the benchmarks folder")
+    prompt_seconds: float = Field(gt=0, le=MAX_SECONDS)
+    seconds: float = Field(gt=0, le=MAX_SECONDS)
+    prompts: RelativePath = Field(description="JSON lines of PromptSpec, below the file's folder")
     default_prompts: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
     metrics: tuple[str, ...] = ()
@@ -173,19 +176,55 @@ NO_BENCHMARKS = frozenset({"claims", "peers", "published", "speed", "speed_basel
 """What else lies there: what the paper claims and printed, what is timed, what `check` keeps to."""
 
 
+_MOST_NODES = 100_000
+_DEEPEST = 100
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what its aliases make larger than a file can be, before it is made."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        _size(node, {}, 0)
+        return super().construct_document(node)
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """How many values a node holds, aliases written out."""
+    if depth > _DEEPEST:
+        raise yaml.YAMLError(f"more than {_DEEPEST} levels deep, or an alias of what holds it")
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        known[id(node)] = 1 + sum(_size(part, known, depth + 1) for part in parts)
+        if known[id(node)] > _MOST_NODES:
+            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values, aliases written out")
+    return known[id(node)]
+
+
+def yaml_value(text: str, where: object) -> Any:
+    """What a text of YAML says.
+
+    Raises:
+        InputError: If it is none, has no end, or holds a number of thousands of digits.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        at = where if line is None else f"{where}:{line + 1}"
+        raise InputError(f"{at}: not valid YAML: {str(error).splitlines()[0]}") from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
         InputError: If the file is missing, is not YAML or is not a mapping.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise InputError(f"{path}:{line}: not valid YAML: {str(error).splitlines()[0]}") from error
+    data = yaml_value(files.read_text(path), path)
     if not isinstance(data, dict):
         raise InputError(f"{path} must hold a mapping of names to values")
     return data

@@ -4,6 +4,7 @@ The same command finds the same folder and goes on: finished batches, rounds and
 a kill costs the batch in flight and nothing else.
 """
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -15,15 +16,18 @@ from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
+from calm_bench.core.recordings import few
 from calm_bench.data.prompts import PromptsAt, PromptShelf
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generate.clips import Studio
 from calm_bench.generate.codec_check import check_codecs
+from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.pairs import compared_rows
+from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.plan.plan import Plan
 from calm_bench.plan.rows import opened_as, with_temperature_kind
 from calm_bench.score.clips import Clips
-from calm_bench.score.held_out import HeldOut, held_out_scores
+from calm_bench.score.held_out import TEXT_LOSS, HeldOut, held_out_scores
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Outcome, finish, summarise_benchmark
 from calm_bench.speed.tidy import tidy
@@ -31,6 +35,7 @@ from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.speed.timing import measure_plan, missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row, TrialRecord
+from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
 
@@ -54,6 +59,9 @@ def find_run(name: str) -> Path:
     for folder in _places(name):
         if RunStore(folder).holds_run:
             return folder
+    if any((folder / "manifest.json").exists() for folder in _places(name)):
+        there = next(f for f in _places(name) if (f / "manifest.json").exists())
+        RunStore(there).read_manifest()  # says what is wrong with it
     if Path(name).exists():
         raise InputError(f"{name} is no run: a run's folder holds manifest.json")
     if len(Path(name).parts) > 1:
@@ -92,7 +100,7 @@ def run(
     _check_precisions(plan, device)
     rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(run_folder(plan, out))
-    with store.opened(plan.weights, fresh=fresh):
+    with store.opened(plan.run_id, plan.weights, fresh=fresh):
         plan = check_codecs(plan, store)
         wanted = _manifest_of(
             plan,
@@ -106,7 +114,8 @@ def run(
             unusable=list(plan.unusable),
         )
         # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
-        manifest = store.begin(wanted).model_copy(update={"options": wanted.options})
+        manifest = store.begin(wanted, fresh=fresh)
+        manifest = manifest.model_copy(update={"options": wanted.options})
         known = store.read(CodecCheck)
         store.append(*(check for check in plan.checks if check not in known))
         _make(plan, store, device)
@@ -121,11 +130,12 @@ def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequen
     """
     rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(run_folder(plan, out))
-    with store.opened(plan.weights, fresh=fresh):
+    with store.opened(plan.run_id, plan.weights, fresh=fresh):
         asked = {
             name: getattr(plan, name).model_dump(mode="json") for name in ("request", "setting")
         }
-        manifest = store.begin(_manifest_of(plan, rows, plan.request.device, command, **asked))
+        wanted = _manifest_of(plan, rows, plan.request.device, command, **asked)
+        manifest = store.begin(wanted, fresh=fresh)
         measure_plan(plan, store)
         return finish(store, manifest, tidy(plan, rows, store))
 
@@ -219,11 +229,50 @@ def score_run(folder: Path) -> Outcome:
             "again; `calm-bench report` shows what was found in them"
         )
     with store.lock():
+        _refuse_lost_trials(manifest, store)
         kept = dict(manifest.options["spec"])
         kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it
         spec = parse(BenchmarkSpec, kept, where)
         rows = [parse(Row, row, where) for row in manifest.options["cells"]]
         return _finish(spec, manifest, rows, store, Models())
+
+
+def _refuse_lost_trials(manifest: Manifest, store: RunStore) -> None:
+    """Refuse to score a finished run anew that has lost the records of some of its clips."""
+    options, n = manifest.options, len(store.read(TrialRecord))
+    wanted = (
+        len(options.get("cells", ())) * len(options.get("prompts", ())) * options.get("seeds", 1)
+    )
+    if manifest.status != "running" and n < wanted:
+        raise InputError(
+            f"{store.root / TrialRecord.file} has {n} of {wanted} clips: restore it, or make the "
+            f"lost ones again: {shlex.join(manifest.command)}"
+        )
+
+
+_MADE_BY_RUNS = {column.name for column in (*SPEED_COLUMNS, *TEXT_LOSS, BITS_PER_SECOND)}
+"""Columns of what clips alone do not tell."""
+
+
+def _refuse_lost(manifest: Manifest, store: RunStore, results: Results) -> None:
+    """Refuse to take back numbers of a run that scoring could not give again.
+
+    Raises:
+        InputError: If the run's records know less of them than its results do.
+    """
+    if not (store.root / "results.json").is_file():
+        return
+    known, found = (
+        {(v.cell_id, v.metric): v.n for v in rows if v.value is not None}
+        for rows in (store.read_results().rows, results.rows)
+    )
+    lost = [key for key, n in known.items() if key[1] in _MADE_BY_RUNS and found.get(key, 0) < n]
+    if lost:
+        names = few(sorted({f"{metric} of {row}" for row, metric in lost}))
+        raise InputError(
+            f"{store.root} has lost what only its run can tell ({names}): restore its records, or "
+            f"make them again: {shlex.join(manifest.command)} --fresh"
+        )
 
 
 def _finish(
@@ -233,4 +282,5 @@ def _finish(
     scorer = Scorer(rows, Clips.of_run(rows, store), store, Setting.of(spec))
     scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
     results = summarise_benchmark(spec, manifest, scorer, scores, pairs)
+    _refuse_lost(manifest, store, results)
     return finish(store, manifest.scored_by(code_hashes()), results)

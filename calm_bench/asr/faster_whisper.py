@@ -1,6 +1,5 @@
 """Whisper by CTranslate2: one greedy pass over each window, another where it heard too little."""
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -22,7 +21,8 @@ from calm_bench.asr.recognizer import (
     join_pieces,
     unheard_seconds,
 )
-from calm_bench.core.paths import installed
+from calm_bench.core.files import json_value
+from calm_bench.core.paths import expanded, installed
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
@@ -55,7 +55,7 @@ class FasterWhisperRecognizer(Recognizer):
         Raises:
             InputError: If there are none, or they know English alone and listen to something else.
         """
-        folder = Path(self.weights).expanduser() if self.weights else _bundled_weights()
+        folder = expanded(self.weights, "weights") if self.weights else _bundled_weights()
         if not folder.is_dir():
             folder = _hub_weights(self.weights)
         if not (folder / "model.bin").is_file():
@@ -178,7 +178,9 @@ def _knows_english_alone(folder: Path) -> bool:
     if listed.is_file():
         return len(listed.read_bytes().splitlines()) < _MULTILINGUAL_VOCABULARY
     listed = folder / "vocabulary.json"
-    return listed.is_file() and len(json.loads(listed.read_bytes())) < _MULTILINGUAL_VOCABULARY
+    if not listed.is_file():
+        return False
+    return len(json_value(listed.read_bytes(), listed)) < _MULTILINGUAL_VOCABULARY
 
 
 def _bundled_weights() -> Path:

@@ -275,8 +275,7 @@ class Transcripts:
 
     def get(self, audio_id: str) -> Transcript | None:
         """What was heard in this audio, or None if it never was."""
-        kept = self._cache.read(self._key(audio_id))
-        return None if kept is None else _TRANSCRIPT.validate_python(kept)
+        return self._cache.read(self._key(audio_id), _TRANSCRIPT.validate_python)
 
     def keep(self, audio_id: str, heard: Transcript) -> Transcript:
         """From now on this was heard in this audio."""

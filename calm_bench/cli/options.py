@@ -67,9 +67,6 @@ def precision(value: str) -> str:
     return choice(value, get_args(Precision), "precision")
 
 
-MAX_SECONDS = 600.0
-
-
 def one_of(what: str, *known: str) -> Callable[[str], str]:
     """A parser that takes these words alone."""
     return lambda value: choice(value, known, what)
@@ -94,6 +91,8 @@ def _number(value: str, what: str) -> float:
 
 
 def _seconds(value: str) -> float:
+    from calm_bench.config import MAX_SECONDS
+
     number = _number(value, "length: give seconds, as in 30")
     if not 0 < number <= MAX_SECONDS:
         raise InputError(f"clips last more than 0 and at most {MAX_SECONDS:g} s, not {value} s")
@@ -287,7 +286,9 @@ def _text_temperature(value: str) -> float | None:
 
 
 def _path(value: str) -> Path:
-    path = Path(value).expanduser()
+    from calm_bench.core.paths import expanded
+
+    path = expanded(value, "--prompt-audio")
     if not path.exists():
         raise InputError(f"{value} does not exist")
     return path
@@ -362,6 +363,7 @@ Seeds = Annotated[
     int,
     typer.Option(
         min=1,
+        max=1000,
         metavar="N",
         help="Draws per prompt and row. Intervals resample prompts, so more prompts help more.",
     ),

@@ -155,6 +155,13 @@ class BenchGroup(TyperGroup):
         super().__init__(**settings)
         _let_flow(self)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take words that any file and terminal takes."""
+        for word in args:
+            if not word.isascii() and word != word.encode(errors="replace").decode():
+                raise typer.BadParameter(f"{word!a} is no UTF-8 text: rename it")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
@@ -168,12 +175,23 @@ class BenchGroup(TyperGroup):
         except Exception as error:
             if _is_typers(error):
                 raise
+            if isinstance(error, OSError | MemoryError):
+                say(f"error: {_refusal(error)}", style="bold red")
+                raise typer.Exit(BenchError.exit_code) from error
             say(
                 f"error: {describe(error)} (calm-bench did not expect this; with BENCH_DEBUG=1 the "
                 "command shows where it came from)",
                 style="bold red",
             )
             raise typer.Exit(UNEXPECTED) from error
+
+
+def _refusal(error: OSError | MemoryError) -> str:
+    """What the machine refused: it is no error of the program, and whoever uses it can mend it."""
+    said = describe(error)
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({said})"
+    return f"{error.filename}: {error.strerror}" if error.filename else said
 
 
 def _let_flow(command: Any) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
 from calm_bench.config import ModelConfig, Models, parse
+from calm_bench.core.audio import file_mark
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import content_hash, file_hash
 
@@ -57,6 +58,7 @@ def fill_weights(
         raise WeightsError(
             f"{path} is missing: check the checkout, or run `calm-bench train {folder.name}`"
         )
+    before = file_mark(path)
     found = file_hash(path)
     if found != config.weights.sha256:
         raise WeightsError(
@@ -75,6 +77,8 @@ def fill_weights(
         raise WeightsError(
             f"{path} does not fit the architecture of config.yaml: {line}"
         ) from error
+    if file_mark(path) != before:
+        raise WeightsError(f"{path} changed while it was read: repeat the command")
     return found
 
 

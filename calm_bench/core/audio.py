@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from calm_bench.core.files import replace
 from calm_bench.errors import InputError, describe
+from calm_bench.seeds import file_hash
 from calm_bench.types import SamplesHash, Wave, samples_hash
 
 RESAMPLER = "soxr-VHQ"
@@ -170,6 +171,33 @@ def readable(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else describe(error)
         raise InputError(f"{path} cannot be read: {reason}") from error
+
+
+FileMark = tuple[int, ...]
+
+
+def file_mark(path: Path) -> FileMark:
+    """What tells a file from one that lies in its place later, or is changed: nothing is read."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+
+
+@contextmanager
+def same_file(path: Path, sha256: str, otherwise: str) -> Iterator[None]:
+    """Whatever is read of a file inside is of the file that has this hash.
+
+    Raises:
+        InputError: If it has another one, which `otherwise` explains, or changes meanwhile; or if
+            it cannot be read.
+    """
+    with readable(path):
+        before = file_mark(path)
+        found = file_hash(path)
+        if found != sha256:
+            raise InputError(f"{path} has sha256 {found[:12]}…, not {sha256[:12]}…: {otherwise}")
+        yield
+        if file_mark(path) != before:
+            raise InputError(f"{path} changed while it was read: repeat the command")
 
 
 @contextmanager

@@ -5,15 +5,17 @@ import json
 import logging
 import os
 import re
+import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from calm_bench.errors import BenchError, InputError
+from calm_bench.seeds import content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +69,11 @@ def committed_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
 
-def text_lines(path: Path, *, blank: bool = False) -> list[tuple[int, str]]:
-    r"""The lines of a UTF-8 file, each with its number; blank ones only if asked for.
-
-    A line ends at "\n" and nowhere else (a "\r" before it is dropped): U+2028, U+0085 and the
-    others at which `str.splitlines` cuts may stand inside a text.
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file.
 
     Raises:
-        InputError: If the file cannot be read, or not as UTF-8.
+        InputError: If the file cannot be read, or not as text in UTF-8.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -84,8 +83,69 @@ def text_lines(path: Path, *, blank: bool = False) -> list[tuple[int, str]]:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at {error.start}") from error
     if "\0" in text:
         raise InputError(f"{path} is not text: it holds zero bytes")
-    lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
+    return text
+
+
+def text_lines(path: Path, *, blank: bool = False) -> list[tuple[int, str]]:
+    r"""The lines of a UTF-8 file, each with its number; blank ones only if asked for.
+
+    A line ends at "\n" and nowhere else (a "\r" before it is dropped): U+2028, U+0085 and the
+    others at which `str.splitlines` cuts may stand inside a text.
+
+    Raises:
+        InputError: As `read_text`.
+    """
+    lines = enumerate((line.removesuffix("\r") for line in read_text(path).split("\n")), 1)
     return [(number, line) for number, line in lines if blank or line.strip()]
+
+
+def json_value(data: bytes | str, where: object) -> Any:
+    """What a text of JSON says.
+
+    Raises:
+        InputError: If it is none, nests too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON: {error}") from error
+
+
+_SEAL = re.compile(rb',\s*"check":\s*"([0-9a-f]{16})"\s*\}\s*')
+
+
+def sealed(body: bytes, about: str = "") -> bytes:
+    """A JSON object with one more field at its end: a checksum of the others.
+
+    Args:
+        body: The object, which has at least one field.
+        about: What else the checksum is of, as the name that the object is kept under.
+    """
+    start = body.rstrip().removesuffix(b"}").rstrip()
+    return b'%b,"check":"%b"}' % (start, content_hash(about, start).encode())
+
+
+def unsealed(data: bytes, where: object, about: str = "", *, always: bool = False) -> bytes:
+    """What was `sealed`, without its checksum.
+
+    Args:
+        data: A JSON object.
+        where: What the object is called where it is refused.
+        about: As it was sealed.
+        always: Whether one without a checksum, as older versions wrote them, is refused, too.
+
+    Raises:
+        InputError: If the object is not what was written.
+    """
+    found = _SEAL.search(data, max(0, len(data) - 64))
+    if found is None or found.end() < len(data):
+        if always:
+            raise InputError(f"{where} has no checksum")
+        return data
+    start = data[: found.start()]
+    if found[1].decode() != content_hash(about, start):
+        raise InputError(f"{where}: the checksum does not fit: it was changed or is damaged")
+    return start + b"}"
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -96,10 +156,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     for number, text in text_lines(path):
         where = f"{path}:{number}"
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not JSON: {error}") from error
+        value = json_value(text, where)
         if not isinstance(value, dict):
             raise InputError(f"{where}: not an object: {text.strip()[:40]!r}")
         if re.search(r"\\u(0000|d[89a-f])", text, re.IGNORECASE):
@@ -117,25 +174,79 @@ def _check_characters(value: Any, where: str) -> None:
         raise InputError(f"{where}: a text holds a zero character")
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Replace a file, in a folder that is made for it: write beside it, sync, rename over it.
+_TEMPORARY = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})-\d+\.unfinished")
+_PROCESS = secrets.token_hex(4)  # beside its number, which a later process may have
+_COUNTER = count()
+
+
+@contextmanager
+def replacing(path: Path, beside: Path | None = None) -> Iterator[BinaryIO]:
+    """Open what takes a file's place once it is whole and synced; its folder is made.
+
+    Args:
+        path: The file that is made or replaced, with the user's ordinary permissions.
+        beside: The folder that it grows in, on the same disk; None for its own.
 
     Raises:
         InputError: If the disk is full or not writable; the old file stays.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
+        folder = path.parent if beside is None else beside
+        for place in {path.parent, folder}:
+            place.mkdir(parents=True, exist_ok=True)
+        mark = f"{os.getpid()}-{_PROCESS}-{next(_COUNTER)}"
+        temporary = folder / f".{path.name[:50]}.{mark}.unfinished"
         try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                _write_all(file, data)
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def replace(path: Path, data: bytes, beside: Path | None = None) -> None:
+    """Replace a file, or make it, as `replacing` does.
+
+    Raises:
+        InputError: If the disk is full or not writable; the old file stays.
+    """
+    with replacing(path, beside) as file:
+        _write_all(file, data)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is one that was to take another's place, by its name."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files below a folder that a killed process had begun and not finished.
+
+    Raises:
+        InputError: If one cannot be removed.
+    """
+    for path in folder.rglob(".*.unfinished"):
+        made = _TEMPORARY.fullmatch(path.name)
+        if made and not _is_at_work(int(made[1]), made[2]):
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_at_work(pid: int, process: str) -> bool:
+    if pid == os.getpid():
+        return process == _PROCESS
+    if sys.platform == "win32":  # where signal 0 ends a process
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager

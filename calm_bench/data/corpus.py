@@ -1,25 +1,28 @@
 """What a corpus is on disk: manifest.jsonl, a line per recording, and corpus.json about all."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from calm_bench.config import parse
 from calm_bench.core import paths
-from calm_bench.core.audio import read_audio
-from calm_bench.core.files import disk_errors, json_lines, locked, replace
+from calm_bench.core.audio import read_audio, same_file
+from calm_bench.core.files import disk_errors, json_lines, json_value, locked, replace, sweep
+from calm_bench.core.paths import FileName, check_relative
 from calm_bench.errors import InputError
-from calm_bench.seeds import file_hash
 from calm_bench.types import StrictModel, Wave, WordTimes
 
 Split = Literal["train", "validation", "test"]
 CorpusKind = Literal["speech", "music", "folder"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def _check_audio(name: str) -> str:
+    return name if Path(name).is_absolute() and "\0" not in name else check_relative(name)
 
 
 class Item(StrictModel):
@@ -33,9 +36,9 @@ class Item(StrictModel):
     its score, or the recording itself, was had.
     """
 
-    id: str
+    id: FileName
     split: Split
-    audio: str
+    audio: Annotated[str, AfterValidator(_check_audio)]
     sample_rate: int
     channels: int
     seconds: float
@@ -68,15 +71,12 @@ class Item(StrictModel):
             InputError: If the file can no longer be read, or is not the one that was listed.
         """
         path = corpus / self.audio
-        if path.is_file() and file_hash(path) != self.sha256:
-            raise InputError(
-                f"{path} was changed since {corpus / 'manifest.jsonl'} was written: repeat "
-                "`calm-bench data`"
-            )
         if seconds is None and self.offset is not None:
             seconds = self.seconds - start
         begin = (self.offset or 0.0) + start
-        return read_audio(path, sample_rate, start=begin, seconds=seconds)
+        repeat = f"it was changed since {corpus / 'manifest.jsonl'} was written: repeat the command"
+        with same_file(path, self.sha256, repeat):
+            return read_audio(path, sample_rate, start=begin, seconds=seconds)
 
 
 class Skipped(StrictModel):
@@ -120,6 +120,7 @@ def working_on(folder: Path, *inside: str) -> Iterator[None]:
         for path in (folder, *(folder / name for name in inside)):
             path.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
+        sweep(folder)
         yield
 
 
@@ -181,13 +182,14 @@ def read_card(folder: Path) -> CorpusCard:
     """
     path = folder / "corpus.json"
     try:
-        card = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"{folder} holds no corpus.json: make it with `calm-bench data`"
         ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    card = json_value(data, path)
+    if not isinstance(card, dict):
+        raise InputError(f"{path} is damaged: it holds no object")
     return parse(CorpusCard, card, str(path))
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import load_recognizer
+from calm_bench.config import parse
 from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
 from calm_bench.core.code import computed_by
-from calm_bench.core.files import append_lines, committed_lines
+from calm_bench.core.files import append_lines, committed_lines, json_value, sealed, unsealed
+from calm_bench.core.paths import expanded
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
@@ -23,7 +25,7 @@ from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.types import TimedWord, WordTimes, timed
+from calm_bench.types import StrictModel, TimedWord, WordTimes, timed
 
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
@@ -70,8 +72,8 @@ def make_folder(
         InputError: If the source cannot be read as what it is, or nothing in it can be used.
         BenchError: If another process is working on the corpus.
     """
-    options = options or FolderOptions()
-    listed = find_recordings(source.expanduser().resolve(), options.layout, options.group_by)
+    options, source = options or FolderOptions(), expanded(source, "the source")
+    listed = find_recordings(source.resolve(), options.layout, options.group_by)
     candidates = listed.recordings
     if options.transcribe is not None:
         refuse_other_languages(candidates, options.transcribe)
@@ -134,15 +136,29 @@ class Inspected:
         return round(self.sound.n_samples / self.sound.sample_rate, 4)
 
 
+class _Answer(StrictModel):
+    """A line of a journal."""
+
+    key: str
+    value: Any
+
+
 class Journal:
     """Answers that were dear to get, one JSON line each, so that a killed command keeps them."""
 
     def __init__(self, path: Path) -> None:
-        """Read what an earlier start has written; a torn last line is dropped."""
+        """Read what an earlier start has written; a torn last line is dropped.
+
+        Raises:
+            InputError: If another line is damaged.
+        """
         self.path = path
         self._lock = threading.Lock()
-        records = [json.loads(line) for line in committed_lines(path)]
-        self._known: dict[str, Any] = {record["key"]: record["value"] for record in records}
+        self._known: dict[str, Any] = {}
+        for number, line in enumerate(committed_lines(path), 1):
+            where = f"{path}:{number}"
+            record = parse(_Answer, json_value(unsealed(line, where), where), where)
+            self._known[record.key] = record.value
 
     def get(self, key: str) -> Any | None:
         """The answer under a key, None if there is none."""
@@ -150,9 +166,9 @@ class Journal:
 
     def put(self, key: str, value: Any) -> None:
         """Keep an answer."""
-        line = json.dumps({"key": key, "value": value}, ensure_ascii=False)
+        line = json.dumps({"key": key, "value": value}, ensure_ascii=False).encode()
         with self._lock:
-            append_lines(self.path, f"{line}\n".encode())
+            append_lines(self.path, sealed(line) + b"\n")
             self._known[key] = value
 
 

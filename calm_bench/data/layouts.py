@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from calm_bench.asr import load_recognizer
 from calm_bench.config import parse
 from calm_bench.core.files import json_lines, text_lines
+from calm_bench.core.paths import expanded
 from calm_bench.core.recordings import few, list_recordings
 from calm_bench.data.alignment import check_times
 from calm_bench.data.corpus import Split
@@ -124,7 +125,7 @@ def _manifest(source: Source) -> Iterator[Candidate]:
             given = line.text_source == "given"
             yield Candidate(
                 id=line.id or _id(line.audio, path),
-                path=path.parent / Path(line.audio).expanduser(),
+                path=path.parent / expanded(line.audio, where),
                 start=line.offset,
                 seconds=line.seconds if line.offset is not None else None,
                 text=line.text if given else None,
@@ -158,7 +159,7 @@ def _nemo(source: Source) -> Iterator[Candidate]:
             name = _id(line.audio_filepath, path)
             yield Candidate(
                 id=f"{name}-{line.offset:g}" if line.offset else name,
-                path=path.parent / Path(line.audio_filepath).expanduser(),
+                path=path.parent / expanded(line.audio_filepath, where),
                 start=(line.offset or 0.0) if stretch else None,
                 seconds=line.duration,
                 text=(line.text or "").strip() or None,

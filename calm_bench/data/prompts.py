@@ -11,11 +11,10 @@ from calm_bench.asr import Recognizer, load_recognizer
 from calm_bench.asr.recognizer import hear
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.core import paths
-from calm_bench.core.audio import read_audio, resample
+from calm_bench.core.audio import read_audio, resample, same_file
 from calm_bench.core.files import json_lines
 from calm_bench.data.alignment import align_text, check_times, spread_text
 from calm_bench.errors import BenchError, InputError
-from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave, timed
 
 
@@ -84,13 +83,8 @@ def load_prompt(
     path = paths.inside(root, prompt.audio)
     if not path.is_file():
         raise InputError(f"prompt {prompt.id}: {path} does not exist")
-    found = file_hash(path)
-    if found != prompt.sha256:
-        raise InputError(
-            f"prompt {prompt.id}: {path} has sha256 {found[:12]}…, not {prompt.sha256[:12]}…: "
-            "it was changed or is damaged"
-        )
-    wave, rate = read_audio(path, sample_rate, seconds=spec.seconds)
+    with same_file(path, prompt.sha256, f"prompt {prompt.id} was changed or is damaged"):
+        wave, rate = read_audio(path, sample_rate, seconds=spec.seconds)
     if len(wave) < round(spec.prompt_seconds * rate):
         raise InputError(
             f"prompt {prompt.id}: {path} lasts {len(wave) / rate:.2f} s, "
@@ -138,7 +132,9 @@ class PromptShelf:
 
     def _timed(self, prompt: PromptSpec, loaded: LoadedPrompt) -> LoadedPrompt:
         """The prompt with its text, which is of the whole recording, timed by what is heard."""
-        wave, rate = read_audio(paths.inside(self.root, prompt.audio))
+        path = paths.inside(self.root, prompt.audio)
+        with same_file(path, prompt.sha256, f"prompt {prompt.id} was changed or is damaged"):
+            wave, rate = read_audio(path)
         text, seconds = str(prompt.text), len(wave) / rate
         try:
             heard = hear(wave, rate, self._recognizer) if self.spec.asr else None

@@ -9,25 +9,33 @@ In such a file many arrays lie end to end, appended one by one; who was killed g
 T is an array's own length; a trailing width is common to all of them.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from calm_bench.core.audio import RESAMPLER, from_int16, to_int16
-from calm_bench.core.files import committed_lines, disk_errors, locked, replace
+from calm_bench.core.files import (
+    committed_lines,
+    disk_errors,
+    locked,
+    replace,
+    sealed,
+    sweep,
+    unsealed,
+)
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash
-from calm_bench.types import Wave
+from calm_bench.types import StrictModel, Wave, problem
 
 Encode = Callable[[Wave], NDArray[Any]]
 """Audio [S] to latents [T, C] (kept as float16) or codes [T, K] (kept as int16), time first."""
@@ -54,6 +62,17 @@ class PackedArrays:
         return self.data[self.edges[index] : self.edges[index + 1]]
 
 
+class _Header(StrictModel):
+    """What a finished file holds: how numbers are written, and the arrays' width and lengths."""
+
+    dtype: Literal["<i2", "<f2"]
+    width: int | None = Field(ge=1)
+    lengths: list[Annotated[int, Field(ge=0)]]
+
+
+_SHAPE = TypeAdapter(Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)])
+
+
 def _header(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
@@ -71,8 +90,13 @@ def open_packed(path: Path) -> PackedArrays:
     """
     if not is_packed(path):
         raise InputError(f"{path} was not prepared, or not to its end")
-    header = json.loads(_header(path).read_bytes())
-    dtype, width, lengths = np.dtype(header["dtype"]), header["width"], header["lengths"]
+    where = _header(path)
+    try:
+        header = _Header.model_validate_json(unsealed(where.read_bytes(), where))
+    except (InputError, ValidationError) as error:
+        said = problem(error) if isinstance(error, ValidationError) else error
+        raise InputError(f"{where} is damaged ({said}): delete {path.parent}") from error
+    dtype, width, lengths = np.dtype(header.dtype), header.width, header.lengths
     edges = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     shape = (int(edges[-1]),) if width is None else (int(edges[-1]), width)
     expected = math.prod(shape) * dtype.itemsize
@@ -102,7 +126,11 @@ class Packer:
 
     def _finished(self) -> list[list[int]]:
         """Shapes of the arrays that are whole on disk: each is logged after its samples."""
-        shapes: list[list[int]] = [json.loads(line) for line in committed_lines(self._log)]
+        try:
+            lines = committed_lines(self._log)
+            shapes = [_SHAPE.validate_json(line, strict=True) for line in lines]
+        except ValidationError as error:
+            raise InputError(f"{self._log} is damaged: delete {self.path.parent}") from error
         size = self._data.stat().st_size if self._data.is_file() else 0
         while shapes and self._size(shapes) > size:
             shapes.pop()
@@ -111,7 +139,7 @@ class Packer:
     def __enter__(self) -> "Packer":
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._log.write_text("".join(f"{shape}\n" for shape in self._shapes))
+            replace(self._log, "".join(f"{shape}\n" for shape in self._shapes).encode())
             self._data.touch()
             self._out = self._data.open("r+b", buffering=0)
             self._out.truncate(self._size(self._shapes))
@@ -144,8 +172,8 @@ class Packer:
             self._data.replace(self.path)
         width = self._shapes[0][1] if self._shapes and len(self._shapes[0]) > 1 else None
         lengths = [shape[0] for shape in self._shapes]
-        header = {"dtype": self.dtype.str, "width": width, "lengths": lengths}
-        replace(_header(self.path), json.dumps(header).encode())
+        header = _Header(dtype=self.dtype.str, width=width, lengths=lengths)
+        replace(_header(self.path), sealed(header.model_dump_json().encode()))
         self._log.unlink()
         return open_packed(self.path)
 
@@ -196,6 +224,7 @@ def prepare(corpus: Path, sample_rate: int, split: Split = "train") -> Shards:
         (corpus / "shards").mkdir(exist_ok=True)
     prepared: dict[Split, Shards] = {}
     with locked(corpus / "shards" / ".lock", wait=True):
+        sweep(corpus / "shards")
         for name in SPLITS:
             if items := [item for item in every if item.split == name]:
                 prepared[name] = _prepare_split(corpus, name, items, sample_rate)

@@ -85,7 +85,7 @@ class ClipEmbedder:
             if clip.clip_id not in notes
         }
         known = {key: self.store.read(key) for key in set(keys.values())}
-        found = {key: vectors for key, vectors in known.items() if vectors is not None}
+        found = {key: v for key, v in known.items() if v is not None and self._fit(v)}
         wanted = known.keys() - found.keys()
         missing = {keys[c.clip_id]: c for c in clips if keys.get(c.clip_id) in wanted}
         for key, vectors in self._compute(missing):
@@ -121,10 +121,14 @@ class ClipEmbedder:
         return np.array_split(wave, max(1, -(-len(wave) // longest)))
 
     def _checked(self, vectors: Vectors) -> Vectors:
-        _, E = vectors.shape
-        if self.embedding.dim != E or not np.isfinite(vectors).all():
+        if not self._fit(vectors):
             raise ValueError(
                 f"{self.embedding.name} gave {vectors.shape} vectors, "
                 f"which must be finite and {self.embedding.dim} wide"
             )
         return vectors
+
+    def _fit(self, vectors: Vectors) -> bool:
+        """Whether vectors are [N, E], finite and as wide as the embedding's."""
+        wide = vectors.ndim == 2 and vectors.shape[1] == self.embedding.dim
+        return wide and bool(np.isfinite(vectors).all())

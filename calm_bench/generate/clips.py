@@ -8,27 +8,28 @@ clip.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calm_bench.config import Models
+from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.audio import audio_hash, resample, write_flac
 from calm_bench.core.progress import stage
+from calm_bench.core.sounds import sounds_of
 from calm_bench.data.prompts import LoadedPrompt, PromptsAt, PromptShelf
-from calm_bench.errors import BenchError
+from calm_bench.errors import BenchError, InputError
 from calm_bench.generate.noise import noise_like
-from calm_bench.metrics.fidelity import BITS_PER_SECOND, bit_rate
+from calm_bench.metrics.fidelity import bit_rate
 from calm_bench.plan.plan import Batch, Plan, Trial
 from calm_bench.plan.rows import sampling_of
-from calm_bench.seeds import content_hash
-from calm_bench.store.records import Row, RowScore, TrialRecord, row_title, swept
+from calm_bench.store.records import Row, TrialRecord, row_title, swept
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid, system_prompt
-from calm_bench.types import TimedWord, Wave
+from calm_bench.types import Estimate, TimedWord, Wave
 
 if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
@@ -43,14 +44,17 @@ class Made:
     grid: Grid
     prompt_seconds: float
     words: tuple[TimedWord, ...] | None
+    bit_rate: Estimate | None = None
 
 
 def pending_batches(plan: Plan, store: RunStore) -> list[Batch]:
-    """The batches of which a clip is missing or has failed."""
+    """The batches of which a clip is missing, has failed, or is not what its record says."""
+    made = [r for r in store.read(TrialRecord) if r.status == "ok" and r.clip]
+    clips = [paths.inside(store.root, str(record.clip)) for record in made]
     done = {
         record.trial_id
-        for record in store.read(TrialRecord)
-        if record.status == "ok" and record.clip and (store.root / record.clip).is_file()
+        for record, sound in zip(made, sounds_of(clips, "looking at clips"), strict=True)
+        if not isinstance(sound, InputError) and sound.audio_id == record.clip_id
     }
     return [b for b in plan.batches if any(t.trial_id not in done for t in b.trials)]
 
@@ -121,6 +125,7 @@ class Studio:
             sample_rate=rate,
             prompt_seconds=made.prompt_seconds,
             words=None if words is None else tuple((w.word, w.start, w.end) for w in words),
+            bit_rate=made.bit_rate,
         )
 
     def _failed(self, trial: Trial, prompt: LoadedPrompt, error: str) -> TrialRecord:
@@ -173,7 +178,7 @@ class Studio:
         import torch
 
         codec = self.opened.codec(str(batch.row.model))
-        self.store.append(_bit_rate(batch.row, codec, self.plan.models))
+        bits = _bit_rate(batch.row, codec, self.plan.models)
         levels = batch.row.levels  # None keeps all, and latents have none
         grid = Grid.of(codec)
         made = []
@@ -183,7 +188,8 @@ class Studio:
                 frames = codec.encode(wave)
                 frames = frames if levels is None else frames[:, :levels]  # [B, K, T]
                 decoded = codec.decode(frames)[0, : len(prompt.wave)]
-                made.append(self._of_recording(prompt, decoded.float().cpu().numpy(), grid))
+                clip = self._of_recording(prompt, decoded.float().cpu().numpy(), grid)
+                made.append(replace(clip, bit_rate=bits))
         return made
 
     def _of_recording(self, prompt: LoadedPrompt, wave: Wave, grid: Grid) -> Made:
@@ -241,14 +247,9 @@ def _record(trial: Trial, prompt: LoadedPrompt, **outcome: Any) -> TrialRecord:
     )
 
 
-def _bit_rate(row: Row, codec: "Codec", models: Models) -> RowScore:
+def _bit_rate(row: Row, codec: "Codec", models: Models) -> Estimate:
     """A codec's bits per second, which no clip can tell."""
-    name, bits = BITS_PER_SECOND.name, codec.bits_per_second
+    bits = codec.bits_per_second
     if row.levels is not None and bits is not None:
         bits *= row.levels / models[str(row.model)][0].architecture["n_codebooks"]
-    return RowScore(
-        metric="codec",
-        recipe_id=content_hash(name, length=12),
-        cell_id=row.cell_id,
-        estimates={name: bit_rate(bits)},
-    )
+    return bit_rate(bits)

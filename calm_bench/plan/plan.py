@@ -262,7 +262,7 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prom
         chosen = candidates[: overrides.n_prompts]
         if spec.asr is not None:
             refuse_other_languages(chosen, spec.asr)
-        root = Path(Path.cwd().anchor)
+        root = Path(paths.working_dir().anchor)
         own = own_prompts(chosen, spec, root)
         notes = (*said, *own.notes, *text_note(own.prompts, spec.asr))
         return _Prompts(root=root, chosen=own.prompts, notes=notes, unusable=own.unusable)

@@ -39,6 +39,7 @@ def build_report(run_dir: Path) -> None:
         InputError: If the folder is no finished run, or the report cannot be written.
     """
     section = read_section(RunStore(run_dir))
+    files.sweep(run_dir)
     store = section.store
     _write_tables(store, section.results, section.tables)
     for name, data in section.plots.items():
@@ -137,6 +138,7 @@ def _clear(root: Path) -> None:
     """An empty page in place of an earlier one, marked as ours, should a kill leave it so."""
     with files.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
+        files.sweep(root)
         files.replace(root / "index.html", f"<!doctype html>{SITE_MARK}not finished".encode())
         for folder in _ours(root):
             shutil.rmtree(folder)

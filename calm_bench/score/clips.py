@@ -8,16 +8,14 @@ recordings is compared once (`Clips.shared`).
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from calm_bench.core.audio import AudioFacts, examine, read_audio, readable
-from calm_bench.core.cache import ContentCache, MemoryCache
-from calm_bench.core.code import computed_by
-from calm_bench.core.progress import counted, ordered_map
+from calm_bench.core.audio import AudioFacts, read_audio
+from calm_bench.core.cache import MemoryCache
+from calm_bench.core.sounds import require_same, sounds_of
 from calm_bench.errors import InputError
-from calm_bench.seeds import content_hash, file_hash
 from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Clip, Wave, timed
@@ -40,34 +38,6 @@ class Failure:
     reason: str
 
 
-def sound_of(path: Path) -> AudioFacts:
-    """What a file holds: decoded once on this machine, whatever the file is called later.
-
-    Raises:
-        InputError: If it cannot be read; the message names it.
-    """
-    cache = ContentCache("sounds")
-    with readable(path):
-        key = content_hash(file_hash(path), computed_by(AudioFacts.__module__), length=40)
-        if (kept := cache.read(key)) is not None:
-            return AudioFacts(**{**kept, "remarks": tuple(kept["remarks"])})
-        found = examine(path)
-    cache.write(key, asdict(found))
-    return found
-
-
-def sounds_of(paths: Sequence[Path], title: str) -> Iterator[AudioFacts | InputError]:
-    """What each file holds or why it cannot be read, several at a time and counted under a bar."""
-
-    def look(path: Path) -> AudioFacts | InputError:
-        try:
-            return sound_of(path)
-        except InputError as error:
-            return error
-
-    return counted(ordered_map(look, paths), len(paths), title)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredClip(Clip):
     """A clip whose audio lies in a file and is read each time somebody looks at it.
@@ -85,10 +55,22 @@ class StoredClip(Clip):
 
     def __getattr__(self, name: str) -> Any:
         if name == "wave":
-            return self.reader(self) if self.reader else read_audio(self.path)[0]
+            return self.reader(self) if self.reader else self.read()[0]
         if name == "sample_rate":
             return self.sound.sample_rate
         raise AttributeError(name)
+
+    def read(
+        self, sample_rate: int | None = None, seconds: float | None = None
+    ) -> tuple[Wave, int]:
+        """The file's audio, as `read_audio` gives it.
+
+        Raises:
+            InputError: If the file is no longer the one that this clip is known by.
+        """
+        found = read_audio(self.path, sample_rate, seconds=seconds)
+        require_same(self.path, self.audio_id)
+        return found
 
     @property
     def audio_id(self) -> str:
@@ -154,6 +136,11 @@ class Clips:
         paths = [store.root / str(record.clip) for record in made]
         failures = []
         for record, path, sound in zip(made, paths, sounds_of(paths, "reading clips"), strict=True):
+            if not isinstance(sound, InputError) and sound.audio_id != record.clip_id:
+                sound = InputError(
+                    f"{path} is not the clip that the run made: the command that made it makes it "
+                    "again"
+                )
             if isinstance(sound, InputError):
                 about = {"cell_id": record.cell_id, "clip_id": record.trial_id}
                 failures.append(Failure(**about, path=path, by=READING, reason=str(sound)))
@@ -190,7 +177,7 @@ class Clips:
             self._advance(1)
         wave = self._held.read(clip.audio_id)
         if wave is None:
-            wave, _ = read_audio(clip.path)
+            wave, _ = clip.read()
             wave.flags.writeable = False  # the next metric is to find what this one found
             self._held.write(clip.audio_id, wave)
         return wave

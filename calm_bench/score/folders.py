@@ -10,8 +10,9 @@ from typing import Literal
 from calm_bench import registry
 from calm_bench.core import paths
 from calm_bench.core.recordings import Listing, few, group_of, list_recordings
+from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError
-from calm_bench.score.clips import Clips, StoredClip, sounds_of
+from calm_bench.score.clips import Clips, StoredClip
 from calm_bench.score.pairing import DEFAULT_RULE, Pairing, pair, unrelated
 from calm_bench.score.scorer import Scorer, Setting
 from calm_bench.score.summary import Outcome, finish, summarise_run
@@ -112,7 +113,7 @@ def score_folders(
     doubts = unrelated(sides["clips"].clips, sides["reference"].clips if reference else ())
     manifest = _manifest(sides, asked, names, command)
     store = RunStore(paths.runs_dir() / manifest.run_id if out is None else out)
-    with store.opened({}, fresh=False):
+    with store.opened(manifest.run_id, {}, fresh=False):
         manifest = store.begin(manifest)
         clips = Clips({cell_id: side.clips for cell_id, side in sides.items()})
         scorer = Scorer(_rows(sides, bool(pairing.originals)), clips, store, setting)

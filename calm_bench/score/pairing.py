@@ -29,7 +29,6 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.core.audio import read_audio
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.recordings import few
@@ -232,12 +231,12 @@ def unrelated(clips: Sequence[StoredClip], originals: Sequence[StoredClip]) -> I
         return
     cache = ContentCache("likeness")
     key = content_hash(computed_by(__name__), [[clip.audio_id for clip in pair] for pair in pairs])
-    found = cache.read(key)
+    found = cache.read(key, lambda kept: (float(kept["share"]), int(kept["n"])))
     if found is None:
         levels = list(_levels_of(pairs))
-        found = {"share": _share_nearer(*zip(*levels, strict=True)), "n": len(levels)}
-        cache.write(key, found)
-    share, n = found["share"], found["n"]
+        found = _share_nearer(*zip(*levels, strict=True)), len(levels)
+        cache.write(key, {"share": found[0], "n": found[1]})
+    share, n = found
     if share < _ENOUGH:
         yield (
             f"the pairs look unrelated: of {n} clips looked at, one is nearer to its own original "
@@ -262,7 +261,7 @@ def _share_nearer(ours: Sequence[Floats] = (), theirs: Sequence[Floats] = ()) ->
 
 def _levels(clip: StoredClip) -> Floats:
     """Levels of mel bands in dB around their mean, [frames, M]."""
-    wave, rate = read_audio(clip.path, _RATE, seconds=_SECONDS)
+    wave, rate = clip.read(_RATE, _SECONDS)
     power = mel_power(wave, rate, _WINDOW, _BANDS)
     levels: Floats = 10.0 * np.log10(np.maximum(power, 1e-10))
     levels -= levels.mean()

@@ -275,16 +275,14 @@ class Scorer:
         """What the metric finds in a row, from the cache if it found it before."""
         rows = [cell_id, *self._reference_row(metric)]
         key = self._key("score", metric, recipe, rows)
-        kept = self._cache.read(key)
         alike = self._alike(metric, cell_id)
-        if kept is None:
+        found = self._cache.read(key, lambda kept: MetricResult.from_json(kept, list(alike)))
+        if found is None:
             clips = self._given(metric, self._distinct(metric, cell_id))
             found, is_lasting = score_row(metric, clips, self._reference_clips(metric))
             found = found.with_copies(alike)
             if is_lasting:
                 self._cache.write(key, found.to_json(list(alike)))
-        else:
-            found = MetricResult.from_json(kept, list(alike))
         for clip in self.clips.of(cell_id):
             if clip.clip_id in found.failed:
                 self._fail(cell_id, clip, metric.name, found.notes[clip.clip_id])
@@ -315,9 +313,9 @@ class Scorer:
                 continue
             rows = [*pair, *self._reference_row(metric)]
             key = self._key("difference", metric, found.recipe, rows)
-            kept = self._cache.read(key)
+            kept = self._cache.read(key, _estimates)
             if kept is not None:
-                found.differences[pair] = {k: Estimate.from_json(v) for k, v in kept.items()}
+                found.differences[pair] = kept
                 continue
             shared = list(self.clips.shared(pair, found.alike, once=True))
             clips, base = (self._given(metric, [both[i] for both in shared]) for i in (0, 1))
@@ -384,12 +382,16 @@ class Scorer:
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
         clips = [(row.cell_id, clip) for row in self.rows for clip in self.clips.of(row.cell_id)]
-        paths = {clip.audio_id: clip.path for _, clip in clips}
-        found, failed = transcribe(paths, self._recognizer, self.store)
+        by_audio = {clip.audio_id: clip for _, clip in clips}
+        found, failed = transcribe(by_audio, self._recognizer, self.store)
         for cell_id, clip in clips:
             if reason := failed.get(clip.audio_id):
                 self._fail(cell_id, clip, "speech recognition", reason)
         return found
+
+
+def _estimates(kept: Mapping[str, Any]) -> dict[str, Estimate]:
+    return {name: Estimate.from_json(value) for name, value in kept.items()}
 
 
 def _identity(transcript: Transcript | None) -> Any:

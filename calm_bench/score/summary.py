@@ -86,7 +86,7 @@ def summarise_run(
         notes: What must be said of the clips.
     """
     rows, latency = scorer.rows, scorer.store.read(LatencyRecord)
-    codecs = [score for score in scorer.store.read(RowScore) if score.metric == "codec"]
+    codecs = _codecs(scorer.store)
     speed = speed_rows(rows, latency)
     numbers = [_Numbers(score, scorer.clips) for score in scores]
     scored = [value for part in numbers for value in part.values(rows)]
@@ -117,7 +117,7 @@ def summarise_run(
     )
 
 
-def _columns(scores: Sequence[MetricScores], codecs: Sequence[RowScore]) -> Iterable[Column]:
+def _columns(scores: Sequence[MetricScores], codecs: Mapping[str, Estimate]) -> Iterable[Column]:
     found = [(BITS_PER_SECOND, {"metric": "codec"})] if codecs else []
     found += [(column, {"metric": score.metric}) for score in scores for column in score.columns]
     return {column.name: column.model_copy(update=by) for column, by in found}.values()
@@ -206,12 +206,19 @@ def _groups(clips: Sequence[StoredClip]) -> GroupOf:
     return {clip.pair_key: clip.group for clip in clips}
 
 
-def _codec_values(rows: Sequence[Row], codecs: Sequence[RowScore]) -> Iterator[Value]:
-    by_id = {row.cell_id: row for row in rows}
+def _codecs(store: RunStore) -> dict[str, Estimate]:
+    """By round trip row, its codec's bits per second; older runs keep them among the scores."""
+    name = BITS_PER_SECOND.name
+    older = [score for score in store.read(RowScore) if name in score.estimates]
+    found = {score.cell_id: score.estimates[name] for score in older}
+    return found | {t.cell_id: t.bit_rate for t in store.read(TrialRecord) if t.bit_rate}
+
+
+def _codec_values(rows: Sequence[Row], codecs: Mapping[str, Estimate]) -> Iterator[Value]:
     name, unit = BITS_PER_SECOND.name, BITS_PER_SECOND.unit
-    for score in codecs:
-        if score.cell_id in by_id:
-            yield value_of(by_id[score.cell_id], name, unit, score.estimates[name], None)
+    for row in rows:
+        if row.cell_id in codecs:
+            yield value_of(row, name, unit, codecs[row.cell_id], None)
 
 
 def _count(row: Row, trials: Sequence[TrialRecord]) -> TrialCount:

@@ -1,19 +1,18 @@
 """Transcripts of clips, each clip heard once per machine and recogniser."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from calm_bench.asr.recognizer import Recognizer, Transcripts
-from calm_bench.core.audio import read_audio
 from calm_bench.core.progress import stage
 from calm_bench.errors import describe
+from calm_bench.score.clips import StoredClip
 from calm_bench.store.records import TranscriptRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Transcript, Wave
 
 
 def transcribe(
-    paths: Mapping[str, Path], recognizer: Recognizer, store: RunStore
+    clips: Mapping[str, StoredClip], recognizer: Recognizer, store: RunStore
 ) -> tuple[Mapping[str, Transcript], Mapping[str, str]]:
     """By audio id, what is heard in each clip, and why nothing could be in some of them.
 
@@ -22,9 +21,9 @@ def transcribe(
     """
     kept = Transcripts(recognizer)
     known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == kept.recipe_id}
-    found = {audio_id: kept.get(audio_id) for audio_id in paths}
-    missing = [paths[audio_id] for audio_id, transcript in found.items() if transcript is None]
-    new = _hear(missing, recognizer, len(paths))
+    found = {audio_id: kept.get(audio_id) for audio_id in clips}
+    missing = [clips[audio_id] for audio_id, transcript in found.items() if transcript is None]
+    new = _hear(missing, recognizer, len(clips))
     heard, failures = dict[str, Transcript](), dict[str, str]()
     for audio_id, transcript in found.items():
         if transcript is None:
@@ -41,13 +40,13 @@ def transcribe(
 
 
 def _hear(
-    paths: Sequence[Path], recognizer: Recognizer, total: int
+    clips: Sequence[StoredClip], recognizer: Recognizer, total: int
 ) -> Iterator[Transcript | Exception]:
-    """What the recogniser makes of each file, or what it raised, under a progress bar."""
-    if not paths:
+    """What the recogniser makes of each clip, or what it raised, under a progress bar."""
+    if not clips:
         return
-    with stage("transcribing", total, total - len(paths)) as advance:
-        left = list(paths)
+    with stage("transcribing", total, total - len(clips)) as advance:
+        left = list(clips)
         while left:
             try:
                 for transcript in recognizer.transcribe_all(_audio(left)):
@@ -60,13 +59,13 @@ def _hear(
                 yield _hear_alone(left.pop(0), recognizer)
 
 
-def _hear_alone(path: Path, recognizer: Recognizer) -> Transcript | Exception:
+def _hear_alone(clip: StoredClip, recognizer: Recognizer) -> Transcript | Exception:
     """Another clip that was read ahead may have failed, and not this one."""
     try:
-        return next(iter(recognizer.transcribe_all(_audio([path]))))
+        return next(iter(recognizer.transcribe_all(_audio([clip]))))
     except Exception as error:
         return error
 
 
-def _audio(paths: Sequence[Path]) -> Iterator[tuple[Wave, int]]:
-    return (read_audio(path) for path in tuple(paths))
+def _audio(clips: Sequence[StoredClip]) -> Iterator[tuple[Wave, int]]:
+    return (clip.read() for clip in tuple(clips))

@@ -6,12 +6,12 @@ All that a table, plot or page shows is rebuilt from these records.
 import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 from statistics import median
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from calm_bench.core.paths import FileName, RelativePath
 from calm_bench.seeds import training_of
 from calm_bench.types import (
     Estimate,
@@ -24,16 +24,6 @@ from calm_bench.types import (
     timed,
 )
 
-
-def _check_relative(name: str) -> str:
-    """Refuse paths that would leave the run folder when joined to it."""
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise ValueError(f"{name!r} is not a path inside of the run folder")
-    return name
-
-
-RunPath = Annotated[str, AfterValidator(_check_relative)]
 Stage = Literal["backbone", "head", "codec", "total"]
 CONCERNS = ("clips", "times", "scores")
 
@@ -131,6 +121,8 @@ class TrialRecord(Record):
         group: The recording that its prompt was cut from, where several prompts were.
         prompt_seconds: Where the continuation starts in this clip.
         words: Prompt text and inner monologue (or the true text), as (word, start, end).
+        bit_rate: Of the codec behind a round trip, which no clip can tell; older runs keep it in
+            cell_scores.jsonl.
     """
 
     file = "trials.jsonl"
@@ -144,12 +136,13 @@ class TrialRecord(Record):
     seed: int
     status: Literal["ok", "failed"]
     error: str | None = None
-    clip: RunPath | None = None
+    clip: RelativePath | None = None
     clip_id: str | None = None
     sample_rate: int | None = None
     prompt_seconds: float
     prompt_text_source: Literal["given", "estimated", "transcribed", "none"]
     words: tuple[WordTimes, ...] | None = None
+    bit_rate: Estimate | None = None
 
     @model_validator(mode="after")
     def _clip_or_error(self) -> Self:
@@ -409,8 +402,8 @@ class Manifest(StrictModel):
     goes on under others. Its `code` holds a hash for each concern.
     """
 
-    run_id: str
-    benchmark: str
+    run_id: FileName
+    benchmark: FileName
     version: int
     created: str
     command: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from calm_bench.core.paths import FileName
 from calm_bench.store.records import Row, Weights
 from calm_bench.types import Column, StrictModel, TemperatureKind
 
@@ -113,7 +114,7 @@ class Results(StrictModel):
 
     schema_version: Literal[1] = 1
     run_id: str
-    benchmark: str
+    benchmark: FileName
     benchmark_version: int
     cells: tuple[Row, ...]
     columns: tuple[Column, ...]

@@ -15,11 +15,11 @@
     clips/ tables/ plots/ page/ votes/
 
 A record counts once its newline is on disk; a later record with the same key replaces an earlier
-one, so a half-done batch can simply be run again.
+one, so a half-done batch can simply be run again. Every line, and every JSON file, ends with a
+checksum: what is read is what was written. A folder is a run's if its manifest is ours, and only
+files of the names that are written here are ever removed.
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,13 @@ from calm_bench.types import problem
 
 R = TypeVar("R", bound=Record)
 M = TypeVar("M", bound=BaseModel)
+
+
+_WRITTEN = (
+    *("clips/*/*.flac", "page/index.html", "page/prompts/*.flac", "page/spectrograms/*.png"),
+    *("plots/*.png", "plots/*.svg", "tables/*.csv", "tables/*.md", "tables/*.tex"),
+)
+"""What a run's folder holds beside its records: clips and what is rebuilt from them."""
 
 
 class RunStore:
@@ -63,12 +70,12 @@ class RunStore:
 
     @property
     def holds_run(self) -> bool:
-        """Whether the folder's manifest is one of ours, be it of another version."""
+        """Whether the folder's manifest is one of ours."""
         try:
-            found = json.loads((self.root / "manifest.json").read_bytes())
-        except (OSError, ValueError):
+            self.read_manifest()
+        except InputError:
             return False
-        return isinstance(found, dict) and {"run_id", "plan_hash"} <= found.keys()
+        return True
 
     def refuse_foreign(self) -> None:
         """Write into a run's folder or an empty one, never among someone's files.
@@ -78,9 +85,11 @@ class RunStore:
         """
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file: --out names the folder of the run")
-        if not self.root.is_dir() or self.holds_run:
+        if not self.root.is_dir():
             return
-        if any(path.name != ".lock" for path in self.root.iterdir()):
+        if (self.root / "manifest.json").exists():
+            self.read_manifest()
+        elif any(p.name != ".lock" and not files.is_unfinished(p) for p in self.root.iterdir()):
             raise InputError(f"{self.root} is not empty and holds no run: choose another --out")
 
     def refuse_unwritable(self) -> None:
@@ -93,52 +102,70 @@ class RunStore:
         with disk_errors(self.root), TemporaryDirectory(dir=there):
             pass
 
-    def clear(self) -> None:
-        """Remove what earlier starts of a run have written; the lock is held and stays."""
-        for path in self.root.iterdir():
-            if path.is_dir() and path.name in {"clips", "tables", "plots", "page"}:
-                shutil.rmtree(path)
-            elif path.suffix in {".json", ".jsonl"}:
-                path.unlink()
+    def clear(self, *also: str) -> None:
+        """Remove what earlier starts of a run have written, but for the manifest and the votes.
+
+        The manifest says whose folder it is, until it is replaced; what listeners said can be asked
+        of nobody again. Files of names that are not written here are someone's.
+
+        Args:
+            also: More files that are written here, removed after all others.
+        """
+        records = [kind.file for kind in Record.__subclasses__()]
+        with disk_errors(self.root):
+            for pattern in ("results.json", *records, *_WRITTEN, *also):
+                for path in self.root.glob(pattern):
+                    path.unlink()
+            for folder in sorted({p.rpartition("/")[0] for p in _WRITTEN}, reverse=True):
+                for path in self.root.glob(folder):
+                    if path.is_dir() and not any(path.iterdir()):
+                        path.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run folder for writing; the lock dies with the process, however it dies.
 
+        What a killed process had not finished is removed.
+
         Raises:
             BenchError: If another process holds it.
         """
         with files.locked(self.path(".lock")):
+            files.sweep(self.root)
             yield
 
     @contextmanager
-    def opened(self, weights: Mapping[str, str | None], *, fresh: bool) -> Iterator[None]:
+    def opened(
+        self, run_id: str, weights: Mapping[str, str | None], *, fresh: bool
+    ) -> Iterator[None]:
         """Hold a run's folder, or an empty one; a fresh run begins without what lies there.
 
         Raises:
             BenchError: If the folder holds something else, or another process holds it, or if it
-                holds what other weights made, which a fresh run could not make again.
+                holds what other weights made or listeners said of another run, which a fresh run
+                could not bring back.
         """
         self.refuse_foreign()
         with self.lock():
-            if fresh:
+            if fresh and (self.root / "manifest.json").exists():
                 self._refuse_replaced(weights)
+                self.read_ratings(run_id)
                 self.clear()
             yield
 
     def _refuse_replaced(self, weights: Mapping[str, str | None]) -> None:
-        try:
-            known = self.read_manifest()
-        except InputError:  # of another version: --fresh is the way out
-            return
-        if changes := _other_weights(known.weights, weights):
+        if changes := _other_weights(self.read_manifest().weights, weights):
             raise InputError(
                 f"{self.root} holds what other weights made ({changes}), which no command can make "
                 "again: start the new run with --out, or remove the folder"
             )
 
-    def begin(self, manifest: Manifest) -> Manifest:
+    def begin(self, manifest: Manifest, *, fresh: bool = False) -> Manifest:
         """Write the manifest of a new run, or check that an existing run may go on.
+
+        Args:
+            manifest: What is asked for.
+            fresh: Whether what the folder holds of an earlier run was cleared away.
 
         Returns:
             The manifest on disk: of an existing run the one it began with, set to running again.
@@ -147,7 +174,7 @@ class RunStore:
             InputError: If the folder holds another plan, or the same plan made by another device
                 type, torch version or other weights, whose clips must not be mixed with these.
         """
-        if (self.root / "manifest.json").exists():
+        if (self.root / "manifest.json").exists() and not fresh:
             known = self.read_manifest()
             if changes := _changes(known, manifest):
                 raise InputError(
@@ -164,11 +191,12 @@ class RunStore:
         Raises:
             InputError: If the disk is full or not writable; nothing half-written stays.
         """
-        lines: dict[str, list[str]] = {}
+        lines: dict[str, list[bytes]] = {}
         for record in records:
-            lines.setdefault(record.file, []).append(record.model_dump_json() + "\n")
-        for name, texts in lines.items():
-            files.append_lines(self.path(name), "".join(texts).encode())
+            line = files.sealed(record.model_dump_json().encode()) + b"\n"
+            lines.setdefault(record.file, []).append(line)
+        for name, added in lines.items():
+            files.append_lines(self.path(name), b"".join(added))
 
     def read(self, kind: type[R]) -> list[R]:
         """All records of one kind in the order they were first written, the latest of each key.
@@ -195,7 +223,7 @@ class RunStore:
         Raises:
             InputError: If the folder is no run folder.
         """
-        return self._read_json(Manifest, "manifest.json")
+        return self.read_json(Manifest, "manifest.json")
 
     def write_results(self, results: Results) -> None:
         """Replace results.json."""
@@ -207,7 +235,7 @@ class RunStore:
         Raises:
             InputError: If the run has none yet, or they do not fit this version of calm-bench.
         """
-        results = self._read_json(Results, "results.json")
+        results = self.read_json(Results, "results.json")
         if not results.weights and (self.root / "manifest.json").is_file():
             weights = self.read_manifest().named_weights
             results = results.model_copy(update={"weights": weights})
@@ -221,7 +249,7 @@ class RunStore:
         """
         if not (self.root / "ratings.json").is_file():
             return Ratings(run_id=run_id)
-        ratings = self._read_json(Ratings, "ratings.json")
+        ratings = self.read_json(Ratings, "ratings.json")
         if ratings.run_id != run_id:
             raise InputError(
                 f"{self.root / 'ratings.json'} speaks of the run {ratings.run_id}, not of {run_id}"
@@ -230,13 +258,19 @@ class RunStore:
 
     def write_json(self, name: str, model: BaseModel) -> None:
         """Replace a file by a record as indented JSON."""
-        self.write_text(name, model.model_dump_json(indent=1) + "\n")
+        body = files.sealed(model.model_dump_json(indent=1).encode())
+        files.replace(self.path(name), body + b"\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the run folder; a reader sees the old text or the new, never a part."""
         files.replace(self.path(name), text.encode())
 
-    def _read_json(self, model: type[M], name: str) -> M:
+    def read_json(self, model: type[M], name: str) -> M:
+        """A record that `write_json` wrote.
+
+        Raises:
+            InputError: If it is not there, or not what was written.
+        """
         path = self.root / name
         try:
             data = path.read_bytes()
@@ -250,7 +284,7 @@ class RunStore:
 
 def _load(model: type[M], data: bytes, where: str) -> M:
     try:
-        return model.model_validate_json(data)
+        return model.model_validate_json(files.unsealed(data, where))
     except ValidationError as error:
         raise InputError(f"{where}: {problem(error)}") from error
 

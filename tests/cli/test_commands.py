@@ -362,7 +362,7 @@ def test_a_device_that_is_not_there_exits_with_3(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b""), "has sha256"),
+        (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.unlink(), "does not exist"),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), "has sha256"),
     ],

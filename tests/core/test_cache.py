@@ -16,9 +16,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_values_come_back_in_another_process_or_run() -> None:
     value = {"words": [["oh", 0.1, 0.2]], "text": "∞"}
     ContentCache("transcripts").write("abcd", value)
-    assert ContentCache("transcripts").read("abcd") == value
-    assert ContentCache("transcripts").read("abce") is None
-    assert ContentCache("scores").read("abcd") is None
+    assert ContentCache("transcripts").read("abcd", dict) == value
+    assert ContentCache("transcripts").read("abce", dict) is None
+    assert ContentCache("scores").read("abcd", dict) is None
 
 
 def test_arrays_come_back_to_the_bit() -> None:
@@ -37,7 +37,34 @@ def test_a_damaged_entry_counts_as_missing() -> None:
         path.parent.mkdir(parents=True)
         for data in (b"", b"{", b"\x93NUMPY\x01", b"\xff\xfe"):
             path.write_bytes(data)
-            assert cache.read("abcd") is None
+            assert read(cache) is None
+
+
+def read(cache: ContentCache | ArrayCache) -> object:
+    return cache.read("abcd", str) if isinstance(cache, ContentCache) else cache.read("abcd")
+
+
+def test_an_entry_that_is_not_what_was_kept_under_its_key_counts_as_missing() -> None:
+    scores, vectors = ContentCache("scores"), ArrayCache("vectors")
+    scores.write("abcd", {"value": 1.25})
+    vectors.write("abcd", np.ones((2, 2), dtype=np.float32))
+    for cache in (scores, vectors):
+        path = cache.path("abcd")
+        data = bytearray(path.read_bytes())
+        other = cache.path("abce")
+        other.write_bytes(data)  # as under another key
+        assert (scores.read("abce", dict) if cache is scores else vectors.read("abce")) is None
+        data[-30] ^= 1
+        path.write_bytes(data)
+        assert read(cache) is None
+
+
+def test_an_entry_of_another_form_counts_as_missing() -> None:
+    cache = ContentCache("scores")
+    cache.write("abcd", {"value": [1, 2]})
+    assert cache.read("abcd", lambda kept: kept["other"]) is None
+    assert cache.read("abcd", lambda kept: float(kept["value"])) is None
+    assert cache.read("abcd", lambda kept: kept["value"][1]) == 2
 
 
 def test_pickles_are_never_loaded() -> None:
@@ -56,6 +83,6 @@ def test_a_cache_that_cannot_be_written_is_one_warning(
         cache.write("abcd", 1)
         cache.write("abce", 2)
         ArrayCache("vectors").write("abcd", np.zeros(2, dtype=np.float32))
-    assert cache.read("abcd") is None
+    assert cache.read("abcd", int) is None
     assert len(caplog.records) == 1
     assert "nothing is kept for the next run" in caplog.text

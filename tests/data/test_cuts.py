@@ -143,7 +143,7 @@ def test_a_recording_that_was_changed_since_it_was_listed_is_refused(tmp_path: P
     soundfile.write(tmp_path / "source" / "a.wav", np.ones(10 * RATE) / 2, RATE, subtype="FLOAT")
     result = call(tmp_path, "--n", "1")
     assert result.exit_code == 2
-    assert "a.wav was changed since" in result.stderr
+    assert "was changed since" in result.stderr
     assert not (tmp_path / "benchmarks" / "prompts" / "speech.jsonl").exists()
 
 

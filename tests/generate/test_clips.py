@@ -11,7 +11,7 @@ from calm_bench.generate.clips import Studio, pending_batches
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
 from calm_bench.run import prompts_of
-from calm_bench.store.records import RowScore, TrialRecord
+from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
 from calm_bench.systems.grid import Grid
@@ -72,7 +72,8 @@ def test_silence_is_the_prompt_and_then_nothing(made: RunStore) -> None:
 
 
 def test_round_trip_rows_know_their_codecs_bit_rate(made: RunStore) -> None:
-    rates = {s.cell_id: s.estimates["bits_per_second"] for s in made.read(RowScore)}
+    rates = {t.cell_id: t.bit_rate for t in made.read(TrialRecord) if t.bit_rate}
+    assert rates.keys() == {"rvq_round_trip", "vae_round_trip"}
     assert rates["rvq_round_trip"].value == 12.5 * 3 * 4  # frames, codebooks, bits
     assert rates["vae_round_trip"].value is None
     assert rates["vae_round_trip"].reason == "continuous latents have no bit rate"
@@ -106,6 +107,10 @@ def test_a_lost_clip_is_made_again(plan: Plan, made: RunStore, tmp_path: Path) -
     path.unlink()
     generate(plan, store)
     assert path.read_bytes() == before
+    for other in (b"", before[:-9], (tmp_path / str(store.read(TrialRecord)[0].clip)).read_bytes()):
+        path.write_bytes(other)
+        generate(plan, store)
+        assert path.read_bytes() == before
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:

@@ -109,6 +109,6 @@ def test_a_test_that_cannot_begin_is_one_line(run_store: RunStore, tmp_path: Pat
 
 def test_ratings_of_another_run_are_refused(voted: RunStore) -> None:
     call("elo", str(voted.root))
-    path = voted.root / "ratings.json"
-    path.write_text(path.read_text().replace("speech-0123abcd", "speech-ffff"))
+    ratings = voted.read_ratings("speech-0123abcd")
+    voted.write_json("ratings.json", ratings.model_copy(update={"run_id": "speech-ffff"}))
     assert "speaks of the run speech-ffff" in refused("report", str(voted.root))

@@ -10,6 +10,7 @@ from calm_bench.listening.tally import join_run, rated, results_of
 from calm_bench.listening.votes import Poll, VoteBook, clean_name, read_polls, vote_files
 from calm_bench.report.columns import shown_columns
 from calm_bench.seeds import content_hash
+from calm_bench.store.records import TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -262,20 +263,19 @@ def test_ratings_join_the_runs_results_and_stay_apart(
     ]
     assert voted
     assert not any(shown.is_speed for shown in voted)
-    assert Results.model_validate_json((run_store.root / "results.json").read_text()) == before
+    assert run_store.read_json(Results, "results.json") == before
     join_run(run_store.root, read_polls([book.path]))
     assert len(run_store.read_results().rows) == len(joined.rows)
 
 
 def test_votes_on_clips_that_have_changed_do_not_join(run_store: RunStore, book: VoteBook) -> None:
-    trials = run_store.root / "trials.jsonl"
     clip = book.session.clips["calm-t0.8"][0]
-    trials.write_text(trials.read_text().replace(clip, "0" * 16))
+    (trial,) = (t for t in run_store.read(TrialRecord) if t.clip_id == clip)
+    run_store.append(trial.model_copy(update={"clip_id": "0" * 16}))
     with pytest.raises(InputError, match="no longer those"):
         join_run(run_store.root, read_polls([book.path]))
-    (run_store.root / "manifest.json").write_text(
-        (run_store.root / "manifest.json").read_text().replace("speech-0123abcd", "other")
-    )
+    manifest = run_store.read_manifest().model_copy(update={"run_id": "other"})
+    run_store.write_manifest(manifest)
     with pytest.raises(InputError, match="is the run other"):
         join_run(run_store.root, read_polls([book.path]))
 

@@ -18,7 +18,7 @@ from calm_bench.report.plots import against_time, against_training, by_row, by_s
 from calm_bench.report.tables import main_table
 from calm_bench.score.summary import Outcome
 from calm_bench.speed.timing import _run_arms, _with_control, control_of, timed_rows
-from calm_bench.store.records import LatencyRecord, RowScore, TrialRecord
+from calm_bench.store.records import LatencyRecord, TrialRecord
 from calm_bench.store.results import Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import OpenModels
@@ -42,9 +42,8 @@ def test_rows_are_references_then_systems_at_each_step_count(outcome: Outcome) -
 
 
 def test_a_round_trip_of_fewer_levels_has_its_own_bit_rate_and_sound(store: RunStore) -> None:
-    rates = {s.cell_id: s.estimates for s in store.read(RowScore) if s.metric == "codec"}
-    assert rates["rvq3_round_trip"]["bits_per_second"].value == 12.5 * 3 * 4
-    assert rates["rvq2_round_trip"]["bits_per_second"].value == 12.5 * 2 * 4
+    rates = {t.cell_id: t.bit_rate.value for t in store.read(TrialRecord) if t.bit_rate}
+    assert rates == {"rvq3_round_trip": 12.5 * 3 * 4, "rvq2_round_trip": 12.5 * 2 * 4}
     all_levels, two = waves(store, "rvq3_round_trip")[0], waves(store, "rvq2_round_trip")[0]
     assert all_levels.shape == two.shape
     assert not np.array_equal(all_levels, two)

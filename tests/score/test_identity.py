@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
+from calm_bench.core import sounds
 from calm_bench.metrics.fidelity import FidelityMetric, si_sdr
-from calm_bench.score import clips
 
 RATE = 16_000
 METRICS = ("loudness", "drift", "fidelity", "stoi", "fad", "kad")
@@ -195,14 +195,14 @@ def test_a_decoder_that_raises_costs_one_file_and_shows_its_traceback_when_asked
 ) -> None:
     for seed in range(3):
         write(tmp_path / "clips" / f"{seed}.wav", noise(seed))
-    examine = clips.examine
+    examine = sounds.examine
 
     def broken(path: Path) -> Any:
         if path.name == "1.wav":
             raise ValueError("array is too big")
         return examine(path)
 
-    monkeypatch.setattr(clips, "examine", broken)
+    monkeypatch.setattr(sounds, "examine", broken)
     found = score(tmp_path / "clips", "--metrics", "loudness", code=4)
     assert found["trials"]["clips"] == {"ok": 2, "failed": 1, "unscored": 0}
     assert any("1.wav cannot be read: ValueError: array is too big" in n for n in found["notes"])

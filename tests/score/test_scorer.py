@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -199,7 +200,7 @@ def make_store(root: Path, n: int = 3, seeds: int = 1, group: str | None = None)
             rng = np.random.default_rng([index, prompt, *([draw] if cell.cell_id == "a" else [])])
             wave = rng.normal(0, 0.1 + 0.05 * prompt, RATE).astype(np.float32)
             name = f"clips/{cell.cell_id}/{prompt}.{draw}.flac"
-            write_flac(store.path(name), wave, RATE)
+            wave = write_flac(store.path(name), wave, RATE)
             store.append(
                 TrialRecord(
                     trial_id=f"{cell.cell_id}-{prompt}-{draw}",
@@ -412,10 +413,28 @@ def test_a_clip_whose_file_is_gone_or_damaged_fails_alone(tmp_path: Path) -> Non
     assert "clips/a/0.0.flac does not exist" in note
 
 
-def test_a_clip_that_was_replaced_is_scored_as_what_it_is(tmp_path: Path) -> None:
+def test_a_clip_that_was_replaced_is_named_and_not_scored(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run")
     (before,) = score(store, "level")
     write_flac(store.root / "clips/a/0.0.flac", np.full(RATE, 0.5, np.float32), RATE)
-    (after,) = score(store, "level")
-    assert after.results["a"].clips["a-0-0"] == {"level": 0.5}
+    scorer = scorer_of(store)
+    (after,) = scorer.score(["level"], PAIRS)
+    assert "a-0-0" not in after.results["a"].clips
+    (failure,) = scorer.failures
+    assert "0.0.flac is not the clip that the run made" in failure.reason
     assert after.results["a"].clips["a-1-0"] == before.results["a"].clips["a-1-0"]
+
+
+def test_a_clip_that_changes_while_it_is_scored_enters_no_cache(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    clips = Clips.of_run(CELLS, store)
+    path = store.root / "clips/a/0.0.flac"
+    made, before = path.read_bytes(), path.stat()
+    write_flac(path, np.full(RATE, 0.5, np.float32), RATE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (found,) = Scorer(CELLS, clips, store).score(["level"], PAIRS)
+    assert "was changed in the meantime" in found.results["a"].notes["a-0-0"]
+    path.write_bytes(made)
+    (again,) = score(store, "level")
+    assert again.results["a"].clips["a-0-0"] != {"level": 0.5}
+    assert not again.results["a"].failed

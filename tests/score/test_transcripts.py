@@ -8,9 +8,10 @@ import pytest
 from calm_bench.asr import Heard, Recognizer, recognizer
 from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.core.audio import write_flac
+from calm_bench.core.sounds import sound_of
 from calm_bench.data import prompts
 from calm_bench.data.prompts import PromptShelf
-from calm_bench.score.clips import StoredClip, sound_of
+from calm_bench.score.clips import StoredClip
 from calm_bench.score.transcripts import transcribe
 from calm_bench.seeds import file_hash
 from calm_bench.store.records import TranscriptRecord
@@ -46,8 +47,8 @@ def noise(path: Path, seconds: float) -> Wave:
     return write_flac(path, rng.normal(0, 0.1, round(RATE * seconds)).astype(np.float32), RATE)
 
 
-def paths_of(entries: Sequence[StoredClip]) -> dict[str, Path]:
-    return {entry.audio_id: entry.path for entry in entries}
+def by_audio(entries: Sequence[StoredClip]) -> dict[str, StoredClip]:
+    return {entry.audio_id: entry for entry in entries}
 
 
 def entry(path: Path, seconds: float, trial: str) -> StoredClip:
@@ -67,13 +68,13 @@ def test_each_clip_is_heard_once_by_any_run(
 ) -> None:
     entries = [entry(tmp_path / f"{i}.flac", s, str(i)) for i, s in enumerate((0.3, 0.4, 0.3))]
     ear = Ear()
-    first, failed = transcribe(paths_of(entries), ear, RunStore(tmp_path / "one"))
+    first, failed = transcribe(by_audio(entries), ear, RunStore(tmp_path / "one"))
     assert not failed
     assert {t.text for t in first.values()} == {"0.30", "0.40"}
     assert sorted(ear.heard) == [0.3, 0.4]  # two of the three clips are the same sound
     assert "transcribing: 2/2 in" in capsys.readouterr().err
     for name in ("one", "two"):
-        assert transcribe(paths_of(entries), ear, RunStore(tmp_path / name)) == (first, {})
+        assert transcribe(by_audio(entries), ear, RunStore(tmp_path / name)) == (first, {})
         assert len(RunStore(tmp_path / name).read(TranscriptRecord)) == 2
     assert len(ear.heard) == 2
 
@@ -87,18 +88,18 @@ def test_a_run_is_heard_again_by_a_recogniser_of_other_code(
 
     entries = [entry(tmp_path / "a.flac", 0.3, "a")]
     store = RunStore(tmp_path / "run")
-    transcribe(paths_of(entries), Ear(), store)
+    transcribe(by_audio(entries), Ear(), store)
     monkeypatch.setattr(recognizer, "computed_by", lambda *roots: "other code")
-    found, _ = transcribe(paths_of(entries), Other(), store)
+    found, _ = transcribe(by_audio(entries), Other(), store)
     assert [t.text for t in found.values()] == ["other"]
     assert [r.text for r in store.read(TranscriptRecord)] == ["other"]
 
 
 def test_transcripts_are_written_in_the_order_of_the_clips(tmp_path: Path) -> None:
     entries = [entry(tmp_path / f"{i}.flac", 0.9 - 0.1 * i, str(i)) for i in range(6)]
-    transcribe(paths_of(entries[::2]), Ear(), RunStore(tmp_path / "some"))
+    transcribe(by_audio(entries[::2]), Ear(), RunStore(tmp_path / "some"))
     store = RunStore(tmp_path / "all")
-    transcribe(paths_of(entries), Ear(), store)  # half of them are known to the cache
+    transcribe(by_audio(entries), Ear(), store)  # half of them are known to the cache
     assert [r.clip_id for r in store.read(TranscriptRecord)] == [e.audio_id for e in entries]
 
 
@@ -112,12 +113,12 @@ def test_a_clip_that_cannot_be_heard_keeps_no_other_from_being_heard(tmp_path: P
     seconds = (0.3, 0.4, 0.5, 0.6, 0.7)
     entries = [entry(tmp_path / f"{s}.flac", s, str(s)) for s in seconds]
     entries[3].path.unlink()
-    found, failed = transcribe(paths_of(entries), Choosy(), RunStore(tmp_path / "run"))
+    found, failed = transcribe(by_audio(entries), Choosy(), RunStore(tmp_path / "run"))
     assert [t.text for t in found.values()] == ["0.30", "0.50", "0.70"]
     assert failed.keys() == {entries[1].audio_id, entries[3].audio_id}
     assert failed[entries[1].audio_id] == "ValueError: will not hear this"
     assert "0.6.flac does not exist" in failed[entries[3].audio_id]
-    again, _ = transcribe(paths_of(entries), Ear(), RunStore(tmp_path / "run"))
+    again, _ = transcribe(by_audio(entries), Ear(), RunStore(tmp_path / "run"))
     assert [t.text for t in again.values()] == ["0.30", "0.40", "0.50", "0.70"]
 
 

@@ -19,7 +19,7 @@ from calm_bench.store.records import (
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.store.results import Results, Value
+from calm_bench.store.results import Ratings, Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, TimedWord, Transcript
 
@@ -256,13 +256,88 @@ def test_a_fresh_run_of_other_weights_removes_nothing(store: RunStore) -> None:
     other = {"calm-speech-tiny": "bb", "new-model": "cc"}
     with (
         pytest.raises(InputError, match="which no command can make again") as caught,
-        store.opened(other, fresh=True),
+        store.opened("speech-1234", other, fresh=True),
     ):
         pass
     assert "\n" not in str(caught.value)
     assert store.read_manifest() == manifest()
-    with store.opened({"calm-speech-tiny": "aa"}, fresh=True):
-        assert not (store.root / "manifest.json").exists()
+
+
+def test_a_fresh_run_removes_files_of_our_names_alone(store: RunStore) -> None:
+    store.begin(manifest())
+    store.append(trial(0))
+    ours = ("results.json", "tables/speech.md", "clips/a/p.0.flac", "page/index.html")
+    theirs = (
+        "ratings.json",
+        "votes/enjoyment.jsonl",
+        "package.json",
+        "notes.jsonl",
+        "clips/my.wav",
+    )
+    for name in (*ours, *theirs):
+        store.path(name).write_text("{}")
+    ratings = Ratings(run_id="speech-1234")
+    store.write_json("ratings.json", ratings)
+    with store.opened("speech-1234", {"calm-speech-tiny": "aa"}, fresh=True):
+        found = {p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file()}
+        assert found == {".lock", "manifest.json", *theirs}
+        assert store.begin(manifest(plan_hash="new"), fresh=True).plan_hash == "new"
+    assert store.read_ratings("speech-1234") == ratings
+    with (
+        pytest.raises(InputError, match=r"ratings\.json speaks of the run speech-1234"),
+        store.opened("other-1", {"calm-speech-tiny": "aa"}, fresh=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["{}", '{"run_id": "a", "plan_hash": "b"}', "[" * 9999, "x"])
+def test_a_folder_with_another_manifest_is_someones(store: RunStore, text: str) -> None:
+    store.path("manifest.json").write_text(text)
+    assert not store.holds_run
+    with (
+        pytest.raises(InputError, match=r"manifest\.json"),
+        store.opened("speech-1234", {}, fresh=True),
+    ):
+        pass
+    assert [path.name for path in store.root.iterdir()] == ["manifest.json"]
+
+
+def test_what_a_killed_process_had_begun_is_swept_at_the_next_start(store: RunStore) -> None:
+    begun = store.path(".manifest.json.999999999-0123abcd-0.unfinished")
+    begun.write_text("{")
+    with store.opened("speech-1234", {}, fresh=False):
+        store.begin(manifest())
+    assert not begun.exists()
+    assert store.holds_run
+
+
+def test_a_line_and_a_file_that_were_changed_are_refused(store: RunStore) -> None:
+    store.append(trial(0))
+    store.write_manifest(manifest())
+    for name, read in (
+        ("trials.jsonl", lambda: store.read(TrialRecord)),
+        ("manifest.json", store.read_manifest),
+    ):
+        path = store.root / name
+        path.write_text(path.read_text().replace("3.04", "3.05").replace('"abc"', '"abd"'))
+        with pytest.raises(InputError, match=rf"{name}.*checksum does not fit"):
+            read()
+
+
+def test_records_of_older_versions_have_no_checksums(store: RunStore) -> None:
+    store.path("trials.jsonl").write_text(trial(0).model_dump_json() + "\n")
+    store.path("manifest.json").write_text(manifest().model_dump_json())
+    assert store.read(TrialRecord) == [trial(0)]
+    assert store.read_manifest() == manifest()
+
+
+def test_files_have_the_users_ordinary_permissions(store: RunStore) -> None:
+    before = os.umask(0o027)
+    try:
+        store.write_manifest(manifest())
+    finally:
+        os.umask(before)
+    assert (store.root / "manifest.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_other_parts_of_the_environment_may_change(store: RunStore) -> None:
@@ -287,7 +362,9 @@ def test_results_of_another_schema_are_refused(store: RunStore) -> None:
     store.write_results(results)
     assert store.read_results() == results
     path = store.root / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 2}))
+    data = json.loads(path.read_text()) | {"schema_version": 2}
+    del data["check"]
+    path.write_text(json.dumps(data))
     with pytest.raises(InputError, match="schema_version"):
         store.read_results()
 

@@ -2,14 +2,12 @@
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from calm_bench import __version__
-from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
 from calm_bench.core.progress import cores
 from calm_bench.errors import BenchError, InputError
@@ -55,10 +53,14 @@ def run_peers(request: PeerRequest, out: Path | None, *, fresh: bool = False) ->
     refuse_if_none(request.pairs)
     n = request.threads
     folder = out or paths.runs_dir() / f"peers-{n}-thread{'s'[: n - 1]}"
-    if fresh and (folder / MACHINE_FILE).is_file():
-        shutil.rmtree(folder)
     store = RunStore(folder)
+    if (folder / MACHINE_FILE).is_file():
+        read_machine(folder)  # someone else's is refused
+    elif folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no times of these: choose another --out")
     with store.lock():
+        if fresh:
+            store.clear("blocks.jsonl", MACHINE_FILE)
         _begin(store, request)
         for pair in request.pairs:
             if missing_package(pair) is None:
@@ -75,7 +77,7 @@ def read_machine(folder: Path) -> Machine:
     path = folder / MACHINE_FILE
     if not path.is_file():
         raise InputError(f"{folder} has no {MACHINE_FILE}: `calm-bench speed peers` writes one")
-    return parse(Machine, read_yaml(path), str(path))  # JSON is YAML
+    return RunStore(folder).read_json(Machine, MACHINE_FILE)
 
 
 def _begin(store: RunStore, request: PeerRequest) -> None:
