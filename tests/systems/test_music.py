@@ -12,10 +12,12 @@ from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.codecs.rvq import RvqCodec
 from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
+from calm_bench.numbers.parameters import parameters
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import build_system, load_system
 from calm_bench.systems.musicgen import MusicGenSystem
+from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import SamplingParams
 
@@ -204,8 +206,13 @@ def test_paper_systems_have_the_papers_size(name: str) -> None:
     assert 0 <= sum(sizes.values()) - PAPER[name] < 5_000
     assert sum(n for key, n in sizes.items() if key.startswith("backbone.")) == BACKBONE
     assert pytest.approx(1.35e9, rel=0.01) == BACKBONE
+    assert parameters(name, "backbone") == BACKBONE
+    if isinstance(system, RqSystem):
+        assert parameters(name, "depth") == sum(p.numel() for p in system.depth.parameters())
     if isinstance(system, CalmSystem):
         assert system.short is not None
+        assert parameters(name, "short_context") == 113_260_032
+        assert parameters(name, "head") == sum(p.numel() for p in system.mlp.parameters())
         short = sum(p.numel() for p in system.short.transformer.parameters())
         assert short == pytest.approx(113e6, rel=0.01)
         assert sum(p.numel() for p in system.mlp.parameters()) == pytest.approx(601e6, rel=0.01)

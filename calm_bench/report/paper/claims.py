@@ -4,24 +4,34 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from calm_bench import registry
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
 from calm_bench.errors import near_names
+from calm_bench.numbers.parameters import PARTS
 from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.report.columns import TIMES
-from calm_bench.report.paper.runs import SCALES, STORED_AS, Scale
+from calm_bench.report.paper.runs import SCALES, SPEED_METRICS, STORED_AS, Scale
 from calm_bench.report.paper.verdicts import Side
 from calm_bench.types import StrictModel
 
-Section = Literal["speech", "music", "steps", "ablations", "scale", "conditioning", "tts", "codecs"]
-Function = Literal["difference", "order", "ratio", "value"]
+Section = Literal[
+    "abstract", "speech", "music", "steps", "ablations", "scale", "sizes", "conditioning", "tts",
+    "codecs",
+]  # fmt: skip
+Function = Literal["count", "difference", "joint", "order", "ratio", "value"]
 
-_N_ROWS = {"difference": "2 rows", "ratio": "2 rows", "value": "1 row"}
+MARGIN = 1.25
+"""How far from a published number without an interval one of ours may lie, as a factor."""
+MOST_HEADLINES = 6
+
+_N_ROWS = {"difference": "2 rows", "ratio": "2 rows", "value": "1 row", "count": "1 row"}
+COUNTED = {f"{part}_parameters": part for part in PARTS}
+"""What no run measures: it follows from a model's shapes."""
 OF_NO_METRIC = ("bits_per_second", "elo_enjoyment", "elo_meaningfulness", "mos", "text_nll")
 """What codecs, listeners and held-out texts say."""
 
@@ -29,7 +39,7 @@ OF_NO_METRIC = ("bits_per_second", "elo_enjoyment", "elo_meaningfulness", "mos",
 @cache
 def units() -> Mapping[str, str]:
     """The unit of each number that a claim may ask for; a metric's are those of its columns."""
-    known = dict.fromkeys((*STORED_AS, *OF_NO_METRIC), "")
+    known = dict.fromkeys((*STORED_AS, *OF_NO_METRIC, *COUNTED), "")
     return known | {c.name: c.unit for c in (*SPEED_COLUMNS, *registry.columns())}
 
 
@@ -64,12 +74,15 @@ class Published(StrictModel):
 
     Attributes:
         text: As a reader would quote it.
-        number: The effect that must be reached, on the scale of the claim's measure; None where
-            only its side is claimed, or ours is in other units.
+        number: The effect on the scale of the claim's measure, alone or with the half-width of its
+            interval; None where only its side is claimed, or ours is in other units.
+        by: Through which instrument, where the number counts through it and at the paper's size
+            alone.
     """
 
     text: str
-    number: float | None = None
+    number: float | tuple[float, float] | None = None
+    by: str | None = None
 
 
 class Claim(StrictModel):
@@ -77,13 +90,18 @@ class Claim(StrictModel):
 
     Attributes:
         measure: The value of one row; the first row minus the second, or over it; the order of
-            rows, each minus the one before it. None where nothing here measures it.
+            rows, each minus the one before it; what several claims say together; the parameters
+            of a part of a model. None where nothing here measures it.
         rows: What is measured, in this order.
-        missing: Why nothing does.
-        side: On which side of the null the measure should lie.
+        claims: The ids of those that a joint claim holds together.
+        missing: Why nothing measures it.
+        side: On which side of the null the measure should lie, or level with it.
         than: The null; by default 0 for differences and 1 for ratios.
+        delta: How far from the null is still level, as a share of the second row's value.
+        headline: Whether it is one of the few that are corrected together.
+        device: What its times were published of.
         scales: At which scales a measurement speaks of the claim.
-        needs: What the recipe of the rows must say: by key, words that its value holds.
+        note: What every line of it must say, such as what else differs between the rows.
         command: What measures it.
     """
 
@@ -94,34 +112,35 @@ class Claim(StrictModel):
     published: Published | None = None
     measure: Function | None = None
     rows: tuple[Selector, ...] = ()
+    claims: tuple[str, ...] = ()
     missing: str | None = None
     side: Side | None = None
     than: float | None = None
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    headline: bool = False
+    device: Literal["cpu", "cuda"] = "cuda"
     scales: tuple[Scale, ...] = Field(default=SCALES, min_length=1)
-    needs: dict[str, str] = Field(default_factory=dict)
+    note: str | None = None
     command: str
-
-    @field_validator("measure", mode="before")
-    @classmethod
-    def _is_no_expression(cls, value: Any) -> Any:
-        if isinstance(value, str) and "(" in value:
-            name = value.partition("(")[0].strip()
-            raise ValueError(
-                f"an expression is written as fields now: measure: {name}, and rows: "
-                "[{metric: fad, model: calm-music, temp: 1.0, steps: 4}, …]"
-            )
-        return value
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
         if (self.measure is None) == (self.missing is None):
             raise ValueError("give either `measure` or `missing`, which says why there is none")
-        if self.measure is None:
+        if (self.measure == "joint") != bool(self.claims):
+            raise ValueError("a joint claim names `claims`, and no other does")
+        if self.headline and self.family != "quality":
+            raise ValueError("only a claim of quality that is measured can be a headline")
+        if self.measure in (None, "joint"):
             if self.side is not None or self.than is not None or self.rows:
                 raise ValueError("a claim without a measure has no side, no null and no rows")
             return self
         if self.side is None:
-            raise ValueError("a measure needs its `side`: above or below")
+            raise ValueError("a measure needs its `side`: above, below or level")
+        if (self.side == "level") != (self.delta is not None):
+            raise ValueError("`side: level` and `delta` go together")
+        if self.side == "level" and self.measure != "difference":
+            raise ValueError("only a difference can be level")
         wanted, n = _N_ROWS.get(self.measure, "at least 2 rows"), len(self.rows)
         if n < 2 if self.measure == "order" else n != int(wanted[0]):
             raise ValueError(f"{self.measure} takes {wanted}, not {n}")
@@ -133,6 +152,8 @@ class Claim(StrictModel):
         if unknown:
             near = near_names(unknown[0], units()) or sorted(units())
             raise ValueError(f"unknown metric {unknown[0]!r}; did you mean {' or '.join(near)}?")
+        if (self.measure == "count") != any(row.metric in COUNTED for row in self.rows):
+            raise ValueError(f"count takes one of {', '.join(COUNTED)}")
         if self.measure == "value" and self.than is None:
             raise ValueError("value needs `than`: the number it is compared with")
         if self.is_factor and self.null <= 0:
@@ -140,8 +161,8 @@ class Claim(StrictModel):
         number = self.number
         if number is None:
             return
-        if self.measure == "order":
-            raise ValueError("an order claims no number: say it in `published.text`")
+        if self.measure == "order" or self.side == "level":
+            raise ValueError("an order and a level claim no number: say it in `published.text`")
         if (number > self.null) != (self.side == "above") or number == self.null:
             raise ValueError(f"the published {number:g} is not {self.side} {self.null:g}")
 
@@ -152,6 +173,16 @@ class Claim(StrictModel):
         return self.measure == "ratio" or (self.measure == "value" and of_ratios)
 
     @property
+    def family(self) -> Literal["quality", "times", "exact", "joint"]:
+        """What kind of number it is about, which decides how far a verdict may go."""
+        if self.measure == "joint":
+            return "joint"
+        metrics = {row.metric for row in self.rows}
+        if metrics and metrics <= SPEED_METRICS:
+            return "times"
+        return "exact" if metrics & COUNTED.keys() else "quality"
+
+    @property
     def null(self) -> float:
         """The value without an effect."""
         if self.than is not None:
@@ -160,8 +191,20 @@ class Claim(StrictModel):
 
     @property
     def number(self) -> float | None:
-        """The published effect that must be reached, where one is claimed."""
-        return self.published.number if self.published else None
+        """The published effect, where one is claimed."""
+        found = self.published.number if self.published else None
+        return found[0] if isinstance(found, tuple) else found
+
+    @property
+    def margin(self) -> tuple[float, float] | None:
+        """What counts as the published effect: its interval, or a factor of 1.25 either way."""
+        found = self.published.number if self.published else None
+        if found is None:
+            return None
+        if isinstance(found, tuple):
+            return found[0] - found[1], found[0] + found[1]
+        ends = sorted((found / MARGIN, found * MARGIN))
+        return ends[0], ends[1]
 
 
 class _File(StrictModel):
@@ -172,6 +215,12 @@ class _File(StrictModel):
         for name, n in Counter(claim.id for claim in self.claims).items():
             if n > 1:
                 raise ValueError(f"two claims have the id {name}")
+        named = {name: claim.id for claim in self.claims for name in claim.claims}
+        single = {claim.id for claim in self.claims if claim.measure != "joint"}
+        if lost := sorted(named.keys() - single):
+            raise ValueError(f"{named[lost[0]]} names {lost[0]}, which is no single claim")
+        if sum(claim.headline for claim in self.claims) > MOST_HEADLINES:
+            raise ValueError(f"more than {MOST_HEADLINES} claims are headlines")
         return self
 
 

@@ -1,27 +1,38 @@
-"""The claims ledger: claim, published value, ours with its interval, verdict; none without one.
+"""The claims ledger: a line a claim, with its verdict, and below it all that was measured of it.
 
-A claim has a line for every run, scale and recipe that measures it, so that none can be picked, and
-one line that says what is missing where nothing does. Runs of the same clips share a line.
+Evidence comes from every run, scale and recipe that measures a claim, so that none can be picked;
+runs of the same clips share theirs. A claim without evidence says what is missing.
 """
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
+from calm_bench.core.inference import (
+    ALPHA,
+    POWER,
+    Effect,
+    detectable,
+    holm,
+    prompts_needed,
+    trainings_needed,
+)
 from calm_bench.report.columns import plain_number, signed
-from calm_bench.report.paper.claims import Claim
-from calm_bench.report.paper.measure import Measured, Missing, measure
+from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
+from calm_bench.report.paper.measure import Measured, Missing, counted, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
-from calm_bench.report.paper.verdicts import VERDICTS, Verdict
+from calm_bench.report.paper.verdicts import VERDICTS, Verdict, joined, settled
 from calm_bench.report.tables import Table
 from calm_bench.store.records import Weights, weights_text
 from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
 
 _COMMAND_WIDTH = 52  # beyond it, a command pushes what follows it
+_AT = f"with {100 * POWER:g} % power"
+_TRAININGS = (3, 5, 10)  # whose detectable effect is printed
 
 
 def _can_be_run(command: str) -> bool:
@@ -30,20 +41,61 @@ def _can_be_run(command: str) -> bool:
     return command.startswith("calm-bench ") and alone and command.islower()
 
 
-class Entry(StrictModel):
-    """One line of the ledger.
+class Evidence(StrictModel):
+    """What one run says of a claim, by one recipe.
 
     Attributes:
         run: Where it was measured; several runs where these hold the same clips.
         ours: What was measured, as text: the rows compared and their difference or ratio.
-        value, low, high: The effect, unrounded, with its 95 % interval.
+        value, low, high: The effect, unrounded, with its 95 % interval; of an order, its weakest
+            link's own.
         n: Clips, or rounds of timing.
-        n_needed: Of an inconclusive claim, the n at which the interval would leave the null.
+        trainings: Of how many of each model; None where weights change nothing.
+        spread: The standard deviation of the effect over trainings.
+        p: Of the verdict, two-sided.
         paired: Whether the run paired the rows; None where one row alone was judged.
-        by: What of the rows a reader must know: language model, embedding, device; which of several
-            trainings; and code, recipe, prompts or weights that are not those of the oldest run.
+        by: What of the rows a reader must know: language model, embedding, device; and code,
+            recipe, prompts or weights that are not those of the oldest run.
         recipe_id: The recipe under which the run holds the rows.
+        alike: Whether scale and device are those of the published number.
         note: Why the verdict is what it is, where it needs words.
+    """
+
+    run: str
+    scale: Scale
+    ours: str
+    value: float
+    low: float
+    high: float
+    n: int
+    trainings: int | None = None
+    spread: float | None = None
+    p: float
+    paired: bool | None = None
+    by: str | None = None
+    recipe_id: str | None = None
+    alike: bool
+    verdict: Verdict
+    note: str | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What makes evidence for a claim another one: run, scale, recipe, and by what."""
+        return self.run, self.scale, self.recipe_id or "", self.by or ""
+
+
+Family = Literal["headline", "exploratory", "times", "exact", "joint", ""]
+
+
+class Line(StrictModel):
+    """One claim.
+
+    Attributes:
+        family: With what it is corrected, or why not; empty for what nothing here measures.
+        p: Of a headline, corrected with the others.
+        evidence: All of it; empty of a claim that no run measures, and of a joint one.
+        note: What is missing, or what must be said of all evidence.
+        command: What would measure it; None of what was.
     """
 
     claim: str
@@ -51,110 +103,141 @@ class Entry(StrictModel):
     says: str
     source: str
     published: str
-    scale: Scale | Literal["none"]
-    run: str | None = None
-    ours: str | None = None
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    n_needed: int | None = None
-    paired: bool | None = None
-    by: str | None = None
-    recipe_id: str | None = None
+    family: Family
     verdict: Verdict
+    p: float | None = None
+    evidence: tuple[Evidence, ...] = ()
     note: str | None = None
     command: str | None = None
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What makes a line another one: claim, run, scale, recipe, and by what it was measured."""
-        return self.claim, self.run or "", self.scale, self.recipe_id or "", self.by or ""
-
 
 class Ledger(StrictModel):
-    """All lines, and what must be said of the runs behind them."""
+    """All claims, and what must be said of the runs behind them."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     runs: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """Lines by verdict, in the order of the rule."""
-        found = Counter(entry.verdict for entry in self.entries)
+        """Claims by verdict, in the order of the rule."""
+        found = Counter(line.verdict for line in self.lines)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
     @property
     def summary(self) -> str:
-        """Lines by verdict in words: 3 reproduced, 1 direction only, ..."""
-        return ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
+        """Claims by verdict in words: 3 reproduced, 1 direction only, ..."""
+        shown = [f"{n} {v}" for v, n in self.counts.items() if n or v == "reproduced"]
+        return f"{len(self.lines)} claims: {', '.join(shown)}"
 
 
 def ledger_tables(ledger: Ledger, *, brief: bool = False) -> list[Table]:
-    """The counts, the lines that were measured, and what is missing for the others.
+    """The counts, the claims that were measured by family, and what is missing for the others.
 
     With `brief` claims are named by their ids, for a terminal.
     """
-    counts = [{"verdict": v, "lines": str(n)} for v, n in ledger.counts.items()]
+    counts = [{"verdict": v, "claims": str(n)} for v, n in ledger.counts.items() if n]
     tables = [_table("Claims by verdict", counts)]
     tables[0].notes.append(
-        f"runs: {', '.join(ledger.runs) or 'none'}. A verdict speaks of the scale in its line: "
-        "models of a few million parameters cannot confirm or refute what billions do"
+        f"runs: {', '.join(ledger.runs) or 'none'}. docs/claims.md defines every verdict. It "
+        "speaks of the scale in its line: models of a few million parameters cannot confirm or "
+        "refute what billions do"
     )
-    measured = [_measured_line(e, brief) for e in ledger.entries if e.verdict != "not measured"]
-    absent = [_absent_line(e, brief) for e in ledger.entries if e.verdict == "not measured"]
-    if measured:
-        tables.append(_table("Measured", measured))
-        tables[1].notes.append(
-            "the interval is that of the difference or factor at the end of `ours`; of an order, "
-            "that of its weakest link"
-        )
-    if absent:
+    measured = [line for line in ledger.lines if line.verdict != "not measured"]
+    for family, (title, note) in _FAMILIES.items():
+        if lines := [line for line in measured if line.family == family]:
+            tables.append(_claims_table(title, lines, brief))
+            tables[-1].notes.append(note)
+    if absent := [_absent(line, brief) for line in ledger.lines if line.verdict == "not measured"]:
         tables.append(_table("Not measured", absent))
     tables[-1].notes += ledger.notes
     return tables
 
 
+_FAMILIES: dict[Family, tuple[str, str]] = {
+    "headline": (
+        "Headline claims of quality",
+        f"declared beforehand, at most {MOST_HEADLINES}, and corrected together (Holm); more "
+        "prompts say more of these trainings, and nothing of others",
+    ),
+    "joint": ("Several claims at once", "each of them must hold; their lines are in the others"),
+    "exploratory": (
+        "Other claims of quality: exploratory",
+        "each is judged at 5 % by itself: of twenty true nulls one comes out on one side or the "
+        "other; more prompts say more of these trainings, and nothing of others",
+    ),
+    "times": (
+        "Times",
+        "published of a GPU at the paper's size; on another device, or at a size that we chose, a "
+        "direction is all that can hold",
+    ),
+    "exact": ("Sizes", "counted from the shapes in models/; nothing is estimated"),
+}
+
+
+def _claims_table(title: str, lines: Sequence[Line], brief: bool) -> Table:
+    rows = [row for line in lines for row in _rows(line, brief)]
+    table = _table(title, rows)
+    table.groups = [i for i, row in enumerate(rows) if i and row["claim"] != _UNDER]
+    return table
+
+
+_UNDER = "↳"
+_NUMBERS = {"95 % interval", "claims", "n", "trainings", "spread"}
+
+
 def _table(title: str, lines: Sequence[Mapping[str, str]]) -> Table:
-    table = Table.of(title, lines[0], left=lines[0].keys() - {"95 % interval", "lines", "n"})
+    table = Table.of(title, lines[0], left=lines[0].keys() - _NUMBERS)
     for line in lines:
         table.add_row(*line.values())
     return table
 
 
-def _measured_line(entry: Entry, brief: bool) -> dict[str, str]:
-    line = {
-        "claim": entry.claim if brief else f"{entry.claim}: {entry.says}",
-        "published": entry.published,
-        "ours": entry.ours or "",
-        "95 % interval": _interval(entry),
-        "n": str(entry.n),
-        "scale": entry.scale,
-        "verdict": entry.verdict,
-        "by": entry.by or "",
+def _rows(line: Line, brief: bool) -> Iterator[dict[str, str]]:
+    """A claim, and below it each piece of evidence; one row for both where there is one."""
+    alone = line.evidence[0] if len(line.evidence) == 1 else None
+    notes = "; ".join(filter(None, (line.note, alone.note if alone else None)))
+    about = {"claim": _named(line, brief), "published": line.published}
+    ends = {} if brief else {"note": notes, "source": line.source}
+    yield about | _fields(alone, line.verdict, brief) | ends
+    for one in line.evidence if alone is None else ():
+        ends = {} if brief else {"note": one.note or "", "source": ""}
+        yield {"claim": _UNDER, "published": ""} | _fields(one, one.verdict, brief) | ends
+
+
+def _named(line: Line, brief: bool) -> str:
+    return line.claim if brief else f"{line.claim}: {line.says}"
+
+
+def _fields(one: Evidence | None, verdict: Verdict, brief: bool) -> dict[str, str]:
+    fields = dict.fromkeys(("ours", "95 % interval", "n", "scale", "by"), "")
+    rest = dict.fromkeys(("trainings", "spread", "run"), "")
+    if one is not None:
+        n = "" if one.low == one.high else str(one.n)
+        by = one.by or ""
+        fields |= {"ours": one.ours, "95 % interval": _interval(one), "n": n}
+        fields |= {"scale": one.scale, "by": by}
+        spread = "" if one.spread is None else plain_number(one.spread, _decimals(one.spread))
+        rest = {"trainings": str(one.trainings or ""), "spread": spread, "run": one.run}
+    return fields | {"verdict": verdict} | ({} if brief else rest)
+
+
+def _absent(line: Line, brief: bool) -> dict[str, str]:
+    fields = {
+        "claim": _named(line, brief),
+        "published": line.published,
+        "what is missing": line.note or "",
     }
-    rest = {"run": entry.run or "", "note": entry.note or "", "source": entry.source}
-    return line if brief else line | rest
+    rest = {"what would measure it": line.command or "", "source": line.source}
+    return fields if brief else fields | rest
 
 
-def _absent_line(entry: Entry, brief: bool) -> dict[str, str]:
-    line = {
-        "claim": entry.claim if brief else f"{entry.claim}: {entry.says}",
-        "published": entry.published,
-        "scale": "" if entry.scale == "none" else entry.scale,
-        "what is missing": entry.note or "",
-    }
-    rest = {"what would measure it": entry.command or "", "source": entry.source}
-    return line if brief else line | rest
-
-
-def _interval(entry: Entry) -> str:
-    if entry.value is None or entry.low is None or entry.high is None:
-        return "—"
-    decimals = _decimals(entry.high - entry.low)
-    return f"[{plain_number(entry.low, decimals)}, {plain_number(entry.high, decimals)}]"
+def _interval(one: Evidence) -> str:
+    if one.low == one.high:
+        return "exact"
+    decimals = _decimals(one.high - one.low)
+    return f"[{plain_number(one.low, decimals)}, {plain_number(one.high, decimals)}]"
 
 
 def remedy_lines(ledger: Ledger) -> list[str]:
@@ -162,7 +245,7 @@ def remedy_lines(ledger: Ledger) -> list[str]:
 
     Claims that need more than one command, or something of one's own, are counted in the last line.
     """
-    wanted = Counter(e.command for e in ledger.entries if e.verdict == "not measured")
+    wanted = Counter(line.command for line in ledger.lines if line.verdict == "not measured")
     found = [(c, n) for c, n in wanted.most_common() if c is not None and _can_be_run(c)]
     width = min(_COMMAND_WIDTH, max((len(command) for command, _ in found), default=0))
     lines = [f"{c:<{width}}  would measure {n} claim{'s' if n > 1 else ''}" for c, n in found]
@@ -172,24 +255,61 @@ def remedy_lines(ledger: Ledger) -> list[str]:
 
 
 def ledger_csv(ledger: Ledger) -> str:
-    """Every line of the ledger with its unrounded numbers."""
+    """Every piece of evidence with its unrounded numbers, and every claim without any."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(Entry.model_fields), lineterminator="\n")
-    writer.writeheader()
-    for entry in ledger.entries:
-        writer.writerow(entry.model_dump())
+    of_claim = [name for name in Line.model_fields if name != "evidence"]
+    of_evidence = list(Evidence.model_fields)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*of_claim, *(f"evidence_{name}" for name in of_evidence)])
+    for line in ledger.lines:
+        about = [getattr(line, name) for name in of_claim]
+        for one in line.evidence or (None,):
+            writer.writerow([*about, *(getattr(one, name, None) for name in of_evidence)])
     return out.getvalue()
 
 
 def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
-    """Every claim with a verdict from every run that measures it.
+    """Every claim with a verdict, from every run that measures it.
 
     Raises:
         InputError: If a claim's rows are ambiguous in a run.
     """
-    entries = [entry for claim in claims for entry in _entries(claim, runs)]
+    lines = _corrected([_line(claim, runs) for claim in claims])
+    known = {line.claim: line for line in lines}
+    together = (
+        _joint(claim, [known[name] for name in claim.claims]) if claim.claims else known[claim.id]
+        for claim in claims
+    )
     notes = tuple(note for run in runs for note in _notes_on(run))
-    return Ledger(runs=tuple(run.name for run in runs), entries=tuple(entries), notes=notes)
+    return Ledger(runs=tuple(run.name for run in runs), lines=tuple(together), notes=notes)
+
+
+def _corrected(lines: Sequence[Line]) -> list[Line]:
+    """The lines, with p values of headlines corrected together; what does not hold is open."""
+    heads = [line for line in lines if line.family == "headline"]
+    raw = [max((one.p for one in line.evidence), default=1.0) for line in heads]
+    corrected = dict(zip((line.claim for line in heads), holm(raw), strict=True))
+    return [
+        line if line.claim not in corrected else _held(line, corrected[line.claim])
+        for line in lines
+    ]
+
+
+def _held(line: Line, p: float) -> Line:
+    if not line.evidence:
+        return line
+    opened = p > ALPHA and line.verdict not in ("mixed", "inconclusive")
+    said = f"corrected p {p:.2g}" + (f"; {line.verdict}, were it alone" if opened else "")
+    note = "; ".join(filter(None, (line.note, said)))
+    update = {"p": p, "note": note} | ({"verdict": "inconclusive"} if opened else {})
+    return line.model_copy(update=update)
+
+
+def _joint(claim: Claim, parts: Sequence[Line]) -> Line:
+    said = "; ".join(f"{line.claim}: {line.verdict}" for line in parts)
+    verdict = joined(line.verdict for line in parts)
+    command = claim.command if verdict == "not measured" else None
+    return _of(claim, family="joint", verdict=verdict, note=said, command=command)
 
 
 def _notes_on(run: StoredRun) -> Iterator[str]:
@@ -221,28 +341,63 @@ def _notes_on(run: StoredRun) -> Iterator[str]:
     yield from (f"{run.name}: {note}" for note in run.results.notes)
 
 
-def _entries(claim: Claim, runs: Sequence[StoredRun]) -> list[Entry]:
-    if claim.measure is None:
-        return [_missing(claim, claim.missing or "")]
-    found: list[Entry] = []
+def _line(claim: Claim, runs: Sequence[StoredRun]) -> Line:
+    """A claim with all evidence; of a joint one, a place for what the others say."""
+    found, absent = _evidence(claim, runs)
+    family: Family = (
+        ""
+        if claim.measure is None
+        else claim.family
+        if claim.family != "quality"
+        else ("headline" if claim.headline else "exploratory")
+    )
+    if not found:
+        reason = claim.missing or _nearest(claim, absent)
+        note = "; ".join(filter(None, (reason, claim.note)))
+        return _of(claim, family=family, verdict="not measured", note=note, command=claim.command)
+    nearest = [one for one in found if one.alike] or found
+    verdict = settled(one.verdict for one in nearest)
+    return _of(claim, family=family, verdict=verdict, evidence=tuple(found), note=claim.note)
+
+
+def _of(claim: Claim, **found: Any) -> Line:
+    return Line(
+        claim=claim.id,
+        section=claim.section,
+        says=claim.says,
+        source=f"{claim.source.where}: {claim.source.row}",
+        published=claim.published.text if claim.published else "–",
+        **found,
+    )
+
+
+def _evidence(claim: Claim, runs: Sequence[StoredRun]) -> tuple[list[Evidence], list[Missing]]:
+    if claim.measure in (None, "joint"):
+        return [], []
+    if claim.measure == "count":
+        try:
+            return [_one(claim, None, "paper", counted(claim))], []
+        except Missing as missing:
+            return [], [missing]
+    found: list[Evidence] = []
     absent: list[Missing] = []
-    for run in (part for whole in runs for part in whole.by_training().values()):
+    for run in runs:
         for scale in run.scales:
             try:
                 results = measure(claim, run, scale)
             except Missing as missing:
                 absent.append(missing)
             else:
-                found += [_entry(claim, run, scale, result) for result in results]
-    return _merged(found) or [_missing(claim, _nearest(claim, absent))]
+                found += [_one(claim, run, scale, result) for result in results]
+    return _merged(found), absent
 
 
-def _merged(found: Sequence[Entry]) -> list[Entry]:
-    """Lines that agree to the last digit, as of the same clips, as one that names its runs."""
-    runs: dict[Entry, dict[str, None]] = {}
-    for entry in found:
-        runs.setdefault(entry.model_copy(update={"run": None}), {})[entry.run or ""] = None
-    return [line.model_copy(update={"run": ", ".join(names)}) for line, names in runs.items()]
+def _merged(found: Sequence[Evidence]) -> list[Evidence]:
+    """Evidence that agrees to the last digit, as of the same clips, as one that names its runs."""
+    runs: dict[Evidence, dict[str, None]] = {}
+    for one in found:
+        runs.setdefault(one.model_copy(update={"run": ""}), {})[one.run] = None
+    return [one.model_copy(update={"run": ", ".join(names)}) for one, names in runs.items()]
 
 
 def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
@@ -254,59 +409,42 @@ def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
     return str(best)
 
 
-def _line(claim: Claim, **found: Any) -> Entry:
-    return Entry(
-        claim=claim.id,
-        section=claim.section,
-        says=claim.says,
-        source=f"{claim.source.where}: {claim.source.row}",
-        published=claim.published.text if claim.published else "–",
-        **found,
-    )
-
-
-def _missing(claim: Claim, reason: str) -> Entry:
-    scale = claim.scales[0] if len(claim.scales) == 1 else "none"
-    return _line(claim, scale=scale, verdict="not measured", note=reason, command=claim.command)
-
-
-def _entry(claim: Claim, run: StoredRun, scale: Scale, result: Measured) -> Entry:
-    first = result.values[0]
-    by = (_by(run, first), _training(run, result), run.apart(*result.values))
-    return _line(
-        claim,
-        **asdict(result.effect),
+def _one(claim: Claim, run: StoredRun | None, scale: Scale, result: Measured) -> Evidence:
+    effect, first = result.effect, result.values[0]
+    of = math.exp if claim.is_factor else float
+    by = (_by(run, first), run.apart(*result.values)) if run else ("counted from its shapes",)
+    return Evidence(
+        run=run.name if run else f"models/{first.cell_id}-paper",
         scale=scale,
-        run=run.name,
         ours=_ours(claim, result),
-        n_needed=result.needed,
+        value=of(effect.value),
+        low=of(effect.low),
+        high=of(effect.high),
+        n=effect.n,
+        trainings=effect.trainings if claim.family == "quality" else None,
+        spread=effect.spread,
+        p=result.p,
+        paired=effect.paired,
         by=", ".join(filter(None, by)) or None,
         recipe_id=first.recipe_id,
+        alike=result.alike,
         verdict=result.verdict,
         note=_note(claim, result),
     )
 
 
-def _training(run: StoredRun, result: Measured) -> str:
-    """Of which training the rows are, where a run has several; they share their times."""
-    if result.values[0].metric in SPEED_METRICS:
-        return ""
-    names = {value.cell_id for value in result.values}
-    rows = (row for row in run.results.cells if row.cell_id in names)
-    seeds = sorted({row.training for row in rows if row.training is not None})
-    return ", ".join(f"training {seed}" for seed in seeds)
-
-
 def _ours(claim: Claim, result: Measured) -> str:
-    effect, values = result.effect, result.values
-    function = claim.measure
+    values, function = result.values, claim.measure
+    value = math.exp(result.effect.value) if claim.is_factor else result.effect.value
     if function == "value":
-        return _number(effect.value, values[0].unit)
+        return _number(value, values[0].unit)
+    if function == "count":
+        return f"{round(value):,}"
     if function == "order":
         return " → ".join(_number(value.value or 0.0, value.unit) for value in values)
     a, b = (_number(value.value or 0.0, value.unit) for value in values[:2])
-    sign = "" if function == "ratio" else signed(effect.value, _decimals(effect.value))
-    return f"{a} against {b}: {sign or f'×{effect.value:.2f}'}"
+    sign = "" if function == "ratio" else signed(value, _decimals(value))
+    return f"{a} against {b}: {sign or f'×{value:.2f}'}"
 
 
 def _decimals(value: float) -> int:
@@ -328,41 +466,75 @@ def _by(run: StoredRun, value: Value) -> str | None:
 
 
 def _note(claim: Claim, result: Measured) -> str | None:
-    parts = []
-    unit = "rounds" if result.values[0].metric in SPEED_METRICS else "clips"
+    effect, parts = result.effect, []
+    if claim.measure == "order":
+        names = claim.rows[result.link], claim.rows[result.link + 1]
+        text = signed(effect.value, _decimals(effect.value))
+        parts.append(f"weakest link: {text} from {names[0]} to {names[1]}")
     if result.verdict == "inconclusive":
-        parts.append(
-            f"about {result.needed} {unit} would settle it, if the observed effect is the true one"
-            if result.needed
-            else "no n would settle it: the observed effect is nil"
-        )
-    if result.verdict == "direction only" and claim.number is not None:
-        parts.append(f"the published {_signed_or_factor(claim, claim.number)} is not reached")
-    if result.effect.paired is False:
+        parts.append(_needed(claim, effect))
+    if claim.delta is not None:
+        reach = claim.delta * abs(result.values[1].value or 0.0)
+        parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{_number(reach, '')}")
+    if effect.spread is not None and effect.prompt_error is not None:
+        given = effect.spread, effect.prompt_error
+        found = (detectable(*given, k, effect.n) for k in _TRAININGS)
+        shown = " / ".join(_number(x, "") for x in found)
+        parts.append(f"detectable with {' / '.join(map(str, _TRAININGS))} trainings: {shown}")
+    parts += [f"without {name}: {why}" for name, why in result.without.items()]
+    if effect.paired is False:
         parts.append("the run does not pair these rows: outer ends of both intervals")
-    return "; ".join(parts) or None
+    return "; ".join(filter(None, parts)) or None
 
 
-def _signed_or_factor(claim: Claim, number: float) -> str:
-    """A published number as one writes it: ×12.3, or +0.70."""
-    if claim.is_factor:
-        return f"×{number:g}"
-    return signed(number, 2) if claim.null == 0 else plain_number(number, 2)
+def _needed(claim: Claim, effect: Effect) -> str:
+    """What would show the observed effect with 80 % power."""
+    if claim.side == "level":
+        return ""
+    null = math.log(claim.null) if claim.is_factor else claim.null
+    gap, error = abs(effect.value - null), effect.error(null)
+    unit = "rounds" if claim.family == "times" else "prompts"
+    n, *ends = (prompts_needed(effect, x, null) for x in (gap, gap + error, gap - error))
+    if n is None and effect.trainings > 1:
+        k = trainings_needed(effect, gap)
+        wanted = f"about {k}" if k else "more than 50"
+        return f"{wanted} trainings would show the observed effect {_AT}"
+    if n is None:
+        return "no n would show it: the observed effect is nil"
+    few, many = (_rounded(end) for end in ends)
+    return f"about {_rounded(n)} {unit} ({few} to {many}) would show the observed effect {_AT}"
+
+
+def _rounded(n: int | None) -> str:
+    """To two significant figures, upwards."""
+    if n is None:
+        return "no end"
+    size = 10 ** max(0, len(str(n)) - 2)
+    return f"{-(-n // size) * size:,}"
 
 
 def changes(committed: Ledger, now: Ledger) -> list[str]:
     """What a recomputed ledger says otherwise than a committed one; empty if nothing."""
-    before = {entry.key: entry for entry in committed.entries}
-    after = {entry.key: entry for entry in now.entries}
+    before = {line.claim: line for line in committed.lines}
+    after = {line.claim: line for line in now.lines}
     found = []
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key), after.get(key)
-        name = key[0] + (f" ({key[1]}, {key[2]})" if key[1] else "")
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
         if old is None or new is None:
             state = "is not in the committed ledger" if old is None else "is no longer found"
-            found.append(f"{name}: {(new or old).verdict} {state}")  # type: ignore[union-attr]
+            found.append(f"{name} {state}")
         elif old.verdict != new.verdict:
             found.append(f"{name}: committed as {old.verdict}, the stored runs say {new.verdict}")
-        elif (old.value, old.low, old.high) != (new.value, new.low, new.high):
-            found.append(f"{name}: the committed numbers are not those of the stored runs")
+        elif old.evidence != new.evidence:
+            found += [f"{name}: {text}" for text in _other_evidence(old, new)]
     return found
+
+
+def _other_evidence(old: Line, new: Line) -> Iterator[str]:
+    before, after = ({one.key: one for one in line.evidence} for line in (old, new))
+    for key in dict.fromkeys([*before, *after]):
+        if key not in before or key not in after:
+            state = "is not in the committed ledger" if key in after else "is no longer found"
+            yield f"evidence of {key[0]}, {key[1]} {state}"
+        elif before[key] != after[key]:
+            yield f"the committed numbers of {key[0]}, {key[1]} are not those of the stored runs"

@@ -1,21 +1,24 @@
-"""What a run says of a claim: the effect with its interval, or what is missing.
+"""What a run says of a claim: the effect with its interval and verdict, or what is missing.
 
 A difference is the run's own paired one wherever it stores it. Two rows it does not pair are
 compared by the outer ends of their intervals, [a.low - b.high, a.high - b.low]: at least as wide
 as any interval of the difference would be, whatever the correlation, and marked as not paired.
 
-An order is as strong as its weakest link: the link whose lower end (seen from the claimed side) is
-lowest bounds the effect from below, the one whose upper end is lowest from above.
+Where a run holds several trainings of its models, rows are compared within each of them, and the
+effect is that over trainings.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import sub, truediv
-from typing import Any
+from statistics import fmean
 
+from calm_bench.core.inference import Effect, pooled
 from calm_bench.errors import InputError
-from calm_bench.report.paper.claims import Claim, Selector
+from calm_bench.numbers.parameters import parameters
+from calm_bench.report.paper.claims import COUNTED, Claim, Selector
 from calm_bench.report.paper.runs import (
     OF_THE_MODEL,
     SPEED_METRICS,
@@ -25,20 +28,9 @@ from calm_bench.report.paper.runs import (
     rows_for,
     scale_of,
 )
-from calm_bench.report.paper.verdicts import Verdict, clips_needed, judge
+from calm_bench.report.paper.verdicts import Verdict, capped, judge
 from calm_bench.store.records import Row
 from calm_bench.store.results import UNFIT, Value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """A difference, ratio or value with its 95 % interval; n counts clips, or rounds of timing."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    paired: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +38,21 @@ class Measured:
     """A claim's effect in one run, by one recipe.
 
     Attributes:
-        values: The numbers that were compared.
-        needed: At which n an inconclusive interval would leave the null; None where none would.
+        effect: On the scale that is judged: logarithms, of factors. An order's is its weakest link.
+        link: Which link of an order that is, from 0.
+        p: Of the verdict, two-sided.
+        values: The numbers that were compared; of several trainings their means.
+        alike: Whether scale and device are those of the published number.
+        without: By training that the run holds and that has no part in it, why.
     """
 
     effect: Effect
+    link: int
     verdict: Verdict
-    needed: int | None
+    p: float
     values: tuple[Value, ...]
+    alike: bool
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
 class Missing(Exception):
@@ -75,6 +74,39 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
         Missing: If they say nothing of it.
         InputError: If a selector of the claim fits several rows of the run.
     """
+    trained = list(run.by_training().items())
+    found: dict[str | None, dict[tuple[str, ...], _Compared]] = {}
+    problems: dict[str, Missing] = {}
+    for name, part in trained[:1] if claim.family == "times" else trained:
+        try:
+            compared = _compared(claim, part, scale)
+        except Missing as missing:
+            problems[name] = missing
+        else:
+            for recipe_id, one in compared.items():
+                # What has no training, such as a codec, is the same in all of them.
+                names = tuple(value.cell_id for value in one.values)
+                found.setdefault(recipe_id, {})[names] = one
+    if not found:
+        raise min(problems.values(), key=lambda missing: missing.lacks)
+    if scale not in claim.scales:
+        wanted = " or ".join(claim.scales)
+        reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
+        raise Missing(reason, lacks=-1)
+    without = {name: str(missing) for name, missing in problems.items()}
+    results = [_measured(claim, run, scale, list(seen.values())) for seen in found.values()]
+    return [replace(result, without=without) for result in results]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compared:
+    """The rows of one training: their values, and the effects that the claim is about."""
+
+    values: tuple[Value, ...]
+    links: tuple[Effect, ...]
+
+
+def _compared(claim: Claim, run: StoredRun, scale: Scale) -> dict[str | None, _Compared]:
     absent = [row for row in claim.rows if not _rows(row, run, scale)]
     if absent:
         raise Missing(f"{run.name} has no row {absent[0]}", len(absent))
@@ -82,23 +114,17 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
     shared = [key for key in found[0] if all(key in values for values in found)]
     if not shared:
         raise Missing("its rows were made by different recipes")
-    fit = [key for key in shared if _fits(claim, run.recipe(key))]
-    if not fit:
-        wanted = ", ".join(f"{key} {value}" for key, value in claim.needs.items())
-        given = "; ".join(_described(claim, run.recipe(key)) for key in shared)
-        raise Missing(f"needs {wanted}; {run.name} has {given}")
-    results, problems = [], []
-    for key in fit:
+    results, problems = {}, []
+    for key in shared:
+        values = tuple(of_row[key] for of_row in found)
         try:
-            results.append(_measured(claim, run, tuple(values[key] for values in found)))
+            links = tuple(_links(claim, run, values))
         except Missing as missing:
             problems.append(missing)
+        else:
+            results[key] = _Compared(values=values, links=links)
     if not results:
         raise problems[0]
-    if scale not in claim.scales:
-        wanted = " or ".join(claim.scales)
-        reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
-        raise Missing(reason, lacks=-1)
     return results
 
 
@@ -149,49 +175,111 @@ def _matches(selector: Selector, row: Row, scale: Scale | None) -> bool:
     )
 
 
-def _fits(claim: Claim, recipe: Mapping[str, Any]) -> bool:
-    return all(
-        value.lower() in str(recipe.get(key, "")).lower() for key, value in claim.needs.items()
-    )
-
-
-def _described(claim: Claim, recipe: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {recipe.get(key, 'not recorded')}" for key in claim.needs)
-
-
-def _measured(claim: Claim, run: StoredRun, values: tuple[Value, ...]) -> Measured:
-    log, null = claim.is_factor, claim.null
-    effects = _effects(claim, run, values)
-    if log and min(effect.low for effect in effects) <= 0:
-        raise Missing("a ratio's interval reaches 0")
+def _measured(claim: Claim, run: StoredRun, scale: Scale, seen: Sequence[_Compared]) -> Measured:
     assert claim.side is not None
-    effect = _weakest(effects, claim.side == "above")
-    open_ones = [e for e in effects if e.low <= null <= e.high]
-    counts = [clips_needed(e.value, e.low, e.high, e.n, null=null, log=log) for e in open_ones]
-    needed = [count for count in counts if count is not None]
+    links = [pooled(of_link) for of_link in zip(*(one.links for one in seen), strict=True)]
+    values = tuple(_mean(of_row) for of_row in zip(*(one.values for one in seen), strict=True))
+    null = math.log(claim.null) if claim.is_factor else claim.null
+    verdict, p = judge(links, claim.side, null, _margin(claim, run, scale, values))
+    published = claim.scales[0] if len(claim.scales) == 1 else "paper"
+    here = claim.family == "quality" or _device(run).startswith(claim.device)
+    alike = here and scale == published
+    weakest = _weakest(links, claim.side, null)
     return Measured(
-        effect=effect,
-        verdict=judge(effect.low, effect.high, side=claim.side, null=null, number=claim.number),
-        needed=max(needed, default=None) if len(needed) == len(counts) else None,
+        effect=links[weakest],
+        link=weakest,
+        verdict=capped(
+            verdict,
+            elsewhere=claim.family == "times" and not alike,
+            one_training=claim.family == "quality" and len(seen) == 1,
+        ),
+        p=p,
         values=values,
+        alike=alike,
     )
 
 
-def _effects(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect]:
+def _device(run: StoredRun) -> str:
+    return str(run.manifest.environment.get("device", "")) if run.manifest else ""
+
+
+def _mean(values: Sequence[Value]) -> Value:
+    return values[0].model_copy(update={"value": fmean(v.value or 0.0 for v in values)})
+
+
+def _weakest(links: Sequence[Effect], side: str, null: float) -> int:
+    def strength(i: int) -> tuple[float, float]:
+        gap = links[i].value - null if side == "above" else null - links[i].value
+        return -links[i].p_not(above=side == "above", null=null), gap
+
+    return min(range(len(links)), key=strength)
+
+
+def _margin(
+    claim: Claim, run: StoredRun, scale: Scale, values: Sequence[Value]
+) -> tuple[float, float] | None:
+    """What counts as the published number here, or as level with the second row."""
+    if claim.delta is not None:
+        reach = claim.delta * abs(values[1].value or 0.0)
+        return claim.null - reach, claim.null + reach
+    margin, by = claim.margin, claim.published.by if claim.published else None
+    instrument = run.instrument(values[0].recipe_id) or ""
+    if margin is None or (by and (scale != "paper" or by not in instrument)):
+        return None
+    return (math.log(margin[0]), math.log(margin[1])) if claim.is_factor else margin
+
+
+def counted(claim: Claim) -> Measured:
+    """The parameters of a part of a model, of the shapes that the paper's were made of.
+
+    Raises:
+        Missing: If there is no such model, or it has no such part.
+    """
+    (row,) = claim.rows
+    assert claim.side is not None
+    found = parameters(f"{row.model}-paper", COUNTED[row.metric])
+    if found is None:
+        raise Missing(f"{row.model}-paper has no {COUNTED[row.metric]}")
+    effect = Effect(value=found, low=found, high=found, n=1, df=math.inf)
+    verdict, p = judge([effect], claim.side, claim.null, claim.margin)
+    value = Value(cell_id=row.model, system=row.model, metric=row.metric, value=found)
+    return Measured(effect=effect, link=0, verdict=verdict, p=p, values=(value,), alike=True)
+
+
+def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect]:
+    """The effects that the claim is about, on the scale on which they are judged."""
     if claim.measure == "value":
-        return [_of_one(values[0])]
-    if claim.measure == "ratio":
-        return [_ratio(values[0], values[1])]
-    if claim.measure == "difference":
-        return [_difference(run, values[0], values[1])]
-    return [_difference(run, after, before) for before, after in pairwise(values)]
+        if values[0].metric == "rtf" and not _device(run).startswith(claim.device):
+            raise Missing(
+                f"{run.name} was timed on {_device(run) or 'an unknown device'}, and real time "
+                f"was claimed of {claim.device}"
+            )
+        found = [_of_one(values[0])]
+    elif claim.measure == "ratio":
+        found = [_ratio(values[0], values[1])]
+    elif claim.measure == "difference":
+        found = [_difference(run, values[0], values[1])]
+    else:
+        found = [_difference(run, after, before) for before, after in pairwise(values)]
+    if not claim.is_factor:
+        return found
+    if min(effect.low for effect in found) <= 0:
+        raise Missing("a ratio's interval reaches 0")
+    return [
+        replace(e, value=math.log(e.value), low=math.log(e.low), high=math.log(e.high))
+        for e in found
+    ]
 
 
 def _of_one(value: Value) -> Effect:
     if value.value is None or value.low is None or value.high is None:
         why = f": {value.reason}" if value.reason else ""
         raise Missing(f"{value.metric} of {value.cell_id} has no interval{why}")
-    return Effect(value=value.value, low=value.low, high=value.high, n=value.n)
+    return _effect(value.value, value.low, value.high, value.n)
+
+
+def _effect(value: float, low: float, high: float, n: int, paired: bool | None = None) -> Effect:
+    return Effect(value=value, low=low, high=high, n=n, df=max(1, n - 1), paired=paired)
 
 
 def _difference(run: StoredRun, a: Value, b: Value) -> Effect:
@@ -215,7 +303,7 @@ def _stored(run: StoredRun, a: Value, b: Value) -> Effect | None:
             raise Missing(f"{found.metric}: no interval of the difference: {reason}")
         if found.cell_id != a.cell_id:
             value, low, high = -value, -high, -low
-        return Effect(value=value, low=low, high=high, n=found.n, paired=True)
+        return _effect(value, low, high, found.n, paired=True)
     return None
 
 
@@ -230,17 +318,4 @@ def _unpaired(of: Callable[[float, float], float], a: Value, b: Value) -> Effect
     """A difference or ratio by the outer ends of both intervals."""
     x, y = _of_one(a), _of_one(b)
     low, high = of(x.low, y.high), of(x.high, y.low)
-    return Effect(value=of(x.value, y.value), low=low, high=high, n=min(x.n, y.n), paired=False)
-
-
-def _weakest(effects: Sequence[Effect], above: bool) -> Effect:
-    """The bounds of the smallest effect, seen from the claimed side; see the module's text."""
-    pick = min if above else max
-    paired = {effect.paired for effect in effects}
-    return Effect(
-        value=pick(effect.value for effect in effects),
-        low=pick(effect.low for effect in effects),
-        high=pick(effect.high for effect in effects),
-        n=min(effect.n for effect in effects),
-        paired=paired.pop() if len(paired) == 1 else False,
-    )
+    return _effect(of(x.value, y.value), low, high, min(x.n, y.n), paired=False)

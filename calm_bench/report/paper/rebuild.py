@@ -1,6 +1,6 @@
 """`calm-bench paper`: from stored runs to ledger, tables and figures; and whether they still hold.
 
-    ledger.md  ledger.csv  ledger.json     claim, published value, ours, interval, verdict
+    ledger.md  ledger.csv  ledger.json     a line a claim with its verdict, and its evidence below
     tables/NAME.md .csv .tex               the paper's tables, published and measured
     figures/NAME.png .svg                  the paper's figures
     README.md                              what is where, and what could not be drawn
@@ -103,7 +103,7 @@ def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
 
 def _index(ledger: Ledger, texts: Mapping[str, str], missing: Sequence[str]) -> str:
     """The folder's README: verdicts in one line, then every table and figure."""
-    lines = ["# The paper, rebuilt", "", f"Claims ([ledger.md](ledger.md)): {ledger.summary}.", ""]
+    lines = ["# The paper, rebuilt", "", f"[The ledger](ledger.md) has {ledger.summary}.", ""]
     lines += [_HEAD.format(runs=", ".join(ledger.runs)), "## Tables", ""]
     for spec in load_tables():
         path = f"tables/{spec.name}.md"

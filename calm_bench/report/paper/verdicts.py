@@ -1,63 +1,92 @@
-"""The verdict rule, fixed before any run it judges; docs/claims.md says it in words.
+"""The verdict rule, fixed before any run it judges; docs/claims.md defines every word of it.
 
-A claim says on which side of a null an effect lies (a difference of 0, a ratio of 1), and may say
-how large it is. The 95 % interval alone decides:
-
-    reproduced      wholly on the claimed side and, if a number is claimed, reaching it or beyond
-    direction only  wholly on the claimed side, the claimed number not reached
-    contradicted    wholly on the other side
-    inconclusive    anything else: the null is inside of the interval or touches it
-    not measured    no interval
-
-No number without an interval gets a verdict, and no rounding comes before a comparison.
+The 95 % interval of an effect is held against a null and, where a number is claimed, against the
+margin of that number; an order is as strong as its weakest link; no effect is claimed within a
+margin by two one-sided tests. No number without an interval gets a verdict.
 """
 
-import math
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
-from calm_bench.core.stats import n_needed
-from calm_bench.types import Estimate
+from calm_bench.core.inference import ALPHA, Effect
 
-Verdict = Literal["reproduced", "direction only", "contradicted", "inconclusive", "not measured"]
-Side = Literal["above", "below"]
+Verdict = Literal[
+    "reproduced", "exceeds", "falls short", "equivalent", "direction holds", "direction only",
+    "direction only (one training)", "other direction (one training)", "contradicted", "mixed",
+    "inconclusive", "not measured",
+]  # fmt: skip
+Side = Literal["above", "below", "level"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+SHOWN = VERDICTS[:7]
+"""The claimed side, from the strongest word to the weakest."""
+AGAINST = VERDICTS[7:9]
 
 
 def judge(
-    low: float | None, high: float | None, *, side: Side, null: float, number: float | None = None
-) -> Verdict:
-    """The verdict on a claim from the 95 % interval of its effect.
+    links: Sequence[Effect], side: Side, null: float, margin: tuple[float, float] | None = None
+) -> tuple[Verdict, float]:
+    """The verdict on what was claimed of an effect, or of each link of an order; with its p value.
 
     Args:
-        low: Lower end of the interval; None if there is none.
-        high: Upper end.
-        side: Where the claim says the effect lies, seen from the null.
-        null: The value at which there is no effect: 0 for a difference, 1 for a ratio.
-        number: The published effect, on the same scale; None if only its side is claimed.
-
-    Raises:
-        ValueError: If the interval's ends are not finite or in the wrong order.
+        links: On the scale of the null and the margin: logarithms, of factors.
+        side: Where the effect should lie, seen from the null; or level with it, within the margin.
+        null: The value without an effect.
+        margin: The lower and upper end of what counts as the published number, or as no effect.
     """
-    if low is None or high is None:
+    first = links[0]
+    if side == "level":
+        assert margin is not None
+        low, high = margin
+        inside = max(first.p_not(above=True, null=low), first.p_not(above=False, null=high))
+        beyond = 2 * min(first.p_not(above=False, null=low), first.p_not(above=True, null=high))
+        if inside <= ALPHA:
+            return "equivalent", inside
+        return ("contradicted" if beyond <= ALPHA else "inconclusive"), min(1.0, beyond)
+    above = side == "above"
+    held = 2 * max(link.p_not(above=above, null=null) for link in links)
+    turned = 2 * len(links) * min(link.p_not(above=not above, null=null) for link in links)
+    if held <= ALPHA:
+        return _size(first, above, margin) if margin else "direction only", held
+    return ("contradicted" if turned <= ALPHA else "inconclusive"), min(1.0, held, turned)
+
+
+def _size(effect: Effect, above: bool, margin: tuple[float, float]) -> Verdict:
+    low, high = margin
+    if low <= effect.low and effect.high <= high:
+        return "reproduced"
+    if effect.low > high or effect.high < low:
+        return "exceeds" if (effect.low > high) == above else "falls short"
+    return "direction only"
+
+
+def capped(verdict: Verdict, *, elsewhere: bool, one_training: bool) -> Verdict:
+    """The strongest word that a time from elsewhere, or one training, may have."""
+    if elsewhere and verdict in SHOWN:
+        return "direction holds"
+    if not one_training or verdict == "inconclusive":
+        return verdict
+    if verdict == "equivalent":
+        return "inconclusive"
+    return "direction only (one training)" if verdict in SHOWN else "other direction (one training)"
+
+
+def settled(verdicts: Iterable[Verdict]) -> Verdict:
+    """What several pieces of evidence say together: their weakest word, or that they disagree."""
+    found = set(verdicts)
+    if not found:
         return "not measured"
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise ValueError(f"[{low}, {high}] is no interval")
-    if side == "below":
-        low, high, null = -high, -low, -null
-        number = None if number is None else -number
-    if low > null:
-        return "reproduced" if number is None or high >= number else "direction only"
-    return "contradicted" if high < null else "inconclusive"
+    if found <= set(SHOWN):
+        return max(found, key=SHOWN.index)
+    if found <= set(AGAINST):
+        return min(found, key=AGAINST.index)
+    return found.pop() if len(found) == 1 else "mixed"
 
 
-def clips_needed(
-    value: float, low: float, high: float, n: int, *, null: float, log: bool
-) -> int | None:
-    """At how many samples an inconclusive interval would just leave the null.
-
-    Taken as in `stats.n_needed`, on the log scale for ratios. None where no number would do: the
-    observed effect is nil, or the interval has left the null already.
-    """
-    if log:
-        value, low, high, null = (math.log(x) for x in (value, low, high, null))
-    return n_needed(Estimate(value=value - null, low=low - null, high=high - null, n=n))
+def joined(verdicts: Iterable[Verdict]) -> Verdict:
+    """What claims say together that must all hold."""
+    found = set(verdicts)
+    if against := found & set(AGAINST):
+        return settled(against)
+    if found <= set(SHOWN):
+        return settled(found)
+    return next(v for v in ("not measured", "mixed", "inconclusive") if v in found)

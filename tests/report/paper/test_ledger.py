@@ -1,17 +1,21 @@
 """From stored rows to verdicts: pairing, orders, scales, recipes, and what is missing."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from calm_bench.errors import InputError
 from calm_bench.numbers.speed import speed_rows
 from calm_bench.report.paper.claims import Claim, load_claims
 from calm_bench.report.paper.ledger import (
-    Entry,
+    Evidence,
     Ledger,
+    Line,
     build_ledger,
     changes,
     ledger_csv,
@@ -40,123 +44,316 @@ def claim(measure: str, *rows: dict[str, Any], side: str = "below", **changes: A
     return Claim.model_validate(fields | changes)
 
 
-def entries(found: Claim, *runs: StoredRun) -> list[Entry]:
-    return list(build_ledger([found], runs).entries)
+def line(found: Claim, *runs: StoredRun) -> Line:
+    (line,) = build_ledger([found], runs).lines
+    return line
 
 
-def of_recipe(found: list[Entry], by: str) -> Entry:
-    return next(entry for entry in found if entry.by == by)
+def evidence(found: Claim, *runs: StoredRun) -> list[Evidence]:
+    return list(line(found, *runs).evidence)
 
 
+def of_recipe(found: list[Evidence], by: str) -> Evidence:
+    return next(one for one in found if one.by == by)
+
+
+ONCE = "direction only (one training)"
+AGAINST = "other direction (one training)"
 PAIR = ("difference", row("fad", "calm-music", 4), row("fad", "rq32-music"))
 SPEED = ("value", row("overall_speedup", "calm-music", 4))
 
 
 def test_the_runs_own_paired_difference_is_taken(music: StoredRun) -> None:
-    found = of_recipe(entries(claim(*PAIR), music), "mel")
+    found = of_recipe(evidence(claim(*PAIR), music), "mel")
     assert (found.value, found.low, found.high) == (-3.3, -4.1, -2.5)
     assert found.paired is True
-    assert found.verdict == "reproduced"
+    assert found.verdict == ONCE
+    assert found.trainings == 1
 
 
 def test_a_pair_the_other_way_round_is_turned(music: StoredRun) -> None:
     turned = claim("difference", row("fad", "rq32-music"), row("fad", "calm-music", 4))
-    found = of_recipe(entries(turned, music), "mel")
+    found = of_recipe(evidence(turned, music), "mel")
     assert (found.value, found.low, found.high) == (3.3, 2.5, 4.1)
-    assert found.verdict == "contradicted"
+    assert found.verdict == AGAINST
 
 
 def test_rows_that_are_not_paired_are_bounded_by_their_intervals(music: StoredRun) -> None:
-    found = of_recipe(entries(claim(*PAIR), music), "whisper v1")
+    found = of_recipe(evidence(claim(*PAIR), music), "whisper v1")
     assert found.low == pytest.approx(5.9 * 0.94 - 9.2 * 1.06)
     assert found.high == pytest.approx(5.9 * 1.06 - 9.2 * 0.94)
     assert found.paired is False
     assert "not pair" in (found.note or "")
 
 
-def test_each_recipe_has_a_line_of_its_own(music: StoredRun) -> None:
-    assert {entry.by for entry in entries(claim(*PAIR), music)} == {"mel", "whisper v1"}
+def test_every_recipe_is_evidence_for_one_line(music: StoredRun) -> None:
+    found = line(claim(*PAIR), music)
+    assert {one.by for one in found.evidence} == {"mel", "whisper v1"}
+    assert found.verdict == ONCE
+    assert found.family == "exploratory"
 
 
-def test_runs_of_the_same_clips_share_a_line(music: StoredRun) -> None:
+def test_ears_that_disagree_are_mixed(make: SimpleNamespace) -> None:
+    rows = [(make.calm[4], {"fad": make.around(5.0)}), (make.rq32, {"fad": make.around(9.0)})]
+    results = make.results("a", "music", rows, instruments=("mel", "whisper v1"))
+    worse = [
+        value.model_copy(update={"value": 19.0, "low": 18.0, "high": 20.0})
+        if value.recipe_id == "fad-mel" and value.cell_id == make.calm[4].cell_id
+        else value
+        for value in results.rows
+    ]
+    run = make.stored(results.model_copy(update={"rows": tuple(worse)}))
+    found = line(claim(*PAIR), run)
+    assert {one.verdict for one in found.evidence} == {ONCE, AGAINST}
+    assert found.verdict == "mixed"
+
+
+def test_runs_of_the_same_clips_share_their_evidence(music: StoredRun) -> None:
     twin = replace(music, name="music-2")
-    found = of_recipe(entries(claim(*PAIR), music, twin), "mel")
+    found = of_recipe(evidence(claim(*PAIR), music, twin), "mel")
     assert found.run == "music-1, music-2"
     rows = [
         row.model_copy(update={"value": row.value and row.value + 1}) for row in music.results.rows
     ]
     other = replace(twin, results=music.results.model_copy(update={"rows": tuple(rows)}))
-    lines = entries(claim(*PAIR), music, other)
+    lines = evidence(claim(*PAIR), music, other)
     assert {entry.run for entry in lines} == {"music-1", "music-2"}
 
 
-def test_a_claim_may_ask_for_a_recipe(music: StoredRun) -> None:
-    (found,) = entries(claim(*PAIR, needs={"embedding": "vggish"}), music)
-    assert found.verdict == "not measured"
-    assert "needs embedding vggish; music-1 has embedding mel" in (found.note or "")
-    assert found.command == "calm-bench run music"
+def test_a_number_counts_at_its_size_and_through_its_instrument(make: SimpleNamespace) -> None:
+    number = {"text": "-3", "number": (-3.0, 1.5), "by": "vggish"}
+    seeds = (0, 1, 2)
+
+    def verdict(scale: str, by: str) -> str:
+        rows = trained(make, seeds, {"calm": (6.0, 6.1, 5.9), "rq32": (9.0, 9.1, 8.9)}, scale)
+        differences = paired(rows, seeds, (-3.0, -2.9, -3.1))
+        run = make.stored(
+            make.results("a", "music", rows, differences=differences, instruments=(by,))
+        )
+        return line(claim(*PAIR, published=number), run).verdict
+
+    assert verdict("paper", "vggish") == "reproduced"
+    assert verdict("tiny", "vggish") == verdict("paper", "mel") == "direction only"
+
+
+def trained(
+    make: SimpleNamespace, seeds: Sequence[int], fads: dict[str, Sequence[float]], scale: str
+) -> list[Any]:
+    """Rows of CALM and RQ in several trainings."""
+    rows = []
+    for name, values in fads.items():
+        for seed, fad in zip(seeds, values, strict=True):
+            at = f"@seed{seed}" if seed else ""
+            row = make.system(f"{name}-music-{scale}{at}", f"{name}, training {seed}", steps=4)
+            rows.append((row.model_copy(update={"training": seed}), {"fad": make.around(fad)}))
+    return rows
+
+
+def paired(
+    rows: list[Any], seeds: Sequence[int], values: Sequence[float], reach: float = 0.1
+) -> list[Any]:
+    by_seed = [[row for row, _ in rows if row.training == seed] for seed in seeds]
+    return [
+        (a, b, "fad", (value, value - reach, value + reach))
+        for (a, b), value in zip(by_seed, values, strict=True)
+    ]
+
+
+def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
+    make: SimpleNamespace,
+) -> None:
+    seeds = (0, 1, 2)
+    rows = trained(make, seeds, {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
+
+    def found(*values: float) -> Evidence:
+        differences = paired(rows, seeds, values)
+        (one,) = evidence(
+            claim(*PAIR),
+            make.stored(
+                make.results("a", "music", rows, differences=differences, instruments=("mel",))
+            ),
+        )
+        return one
+
+    one = found(-4.0, -3.0, -2.0)
+    assert (one.trainings, one.spread, one.value) == (3, pytest.approx(1.0), pytest.approx(-3.0))
+    # Student's over three, and a little for the prompts.
+    reach = stats.t.ppf(0.975, 2) / 3**0.5
+    assert one.high == pytest.approx(-3.0 + reach, abs=0.01)
+    assert one.ours == "6.00 against 9.00: −3.00"
+    assert one.verdict == "direction only"
+    assert "detectable with 3 / 5 / 10 trainings: 3.2" in (one.note or "")
+    # Each training by itself leaves zero, in both directions.
+    open_ = found(-4.0, -1.0, 2.0)
+    assert open_.verdict == "inconclusive"
+    assert "trainings would show the observed effect with 80 % power" in (open_.note or "")
+    far = found(4.0, 4.1, 3.9)
+    assert far.verdict == "contradicted"
+
+
+def test_a_training_that_one_side_lacks_has_no_part(make: SimpleNamespace) -> None:
+    rows = trained(make, (0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
+    run = make.stored(make.results("a", "music", rows[:-1], instruments=("mel",)))
+    (one,) = evidence(claim(*PAIR), run)
+    assert one.trainings == 2
+    assert "without training 2: a has no row rq32-music" in (one.note or "")
+
+
+def test_what_has_no_training_is_one_however_many_a_run_holds(make: SimpleNamespace) -> None:
+    rows = trained(make, (0, 1), {"calm": (5.0, 6.0)}, "tiny")
+    codecs = [make.system(f"{name}-music-tiny", name) for name in ("vae", "rvq")]
+    rows += [(row, {"fad": make.around(3.0 + i)}) for i, row in enumerate(codecs)]
+    run = make.stored(make.results("a", "music", rows, instruments=("mel",)))
+    (one,) = evidence(claim("difference", row("fad", "vae-music"), row("fad", "rvq-music")), run)
+    assert one.trainings == 1
+    assert one.verdict == ONCE
+
+
+def headline(name: str, steps: int, side: str = "below") -> Claim:
+    rows = row("fad", "calm-music", steps), row("fad", "rq32-music")
+    return claim("difference", *rows, id=name, side=side, headline=True)
+
+
+def test_headlines_are_corrected_together(make: SimpleNamespace) -> None:
+    # Intervals that just leave zero: each would stand alone, and none of three does.
+    steps = (1, 4, 10)
+    rows = [(make.calm[n], {"fad": make.around(6.0)}) for n in steps]
+    rows.append((make.rq32, {"fad": make.around(9.0)}))
+    pairs = [(make.calm[n], make.rq32, "fad", (-3.0, -5.9, -0.1)) for n in steps]
+    run = make.stored(make.results("a", "m", rows, differences=pairs, instruments=("mel",)))
+    (alone,) = build_ledger([headline("a", 1)], [run]).lines
+    assert (alone.verdict, alone.family) == (ONCE, "headline")
+    together = build_ledger([headline(f"a{n}", n) for n in steps], [run]).lines
+    for one in together:
+        assert one.verdict == "inconclusive"
+        assert one.evidence[0].verdict == ONCE
+        assert one.p == pytest.approx(3 * one.evidence[0].p)
+        assert f"{ONCE}, were it alone" in (one.note or "")
+
+
+def test_a_joint_claim_is_as_good_as_its_worst(music: StoredRun) -> None:
+    both = {"id": "both", "section": "abstract", "says": "Better and cheaper.", "rows": ()}
+    better, cheaper = claim(*PAIR, id="better"), claim(*SPEED, side="above", than=1, id="cheaper")
+    fields = better.model_dump() | both | {"measure": "joint", "side": None}
+    joint = Claim.model_validate(fields | {"claims": ("better", "cheaper")})
+    ledger = build_ledger([joint, better, cheaper], [music])
+    assert ledger.lines[0].verdict == ONCE
+    assert ledger.lines[0].note == f"better: {ONCE}; cheaper: direction holds"
+    worse = better.model_copy(update={"side": "above"})
+    assert build_ledger([joint, worse, cheaper], [music]).lines[0].verdict == AGAINST
+
+
+def test_a_level_claim_needs_a_narrow_interval(make: SimpleNamespace) -> None:
+    seeds = (0, 1, 2)
+    rows = trained(make, seeds, {"calm": (9.0, 9.1, 8.9), "rq32": (9.0, 9.0, 9.0)}, "tiny")
+    level = claim(*PAIR, side="level", delta=0.1)
+
+    def verdict(reach: float) -> Line:
+        differences = paired(rows, seeds, (0.0, 0.1, -0.1), reach)
+        results = make.results("a", "m", rows, differences=differences, instruments=("mel",))
+        return line(level, make.stored(results))
+
+    assert verdict(0.3).verdict == "equivalent"
+    assert "δ is 10 % of the second row: ±0.900" in (verdict(0.3).evidence[0].note or "")
+    assert verdict(2.0).verdict == "inconclusive"
+
+
+def test_parameters_are_counted_from_shapes() -> None:
+    sized = {"metric": "head_parameters", "model": "calm-music"}
+    number = {"text": "601M", "number": (6.01e8, 6.01e6)}
+    found = line(claim("count", sized, side="above", scales=["paper"], published=number))
+    assert (found.verdict, found.family) == ("reproduced", "exact")
+    assert found.evidence[0].value == 601_113_728
+    (none,) = [line(claim("count", sized | {"model": "rq32-music"}, side="above"))]
+    assert "rq32-music-paper has no head" in (none.note or "")
 
 
 def test_an_order_is_as_strong_as_its_weakest_link(music: StoredRun) -> None:
     rows = [row("fad", "calm-music", n) for n in (25, 50, 100)]
     rising = claim("order", *rows, side="above")
-    found = of_recipe(entries(rising, music), "mel")
+    found = of_recipe(evidence(rising, music), "mel")
     assert found.value == pytest.approx(9.6 - 7.4)
     assert found.low == pytest.approx(9.6 * 0.94 - 7.4 * 1.06)
-    assert found.verdict == "reproduced"
+    assert found.high == pytest.approx(9.6 * 1.06 - 7.4 * 0.94)  # that link's own, too
+    assert found.verdict == ONCE
+    assert "weakest link: +2.20 from calm-music, 25 head steps" in (found.note or "")
     # 10 and 25 steps overlap: one undecided link leaves the order open.
     tied = claim("order", *(row("fad", "trigflow-music", n) for n in (10, 25, 50)))
-    found = of_recipe(entries(tied, music), "mel")
+    found = of_recipe(evidence(tied, music), "mel")
     assert found.verdict == "inconclusive"
-    assert (found.n_needed or 0) > 64
-    assert f"about {found.n_needed} clips" in (found.note or "")
+    assert re.search(r"about [\d,]+ prompts \([\d,]+ to no end\) would show", found.note or "")
     # One link wholly on the other side contradicts it, whatever the others say.
     rows = [row("fad", "calm-music", n) for n in (4, 10, 100)]
     wrong = claim("order", *rows, row("fad", "rq32-music"), side="above")
-    assert of_recipe(entries(wrong, music), "mel").verdict == "contradicted"
+    assert of_recipe(evidence(wrong, music), "mel").verdict == AGAINST
 
 
-def test_a_factor_is_judged_against_one(music: StoredRun) -> None:
-    faster = claim(*SPEED, side="above", than=1)
-    (found,) = entries(faster, music)
+def test_a_time_from_another_device_or_size_shows_a_direction(make: SimpleNamespace) -> None:
+    faster = claim(*SPEED, side="above", than=1, published={"text": "×1.9", "number": 1.9})
+    on_gpu = {"environment": {"device": "cuda"}}
+
+    def verdict(scale: str, **changes: Any) -> str:
+        rows = [(make.system(f"calm-music-{scale}", "CALM", steps=4), speed)]
+        return line(faster, make.stored(make.results("a", "music", rows), **changes)).verdict
+
+    speed = {"overall_speedup": make.around(1.9)}
+    assert verdict("tiny") == verdict("paper") == verdict("tiny", **on_gpu) == "direction holds"
+    assert verdict("paper", **on_gpu) == "reproduced"
+    speed = {"overall_speedup": make.around(9.0)}
+    assert verdict("paper", **on_gpu) == "exceeds"
+    speed = {"overall_speedup": make.around(1.2)}
+    assert verdict("paper", **on_gpu) == "falls short"
+
+
+def test_evidence_at_the_published_size_and_device_goes_first(make: SimpleNamespace) -> None:
+    faster = claim(*SPEED, side="above", than=1, published={"text": "×1.9", "number": 1.9})
+    runs = []
+    for scale, device in (("tiny", "cpu"), ("paper", "cuda")):
+        rows = [(make.system(f"calm-music-{scale}", "C", steps=4), {"overall_speedup": SLOW})]
+        results = make.results(f"a-{scale}", "music", rows)
+        runs.append(make.stored(results, environment={"device": device}))
+    found = line(faster, *runs)
+    assert {one.verdict for one in found.evidence} == {"direction holds", "reproduced"}
     assert found.verdict == "reproduced"
-    assert found.n == 12
-    number = {"text": "×9", "number": 9.0}
-    (found,) = entries(faster.model_copy(update={"published": None}), music)
-    (found,) = entries(
-        claim(*SPEED, side="above", than=1, published=number),
-        music,
-    )
-    assert found.verdict == "direction only"
-    assert "×9 is not reached" in (found.note or "")
+
+
+SLOW = (1.9, 1.8, 2.0)
+
+
+def test_real_time_is_claimed_of_a_device(make: SimpleNamespace) -> None:
+    live = claim("value", row("rtf", "pocket-tts"), side="below", than=1, scales=["released"])
+    rows = [(make.system("pocket-tts", "Pocket TTS"), {"rtf": make.around(0.4)})]
+    run = make.stored(make.results("a", "speech", rows))
+    assert "real time was claimed of cuda" in (line(live, run).note or "")
+    assert line(live.model_copy(update={"device": "cpu"}), run).verdict == "direction only"
 
 
 def test_a_number_without_an_interval_has_no_verdict(music: StoredRun) -> None:
     speed = row("overall_speedup", "rq32-music")
-    (found,) = entries(claim("value", speed, side="above", than=1), music)
+    found = line(claim("value", speed, side="above", than=1), music)
     assert found.verdict == "not measured"
     assert "has no interval" in (found.note or "")
 
 
 def test_fad_over_time_is_first_and_last_segment(ablations: StoredRun) -> None:
     rows = (row("fad_last", "calm-music-none"), row("fad_first", "calm-music-none"))
-    (found,) = entries(claim("difference", *rows, side="above"), ablations)
+    (found,) = evidence(claim("difference", *rows, side="above"), ablations)
     assert found.value == pytest.approx(80.0 - 8.0)
-    assert found.verdict == "reproduced"
+    assert found.verdict == ONCE
 
 
 def test_half_trained_is_the_last_checkpoint_before_half(ablations: StoredRun) -> None:
     rows = (row("fad_half_trained", f"calm-music{name}") for name in ("-no-multiplier", ""))
-    (found,) = entries(claim("difference", *rows, side="above"), ablations)
+    (found,) = evidence(claim("difference", *rows, side="above"), ablations)
     assert found.value == pytest.approx(21.0 - 12.0)
 
 
 def test_random_weights_say_nothing_of_quality(make: SimpleNamespace) -> None:
     run = make.stored(make.music(), weights={"calm-music-tiny": None})
-    (found,) = entries(claim(*PAIR), run)
+    found = line(claim(*PAIR), run)
     assert "the weights of calm-music-tiny are random" in (found.note or "")
     faster = claim(*SPEED, side="above", than=1)
-    assert entries(faster, run)[0].verdict == "reproduced"
+    assert line(faster, run).verdict == "direction holds"
 
 
 def test_times_of_an_unfit_machine_are_not_judged(make: SimpleNamespace) -> None:
@@ -164,7 +361,7 @@ def test_times_of_an_unfit_machine_are_not_judged(make: SimpleNamespace) -> None
     run = make.stored(make.music().model_copy(update={"notes": (note,)}))
     faster = claim(*SPEED, side="above", than=1)
     ledger = build_ledger([faster], [run])
-    assert "unfit" in (ledger.entries[0].note or "")
+    assert "unfit" in (ledger.lines[0].note or "")
     assert any(note in text for text in ledger.notes)
 
 
@@ -192,14 +389,14 @@ def test_the_unfit_note_is_what_runs_write(make: SimpleNamespace) -> None:
 
 
 def test_a_claim_about_the_papers_size_needs_that_size(music: StoredRun) -> None:
-    (found,) = entries(claim(*PAIR, scales=["paper"]), music)
-    assert (found.verdict, found.scale) == ("not measured", "paper")
+    found = line(claim(*PAIR, scales=["paper"]), music)
+    assert found.verdict == "not measured"
     assert "music-1 is of scale tiny; the claim is about scale paper" in (found.note or "")
 
 
 def test_a_selector_that_fits_two_rows_is_an_error(music: StoredRun) -> None:
     with pytest.raises(InputError, match="must say temp or steps"):
-        entries(claim("difference", row("fad", "calm-music"), row("fad", "rq32-music")), music)
+        evidence(claim("difference", row("fad", "calm-music"), row("fad", "rq32-music")), music)
 
 
 def test_what_is_missing_is_said_of_the_run_that_came_nearest(
@@ -207,45 +404,54 @@ def test_what_is_missing_is_said_of_the_run_that_came_nearest(
 ) -> None:
     cell = make.system("calm-speech-tiny", "CALM")
     speech = make.stored(make.results("speech-1", "speech", [(cell, {"wer": make.around(20.0)})]))
-    (found,) = entries(
+    found = line(
         claim("difference", row("fad", "calm-music", 4), row("fad", "gone")), speech, music
     )
     assert found.note == "music-1 has no row gone"
-    (found,) = entries(
-        claim("difference", row("fad", "gone"), row("fad", "gone-too")), speech, music
-    )
+    found = line(claim("difference", row("fad", "gone"), row("fad", "gone-too")), speech, music)
     assert found.note == "no stored run has fad of gone, gone-too"
 
 
-def test_every_claim_has_a_line_and_every_line_a_verdict(
-    music: StoredRun, ablations: StoredRun
-) -> None:
+def test_every_claim_is_a_line_with_a_verdict(music: StoredRun, ablations: StoredRun) -> None:
     claims = load_claims()
     ledger = build_ledger(claims, [music, ablations])
-    assert {entry.claim for entry in ledger.entries} == {found.id for found in claims}
-    for entry in ledger.entries:
-        assert (entry.verdict == "not measured") == (entry.low is None)
-        assert entry.verdict != "not measured" or (entry.note and entry.command)
-        assert entry.verdict == "not measured" or entry.scale == "tiny"
-    assert sum(ledger.counts.values()) == len(ledger.entries)
-    assert len(ledger_csv(ledger).splitlines()) == len(ledger.entries) + 1
-    rows = sum(len(table.rows) for table in ledger_tables(ledger)[1:])
-    assert rows == len(ledger.entries)
+    assert [line.claim for line in ledger.lines] == [found.id for found in claims]
+    for one in ledger.lines:
+        assert one.verdict != "not measured" or (one.note and one.command and not one.evidence)
+        for found in one.evidence:
+            assert found.verdict not in ("not measured", "mixed")
+            assert found.low <= found.value <= found.high
+    assert sum(ledger.counts.values()) == len(claims)
+    assert ledger.summary.startswith(f"{len(claims)} claims: ")
+    rows = [row for table in ledger_tables(ledger)[1:] for row in table.rows]
+    assert sum(row[0].text != "↳" for row in rows) == len(claims)
+    n = sum(max(1, len(one.evidence)) for one in ledger.lines)
+    assert len(ledger_csv(ledger).splitlines()) == n + 1
+
+
+def test_what_is_confounded_says_so(music: StoredRun) -> None:
+    found = build_ledger([claim(*PAIR, note="confounded: two losses")], [music])
+    (table,) = ledger_tables(found)[1:]
+    assert any("confounded: two losses" in field.text for field in table.rows[0])
 
 
 def test_changes_are_told(music: StoredRun) -> None:
     ledger = build_ledger([claim(*PAIR)], [music])
     assert changes(ledger, ledger) == []
-    first, second = ledger.entries
+    (one,) = ledger.lines
 
-    def altered(entry: Entry, **update: Any) -> Ledger:
-        return ledger.model_copy(update={"entries": (entry.model_copy(update=update), second)})
+    def altered(**update: Any) -> Ledger:
+        return ledger.model_copy(update={"lines": (one.model_copy(update=update),)})
 
-    (text,) = changes(altered(first, verdict="contradicted"), ledger)
-    assert text == "a (music-1, tiny): committed as contradicted, the stored runs say reproduced"
-    (text,) = changes(altered(first, low=-9.0), ledger)
-    assert "the committed numbers are not those" in text
-    (text,) = changes(ledger.model_copy(update={"entries": (first,)}), ledger)
-    assert "is not in the committed ledger" in text
-    (text,) = changes(ledger, ledger.model_copy(update={"entries": (first,)}))
+    (text,) = changes(altered(verdict="contradicted"), ledger)
+    assert text == f"a: committed as contradicted, the stored runs say {ONCE}"
+    first, second = one.evidence
+    other = first.model_copy(update={"low": -9.0})
+    (text,) = changes(altered(evidence=(other, second)), ledger)
+    assert text == "a: the committed numbers of music-1, tiny are not those of the stored runs"
+    (text,) = changes(altered(evidence=(first,)), ledger)
+    assert "evidence of music-1, tiny is not in the committed ledger" in text
+    (text,) = changes(ledger, altered(evidence=(first,)))
     assert "is no longer found" in text
+    (text,) = changes(ledger.model_copy(update={"lines": ()}), ledger)
+    assert text == "a is not in the committed ledger"

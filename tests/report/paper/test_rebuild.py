@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from calm_bench.cli.app import app
 from calm_bench.errors import InputError
 from calm_bench.report.paper import rebuild
+from calm_bench.report.paper.claims import load_claims
 from calm_bench.report.paper.ledger import Ledger
 from calm_bench.report.paper.rebuild import build_paper, verify_paper
 from calm_bench.report.paper.runs import StoredRun
@@ -56,8 +57,9 @@ def test_ledger_and_index_begin_with_the_counts(checkout: Path) -> None:
     paper = build_paper([], checkout / "paper")
     counts = paper.ledger.counts
     assert set(counts) == set(VERDICTS)
-    assert counts["reproduced"] > 0
-    line = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    assert counts["reproduced"] > 0  # parameters, counted
+    shown = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    line = f"{len(load_claims())} claims: {shown}"
     for name in ("ledger.md", "README.md"):
         text = (checkout / "paper" / name).read_text(encoding="utf-8")
         assert line in text.splitlines()[2], name
@@ -84,7 +86,7 @@ def test_verify_catches_an_altered_verdict(checkout: Path) -> None:
     build_paper([], checkout / "paper")
     path = checkout / "paper" / "ledger.json"
     data = json.loads(path.read_text(encoding="utf-8"))
-    entry = next(e for e in data["entries"] if e["verdict"] == "inconclusive")
+    entry = next(e for e in data["lines"] if e["verdict"] == "inconclusive")
     entry["verdict"] = "reproduced"
     path.write_text(json.dumps(data), encoding="utf-8")
     (text,) = verify_paper([], checkout / "paper")
@@ -116,7 +118,7 @@ def test_the_command_writes_prints_and_verifies(checkout: Path) -> None:
     lines = [line.split("  would measure ") for line in done.output.splitlines()]
     counts = {line[0].strip(): int(line[1].split()[0]) for line in lines if len(line) == 2}
     ledger = json.loads((checkout / "results/paper/ledger.json").read_text(encoding="utf-8"))
-    absent = [e["command"] for e in ledger["entries"] if e["verdict"] == "not measured"]
+    absent = [e["command"] for e in ledger["lines"] if e["verdict"] == "not measured"]
     assert counts["calm-bench run speech"] == absent.count("calm-bench run speech") > 1
     assert not [command for command in counts if "RUN" in command or "then" in command]
     assert f"says what {len(absent) - sum(counts.values())} more claims need" in done.output
@@ -132,7 +134,7 @@ def test_json_is_one_object(checkout: Path) -> None:
     done = CliRunner().invoke(app, ["paper", "music-1", "--out", "mine", "--json"])
     found = json.loads(done.stdout)
     assert found["runs"] == ["music-1"]
-    assert {entry["verdict"] for entry in found["entries"]} >= {"reproduced", "not measured"}
+    assert {line["verdict"] for line in found["lines"]} >= {"direction holds", "not measured"}
     assert (checkout / "mine" / "ledger.json").is_file()
 
 
@@ -151,11 +153,12 @@ def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
     done = CliRunner().invoke(app, ["paper", "music-1", "music-2", "--out", "mine"])
     assert done.exit_code == 0, done.output
     ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
-    lines = [entry for entry in ledger.entries if entry.claim == "music-fad-consistency-4"]
-    assert {entry.run for entry in lines} == {"music-1", "music-2"}
-    for entry in lines:
-        assert (entry.run == "music-2") == ("weights of music-2" in (entry.by or ""))
-    (speed,) = (entry for entry in ledger.entries if entry.claim == "music-overall-1")
+    lines = {line.claim: line.evidence for line in ledger.lines}
+    fads = lines["music-fad-consistency-4"]
+    assert {one.run for one in fads} == {"music-1", "music-2"}
+    for one in fads:
+        assert (one.run == "music-2") == ("weights of music-2" in (one.by or ""))
+    (speed,) = lines["music-overall-1"]
     assert speed.run == "music-1, music-2"
     notes = "\n".join(ledger.notes)
     assert "calm-music-tiny release 2 ffffffff" in notes
@@ -175,10 +178,10 @@ def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
     done = CliRunner().invoke(app, ["paper", "music-1", "music-2", "--out", "mine"])
     assert done.exit_code == 0, done.output
     ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
-    (speed,) = (e for e in ledger.entries if e.claim == "music-overall-1")
+    lines = {line.claim: line.evidence for line in ledger.lines}
+    (speed,) = lines["music-overall-1"]
     assert speed.run == "music-1, music-2"
-    fads = [e for e in ledger.entries if e.claim == "music-fad-consistency-4" and e.run]
-    assert {(e.run, e.by) for e in fads} >= {
+    assert {(e.run, e.by) for e in lines["music-fad-consistency-4"]} >= {
         ("music-1", "mel"), ("music-2", "mel, scores by code 99999999"),
     }  # fmt: skip
     assert [note for note in ledger.notes if "other code" in note] == [

@@ -1,62 +1,121 @@
-"""The verdict rule on intervals whose verdict is known by definition."""
+"""The verdict rule on intervals whose verdict is known by definition, and how often it errs."""
 
-import math
+import itertools
+import runpy
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from calm_bench.report.paper.verdicts import Side, Verdict, clips_needed, judge
+from calm_bench.core.inference import Effect
+from calm_bench.report.paper.verdicts import (
+    AGAINST,
+    SHOWN,
+    VERDICTS,
+    Side,
+    Verdict,
+    capped,
+    joined,
+    judge,
+    settled,
+)
+
+
+def effect(low: float, high: float) -> Effect:
+    return Effect(value=(low + high) / 2, low=low, high=high, n=32, df=31)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "number", "verdict"),
+    ("low", "high", "margin", "verdict"),
     [
-        (0.1, 0.3, None, "reproduced"),
-        (0.1, 0.3, 0.2, "reproduced"),
-        (0.1, 0.3, 0.3, "reproduced"),  # reaching the number is enough
-        (0.5, 0.9, 0.3, "reproduced"),  # beyond the number
-        (0.1, 0.3, 0.31, "direction only"),
+        (0.1, 0.3, None, "direction only"),
+        (0.81, 1.24, (0.8, 1.25), "reproduced"),
+        (0.8, 1.25, (0.8, 1.25), "reproduced"),  # an end of the margin belongs to it
+        (0.79, 1.2, (0.8, 1.25), "direction only"),
+        (0.1, 3.0, (0.8, 1.25), "direction only"),  # a wide interval earns nothing
+        (0.1, 0.79, (0.8, 1.25), "falls short"),
+        (1.26, 3.0, (0.8, 1.25), "exceeds"),
         (-0.3, -0.1, None, "contradicted"),
-        (-0.3, -0.1, 0.2, "contradicted"),
+        (-0.3, -0.1, (0.8, 1.25), "contradicted"),
         (-0.1, 0.3, None, "inconclusive"),
-        (-0.1, 0.3, 0.2, "inconclusive"),
-        (0.0, 0.3, 0.2, "inconclusive"),  # touching zero is not leaving it
+        (-0.1, 1.1, (-0.2, 1.25), "inconclusive"),  # within the margin, but on no side
+        (0.0, 0.3, None, "inconclusive"),  # touching zero is not leaving it
         (-0.3, 0.0, None, "inconclusive"),
-        (0.0, 0.0, None, "inconclusive"),
     ],
 )
 @pytest.mark.parametrize("side", ["above", "below"])
 def test_the_rule(
-    low: float, high: float, number: float | None, verdict: Verdict, side: Side
+    low: float, high: float, margin: tuple[float, float] | None, verdict: Verdict, side: Side
 ) -> None:
     if side == "below":  # the mirror image has the same verdict
         low, high = -high, -low
-        number = None if number is None else -number
-    assert judge(low, high, side=side, null=0.0, number=number) == verdict
+        margin = None if margin is None else (-margin[1], -margin[0])
+    if low == 0 or high == 0:
+        low, high = (low - 1e-9, high) if low == 0 else (low, high + 1e-9)
+    assert judge([effect(low, high)], side, 0.0, margin)[0] == verdict
 
 
-@pytest.mark.parametrize(("low", "high"), [(None, None), (1.0, None), (None, 1.0)])
-def test_without_an_interval_there_is_no_verdict(low: float | None, high: float | None) -> None:
-    assert judge(low, high, side="above", null=0.0) == "not measured"
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.9, 0.9, "equivalent"),
+        # Two tests at 5 % are a 90 % interval: it may be a little wider than the margin at 95 %.
+        (-1.1, 1.1, "equivalent"),
+        (-1.3, 1.3, "inconclusive"),
+        (0.2, 1.4, "inconclusive"),
+        (1.01, 2.0, "contradicted"),
+        (-2.0, -1.01, "contradicted"),
+    ],
+)
+def test_level_within_a_margin_is_two_one_sided_tests(
+    low: float, high: float, verdict: Verdict
+) -> None:
+    assert judge([effect(low, high)], "level", 0.0, (-1.0, 1.0))[0] == verdict
 
 
-def test_a_ratio_is_judged_against_its_own_null() -> None:
-    assert judge(3.3, 3.6, side="above", null=1.0, number=12.3) == "direction only"
-    assert judge(11.0, 12.5, side="above", null=1.0, number=12.3) == "reproduced"
-    assert judge(0.2, 0.28, side="below", null=1.0, number=0.3) == "reproduced"
-    assert judge(0.4, 0.6, side="below", null=1.0, number=0.3) == "direction only"
-    assert judge(1.1, 1.4, side="below", null=1.0, number=0.3) == "contradicted"
+def test_an_order_is_one_test() -> None:
+    good, open_, bad = effect(0.1, 0.3), effect(-0.1, 0.3), effect(-0.3, -0.001)
+    assert judge([good, good], "above", 0.0)[0] == "direction only"
+    assert judge([good, open_], "above", 0.0)[0] == "inconclusive"
+    assert judge([bad], "above", 0.0)[0] == "contradicted"
+    # One of three links just on the other side is what chance does; one far there is not.
+    assert judge([good, good, bad], "above", 0.0)[0] == "inconclusive"
+    assert judge([good, good, effect(-0.3, -0.1)], "above", 0.0)[0] == "contradicted"
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (math.nan, 1.0), (0.0, math.inf)])
-def test_what_is_no_interval_is_refused(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match="is no interval"):
-        judge(low, high, side="above", null=0.0)
+def test_times_from_elsewhere_and_one_training_have_weaker_words() -> None:
+    for verdict in VERDICTS[:6]:
+        assert capped(verdict, elsewhere=True, one_training=False) == "direction holds"
+        once = capped(verdict, elsewhere=False, one_training=True)
+        wanted = "inconclusive" if verdict == "equivalent" else "direction only (one training)"
+        assert once == wanted
+        assert capped(verdict, elsewhere=False, one_training=False) == verdict
+    against = capped("contradicted", elsewhere=False, one_training=True)
+    assert against == "other direction (one training)"
+    assert capped("contradicted", elsewhere=True, one_training=False) == "contradicted"
 
 
-def test_n_grows_with_the_square_of_what_is_missing() -> None:
-    # The interval reaches 0.2 below the value; half of that is needed, so four times the clips.
-    assert clips_needed(0.1, -0.1, 0.3, 32, null=0.0, log=False) == 128
-    # On the log scale: e^0.1 with a reach of e^0.2 is the same question.
-    ends = (math.exp(x) for x in (0.1, -0.1, 0.3))
-    assert clips_needed(*ends, 32, null=1.0, log=True) == 128
-    assert clips_needed(0.0, -0.1, 0.1, 32, null=0.0, log=False) is None
+def test_several_pieces_of_evidence_agree_or_are_mixed() -> None:
+    assert settled([]) == "not measured"
+    assert settled(["reproduced", "reproduced"]) == "reproduced"
+    assert settled(["reproduced", "falls short", "direction only"]) == "direction only"
+    assert settled(["inconclusive"] * 2) == "inconclusive"
+    assert settled([*AGAINST]) == "other direction (one training)"
+    for pair in (("reproduced", "contradicted"), ("direction only", "inconclusive")):
+        assert settled(pair) == "mixed"
+
+
+def test_claims_that_must_hold_together_are_as_good_as_the_worst() -> None:
+    worst = [*SHOWN, "inconclusive", "mixed", "not measured", "contradicted"]
+    for better, worse in itertools.pairwise(worst):
+        assert joined([better, worse]) == worse
+
+
+def test_it_errs_as_seldom_as_it_says_and_sees_what_it_says() -> None:
+    prove = runpy.run_path(str(Path(__file__).with_name("prove.py")))
+    world = prove["World"](k=3, spread=1.0, shared=0.5)
+    found = prove["measured"](world, np.random.default_rng(0), 60)
+    false, alone, order, _, shown, *_ = found
+    assert false <= 10 < alone
+    assert order <= 8
+    assert 65 <= shown <= 95

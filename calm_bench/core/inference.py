@@ -1,0 +1,197 @@
+"""Tests of effects whose intervals are known: p values, several trainings, families, power.
+
+An effect is normal or Student about the truth; its standard error is what the half of its interval
+on the null's side says, so that a p value is below 0.05 exactly where the 95 % interval has left
+the null.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+ALPHA = 0.05
+POWER = 0.8
+_MOST_TRAININGS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A difference, ratio or value with its 95 % interval.
+
+    Attributes:
+        n: Prompts (or recordings), or rounds of timing.
+        df: Degrees of freedom behind the interval.
+        trainings: How many of each model it is of.
+        spread: The standard deviation over trainings; None of one alone.
+        prompt_error: The standard error over prompts that trainings share; None of one training.
+        paired: Whether the run paired the rows; None where one row alone was judged.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    df: float
+    trainings: int = 1
+    spread: float | None = None
+    prompt_error: float | None = None
+    paired: bool | None = None
+
+    def error(self, null: float) -> float:
+        """The standard error that the interval's half towards a number says."""
+        reach = self.value - self.low if self.value > null else self.high - self.value
+        return reach / quantile(1 - ALPHA / 2, self.df)
+
+    def p_not(self, *, above: bool, null: float) -> float:
+        """One-sided: how likely a value so far above (or below) a number is if the truth is not."""
+        gap = self.value - null if above else null - self.value
+        if self.spread is not None:
+            p = _p_of_reach(abs(gap), self.spread, self.prompt_error or 0.0, self.trainings, self.n)
+            return p / 2 if gap > 0 else 1 - p / 2
+        error = self.error(null)
+        if error <= 0:
+            return 0.0 if gap > 0 else 1.0
+        return _cdf(-gap / error, self.df)
+
+
+def quantile(p: float, df: float) -> float:
+    """Of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, p))
+
+
+def _cdf(t: float, df: float) -> float:
+    from scipy.special import stdtr
+
+    return float(stdtr(df, t))
+
+
+def reach_over_trainings(
+    spread: float, prompt_error: float, trainings: int, n: int, missed: float = ALPHA
+) -> float:
+    """How far an interval over trainings reaches to either side of the mean.
+
+    All trainings continue the same prompts, so what these have in common does not show in how far
+    the trainings lie apart: it is added, each part with its own Student quantile (the modified
+    large-sample interval of Graybill and Wang, 1980).
+
+    Args:
+        spread: Standard deviation over trainings.
+        prompt_error: Standard error over prompts that trainings share.
+        trainings: At least two.
+        n: Prompts.
+        missed: How often the truth may lie beyond.
+    """
+    of_trainings = quantile(1 - missed / 2, trainings - 1) * spread / math.sqrt(trainings)
+    return math.hypot(of_trainings, quantile(1 - missed / 2, n - 1) * prompt_error)
+
+
+def _p_of_reach(gap: float, *of: float) -> float:
+    """The share that may be missed at which an interval over trainings reaches just so far."""
+    from scipy.optimize import brentq
+
+    spread, prompt_error, trainings, n = of[0], of[1], int(of[2]), int(of[3])
+    given = spread, prompt_error, trainings, n
+    least, most = 1e-12, 1.0
+    if gap >= reach_over_trainings(*given, least):
+        return least
+    return float(brentq(lambda p: reach_over_trainings(*given, p) - gap, least, most))
+
+
+def pooled(effects: Sequence[Effect], prompt_error: float | None = None) -> Effect:
+    """The effects of one claim in several trainings as one, with its interval over trainings.
+
+    Args:
+        effects: In each training, over the same prompts.
+        prompt_error: The standard error over prompts of the effects' mean. Without it all that
+            prompts do is taken to be alike in all trainings, which makes the interval wider.
+    """
+    k = len(effects)
+    if k == 1:
+        return effects[0]
+    n = min(effect.n for effect in effects)
+    variance = fmean(((e.high - e.low) / 2 / quantile(1 - ALPHA / 2, e.df)) ** 2 for e in effects)
+    if prompt_error is not None:
+        # What each training draws anew is in the spread already: prompts have their common part.
+        common = prompt_error**2 - (variance - prompt_error**2) / (k - 1)
+        variance = min(variance, max(0.0, common))
+    values = [effect.value for effect in effects]
+    mean, spread, shared = fmean(values), stdev(values), math.sqrt(variance)
+    reach = reach_over_trainings(spread, shared, k, n)
+    return Effect(
+        value=mean,
+        low=mean - reach,
+        high=mean + reach,
+        n=n,
+        df=k - 1,
+        trainings=k,
+        spread=spread,
+        prompt_error=shared,
+        paired=all(effect.paired for effect in effects) if effects[0].paired is not None else None,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for their number (Holm, 1979), in their order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    found, least = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+        found[i] = least
+    return found
+
+
+def detectable(spread: float, prompt_error: float, trainings: int, n: int) -> float:
+    """The effect that so many trainings show at 5 % (two-sided) with 80 % power.
+
+    Args:
+        spread: Standard deviation over trainings.
+        prompt_error: Standard error over the prompts.
+        trainings: At least two.
+        n: Prompts.
+    """
+    from scipy.special import nctdtrinc, stdtridf
+
+    total = math.hypot(spread / math.sqrt(trainings), prompt_error)
+    if total == 0:
+        return 0.0
+    critical = reach_over_trainings(spread, prompt_error, trainings, n) / total
+    df = float(stdtridf(1 - ALPHA / 2, critical))  # whose quantile that is
+    return float(nctdtrinc(df, 1 - POWER, critical)) * total
+
+
+def prompts_needed(effect: Effect, gap: float, null: float) -> int | None:
+    """At how many prompts a gap from the null would be shown with 80 % power; None where at none.
+
+    Widths shrink as 1/√n, but for the part of them that is of trainings.
+    """
+    if gap <= 0:
+        return None
+    if effect.spread is None:
+        wanted = quantile(1 - ALPHA / 2, effect.df) + quantile(POWER, effect.df)
+        return max(2, math.ceil(effect.n * (wanted * effect.error(null) / gap) ** 2))
+    least = detectable(effect.spread, 0.0, effect.trainings, effect.n)
+    if gap <= least:
+        return None
+    few, many = 1, 1
+    while _at(effect, many) > gap:
+        few, many = many, 2 * many
+    while many - few > max(1, few // 100):
+        middle = (few + many) // 2
+        few, many = (few, middle) if _at(effect, middle) <= gap else (middle, many)
+    return max(2, many)
+
+
+def _at(effect: Effect, n: int) -> float:
+    """What would be detectable at n prompts."""
+    error = (effect.prompt_error or 0.0) * math.sqrt(effect.n / n)
+    return detectable(effect.spread or 0.0, error, effect.trainings, max(n, 2))
+
+
+def trainings_needed(effect: Effect, gap: float) -> int | None:
+    """How many trainings would show a gap with 80 % power, at enough prompts; None if over 50."""
+    spread = effect.spread or 0.0
+    counts = range(2, _MOST_TRAININGS + 1)
+    return next((k for k in counts if detectable(spread, 0.0, k, effect.n) <= gap), None)
