@@ -4,17 +4,32 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class StrictModel(BaseModel):
     """A frozen record that refuses fields it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Shape(StrictModel):
+    """What a model's `architecture` says of it, or of a part of it."""
+
+    @property
+    def own_numbers(self) -> int:
+        """How many numbers its matrices have at least, those of its parts apart."""
+        return 0
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers its matrices have at least; nothing is built for it."""
+        parts = (getattr(self, name) for name in type(self).model_fields)
+        return self.own_numbers + sum(part.numbers for part in parts if isinstance(part, Shape))
 
 
 def problem(error: ValidationError) -> str:
@@ -24,6 +39,10 @@ def problem(error: ValidationError) -> str:
     return f"{field + ': ' if field else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
+"""In a model's shape: a width, or how many entries a table has."""
+Count = Annotated[int, Field(ge=1, le=1000)]
+"""In a model's shape: how many layers, heads, blocks or taps."""
 Wave = NDArray[np.float32]
 """Mono samples in [-1, 1], shape [S]."""
 TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]

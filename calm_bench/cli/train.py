@@ -102,12 +102,12 @@ def _reporter(name: str, stack: ExitStack) -> Callable[[int, int, Mapping[str, f
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
-    import yaml
+    from calm_bench.config import yaml_value
 
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise InputError(f"--set takes key=value, not {pair!r}")
-        found[key] = yaml.safe_load(value)
+        found[key] = yaml_value(value, f"--set {key}")
     return found

@@ -13,8 +13,10 @@ from calm_bench import registry
 from calm_bench.codecs.base import Codec
 from calm_bench.config import ModelConfig, Models, parse
 from calm_bench.core.audio import file_mark
-from calm_bench.errors import InputError, WeightsError
+from calm_bench.core.device import refuse_larger
+from calm_bench.errors import InputError, WeightsError, describe
 from calm_bench.seeds import content_hash, file_hash
+from calm_bench.types import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +33,50 @@ def build_module(config: ModelConfig, home: Path, **parts: Any) -> Any:
     """Build a model's registered class by its `architecture`, random weights drawn from `seed`.
 
     Raises:
+        InputError: If the architecture has wrong or unknown fields, or does not fit its parts.
+        MachineError: If it cannot fit into memory.
+    """
+    cls, shape = shape_of(config, home)
+    if not torch.empty(0).is_meta:
+        refuse_too_large(config, home)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return cls(shape, **parts)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{home / 'config.yaml'} cannot be built: {describe(error)}") from error
+
+
+def shape_of(config: ModelConfig, home: Path) -> tuple[Any, Any]:
+    """A model's registered class and its checked `architecture`; nothing is built.
+
+    Raises:
         InputError: If the architecture has wrong or unknown fields.
     """
     cls = registry.load(config.kind, config.type)
     where = f"{home / 'config.yaml'}: architecture"
-    shape = parse(cls.Architecture, config.architecture, where)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return cls(shape, **parts)
+    return cls, parse(cls.Architecture, config.architecture, where)
+
+
+def refuse_too_large(
+    config: ModelConfig, home: Path, device: str = "cpu", *, each: int = 4, doing: str = "load"
+) -> None:
+    """Refuse a model that cannot fit before any of it is allocated.
+
+    Args:
+        config: The model's.
+        home: Its folder.
+        device: Where it is to be.
+        each: Bytes that each of its numbers takes.
+        doing: What is done with it.
+
+    Raises:
+        MachineError: If the device has less memory; the message has both numbers.
+    """
+    _, shape = shape_of(config, home)
+    if isinstance(shape, Shape):  # others' shapes do not say
+        what = f"{home.name} has {shape.numbers:,} parameters at least: to {doing} it takes"
+        refuse_larger(each * shape.numbers, device, what)
 
 
 def fill_weights(

@@ -8,24 +8,29 @@ nobody uses are revived from the current batch, and training drops the last leve
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.errors import InputError
-from calm_bench.types import StrictModel
+from calm_bench.types import Shape, Size, StrictModel
 
 
-class RvqConfig(StrictModel):
+class RvqConfig(Shape):
     """The trunk and the quantiser's shape."""
 
     trunk: TrunkConfig
-    n_codebooks: int
-    codebook_size: int
-    code_dim: int
-    decay: float = 0.99
-    revive_below: float = 0.1
+    n_codebooks: int = Field(ge=1, le=256)
+    codebook_size: Size
+    code_dim: Size
+    decay: float = Field(default=0.99, ge=0, le=1)
+    revive_below: float = Field(default=0.1, ge=0)
+
+    @property
+    def own_numbers(self) -> int:
+        return 2 * self.n_codebooks * self.codebook_size * self.code_dim
 
 
 AVERAGES = ("usage", "sums")

@@ -11,7 +11,7 @@ phase is heard; `waveform`, strided convolutions on samples, the SEANet shape of
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -30,10 +30,12 @@ from calm_bench.codecs.blocks import (
     Upsample,
 )
 from calm_bench.nn.transformer import KvCache, Transformer, TransformerConfig
-from calm_bench.types import StrictModel
+from calm_bench.types import Count, Shape, Size
+
+Blocks = Annotated[int, Field(ge=0, le=1000)]
 
 
-class TrunkConfig(StrictModel):
+class TrunkConfig(Shape):
     """Shape of the trunk.
 
     Attributes:
@@ -52,24 +54,39 @@ class TrunkConfig(StrictModel):
             `kernel`.
     """
 
-    sample_rate: int
+    sample_rate: int = Field(ge=1000, le=1_000_000)
     front_end: Literal["mel", "stft", "waveform"]
-    hop: int = Field(default=1, ge=1)
-    n_fft: int = Field(default=1024, ge=2)
-    n_mels: int = Field(default=80, ge=1)
+    hop: int = Field(default=1, ge=1, le=1 << 16)
+    n_fft: int = Field(default=1024, ge=2, le=1 << 16)
+    n_mels: int = Field(default=80, ge=1, le=1024)
     phase: Literal["frame", "running"] = "frame"
     floor: float = Field(default=LOG_FLOOR, gt=0, allow_inf_nan=False)
-    ratios: tuple[int, ...]
-    encoder_dims: tuple[int, ...]
-    encoder_blocks: tuple[int, ...]
-    decoder_dims: tuple[int, ...]
-    decoder_blocks: tuple[int, ...]
-    expansion: float = 3.0
-    kernel: int = Field(default=7, ge=1)
+    ratios: tuple[Count, ...] = Field(max_length=12)
+    encoder_dims: tuple[Size, ...]
+    encoder_blocks: tuple[Blocks, ...]
+    decoder_dims: tuple[Size, ...]
+    decoder_blocks: tuple[Blocks, ...]
+    expansion: float = Field(default=3.0, ge=1, le=64)
+    kernel: Count = 7
     transformer: TransformerConfig | None = None
-    resample: int = Field(default=1, ge=1)
-    join_kernel: int | None = Field(default=None, ge=1)
-    end_kernel: int | None = Field(default=None, ge=1)
+    resample: Count = 1
+    join_kernel: Count | None = None
+    end_kernel: Count | None = None
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        n = len(self.ratios) + 1
+        for name in ("encoder_dims", "encoder_blocks", "decoder_dims", "decoder_blocks"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} must have {n} entries, one more than there are ratios")
+        return self
+
+    @property
+    def own_numbers(self) -> int:
+        sides = (self.encoder_dims, self.encoder_blocks), (self.decoder_dims, self.decoder_blocks)
+        stages = (stage for side in sides for stage in zip(*side, strict=True))
+        wide = int(2 * self.expansion) if self.spectral else 1
+        return sum(wide * blocks * dim**2 for dim, blocks in stages)
 
     @model_validator(mode="after")
     def _spectra_fit(self) -> Self:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.trunk import TrunkConfig
-from calm_bench.types import StrictModel
+from calm_bench.types import Shape, Size, StrictModel
 
 
-class VaeConfig(StrictModel):
+class VaeConfig(Shape):
     """The trunk and the number of latent channels."""
 
     trunk: TrunkConfig
-    latent_channels: int
+    latent_channels: Size
 
 
 class VaeCodec(Autoencoder):

@@ -1,7 +1,9 @@
 """The device that was asked for, and what it is called."""
 
+import os
 import platform
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +31,43 @@ def resolve_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise MachineError(f"no device {name}: this machine has {count or 'no'} CUDA devices")
     return name
+
+
+def memory_of(device: str) -> int | None:
+    """Bytes of memory that a process may have on a device; None where nothing tells."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        import resource
+
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+        limits += [n for n in resource.getrlimit(resource.RLIMIT_AS)[:1] if n > 0]
+    except (ImportError, AttributeError, ValueError, OSError):  # not on every system
+        return None
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            limits.append(int((Path("/sys/fs/cgroup") / file).read_text(encoding="ascii")))
+    return min(limits)
+
+
+def refuse_larger(n_bytes: int, device: str, what: str) -> None:
+    """Refuse what cannot fit, before any of it is allocated.
+
+    Args:
+        n_bytes: How much memory is needed at least.
+        device: Where.
+        what: What needs it, as the beginning of a sentence.
+
+    Raises:
+        MachineError: If the device has less; the message has both numbers.
+    """
+    has = memory_of(device)
+    if has is not None and n_bytes > has:
+        raise MachineError(
+            f"{what} {n_bytes / 1e9:,.1f} GB of memory at least, and {device} has {has / 1e9:,.1f}"
+        )
 
 
 def device_name(device: str) -> str:

@@ -251,13 +251,18 @@ def _is_at_work(pid: int, process: str) -> bool:
 
 @contextmanager
 def locked(
-    path: Path, instead: str = "choose another folder with --out", *, wait: bool = False
+    path: Path,
+    instead: str = "choose another folder with --out",
+    what: str | None = None,
+    *,
+    wait: bool = False,
 ) -> Iterator[None]:
     """Hold a lock file; the system drops the lock with the process, however it dies.
 
     Args:
         path: The lock file.
         instead: What else the user can do, in the message.
+        what: What is locked, there; None for the folder that the lock file lies in.
         wait: Whether to wait for the process that holds it, where its work is what is wanted.
 
     Raises:
@@ -272,7 +277,7 @@ def locked(
         while not _try_lock(file):
             owner = file.read(32).decode(errors="replace").strip()
             who = f"another process{f' (pid {owner})' if owner else ''}"
-            busy = f"{who} is working on {path.parent}"
+            busy = f"{who} is working on {what or path.parent}"
             if not wait:
                 raise BenchError(f"{busy}; wait for it or {instead}")
             if not told:

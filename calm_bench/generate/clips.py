@@ -100,6 +100,7 @@ class Studio:
     def _run(self, batch: Batch) -> list[TrialRecord]:
         """Make a batch's clips and write them; what the disk or the user did wrong is raised."""
         prompts = [self.prompts.load(trial.prompt) for trial in batch.trials]
+        self._open(batch.row)  # what cannot be built is no failed clip
         try:
             made = self.clips_of(batch, prompts)
         except BenchError:
@@ -109,6 +110,12 @@ class Studio:
             return [self._failed(t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
         rows = zip(batch.trials, prompts, made, strict=True)
         return [self._write(trial, prompt, clip) for trial, prompt, clip in rows]
+
+    def _open(self, row: Row) -> None:
+        if row.kind == "system":
+            self.opened.system(str(row.model), row.precision or "fp32")
+        elif row.kind == "round_trip":
+            self.opened.codec(str(row.model))
 
     def _write(self, trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
         """Write one clip; audio that is not finite is a failed trial."""

@@ -21,12 +21,12 @@ from torch.nn import functional as F
 
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.trigflow import SamplerPath
-from calm_bench.types import Precision, StrictModel
+from calm_bench.types import Count, Precision, Shape, Size
 
 TIME_FEATURES = 256
 
 
-class AdaLnConfig(StrictModel):
+class AdaLnConfig(Shape):
     """Shape of the head: blocks and width.
 
     Attributes:
@@ -34,9 +34,13 @@ class AdaLnConfig(StrictModel):
             weights give random frames, as tests want it.
     """
 
-    blocks: int
-    width: int
+    blocks: Count
+    width: Size
     start_closed: bool = True
+
+    @property
+    def own_numbers(self) -> int:
+        return 5 * self.blocks * self.width**2
 
 
 class TimeEmbedding(nn.Module):

@@ -22,7 +22,7 @@ two products: they read less, and a frame's codes take 4 to 6 % less time, at ba
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -30,11 +30,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.nn.product import LayerProducts, discard, pack
-from calm_bench.nn.transformer import Dropout, RmsNorm, RmsNormModule, plain_attention
-from calm_bench.types import Precision, StrictModel
+from calm_bench.nn.transformer import (
+    Dropout,
+    RmsNorm,
+    RmsNormModule,
+    check_heads,
+    plain_attention,
+)
+from calm_bench.types import Count, Precision, Shape, Size
 
 
-class DepthConfig(StrictModel):
+class DepthConfig(Shape):
     """Shape of the depth transformer; `schedule` maps each codebook to one of the weight sets.
 
     `dropout` acts in training on the input and on what every residual branch adds.
@@ -45,25 +51,30 @@ class DepthConfig(StrictModel):
             of few entries the tables would outweigh everything else.
     """
 
-    dim: int
-    layers: int
-    heads: int
-    mlp_dim: int
-    schedule: tuple[int, ...]
+    dim: Size
+    layers: Count
+    heads: Count
+    mlp_dim: Size
+    schedule: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, max_length=256)
     shared_inputs: bool = False
-    table_rank: int | None = Field(default=None, ge=1)
+    table_rank: Size | None = None
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
     @model_validator(mode="after")
     def _sets_are_dense(self) -> "DepthConfig":
-        if set(self.schedule) != set(range(max(self.schedule) + 1)):
+        if max(self.schedule) + 1 != len(set(self.schedule)):
             raise ValueError("the schedule must use every weight set from 0 up")
+        check_heads(self.dim, self.heads)
         return self
 
     @property
     def n_sets(self) -> int:
         """How many sets of layer weights there are."""
         return max(self.schedule) + 1
+
+    @property
+    def own_numbers(self) -> int:
+        return self.n_sets * self.layers * self.dim * (4 * self.dim + 2 * self.mlp_dim)
 
 
 class SetLinear(nn.Module):

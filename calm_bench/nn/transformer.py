@@ -16,15 +16,15 @@ that is not attention treats them alike. Beside the module it stands for, a step
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.nn.product import LayerProducts, discard
-from calm_bench.types import Precision, StrictModel
+from calm_bench.types import Count, Precision, Shape, Size
 
 
 def attention_mask(
@@ -87,7 +87,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 RMS_EPS = 1e-6
 
 
-class TransformerConfig(StrictModel):
+class TransformerConfig(Shape):
     """Shape of a Transformer; `mlp_dim` is the hidden width, of each half if gated.
 
     `dropout` acts in training on the input and on what every residual branch adds.
@@ -98,19 +98,40 @@ class TransformerConfig(StrictModel):
         final_norm: Whether the output is normalised; Mimi's transformers leave it out.
     """
 
-    dim: int
-    layers: int
-    heads: int
-    mlp_dim: int
+    dim: Size
+    layers: Count
+    heads: Count
+    mlp_dim: Size
     gated: bool = False
     norm: Literal["rms", "layer"] = "rms"
     gelu: Literal["erf", "tanh"] = "erf"
     positions: Literal["rotary", "sinusoidal"] = "rotary"
     final_norm: bool = True
-    rope_base: float = 10_000.0
-    context: int | None = None
-    layer_scale: float | None = None
+    rope_base: float = Field(default=10_000.0, gt=0, allow_inf_nan=False)
+    context: Size | None = None
+    layer_scale: float | None = Field(default=None, allow_inf_nan=False)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        check_heads(self.dim, self.heads)
+        if self.positions == "rotary" and self.dim // self.heads % 2:
+            raise ValueError(
+                f"heads of {self.dim // self.heads} numbers cannot be rotated by pairs"
+            )
+        if self.positions == "sinusoidal" and (self.dim < 4 or self.dim % 2):
+            raise ValueError(f"sinusoidal positions need an even dim from 4 up, not {self.dim}")
+        return self
+
+    @property
+    def own_numbers(self) -> int:
+        return self.layers * self.dim * (4 * self.dim + (3 if self.gated else 2) * self.mlp_dim)
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Refuse, by a ValueError, heads that do not share a width evenly."""
+    if dim % heads:
+        raise ValueError(f"{heads} heads do not divide the dim {dim}")
 
 
 def position_rows(config: TransformerConfig, size: int, device: torch.device) -> Tensor:

@@ -23,12 +23,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.base import Codec
+from calm_bench.errors import InputError
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
 from calm_bench.nn.product import pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.nn.trigflow import SamplerPath, TimeWeight, consistency_path, rotation_path, sample
-from calm_bench.systems.streaming import FlatSteps, Head, StreamingSystem, StreamState, TextConfig
-from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind
+from calm_bench.systems.streaming import (
+    FlatSteps,
+    Head,
+    StreamingSystem,
+    StreamState,
+    TextConfig,
+    text_numbers,
+)
+from calm_bench.types import (
+    Count,
+    Precision,
+    SamplingParams,
+    Shape,
+    Size,
+    StrictModel,
+    TemperatureKind,
+)
 
 
 def inject_noise(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -41,10 +57,10 @@ def inject_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return share.sqrt() * noise + (1 - share).sqrt() * x
 
 
-class ShortContextConfig(StrictModel):
+class ShortContextConfig(Shape):
     """The window K (paper: 10) and the transformer that reads it (paper: 4 layers of 1536)."""
 
-    window: int = Field(default=10, ge=1)
+    window: Count = 10
     transformer: TransformerConfig
 
 
@@ -138,7 +154,7 @@ Sampler = Literal["consistency", "trigflow"]
 DEFAULT_STEPS: dict[Sampler, int] = {"consistency": 1, "trigflow": 100}  # the paper's
 
 
-class CalmConfig(StrictModel):
+class CalmConfig(Shape):
     """Backbone, head and streams; `latent_channels` must be the codec's.
 
     Attributes:
@@ -152,12 +168,16 @@ class CalmConfig(StrictModel):
     backbone: TransformerConfig
     head: AdaLnConfig
     text: TextConfig | None = None
-    latent_channels: int
+    latent_channels: Size
     sampler: Sampler = "consistency"
-    head_steps: int | None = Field(default=None, ge=1)
+    head_steps: Count | None = None
     grid_spread: float = Field(default=1.0, gt=0)
     noise_injection: bool = False
     short_context: ShortContextConfig | None = None
+
+    @property
+    def own_numbers(self) -> int:
+        return text_numbers(self.text, self.backbone)
 
 
 class CalmSystem(StreamingSystem):
@@ -174,7 +194,14 @@ class CalmSystem(StreamingSystem):
     )
 
     def __init__(self, config: CalmConfig, codec: Codec, folder: Path | None = None) -> None:
+        """Build backbone and head around a codec of latents.
+
+        Raises:
+            InputError: If these are not as many channels as the codec's.
+        """
         C, D = config.latent_channels, config.backbone.dim
+        if (given := getattr(codec, "latent_channels", C)) != C:
+            raise InputError(f"{C} latent_channels do not fit the codec, which has {given}")
         super().__init__(config.backbone, config.text, codec, folder, C)
         self.config = config
         self.latent_input = nn.Linear(C, D, bias=False)

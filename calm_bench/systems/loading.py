@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
-from calm_bench.codecs.checkpoints import build_module, fill_weights, load_codec, ready
+from calm_bench.codecs.checkpoints import (
+    build_module,
+    fill_weights,
+    load_codec,
+    ready,
+    refuse_too_large,
+    shape_of,
+)
 from calm_bench.config import ModelConfig, Models
 from calm_bench.errors import InputError
 from calm_bench.systems.base import System
@@ -92,6 +99,7 @@ def _build_at_random(
 ) -> System:
     """A system and codec of the configured shapes, at no time larger than they will be."""
     codec = load_codec(str(config.codec), models=models, random_weights=True)
+    refuse_too_large(config, folder, device, each=4 if precision == "fp32" else 2)
     with torch.device("meta"):
         system: System = build_system(config, folder, codec)
     fill_at_random(system, config.seed, device, precision, system.exact)
@@ -109,7 +117,13 @@ class OpenModels:
     """
 
     def __init__(self, models: Models, device: str) -> None:
-        """Nothing is open yet."""
+        """Nothing is open yet; models that cannot be built are refused now.
+
+        Raises:
+            InputError: If an architecture has wrong or unknown fields.
+        """
+        for config, folder in models.values():
+            shape_of(config, folder)
         self.models, self.device = models, device
         self._open: dict[Opened, Any] = {}
         self._bytes: Counter[Opened] = Counter()

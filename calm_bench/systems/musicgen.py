@@ -27,7 +27,7 @@ from calm_bench.nn.depth import Chooser
 from calm_bench.nn.product import discard, pack
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.streaming import CodeSystem, FlatCodes, Head, StreamState, chooser, float32
-from calm_bench.types import Precision, SamplingParams, StrictModel
+from calm_bench.types import Precision, SamplingParams, Shape, Size, StrictModel
 
 
 class FlatMusicGen(FlatCodes):
@@ -52,12 +52,18 @@ class FlatMusicGen(FlatCodes):
         return self.heads.nbytes
 
 
-class MusicGenConfig(StrictModel):
+class MusicGenConfig(Shape):
     """Backbone and delays, one per codebook; codebooks must be the codec's."""
 
     backbone: TransformerConfig
-    delays: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2, 3)
-    codebook_size: int
+    delays: tuple[Annotated[int, Field(ge=0, le=1000)], ...] = Field(
+        default=(0, 1, 2, 3), min_length=1, max_length=256
+    )
+    codebook_size: Size
+
+    @property
+    def own_numbers(self) -> int:
+        return 2 * len(self.delays) * self.codebook_size * self.backbone.dim
 
 
 class MusicGenSystem(CodeSystem):

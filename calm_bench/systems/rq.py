@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from calm_bench.codecs.base import Codec
@@ -24,8 +23,9 @@ from calm_bench.systems.streaming import (
     StreamState,
     TextConfig,
     chooser,
+    text_numbers,
 )
-from calm_bench.types import Precision, SamplingParams, StrictModel
+from calm_bench.types import Count, Precision, SamplingParams, Shape, Size, StrictModel
 
 
 class FlatRq(FlatCodes):
@@ -49,7 +49,7 @@ class FlatRq(FlatCodes):
         return super().kv_bytes(position, batch_size) | {"head": depth}
 
 
-class RqConfig(StrictModel):
+class RqConfig(Shape):
     """Backbone, depth transformer and text stream.
 
     Attributes:
@@ -62,9 +62,15 @@ class RqConfig(StrictModel):
     backbone: TransformerConfig
     depth: DepthConfig
     text: TextConfig | None = None
-    codebook_size: int
-    levels: int | None = Field(default=None, ge=1)
-    table_rank: int | None = Field(default=None, ge=1)
+    codebook_size: Size
+    levels: Count | None = None
+    table_rank: Size | None = None
+
+    @property
+    def own_numbers(self) -> int:
+        width = self.table_rank or self.backbone.dim
+        codes = len(self.depth.schedule) * self.codebook_size * width
+        return codes + text_numbers(self.text, self.backbone)
 
 
 def _fit(config: RqConfig, codec: Codec) -> None:

@@ -23,18 +23,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.base import Codec
+from calm_bench.core.paths import FileName
+from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, draw_tokens
 from calm_bench.nn.product import Product, discard, pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.systems.base import Generation, Prompt, System
-from calm_bench.systems.monologue import FREE, TextStream
+from calm_bench.systems.monologue import FREE, SPECIALS, TextStream
 from calm_bench.types import Precision, SamplingParams, StrictModel, TemperatureKind, TimedWord
 
 Head = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -51,14 +54,19 @@ def text_top_k(sampling: SamplingParams) -> int:
 class Vocabulary(StrictModel):
     """The size of a vocabulary, PAD and EPAD counted, and its tokenizer file."""
 
-    vocab_size: int
-    tokenizer: str | None = None
+    vocab_size: Annotated[int, Field(ge=len(SPECIALS) + 1, le=1 << 24)]
+    tokenizer: FileName | None = None
 
 
 class TextConfig(Vocabulary):
     """The inner monologue: its vocabulary, and frames it leads by."""
 
-    lead: int = 2
+    lead: int = Field(default=2, ge=0, le=1000)
+
+
+def text_numbers(text: Vocabulary | None, backbone: TransformerConfig) -> int:
+    """How many numbers a text stream's table and head have."""
+    return 0 if text is None else 2 * text.vocab_size * backbone.dim
 
 
 def text_layers(size: int, width: int) -> tuple[nn.Embedding, nn.Linear]:
@@ -137,6 +145,12 @@ class StreamingSystem(System):
             if folder is not None:
                 path = None if text.tokenizer is None else folder / text.tokenizer
                 self.text_stream = TextStream.load(path, codec.frame_rate)
+                tokens = self.text_stream.tokenizer.get_vocab_size()
+                if tokens > text.vocab_size:
+                    raise InputError(
+                        f"{path or 'a tokenizer of bytes'} has {tokens} tokens, more than the "
+                        f"vocab_size {text.vocab_size}"
+                    )
 
     # -- what a head adds ----------------------------------------------------------------------
 

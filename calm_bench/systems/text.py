@@ -18,8 +18,13 @@ from calm_bench.config import load_model_config
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import Transformer, TransformerConfig
 from calm_bench.systems.monologue import SPECIALS, load_tokenizer
-from calm_bench.systems.streaming import StreamingSystem, Vocabulary, text_layers
-from calm_bench.types import StrictModel
+from calm_bench.systems.streaming import (
+    StreamingSystem,
+    Vocabulary,
+    text_layers,
+    text_numbers,
+)
+from calm_bench.types import Shape, StrictModel
 
 
 def text_logits(model: "TextModel | StreamingSystem", tokens: Tensor) -> Tensor:
@@ -34,11 +39,15 @@ def text_logits(model: "TextModel | StreamingSystem", tokens: Tensor) -> Tensor:
     return logits
 
 
-class TextModelConfig(StrictModel):
+class TextModelConfig(Shape):
     """The backbone, and the text that it reads."""
 
     backbone: TransformerConfig
     text: Vocabulary
+
+    @property
+    def own_numbers(self) -> int:
+        return text_numbers(self.text, self.backbone)
 
 
 class TextModel(nn.Module):

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.checkpoints import codec_key, load_codec
 from calm_bench.core.audio import write_flac
+from calm_bench.core.files import replace
 from calm_bench.data.shards import PackedArrays, Shards, prepare, write_frames
 from calm_bench.nn.trigflow import (
     ConsistencyConfig,
@@ -278,7 +279,7 @@ class LanguageObjective(Objective):
             write_flac(folder / f"{step:07d}-{index}.flac", wave.cpu().numpy(), codec.sample_rate)
             if made.words is not None:
                 line = " ".join(word.word for word in made.words[index])
-                (folder / f"{step:07d}-{index}.txt").write_text(line + "\n", encoding="utf-8")
+                replace(folder / f"{step:07d}-{index}.txt", f"{line}\n".encode())
 
     def export(self) -> dict[str, Tensor]:
         """The system's own weights, without its codec's."""

@@ -5,6 +5,7 @@ samples/. What it makes goes to models/<name>/: weights, what names them into co
 into card.md.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -16,16 +17,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from calm_bench.core.files import committed_lines
+from calm_bench.core.files import (
+    append_lines,
+    committed_lines,
+    disk_errors,
+    json_value,
+    replace,
+    replacing,
+)
+from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.training.objective import Objective, TrainingConfig, TrainingError, seeded
 from calm_bench.training.sharding import (
@@ -112,17 +121,17 @@ class RunLog:
 
     def add(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a record, and its numbers to TensorBoard."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **record}) + "\n")
+        append_lines(self.path, json.dumps({"step": step, **record}).encode() + b"\n")
         if find_spec("tensorboard") is None:
             return
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(self.path.with_name("tensorboard")))
-        for name, value in _scalars(record):
-            self._board.add_scalar(name, value, step)
-        self._board.flush()
+        with disk_errors(self.path):
+            for name, value in _scalars(record):
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
 
     def records(self) -> list[dict[str, Any]]:
         """Every whole line; a kill may have left half of one.
@@ -130,24 +139,45 @@ class RunLog:
         Raises:
             TrainingError: If one is damaged.
         """
-        try:
-            return [json.loads(line) for line in committed_lines(self.path)]
-        except ValueError as error:
-            raise TrainingError(
-                f"{self.path} is damaged: restore it, delete it to go on without its losses, or "
-                "start over with --fresh"
-            ) from error
+        found = []
+        for number, line in enumerate(committed_lines(self.path), 1):
+            try:
+                record = json_value(line, number)
+            except InputError:
+                record = None
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise TrainingError(
+                    f"{self.path}:{number} is damaged: restore it, delete the file to go on "
+                    "without its losses, or start over with --fresh"
+                )
+            found.append(record)
+        return found
 
     def cut(self, step: int) -> None:
         """Forget what was logged after a step."""
         if self.path.is_file():
             kept = [record for record in self.records() if record["step"] <= step]
-            self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            replace(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def last_validation(self) -> dict[str, float]:
         """The numbers of the last validation; empty if there was none."""
         found = [record["validation"] for record in self.records() if "validation" in record]
         return dict(found[-1]) if found else {}
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """A hash of all that a state holds, to the bit."""
+    leaves, shape = tree_flatten(state)
+    digest = hashlib.sha256(repr(shape).encode())
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            digest.update(f"{leaf.dtype} {tuple(leaf.shape)}".encode())
+            digest.update(
+                leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            )
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()
 
 
 logger = logging.getLogger(__name__)
@@ -249,9 +279,8 @@ class Trainer:
         if self.objective.adversary is not None:
             state["adversary"] = self.objective.adversary.state_dict()
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
-        temporary = self.state_path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.state_path)
+        with replacing(self.state_path) as file:
+            torch.save({**state, "check": _checksum(state)}, file)
 
     def resume(self) -> bool:
         """Load the last state if there is one; the log is cut back to it.
@@ -263,15 +292,30 @@ class Trainer:
             return False
         try:
             state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
+            check = state.pop("check", None)  # an older state has none
+            if check is not None and check != _checksum(state):
+                raise ValueError("the checksum does not fit")
+            identity = state["identity"]
+        except Exception as error:  # torch raises whatever the bytes lead it to
             raise TrainingError(
                 f"{self.state_path} is damaged: restore it, or start over with --fresh"
             ) from error
-        if state["identity"] != self.identity:
+        if identity != self.identity:
             raise TrainingError(
                 f"{self.state_path} belongs to another training recipe than this one: repeat the "
                 "command with the --set it began with, or start over with --fresh"
             )
+        try:
+            self._take(state)
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise TrainingError(
+                f"{self.state_path} does not fit this model: restore it, or start over with --fresh"
+            ) from error
+        if self.fabric.is_global_zero:
+            self.log.cut(state["step"])
+        return True
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         load_module(self.objective.module, state["average"])
         self.average = clone(self.objective.module.state_dict())
         load_module(self.objective.module, state["module"])
@@ -281,9 +325,6 @@ class Trainer:
             self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
         known = asdict(Progress())  # of which an older state may lack some
         self.progress = Progress(**{name: state.get(name, known[name]) for name in known})
-        if self.fabric.is_global_zero:
-            self.log.cut(state["step"])
-        return True
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -10,11 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from calm_bench.errors import BenchError
@@ -24,6 +24,9 @@ from calm_bench.types import StrictModel
 
 class TrainingError(BenchError):
     """Training that cannot go on: a loss that is not a number, or state of another run."""
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(StrictModel):
@@ -38,25 +41,27 @@ class TrainingConfig(StrictModel):
         start_rate: Times the learning rate for these (the paper's two rates: 1/4).
     """
 
-    corpus: str
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    corpus: str = Field(min_length=1)
+    steps: int = Field(gt=0, le=10**9)
+    batch_size: int = Field(gt=0, le=10**6)
     learning_rate: float = Field(gt=0)
-    warmup: int = 1000
-    final_learning_rate: float = 0.0
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    ema: float = 0.999
-    accumulate: int = Field(default=1, ge=1)
-    precision: str = "bf16-mixed"
-    checkpoint_minutes: float = 3.0
-    log_every: int = 50
-    validate_every: int = 1000
+    warmup: int = Field(default=1000, ge=0)
+    final_learning_rate: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.999, ge=0, le=1)
+    accumulate: int = Field(default=1, ge=1, le=10**6)
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "bf16-mixed"
+    checkpoint_minutes: float = Field(default=3.0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=1000, ge=1)
     keep_every: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     start_from: str | None = Field(default=None, min_length=1)
-    start_rate: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    start_rate: float = Field(default=1.0, ge=0)
     objective: dict[str, Any] = Field(default_factory=dict)
 
     def rate(self, step: int) -> float:

@@ -6,6 +6,7 @@ The card says what a model is, how it came about, what it can and cannot do.
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 import shlex
@@ -23,11 +24,13 @@ from lightning_fabric import Fabric
 from safetensors.torch import save
 from torch import Tensor
 
-from calm_bench.codecs.checkpoints import build_module, load_codec
+from calm_bench.codecs.checkpoints import build_module, load_codec, refuse_too_large
 from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse, train_command
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
-from calm_bench.core.files import disk_errors, locked, replace, text_lines
+from calm_bench.core.device import resolve_device
+from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
+from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import default_dir, licences, read_manifest
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError
@@ -129,19 +132,31 @@ class TrainOptions:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _check_devices(options: TrainOptions) -> None:
+    """Refuse devices that are not there before a process is started for each of them."""
+    kind = resolve_device(options.accelerator)
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"--device {kind}: training counts devices; give --device and --devices")
+    there = torch.cuda.device_count() if kind == "cuda" else max(2, os.cpu_count() or 1)
+    if options.devices > there:
+        many = amount(there, "CUDA device" if kind == "cuda" else "process")
+        raise InputError(f"--devices {options.devices}: this machine can have {many}")
+
+
 def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Fabric:
     if options.strategy not in STRATEGIES:
         raise InputError(f"--strategy {options.strategy}: choose one of {', '.join(STRATEGIES)}")
     if options.threads:
         torch.set_num_threads(options.threads)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    _check_devices(options)
     ranks = options.devices * options.num_nodes
     fabric = Fabric(
         accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=sharded_strategy(ranks) if options.strategy == "fsdp" else options.strategy,
-        precision=recipe.precision,  # type: ignore[arg-type]
+        precision=recipe.precision,
     )
     fabric.launch()
     return fabric
@@ -176,6 +191,8 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
     work = paths.home() / "training" / (folder.name + suffix)
     with _alone(work, fabric):
+        # Weights, gradients, two moments and the average.
+        refuse_too_large(config, folder, str(fabric.device), each=20, doing="train")
         with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
             objective = build_objective(config, recipe, str(folder / "config.yaml"))
             if options.fresh and fabric.local_rank == 0:
@@ -207,7 +224,9 @@ def _alone(work: Path, fabric: Fabric) -> Iterator[None]:
     lock = paths.home() / "locks" / f"{work.name}.training" / "lock"  # --fresh removes work
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock, "train from another --seed"):
+    with locked(lock, "train from another --seed", f"the training of {work.name}"):
+        sweep(work)
+        _remove_forgotten(work)
         yield
 
 
@@ -274,8 +293,7 @@ def _keep(
     target = work / "kept" / f"{folder.name}-{step:07d}"
     tokenizer = (config.architecture.get("text") or {}).get("tokenizer")
     if tokenizer is not None:  # first: a folder with a config.yaml is a whole model
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / tokenizer, target / tokenizer)
+        replace(target / tokenizer, (folder / tokenizer).read_bytes())
     write_weights(target, config, weights)
 
 
@@ -361,7 +379,7 @@ def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path, like: str
     else:
         texts = texts_of(corpus, "train", timed=config.kind == "system")
         tokenizer = train_tokenizer(texts, text["vocab_size"])
-    tokenizer.save(str(folder / name))
+    replace(folder / name, tokenizer.to_str(pretty=True).encode())
 
 
 def _objective_of(system: object) -> type[LanguageObjective] | None:
@@ -379,6 +397,7 @@ def _writing(folder: Path) -> Iterator[None]:
     with disk_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, wait=True):
+        sweep(folder)
         yield
 
 
@@ -493,13 +512,21 @@ def _forget(work: Path) -> None:
 
     One rename takes it out of the way, so that a kill leaves a whole training or none.
     """
-    old = work.with_name(f".{work.name}.forgotten")
+    _remove_forgotten(work)
     with disk_errors(work):
-        if old.exists():  # a kill came before it was gone
-            shutil.rmtree(old)
         if work.exists():
-            work.rename(old)
-            shutil.rmtree(old)
+            work.rename(_forgotten(work))
+    _remove_forgotten(work)
+
+
+def _forgotten(work: Path) -> Path:
+    return work.with_name(f".{work.name}.forgotten")
+
+
+def _remove_forgotten(work: Path) -> None:
+    with disk_errors(work):
+        if _forgotten(work).exists():
+            shutil.rmtree(_forgotten(work))
 
 
 def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int) -> str:

@@ -98,7 +98,7 @@ def test_paper_defaults_of_the_samplers() -> None:
     steps = {}
     for name in ("calm-music-tiny", "trigflow-music-tiny"):
         config, folder = load_model_config(name)
-        system = build_system(config, folder, load_codec("vae-debug"))
+        system = build_system(config, folder, load_codec(str(config.codec)))
         steps[name] = system.default_head_steps
     assert steps == {"calm-music-tiny": 1, "trigflow-music-tiny": 100}
 

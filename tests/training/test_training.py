@@ -627,7 +627,7 @@ def test_what_a_damaged_file_would_cost_is_said_before_the_steps() -> None:
         path = paths.home() / "training" / name / file
         known = path.read_bytes()
         path.write_bytes(b"x\n")
-        with pytest.raises(TrainingError, match=f"{file} is damaged.*--fresh"):
+        with pytest.raises(TrainingError, match=f"{file}.* is damaged.*--fresh"):
             train_model(name, CPU)
         path.write_bytes(known)
     assert train_model(name, CPU) is not None
@@ -640,7 +640,8 @@ def test_a_training_is_the_work_of_one_process_at_a_time() -> None:
     def meddle(step: int, *_: object) -> None:
         train_model(name, replace(CPU, seed=1))  # another seed's is another training
         with pytest.raises(
-            BenchError, match=r"is working on .*mine\.training; wait for it or train from"
+            BenchError,
+            match=r"\(pid \d+\) is working on the training of mine; wait for it or train",
         ):
             train_model(name, replace(CPU, fresh=step == 2))
 
@@ -747,3 +748,32 @@ def test_judges_prefer_what_they_were_taught() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.5 * first
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_bit_of_the_state_that_flipped_is_found() -> None:
+    name = model("mine", "vae-debug", {"steps": 4, "objective": {"seconds": 0.64}})
+    train_model(name, replace(CPU, until=2))
+    path = paths.home() / "training" / name / "state.pt"
+    data = bytearray(path.read_bytes())
+    places = [data.find(part, len(data) // 2) for part in (b"\x3f", b"\x3e", b"\x3d")]
+    for place in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(TrainingError, match=r"state\.pt is damaged"):
+            train_model(name, CPU)
+    path.write_bytes(data)
+    assert train_model(name, CPU) is not None
+
+
+@pytest.mark.usefixtures("corpus")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accelerator": "warp"}, "unknown device 'warp'"),
+        ({"devices": 9999}, "--devices 9999: this machine can have"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(options: dict[str, Any], said: str) -> None:
+    name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64}})
+    with pytest.raises(InputError, match=said):
+        train_model(name, replace(CPU, **options))
