@@ -112,8 +112,8 @@ def test_a_model_that_cannot_fit_is_refused_with_both_numbers(
 def test_no_shipped_shape_is_larger_than_what_is_built_of_it() -> None:
     for name in ("calm-debug", "rq-debug", "musicgen-debug", "vae-debug", "rvq-debug"):
         config, folder = load_model_config(name)
-        codec = [load_codec(str(config.codec))] if config.codec else []
-        module = build_module(config, folder, **{"codec": part for part in codec})
+        parts = {"codec": load_codec(str(config.codec))} if config.codec else {}
+        module = build_module(config, folder, **parts)
         tensors: Mapping[str, torch.Tensor] = module.state_dict()
         built = sum(t.numel() for key, t in tensors.items() if not key.startswith("codec."))
         assert 0 < shape_of(config, folder)[1].numbers <= built
