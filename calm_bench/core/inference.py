@@ -12,6 +12,8 @@ from statistics import fmean, stdev
 
 ALPHA = 0.05
 POWER = 0.8
+PLANNED = (3, 5, 10)
+"""Trainings whose detectable effect is told."""
 _MOST_TRAININGS = 50
 
 
@@ -53,6 +55,14 @@ class Effect:
         if error <= 0:
             return 0.0 if gap > 0 else 1.0
         return _cdf(-gap / error, self.df)
+
+    @property
+    def detectable(self) -> dict[int, float]:
+        """Which effect so many trainings would show; empty where one training was seen."""
+        if self.spread is None:
+            return {}
+        given = self.spread, self.prompt_error or 0.0
+        return {k: detectable(*given, k, self.n) for k in PLANNED}
 
 
 def quantile(p: float, df: float) -> float:
@@ -100,7 +110,7 @@ def _p_of_reach(gap: float, *of: float) -> float:
     return float(brentq(lambda p: reach_over_trainings(*given, p) - gap, least, most))
 
 
-def pooled(effects: Sequence[Effect], prompt_error: float | None = None) -> Effect:
+def over_trainings(effects: Sequence[Effect], prompt_error: float | None = None) -> Effect:
     """The effects of one claim in several trainings as one, with its interval over trainings.
 
     Args:

@@ -1,8 +1,9 @@
 """The tables of a report as rows of text, ready for any format; no number is made here.
 
 The benchmark's own, then paired differences: what temperature, head steps, precision and a system
-change. Held-out text loss, on which temperature has no bearing, has a table of its own. A value
-that does not exist is "—" with a footnote that says why.
+change, and what is known of that over several trainings. Held-out text loss, on which temperature
+has no bearing, has a table of its own. A value that does not exist is "—" with a footnote that says
+why.
 """
 
 import re
@@ -10,12 +11,14 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Self
 
+from calm_bench.core.inference import PLANNED
 from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.report.columns import (
     MARKED,
     TEMPERATURE_KINDS,
     Shown,
     interval_text,
+    plain_number,
     pooled_text,
     shown_columns,
     signed,
@@ -27,9 +30,10 @@ from calm_bench.store.records import (
     swept,
     system_title,
     temperature_text,
+    trained,
     weights_text,
 )
-from calm_bench.store.results import Difference, Results, Value
+from calm_bench.store.results import Difference, Pooled, Results, Value
 
 INTERVALS = "± and [low, high] are 95 % intervals; ↑ higher is better, ↓ lower is better"
 TRAININGS = (
@@ -42,7 +46,11 @@ PAIRED = (
     "paired over shared prompts and seeds; n needed: clips at which the interval would just leave "
     "zero if the observed difference were the true one, — where it has left zero or there is none"
 )
-
+OVER_TRAININGS = (
+    "the mean of the differences within each training; its interval is over trainings and prompts, "
+    "spread the standard deviation over trainings, detectable what so many trainings would show "
+    "with 80 % power"
+)
 HELD_OUT = (
     "what each text stream expects of the words that the recordings really say after the prompt; "
     "nothing is sampled, so a system's number holds at all its temperatures"
@@ -294,7 +302,45 @@ def difference_tables(results: Results) -> list[Table]:
         _table(results, "Against the baseline", pair, systems, "baseline"),
         _table(results, "Against another system", pair, systems, "system"),
     ]
+    tables.append(_over_trainings(results))
     return [table for table in tables if table.rows]
+
+
+def _over_trainings(results: Results) -> Table:
+    """Differences of which several trainings are known, with their spread."""
+    named = ("System", "minus", "temp", "in")
+    planned = f"detectable with {' / '.join(map(str, PLANNED))}"
+    headings = (*named, "difference", "spread", planned, "trainings")
+    table = Table.of("Over several trainings", headings, left=named)
+    table.keys = len(named)
+    table.notes.append(OVER_TRAININGS)
+    rows, several = {row.cell_id: row for row in results.cells}, swept(results.cells)
+    columns = {(shown.column.name, shown.recipe_id): shown for shown in shown_columns(results)}
+    last: tuple[str, ...] = ()
+    for pool in results.pooled_differences:
+        shown = columns.get((pool.metric, pool.recipe_id))
+        if shown is None:
+            continue
+        a, b = rows[pool.cell_ids[0]], rows[pool.baseline_cell_ids[0]]
+        titles = [system_title(row, several).replace(trained(row.training), "") for row in (a, b)]
+        names = *titles, _between(a, b)
+        fields = (_gap(table, _of_pool(pool), shown), *_spread(pool, shown), str(pool.n))
+        table.add_row(*names, shown.heading, *fields, ruled=bool(last) and names != last)
+        last = names
+    return table
+
+
+def _of_pool(pool: Pooled) -> Difference:
+    ends = {name: getattr(pool, name) for name in ("metric", "value", "low", "high", "n", "reason")}
+    return Difference(cell_id=pool.cell_ids[0], baseline_cell_id=pool.baseline_cell_ids[0], **ends)
+
+
+def _spread(pool: Pooled, shown: Shown) -> tuple[str, str]:
+    """How far trainings lie apart, and which differences more of them would show."""
+    if pool.sd is None:
+        return "—", "—"
+    effects = (plain_number(effect, shown.decimals + 1) for effect in pool.detectable.values())
+    return plain_number(pool.sd, shown.decimals + 1), " / ".join(effects) or "—"
 
 
 def held_out_table(results: Results) -> Table:

@@ -4,18 +4,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from calm_bench.config import BenchmarkSpec
+from calm_bench.core.inference import ALPHA, quantile
 from calm_bench.core.recordings import amount, few
-from calm_bench.core.stats import ClipValues, GroupOf, compare, n_needed, summarise
+from calm_bench.core.stats import (
+    ClipValues,
+    GroupOf,
+    compare,
+    n_needed,
+    student_interval,
+    summarise,
+)
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.speed import SPEED_COLUMNS, speed_rows, value_of
-from calm_bench.numbers.trainings import pooled
+from calm_bench.numbers.trainings import as_one, pooled, pooled_pairs
 from calm_bench.score.clips import READING, Clips, Failure, StoredClip
 from calm_bench.score.scorer import MetricScores, Pair, Scorer
 from calm_bench.seeds import derive_seed
 from calm_bench.store.records import LatencyRecord, Manifest, Row, RowScore, TrialRecord, row_title
-from calm_bench.store.results import Difference, Results, TrialCount, Value
+from calm_bench.store.results import Difference, Pooled, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column, Estimate
 
@@ -91,7 +102,6 @@ def summarise_run(
     numbers = [_Numbers(score, scorer.clips) for score in scores]
     scored = [value for part in numbers for value in part.values(rows)]
     values = [*speed.values, *_codec_values(rows, codecs), *scored]
-    recipes = {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
     return Results(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
@@ -99,10 +109,11 @@ def summarise_run(
         cells=tuple(rows),
         columns=(*(SPEED_COLUMNS if latency else ()), *_columns(scores, codecs)),
         table=table,
-        recipes={**speed.recipes, **recipes},
+        recipes={**speed.recipes, **_recipes(scores)},
         rows=tuple(values),
         differences=tuple(d for part in numbers for d in part.differences(pairs)),
         pooled=tuple(pooled(rows, scored)),
+        pooled_differences=tuple(d for part in numbers for d in part.pooled(rows, pairs)),
         trials={row: _with_failures(made, row, scorer.failures) for row, made in trials.items()},
         unusable=len(manifest.options.get("unusable", ())),
         fit=speed.fit,
@@ -115,6 +126,10 @@ def summarise_run(
             *_noise_notes(rows, table, scores, values),
         ),
     )
+
+
+def _recipes(scores: Sequence[MetricScores]) -> dict[str, dict[str, Any]]:
+    return {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
 
 
 def _columns(scores: Sequence[MetricScores], codecs: Mapping[str, Estimate]) -> Iterable[Column]:
@@ -139,6 +154,48 @@ class _Numbers:
         known = self.score.results
         both = [pair for pair in pairs if pair[0] in known and pair[1] in known]
         return [self._difference(pair, column) for pair in both for column in self.score.columns]
+
+    def pooled(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> Iterator[Pooled]:
+        """Every column's difference over several trainings of the same two systems."""
+        training = {row.cell_id: row.training for row in rows}
+        for group, column in product(pooled_pairs(rows, pairs), self.score.columns):
+            both = [pair for pair in group if set(pair) <= self.score.results.keys()]
+            if len(both) < len(group):
+                continue
+            ours, theirs = zip(*group, strict=True)
+            about = Pooled(
+                cell_ids=ours,
+                baseline_cell_ids=theirs,
+                metric=column.name,
+                unit=column.unit,
+                recipe_id=self.score.recipe_id,
+                prompt_error=self._prompt_error(group, column),
+                n=0,
+            )
+            numbers = [self._difference(pair, column) for pair in group]
+            yield as_one(about, [training[name] for name in ours], numbers)
+
+    def _prompt_error(self, group: Sequence[Pair], column: Column) -> float | None:
+        """The standard error over prompts of a difference's mean over trainings."""
+        if column.aggregate == "set":
+            deleted = [self._gap(pair, column).deleted for pair in group]
+            if len(set(map(len, deleted))) > 1 or not deleted[0]:
+                return None
+            n = len(deleted[0])
+            found = student_interval(0.0, np.mean(deleted, axis=0), n)
+        else:
+            sides: list[dict[str, Mapping[str, float | None]]] = [{}, {}]
+            groups: dict[str, str] = {}
+            for index, pair in enumerate(group):
+                *both, owners = self._shared(pair)
+                for side, values in zip(sides, both, strict=True):
+                    side |= {f"{index} {key}": fields for key, fields in values.items()}
+                groups |= {f"{index} {key}": owner for key, owner in owners.items()}
+            n = len(set(groups.values()))
+            found = compare(column, sides[0], sides[1], derive_seed("paired"), groups)
+        if found.low is None or found.high is None:
+            return None
+        return (found.high - found.low) / 2 / quantile(1 - ALPHA / 2, max(1, n - 1))
 
     def _difference(self, pair: Pair, column: Column) -> Difference:
         found = self._gap(pair, column)
@@ -191,10 +248,15 @@ class _Numbers:
             missing = Estimate(value=None, reason="this metric gives no paired difference")
             return self.score.differences.get(pair, {}).get(column.name, missing)
         # One seed for all pairs and columns: the same prompts are drawn for each of them.
+        a, b, groups = self._shared(pair)
+        return compare(column, a, b, derive_seed("paired"), groups)
+
+    def _shared(self, pair: Pair) -> tuple[ClipValues, ClipValues, GroupOf]:
+        """The fields of clips that two rows share, of either, and the group of each."""
         shared = list(self.clips.shared(pair, self.score.alike, once=False))
         sides = [[both[side] for both in shared] for side in (0, 1)]
         a, b = (self._values(name, own) for name, own in zip(pair, sides, strict=True))
-        return compare(column, a, b, derive_seed("paired"), _groups(sides[0]))
+        return a, b, _groups(sides[0])
 
     def _values(self, cell_id: str, clips: Sequence[StoredClip]) -> ClipValues:
         """The fields of clips by what pairs them across rows."""

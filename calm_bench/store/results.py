@@ -51,22 +51,31 @@ class Pooled(StrictModel):
 
     Attributes:
         cell_ids: Their rows.
-        value: The mean of the rows' values.
-        least, greatest: Of the rows' values; no interval.
+        baseline_cell_ids: Of a difference, the rows of the other system in the same trainings.
+        value: The mean of the rows' values, or of their differences.
+        low, high: Its 95 % interval over trainings and prompts.
+        least, greatest: Of the values; no interval.
         sd: Their standard deviation, as of a sample.
+        prompt_error: Of a difference, the standard error over prompts of its mean.
+        detectable: By how many trainings, the difference that these would show with 80 % power.
         n: How many trainings have a value.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     cell_ids: tuple[str, ...]
+    baseline_cell_ids: tuple[str, ...] = ()
     metric: str
     unit: str = ""
     recipe_id: str | None = None
     value: float | None = None
+    low: float | None = None
+    high: float | None = None
     least: float | None = None
     greatest: float | None = None
     sd: float | None = None
+    prompt_error: float | None = None
+    detectable: dict[int, float] = Field(default_factory=dict)
     n: int
     reason: str | None = None
 
@@ -124,6 +133,7 @@ class Results(StrictModel):
     rows: tuple[Value, ...]
     differences: tuple[Difference, ...] = ()
     pooled: tuple[Pooled, ...] = ()
+    pooled_differences: tuple[Pooled, ...] = ()
     trials: dict[str, TrialCount] = Field(default_factory=dict)
     unusable: int = 0
     fit: bool | None = None

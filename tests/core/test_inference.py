@@ -11,7 +11,7 @@ from calm_bench.core.inference import (
     Effect,
     detectable,
     holm,
-    pooled,
+    over_trainings,
     prompts_needed,
     reach_over_trainings,
     trainings_needed,
@@ -45,7 +45,7 @@ def test_what_is_exact_is_certain() -> None:
 
 def test_over_trainings_alone_it_is_students_test() -> None:
     values = [1.0, 2.5, 0.5, 3.0]
-    found = pooled([effect(value, 0.0) for value in values])
+    found = over_trainings([effect(value, 0.0) for value in values])
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
     wanted = stats.ttest_1samp(values, 0.0, alternative="greater").pvalue
@@ -56,9 +56,9 @@ def test_over_trainings_alone_it_is_students_test() -> None:
 
 def test_prompts_alone_are_all_there_is_where_trainings_agree() -> None:
     one = effect(1.0, 0.5)
-    found = pooled([one] * 3)
+    found = over_trainings([one] * 3)
     assert (found.low, found.high) == pytest.approx((one.low, one.high))
-    assert pooled([one]) is one
+    assert over_trainings([one]) is one
 
 
 def test_what_each_training_draws_anew_is_not_counted_twice() -> None:
@@ -68,9 +68,9 @@ def test_what_each_training_draws_anew_is_not_counted_twice() -> None:
     for run in prompts:
         errors = stats.sem(run, axis=1) * stats.t.ppf(0.975, 31)
         effects = [effect(m, e) for m, e in zip(run.mean(axis=1), errors, strict=True)]
-        found.append(pooled(effects, float(stats.sem(run.mean(axis=0)))))
+        found.append(over_trainings(effects, float(stats.sem(run.mean(axis=0)))))
     assert np.mean([(one.prompt_error or 0.0) ** 2 for one in found]) < 0.4 / 32
-    without = pooled(effects)
+    without = over_trainings(effects)
     assert without.low < found[-1].low
     assert without.high > found[-1].high
 

@@ -8,16 +8,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
 from calm_bench.config import WeightsSpec, load_model_config, model_dir, training_seeds
+from calm_bench.core.inference import over_trainings
 from calm_bench.errors import InputError
 from calm_bench.numbers.pairs import compared_rows
+from calm_bench.numbers.trainings import effect_of
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, expand
 from calm_bench.report.formats import to_csv
-from calm_bench.report.tables import main_table
+from calm_bench.report.tables import difference_tables, main_table
 from calm_bench.run import run
 from calm_bench.score.summary import Outcome
 from calm_bench.store.records import LatencyRecord, TrialRecord
@@ -223,3 +226,32 @@ def test_random_weights_and_a_seed_named_twice_are_no_further_trainings() -> Non
     assert training_seeds(config) == [1, 2]
     own = {"weights": WeightsSpec(sha256="0"), "training": {"seed": 2}}
     assert training_seeds(config.model_copy(update=own)) == [2, 1]
+
+
+def test_differences_are_one_number_over_trainings(found: Outcome) -> None:
+    results = found.results
+    pools = {pool.metric: pool for pool in results.pooled_differences}
+    for name in ("fad", "loudness"):
+        pool = pools[name]
+        pairs = list(zip(pool.cell_ids, pool.baseline_cell_ids, strict=True))
+        assert pairs == [
+            ("calm-debug-t1", "rq-debug-t1"), ("calm-debug-seed1-t1", "rq-debug-seed1-t1"),
+        ]  # fmt: skip
+        own = {(d.cell_id, d.baseline_cell_id): d for d in results.differences if d.metric == name}
+        effects = [effect for pair in pairs if (effect := effect_of(own[pair])) is not None]
+        values = [effect.value for effect in effects]
+        assert (pool.value, pool.sd) == pytest.approx((fmean(values), stdev(values)))
+        assert pool.prompt_error is not None
+        # The mean over trainings moves with prompts no more than one of them does.
+        errors = [(e.high - e.low) / 2 / stats.t.ppf(0.975, e.df) for e in effects]
+        assert pool.prompt_error < 1.1 * max(errors)
+        wanted = over_trainings(effects, pool.prompt_error)
+        assert (pool.low, pool.high) == pytest.approx((wanted.low, wanted.high))
+        assert pool.detectable == pytest.approx(wanted.detectable)
+    table = next(t for t in difference_tables(results) if t.title == "Over several trainings")
+    row = next(row for row in table.rows if row[3].text == "FAD ↓")
+    assert [field.text for field in row[:3]] == ["CALM", "RQ", "1.0"]
+    assert row[4].text.startswith("+")
+    assert float(row[5].text) == pytest.approx(pools["fad"].sd or 0.0, abs=0.01)
+    assert row[6].text.count("/") == 2
+    assert row[7].text == "2"

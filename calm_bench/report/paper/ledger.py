@@ -15,7 +15,6 @@ from calm_bench.core.inference import (
     ALPHA,
     POWER,
     Effect,
-    detectable,
     holm,
     prompts_needed,
     trainings_needed,
@@ -32,7 +31,6 @@ from calm_bench.types import StrictModel
 
 _COMMAND_WIDTH = 52  # beyond it, a command pushes what follows it
 _AT = f"with {100 * POWER:g} % power"
-_TRAININGS = (3, 5, 10)  # whose detectable effect is printed
 
 
 def _can_be_run(command: str) -> bool:
@@ -178,7 +176,8 @@ _FAMILIES: dict[Family, tuple[str, str]] = {
 
 def _claims_table(title: str, lines: Sequence[Line], brief: bool) -> Table:
     rows = [row for line in lines for row in _rows(line, brief)]
-    table = _table(title, rows)
+    said = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = _table(title, [{name: row[name] for name in said} for row in rows])
     table.groups = [i for i, row in enumerate(rows) if i and row["claim"] != _UNDER]
     return table
 
@@ -198,29 +197,28 @@ def _rows(line: Line, brief: bool) -> Iterator[dict[str, str]]:
     """A claim, and below it each piece of evidence; one row for both where there is one."""
     alone = line.evidence[0] if len(line.evidence) == 1 else None
     notes = "; ".join(filter(None, (line.note, alone.note if alone else None)))
-    about = {"claim": _named(line, brief), "published": line.published}
+    about = {"claim": _named(line, brief), "verdict": line.verdict, "published": line.published}
     ends = {} if brief else {"note": notes, "source": line.source}
-    yield about | _fields(alone, line.verdict, brief) | ends
+    yield about | _fields(alone, brief) | ends
     for one in line.evidence if alone is None else ():
         ends = {} if brief else {"note": one.note or "", "source": ""}
-        yield {"claim": _UNDER, "published": ""} | _fields(one, one.verdict, brief) | ends
+        about = {"claim": _UNDER, "verdict": one.verdict, "published": ""}
+        yield about | _fields(one, brief) | ends
 
 
 def _named(line: Line, brief: bool) -> str:
     return line.claim if brief else f"{line.claim}: {line.says}"
 
 
-def _fields(one: Evidence | None, verdict: Verdict, brief: bool) -> dict[str, str]:
-    fields = dict.fromkeys(("ours", "95 % interval", "n", "scale", "by"), "")
-    rest = dict.fromkeys(("trainings", "spread", "run"), "")
+def _fields(one: Evidence | None, brief: bool) -> dict[str, str]:
+    fields = dict.fromkeys(("ours", "95 % interval", "n", "trainings", "spread", "scale", "by"), "")
     if one is not None:
-        n = "" if one.low == one.high else str(one.n)
-        by = one.by or ""
-        fields |= {"ours": one.ours, "95 % interval": _interval(one), "n": n}
-        fields |= {"scale": one.scale, "by": by}
-        spread = "" if one.spread is None else plain_number(one.spread, _decimals(one.spread))
-        rest = {"trainings": str(one.trainings or ""), "spread": spread, "run": one.run}
-    return fields | {"verdict": verdict} | ({} if brief else rest)
+        fields |= {"ours": one.ours, "95 % interval": _interval(one), "scale": one.scale}
+        fields |= {"n": "" if one.low == one.high else str(one.n), "by": one.by or ""}
+        fields |= {"trainings": str(one.trainings or "")}
+        if one.spread is not None:
+            fields["spread"] = plain_number(one.spread, _decimals(one.spread))
+    return fields | ({} if brief else {"run": one.run if one else ""})
 
 
 def _absent(line: Line, brief: bool) -> dict[str, str]:
@@ -421,7 +419,7 @@ def _one(claim: Claim, run: StoredRun | None, scale: Scale, result: Measured) ->
         low=of(effect.low),
         high=of(effect.high),
         n=effect.n,
-        trainings=effect.trainings if claim.family == "quality" else None,
+        trainings=result.trainings if claim.family == "quality" else None,
         spread=effect.spread,
         p=result.p,
         paired=effect.paired,
@@ -476,11 +474,9 @@ def _note(claim: Claim, result: Measured) -> str | None:
     if claim.delta is not None:
         reach = claim.delta * abs(result.values[1].value or 0.0)
         parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{_number(reach, '')}")
-    if effect.spread is not None and effect.prompt_error is not None:
-        given = effect.spread, effect.prompt_error
-        found = (detectable(*given, k, effect.n) for k in _TRAININGS)
-        shown = " / ".join(_number(x, "") for x in found)
-        parts.append(f"detectable with {' / '.join(map(str, _TRAININGS))} trainings: {shown}")
+    if found := effect.detectable:
+        shown = " / ".join(_number(x, "") for x in found.values())
+        parts.append(f"detectable with {' / '.join(map(str, found))} trainings: {shown}")
     parts += [f"without {name}: {why}" for name, why in result.without.items()]
     if effect.paired is False:
         parts.append("the run does not pair these rows: outer ends of both intervals")

@@ -15,7 +15,7 @@ from itertools import pairwise
 from operator import sub, truediv
 from statistics import fmean
 
-from calm_bench.core.inference import Effect, pooled
+from calm_bench.core.inference import Effect, over_trainings
 from calm_bench.errors import InputError
 from calm_bench.numbers.parameters import parameters
 from calm_bench.report.paper.claims import COUNTED, Claim, Selector
@@ -42,6 +42,7 @@ class Measured:
         link: Which link of an order that is, from 0.
         p: Of the verdict, two-sided.
         values: The numbers that were compared; of several trainings their means.
+        trainings: How many of the model that has the fewest.
         alike: Whether scale and device are those of the published number.
         without: By training that the run holds and that has no part in it, why.
     """
@@ -51,6 +52,7 @@ class Measured:
     verdict: Verdict
     p: float
     values: tuple[Value, ...]
+    trainings: int
     alike: bool
     without: Mapping[str, str] = field(default_factory=dict)
 
@@ -177,7 +179,10 @@ def _matches(selector: Selector, row: Row, scale: Scale | None) -> bool:
 
 def _measured(claim: Claim, run: StoredRun, scale: Scale, seen: Sequence[_Compared]) -> Measured:
     assert claim.side is not None
-    links = [pooled(of_link) for of_link in zip(*(one.links for one in seen), strict=True)]
+    links = [
+        over_trainings([one.links[i] for one in seen], _prompt_error(claim, run, seen, i))
+        for i in range(len(seen[0].links))
+    ]
     values = tuple(_mean(of_row) for of_row in zip(*(one.values for one in seen), strict=True))
     null = math.log(claim.null) if claim.is_factor else claim.null
     verdict, p = judge(links, claim.side, null, _margin(claim, run, scale, values))
@@ -185,18 +190,46 @@ def _measured(claim: Claim, run: StoredRun, scale: Scale, seen: Sequence[_Compar
     here = claim.family == "quality" or _device(run).startswith(claim.device)
     alike = here and scale == published
     weakest = _weakest(links, claim.side, null)
+    trainings = _trainings(run, seen)
     return Measured(
         effect=links[weakest],
         link=weakest,
         verdict=capped(
             verdict,
             elsewhere=claim.family == "times" and not alike,
-            one_training=claim.family == "quality" and len(seen) == 1,
+            one_training=claim.family == "quality" and trainings == 1,
         ),
         p=p,
         values=values,
+        trainings=trainings,
         alike=alike,
     )
+
+
+def _trainings(run: StoredRun, seen: Sequence[_Compared]) -> int:
+    """Of how many trainings each model is, at least; recordings have none."""
+    recorded = {row.cell_id for row in run.results.cells if row.model is None}
+    names = [
+        {value.cell_id for value in row} for row in zip(*(one.values for one in seen), strict=True)
+    ]
+    return min((len(of_row) for of_row in names if not of_row & recorded), default=len(seen))
+
+
+def _prompt_error(
+    claim: Claim, run: StoredRun, seen: Sequence[_Compared], link: int
+) -> float | None:
+    """What the run says of how far prompts move the mean of a difference over trainings."""
+    a, b = (link + 1, link) if claim.measure == "order" else (0, 1)
+    if len(seen) < 2 or len(seen[0].values) < 2:
+        return None
+    first = seen[0].values[a]
+    pairs = {frozenset((one.values[a].cell_id, one.values[b].cell_id)) for one in seen}
+    for found in run.results.pooled_differences:
+        alike = (found.metric, found.recipe_id) == (first.metric, first.recipe_id)
+        rows = zip(found.cell_ids, found.baseline_cell_ids, strict=True)
+        if alike and set(map(frozenset, rows)) == pairs:
+            return found.prompt_error
+    return None
 
 
 def _device(run: StoredRun) -> str:
@@ -243,7 +276,9 @@ def counted(claim: Claim) -> Measured:
     effect = Effect(value=found, low=found, high=found, n=1, df=math.inf)
     verdict, p = judge([effect], claim.side, claim.null, claim.margin)
     value = Value(cell_id=row.model, system=row.model, metric=row.metric, value=found)
-    return Measured(effect=effect, link=0, verdict=verdict, p=p, values=(value,), alike=True)
+    return Measured(
+        effect=effect, link=0, verdict=verdict, p=p, values=(value,), trainings=1, alike=True
+    )
 
 
 def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect]:

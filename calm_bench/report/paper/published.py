@@ -191,7 +191,7 @@ def _found(spec: TableSpec, run: StoredRun, scale: Scale) -> Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a run holds of a table at one scale, in one mode and precision, of one training."""
+    """What a run holds of a table at one scale, in one mode and precision, over its trainings."""
 
     run: StoredRun
     scale: Scale
@@ -223,7 +223,7 @@ def _shown(spec: TableSpec, parts: Sequence[Part]) -> Iterator[ByInstrument]:
 class Block:
     """The rows of one table by one source, by index and column key: a number or why there is none.
 
-    `step` is the mode and precision they were timed in, or the training, where a run has several.
+    `step` is the mode and precision they were timed in, or that they are means of trainings.
     """
 
     source: str
@@ -292,7 +292,7 @@ class PaperTable:
             Part(run=run, scale=scale, step=step + trained, found=_found(spec, run, scale))
             for whole in runs
             for step, timed in whole.by_step().items()
-            for trained, run in timed.by_training().items()
+            for trained, run in timed.over_trainings().items()
             for scale in run.scales
         ]
         columns = tuple(_shown(spec, parts))

@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.numbers.speed import SPEED_COLUMNS
+from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.seeds import training_of
 from calm_bench.store.records import GrowthRecord, LatencyRecord, Manifest, Row
 from calm_bench.store.results import Results, Value
@@ -201,6 +202,22 @@ class StoredRun:
             for seed in seeds
         }
         return parts or {"": self}
+
+    def over_trainings(self) -> dict[str, "StoredRun"]:
+        """The run as it is, or with the means of several trainings as the first one's values."""
+        groups = pooled_rows(self.results.cells)
+        if not groups:
+            return {"": self}
+        pools = {(p.cell_ids[0], p.metric, p.recipe_id): p for p in self.results.pooled}
+        values = []
+        for value in self.results.rows:
+            pool = pools.get((value.cell_id, value.metric, value.recipe_id))
+            ends = ("value", "low", "high") if pool and pool.value is not None else ()
+            values.append(value.model_copy(update={end: getattr(pool, end) for end in ends}))
+        others = {row.cell_id for group in groups for row in group[1:]}
+        rows = tuple(row for row in self.results.cells if row.cell_id not in others)
+        update = {"rows": tuple(values), "cells": rows}
+        return {"mean of trainings": replace(self, results=self.results.model_copy(update=update))}
 
     def _of(self, rows: Iterable[Row]) -> "StoredRun":
         return replace(self, results=self.results.model_copy(update={"cells": tuple(rows)}))

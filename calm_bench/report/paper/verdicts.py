@@ -39,18 +39,22 @@ def judge(
         low, high = margin
         inside = max(first.p_not(above=True, null=low), first.p_not(above=False, null=high))
         beyond = 2 * min(first.p_not(above=False, null=low), first.p_not(above=True, null=high))
-        if inside <= ALPHA:
-            return "equivalent", inside
-        return ("contradicted" if beyond <= ALPHA else "inconclusive"), min(1.0, beyond)
+        p = min(1.0, inside, beyond)
+        if p > ALPHA:
+            return "inconclusive", p
+        return ("equivalent" if inside <= ALPHA else "contradicted"), p
     above = side == "above"
     held = 2 * max(link.p_not(above=above, null=null) for link in links)
     turned = 2 * len(links) * min(link.p_not(above=not above, null=null) for link in links)
-    if held <= ALPHA:
-        return _size(first, above, margin) if margin else "direction only", held
-    return ("contradicted" if turned <= ALPHA else "inconclusive"), min(1.0, held, turned)
+    p = min(1.0, held, turned)
+    if p > ALPHA:
+        return "inconclusive", p
+    return (_size(first, above, margin) if held <= ALPHA else "contradicted"), p
 
 
-def _size(effect: Effect, above: bool, margin: tuple[float, float]) -> Verdict:
+def _size(effect: Effect, above: bool, margin: tuple[float, float] | None) -> Verdict:
+    if margin is None:
+        return "direction only"
     low, high = margin
     if low <= effect.low and effect.high <= high:
         return "reproduced"

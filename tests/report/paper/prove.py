@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from calm_bench.core.inference import ALPHA, Effect, detectable, holm, pooled, quantile
+from calm_bench.core.inference import ALPHA, Effect, detectable, holm, over_trainings, quantile
 from calm_bench.report.paper.claims import MOST_HEADLINES
 from calm_bench.report.paper.verdicts import AGAINST, SHOWN, judge
 
@@ -73,7 +73,7 @@ def effect_of(prompts: Floats) -> Effect:
         for m, s in zip(prompts.mean(axis=1).tolist(), errors.tolist(), strict=True)
     ]
     error = prompts.mean(axis=0).std(ddof=1) / math.sqrt(N_PROMPTS)
-    return pooled(effects, float(error))
+    return over_trainings(effects, float(error))
 
 
 def moved(effect: Effect, by: float) -> Effect:
@@ -118,7 +118,7 @@ def measured(world: World, rng: np.random.Generator, n_ledgers: int) -> list[flo
         found,
         share(lambda e: judge([moved(e, found)], "above", 0.0)[0] in SHOWN, effects[:n_ledgers]),
         share(level, effects[:n_ledgers]),
-        share(lambda e: level(moved(e, DELTA)), effects[: 2 * n_ledgers]),
+        share(lambda e: level(moved(e, DELTA)), effects),
     ]
 
 

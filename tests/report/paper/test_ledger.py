@@ -209,6 +209,14 @@ def test_what_has_no_training_is_one_however_many_a_run_holds(make: SimpleNamesp
     assert one.verdict == ONCE
 
 
+def test_one_training_of_either_side_is_one_training(make: SimpleNamespace) -> None:
+    rows = trained(make, (0, 1, 2), {"calm": (5.0, 5.1, 5.2)}, "tiny")
+    rows.append((make.rq32, {"fad": make.around(9.0)}))
+    run = make.stored(make.results("a", "music", rows, instruments=("mel",)))
+    (one,) = evidence(claim(*PAIR), run)
+    assert (one.trainings, one.verdict) == (1, ONCE)
+
+
 def headline(name: str, steps: int, side: str = "below") -> Claim:
     rows = row("fad", "calm-music", steps), row("fad", "rq32-music")
     return claim("difference", *rows, id=name, side=side, headline=True)

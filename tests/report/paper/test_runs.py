@@ -18,6 +18,7 @@ from calm_bench.report.paper.runs import (
     read_stored,
     with_oldest,
 )
+from calm_bench.store.results import Pooled
 from calm_bench.store.run_store import RunStore
 
 
@@ -147,6 +148,17 @@ def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> N
     }
     assert ModelName.of("calm-music-tiny@seed1") == ModelName.of("calm-music-tiny")
     assert ModelName.of("calm-music-tiny@seed1@500").step == 500
+    names = tuple(row.cell_id for row, _ in rows[:2])
+    mean = {"value": 5.5, "low": 5.1, "high": 5.9, "n": 2, "recipe_id": "fad-recipe"}
+    pool = Pooled(cell_ids=names, metric="fad", **mean)
+    results = run.results.model_copy(update={"pooled": (pool,)})
+    ((name, found),) = replace(run, results=results).over_trainings().items()
+    assert name == "mean of trainings"
+    assert [row.label for row in found.results.cells] == ["CALM, training 0", "MusicGen"]
+    (value,) = found.values("fad", found.results.cells[0])
+    assert (value.value, value.low, value.high) == (5.5, 5.1, 5.9)
+    (other,) = found.values("fad", found.results.cells[1])
+    assert other in run.results.rows
 
 
 @pytest.mark.parametrize(
