@@ -340,8 +340,8 @@ Prompts = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="How many prompts, from the head of the benchmark's list. Fewer are faster and widen "
-        "every interval.",
+        help="How many prompts: drawn from the benchmark's list or your recordings, always the "
+        "same ones, from every group. Fewer are faster and widen every interval.",
         show_default="the benchmark's",
     ),
 ]

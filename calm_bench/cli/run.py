@@ -19,7 +19,7 @@ RUN_EXAMPLES = options.examples(
         "calm-bench run speech --temps 0.8 1.0": "both systems at two temperatures",
         "calm-bench run speech --prompts 8 --systems calm": "a quick look at one system",
         "calm-bench run speech --prompt-audio mine/*.wav": "your own voice continued",
-        "calm-bench run music --head-steps 1 4 10 25 50 100": "FAD against time per frame",
+        "calm-bench run music --temps 1 --head-steps 1 4 10 25 50 100": "FAD against time",
         "calm-bench run speech --precision fp32 int8 --no-latency": "what int8 costs in quality",
         "calm-bench run speech --dry-run": "what would be done",
     },

@@ -30,13 +30,14 @@ RESAMPLES = 2000
 _MISSED = 0.05  # by a 95 % interval, half of it on each side
 _MAX_BLOCKS = 32  # of groups, each left out once
 _BLOCK = 2_000_000  # counts held at once
+_UNDEFINED = "the sums behind it are zero, infinite or NaN"
 
 HOLDS_FROM = {
     "share": 2,
     "median": 6,
     "near-normal": 8,
-    "mean": 64,
-    "ratio": 64,
+    "mean": 32,
+    "ratio": 32,
     "exp_mean": 64,
     "exp_ratio": 64,
     "set": 16,
@@ -130,7 +131,9 @@ def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
     return members
 
 
-def student_interval(value: float, deleted: Floats, n: int) -> Estimate:
+def student_interval(
+    value: float, deleted: Floats, n: int, holds_from: int = HOLDS_FROM["set"]
+) -> Estimate:
     """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g."""
     from scipy.special import stdtrit
 
@@ -145,7 +148,7 @@ def student_interval(value: float, deleted: Floats, n: int) -> Estimate:
         high=value + reach,
         n=n,
         method="jackknife",
-        marked=HOLDS_FROM["set"] > G,
+        marked=holds_from > G,
         deleted=tuple(deleted.tolist()),
     )
 
@@ -177,6 +180,8 @@ def _over(
         [np.array([side[key][name] for key in keys], dtype=np.float64) for name in column.fields]
         for side in sides
     ]
+    if np.isnan(np.array(fields)).any():
+        return Estimate(value=None, n=len(keys), reason=_UNDEFINED)
     if column.aggregate == "share":
         found = _share([first for (first,) in fields], owners)
     elif column.aggregate == "median":
@@ -190,7 +195,7 @@ def _over(
 
 def _estimate(kind: str, found: _Interval, n: int, n_groups: int) -> Estimate:
     if not math.isfinite(found.value):
-        return Estimate(value=None, n=n, reason="the sums behind it are zero, infinite or NaN")
+        return Estimate(value=None, n=n, reason=_UNDEFINED)
     if n_groups < 2 or not (math.isfinite(found.low) and math.isfinite(found.high)):
         return Estimate(value=found.value, n=n, reason="an interval needs two independent samples")
     return Estimate(
@@ -304,12 +309,24 @@ def _quotient(
     if is_power and len(sides) == 1:
         with np.errstate(over="ignore"):
             found = found.moved(np.exp)
-    if column.aggregate == "ratio" and len(sides) == 1 and not (sums < 0).any():
-        found = replace(found, low=max(found.low, 0.0))
-        if value == 0 and column.unit == "%":  # as far as a share of groups may be from none
-            _, high = clopper_pearson(0, len(around))
-            found = replace(found, high=high, method="Clopper-Pearson")
+    is_rate = column.aggregate == "ratio" or (column.aggregate, column.unit) == ("mean", "%")
+    if is_rate and len(sides) == 1 and not (sums < 0).any():
+        return _of_counts(found, sums[0, :, 0] > 0, column.unit == "%")
     return found
+
+
+def _of_counts(found: _Interval, has_any: NDArray[np.bool_], is_share: bool) -> _Interval:
+    """An interval of a rate: never below 0, and as wide as few groups that have any ask for.
+
+    Its upper end lies no nearer than if as many groups had any as the upper end of their share;
+    where none has, that share alone says how high the rate might be.
+    """
+    n, count = len(has_any), int(has_any.sum())
+    _, most = clopper_pearson(count, n)
+    if count:
+        high = max(found.high, found.value * most * n / count)
+        return replace(found, low=max(found.low, 0.0), high=high)
+    return replace(found, high=most, method="Clopper-Pearson") if is_share else found
 
 
 def _bootstrap_t(
@@ -329,7 +346,7 @@ def _bootstrap_t(
     if not error > 1e-12 * float(np.abs(weights).max()):
         return _Interval(value=value, low=value, high=value, method="bootstrap-t")
     with np.errstate(all="ignore"):
-        ts = (shifts / errors)[1:][errors[1:] > 1e-9 * error]
+        ts = (shifts / errors)[1:][errors[1:] > 1e-6 * error]
     low, high = np.quantile(ts, [_MISSED / 2, 1 - _MISSED / 2]) if ts.size else (0.0, 0.0)
     least = float(stdtrit(n_groups - 1, 1 - _MISSED / 2))
     return _Interval(
@@ -370,11 +387,12 @@ def _shifts(
 def _counts(n_groups: int, seed: int) -> Iterator[Floats]:
     """How often each group is drawn, [R, G]: once, and then in each of RESAMPLES resamples."""
     rng, block = np.random.default_rng(seed), max(1, _BLOCK // n_groups)
-    even = np.full(n_groups, 1.0 / n_groups)
     yield np.ones((1, n_groups))
     for at in range(0, RESAMPLES, block):
         size = min(block, RESAMPLES - at)
-        yield rng.multinomial(n_groups, even, size=size).astype(np.float64)
+        drawn = rng.integers(0, n_groups, (size, n_groups)) + n_groups * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * n_groups)
+        yield counts.reshape(size, n_groups).astype(np.float64)
 
 
 def _scored(column: Column, clips: ClipValues) -> list[str]:

@@ -259,11 +259,12 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prom
     if overrides.prompt_audio:
         candidates, said = find_candidates(overrides.prompt_audio)
         _check_count("--prompt-audio", overrides.n_prompts, candidates, len(candidates))
-        chosen = candidates[: overrides.n_prompts]
+        drawn = subset([(c.id, c.groups) for c in candidates], overrides.n_prompts)
+        asked = [candidates[index] for index in drawn]
         if spec.asr is not None:
-            refuse_other_languages(chosen, spec.asr)
+            refuse_other_languages(asked, spec.asr)
         root = Path(paths.working_dir().anchor)
-        own = own_prompts(chosen, spec, root)
+        own = own_prompts(asked, spec, root)
         notes = (*said, *own.notes, *text_note(own.prompts, spec.asr))
         return _Prompts(root=root, chosen=own.prompts, notes=notes, unusable=own.unusable)
     is_file = benchmark.endswith((".yaml", ".yml"))
@@ -273,13 +274,30 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prom
     _check_count(spec.name, overrides.n_prompts, there, len(listed))
     _check_count(spec.name, spec.default_prompts, listed, len(listed))
     wanted = overrides.n_prompts or spec.default_prompts or len(listed)
-    notes = (
-        (f"{len(there)} of {amount(wanted, 'prompt')}: {_WHEEL}",) if wanted > len(there) else ()
-    )
-    return _Prompts(root=root, chosen=tuple(there[:wanted]), notes=notes)
+    is_short = len(there) < (len(listed) if overrides.n_prompts else wanted)
+    some = f"{len(there)} of {amount(max(wanted, len(listed)), 'prompt')}: {_WHEEL}"
+    drawn = subset([(p.id, p.group) for p in there], overrides.n_prompts)
+    chosen = tuple(there[index] for index in drawn[:wanted])
+    return _Prompts(root=root, chosen=chosen, notes=(some,) if is_short else ())
 
 
 _WHEEL = "an installed package carries the first of them, a checkout all"
+
+
+def subset(listed: Sequence[tuple[str, object]], n: int | None) -> list[int]:
+    """Which `n` of a list of ids and groups are drawn, in its order: of each group the same share.
+
+    What is drawn for a smaller number is part of what is drawn for a greater one; None takes all.
+    """
+    members: dict[object, list[int]] = defaultdict(list)
+    for index in sorted(range(len(listed)), key=lambda i: derive_seed("prompts", listed[i][0])):
+        members[listed[index][1]].append(index)
+    places = {
+        index: (rank + derive_seed("group", group) / 2**63) / len(indices)
+        for group, indices in members.items()
+        for rank, index in enumerate(indices)
+    }
+    return sorted(sorted(places, key=lambda index: (places[index], index))[:n])
 
 
 def _check_count(name: str, asked: int | None, prompts: Sequence[object], n_listed: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from calm_bench.core import files, paths
 from calm_bench.errors import InputError
+from calm_bench.numbers.stored import read_current
 from calm_bench.report.columns import shown_recipes
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.page import SITE_MARK, Section, write_page, write_site
@@ -54,7 +55,7 @@ def read_section(store: RunStore) -> Section:
     Raises:
         InputError: If the folder is no finished run.
     """
-    results = store.read_results()
+    results = read_current(store)
     tables = [*main_tables(results), *difference_tables(results)]
     tables += [held_out_table(results), counts_table(results)]
     plots = render_plots(results, store.read(LatencyRecord), store.read(GrowthRecord))

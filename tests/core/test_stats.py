@@ -1,4 +1,4 @@
-"""Intervals against closed forms, coverage by simulation, and an independent bootstrap."""
+"""Intervals against closed forms, what they go with, and coverage by simulation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ POOLED = Column(
 
 
 MEDIAN = Column.of("m", "m", "", "x", better=False, aggregate="median")
+SHARE = Column.of("s", "s", "%", "x", better=False, aggregate="share")
 
 
 def clips(values: Sequence[float], field: str = "x") -> dict[str, dict[str, float]]:
@@ -48,21 +49,137 @@ def test_the_aggregates_are_their_formulas() -> None:
     assert stats.summarise(MEDIAN, clips([*rates, 3.0]), 0).value == 2.5
 
 
-# Medians of resamples come in lumps.
-@pytest.mark.parametrize(
-    ("column", "statistic", "near"), [(MEAN, np.mean, 0.06), (MEDIAN, np.median, 0.15)]
-)
-def test_interval_agrees_with_scipys_bootstrap(
-    column: Column, statistic: Callable[..., Any], near: float
-) -> None:
-    values = np.random.default_rng(1).gamma(2.0, size=80)
-    ours = stats.summarise(column, clips(values.tolist()), 3)
-    theirs = scipy.stats.bootstrap(
-        (column.scale * values,), statistic, method="percentile", n_resamples=4000, rng=0
+def ends(found: Estimate) -> tuple[float, float]:
+    assert found.low is not None
+    assert found.high is not None
+    return found.low, found.high
+
+
+def test_intervals_agree_with_scipys_where_they_are_wide_enough() -> None:
+    values = np.random.default_rng(1).normal(size=80)
+    t = scipy.stats.ttest_1samp(100 * values, 0.0).confidence_interval()
+    low, high = ends(stats.summarise(MEAN, clips(values.tolist()), 3))
+    assert low <= t.low < t.high <= high
+    assert high - low == pytest.approx(t.high - t.low, rel=0.06)
+    percentile = scipy.stats.bootstrap(
+        (values,), np.median, method="percentile", n_resamples=4000, rng=0
     ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.low == pytest.approx(theirs.low, abs=near * width)
-    assert ours.high == pytest.approx(theirs.high, abs=near * width)
+    low, high = ends(stats.summarise(MEDIAN, clips(values.tolist()), 3))
+    width = percentile.high - percentile.low
+    assert (low, high) == pytest.approx((percentile.low, percentile.high), abs=0.15 * width)
+
+
+def test_two_values_have_students_interval_of_two() -> None:
+    t = scipy.stats.ttest_1samp([100.0, 400.0], 0.0).confidence_interval()
+    assert ends(stats.summarise(MEAN, clips([1.0, 4.0]), 0)) == pytest.approx((t.low, t.high))
+
+
+@pytest.mark.parametrize(("ones", "n"), [(0, 64), (1, 8), (5, 32), (8, 8)])
+def test_a_share_has_clopper_and_pearsons_interval(ones: int, n: int) -> None:
+    exact = scipy.stats.binomtest(ones, n).proportion_ci(method="exact")
+    found = stats.summarise(SHARE, clips([1.0] * ones + [0.0] * (n - ones)), 0)
+    assert ends(found) == pytest.approx((100 * exact.low, 100 * exact.high))
+    assert (found.method, found.marked) == ("Clopper-Pearson", False)
+
+
+def test_a_share_of_none_says_how_many_there_might_be() -> None:
+    assert stats.summarise(SHARE, clips([0.0] * 64), 0).high == pytest.approx(5.6, abs=0.05)
+    rate = RATIO.model_copy(update={"unit": "%", "scale": 100.0})
+    none = stats.summarise(rate, pairs([0.0] * 32, [30.0] * 32), 0)
+    assert (none.value, none.low, none.high) == (0.0, 0.0, pytest.approx(10.9, abs=0.05))
+    few = stats.summarise(rate, pairs([3.0, *[0.0] * 31], [30.0] * 32), 0)
+    assert few.low == 0.0
+    assert few.high > 16 * few.value / 5  # one clip in 32 may be one in 6
+
+
+def test_clips_of_one_prompt_are_no_more_than_the_prompt_to_a_share() -> None:
+    ones = [1.0, 1.0, 0.0, 1.0, *[0.0] * 16]
+    alone = ends(stats.summarise(SHARE, clips(ones), 0))
+    thrice = {f"p{i}/{k}": {"x": x} for i, x in enumerate(ones) for k in range(3)}
+    groups = {key: key.partition("/")[0] for key in thrice}
+    together = ends(stats.summarise(SHARE, thrice, 0, groups))
+    assert together[0] <= alone[0] < alone[1] <= together[1]
+    assert together == pytest.approx(alone, rel=0.15)
+
+
+@pytest.mark.parametrize("more", range(3, 12))
+def test_paired_shares_differ_where_the_exact_test_says_so(more: int) -> None:
+    """McNemar's exact test looks at the clips where only one side has a one."""
+    a = clips([1.0] * more + [0.0] * (64 - more))
+    low, _ = ends(stats.compare(SHARE, a, clips([0.0] * 64), 0))
+    assert (low > 0) == (scipy.stats.binomtest(more, more).pvalue < 0.05)
+
+
+def test_pairs_that_never_differ_still_have_a_width_as_shares() -> None:
+    ones = clips([1.0, *[0.0] * 63])
+    found = stats.compare(SHARE, ones, ones, 0)
+    assert found.value == 0.0
+    assert -5.0 < ends(found)[0] == -ends(found)[1] < -3.0
+
+
+def test_an_interval_goes_with_its_values() -> None:
+    values = np.random.default_rng(1).lognormal(size=24)
+
+    def of(column: Column, values: np.ndarray) -> np.ndarray:
+        return np.array(ends(stats.summarise(column, clips(values.tolist()), 7)))
+
+    assert of(MEAN, values + 1e6) == pytest.approx(of(MEAN, values) + 1e8, rel=1e-10)
+    assert of(MEAN, 3 * values) == pytest.approx(3 * of(MEAN, values))
+    assert of(MEAN, -values) == pytest.approx(-of(MEAN, values)[::-1], rel=0.05)
+    assert of(MEDIAN, 3 * values - 1) == pytest.approx(3 * of(MEDIAN, values) - 1)
+    assert of(GEOMETRIC, values) == pytest.approx(np.exp(of(MEAN, values) / 100))
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "share", "exp_mean", "median"])
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_equal_clips_few_clips_and_nan_give_no_nonsense(aggregate: str, n: int) -> None:
+    column = Column.of("x", "x", "", aggregate=aggregate)
+    rng = np.random.default_rng(n)
+    sides = [clips((rng.random(n) < 0.5).astype(float).tolist()), clips([1.0] * n)]
+    made = [stats.summarise(column, side, 0) for side in sides]
+    made += [stats.compare(column, *pair, 0) for pair in (sides, sides[::-1], [sides[0]] * 2)]
+    for found in made:
+        assert found.value is not None
+        assert (found.low is None) == (n == 1)
+        if n > 1:
+            low, high = ends(found)
+            assert -math.inf < low <= found.value <= high < math.inf
+    spoilt = {**sides[0], "p000/0": {"x": math.nan}}
+    for found in (stats.summarise(column, spoilt, 0), stats.compare(column, spoilt, sides[1], 0)):
+        assert (found.value, found.low) == (None, None)
+        assert found.reason
+
+
+def test_an_interval_of_too_few_clips_is_marked() -> None:
+    rng = np.random.default_rng(0)
+    for column, holds_from in (
+        (MEAN, stats.HOLDS_FROM["mean"]),
+        (MEAN.model_copy(update={"near_normal": True}), stats.HOLDS_FROM["near-normal"]),
+        (GEOMETRIC, stats.HOLDS_FROM["exp_mean"]),
+    ):
+        marks = [
+            stats.summarise(column, clips(rng.normal(size=n).tolist()), 0).marked
+            for n in (holds_from - 1, holds_from)
+        ]
+        assert marks == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("column", "draw", "truth", "at_least"),
+    [
+        (MEAN, lambda rng: rng.lognormal(size=16), 100 * math.exp(0.5), 0.89),
+        (SHARE, lambda rng: (rng.random(16) < 0.05) * 1.0, 5.0, 0.95),
+        (MEDIAN, lambda rng: rng.lognormal(size=8), 1.0, 0.93),
+    ],
+    ids=["lognormal mean", "share", "median"],
+)
+def test_intervals_cover_where_percentiles_of_the_bootstrap_do_not(
+    column: Column, draw: Callable[[np.random.Generator], Any], truth: float, at_least: float
+) -> None:
+    """Percentiles cover 86, 57 and 91 times in 100."""
+    rng = np.random.default_rng(0)
+    found = [ends(stats.summarise(column, clips(draw(rng).tolist()), i)) for i in range(400)]
+    assert np.mean([low <= truth <= high for low, high in found]) >= at_least
 
 
 def test_paired_interval_covers_a_true_difference_about_95_times_in_100() -> None:

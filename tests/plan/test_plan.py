@@ -11,7 +11,7 @@ from calm_bench.core.audio import write_flac
 from calm_bench.errors import BenchError, InputError, UnknownNameError, WeightsError
 from calm_bench.numbers.pairs import compared_rows
 from calm_bench.plan.overrides import Overrides
-from calm_bench.plan.plan import Plan, check_prompts, expand, plan_lines
+from calm_bench.plan.plan import Plan, check_prompts, expand, plan_lines, subset
 from calm_bench.plan.rows import sampling_of
 
 
@@ -327,3 +327,24 @@ def test_a_prompt_lost_in_the_middle_is_an_error(tmp_path: Path) -> None:
 
 def _copy_prompts(folder: Path) -> None:
     shutil.copytree(paths.benchmarks_dir() / "prompts", folder / "prompts")
+
+
+def test_a_number_of_prompts_is_drawn_from_all_of_the_list() -> None:
+    listed = [prompt.id for prompt in expand("speech", Overrides()).prompts]
+    few, more = ([p.id for p in expand("speech", Overrides(n_prompts=n)).prompts] for n in (8, 16))
+    assert few == [name for name in listed if name in few]
+    assert few != listed[:8]
+    assert set(few) < set(more)
+    assert few == [p.id for p in expand("speech", Overrides(n_prompts=8)).prompts]
+
+
+def test_every_group_gives_the_same_share_of_prompts() -> None:
+    sizes = {"a": 40, "b": 20, "c": 8}
+    listed = [(f"{group}-{i}", group) for group, n in sizes.items() for i in range(n)]
+    for n in (17, 34):
+        drawn = [listed[index][1] for index in subset(listed, n)]
+        assert all(abs(drawn.count(group) - size * n / 68) < 1 for group, size in sizes.items())
+    assert subset(listed, None) == subset(listed, 68) == list(range(68))
+    # Ids decide, not places: a list in another order gives the same prompts.
+    turned = [listed[::-1][index] for index in subset(listed[::-1], 17)]
+    assert sorted(turned) == sorted(listed[index] for index in subset(listed, 17))

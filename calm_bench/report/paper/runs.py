@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.numbers.speed import SPEED_COLUMNS
+from calm_bench.numbers.stored import read_current
 from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.seeds import training_of
 from calm_bench.store.records import GrowthRecord, LatencyRecord, Manifest, Row
@@ -373,7 +374,7 @@ class Prompts:
 
 def _read(folder: Path) -> StoredRun:
     store = RunStore(folder)
-    results = store.read_results()
+    results = read_current(store)
     models = {row.model for row in results.cells if row.model}
     debug = sorted(model for model in models if ModelName.of(model).scale == "debug")
     if debug:
