@@ -172,6 +172,16 @@ def detectable(spread: float, prompt_error: float, trainings: int, n: int) -> fl
     return float(nctdtrinc(df, 1 - POWER, critical)) * total
 
 
+def range_needed(effect: Effect, null: float) -> tuple[int | None, int | None, int | None]:
+    """At how many prompts the observed effect would be shown with 80 % power.
+
+    And at how many were the effect greater by its standard error, or smaller; None where at none.
+    """
+    gap, error = abs(effect.value - null), effect.error(null)
+    n, few, many = (prompts_needed(effect, x, null) for x in (gap, gap + error, gap - error))
+    return n, few, many
+
+
 def prompts_needed(effect: Effect, gap: float, null: float) -> int | None:
     """At how many prompts a gap from the null would be shown with 80 % power; None where at none.
 

@@ -81,20 +81,6 @@ def compare(
     return _over(column, keys, [a, b], seed, groups) or Estimate(value=None, reason=lacking)
 
 
-def n_needed(difference: Estimate) -> int | None:
-    """The number of clips at which the interval of a difference would just leave zero.
-
-    Takes the observed difference for the true one and widths to shrink as 1/√n. A run of that size
-    has an even chance to show the difference; one of twice that size, four in five. None where the
-    interval leaves zero already or the difference or its interval is missing or nil.
-    """
-    value, low, high = difference.value, difference.low, difference.high
-    if not value or low is None or high is None or not low <= 0.0 <= high:
-        return None
-    reach = value - low if value > 0 else high - value
-    return max(difference.n + 1, math.ceil(difference.n * (reach / value) ** 2))
-
-
 def ratio_interval(
     a: Sequence[float], b: Sequence[float], seed: int, level: float = 0.95
 ) -> Estimate:

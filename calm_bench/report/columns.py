@@ -208,6 +208,20 @@ def pooled_text(pool: Pooled, decimals: int) -> str:
     return f"{mean} ({' to '.join(ends)})"
 
 
+def needed_text(n: int | None, few: int | None, many: int | None) -> str:
+    """An n that would do with its range, to two significant figures: 230 (61 to 46,000)."""
+    if n is None:
+        return "—"
+    return f"{_upwards(n)} ({_upwards(few)} to {_upwards(many)})"
+
+
+def _upwards(n: int | None) -> str:
+    if n is None:
+        return "no end"
+    size = 10 ** max(0, len(str(n)) - 2)
+    return f"{-(-n // size) * size:,}"
+
+
 def heading(column: Column) -> str:
     """A column's label with its unit and an arrow towards better."""
     arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]

@@ -11,13 +11,14 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Self
 
-from calm_bench.core.inference import PLANNED
-from calm_bench.numbers.trainings import pooled_rows
+from calm_bench.core.inference import PLANNED, range_needed
+from calm_bench.numbers.trainings import effect_of, pooled_rows
 from calm_bench.report.columns import (
     MARKED,
     TEMPERATURE_KINDS,
     Shown,
     interval_text,
+    needed_text,
     plain_number,
     pooled_text,
     shown_columns,
@@ -43,8 +44,9 @@ TRAININGS = (
 NO_REASON = "no reason was recorded"
 _MANY_NOTES = 5  # that say the same of one file each
 PAIRED = (
-    "paired over shared prompts and seeds; n needed: clips at which the interval would just leave "
-    "zero if the observed difference were the true one, — where it has left zero or there is none"
+    "paired over shared prompts and seeds; n needed: clips that would show the observed difference "
+    "with 80 % power, in brackets were it greater or smaller by its standard error, — where it has "
+    "left zero or there is none"
 )
 OVER_TRAININGS = (
     "the mean of the differences within each training; its interval is over trainings and prompts, "
@@ -427,7 +429,9 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
         table.notes.append(MARKED)
     for a, b, difference, shown in chosen:
         names = naming(a, b)
-        needed = "—" if difference.n_needed is None else str(difference.n_needed)
+        effect = effect_of(difference)
+        is_open = effect is not None and effect.low <= 0 <= effect.high
+        needed = needed_text(*range_needed(effect, 0.0)) if effect and is_open else "—"
         fields = (shown.heading, _gap(table, difference, shown), str(difference.n), needed)
         table.add_row(*names, *fields, ruled=bool(table.rows) and names != last)
         last = names

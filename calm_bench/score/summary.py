@@ -15,7 +15,6 @@ from calm_bench.core.stats import (
     ClipValues,
     GroupOf,
     compare,
-    n_needed,
     student_interval,
     summarise,
 )
@@ -205,7 +204,6 @@ class _Numbers:
             baseline_cell_id=pair[1],
             metric=column.name,
             recipe_id=self.score.recipe_id,
-            n_needed=n_needed(found),
         )
 
     def _estimate(self, cell_id: str, column: Column) -> Estimate:

@@ -81,13 +81,13 @@ class Pooled(StrictModel):
 
 
 class Difference(_Number):
-    """A row minus another over shared pair keys; at `n_needed` it would exclude zero."""
+    """A row minus another over shared pair keys."""
 
     cell_id: str
     baseline_cell_id: str
     metric: str
     recipe_id: str | None = None
-    n_needed: int | None = None
+    n_needed: int | None = Field(default=None, description="of earlier results; not read")
 
 
 class TrialCount(StrictModel):

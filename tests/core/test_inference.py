@@ -13,6 +13,7 @@ from calm_bench.core.inference import (
     holm,
     over_trainings,
     prompts_needed,
+    range_needed,
     reach_over_trainings,
     trainings_needed,
 )
@@ -105,6 +106,16 @@ def test_prompts_help_as_far_as_trainings_do_not_bound() -> None:
     assert k is not None
     assert detectable(3.0, 0.0, k, 32) <= 2.0 < detectable(3.0, 0.0, k - 1, 32)
     assert trainings_needed(replace(often, spread=100.0), 1.0) is None
+
+
+def test_the_range_is_of_effects_a_standard_error_apart() -> None:
+    once = effect(1.0, 2.0)
+    error = 2.0 / stats.t.ppf(0.975, 31)
+    n, few, many = range_needed(once, 0.0)
+    assert (n, few) == tuple(prompts_needed(once, x, 0.0) for x in (1.0, 1.0 + error))
+    assert many == prompts_needed(once, 1.0 - error, 0.0)
+    assert range_needed(effect(0.1, 2.0), 0.0)[2] is None
+    assert range_needed(effect(0.0, 2.0), 0.0)[0] is None
 
 
 def test_the_reach_is_students_at_both_ends() -> None:

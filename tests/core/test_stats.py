@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from calm_bench.core import stats
-from calm_bench.types import Column, Estimate
+from calm_bench.types import Column
 
 MEAN = Column(
     name="x", label="x", unit="", higher_is_better=True, aggregate="mean", fields=("x",), scale=100
@@ -288,17 +288,6 @@ def test_a_set_column_has_no_clip_values() -> None:
     column = Column(name="fad", label="", unit="", higher_is_better=False, aggregate="set")
     with pytest.raises(ValueError, match="metric estimates it"):
         stats.summarise(column, {}, 0)
-
-
-def test_n_needed_shrinks_the_interval_to_the_edge_of_zero() -> None:
-    found = Estimate(value=1.0, low=-1.0, high=3.0, n=32)
-    assert stats.n_needed(found) == 128
-    assert stats.n_needed(Estimate(value=-1.0, low=-2.5, high=1.0, n=10)) == 40
-    assert stats.n_needed(Estimate(value=1.0, low=-1e-9, high=2.0, n=32)) == 33
-    assert stats.n_needed(Estimate(value=1.0, low=0.5, high=1.5, n=32)) is None
-    assert stats.n_needed(Estimate(value=0.0, low=-1.0, high=1.0, n=32)) is None
-    assert stats.n_needed(Estimate(value=None, reason="no clip")) is None
-    assert stats.n_needed(Estimate(value=1.0, n=1)) is None
 
 
 def test_median_ratio_of_pairs() -> None:

@@ -155,7 +155,6 @@ def make_results() -> Results:
             low=-1.4,
             high=18.6,
             n=2,
-            n_needed=9,
         ),
         Difference(
             cell_id="calm-t0.8",

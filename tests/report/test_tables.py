@@ -159,7 +159,7 @@ def test_differences_say_what_it_would_take(results: Results) -> None:
     label = "RQ 8 & <i>codebooks</i>"
     assert texts(sweep) == [
         [label, "0.8 → 1.0", "PPX ↓", "+64.3 [+21.0, +110.9]", "3", "—"],
-        ["CALM 1 step", "0.8 → 1.0", "WER (%) ↓", "+8.6 ± 10.0", "2", "9"],
+        ["CALM 1 step", "0.8 → 1.0", "WER (%) ↓", "+8.6 ± 10.0", "2", "4 (3 to 5)"],
     ]
     assert texts(baseline)[0] == [
         "CALM 1 step",

@@ -16,10 +16,10 @@ from calm_bench.core.inference import (
     POWER,
     Effect,
     holm,
-    prompts_needed,
+    range_needed,
     trainings_needed,
 )
-from calm_bench.report.columns import plain_number, signed
+from calm_bench.report.columns import needed_text, plain_number, signed
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
 from calm_bench.report.paper.measure import Measured, Missing, counted, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
@@ -47,7 +47,7 @@ class Evidence(StrictModel):
         ours: What was measured, as text: the rows compared and their difference or ratio.
         value, low, high: The effect, unrounded, with its 95 % interval; of an order, its weakest
             link's own.
-        n: Clips, or rounds of timing.
+        n: Prompts, or rounds of timing.
         trainings: Of how many of each model; None where weights change nothing.
         spread: The standard deviation of the effect over trainings.
         p: Of the verdict, two-sided.
@@ -488,25 +488,15 @@ def _needed(claim: Claim, effect: Effect) -> str:
     if claim.side == "level":
         return ""
     null = math.log(claim.null) if claim.is_factor else claim.null
-    gap, error = abs(effect.value - null), effect.error(null)
-    unit = "rounds" if claim.family == "times" else "prompts"
-    n, *ends = (prompts_needed(effect, x, null) for x in (gap, gap + error, gap - error))
+    n, few, many = range_needed(effect, null)
     if n is None and effect.trainings > 1:
-        k = trainings_needed(effect, gap)
+        k = trainings_needed(effect, abs(effect.value - null))
         wanted = f"about {k}" if k else "more than 50"
         return f"{wanted} trainings would show the observed effect {_AT}"
     if n is None:
         return "no n would show it: the observed effect is nil"
-    few, many = (_rounded(end) for end in ends)
-    return f"about {_rounded(n)} {unit} ({few} to {many}) would show the observed effect {_AT}"
-
-
-def _rounded(n: int | None) -> str:
-    """To two significant figures, upwards."""
-    if n is None:
-        return "no end"
-    size = 10 ** max(0, len(str(n)) - 2)
-    return f"{-(-n // size) * size:,}"
+    unit = "rounds" if claim.family == "times" else "prompts"
+    return f"about {needed_text(n, few, many)} {unit} would show the observed effect {_AT}"
 
 
 def changes(committed: Ledger, now: Ledger) -> list[str]:

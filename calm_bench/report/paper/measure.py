@@ -18,6 +18,7 @@ from statistics import fmean
 from calm_bench.core.inference import Effect, over_trainings
 from calm_bench.errors import InputError
 from calm_bench.numbers.parameters import parameters
+from calm_bench.numbers.trainings import effect_of
 from calm_bench.report.paper.claims import COUNTED, Claim, Selector
 from calm_bench.report.paper.runs import (
     OF_THE_MODEL,
@@ -296,6 +297,9 @@ def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect
         found = [_difference(run, values[0], values[1])]
     else:
         found = [_difference(run, after, before) for before, after in pairwise(values)]
+    if claim.family == "quality":
+        prompts = (max(1, effect.n // run.seeds) for effect in found)
+        found = [replace(e, n=n, df=max(1, n - 1)) for e, n in zip(found, prompts, strict=True)]
     if not claim.is_factor:
         return found
     if min(effect.low for effect in found) <= 0:
@@ -307,14 +311,11 @@ def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect
 
 
 def _of_one(value: Value) -> Effect:
-    if value.value is None or value.low is None or value.high is None:
+    effect = effect_of(value)
+    if effect is None:
         why = f": {value.reason}" if value.reason else ""
         raise Missing(f"{value.metric} of {value.cell_id} has no interval{why}")
-    return _effect(value.value, value.low, value.high, value.n)
-
-
-def _effect(value: float, low: float, high: float, n: int, paired: bool | None = None) -> Effect:
-    return Effect(value=value, low=low, high=high, n=n, df=max(1, n - 1), paired=paired)
+    return effect
 
 
 def _difference(run: StoredRun, a: Value, b: Value) -> Effect:
@@ -332,13 +333,13 @@ def _stored(run: StoredRun, a: Value, b: Value) -> Effect | None:
         same = (found.metric, found.recipe_id) == (a.metric, a.recipe_id)
         if not same or {found.cell_id, found.baseline_cell_id} != {a.cell_id, b.cell_id}:
             continue
-        value, low, high = found.value, found.low, found.high
-        if value is None or low is None or high is None:
+        if (effect := effect_of(found)) is None:
             reason = found.reason or "no reason given"
             raise Missing(f"{found.metric}: no interval of the difference: {reason}")
+        value, low, high = effect.value, effect.low, effect.high
         if found.cell_id != a.cell_id:
             value, low, high = -value, -high, -low
-        return _effect(value, low, high, found.n, paired=True)
+        return replace(effect, value=value, low=low, high=high, paired=True)
     return None
 
 
@@ -353,4 +354,5 @@ def _unpaired(of: Callable[[float, float], float], a: Value, b: Value) -> Effect
     """A difference or ratio by the outer ends of both intervals."""
     x, y = _of_one(a), _of_one(b)
     low, high = of(x.low, y.high), of(x.high, y.low)
-    return _effect(of(x.value, y.value), low, high, min(x.n, y.n), paired=False)
+    fewer = min(x, y, key=lambda effect: effect.n)
+    return replace(fewer, value=of(x.value, y.value), low=low, high=high, paired=False)

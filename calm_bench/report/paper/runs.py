@@ -95,6 +95,11 @@ class StoredRun:
         return self.manifest.weights if self.manifest else {}
 
     @property
+    def seeds(self) -> int:
+        """How often each prompt was continued."""
+        return max(1, len(self.manifest.options.get("seeds", ()))) if self.manifest else 1
+
+    @property
     def models(self) -> set[str]:
         """The systems and codecs behind its rows."""
         of_rows = {row.model for row in self.results.cells if row.model is not None}

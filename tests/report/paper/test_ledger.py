@@ -289,7 +289,7 @@ def test_an_order_is_as_strong_as_its_weakest_link(music: StoredRun) -> None:
     tied = claim("order", *(row("fad", "trigflow-music", n) for n in (10, 25, 50)))
     found = of_recipe(evidence(tied, music), "mel")
     assert found.verdict == "inconclusive"
-    assert re.search(r"about [\d,]+ prompts \([\d,]+ to no end\) would show", found.note or "")
+    assert re.search(r"about [\d,]+ \([\d,]+ to no end\) prompts would show", found.note or "")
     # One link wholly on the other side contradicts it, whatever the others say.
     rows = [row("fad", "calm-music", n) for n in (4, 10, 100)]
     wrong = claim("order", *rows, row("fad", "rq32-music"), side="above")
