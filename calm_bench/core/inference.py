@@ -27,6 +27,7 @@ class Effect:
         trainings: How many of each model it is of.
         spread: The standard deviation over trainings; None of one alone.
         prompt_error: The standard error over prompts that trainings share; None of one training.
+        marked: Whether there were too few prompts for the interval to hold its level.
         paired: Whether the run paired the rows; None where one row alone was judged.
     """
 
@@ -38,6 +39,7 @@ class Effect:
     trainings: int = 1
     spread: float | None = None
     prompt_error: float | None = None
+    marked: bool = False
     paired: bool | None = None
 
     def error(self, null: float) -> float:
@@ -139,6 +141,7 @@ def over_trainings(effects: Sequence[Effect], prompt_error: float | None = None)
         trainings=k,
         spread=spread,
         prompt_error=shared,
+        marked=any(effect.marked for effect in effects),
         paired=all(effect.paired for effect in effects) if effects[0].paired is not None else None,
     )
 

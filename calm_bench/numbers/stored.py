@@ -12,7 +12,7 @@ from math import isclose
 from typing import TypeVar
 
 from calm_bench import registry
-from calm_bench.core.stats import compare, n_needed, summarise
+from calm_bench.core.stats import compare, summarise
 from calm_bench.errors import UnknownNameError
 from calm_bench.seeds import derive_seed
 from calm_bench.store.records import ScoreRecord, TrialRecord
@@ -88,8 +88,6 @@ def _renewed(number: N, made: Iterator[Estimate]) -> N:
         same = None not in (found.value, found.low) and found.n == number.n
         if same and isclose(number.value or 0.0, found.value or 0.0, rel_tol=1e-9, abs_tol=1e-9):
             now = {name: getattr(found, name) for name in ("low", "high", "method", "marked")}
-            if isinstance(number, Difference):
-                now["n_needed"] = n_needed(found)
             return number.model_copy(update=now)
     return number
 

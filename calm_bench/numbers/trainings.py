@@ -90,4 +90,5 @@ def effect_of(number: Value | Difference) -> Effect | None:
     value, low, high = number.value, number.low, number.high
     if value is None or low is None or high is None:
         return None
-    return Effect(value=value, low=low, high=high, n=number.n, df=max(1, number.n - 1))
+    df = max(1, number.n - 1)
+    return Effect(value=value, low=low, high=high, n=number.n, df=df, marked=number.marked)

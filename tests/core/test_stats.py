@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from calm_bench.core import stats
-from calm_bench.types import Column
+from calm_bench.types import Column, Estimate
 
 MEAN = Column(
     name="x", label="x", unit="", higher_is_better=True, aggregate="mean", fields=("x",), scale=100

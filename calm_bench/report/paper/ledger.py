@@ -19,7 +19,7 @@ from calm_bench.core.inference import (
     range_needed,
     trainings_needed,
 )
-from calm_bench.report.columns import needed_text, plain_number, signed
+from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, signed
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
 from calm_bench.report.paper.measure import Measured, Missing, counted, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
@@ -478,6 +478,8 @@ def _note(claim: Claim, result: Measured) -> str | None:
         shown = " / ".join(_number(x, "") for x in found.values())
         parts.append(f"detectable with {' / '.join(map(str, found))} trainings: {shown}")
     parts += [f"without {name}: {why}" for name, why in result.without.items()]
+    if effect.marked:
+        parts.append(MARKED.removeprefix(f"{MARK} "))
     if effect.paired is False:
         parts.append("the run does not pair these rows: outer ends of both intervals")
     return "; ".join(filter(None, parts)) or None

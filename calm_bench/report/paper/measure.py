@@ -355,4 +355,5 @@ def _unpaired(of: Callable[[float, float], float], a: Value, b: Value) -> Effect
     x, y = _of_one(a), _of_one(b)
     low, high = of(x.low, y.high), of(x.high, y.low)
     fewer = min(x, y, key=lambda effect: effect.n)
-    return replace(fewer, value=of(x.value, y.value), low=low, high=high, paired=False)
+    marked, value = x.marked or y.marked, of(x.value, y.value)
+    return replace(fewer, value=value, low=low, high=high, marked=marked, paired=False)

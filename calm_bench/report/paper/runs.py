@@ -97,7 +97,7 @@ class StoredRun:
     @property
     def seeds(self) -> int:
         """How often each prompt was continued."""
-        return max(1, len(self.manifest.options.get("seeds", ()))) if self.manifest else 1
+        return int(self.manifest.options.get("seeds", 1)) if self.manifest else 1
 
     @property
     def models(self) -> set[str]:
