@@ -65,6 +65,11 @@ def row_of(cell: Row, metric: str, number: Number, *, instrument: str | None, n:
     )
 
 
+def _with_limit(values: Mapping[str, Number]) -> dict[str, Number]:
+    """FAD∞ beside every FAD, and equal to it."""
+    return {**values, **({"fad_inf": values["fad"]} if "fad" in values else {})}
+
+
 def make_results(
     name: str,
     benchmark: str,
@@ -75,7 +80,8 @@ def make_results(
     notes: tuple[str, ...] = (),
 ) -> Results:
     """Results of these numbers; metrics that look through an instrument come once for each."""
-    numbers, instruments = list(numbers), list(instruments)
+    instruments = list(instruments)
+    numbers = [(cell, _with_limit(values)) for cell, values in numbers]
     rows, recipes = [], {}
     for instrument in instruments:
         for cell, values in numbers:
@@ -112,7 +118,8 @@ def make_results(
                 high=high,
                 n=64,
             )
-            for a, b, metric, (value, low, high) in differences
+            for a, b, named, (value, low, high) in differences
+            for metric in ((named, "fad_inf") if named == "fad" else (named,))
         ),
         notes=notes,
     )

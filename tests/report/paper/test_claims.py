@@ -148,7 +148,7 @@ def test_a_published_number_is_the_difference_of_the_published_values(
         rising = "to" in claim.published.text.split()
         wanted = (b - a if rising else a - b), math.hypot(x, y)
         assert claim.published.number == pytest.approx(wanted, abs=6e-4), claim.id
-        assert claim.published.by == ("vggish" if claim.rows[0].metric == "fad" else None)
+        assert claim.published.by == ("vggish" if claim.rows[0].metric == "fad_inf" else None)
         seen += 1
     assert seen > 20
 

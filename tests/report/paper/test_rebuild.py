@@ -190,8 +190,8 @@ def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
     ]
     lines = (checkout / "mine/tables/music.md").read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
-    named = rows[0].index("FAD ↓ (mel, scores by code 99999999)")
-    plain = rows[0].index("FAD ↓ (mel)")
+    named = rows[0].index("FAD ↓ (ours: FAD∞) (mel, scores by code 99999999)")
+    plain = rows[0].index("FAD ↓ (ours: FAD∞) (mel)")
     speeds = rows[0].index("overall")
     by_run = {row[1].partition(",")[0]: row for row in rows if row[2].startswith("RQ-T")}
     assert by_run["music-1"][speeds] == by_run["music-2"][speeds] == "×1.5 ± 0.0"
