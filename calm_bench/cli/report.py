@@ -61,7 +61,7 @@ def report(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Rebuild a run's tables, plots and page from its records, or make one page of several runs."""
+    """Rebuild a run's intervals, tables, plots and page from its records, or a page of several."""
     from calm_bench.run import find_run, read_run
 
     if out is None and len(runs) > 1:

@@ -297,22 +297,25 @@ def _quotient(
             found = found.moved(np.exp)
     is_rate = column.aggregate == "ratio" or (column.aggregate, column.unit) == ("mean", "%")
     if is_rate and len(sides) == 1 and not (sums < 0).any():
-        return _of_counts(found, sums[0, :, 0] > 0, column.unit == "%")
+        with np.errstate(all="ignore"):
+            return _of_rates(found, sums[0, :, 0] / sums[1, :, 0], column.unit == "%")
     return found
 
 
-def _of_counts(found: _Interval, has_any: NDArray[np.bool_], is_share: bool) -> _Interval:
-    """An interval of a rate: never below 0, and as wide as few groups that have any ask for.
+def _of_rates(found: _Interval, rates: Floats, is_share: bool) -> _Interval:
+    """An interval that is never below 0, and as wide as few groups that have any ask for.
 
     Its upper end lies no nearer than if as many groups had any as the upper end of their share;
-    where none has, that share alone says how high the rate might be.
+    where none has, that share alone says how high the rate might be. A share is at most all, unless
+    a group has more.
     """
-    n, count = len(has_any), int(has_any.sum())
+    n, count = len(rates), int(np.sum(rates > 0))
     _, most = clopper_pearson(count, n)
-    if count:
-        high = max(found.high, found.value * most * n / count)
-        return replace(found, low=max(found.low, 0.0), high=high)
-    return replace(found, high=most, method="Clopper-Pearson") if is_share else found
+    if not count:
+        return replace(found, high=most, method="Clopper-Pearson") if is_share else found
+    high = max(found.high, found.value * most * n / count)
+    ceiling = max(1.0, float(np.nanmax(rates))) if is_share else math.inf
+    return replace(found, low=max(found.low, 0.0), high=min(high, ceiling))
 
 
 def _bootstrap_t(

@@ -92,6 +92,14 @@ def test_a_share_of_none_says_how_many_there_might_be() -> None:
     assert few.high > 16 * few.value / 5  # one clip in 32 may be one in 6
 
 
+def test_a_rate_stays_between_none_and_all() -> None:
+    silent = Column.of("silence", "Silence", "%", "x")
+    most = stats.summarise(silent, clips([1.0, 1.0, 1.0, 0.7, 1.0, 0.2]), 0)
+    assert ends(most)[1] == 100.0
+    least = stats.summarise(silent, clips([0.0, 0.3, 0.0, 0.0, 0.8, 0.0]), 0)
+    assert ends(least)[0] == 0.0
+
+
 def test_clips_of_one_prompt_are_no_more_than_the_prompt_to_a_share() -> None:
     ones = [1.0, 1.0, 0.0, 1.0, *[0.0] * 16]
     alone = ends(stats.summarise(SHARE, clips(ones), 0))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from calm_bench.core.cache import MemoryCache
+from calm_bench.core.stats import student_interval
 from calm_bench.embeddings.base import Embedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.types import Clip, Wave
@@ -107,6 +108,17 @@ def test_worse_sets_are_farther_and_the_limit_lies_below(metric: FadMetric) -> N
         fad = found.estimates["fad"]
         assert 0.0 <= fad.low < fad.value < fad.high
         assert fad.n == 64
+
+
+def test_what_a_set_is_without_each_group_is_kept(metric: FadMetric) -> None:
+    found = metric.score(clips_of(40, 1), clips_of(40, 0)).estimates
+    for estimate in found.values():
+        again = student_interval(estimate.value, np.array(estimate.deleted), estimate.n)
+        assert len(estimate.deleted) == 32
+        assert (again.low, again.high) == pytest.approx((estimate.low, estimate.high), abs=0.2)
+        assert (estimate.method, estimate.marked) == ("jackknife", False)
+    few = metric.score(clips_of(24, 1), clips_of(24, 0)).estimates
+    assert [few[name].marked for name in ("fad", "fad_inf")] == [False, True]
 
 
 def test_interval_of_the_limit_covers_the_truth() -> None:

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from calm_bench.report.columns import (
+    MARKED,
     decimals_of,
     heading,
     interval_text,
@@ -220,6 +221,22 @@ def test_counts_stand_beside_the_numbers(results: Results) -> None:
 )
 def test_intervals(value: float, low: float | None, high: float | None, expected: str) -> None:
     assert interval_text(row(value=value, low=low, high=high), 1) == expected
+
+
+def test_an_interval_of_too_few_clips_has_a_mark_and_the_table_says_what_it_means(
+    results: Results,
+) -> None:
+    assert MARKED not in main_table(results).notes
+    rows = [
+        value.model_copy(update={"marked": True}) if value.metric == "wer" else value
+        for value in results.rows
+    ]
+    table = main_table(results.model_copy(update={"rows": tuple(rows)}))
+    assert MARKED in table.notes
+    marked = [text.text for line in table.rows for text in line if "†" in text.text]
+    assert len(marked) == 7
+    assert all(text.endswith("]†") for text in marked)
+    assert "wer_marked" in to_csv(results)
 
 
 def test_numbers_have_true_signs_and_no_minus_zero() -> None:
