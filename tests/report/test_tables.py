@@ -239,6 +239,17 @@ def test_an_interval_of_too_few_clips_has_a_mark_and_the_table_says_what_it_mean
     assert "wer_marked" in to_csv(results)
 
 
+def test_what_a_column_is_about_is_said_once(results: Results) -> None:
+    columns = [
+        column.model_copy(update={"note": "about so many clips"})
+        if column.name in ("vert", "wer")
+        else column
+        for column in results.columns
+    ]
+    table = main_table(results.model_copy(update={"columns": tuple(columns)}))
+    assert table.notes.count("about so many clips") == 1
+
+
 def test_numbers_have_true_signs_and_no_minus_zero() -> None:
     assert plain_number(-0.04, 1) == "0.0"
     assert plain_number(-0.06, 1) == "−0.1"

@@ -386,7 +386,7 @@ FIGURES = (
     FigureSpec(
         name="fad_vs_head_steps",
         title="FAD against head steps",
-        command="calm-bench run music --head-steps 1 4 10 25 50 100",
+        command="calm-bench run music --temps 1.0 --head-steps 1 4 10 25 50 100",
         panels=of_each(head_steps),
     ),
     FigureSpec(
