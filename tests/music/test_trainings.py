@@ -23,7 +23,7 @@ from calm_bench.report.formats import to_csv
 from calm_bench.report.tables import difference_tables, main_table
 from calm_bench.run import run
 from calm_bench.score.summary import Outcome
-from calm_bench.store.records import LatencyRecord, TrialRecord
+from calm_bench.store.records import LatencyRecord, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system
 from calm_bench.training.train import write_training, write_weights
@@ -248,6 +248,7 @@ def test_differences_are_one_number_over_trainings(found: Outcome) -> None:
         wanted = over_trainings(effects, pool.prompt_error)
         assert (pool.low, pool.high) == pytest.approx((wanted.low, wanted.high))
         assert pool.detectable == pytest.approx(wanted.detectable)
+    assert (pools["loudness"].prompt_error or 0.0) == pytest.approx(by_hand(found), rel=0.3)
     table = next(t for t in difference_tables(results) if t.title == "Over several trainings")
     row = next(row for row in table.rows if row[3].text == "FAD ↓")
     assert [field.text for field in row[:3]] == ["CALM", "RQ", "1.0"]
@@ -255,3 +256,23 @@ def test_differences_are_one_number_over_trainings(found: Outcome) -> None:
     assert float(row[5].text) == pytest.approx(pools["fad"].sd or 0.0, abs=0.01)
     assert row[6].text.count("/") == 2
     assert row[7].text == "2"
+
+
+def by_hand(found: Outcome) -> float:
+    """The standard error over prompts of the mean difference in loudness over two trainings."""
+    store = RunStore(found.folder)
+    trials = {trial.trial_id: trial for trial in store.read(TrialRecord)}
+    loudness = {
+        (score.cell_id, trials[score.trial_id].prompt_id): score.values["loudness"] or 0.0
+        for score in store.read(ScoreRecord)
+        if score.metric == "loudness"
+    }
+    prompts = sorted({prompt for _, prompt in loudness})
+    gaps = [
+        fmean(
+            loudness[f"calm-debug{seed}-t1", prompt] - loudness[f"rq-debug{seed}-t1", prompt]
+            for seed in ("", "-seed1")
+        )
+        for prompt in prompts
+    ]
+    return float(stats.sem(gaps))

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from calm_bench.core.inference import (
     ALPHA,
     POWER,
-    Effect,
     holm,
     range_needed,
     trainings_needed,
@@ -23,7 +22,7 @@ from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, s
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
 from calm_bench.report.paper.measure import Measured, Missing, counted, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
-from calm_bench.report.paper.verdicts import VERDICTS, Verdict, joined, settled
+from calm_bench.report.paper.verdicts import AGAINST, VERDICTS, Verdict, joined, settled
 from calm_bench.report.tables import Table
 from calm_bench.store.records import Weights, weights_text
 from calm_bench.store.results import Value
@@ -107,6 +106,16 @@ class Line(StrictModel):
     evidence: tuple[Evidence, ...] = ()
     note: str | None = None
     command: str | None = None
+
+    @property
+    def raw_p(self) -> float:
+        """That of the evidence that decides, each piece of which must hold."""
+        return max((one.p for one in _nearest_to(self.evidence)), default=1.0)
+
+
+def _nearest_to(evidence: Sequence[Evidence]) -> Sequence[Evidence]:
+    """What was measured at the published size and on the published device, if anything was."""
+    return [one for one in evidence if one.alike] or evidence
 
 
 class Ledger(StrictModel):
@@ -198,11 +207,13 @@ def _rows(line: Line, brief: bool) -> Iterator[dict[str, str]]:
     alone = line.evidence[0] if len(line.evidence) == 1 else None
     notes = "; ".join(filter(None, (line.note, alone.note if alone else None)))
     about = {"claim": _named(line, brief), "verdict": line.verdict, "published": line.published}
-    ends = {} if brief else {"note": notes, "source": line.source}
-    yield about | _fields(alone, brief) | ends
+    fields = _fields(alone, brief)
+    if line.family == "joint":
+        fields["ours"], notes = notes, ""
+    yield about | fields | ({} if brief else {"note": notes, "source": line.source})
     for one in line.evidence if alone is None else ():
-        ends = {} if brief else {"note": one.note or "", "source": ""}
         about = {"claim": _UNDER, "verdict": one.verdict, "published": ""}
+        ends = {} if brief else {"note": one.note or "", "source": ""}
         yield about | _fields(one, brief) | ends
 
 
@@ -285,8 +296,8 @@ def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
 def _corrected(lines: Sequence[Line]) -> list[Line]:
     """The lines, with p values of headlines corrected together; what does not hold is open."""
     heads = [line for line in lines if line.family == "headline"]
-    raw = [max((one.p for one in line.evidence), default=1.0) for line in heads]
-    corrected = dict(zip((line.claim for line in heads), holm(raw), strict=True))
+    raw = holm([line.raw_p for line in heads])
+    corrected = dict(zip((line.claim for line in heads), raw, strict=True))
     return [
         line if line.claim not in corrected else _held(line, corrected[line.claim])
         for line in lines
@@ -305,7 +316,13 @@ def _held(line: Line, p: float) -> Line:
 
 def _joint(claim: Claim, parts: Sequence[Line]) -> Line:
     said = "; ".join(f"{line.claim}: {line.verdict}" for line in parts)
-    verdict = joined(line.verdict for line in parts)
+    # Of several claims one is contradicted by chance more often than each by itself.
+    verdict = joined(
+        "inconclusive"
+        if line.verdict in AGAINST and len(parts) * line.raw_p > ALPHA
+        else line.verdict
+        for line in parts
+    )
     command = claim.command if verdict == "not measured" else None
     return _of(claim, family="joint", verdict=verdict, note=said, command=command)
 
@@ -353,8 +370,7 @@ def _line(claim: Claim, runs: Sequence[StoredRun]) -> Line:
         reason = claim.missing or _nearest(claim, absent)
         note = "; ".join(filter(None, (reason, claim.note)))
         return _of(claim, family=family, verdict="not measured", note=note, command=claim.command)
-    nearest = [one for one in found if one.alike] or found
-    verdict = settled(one.verdict for one in nearest)
+    verdict = settled(one.verdict for one in _nearest_to(found))
     return _of(claim, family=family, verdict=verdict, evidence=tuple(found), note=claim.note)
 
 
@@ -470,7 +486,7 @@ def _note(claim: Claim, result: Measured) -> str | None:
         text = signed(effect.value, _decimals(effect.value))
         parts.append(f"weakest link: {text} from {names[0]} to {names[1]}")
     if result.verdict == "inconclusive":
-        parts.append(_needed(claim, effect))
+        parts.append(_needed(claim, result))
     if claim.delta is not None:
         reach = claim.delta * abs(result.values[1].value or 0.0)
         parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{_number(reach, '')}")
@@ -485,10 +501,11 @@ def _note(claim: Claim, result: Measured) -> str | None:
     return "; ".join(filter(None, parts)) or None
 
 
-def _needed(claim: Claim, effect: Effect) -> str:
+def _needed(claim: Claim, result: Measured) -> str:
     """What would show the observed effect with 80 % power."""
+    effect = result.effect
     if claim.side == "level":
-        return ""
+        return "within δ in one training" if result.p <= ALPHA else ""
     null = math.log(claim.null) if claim.is_factor else claim.null
     n, few, many = range_needed(effect, null)
     if n is None and effect.trainings > 1:

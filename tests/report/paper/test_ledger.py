@@ -239,7 +239,7 @@ def test_headlines_are_corrected_together(make: SimpleNamespace) -> None:
         assert f"{ONCE}, were it alone" in (one.note or "")
 
 
-def test_a_joint_claim_is_as_good_as_its_worst(music: StoredRun) -> None:
+def test_a_joint_claim_is_as_good_as_its_worst(make: SimpleNamespace, music: StoredRun) -> None:
     both = {"id": "both", "section": "abstract", "says": "Better and cheaper.", "rows": ()}
     better, cheaper = claim(*PAIR, id="better"), claim(*SPEED, side="above", than=1, id="cheaper")
     fields = better.model_dump() | both | {"measure": "joint", "side": None}
@@ -249,6 +249,16 @@ def test_a_joint_claim_is_as_good_as_its_worst(music: StoredRun) -> None:
     assert ledger.lines[0].note == f"better: {ONCE}; cheaper: direction holds"
     worse = better.model_copy(update={"side": "above"})
     assert build_ledger([joint, worse, cheaper], [music]).lines[0].verdict == AGAINST
+    # That one of two only just leaves the null on the other side is what chance does.
+    fast = {"overall_speedup": make.around(2.0)}
+    rows = [
+        (make.calm[4], {"fad": make.around(6.0)} | fast),
+        (make.rq32, {"fad": make.around(9.0)}),
+    ]
+    pairs = [(make.calm[4], make.rq32, "fad", (-3.0, -5.9, -0.1))]
+    run = make.stored(make.results("a", "m", rows, differences=pairs, instruments=("mel",)))
+    lines = build_ledger([joint, worse, cheaper], [run]).lines
+    assert [one.verdict for one in lines] == ["inconclusive", AGAINST, "direction holds"]
 
 
 def test_a_level_claim_needs_a_narrow_interval(make: SimpleNamespace) -> None:
@@ -264,6 +274,11 @@ def test_a_level_claim_needs_a_narrow_interval(make: SimpleNamespace) -> None:
     assert verdict(0.3).verdict == "equivalent"
     assert "δ is 10 % of the second row: ±0.900" in (verdict(0.3).evidence[0].note or "")
     assert verdict(2.0).verdict == "inconclusive"
+    once = [row for row in rows if row[0].training == 0]
+    pairs = paired(once, (0,), (0.0,), 0.3)
+    run = make.stored(make.results("a", "m", once, differences=pairs, instruments=("mel",)))
+    assert line(level, run).verdict == "inconclusive"
+    assert "within δ in one training" in (line(level, run).evidence[0].note or "")
 
 
 def test_parameters_are_counted_from_shapes() -> None:
