@@ -359,19 +359,21 @@ def _notes_on(run: StoredRun) -> Iterator[str]:
 def _line(claim: Claim, runs: Sequence[StoredRun]) -> Line:
     """A claim with all evidence; of a joint one, a place for what the others say."""
     found, absent = _evidence(claim, runs)
-    family: Family = (
-        ""
-        if claim.measure is None
-        else claim.family
-        if claim.family != "quality"
-        else ("headline" if claim.headline else "exploratory")
-    )
+    family = _family(claim)
     if not found:
         reason = claim.missing or _nearest(claim, absent)
         note = "; ".join(filter(None, (reason, claim.note)))
         return _of(claim, family=family, verdict="not measured", note=note, command=claim.command)
     verdict = settled(one.verdict for one in _nearest_to(found))
     return _of(claim, family=family, verdict=verdict, evidence=tuple(found), note=claim.note)
+
+
+def _family(claim: Claim) -> Family:
+    if claim.measure is None:
+        return ""
+    if claim.family == "quality":
+        return "headline" if claim.headline else "exploratory"
+    return claim.family
 
 
 def _of(claim: Claim, **found: Any) -> Line:
