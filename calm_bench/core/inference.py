@@ -15,6 +15,7 @@ POWER = 0.8
 PLANNED = (3, 5, 10)
 """Trainings whose detectable effect is told."""
 _MOST_TRAININGS = 50
+_MOST_PROMPTS = 1000  # times those at hand: beyond it trainings are what is lacking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +202,8 @@ def prompts_needed(effect: Effect, gap: float, null: float) -> int | None:
     few, many = 1, 1
     while _at(effect, many) > gap:
         few, many = many, 2 * many
+        if few > _MOST_PROMPTS * effect.n:
+            return None
     while many - few > max(1, few // 100):
         middle = (few + many) // 2
         few, many = (few, middle) if _at(effect, middle) <= gap else (middle, many)
@@ -213,8 +216,14 @@ def _at(effect: Effect, n: int) -> float:
     return detectable(effect.spread or 0.0, error, effect.trainings, max(n, 2))
 
 
-def trainings_needed(effect: Effect, gap: float) -> int | None:
-    """How many trainings would show a gap with 80 % power, at enough prompts; None if over 50."""
-    spread = effect.spread or 0.0
-    counts = range(2, _MOST_TRAININGS + 1)
-    return next((k for k in counts if detectable(spread, 0.0, k, effect.n) <= gap), None)
+def trainings_needed(effect: Effect, gap: float) -> tuple[int | None, bool]:
+    """How many trainings, and more than now, would show a gap with 80 % power; None if over 50.
+
+    And whether that takes more prompts as well.
+    """
+    counts = range(effect.trainings + 1, _MOST_TRAININGS + 1)
+    for error in (effect.prompt_error or 0.0, 0.0):
+        for k in counts:
+            if detectable(effect.spread or 0.0, error, k, effect.n) <= gap:
+                return k, error == 0.0
+    return None, False

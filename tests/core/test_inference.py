@@ -102,10 +102,16 @@ def test_prompts_help_as_far_as_trainings_do_not_bound() -> None:
     assert detectable(0.1, math.sqrt(32 / (0.95 * n)), 5, n) > 1.0
     bound = replace(often, spread=3.0)
     assert prompts_needed(bound, 2.0, 0.0) is None
-    k = trainings_needed(bound, 2.0)
+    k, more = trainings_needed(bound, 2.0)
     assert k is not None
+    assert more
     assert detectable(3.0, 0.0, k, 32) <= 2.0 < detectable(3.0, 0.0, k - 1, 32)
-    assert trainings_needed(replace(often, spread=100.0), 1.0) is None
+    assert trainings_needed(replace(bound, prompt_error=0.01), 2.0) == (k, False)
+    assert trainings_needed(replace(often, spread=100.0), 1.0) == (None, False)
+    # Just above what five trainings show at any number of prompts, a sixth is what is lacking.
+    close = detectable(0.1, 0.0, 5, 32) * 1.000001
+    assert prompts_needed(often, close, 0.0) is None
+    assert trainings_needed(often, close) == (6, True)
 
 
 def test_the_range_is_of_effects_a_standard_error_apart() -> None:

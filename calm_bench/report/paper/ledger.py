@@ -511,9 +511,10 @@ def _needed(claim: Claim, result: Measured) -> str:
     null = math.log(claim.null) if claim.is_factor else claim.null
     n, few, many = range_needed(effect, null)
     if n is None and effect.trainings > 1:
-        k = trainings_needed(effect, abs(effect.value - null))
-        wanted = f"about {k}" if k else "more than 50"
-        return f"{wanted} trainings would show the observed effect {_AT}"
+        k, more = trainings_needed(effect, abs(effect.value - null))
+        wanted = f"about {k} trainings" if k else "more than 50 trainings"
+        wanted += " and more prompts" if more else ""
+        return f"{wanted} would show the observed effect {_AT}"
     if n is None:
         return "no n would show it: the observed effect is nil"
     unit = "rounds" if claim.family == "times" else "prompts"

@@ -186,7 +186,7 @@ def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
     # Each training by itself leaves zero, in both directions.
     open_ = found(-4.0, -1.0, 2.0)
     assert open_.verdict == "inconclusive"
-    assert "trainings would show the observed effect with 80 % power" in (open_.note or "")
+    assert "more than 50 trainings would show the observed effect with 80 %" in (open_.note or "")
     far = found(4.0, 4.1, 3.9)
     assert far.verdict == "contradicted"
 
