@@ -15,6 +15,7 @@ import json
 import logging
 import re
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from calm_bench.errors import InputError
+from calm_bench.errors import InputError, describe
 from calm_bench.listening.session import Asked, ClipFiles
 from calm_bench.listening.votes import Answer, Vote, VoteBook, clean_name
 from calm_bench.types import StrictModel, problem
@@ -184,10 +185,17 @@ def _parsed(model: type[M], body: bytes) -> M:
         raise Refused(400, str(error)) from error
 
 
+def _number(digits: str) -> int:
+    """What a header counts; so many digits that nothing is as long stand for the largest number."""
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 18 else sys.maxsize
+
+
 class ListeningServer(ThreadingHTTPServer):
     """Serves one listening test at `address` until it is stopped or killed."""
 
     daemon_threads = True
+    request_queue_size = 128  # a room full of listeners reloads its pages at once
 
     def __init__(self, desk: Desk, port: int = 0) -> None:
         """Take a port of 127.0.0.1, any free one for 0.
@@ -204,6 +212,12 @@ class ListeningServer(ThreadingHTTPServer):
                 "--port, or none for a free one"
             ) from error
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is nobody's error; any other is a line and no traceback."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, ConnectionError | TimeoutError):
+            logger.warning("a request failed: %s", describe(error))
 
     @property
     def address(self) -> str:
@@ -277,9 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get_content_type() != "application/json":
             raise Refused(415, "a request must be JSON")
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > _MAX_BODY:
+        if not length.isascii() or not length.isdigit() or _number(length) > _MAX_BODY:
             raise Refused(413, f"a request says its length, at most {_MAX_BODY} bytes")
-        return self.rfile.read(int(length))
+        return self.rfile.read(_number(length))
 
     def _send_range(self, data: bytes) -> None:
         """A clip or the part of it that is asked for: browsers seek, and phones insist."""
@@ -288,8 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, data, "audio/flac", {"Accept-Ranges": "bytes"})
             return
         first, last = found.groups()
-        start = int(first) if first else max(0, len(data) - int(last))
-        end = min(int(last), len(data) - 1) if first and last else len(data) - 1
+        start = _number(first) if first else max(0, len(data) - _number(last))
+        end = min(_number(last), len(data) - 1) if first and last else len(data) - 1
         if start > end:
             self._send(416, b"", "audio/flac", {"Content-Range": f"bytes */{len(data)}"})
             return

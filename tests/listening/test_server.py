@@ -5,6 +5,8 @@ import http.client
 import json
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -305,3 +307,42 @@ def test_ctrl_c_ends_it_in_order(run_store: RunStore) -> None:
     _, err = server.communicate(timeout=120)
     assert server.returncode == 0, err
     assert "1 votes; count them with: calm-bench elo" in err.replace("\n", "")
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000 + "9999999", "1" + "0" * 30])
+def test_numbers_of_any_length_in_headers(client: Client, digits: str) -> None:
+    _, asked = client.post("question", {"rater": "ada"})
+    clip = asked["clips"][0]
+    size = int(client("GET", clip)[1]["Content-Length"])
+    assert client("POST", "vote", b"{}", Content_Length=digits)[0] == 413
+    assert client("GET", clip, Range=f"bytes={digits}-")[0] == 416
+    assert client("GET", clip, Range=f"bytes=0-{digits}")[:1] == (206,)
+    status, headers, _ = client("GET", clip, Range=f"bytes=-{digits}")
+    assert (status, int(headers["Content-Length"])) == (206, size)
+
+
+def test_clients_that_hang_up_leave_the_terminal_alone(
+    server: ListeningServer, client: Client, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = f"POST {client.root}vote HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\n"
+    body = "Content-Type: application/json\r\nContent-Length: 400\r\n\r\n{"
+    for sent in ("", "GE", request, request + body):
+        with socket.create_connection(("127.0.0.1", client.port)) as link:
+            link.sendall(sent.encode())
+            # Closed with a reset, as by a browser that was killed.
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert client("GET", "")[0] == 200
+    server.handle_error(None, None)  # nothing is wrong, nothing is said
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_burst_of_listeners(client: Client) -> None:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(client("GET", "")[0])) for _ in "x" * 50
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 50
