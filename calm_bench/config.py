@@ -16,7 +16,7 @@ from pydantic import (
 from calm_bench.core import files, paths
 from calm_bench.core.paths import FileName, RelativePath
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
-from calm_bench.seeds import MAX_SEED, content_hash, training_of
+from calm_bench.seeds import MAX_SEED, content_hash, is_number, training_of
 from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
@@ -198,6 +198,8 @@ def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
             parts = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             parts = node.value
+        elif node.tag == "tag:yaml.org,2002:int" and len(node.value) > 40:
+            raise yaml.YAMLError(f"a number of {len(node.value):,} digits")
         known[id(node)] = 1 + sum(_size(part, known, depth + 1) for part in parts)
         if known[id(node)] > _MOST_NODES:
             raise yaml.YAMLError(f"more than {_MOST_NODES:,} values, aliases written out")
@@ -395,7 +397,7 @@ def is_untrained(config: ModelConfig, folder: Path) -> bool:
 def training_step_of(name: str) -> tuple[str, int | None]:
     """A model's name and the training step that `name@step` asks for; None for the final ones."""
     base, at, step = name.rpartition(AT_STEP)
-    return (base, int(step)) if at and step.isdecimal() else (name, None)
+    return (base, int(step)) if at and is_number(step) else (name, None)
 
 
 def kept_steps(name: str) -> list[int]:
@@ -407,7 +409,7 @@ def _kept_models(name: str) -> dict[int, Path]:
     """The model folders that training left, kept/<name>-<step>, by their step."""
     folders = [path.parent for path in _kept_dir(name).glob("*/config.yaml")]
     steps = {folder: folder.name.rpartition("-")[2] for folder in folders}
-    return {int(step): folder for folder, step in steps.items() if step.isdecimal()}
+    return {int(step): folder for folder, step in steps.items() if is_number(step)}
 
 
 def _kept_dir(name: str) -> Path:

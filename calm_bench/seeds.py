@@ -16,7 +16,12 @@ MAX_SEED = 2**63 - 1
 def training_of(model: str) -> tuple[str, int | None]:
     """A model's name and the seed that `model@seed1` asks for; None for its own weights."""
     base, at, seed = model.rpartition(AT_SEED)
-    return (base, int(seed)) if at and seed.isdecimal() else (model, None)
+    return (base, int(seed)) if at and is_number(seed) else (model, None)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number of the size of a seed or less, in plain digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 19
 
 
 def content_hash(*parts: Any, length: int = 16) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
 from calm_bench.config import ModelConfig, Models, parse
-from calm_bench.core.audio import file_mark
 from calm_bench.core.device import refuse_larger
+from calm_bench.core.files import file_mark
 from calm_bench.errors import InputError, WeightsError, describe
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import Shape

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.core.files import replace
+from calm_bench.core.files import file_mark, replace
 from calm_bench.errors import InputError, describe
 from calm_bench.seeds import file_hash
 from calm_bench.types import SamplesHash, Wave, samples_hash
@@ -171,15 +171,6 @@ def readable(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else describe(error)
         raise InputError(f"{path} cannot be read: {reason}") from error
-
-
-FileMark = tuple[int, ...]
-
-
-def file_mark(path: Path) -> FileMark:
-    """What tells a file from one that lies in its place later, or is changed: nothing is read."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from calm_bench.core.audio import AudioFacts, FileMark, examine, file_mark, readable
+from calm_bench.core.audio import AudioFacts, examine, readable
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
+from calm_bench.core.files import FileMark, file_mark
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash

@@ -11,8 +11,17 @@ from pydantic import AfterValidator, Field
 from calm_bench.config import parse
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio, same_file
-from calm_bench.core.files import disk_errors, json_lines, json_value, locked, replace, sweep
+from calm_bench.core.files import (
+    disk_errors,
+    is_unfinished,
+    json_lines,
+    json_value,
+    locked,
+    replace,
+    sweep,
+)
 from calm_bench.core.paths import FileName, check_relative
+from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
 from calm_bench.types import StrictModel, Wave, WordTimes
 
@@ -113,15 +122,32 @@ def working_on(folder: Path, *inside: str) -> Iterator[None]:
     """Make a corpus folder, and others `inside` it, and hold its lock.
 
     Raises:
-        InputError: If they cannot be made.
+        InputError: If they cannot be made, or the folder holds what is no corpus.
         BenchError: If another process is working on the corpus.
     """
+    _refuse_foreign(folder)
     with disk_errors(folder):
         for path in (folder, *(folder / name for name in inside)):
             path.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         sweep(folder)
         yield
+
+
+_OURS = {".lock", "audio", "chunks", "scores", "shards", "inspected.jsonl", "heard.jsonl"}
+"""What a corpus folder holds before it is one."""
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Make a corpus in its own folder or an empty one, never among someone's files."""
+    if (folder / "corpus.json").exists():
+        read_card(folder)
+    elif (folder / "manifest.jsonl").exists():  # the other one is written right after it
+        read_manifest(folder)
+    elif folder.is_dir():
+        others = [p.name for p in folder.iterdir() if p.name not in _OURS and not is_unfinished(p)]
+        if others:
+            raise InputError(f"{folder} holds no corpus, but {few(others)}: choose another --out")
 
 
 def count(items: Sequence[Item], skipped: Sequence[Skipped]) -> dict[str, float]:

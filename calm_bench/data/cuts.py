@@ -10,8 +10,10 @@ from pathlib import Path
 from calm_bench.config import PromptSpec
 from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace
+from calm_bench.core.paths import check_name
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import Item, Split, read_manifest
+from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.data.sources import without_suffix
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
@@ -62,8 +64,15 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     names audio relative to the parent of `out_dir`, the benchmarks folder.
 
     Raises:
-        InputError: If the corpus has too few recordings of this length in the split.
+        InputError: If the corpus has too few recordings of this length in the split, or the list
+            would replace what is none.
     """
+    try:
+        index = out_dir / f"{check_name(name)}.jsonl"
+    except ValueError as error:
+        raise InputError(f"--name: {error}") from error
+    if index.exists():
+        read_prompt_specs(index)  # what is no list of prompts is not ours to replace
     known = read_manifest(corpus)
     held_out = [item for item in known if item.split == cuts.split]
     training = [_spoken(item, 0.0, math.inf) for item in known if item.split == "train"]
@@ -94,7 +103,6 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
         )
 
     specs = counted(ordered_map(cut, clips[: cuts.n]), cuts.n, "cutting prompts")
-    index = out_dir / f"{name}.jsonl"
     replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     return index
 

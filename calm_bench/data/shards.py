@@ -12,6 +12,7 @@ T is an array's own length; a trailing width is common to all of them.
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,8 +24,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from calm_bench.core.audio import RESAMPLER, from_int16, to_int16
 from calm_bench.core.files import (
+    FileMark,
     committed_lines,
     disk_errors,
+    file_mark,
     locked,
     replace,
     sealed,
@@ -34,7 +37,7 @@ from calm_bench.core.files import (
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
 from calm_bench.errors import InputError
-from calm_bench.seeds import content_hash
+from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import StrictModel, Wave, problem
 
 Encode = Callable[[Wave], NDArray[Any]]
@@ -63,11 +66,16 @@ class PackedArrays:
 
 
 class _Header(StrictModel):
-    """What a finished file holds: how numbers are written, and the arrays' width and lengths."""
+    """What a finished file holds: how numbers are written, and the arrays' width and lengths.
+
+    `sha256` is the file's; it is not hashed again while it bears its `mark`. Older ones have none.
+    """
 
     dtype: Literal["<i2", "<f2"]
     width: int | None = Field(ge=1)
     lengths: list[Annotated[int, Field(ge=0)]]
+    sha256: str | None = None
+    mark: FileMark = ()
 
 
 _SHAPE = TypeAdapter(Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)])
@@ -75,6 +83,11 @@ _SHAPE = TypeAdapter(Annotated[list[Annotated[int, Field(ge=0)]], Field(min_leng
 
 def _header(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
+
+
+def _write_header(path: Path, header: _Header) -> None:
+    marked = header.model_copy(update={"mark": file_mark(path)})
+    replace(_header(path), sealed(marked.model_dump_json().encode()))
 
 
 def is_packed(path: Path) -> bool:
@@ -103,6 +116,11 @@ def open_packed(path: Path) -> PackedArrays:
     if path.stat().st_size != expected:
         found = path.stat().st_size
         raise InputError(f"{path} has {found} bytes, not {expected}: delete {path.parent}")
+    if header.sha256 is not None and file_mark(path) != header.mark:
+        if file_hash(path) != header.sha256:
+            raise InputError(f"{path} is not what was prepared: delete {path.parent}")
+        with suppress(InputError):  # where nothing can be written it is hashed each time
+            _write_header(path, header)
     if expected == 0:  # an empty file cannot be mapped
         return PackedArrays(data=np.zeros(shape, dtype), edges=edges)
     return PackedArrays(data=np.memmap(path, dtype, "r", shape=shape), edges=edges)
@@ -172,8 +190,8 @@ class Packer:
             self._data.replace(self.path)
         width = self._shapes[0][1] if self._shapes and len(self._shapes[0]) > 1 else None
         lengths = [shape[0] for shape in self._shapes]
-        header = _Header(dtype=self.dtype.str, width=width, lengths=lengths)
-        replace(_header(self.path), sealed(header.model_dump_json().encode()))
+        about = {"width": width, "lengths": lengths, "sha256": file_hash(self.path)}
+        _write_header(self.path, _Header.model_validate({"dtype": self.dtype.str, **about}))
         self._log.unlink()
         return open_packed(self.path)
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from calm_bench.types import StrictModel
@@ -32,9 +33,11 @@ class TimeLaw(StrictModel):
         multiplier: Copies of each frame with times and noise of their own (paper: 8).
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     time_mean: float = -1.0 + math.log(2.0)
-    time_std: float = 1.4
-    multiplier: int = 8
+    time_std: float = Field(default=1.4, ge=0)
+    multiplier: int = Field(default=8, ge=1, le=1000)
 
 
 class TimeWeight(nn.Module):
@@ -101,9 +104,9 @@ class ConsistencyConfig(TimeLaw):
         normalise_tangent: Divide the tangent by its RMS plus `tangent_constant`, per row.
     """
 
-    warmup: int = 1000
+    warmup: int = Field(default=1000, ge=0)
     normalise_tangent: bool = True
-    tangent_constant: float = 0.1
+    tangent_constant: float = Field(default=0.1, ge=0)
 
 
 def consistency_target(

@@ -17,7 +17,7 @@ from calm_bench.config import (
     training_step_of,
 )
 from calm_bench.errors import InputError, UnknownNameError
-from calm_bench.seeds import AT_SEED
+from calm_bench.seeds import AT_SEED, is_number
 from calm_bench.store.records import Row, trained
 from calm_bench.types import Precision, SamplingParams
 
@@ -151,7 +151,7 @@ def _chosen_seeds(asked: str, there: Sequence[int]) -> tuple[list[int], str]:
     if asked == "all":
         return list(there), ""
     words = [word.strip() for word in asked.split(",") if word.strip()]
-    numbers = all(word.isascii() and word.isdecimal() for word in words)
+    numbers = all(map(is_number, words))
     if not words or not numbers or not asked.strip("0"):
         raise InputError(
             f"--trainings {asked}: give `all`, how many, or seeds with commas between them (`0,2`)"

@@ -200,6 +200,8 @@ class CalmSystem(StreamingSystem):
             InputError: If these are not as many channels as the codec's.
         """
         C, D = config.latent_channels, config.backbone.dim
+        if not codec.continuous:
+            raise InputError("a codec of codes has no latents for CALM")
         if (given := getattr(codec, "latent_channels", C)) != C:
             raise InputError(f"{C} latent_channels do not fit the codec, which has {given}")
         super().__init__(config.backbone, config.text, codec, folder, C)

@@ -76,6 +76,8 @@ class RqConfig(Shape):
 def _fit(config: RqConfig, codec: Codec) -> None:
     """Tell the codec how many levels to use, and check that the shapes agree."""
     K, V = len(config.depth.schedule), config.codebook_size
+    if codec.continuous:
+        raise InputError("a codec of latents has no codes for an RQ-Transformer")
     if not isinstance(codec, RvqCodec):  # a codec of another package: its shapes are its own
         return
     if config.levels is not None:

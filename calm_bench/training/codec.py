@@ -173,21 +173,21 @@ class CodecTraining(StrictModel):
         floor: The least mel magnitude that the spectral loss tells from silence.
     """
 
-    seconds: float = Field(default=1.28, gt=0, allow_inf_nan=False)
+    seconds: float = Field(default=1.28, gt=0, le=600)
     spectral: Weight = 1.0
     complex: Weight = 0.0
     time: Weight = 0.0
     kl: Weight = 0.01
     commitment: Weight = 0.25
-    level_dropout: float = 0.25
+    level_dropout: float = Field(default=0.25, ge=0, le=1)
     dropped_to: tuple[int, ...] = ()
     adversarial: Weight = 0.0
     feature: Weight = 0.0
-    adversarial_start: int = 0
+    adversarial_start: int = Field(default=0, ge=0)
     adversarial_every: int = Field(default=1, ge=1)
-    judged_seconds: float | None = Field(default=None, gt=0)
-    discriminator_width: int = 16
-    discriminator_sizes: tuple[int, ...] = (1024, 512, 256)
+    judged_seconds: float | None = Field(default=None, gt=0, le=600)
+    discriminator_width: int = Field(default=16, ge=1, le=1024)
+    discriminator_sizes: tuple[FftSize, ...] = (1024, 512, 256)
     distillation: Weight = 0.0
     teacher: str | None = None
     augment: Augment | None = None

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,10 +83,12 @@ class LanguageTraining(StrictModel):
             cost little and take all frames whatever is set; so does validation.
     """
 
-    frames: int = 150
-    from_start: float = 0.5
-    text_weight: float = 1.0
-    pad_weight: float = 0.5
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    frames: int = Field(default=150, ge=2, le=100_000)
+    from_start: float = Field(default=0.5, ge=0, le=1)
+    text_weight: float = Field(default=1.0, ge=0)
+    pad_weight: float = Field(default=0.5, ge=0)
     hidden_frames: float = Field(default=0.0, ge=0.0, le=0.5)
     head_frames: float = Field(default=1.0, gt=0.0, le=1.0)
     consistency: ConsistencyConfig = ConsistencyConfig()

@@ -38,8 +38,8 @@ class TextTraining(StrictModel):
         stories: How many stories are told beside the corpus's training texts.
     """
 
-    tokens: int = Field(default=128, gt=0)
-    stories: int = Field(default=0, ge=0)
+    tokens: int = Field(default=128, gt=0, le=100_000)
+    stories: int = Field(default=0, ge=0, le=10_000_000)
 
 
 def text_of(item: Item, *, timed: bool = False) -> str:

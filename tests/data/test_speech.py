@@ -159,8 +159,20 @@ def test_without_piper_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_one_command_at_a_time(tmp_path: Path, spoken: dict[str, Any]) -> None:
-    with locked(tmp_path / ".lock"), pytest.raises(BenchError, match="another process"):
-        make_speech(tmp_path, SMALL, check=False)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    with locked(folder / ".lock"), pytest.raises(BenchError, match="another process"):
+        make_speech(folder, SMALL, check=False)
+
+
+def test_a_corpus_is_never_made_among_someones_files(tmp_path: Path) -> None:
+    for name in ("song.flac", "corpus.json", "manifest.jsonl"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(InputError, match=name):
+            make_speech(folder, SMALL, check=False)
+        assert [path.name for path in folder.iterdir()] == [name]
 
 
 def test_the_corpus_lies_under_the_home(calm_bench_home: Path) -> None:
