@@ -59,6 +59,10 @@ class Effect:
             return 0.0 if gap > 0 else 1.0
         return _cdf(-gap / error, self.df)
 
+    def p_within(self, low: float, high: float) -> float:
+        """Of two one-sided tests (TOST): how likely an effect so near is if the truth is beyond."""
+        return max(self.p_not(above=True, null=low), self.p_not(above=False, null=high))
+
     @property
     def detectable(self) -> dict[int, float]:
         """Which effect so many trainings would show; empty where one training was seen."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Self
 
-from calm_bench.core.inference import PLANNED, range_needed
+from calm_bench.core.inference import ALPHA, PLANNED, Effect, range_needed
 from calm_bench.numbers.trainings import effect_of, pooled_rows
 from calm_bench.report.columns import (
     MARKED,
@@ -47,6 +47,11 @@ PAIRED = (
     "paired over shared prompts and seeds; n needed: clips that would show the observed difference "
     "with 80 % power, in brackets were it greater or smaller by its standard error, — where it has "
     "left zero or there is none"
+)
+_LEVEL = 0.1
+LEVEL = (
+    "level: two one-sided tests at 5 % find the difference within "
+    f"{100 * _LEVEL:g} % of the value that it is from, for these weights"
 )
 OVER_TRAININGS = (
     "the mean of the differences within each training; its interval is over trainings and prompts, "
@@ -420,9 +425,11 @@ def _kind(a: Row, b: Row) -> str:
 
 def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, kind: str) -> Table:
     named = (*keys, "in")
-    table = Table.of(title, (*named, "difference", "n", "n needed"), left=named)
+    # Of a precision one wants to know that it changes nothing, which no open interval says.
+    level = ("level",) if kind == "precision" else ()
+    table = Table.of(title, (*named, "difference", "n", "n needed", *level), left=named)
     table.keys = len(named)
-    table.notes.append(PAIRED)
+    table.notes += [PAIRED, LEVEL] if level else [PAIRED]
     last: tuple[str, ...] = ()
     chosen = list(_chosen(results, kind))
     if any(difference.marked for _, _, difference, _ in chosen):
@@ -432,10 +439,20 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
         effect = effect_of(difference)
         is_open = effect is not None and effect.low <= 0 <= effect.high
         needed = needed_text(*range_needed(effect, 0.0)) if effect and is_open else "—"
-        fields = (shown.heading, _gap(table, difference, shown), str(difference.n), needed)
+        fields = [shown.heading, _gap(table, difference, shown), str(difference.n), needed]
+        if level:
+            fields.append(_level(effect, shown.values.get(difference.baseline_cell_id)))
         table.add_row(*names, *fields, ruled=bool(table.rows) and names != last)
         last = names
     return table
+
+
+def _level(effect: Effect | None, base: Value | None) -> str:
+    """Whether a difference is shown to be small beside the value it is from."""
+    if effect is None or base is None or base.value is None:
+        return "—"
+    reach = _LEVEL * abs(base.value)
+    return "yes" if effect.p_within(-reach, reach) <= ALPHA else "not shown"
 
 
 def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference, Shown]]:

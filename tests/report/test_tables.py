@@ -361,6 +361,18 @@ def test_what_precision_changes_has_a_table_of_its_own(results: Results) -> None
     tables = {table.title: table for table in difference_tables(changed)}
     found = tables["What precision changes"]
     assert texts(found)[0][:3] == ["CALM 1 step, int8", "CALM 1 step", str(exact.temperature)]
+    assert found.headings[-1].text == "level"
+    assert texts(found)[0][-1] == "not shown"
+    near = {"value": 0.1, "low": -0.2, "high": 0.4, "n": 32}
+    close = [d.model_copy(update=near if d.metric == "wer" else {}) for d in changed.differences]
+    changed = changed.model_copy(update={"differences": tuple(close)})
+    tables = {table.title: table for table in difference_tables(changed)}
+    assert texts(tables["What precision changes"])[0][-1] == "yes"
+    assert all(
+        table.headings[-1].text == "n needed"
+        for name, table in tables.items()
+        if name != found.title
+    )
 
 
 def test_head_steps_and_other_systems_have_tables_of_their_own(results: Results) -> None:

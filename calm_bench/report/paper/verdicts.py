@@ -37,7 +37,7 @@ def judge(
     if side == "level":
         assert margin is not None
         low, high = margin
-        inside = max(first.p_not(above=True, null=low), first.p_not(above=False, null=high))
+        inside = first.p_within(low, high)
         beyond = 2 * min(first.p_not(above=False, null=low), first.p_not(above=True, null=high))
         p = min(1.0, inside, beyond)
         if p > ALPHA:
