@@ -219,8 +219,8 @@ def test_24_bits_of_a_quiet_recording_and_16_of_them(
     assert said.n("si_sdr") == 2
     assert f"{ours}: n 2" not in said.text
     row = said.row("si_sdr")
-    # Bits are worth 6.02 dB each.
-    assert row["high"] - row["low"] == pytest.approx(8 * 6.02, abs=1)
+    # Bits are worth 6.02 dB each; Student's t of two values is 12.706 times half their distance.
+    assert (row["high"] - row["low"]) / 12.706 == pytest.approx(8 * 6.02, abs=1)
 
 
 def test_a_recording_upside_down_backwards_and_padded(score: Score, ours: Path) -> None:
@@ -239,26 +239,11 @@ def test_a_recording_upside_down_backwards_and_padded(score: Score, ours: Path) 
     assert "distinct" not in said.text
 
 
-def test_intervals_of_groups_and_of_files_of_one_folder(
-    score: Score, ours: Path, theirs: Path
-) -> None:
-    for folder in range(4):
-        for take in range(3):
-            original = noise(10 * folder + take, 0.3)
-            write(theirs / f"{folder}" / f"{take}.wav", original)
-            write(ours / f"{folder}" / f"{take}.wav", version(original, 10 + 5 * folder))
-    words = ("--metrics", "fidelity")
-    rows = [score(*words, *more).row("si_sdr") for more in ((), ("--group-by", "folder"), ())]
-    plain, grouped, again = rows
-    assert plain == again
-    assert grouped["value"] == plain["value"] == pytest.approx(17.5, abs=0.05)
-    assert grouped["high"] - grouped["low"] > 1.4 * (plain["high"] - plain["low"])
-
-
-@pytest.mark.parametrize("rule", ["", "x*", r"^(\d*)"])
+@pytest.mark.parametrize("rule", ["", "x*", r"^(\d*)", "["])
 def test_a_rule_of_groups_that_finds_nothing(score: Score, ours: Path, rule: str) -> None:
     write(ours / "a.wav", noise(1, 0.3))
-    assert "nothing like it in a.wav" in score("--group-by", rule, code=2).text
+    said = "nor a pattern" if rule == "[" else "nothing like it in a.wav"
+    assert said in score("--group-by", rule, code=2).text
 
 
 def corpus(source: Path, *words: object, code: Code = 0) -> tuple[Said, list[Any]]:
@@ -308,31 +293,6 @@ def test_a_folder_against_itself(score: Score, ours: Path, tmp_path: Path, linke
     link.symlink_to(ours)
     said = score("--reference", link if linked else ours, code=2)
     assert "same" in said.text
-
-
-def test_clips_by_speaker_against_a_flat_reference(score: Score, ours: Path, theirs: Path) -> None:
-    for index in range(4):
-        write(theirs / f"u{index}.wav", noise(index))
-        write(ours / f"s{index % 2}" / f"u{index}.wav", version(noise(index), 20))
-    said = score()
-    assert said.row("si_sdr")["value"] is None
-    assert f"4 of 4 files in {ours} have no original in {theirs}: s0/u0.wav" in said.text
-    assert "--pair-by 'stem' would pair more" in said.text
-    said = score("--pair-by", "stem")
-    assert (said.n("si_sdr"), said.value("si_sdr")) == (4, pytest.approx(20, abs=0.05))
-
-
-def test_takes_of_one_stem_in_two_folders_are_never_guessed(
-    score: Score, ours: Path, theirs: Path
-) -> None:
-    for index in range(2):
-        write(theirs / f"s{index}" / "001.wav", noise(index))
-        write(ours / f"s{index}" / "001.wav", version(noise(index), 20))
-    said = score("--pair-by", "stem")
-    assert said.value("si_sdr") == pytest.approx(20, abs=0.05)
-    (ours / "s0" / "001.wav").rename(ours / "001.wav")
-    said = score("--pair-by", "stem", code=2)
-    assert f"001.wav in {ours} could be a version of s0/001.wav, s1/001.wav in" in said.text
 
 
 def test_names_that_shells_and_globs_trip_over(score: Score, ours: Path, theirs: Path) -> None:
@@ -394,39 +354,6 @@ def test_one_folder_of_nine_formats(score: Score, ours: Path, theirs: Path) -> N
         write(ours / f"{index}.{suffix}", version(noise(index), 20), **how)
     said = score()
     assert said.n("si_sdr") == said.n("loudness") == 9
-
-
-def test_stems_with_dots(score: Score, ours: Path, theirs: Path) -> None:
-    for index, name in enumerate(("a", "b", "c.v1.2")):
-        write(theirs / f"{name}.wav", noise(index))
-        write(ours / f"{name}.temp0.8.wav", version(noise(index), 20))
-    said = score("--pair-by", "{}.temp0.8")
-    assert (said.n("si_sdr"), said.value("si_sdr")) == (3, pytest.approx(20, abs=0.05))
-
-
-def test_links_that_lead_in_circles(score: Score, ours: Path) -> None:
-    write(ours / "two.wav", noise(2))
-    write(ours / "three.wav", noise(3))
-    (ours / "again").symlink_to(ours)
-    (ours / "loop").symlink_to("..")
-    (ours / "one.wav").symlink_to("two.wav")
-    said = score()
-    assert said.n("loudness") == 2
-    assert "distinct 2" in said.text
-
-
-def test_a_folder_with_the_list_of_another_tool(score: Score, ours: Path) -> None:
-    write(ours / "a.wav", noise(1))
-    lines = [json.dumps({"audio_filepath": f"{name}.wav", "duration": 1}) for name in "ab"]
-    (ours / "manifest.json").write_text("\n".join(lines))
-    assert score().n("loudness") == 1
-
-
-def test_dated_folders_against_a_flat_reference(score: Score, ours: Path, theirs: Path) -> None:
-    pairs(ours / "2026-11-29" / "12-30", theirs, "a.wav", "b.wav")
-    pairs(ours / "2026-11-30" / "09-15", theirs, "c.wav")
-    said = score("--metrics", "fidelity", "--pair-by", "*/*/{}={}")
-    assert (said.n("si_sdr"), said.value("si_sdr")) == (3, pytest.approx(20, abs=0.05))
 
 
 def test_three_takes_of_each_original(score: Score, ours: Path, theirs: Path) -> None:
@@ -572,15 +499,6 @@ def test_sound_in_one_of_six_channels(score: Score, ours: Path, theirs: Path) ->
     assert drop == pytest.approx(-20 * np.log10(6), abs=0.02)
 
 
-def test_a_download_that_broke_off(score: Score, ours: Path) -> None:
-    write(ours / "good.flac", noise(1))
-    path = write(ours / "half.flac", noise(2))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    said = score(code=4)
-    assert said.n("loudness") == 1
-    assert "half.flac" in said.text
-
-
 def test_pipes_and_folders_with_the_names_of_recordings(score: Score, ours: Path) -> None:
     write(ours / "good.wav", noise(1))
     write(ours / "song.wav" / "take1.wav", noise(2))
@@ -692,10 +610,6 @@ def test_a_clip_of_less_than_one_sample_at_another_rate(
 # Corpora
 
 
-def by_id(items: list[Any], part: str) -> Any:
-    return next(item for item in items if part in item["id"])
-
-
 def test_splits_in_the_path_above_the_corpus(tmp_path: Path) -> None:
     source = tmp_path / "test" / "train data" / "corpus"
     for index, split in enumerate(("train", "train", "dev", "test")):
@@ -703,221 +617,6 @@ def test_splits_in_the_path_above_the_corpus(tmp_path: Path) -> None:
     _, items = corpus(source)
     splits = {Path(item["audio"]).stem: item["split"] for item in items}
     assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test"}
-
-
-def test_training_validation_and_testing(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for index, split in enumerate(("Training", "Training", "Validation", "Testing")):
-        write(source / split / "genre" / f"{index}.wav", noise(index, 0.5))
-    _, items = corpus(source)
-    splits = {Path(item["audio"]).stem: item["split"] for item in items}
-    assert splits == {"0": "train", "1": "train", "2": "validation", "3": "test"}
-
-
-def test_names_that_only_contain_the_letters_of_a_split(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    names = ("latest", "contest", "devices", "trainers", "evaluations", "invalid")
-    for index in range(18):
-        write(source / names[index % 6] / f"{index}.wav", noise(index, 0.5))
-    said, items = corpus(source)
-    assert len(items) == 18
-    assert not any("as the source names them" in note for note in said.json["notes"])
-
-
-def test_common_voice_with_quotes_and_rejected_clips(tmp_path: Path) -> None:
-    source = tmp_path / "cv-corpus-17" / "en"
-    header = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage"
-    sentences = ['"Well, he said.', 'A "quoted" word', "It's 5 o'clock", 'End with "', "Plain", "6"]
-    rows = [
-        f"speaker{index}\tcommon_voice_en_{index}.mp3\ts{index}\t{text}\t\t2\t0\t"
-        for index, text in enumerate(sentences)
-    ]
-    lists = {
-        "train": [0, 1],
-        "dev": [2],
-        "test": [3],
-        "other": [4],
-        "invalidated": [5],
-        "validated": [0, 1, 2, 3],
-    }
-    for index in range(6):
-        write(source / "clips" / f"common_voice_en_{index}.mp3", noise(index, 0.8))
-    for name, members in lists.items():
-        (source / f"{name}.tsv").write_text("\n".join([header, *(rows[i] for i in members)]) + "\n")
-    _, items = corpus(source)
-    found = {Path(item["audio"]).stem[-1]: (item["split"], item["text"]) for item in items}
-    assert {key: found[key] for key in "0123"} == {
-        "0": ("train", sentences[0]),
-        "1": ("train", sentences[1]),
-        "2": ("validation", sentences[2]),
-        "3": ("test", sentences[3]),
-    }
-    assert len(items) == len(found.keys() - {"5"})
-
-
-def test_vctk_with_a_missing_microphone_and_a_speaker_without_text(tmp_path: Path) -> None:
-    source = tmp_path / "VCTK-Corpus-0.92"
-    audio = source / "wav48_silence_trimmed"
-    seed = 0
-    for speaker, mics in (("p225", (1, 2)), ("p226", (1,)), ("p227", (1, 2)), ("p315", (1, 2))):
-        for utterance in ("001", "002"):
-            for mic in mics:
-                seed += 1
-                name = f"{speaker}_{utterance}_mic{mic}.flac"
-                write(audio / speaker / name, noise(seed, 0.5, 48000), 48000)
-            if speaker != "p315":
-                text = source / "txt" / speaker / f"{speaker}_{utterance}.txt"
-                text.parent.mkdir(parents=True, exist_ok=True)
-                text.write_text(f"Please call Stella {speaker}.\n")
-    (source / "speaker-info.txt").write_text("ID  AGE  GENDER\np225  23  F\n")
-    said, items = corpus(source)
-    assert len(items) == 14
-    assert said.json["counts"]["with_text"] == 10
-    assert said.json["counts"]["speakers"] == 4
-    for item in items:
-        speaker = Path(item["audio"]).parent.name
-        assert item["speaker"] == speaker
-        want = None if speaker == "p315" else f"Please call Stella {speaker}."
-        assert item["text"] == want
-    assert all(
-        len({item["split"] for item in items if item["speaker"] == speaker}) == 1
-        for speaker in ("p225", "p226", "p227", "p315")
-    )
-
-
-def test_ljspeech_saved_by_a_spreadsheet(tmp_path: Path) -> None:
-    source = tmp_path / "LJSpeech-1.1"
-    texts = ['"Printing, he said', 'the "art" of it', "eighteen ninety's"]
-    lines = []
-    for index, text in enumerate(texts):
-        write(source / "wavs" / f"LJ00{index}-0001.wav", noise(index, 0.5), subtype="PCM_16")
-        lines.append(f"LJ00{index}-0001|raw {index}|{text}")
-    (source / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
-    _, items = corpus(source)
-    assert [item["text"] for item in sorted(items, key=lambda item: item["audio"])] == texts
-    assert all("\ufeff" not in item["id"] for item in items)
-
-
-def test_kaldi_segments_of_one_recording(tmp_path: Path) -> None:
-    source = tmp_path / "data" / "eval2000"
-    write(source / "call.wav", noise(0, 4))
-    (source / "wav.scp").write_text("call call.wav\n")
-    (source / "segments").write_text("a-1 call 0.50 1.75\na-2 call 2.00 3.00\n")
-    (source / "text").write_text("a-1 hello there\na-2 good bye\n")
-    (source / "utt2spk").write_text("a-1 a\na-2 a\n")
-    _, items = corpus(source)
-    found = [(item["text"], item["offset"], item["seconds"]) for item in items]
-    assert sorted(found) == [("good bye", 2.0, 1.0), ("hello there", 0.5, 1.25)]
-
-
-def test_nemo_lines_into_one_long_file(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    write(source / "talk.wav", noise(0, 4))
-    lines = [
-        {"audio_filepath": "talk.wav", "offset": 0.5, "duration": 1.25, "text": "hello there"},
-        {"audio_filepath": "talk.wav", "offset": 2.0, "duration": 1.0, "text": "good bye"},
-    ]
-    (source / "train_manifest.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    _, items = corpus(source / "train_manifest.json")
-    found = [(item["text"], item["offset"], item["seconds"]) for item in items]
-    assert sorted(found) == [("good bye", 2.0, 1.0), ("hello there", 0.5, 1.25)]
-
-
-def test_audiofolder_texts_with_commas_quotes_and_lines(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    texts = {"train": "One, two", "validation": 'He said "no"', "test": "First line\nsecond line"}
-    for index, (split, text) in enumerate(texts.items()):
-        write(source / split / "sub" / "a.wav", noise(index, 0.5))
-        quoted = text.replace('"', '""')
-        (source / split / "metadata.csv").write_text(
-            f'file_name,transcription\nsub/a.wav,"{quoted}"\n'
-        )
-    _, items = corpus(source)
-    found = {item["split"]: " ".join(item["text"].split()) for item in items}
-    assert found == {split: " ".join(text.split()) for split, text in texts.items()}
-
-
-def test_timit_as_it_is_sold(tmp_path: Path) -> None:
-    source = tmp_path / "TIMIT"
-    for index, (split, speaker) in enumerate((("TRAIN", "FCJF0"), ("TEST", "MDAB0"))):
-        folder = source / split / f"DR{index + 1}" / speaker
-        for name in ("SA1", "SX37"):
-            wave = noise(10 * index + len(name), 0.5)
-            write(folder / f"{name}.WAV", wave, format="NIST", subtype="PCM_16")
-            (folder / f"{name}.TXT").write_text(f"0 8000 She had your dark {name}.\n")
-            (folder / f"{name}.PHN").write_text("0 8000 h#\n")
-    _, items = corpus(source)
-    found = sorted((item["split"], item["speaker"], item["text"]) for item in items)
-    assert found == [
-        ("test", "MDAB0", "She had your dark SA1."),
-        ("test", "MDAB0", "She had your dark SX37."),
-        ("train", "FCJF0", "She had your dark SA1."),
-        ("train", "FCJF0", "She had your dark SX37."),
-    ]
-
-
-def test_seed_tts_prompts_that_two_lines_share(tmp_path: Path) -> None:
-    source = tmp_path / "seedtts_testset" / "en"
-    for index, name in enumerate(("a", "b")):
-        write(source / "prompt-wavs" / f"{name}.wav", noise(index, 0.5))
-    (source / "meta.lst").write_text(
-        "a-1|what a said|prompt-wavs/a.wav|speak this\n"
-        "a-2|what a said|prompt-wavs/a.wav|and this\n"
-        "b-1|what b said|prompt-wavs/b.wav|and that\n"
-    )
-    _, items = corpus(source)
-    assert {(Path(item["audio"]).stem, item["text"]) for item in items} == {
-        ("a", "what a said"),
-        ("b", "what b said"),
-    }
-    assert len({item["split"] for item in items if Path(item["audio"]).stem == "a"}) == 1
-
-
-def test_common_voice_before_its_splits_are_made(tmp_path: Path) -> None:
-    source = tmp_path / "en"
-    rows = ["client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\tlocale\tsegment"]
-    for index in range(12):
-        write(source / "clips" / f"common_voice_en_{index}.mp3", noise(index, 0.3))
-        row = (f"speaker{index % 6}", f"common_voice_en_{index}.mp3", f"Sentence {index}.")
-        rows.append("\t".join((*row, "2", "0", "", "", "en", "")))
-    (source / "validated.tsv").write_text("\n".join(rows) + "\n")
-    said, items = corpus(source)
-    assert "read as commonvoice" in said.text
-    assert sorted(item["text"] for item in items) == sorted(f"Sentence {n}." for n in range(12))
-    assert len({(item["speaker"], item["split"]) for item in items}) == 6
-
-
-def test_libritts_with_both_texts(tmp_path: Path) -> None:
-    source = tmp_path / "LibriTTS"
-    for index, name in enumerate(("train-clean-100", "dev-clean", "test-clean")):
-        base = source / name / f"{index}" / "12" / f"{index}_12_000001_000000"
-        write(base.with_suffix(".wav"), noise(index, 0.3))
-        base.with_suffix(".original.txt").write_text("It cost $5.")
-        base.with_suffix(".normalized.txt").write_text("It cost five dollars.")
-    said, items = corpus(source)
-    assert "read as libritts" in said.text
-    assert {(item["speaker"], item["split"], item["text"]) for item in items} == {
-        ("0", "train", "It cost five dollars."),
-        ("1", "validation", "It cost five dollars."),
-        ("2", "test", "It cost five dollars."),
-    }
-
-
-def test_librispeech_as_it_is_unpacked(tmp_path: Path) -> None:
-    inner = tmp_path / "unpacked" / "LibriSpeech"
-    for index, name in enumerate(("train-clean-100", "dev-clean", "test-clean")):
-        chapter = inner / name / f"{index}" / "77"
-        write(chapter / f"{index}-77-0000.flac", noise(index, 0.3))
-        (chapter / f"{index}-77.trans.txt").write_text(f"{index}-77-0000 HELLO THERE\n")
-    for name in ("README", "SPEAKERS", "CHAPTERS", "LICENSE"):
-        (inner / f"{name}.TXT").write_text(";ID |SEX| SUBSET\n14 | F | train-clean-360 | 25\n")
-    said, items = corpus(inner.parent)
-    assert "read as librispeech" in said.text
-    assert {(item["speaker"], item["split"], item["text"]) for item in items} == {
-        ("0", "train", "HELLO THERE"),
-        ("1", "validation", "HELLO THERE"),
-        ("2", "test", "HELLO THERE"),
-    }
 
 
 def test_kaldi_pipes_are_named_and_never_run(tmp_path: Path) -> None:
@@ -930,48 +629,6 @@ def test_kaldi_pipes_are_named_and_never_run(tmp_path: Path) -> None:
     said, _ = corpus(source, code=2)
     assert f"{source / 'wav.scp'}:2: u1 is no sound file but a pipe" in said.text
     assert not ran.exists()
-
-
-def test_nemo_lists_for_each_split(tmp_path: Path) -> None:
-    source = tmp_path / "nemo"
-    for seed, split in enumerate(("train", "test")):
-        name = write(source / f"{split}.wav", noise(seed, 0.3)).name
-        line = {"audio_filepath": name, "duration": 0.3, "text": "one\u2028two"}
-        text = json.dumps(line, ensure_ascii=False) + "\n"
-        (source / f"{split}_manifest.json").write_text(text, "utf-8")
-    said, items = corpus(source)
-    assert "read as nemo" in said.text
-    assert [(item["split"], item["text"]) for item in items] == [
-        ("test", "one\u2028two"),
-        ("train", "one\u2028two"),
-    ]
-
-
-def test_vctk_of_the_first_release(tmp_path: Path) -> None:
-    source = tmp_path / "VCTK-Corpus"
-    for index, speaker in enumerate(("p225", "p226", "p227")):
-        write(source / "wav48" / speaker / f"{speaker}_001.wav", noise(index, 0.3))
-        text = source / "txt" / speaker / f"{speaker}_001.txt"
-        text.parent.mkdir(parents=True)
-        text.write_text("Please call Stella.\n")
-    said, items = corpus(source)
-    assert "read as vctk" in said.text
-    assert {item["speaker"] for item in items} == {"p225", "p226", "p227"}
-    assert {item["text"] for item in items} == {"Please call Stella."}
-
-
-def test_json_lines_of_another_system(tmp_path: Path) -> None:
-    lines = []
-    for index in range(3):
-        path = write(tmp_path / "wav" / f"{index}.wav", noise(index, 0.3))
-        lines.append(json.dumps({"audio": f"wav/{path.name}", "text": f"hello {index}"}))
-    list_ = tmp_path / "list.jsonl"
-    list_.write_bytes("".join(f"{line}\r\n\r\n" for line in lines).encode())
-    _, items = corpus(list_)
-    assert [item["text"] for item in items] == ["hello 0", "hello 1", "hello 2"]
-    list_.write_text("\n".join([*lines[:2], lines[2].replace(",", "")]))
-    said, _ = corpus(list_, code=2)
-    assert f"{list_}:3: not JSON" in said.text
 
 
 def test_stems_of_a_song_stay_together(tmp_path: Path) -> None:
@@ -1023,18 +680,6 @@ def test_a_prompt_given_by_folder_and_by_name(tmp_path: Path) -> None:
     paths = [write(tmp_path / "mine" / f"{index}.wav", noise(index, 1.5)) for index in range(2)]
     said = continued(tmp_path, tmp_path / "mine", paths[0])
     assert said.n("loudness", "reference") == 2
-
-
-def test_prompts_too_short_or_empty_are_named(tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    write(mine / "good.wav", noise(0, 1.5))
-    write(mine / "short.wav", noise(1, 0.1))
-    (mine / "empty.wav").write_bytes(b"")
-    (mine / "notes.txt").write_text("two takes")
-    said = continued(tmp_path, mine, code=4)
-    assert "short.wav lasts 0.10 s, too short for the prompt" in said.text
-    assert "empty.wav is empty (0 bytes)" in said.text
-    assert said.n("loudness", "reference") == 1
 
 
 def test_prompts_cut_from_two_long_recordings(tmp_path: Path) -> None:

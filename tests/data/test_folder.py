@@ -110,30 +110,6 @@ def test_ljspeech_brings_its_normalised_text(source: Path, out: Path) -> None:
     assert card.skipped[0].audio.endswith("LJ3.wav")
 
 
-def test_librispeech_keeps_its_splits_and_speakers_together(source: Path, out: Path) -> None:
-    for subset, speaker in (("train-clean-100", 19), ("dev-clean", 84), ("test-other", 7)):
-        chapter = source / subset / str(speaker) / "5"
-        names = [f"{speaker}-5-{k:04d}" for k in range(2)]
-        for name in names:
-            sound(chapter / f"{name}.flac")
-        text = "".join(f"{name} HELLO THERE\n" for name in names)
-        (chapter / f"{speaker}-5.trans.txt").write_text(text)
-    make_folder(source, out)
-    assert {(i[: i.index("-")], x.split, x.text) for i, x in by_id(out).items()} == {
-        ("19", "train", "HELLO THERE"),
-        ("84", "validation", "HELLO THERE"),
-        ("7", "test", "HELLO THERE"),
-    }
-
-
-def test_one_subset_of_librispeech_is_split_by_its_own_name(source: Path, out: Path) -> None:
-    chapter = source / "dev-clean" / "1" / "2"
-    sound(chapter / "1-2-0000.flac")
-    (chapter / "1-2.trans.txt").write_text("1-2-0000 HI\n")
-    make_folder(source / "dev-clean", out)
-    assert read_manifest(out)[0].split == "validation"
-
-
 def test_a_manifest_gives_text_words_and_splits(source: Path, out: Path) -> None:
     sound(source / "a.wav")
     sound(source / "b.wav")
@@ -214,18 +190,6 @@ def test_the_split_depends_on_the_audio_and_not_on_its_name(source: Path, out: P
         path.rename(source / f"renamed-{path.name}")
     make_folder(source, out, FolderOptions(test=0.3, validation=0.2))
     assert {item.sha256: item.split for item in read_manifest(out)} == first
-
-
-def test_folders_named_like_splits_are_splits(source: Path, out: Path) -> None:
-    for name in ("train", "valid", "test_b", "more"):
-        sound(source / name / f"{name}.wav")
-    make_folder(source, out, FolderOptions(test=0, validation=0))
-    assert {i: x.split for i, x in by_id(out).items()} == {
-        "train-train": "train",
-        "valid-valid": "validation",
-        "test_b-test_b": "test",
-        "more-more": "train",
-    }
 
 
 def test_equal_names_get_different_ids(source: Path, out: Path) -> None:

@@ -101,6 +101,7 @@ CASES: dict[str, tuple[str, Files, dict[str, tuple[Any, ...]]]] = {
             **LIBRI,
             "train-clean-100/19/5/19-5.trans.txt": "19-5-0000 HELLO THERE\n19-5-0001 HI\n",
             "dev-clean/84/5/84-5.trans.txt": "84-5-0000 GO ON\n84-5-0001\n",
+            "SPEAKERS.TXT": ";ID |SEX| SUBSET\n14 | F | train-clean-360 | 25\n",
         },
         {
             "19-5-0000": ("HELLO THERE", "19", "train"),
@@ -137,23 +138,34 @@ CASES: dict[str, tuple[str, Files, dict[str, tuple[Any, ...]]]] = {
             "p315_001_mic1": (None, "p315"),
         },
     ),
+    "VCTK of the first release": (
+        "vctk",
+        {"wav48/p225/p225_001.wav": 1.1, "txt/p225/p225_001.txt": "Please call Stella.\n"},
+        {"p225_001": ("Please call Stella.", "p225")},
+    ),
     "Common Voice": (
         "commonvoice",
         {
-            **{f"en/clips/c{k}.mp3": 1.1 for k in range(5)},
+            **{f"en/clips/c{k}.mp3": 1.1 for k in range(6)},
             "en/train.tsv": f'{CV}ann\tc0.mp3\tHe said ""yes"".\t2\n',
             "en/dev.tsv": f'{CV}bob\tc1.mp3\t"""No"" is no."\t2\n',
             "en/test.tsv": f"{CV}cec\tc2.mp3\tA | B\t2\n",
             "en/validated.tsv": f'{CV}ann\tc0.mp3\tHe said ""yes"".\t2\n'
-            'dan\tc3.mp3\tthe "rest"\t2\n',
+            'dan\tc3.mp3\t"the rest\t2\n',
             "en/other.tsv": f"{CV}eve\tc4.mp3\tnobody heard it\t0\n",
+            "en/invalidated.tsv": f"{CV}eve\tc5.mp3\tall refused it\t0\n",
         },
         {
             "c0": ('He said "yes".', "ann", "train"),
             "c1": ('"No" is no.', "bob", "validation"),
             "c2": ("A | B", "cec", "test"),
-            "c3": ('the "rest"', "dan", "train"),
+            "c3": ('"the rest', "dan", "train"),
         },
+    ),
+    "Common Voice before its splits are made": (
+        "commonvoice",
+        {"clips/c0.mp3": 1.1, "validated.tsv": f"{CV}ann\tc0.mp3\tSentence 0.\t2\n"},
+        {"c0": ("Sentence 0.", "ann")},
     ),
     "Kaldi": (
         "kaldi",
@@ -382,10 +394,12 @@ def test_stretches_of_long_files_are_recordings(source: Path) -> None:
     (source / "all.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (source / "wav.scp").write_text("r long.wav\n")
     (source / "segments").write_text("u1 r 1.5 3.5\nu2 r 6 -1\n")
+    (source / "text").write_text("u1 one\nu2 two\n")
     for options, second in (((), 3.0), (("--layout", "kaldi"), 4.0)):
         items, card = read(source, *options)
         one, two = items.values()
         assert [(x.offset, x.seconds) for x in (one, two)] == [(1.5, 2.0), (6.0, second)]
+        assert (one.text, two.text) == ("one", "two")
         assert one.split == two.split == "train"  # both are of one file
         wave, rate = two.read(source)
         np.testing.assert_array_equal(wave, whole[6 * rate : round((6 + second) * rate)])
