@@ -56,7 +56,9 @@ class Effect:
             return p / 2 if gap > 0 else 1 - p / 2
         error = self.error(null)
         if error <= 0:
-            return 0.0 if gap > 0 else 1.0
+            # Values that are all alike have no width, but each lies on its side by a coin's toss.
+            least = 0.5**self.n if math.isfinite(self.df) else 0.0
+            return least if gap > 0 else 1.0
         return _cdf(-gap / error, self.df)
 
     def p_within(self, low: float, high: float) -> float:
@@ -112,6 +114,8 @@ def _p_of_reach(gap: float, *of: float) -> float:
     spread, prompt_error, trainings, n = of[0], of[1], int(of[2]), int(of[3])
     given = spread, prompt_error, trainings, n
     least, most = 1e-12, 1.0
+    if spread == prompt_error == 0:  # trainings that are all alike: the sign test
+        return 2 * 0.5**trainings if gap > 0 else most
     if gap >= reach_over_trainings(*given, least):
         return least
     return float(brentq(lambda p: reach_over_trainings(*given, p) - gap, least, most))

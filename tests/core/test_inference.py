@@ -44,6 +44,20 @@ def test_what_is_exact_is_certain() -> None:
     assert exact.p_not(above=False, null=2.0) == 1.0
 
 
+def test_values_that_are_all_alike_have_the_sign_tests_p() -> None:
+    for n in (2, 5, 6, 32):
+        alike = Effect(value=3.0, low=3.0, high=3.0, n=n, df=n - 1)
+        assert (
+            alike.p_not(above=True, null=0.0) == stats.binomtest(n, n, alternative="greater").pvalue
+        )
+        assert alike.p_not(above=False, null=0.0) == 1.0
+        assert alike.p_within(2.0, 4.0) == 0.5**n
+    trainings = over_trainings([effect(1.0, 0.0)] * 3)
+    assert trainings.p_not(above=True, null=0.0) == 0.5**3
+    assert trainings.p_within(0.0, 2.0) == 0.5**3
+    assert over_trainings([effect(0.0, 0.0)] * 3).p_not(above=True, null=0.0) == 0.5
+
+
 def test_over_trainings_alone_it_is_students_test() -> None:
     values = [1.0, 2.5, 0.5, 3.0]
     found = over_trainings([effect(value, 0.0) for value in values])

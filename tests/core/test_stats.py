@@ -1,5 +1,6 @@
 """Intervals against closed forms, what they go with, and coverage by simulation."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -110,12 +111,16 @@ def test_clips_of_one_prompt_are_no_more_than_the_prompt_to_a_share() -> None:
     assert together == pytest.approx(alone, rel=0.15)
 
 
-@pytest.mark.parametrize("more", range(3, 12))
-def test_paired_shares_differ_where_the_exact_test_says_so(more: int) -> None:
+@pytest.mark.parametrize("n", [8, 16, 32, 64])
+def test_paired_shares_differ_where_the_exact_test_says_so(n: int) -> None:
     """McNemar's exact test looks at the clips where only one side has a one."""
-    a = clips([1.0] * more + [0.0] * (64 - more))
-    low, _ = ends(stats.compare(SHARE, a, clips([0.0] * 64), 0))
-    assert (low > 0) == (scipy.stats.binomtest(more, more).pvalue < 0.05)
+    for more, fewer in itertools.product(range(9), range(5)):
+        if 0 < more + fewer <= n:
+            a = clips([1.0] * more + [0.0] * (n - more))
+            b = clips([0.0] * more + [1.0] * fewer + [0.0] * (n - more - fewer))
+            low, high = ends(stats.compare(SHARE, a, b, 0))
+            exact = scipy.stats.binomtest(more, more + fewer).pvalue
+            assert (low > 0 or high < 0) == (exact < 0.05), (more, fewer)
 
 
 def test_pairs_that_never_differ_still_have_a_width_as_shares() -> None:

@@ -80,6 +80,11 @@ class Evidence(StrictModel):
         """What makes evidence for a claim another one: run, scale, recipe, and by what."""
         return self.run, self.scale, self.recipe_id or "", self.by or ""
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is exact; equal ends of what was measured more than once are not."""
+        return self.n == 1 and self.low == self.high
+
 
 Family = Literal["headline", "exploratory", "times", "exact", "joint", ""]
 
@@ -225,7 +230,7 @@ def _fields(one: Evidence | None, brief: bool) -> dict[str, str]:
     fields = dict.fromkeys(("ours", "95 % interval", "n", "trainings", "spread", "scale", "by"), "")
     if one is not None:
         fields |= {"ours": one.ours, "95 % interval": _interval(one), "scale": one.scale}
-        fields |= {"n": "" if one.low == one.high else str(one.n), "by": one.by or ""}
+        fields |= {"n": "" if one.is_counted else str(one.n), "by": one.by or ""}
         fields |= {"trainings": str(one.trainings or "")}
         if one.spread is not None:
             fields["spread"] = plain_number(one.spread, _decimals(one.spread))
@@ -243,7 +248,7 @@ def _absent(line: Line, brief: bool) -> dict[str, str]:
 
 
 def _interval(one: Evidence) -> str:
-    if one.low == one.high:
+    if one.is_counted:
         return "exact"
     decimals = _decimals(one.high - one.low)
     return f"[{plain_number(one.low, decimals)}, {plain_number(one.high, decimals)}]"

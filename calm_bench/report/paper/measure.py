@@ -298,8 +298,9 @@ def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect
     else:
         found = [_difference(run, after, before) for before, after in pairwise(values)]
     if claim.family == "quality":
-        prompts = (max(1, effect.n // run.seeds) for effect in found)
-        found = [replace(e, n=n, df=max(1, n - 1)) for e, n in zip(found, prompts, strict=True)]
+        # What has an interval is of two prompts or more, however many of their clips failed.
+        prompts = (max(2, effect.n // run.seeds) for effect in found)
+        found = [replace(e, n=n, df=n - 1) for e, n in zip(found, prompts, strict=True)]
     if not claim.is_factor:
         return found
     if min(effect.low for effect in found) <= 0:

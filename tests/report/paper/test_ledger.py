@@ -291,6 +291,21 @@ def test_parameters_are_counted_from_shapes() -> None:
     assert "rq32-music-paper has no head" in (none.note or "")
 
 
+def test_clips_that_are_all_alike_are_neither_exact_nor_certain(make: SimpleNamespace) -> None:
+    rows = [(make.calm[4], {"fad": make.around(6.0)}), (make.rq32, {"fad": make.around(6.0)})]
+    pairs = [(make.calm[4], make.rq32, "fad", (1.0, 1.0, 1.0))]
+    results = make.results("a", "m", rows, differences=pairs, instruments=("mel",))
+    few = tuple(gap.model_copy(update={"n": 4}) for gap in results.differences)
+    run = make.stored(results.model_copy(update={"differences": few}))
+    found = line(claim(*PAIR, side="above"), run)
+    assert found.verdict == "inconclusive"
+    assert found.evidence[0].p == 2 * 0.5**4
+    (table,) = ledger_tables(build_ledger([claim(*PAIR, side="above")], [run]))[1:]
+    fields = [str(cell) for cell in table.rows[0]]
+    assert "exact" not in fields
+    assert "4" in fields
+
+
 def test_an_order_is_as_strong_as_its_weakest_link(music: StoredRun) -> None:
     rows = [row("fad", "calm-music", n) for n in (25, 50, 100)]
     rising = claim("order", *rows, side="above")
