@@ -301,7 +301,7 @@ def test_clips_that_are_all_alike_are_neither_exact_nor_certain(make: SimpleName
     assert found.verdict == "inconclusive"
     assert found.evidence[0].p == 2 * 0.5**4
     (table,) = ledger_tables(build_ledger([claim(*PAIR, side="above")], [run]))[1:]
-    fields = [str(cell) for cell in table.rows[0]]
+    fields = [cell.text for cell in table.rows[0]]
     assert "exact" not in fields
     assert "4" in fields
 
