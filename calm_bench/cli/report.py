@@ -1,6 +1,7 @@
 """`calm-bench report`, and how every command ends: by what a run found, or by one line."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,7 +176,7 @@ class BenchGroup(TyperGroup):
         except Exception as error:
             if _is_typers(error):
                 raise
-            if isinstance(error, OSError | MemoryError):
+            if _is_refusal(error):
                 say(f"error: {_refusal(error)}", style="bold red")
                 raise typer.Exit(BenchError.exit_code) from error
             say(
@@ -186,11 +187,18 @@ class BenchGroup(TyperGroup):
             raise typer.Exit(UNEXPECTED) from error
 
 
-def _refusal(error: OSError | MemoryError) -> str:
-    """What the machine refused: it is no error of the program, and whoever uses it can mend it."""
+_NO_MEMORY = re.compile("allocate .*memory|not enough memory|out of memory", re.IGNORECASE)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the machine refused something: no error of the program, and the user can mend it."""
+    return isinstance(error, OSError | MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+def _refusal(error: Exception) -> str:
     said = describe(error)
-    if isinstance(error, MemoryError):
-        return f"there is not enough memory ({said})"
+    if not isinstance(error, OSError):
+        return f"there is not enough memory ({said.splitlines()[0]})"
     return f"{error.filename}: {error.strerror}" if error.filename else said
 
 

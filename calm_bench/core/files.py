@@ -294,8 +294,9 @@ def locked(
             told = True
             time.sleep(POLL_SECONDS)
             file.seek(0)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
+        with disk_errors(path):
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
         yield
 
 

@@ -20,7 +20,7 @@ from calm_bench.core.files import (
     replace,
     sweep,
 )
-from calm_bench.core.paths import FileName, check_relative
+from calm_bench.core.paths import RelativePath, check_relative
 from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
 from calm_bench.types import StrictModel, Wave, WordTimes
@@ -45,7 +45,7 @@ class Item(StrictModel):
     its score, or the recording itself, was had.
     """
 
-    id: FileName
+    id: RelativePath
     split: Split
     audio: Annotated[str, AfterValidator(_check_audio)]
     sample_rate: int

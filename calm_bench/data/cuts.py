@@ -67,10 +67,7 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
         InputError: If the corpus has too few recordings of this length in the split, or the list
             would replace what is none.
     """
-    try:
-        index = out_dir / f"{check_name(name)}.jsonl"
-    except ValueError as error:
-        raise InputError(f"--name: {error}") from error
+    index = out_dir / f"{_named(name, '--name')}.jsonl"
     if index.exists():
         read_prompt_specs(index)  # what is no list of prompts is not ours to replace
     known = read_manifest(corpus)
@@ -91,7 +88,7 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
         item, rate = clip.item, cuts.sample_rate
         wave, _ = item.read(corpus, rate, start=clip.start, seconds=cuts.seconds)
         own = item.id if cuts.per_recording == 1 else f"{item.id}-{clip.number}"
-        path = out_dir / name / f"{own}.flac"
+        path = out_dir / name / f"{_named(own, 'a prompt')}.flac"
         write_flac(path, wave, rate)
         return PromptSpec(
             id=own,
@@ -105,6 +102,13 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     specs = counted(ordered_map(cut, clips[: cuts.n]), cuts.n, "cutting prompts")
     replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     return index
+
+
+def _named(name: str, what: str) -> str:
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def _group(item: Item) -> str:

@@ -554,13 +554,18 @@ def _merged(found: Iterable[Candidate]) -> list[Candidate]:
     return list(merged.values())
 
 
+_LONGEST_ID = 180
+"""Bytes, so that prompts and numbers of clips can be named by it."""
+
+
 def _with_unique_ids(found: Iterable[Candidate]) -> list[Candidate]:
     seen: set[str] = set()
     unique = []
     for candidate in found:
         name = re.sub(r"[^\w.-]+", "-", candidate.id).strip(".-") or "recording"
-        if name in seen:
-            name = f"{name}-{content_hash(str(candidate.path), candidate.start, length=6)}"
+        if name in seen or len(name.encode()) > _LONGEST_ID:
+            short = name.encode()[:_LONGEST_ID].decode(errors="ignore")
+            name = f"{short}-{content_hash(str(candidate.path), candidate.start, length=6)}"
         seen.add(name)
         unique.append(replace(candidate, id=name))
     return unique

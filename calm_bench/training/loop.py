@@ -280,7 +280,12 @@ class Trainer:
             state["adversary"] = self.objective.adversary.state_dict()
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
         with replacing(self.state_path) as file:
-            torch.save({**state, "check": _checksum(state)}, file)
+            try:
+                torch.save({**state, "check": _checksum(state)}, file)
+            except RuntimeError as error:  # torch meets what the disk refused once more, its way
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
     def resume(self) -> bool:
         """Load the last state if there is one; the log is cut back to it.

@@ -6,6 +6,7 @@ and files hold `{deep}`-like marks for what would be too long to write.
 
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -472,7 +473,7 @@ def tried(case: Case, good: Path, work: Path) -> tuple[Said, str | None]:
     fault = said.fault
     if fault is None and said.code not in case.codes:
         fault = f"exit code {said.code}, not one of {case.codes}"
-    if fault is None and said.code == 2 and "error" not in said.text.lower():
+    if fault is None and said.code == 2 and not re.search("[Ee]rror|Usage", said.text):
         fault = "no line says what is wrong"
     after = _files(folder / "foreign")
     lost = after != before if said.code == 2 else not before.items() <= after.items()

@@ -121,12 +121,33 @@ def _not_measured(spec: TableSpec | FigureSpec) -> str:
     return f"* {spec.title}: not measured; `{spec.command}` measures it"
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Write into a folder of ours or an empty one, never among someone's files.
+
+    A first build may have been killed before its third file, the ledger that tells it.
+    """
+    path = folder / "ledger.json"
+    if path.is_file():
+        known = files.json_value(path.read_bytes(), path)
+        if not isinstance(known, dict) or "runs" not in known:
+            raise InputError(f"{path} is no ledger of ours: choose another --out")
+    elif folder.is_dir():
+        begun = ("ledger.md", "ledger.csv", "tables", "figures")
+        others = [p for p in folder.iterdir() if p.name not in begun and not files.is_unfinished(p)]
+        if others:
+            raise InputError(f"{folder} holds something that is not ours: choose another --out")
+
+
 def _write(folder: Path, data: Mapping[str, bytes]) -> None:
     """Write all files, and remove what an earlier build wrote and this one does not."""
+    _refuse_foreign(folder)
+    ours = [f"tables/{spec.name}.*" for spec in load_tables()]
+    ours += [f"figures/{spec.name}.*" for spec in FIGURES]
     with disk_errors(folder):
         for sub in ("", "tables", "figures"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
-        for path in (*folder.glob("tables/*.*"), *folder.glob("figures/*.*")):
+        files.sweep(folder)
+        for path in (path for pattern in ours for path in folder.glob(pattern)):
             if path.relative_to(folder).as_posix() not in data:
                 path.unlink()
     for name, content in data.items():
