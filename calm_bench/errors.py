@@ -1,9 +1,20 @@
 """The errors a user can cause; the command line prints each as one line and exits with its code."""
 
 import difflib
+import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterable
+
+log = logging.getLogger(f"{__name__}.traced")
+"""Takes the traceback of every error that is told in one line; a run's folder listens."""
+log.propagate = False
+log.setLevel(logging.DEBUG)
+log.addHandler(logging.NullHandler())
+
+PLUG_INS: dict[tuple[str, str], tuple[str, int]] = {}
+"""By file and name, what classes of other packages are called and where: those that were loaded."""
 
 
 class BenchError(Exception):
@@ -51,13 +62,36 @@ class UnknownNameError(BenchError):
 
 
 def describe(error: Exception) -> str:
-    """An error as one line; where BENCH_DEBUG is set, its traceback goes to standard error."""
+    """An error as one line, with the plug-in it came from, its file and line.
+
+    Its traceback goes to the run's log and, where BENCH_DEBUG is set, to standard error.
+    """
     if os.environ.get("BENCH_DEBUG", "0") != "0":
         traceback.print_exception(error)
     if isinstance(error, BenchError):
         return str(error)
+    log.debug("", exc_info=error)
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{blamed}: {text}" if (blamed := blame(error)) else text
+
+
+def blame(error: Exception) -> str | None:
+    """The plug-in whose code an error came from, with file and line; None if it is none's."""
+    frames = [(f.f_code, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    for code, line in reversed(frames):
+        key = code.co_filename, code.co_qualname.partition(".")[0]
+        if key in PLUG_INS:
+            return f"the plug-in {PLUG_INS[key][0]} ({code.co_filename}:{line})"
+    return None
+
+
+def called(part: object) -> str:
+    """A part in messages: as a plug-in with its file and line, or by its class."""
+    cls = type(part)
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    who, line = PLUG_INS.get((str(file), cls.__qualname__.partition(".")[0]), ("", 0))
+    return f"the plug-in {who} ({file}:{line})" if who else cls.__name__
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:

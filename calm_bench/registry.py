@@ -2,19 +2,26 @@
 
 A built-in is one line here; another package adds its own through the entry point groups
 `calm_bench.systems`, `calm_bench.codecs`, `calm_bench.metrics` and `calm_bench.embeddings`. Built-
-in names win.
+in names win. A class of another package is held against what its kind declares as it is loaded, so
+that what can be known to be wrong is known before anything is made.
 """
 
 import ast
 import importlib
+import inspect
 import re
+import traceback
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
-from calm_bench.errors import BenchError, UnknownNameError
+from pydantic import TypeAdapter, ValidationError
+
+from calm_bench.errors import PLUG_INS, BenchError, UnknownNameError, describe
+from calm_bench.types import problem
 
 Kind = Literal["system", "codec", "text", "metric", "embedding"]
 
@@ -69,6 +76,15 @@ _BUILT_IN: dict[Kind, dict[str, str]] = {
 }
 
 
+_BASES: dict[Kind, str] = {
+    "system": "calm_bench.systems.base:System",
+    "codec": "calm_bench.codecs.base:Codec",
+    "metric": "calm_bench.metrics.base:Metric",
+    "embedding": "calm_bench.embeddings.base:Embedding",
+}
+"""What a class of each kind is; its `ClassVar`s and abstract methods are what it must declare."""
+
+
 @cache
 def _targets(kind: Kind) -> dict[str, str]:
     found = {point.name: point.value for point in entry_points(group=f"calm_bench.{kind}s")}
@@ -102,18 +118,107 @@ def load(kind: Kind, name: str) -> Any:
 
     Raises:
         UnknownNameError: If nothing is registered under the name; the message has near names.
-        BenchError: If a plug-in names a module or attribute that does not exist.
+        BenchError: If a plug-in cannot be imported, or is not what its kind declares; the message
+            has its file and line.
     """
     path = target(kind, name)
-    module, _, attribute = path.partition(":")
+    if name in _BUILT_IN[kind] or kind not in _BASES:
+        return _class(path)
+    who = f"the plug-in {kind} {name!r}"
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        if name in _BUILT_IN[kind]:
-            raise
-        raise BenchError(
-            f"the plug-in {kind} {name!r} ({path}) cannot be loaded: {error}"
-        ) from error
+        found = _class(path)
+    except Exception as error:
+        place = _place(error, path)
+        raise BenchError(f"{who} ({place}) cannot be loaded: {describe(error)}") from error
+    try:
+        file, line = str(inspect.getsourcefile(found)), inspect.getsourcelines(found)[1]
+    except (OSError, TypeError):  # it is compiled, or no class
+        file, line = path, 0
+    if faults := list(_faults(kind, name, found)):
+        place = f"{file}:{line}" if line else file
+        raise BenchError(f"{who} ({place}) cannot be used: {'; '.join(faults)}")
+    PLUG_INS[file, found.__qualname__.partition(".")[0]] = f"{kind} {name!r}", line
+    return found
+
+
+def _class(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _place(error: Exception, path: str) -> str:
+    """Where an import failed: the last line of the plug-in's own package."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    package = re.split(r"[.:]", path)[0]
+    found = path
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+            found = f"{frame.f_code.co_filename}:{line}"
+    return found
+
+
+def _faults(kind: Kind, name: str, found: Any) -> Iterator[str]:
+    """What a class lacks to be one of its kind, in words."""
+    base = _class(_BASES[kind])
+    if not (isinstance(found, type) and issubclass(found, base)):
+        yield f"it is no subclass of {_BASES[kind].replace(':', '.')}"
+        return
+    lacking = sorted(found.__abstractmethods__)  # type: ignore[attr-defined]
+    if lacking:
+        yield f"it lacks {', '.join(lacking)}"
+    for field, hint in vars(base)["__annotations__"].items():
+        if get_origin(hint) is ClassVar:
+            yield from _wrong_field(found, field, get_args(hint)[0])
+    own = getattr(found, "name", name)
+    if kind in ("metric", "embedding") and own != name:
+        yield f"its name is {own!r}, but its entry point is called {name!r}"
+    if kind == "metric" and isinstance(columns := getattr(found, "columns", ()), tuple):
+        yield from _wrong_columns([str(getattr(column, "name", "")) for column in columns])
+    for method in sorted(base.__abstractmethods__ - {*lacking}):
+        if inspect.isfunction(wanted := vars(base).get(method)) and inspect.isfunction(
+            given := inspect.getattr_static(found, method)
+        ):
+            yield from _uncallable(method, given, [*inspect.signature(wanted).parameters], ())
+    if not lacking:
+        yield from _uncallable(f"{found.__name__}", found, *_made_with(kind, found))
+
+
+def _wrong_field(found: type, field: str, kind: Any) -> Iterator[str]:
+    if not hasattr(found, field):
+        yield f"it lacks {field}"
+    elif not isinstance(value := getattr(found, field), property):
+        try:
+            TypeAdapter(kind).validate_python(value, strict=True)
+        except ValidationError as error:
+            yield f"{field} is {value!r}: {problem(error)}"
+
+
+def _wrong_columns(own: list[str]) -> Iterator[str]:
+    known = {c.name: n for n in METRICS for c in load("metric", n).columns}
+    if not own:
+        yield "it has no columns"
+    for column in own:
+        if column in known or own.count(column) > 1:
+            yield f"a column is called {column}, as one of {known.get(column, 'its own')} is"
+
+
+def _made_with(kind: Kind, found: Any) -> tuple[list[str], tuple[str, ...]]:
+    """What a class is called with: positional arguments, and keywords."""
+    if kind == "system":
+        return ["config"], ("folder", "release") if found.brings_codec else ("codec", "folder")
+    looks_through = ["embedding", "cache"] if hasattr(found, "embedder") else []
+    return ["config"] if kind == "codec" else looks_through, ()
+
+
+def _uncallable(
+    what: str, given: Any, positional: list[str], keywords: tuple[str, ...]
+) -> Iterator[str]:
+    try:
+        inspect.signature(given).bind(*positional, **dict.fromkeys(keywords))
+    except TypeError as error:
+        call = ", ".join([*positional, *(f"{name}=…" for name in keywords)])
+        yield f"{what}({call}) cannot be called: {error}"
 
 
 def source(kind: Kind, name: str) -> ast.ClassDef | None:

@@ -199,13 +199,13 @@ def _check_precisions(plan: Plan, device: str) -> None:
     import torch
 
     from calm_bench.systems.base import System
-    from calm_bench.systems.engine import check
+    from calm_bench.systems.engine import changed_methods, check
 
     for row in asked:
         assert row.precision is not None
         check(torch.device(device), row.precision, "eager")
         kind = registry.load("system", plan.models[str(row.model)][0].type)
-        if row.precision != "fp32" and kind.flat is System.flat:
+        if row.precision != "fp32" and (kind.flat is System.flat or changed_methods(kind)):
             raise InputError(
                 f"{row.model} runs at fp32 alone: leave out this system or --precision "
                 f"{row.precision}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class StrictModel(BaseModel):
@@ -238,6 +238,16 @@ class Column(StrictModel):
     span: tuple[float, float] | None = None
     near_normal: bool = False
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _fields_are_enough(self) -> Self:
+        n = {"set": 0, "ratio": 2, "exp_ratio": 2}.get(self.aggregate, 1)
+        if len(self.fields) != n:
+            raise ValueError(
+                f"the column {self.name} of aggregate {self.aggregate} names {len(self.fields)} "
+                f"fields, not {n}"
+            )
+        return self
 
     @classmethod
     def of(

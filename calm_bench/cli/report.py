@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from calm_bench.cli import options
-from calm_bench.errors import BenchError, InputError, describe
+from calm_bench.errors import BenchError, InputError, blame, describe
 
 if TYPE_CHECKING:
     from calm_bench.plan.plan import Plan
@@ -178,6 +178,9 @@ class BenchGroup(TyperGroup):
                 raise
             if _is_refusal(error):
                 say(f"error: {_refusal(error)}", style="bold red")
+                raise typer.Exit(BenchError.exit_code) from error
+            if blame(error):
+                say(f"error: {describe(error)}", style="bold red")
                 raise typer.Exit(BenchError.exit_code) from error
             say(
                 f"error: {describe(error)} (calm-bench did not expect this; with BENCH_DEBUG=1 the "

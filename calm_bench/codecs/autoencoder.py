@@ -31,7 +31,7 @@ from calm_bench.codecs.blocks import (
     running_phases,
 )
 from calm_bench.codecs.trunk import Bottleneck, Decoder, Encoder, TrunkConfig
-from calm_bench.nn.product import Product, pack
+from calm_bench.nn.product import Product, foreign, pack, say_once
 from calm_bench.nn.transformer import FlatTransformer, KvCache
 
 
@@ -273,7 +273,11 @@ class Autoencoder(Codec):
         self.flat: FlatDecoder | None = None
 
     def prepare(self) -> None:
-        self.flat = FlatDecoder(self.from_latent, self.decoder)
+        """Pack the decoder; modules that its flat form does not stand for run as they are."""
+        if foreign(self.from_latent) or foreign(self.decoder):
+            say_once(f"{type(self).__name__} has a decoder of its own: it runs as it is written")
+        else:
+            self.flat = FlatDecoder(self.from_latent, self.decoder)
 
     def weight_bytes(self) -> int:
         return 0 if self.flat is None else self.flat.nbytes

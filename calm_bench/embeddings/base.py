@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from calm_bench.types import Wave
+from calm_bench.types import Size, Wave
 
 
 class Embedding(ABC):
@@ -18,9 +19,9 @@ class Embedding(ABC):
 
     name: ClassVar[str]
     version: ClassVar[str]
-    sample_rate: ClassVar[int]
-    dim: ClassVar[int]
-    min_seconds: ClassVar[float]
+    sample_rate: ClassVar[Size]
+    dim: ClassVar[Size]
+    min_seconds: ClassVar[Annotated[float, Field(gt=0)]]
     max_seconds: ClassVar[float | None] = None
     """The longest wave that `embed` takes, at least twice `min_seconds`; None for any length."""
 

@@ -18,6 +18,7 @@ from calm_bench.core.audio import RESAMPLER, resample
 from calm_bench.core.cache import ArrayCache, MemoryCache
 from calm_bench.core.code import computed_by
 from calm_bench.embeddings.base import Embedding
+from calm_bench.errors import BenchError, called
 from calm_bench.seeds import content_hash
 from calm_bench.types import Clip, Wave
 
@@ -109,7 +110,12 @@ class ClipEmbedder:
                 resample(clips[key].continuation, clips[key].sample_rate, rate) for key in batch
             )
             windows = [self._windows(wave) for wave in waves]
-            vectors = iter(self.embedding.embed([part for parts in windows for part in parts]))
+            given = [part for parts in windows for part in parts]
+            found = self.embedding.embed(given)
+            if len(found) != len(given):
+                n = f"{len(found)} waves for {len(given)}"
+                raise BenchError(f"{called(self.embedding)} gave vectors of {n}")
+            vectors = iter(found)
             for key, parts in zip(batch, windows, strict=True):
                 yield key, np.concatenate([self._checked(next(vectors)) for _ in parts])
 
@@ -122,13 +128,13 @@ class ClipEmbedder:
 
     def _checked(self, vectors: Vectors) -> Vectors:
         if not self._fit(vectors):
-            raise ValueError(
-                f"{self.embedding.name} gave {vectors.shape} vectors, "
-                f"which must be finite and {self.embedding.dim} wide"
+            raise BenchError(
+                f"{called(self.embedding)} gave vectors of the shape {np.shape(vectors)}, which "
+                f"must be finite and [N, {self.embedding.dim}]"
             )
         return vectors
 
     def _fit(self, vectors: Vectors) -> bool:
         """Whether vectors are [N, E], finite and as wide as the embedding's."""
-        wide = vectors.ndim == 2 and vectors.shape[1] == self.embedding.dim
+        wide = np.ndim(vectors) == 2 and np.shape(vectors)[1] == self.embedding.dim
         return wide and bool(np.isfinite(vectors).all())

@@ -21,7 +21,7 @@ from calm_bench.core.audio import audio_hash, resample, write_flac
 from calm_bench.core.progress import stage
 from calm_bench.core.sounds import sounds_of
 from calm_bench.data.prompts import LoadedPrompt, PromptsAt, PromptShelf
-from calm_bench.errors import BenchError, InputError
+from calm_bench.errors import BenchError, InputError, called, describe
 from calm_bench.generate.noise import noise_like
 from calm_bench.metrics.fidelity import bit_rate
 from calm_bench.plan.plan import Batch, Plan, Trial
@@ -38,13 +38,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A clip before it is written: audio, where its continuation starts, and what it should say."""
+    """A clip before it is written: audio, where its continuation starts, and what it should say.
+
+    Attributes:
+        fault: Why it is no clip.
+    """
 
     wave: Wave
     grid: Grid
     prompt_seconds: float
     words: tuple[TimedWord, ...] | None
     bit_rate: Estimate | None = None
+    fault: str = ""
 
 
 def pending_batches(plan: Plan, store: RunStore) -> list[Batch]:
@@ -106,7 +111,7 @@ class Studio:
         except BenchError:
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+            text = describe(error)
             return [self._failed(t, p, text) for t, p in zip(batch.trials, prompts, strict=True)]
         rows = zip(batch.trials, prompts, made, strict=True)
         return [self._write(trial, prompt, clip) for trial, prompt, clip in rows]
@@ -118,7 +123,9 @@ class Studio:
             self.opened.codec(str(row.model))
 
     def _write(self, trial: Trial, prompt: LoadedPrompt, made: Made) -> TrialRecord:
-        """Write one clip; audio that is not finite is a failed trial."""
+        """Write one clip; audio that is not finite, or not as long as asked, is a failed trial."""
+        if made.fault:
+            return self._failed(trial, prompt, made.fault)
         if not np.isfinite(made.wave).all():
             return self._failed(trial, prompt, "the audio holds NaN or infinite samples")
         rate, words = made.grid.sample_rate, made.words
@@ -230,14 +237,23 @@ class Studio:
             for prompt in prompts
         ]
         result = system.generate(given, sampling_of(row), generators, n_frames)
-        made = []
-        for index, n_prompt in enumerate(result.prompt_frames):
-            samples = (n_prompt + n_frames) * grid.hop_length
-            wave = result.wave[index, -samples:].float().cpu().numpy()
+        counts, waves = result.prompt_frames, result.wave
+        if not len(counts) == len(waves) == len(given):
+            raise BenchError(
+                f"{called(system)} gave {len(waves)} clips of {len(counts)} prompts for "
+                f"{len(given)}"
+            )
+        made, wanted = [], grid.samples(spec.seconds)
+        for index, n_prompt in enumerate(counts):
+            own = waves.shape[1] - (max(counts) - n_prompt) * grid.hop_length
+            wave = waves[index, -wanted:].float().cpu().numpy()
             wave = resample(wave, grid.sample_rate, rate)
             seconds = n_prompt * grid.hop_length / grid.sample_rate
             words = None if result.words is None else result.words[index]
-            made.append(Made(wave=wave, grid=self.grid, prompt_seconds=seconds, words=words))
+            lengths = (n / grid.sample_rate for n in (own, wanted))
+            fault = "" if own == wanted else "the clip has {:.2f} s of {:.2f} s".format(*lengths)
+            clip = Made(wave=wave, grid=self.grid, prompt_seconds=seconds, words=words, fault=fault)
+            made.append(clip)
         return made
 
 

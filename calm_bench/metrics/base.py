@@ -3,12 +3,14 @@
 A clip that a metric fails on costs that clip's score and no other (`score_row`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, SupportsFloat
 
-from calm_bench.errors import BenchError, describe
+from calm_bench.core.recordings import few
+from calm_bench.errors import BenchError, called, describe
 from calm_bench.types import Clip, Column, Estimate, MetricResult
 
 Need = Literal["reference", "text", "transcript", "paired_reference"]
@@ -82,33 +84,84 @@ def score_row(
     """What a metric finds in a row, and whether another try would find the same for all one knows.
 
     A metric of single clips is tried on each clip alone once it has failed on all together; a set
-    metric that fails says nothing of the row.
+    metric that fails says nothing of the row. Clips in which it finds no finite number fail.
 
     Raises:
-        BenchError: If the metric says nothing of the row.
+        BenchError: If the metric says nothing of the row, or what it says is of no use.
     """
+    errors: dict[str, Exception] = {}
     try:
-        return metric.score(clips, reference), True
+        found = metric.score(clips, reference)
     except Exception as error:
         errors = dict(_failing(metric, clips, reference)) if metric.scope == "clip" else {}
         reasons = {str(e) if isinstance(e, BenchError) else None for e in errors.values()}
         refused = len(errors) == len(clips) and len(reasons) == 1 and None not in reasons
         if not errors or refused:
             raise BenchError(describe(error)) from error
-    try:
-        found = metric.score([clip for clip in clips if clip.clip_id not in errors], reference)
-    except Exception as error:
-        raise BenchError(describe(error)) from error
-    failed = {clip_id: describe(error) for clip_id, error in errors.items()}
-    result = replace(
+        try:
+            found = metric.score([clip for clip in clips if clip.clip_id not in errors], reference)
+        except Exception as error:
+            raise BenchError(describe(error)) from error
+    if faults := list(result_faults(metric, clips, found)):
+        raise BenchError(f"{called(metric)} {faults[0]}")
+    failed = dict(_not_finite(metric, found))
+    failed |= {clip_id: describe(error) for clip_id, error in errors.items()}
+    found = replace(
         found,
         clips={**found.clips, **{clip_id: {} for clip_id in failed}},
-        notes={**found.notes, **failed},
+        notes={**_unsaid(metric, clips, found), **found.notes, **failed},
         failed=frozenset(failed),
     )
     passing = (OSError, MemoryError, BenchError)
     lasting = not any(isinstance(error, passing) for error in errors.values())
-    return result, lasting
+    return found, lasting
+
+
+def result_faults(metric: Metric, clips: Sequence[Clip], found: Any) -> Iterator[str]:
+    """What makes a result useless: keys of no clip, columns without fields, numbers of no kind."""
+    if not isinstance(found, MetricResult):
+        yield f"gave a {type(found).__name__} for a MetricResult"
+        return
+    unknown = sorted({*found.clips, *found.notes} - {clip.clip_id for clip in clips})
+    if unknown:
+        yield f"gave values of clips that it was not given ({few(unknown)}): key them by clip_id"
+    given = {field for values in found.clips.values() for field in values}
+    for column in metric.own_columns:
+        if given and (lacking := {*column.fields} - given):
+            fields = ", ".join(sorted(lacking))
+            yield f"has a column {column.name} of {fields}, but gave only {few(sorted(given))}"
+        if column.aggregate == "set" and clips and column.name not in found.estimates:
+            yield f"gave no estimate of its column {column.name}, only of {[*found.estimates]}"
+    for name, estimate in found.estimates.items():
+        numbers = (estimate.value, estimate.low, estimate.high)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            yield f"gave {name} as {estimate.value} ({estimate.low} to {estimate.high})"
+        if estimate.value is None and not estimate.reason:
+            yield f"gave {name} no value and no reason"
+    wrong = [count for count in found.counts.items() if not math.isfinite(count[1])]
+    if wrong:
+        yield f"counted {wrong[0][0]} as {wrong[0][1]}"
+
+
+def _not_finite(metric: Metric, found: MetricResult) -> Iterator[tuple[str, str]]:
+    for clip_id, values in found.clips.items():
+        wrong = [f"{k} as {v}" for k, v in values.items() if v is not None and not _is_number(v)]
+        if wrong:
+            yield clip_id, f"{called(metric)} gave {few(wrong)}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, SupportsFloat) and math.isfinite(value)
+
+
+def _unsaid(metric: Metric, clips: Sequence[Clip], found: MetricResult) -> dict[str, str]:
+    """A note for each clip of which a metric says neither a number nor why there is none."""
+    fields = [field for column in metric.own_columns for field in column.fields]
+    return {
+        clip.clip_id: f"{called(metric)} gave no {lacking[0]} and no reason"
+        for clip in clips
+        if (lacking := [f for f in fields if found.clips.get(clip.clip_id, {}).get(f) is None])
+    }
 
 
 def _failing(

@@ -6,6 +6,7 @@ the way the kernel wants them (oneDNN's blocks; fbgemm's int8), and at lower pre
 less to read. What was measured, and why each size takes the kernel it takes, stands at `pack`.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple, Self
@@ -16,6 +17,37 @@ from torch.nn import functional as F
 
 from calm_bench.errors import InputError
 from calm_bench.types import Precision
+
+logger = logging.getLogger(__name__)
+
+
+_said: set[str] = set()
+
+
+def say_once(line: str) -> None:
+    """Warn, and not again in this process."""
+    if line not in _said:
+        _said.add(line)
+        logger.warning(line)
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is of this package."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def foreign(module: nn.Module) -> bool:
+    """Whether a part of a module does not do what its class here or in torch does.
+
+    It is of a class of elsewhere, or hooks or another `forward` were hung on it. Packed weights
+    would compute something else.
+    """
+    for part in module.modules():
+        known = is_ours(type(part)) or type(part).__module__.startswith("torch.nn.")
+        hung = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+        if hung or not known:
+            return True
+    return False
 
 
 def discard(module: nn.Module, *names: str) -> None:

@@ -142,8 +142,10 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     models = Models()
     spec, notes = apply_overrides(load_benchmark(benchmark), overrides, models)
     for name in spec.metrics:
-        registry.target("metric", name)
-    for name in (*spec.embedding, *spec.embedding_if_usable):
+        registry.load("metric", name)
+    for name in spec.embedding:
+        registry.load("embedding", name)
+    for name in spec.embedding_if_usable:
         registry.target("embedding", name)
     if [*_states(spec, models).values()].count("missing") > 1:  # one alone gets near names
         raise InputError(f"{spec.name} cannot run here: it {lacking(spec, models)}")

@@ -240,7 +240,7 @@ def _check_names(asked: FolderScores, *, alone: bool) -> None:
         UnknownNameError: If there is no such metric or embedding.
     """
     if asked.embedding is not None:
-        registry.target("embedding", asked.embedding)
+        registry.load("embedding", asked.embedding)
     originals = {"reference", "paired_reference"} if alone else set()
     for name in asked.metrics:
         needs = registry.load("metric", name).needs

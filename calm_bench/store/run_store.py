@@ -12,6 +12,7 @@
     cell_scores.jsonl  one per row and set metric
     results.json       the tidy rows of the report
     ratings.json       rows of the same kind made from votes; joins them when they are read
+    run.log            tracebacks of what is told elsewhere in one line
     clips/ tables/ plots/ page/ votes/
 
 A record counts once its newline is on disk; a later record with the same key replaces an earlier
@@ -20,6 +21,7 @@ checksum: what is read is what was written. A folder is a run's if its manifest 
 files of the names that are written here are ever removed.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from calm_bench import errors
 from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.core.recordings import few
@@ -113,7 +116,7 @@ class RunStore:
         """
         records = [kind.file for kind in Record.__subclasses__()]
         with disk_errors(self.root):
-            for pattern in ("results.json", *records, *_WRITTEN, *also):
+            for pattern in ("results.json", "run.log", *records, *_WRITTEN, *also):
                 for path in self.root.glob(pattern):
                     path.unlink()
             for folder in sorted({p.rpartition("/")[0] for p in _WRITTEN}, reverse=True):
@@ -132,7 +135,16 @@ class RunStore:
         """
         with files.locked(self.path(".lock")):
             files.sweep(self.root)
-            yield
+            handler = logging.FileHandler(self.path("run.log"), delay=True, encoding="utf-8")
+            errors.log.addHandler(handler)
+            try:
+                yield
+            except Exception as error:
+                errors.log.debug("", exc_info=error)
+                raise
+            finally:
+                errors.log.removeHandler(handler)
+                handler.close()
 
     @contextmanager
     def opened(

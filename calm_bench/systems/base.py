@@ -71,6 +71,8 @@ class System(nn.Module, ABC):
     """Whether it draws text of which its `architecture.text` does not tell."""
     exact: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of parameters that stay float32: no flat step packs them."""
+    flat_for: ClassVar[tuple[str, ...]] = ()
+    """The methods whose arithmetic `flat` repeats: a subclass that has others runs as modules."""
     codec: Codec
     precision: Precision = "fp32"
     mode: Mode = "plain"

@@ -192,6 +192,7 @@ class CalmSystem(StreamingSystem):
         "short.input.",
         "time_weight.",
     )
+    flat_for: ClassVar[tuple[str, ...]] = (*StreamingSystem.flat_for, "read_window")
 
     def __init__(self, config: CalmConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone and head around a codec of latents.

@@ -32,6 +32,7 @@ from calm_bench.codecs.autoencoder import FlatBottleneck
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.blocks import Stream
 from calm_bench.errors import InputError
+from calm_bench.nn.product import foreign, is_ours, say_once
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Place, TransformerConfig
 from calm_bench.systems.base import System
 from calm_bench.systems.streaming import FlatSteps, Head, text_top_k
@@ -318,7 +319,8 @@ def prepare(
 ) -> System:
     """Make a loaded system fast in place, and return it.
 
-    Systems of other packages that bring no flat step keep their own, at fp32.
+    Systems of other packages that bring no flat step, or change what ours stands for, keep their
+    own, at fp32.
 
     Args:
         system: As it was loaded, on its device.
@@ -333,12 +335,15 @@ def prepare(
     check(next(system.parameters()).device, precision, mode)
     if mode == "plain":
         return system
-    steps = system.flat(precision, release)
+    changes = changed_methods(type(system)) or changed_parts(system)
+    steps = None if changes else system.flat(precision, release)
     if steps is None:
+        name = type(system).__name__
+        why = "has no flat step" + (f" for {changes} of its own" if changes else "")
         if (precision, mode) != ("fp32", "eager"):
-            raise InputError(
-                f"{type(system).__name__} has no flat step: it runs at fp32 in mode eager or plain"
-            )
+            raise InputError(f"{name} {why}: it runs at fp32 in mode eager or plain")
+        if changes:
+            say_once(f"{name} {why}: it runs as its modules are written")
         return system
     system.codec.prepare()
     install(system, steps)
@@ -346,6 +351,21 @@ def prepare(
         install(system, CapturedSteps(steps, RUNNERS[mode]))
     system.precision, system.mode, system.steps = precision, mode, steps
     return system
+
+
+def changed_methods(cls: type[System]) -> str:
+    """What a class has made anew of the methods that the flat step it inherits stands for."""
+    owner = next(parent for parent in cls.__mro__ if "flat" in vars(parent))
+    return ", ".join(n for n in cls.flat_for if getattr(cls, n) is not getattr(owner, n, None))
+
+
+def changed_parts(system: System) -> str:
+    """The modules of a system, its codec's apart, that the flat step it inherits does not know."""
+    owner = next(parent for parent in type(system).__mro__ if "flat" in vars(parent))
+    if not is_ours(owner):  # who brings a flat step knows their own modules
+        return ""
+    parts = system.named_children()
+    return ", ".join(name for name, part in parts if name != "codec" and foreign(part))
 
 
 def install(system: System, steps: FlatSteps | CapturedSteps) -> None:

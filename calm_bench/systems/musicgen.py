@@ -70,6 +70,7 @@ class MusicGenSystem(CodeSystem):
     """Delayed codes of a residual quantiser; temperature divides the logits."""
 
     Architecture: ClassVar[type[StrictModel]] = MusicGenConfig
+    flat_for: ClassVar[tuple[str, ...]] = (*CodeSystem.flat_for, "logits")
 
     def __init__(self, config: MusicGenConfig, codec: Codec, folder: Path | None = None) -> None:
         """Build backbone, tables and heads around an RVQ codec.

@@ -120,6 +120,14 @@ class StreamState:
 class StreamingSystem(System):
     """Backbone with text and audio streams; subclasses embed frames and draw them from contexts."""
 
+    flat_for: ClassVar[tuple[str, ...]] = (
+        "read",
+        "embed_frames",
+        "frame_input",
+        "step",
+        "new_head",
+    )
+
     def __init__(
         self,
         backbone: TransformerConfig,

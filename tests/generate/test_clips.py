@@ -137,7 +137,7 @@ def test_a_failed_batch_is_recorded_and_the_others_go_on(
     generate(plan, store)
     failed = [record for record in store.read(TrialRecord) if record.status == "failed"]
     assert {record.cell_id for record in failed} == {"calm-debug-t0.8", "calm-debug-t1"}
-    assert {record.error for record in failed} == {"RuntimeError: out of memory"}
+    assert {record.error for record in failed} == {"RuntimeError: out of memory and more"}
     assert len(store.read(TrialRecord)) == plan.n_trials
     monkeypatch.undo()
     generate(plan, store)
