@@ -256,11 +256,7 @@ _MADE_BY_RUNS = {column.name for column in (*SPEED_COLUMNS, *TEXT_LOSS, BITS_PER
 
 
 def _refuse_lost(manifest: Manifest, store: RunStore, results: Results) -> None:
-    """Refuse to take back numbers of a run that scoring could not give again.
-
-    Raises:
-        InputError: If the run's records know less of them than its results do.
-    """
+    """Refuse to take back numbers of a run that scoring could not give again."""
     if not (store.root / "results.json").is_file():
         return
     known, found = (

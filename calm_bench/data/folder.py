@@ -208,11 +208,7 @@ def _inspected(candidate: Candidate, journal: Journal) -> Inspected:
 
 
 def _stretch(candidate: Candidate) -> tuple[float | None, float | None]:
-    """From where on and how long a recording is in its file; two None for the whole of it.
-
-    Raises:
-        InputError: If the file ends before.
-    """
+    """From where on and how long a recording is in its file; two None for the whole of it."""
     if candidate.start is None:
         return None, None
     start, whole = candidate.start, probe_audio(candidate.path).seconds

@@ -147,11 +147,7 @@ def make_music(out: Path, music: Music, *, jobs: int | None = None) -> CorpusCar
 
 
 def _played(path: Path, chunk: Sequence[Recording]) -> Lines | None:
-    """The lines of a chunk that was played as far as is asked for; None if it was not.
-
-    Raises:
-        InputError: If it is another chunk.
-    """
+    """The lines of a chunk that was played as far as is asked for; None if it was not."""
     if not path.is_file():
         return None
     lines = [line for _, line in json_lines(path)]

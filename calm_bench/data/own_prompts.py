@@ -107,11 +107,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _prompt(one: Candidate, seconds: float) -> tuple[str, PromptSpec]:
-    """A hash of what is heard and said in a recording, and the prompt that it is.
-
-    Raises:
-        InputError: If its file cannot be read.
-    """
+    """A hash of what is heard and said in a recording, and the prompt that it is."""
     with readable(one.path):
         sha256 = file_hash(one.path)
     known = [one.text, one.words]

@@ -170,11 +170,7 @@ class ClapMusicEmbedding(ClapEmbedding):
 
 
 def _import_package(name: str) -> Any:
-    """The package, imported without a look at the network.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """The package, imported without a look at the network."""
     try:
         importlib.metadata.version(_PACKAGE)
         from huggingface_hub import constants

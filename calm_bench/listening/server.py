@@ -172,11 +172,7 @@ class Desk:
 
 
 def _parsed(model: type[M], body: bytes) -> M:
-    """A request, checked.
-
-    Raises:
-        Refused: What is wrong with it.
-    """
+    """A request, checked."""
     try:
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:
@@ -255,11 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the browser went away in the middle of a clip
 
     def _path(self) -> str:
-        """The path below the token.
-
-        Raises:
-            Refused: If the request is not meant for this server, or does not know its token.
-        """
+        """The path below the token."""
         if self.headers.get("Host", "") not in self.test.hosts:
             raise Refused(403, "this server answers to 127.0.0.1 and localhost alone")
         origin = self.headers.get("Origin")

@@ -257,11 +257,7 @@ def _reference_row(spec: BenchmarkSpec, name: str, models: Models) -> Row:
 
 
 def _levels(row: CodecRow, models: Models) -> int | None:
-    """How many codebooks a round trip keeps; None for all.
-
-    Raises:
-        InputError: If the codec has fewer, or none.
-    """
+    """How many codebooks a round trip keeps; None for all."""
     if row.levels is None:
         return None
     has = models[row.model][0].architecture.get("n_codebooks")

@@ -148,11 +148,7 @@ def _rows(sides: Mapping[str, Folder], paired: bool) -> list[Row]:
 
 
 def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:
-    """The clips, and the reference before them if there is one; neither holds files of the other.
-
-    Raises:
-        InputError: If they are one folder, or one of them holds no sound files.
-    """
+    """The clips, and the reference before them if there is one; neither holds files of the other."""
     sides = {"clips": (folder, reference)}
     if reference is not None:
         if folder.resolve() == reference.resolve():
@@ -170,11 +166,7 @@ def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:
 
 
 def _pair(listings: Mapping[str, Listing], rule: str | None) -> Pairing:
-    """What belongs together; a rule that was asked for has to say so of every file it fits.
-
-    Raises:
-        InputError: If it pairs nothing, or fits two originals.
-    """
+    """What belongs together; a rule that was asked for has to say so of every file it fits."""
     if "reference" not in listings:
         if rule is not None:
             raise InputError("--pair-by pairs clips with --reference DIR, which is missing")
@@ -233,12 +225,7 @@ def read_folder(
 
 
 def _check_names(asked: FolderScores, *, alone: bool) -> None:
-    """Refuse a metric that can say nothing of plain folders, whatever lies in them.
-
-    Raises:
-        InputError: If one needs texts, or a reference where there is none.
-        UnknownNameError: If there is no such metric or embedding.
-    """
+    """Refuse a metric that can say nothing of plain folders, whatever lies in them."""
     if asked.embedding is not None:
         registry.load("embedding", asked.embedding)
     originals = {"reference", "paired_reference"} if alone else set()

@@ -258,11 +258,7 @@ def expand(request: Request) -> SpeedPlan:
 
 
 def _prompts(benchmark: BenchmarkSpec, root: Path, setting: Setting) -> tuple[PromptSpec, ...]:
-    """The first prompts whose audio is here, as many as a step has clips at most.
-
-    Raises:
-        InputError: If none is here.
-    """
+    """The first prompts whose audio is here, as many as a step has clips at most."""
     n = max(*setting.batch, setting.generation.batch if setting.generation else 1)
     found = present_prompts(read_prompt_specs(root / benchmark.prompts), root)[:n]
     if not found:
@@ -285,11 +281,7 @@ def _setting(setting: Setting, request: Request) -> Setting:
 def _variants(
     modes: Sequence[Mode], precisions: Sequence[Precision]
 ) -> list[tuple[Mode, Precision]]:
-    """Modes and precisions as rows: plain once, in fp32, then each other mode in each precision.
-
-    Raises:
-        InputError: If only the plain mode is asked for in a precision that it does not have.
-    """
+    """Modes and precisions as rows: plain once, in fp32, then each other mode in each precision."""
     others = [mode for mode in dict.fromkeys(modes) if mode != "plain"]
     if not others and any(precision != "fp32" for precision in precisions):
         raise InputError(

@@ -489,9 +489,6 @@ def _packed(weights: Mapping[str, Tensor]) -> tuple[bytes, str]:
 
     Matrices are stored as float16; vectors (norms, biases, latent statistics) are small and stay
     float32.
-
-    Raises:
-        InputError: If one does not fit into float16.
     """
     half = {
         key: (value.half() if value.is_floating_point() and value.ndim > 1 else value)

@@ -172,11 +172,7 @@ Found = dict[tuple[int, str], Sequence[Value] | str]
 
 
 def _found(spec: TableSpec, run: StoredRun, scale: Scale) -> Found:
-    """What a run holds of a table at one scale.
-
-    Raises:
-        InputError: If a row is ambiguous in a run.
-    """
+    """What a run holds of a table at one scale."""
     found: Found = {}
     for (index, row), column in product(enumerate(spec.rows), spec.columns):
         metric, model = column.metric, column.model or row.model or ""
