@@ -148,7 +148,7 @@ def _rows(sides: Mapping[str, Folder], paired: bool) -> list[Row]:
 
 
 def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:
-    """The clips, and the reference before them if there is one; neither holds files of the other."""
+    """The clips, and the reference before them if there is one; no file is in both."""
     sides = {"clips": (folder, reference)}
     if reference is not None:
         if folder.resolve() == reference.resolve():

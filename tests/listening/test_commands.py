@@ -36,13 +36,6 @@ def voted(run_store: RunStore, fill: Callable[..., None]) -> RunStore:
     return run_store
 
 
-@pytest.mark.parametrize("command", ["listen", "elo", "report"])
-def test_every_command_explains_itself(command: str) -> None:
-    result = call(command, "--help")
-    assert result.exit_code == 0
-    assert "Usage:" in result.output
-
-
 def test_elo_prints_the_table_and_joins_the_run(voted: RunStore) -> None:
     result = call("elo", str(voted.root))
     assert result.exit_code == 0, result.output

@@ -42,19 +42,6 @@ def score(out: Path, *line: object) -> dict[str, Value]:
     return {row.metric: row for row in rows if row.cell_id == "clips"}
 
 
-def test_a_clip_that_ends_early_is_no_good_copy(tmp_path: Path) -> None:
-    wave = speech(5.0)
-    copy = wave + 1e-3 * np.random.default_rng(1).standard_normal(len(wave)).astype(np.float32)
-    theirs = write(tmp_path / "theirs", {"a": wave})
-    ours = write(tmp_path / "ours", {"a": copy[:4800]})
-    found = score(tmp_path / "run", ours, "--reference", theirs, "--metrics", "fidelity", "stoi")
-    assert found["coverage"].value == pytest.approx(6.0)
-    assert found["si_sdr"].value is not None
-    assert found["si_sdr"].value < -5.0
-    assert found["stoi"].value is not None
-    assert found["stoi"].value < 0.1
-
-
 def test_a_clip_that_a_metric_cannot_judge_says_why_and_the_others_are_judged(
     tmp_path: Path,
 ) -> None:

@@ -124,13 +124,6 @@ def test_an_unfit_machine_is_another_exit_code(
     assert "unfit" in done.stderr
 
 
-@pytest.mark.parametrize("part", [[], ["speech"], ["music"], ["all"]])
-def test_every_part_explains_itself(part: list[str]) -> None:
-    done = call("speed", *part, "--help")
-    assert done.exit_code == 0
-    assert "Usage:" in done.output
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
