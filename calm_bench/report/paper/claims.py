@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,8 @@ Section = Literal[
     "codecs",
 ]  # fmt: skip
 Function = Literal["count", "difference", "joint", "order", "ratio", "value"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+HalfWidth = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 MARGIN = 1.25
 """How far from a published number without an interval one of ours may lie, as a factor."""
@@ -52,8 +54,8 @@ class Selector(StrictModel):
 
     metric: str
     model: str
-    temp: float | None = None
-    steps: int | None = None
+    temp: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    steps: int | None = Field(default=None, ge=1)
 
     def __str__(self) -> str:
         """The row as words."""
@@ -81,7 +83,7 @@ class Published(StrictModel):
     """
 
     text: str
-    number: float | tuple[float, float] | None = None
+    number: Finite | tuple[Finite, HalfWidth] | None = None
     by: str | None = None
 
 
@@ -113,9 +115,9 @@ class Claim(StrictModel):
     measure: Function | None = None
     rows: tuple[Selector, ...] = ()
     claims: tuple[str, ...] = ()
-    missing: str | None = None
+    missing: str | None = Field(default=None, min_length=1)
     side: Side | None = None
-    than: float | None = None
+    than: Finite | None = None
     delta: float | None = Field(default=None, gt=0, lt=1)
     headline: bool = False
     device: Literal["cpu", "cuda"] = "cuda"
@@ -129,6 +131,8 @@ class Claim(StrictModel):
             raise ValueError("give either `measure` or `missing`, which says why there is none")
         if (self.measure == "joint") != bool(self.claims):
             raise ValueError("a joint claim names `claims`, and no other does")
+        if self.claims and len(set(self.claims)) < max(2, len(self.claims)):
+            raise ValueError("a joint claim names at least two, each once")
         if self.headline and self.family != "quality":
             raise ValueError("only a claim of quality that is measured can be a headline")
         if self.measure in (None, "joint"):
@@ -141,9 +145,13 @@ class Claim(StrictModel):
             raise ValueError("`side: level` and `delta` go together")
         if self.side == "level" and self.measure != "difference":
             raise ValueError("only a difference can be level")
+        if self.side == "level" and self.than is not None:
+            raise ValueError("what is level is level with the second row, and has no `than`")
         wanted, n = _N_ROWS.get(self.measure, "at least 2 rows"), len(self.rows)
         if n < 2 if self.measure == "order" else n != int(wanted[0]):
             raise ValueError(f"{self.measure} takes {wanted}, not {n}")
+        if len(set(self.rows)) < n:
+            raise ValueError("a row is compared with others, not with itself")
         self._check_numbers()
         return self
 
@@ -165,6 +173,8 @@ class Claim(StrictModel):
             raise ValueError("an order and a level claim no number: say it in `published.text`")
         if (number > self.null) != (self.side == "above") or number == self.null:
             raise ValueError(f"the published {number:g} is not {self.side} {self.null:g}")
+        if self.is_factor and self.margin is not None and self.margin[0] <= 0:
+            raise ValueError(f"the interval of the published factor {number:g} reaches 0")
 
     @property
     def is_factor(self) -> bool:
