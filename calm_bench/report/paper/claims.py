@@ -129,16 +129,29 @@ class Claim(StrictModel):
     def _can_be_judged(self) -> Self:
         if (self.measure is None) == (self.missing is None):
             raise ValueError("give either `measure` or `missing`, which says why there is none")
-        if (self.measure == "joint") != bool(self.claims):
-            raise ValueError("a joint claim names `claims`, and no other does")
-        if self.claims and len(set(self.claims)) < max(2, len(self.claims)):
-            raise ValueError("a joint claim names at least two, each once")
         if self.headline and self.family != "quality":
             raise ValueError("only a claim of quality that is measured can be a headline")
+        self._check_joint()
         if self.measure in (None, "joint"):
             if self.side is not None or self.than is not None or self.rows:
                 raise ValueError("a claim without a measure has no side, no null and no rows")
             return self
+        self._check_side()
+        wanted, n = _N_ROWS.get(self.measure, "at least 2 rows"), len(self.rows)
+        if n < 2 if self.measure == "order" else n != int(wanted[0]):
+            raise ValueError(f"{self.measure} takes {wanted}, not {n}")
+        if len(set(self.rows)) < n:
+            raise ValueError("a row is compared with others, not with itself")
+        self._check_numbers()
+        return self
+
+    def _check_joint(self) -> None:
+        if (self.measure == "joint") != bool(self.claims):
+            raise ValueError("a joint claim names `claims`, and no other does")
+        if self.claims and len(set(self.claims)) < max(2, len(self.claims)):
+            raise ValueError("a joint claim names at least two, each once")
+
+    def _check_side(self) -> None:
         if self.side is None:
             raise ValueError("a measure needs its `side`: above, below or level")
         if (self.side == "level") != (self.delta is not None):
@@ -147,13 +160,6 @@ class Claim(StrictModel):
             raise ValueError("only a difference can be level")
         if self.side == "level" and self.than is not None:
             raise ValueError("what is level is level with the second row, and has no `than`")
-        wanted, n = _N_ROWS.get(self.measure, "at least 2 rows"), len(self.rows)
-        if n < 2 if self.measure == "order" else n != int(wanted[0]):
-            raise ValueError(f"{self.measure} takes {wanted}, not {n}")
-        if len(set(self.rows)) < n:
-            raise ValueError("a row is compared with others, not with itself")
-        self._check_numbers()
-        return self
 
     def _check_numbers(self) -> None:
         unknown = [row.metric for row in self.rows if row.metric not in units()]
