@@ -92,9 +92,10 @@ def ratio_interval(
         raise ValueError(f"pairs need equal counts, not {len(a)} and {len(b)}")
     if not a:
         return Estimate(value=None, reason="nothing was measured")
-    logs = np.log(np.asarray(a, dtype=np.float64)) - np.log(np.asarray(b, dtype=np.float64))
-    found = _median([logs], np.arange(len(logs)), seed, 1 - level)
-    return _estimate("median", found.moved(np.exp), len(logs), len(logs))
+    with np.errstate(all="ignore"):  # a time of nothing has no ratio
+        logs = np.log(np.asarray(a, dtype=np.float64)) - np.log(np.asarray(b, dtype=np.float64))
+        found = _median([logs], np.arange(len(logs)), seed, 1 - level).moved(np.exp)
+    return _estimate("median", found, len(logs), len(logs))
 
 
 def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
@@ -168,12 +169,13 @@ def _over(
     ]
     if np.isnan(np.array(fields)).any():
         return Estimate(value=None, n=len(keys), reason=_UNDEFINED)
-    if column.aggregate == "share":
-        found = _share([first for (first,) in fields], owners)
-    elif column.aggregate == "median":
-        found = _median([first for (first,) in fields], owners, seed)
-    else:
-        found = _quotient(column, fields, owners, seed)
+    with np.errstate(all="ignore"):  # what is infinite or divided by zero has no value below
+        if column.aggregate == "share":
+            found = _share([first for (first,) in fields], owners)
+        elif column.aggregate == "median":
+            found = _median([first for (first,) in fields], owners, seed)
+        else:
+            found = _quotient(column, fields, owners, seed)
     kind = "near-normal" if column.near_normal else column.aggregate
     found = found.moved(lambda end: end * column.scale)
     return _estimate(kind, found, len(keys), int(owners.max()) + 1)
@@ -285,24 +287,21 @@ def _quotient(
     )  # [2, G, k]
     above, below = sums.sum(axis=1)
     signs = np.array([1.0, -1.0][: len(sides)])
-    with np.errstate(all="ignore"):
-        rates = above / np.where(below == 0, np.nan, below)
-        is_power = column.aggregate in ("exp_mean", "exp_ratio")
-        # The interval of one perplexity is that of its logarithm.
-        is_curved = is_power and len(sides) > 1
-        weights = signs * (np.exp(rates) if is_curved else 1.0)
-        value = float(np.sum(signs * (np.exp(rates) if is_curved else rates)))
+    rates = above / np.where(below == 0, np.nan, below)
+    is_power = column.aggregate in ("exp_mean", "exp_ratio")
+    # The interval of one perplexity is that of its logarithm.
+    is_curved = is_power and len(sides) > 1
+    weights = signs * (np.exp(rates) if is_curved else 1.0)
+    value = float(np.sum(signs * (np.exp(rates) if is_curved else rates)))
     around = np.stack([sums[0] - rates * sums[1], sums[1]], axis=1)  # [G, 2, k]
     if not np.isfinite(weights).all() or not np.isfinite(around).all():
         return _Interval(value=math.nan, low=math.nan, high=math.nan, method="")
     found = _bootstrap_t(value, around, weights, is_curved, seed)
     if is_power and len(sides) == 1:
-        with np.errstate(over="ignore"):
-            found = found.moved(np.exp)
+        found = found.moved(np.exp)
     is_rate = column.aggregate == "ratio" or (column.aggregate, column.unit) == ("mean", "%")
     if is_rate and len(sides) == 1 and not (sums < 0).any():
-        with np.errstate(all="ignore"):
-            return _of_rates(found, sums[0, :, 0] / sums[1, :, 0], column.unit == "%")
+        return _of_rates(found, sums[0, :, 0] / sums[1, :, 0], column.unit == "%")
     return found
 
 
@@ -338,8 +337,7 @@ def _bootstrap_t(
     error = float(errors[0])
     if not error > 1e-12 * float(np.abs(weights).max()):
         return _Interval(value=value, low=value, high=value, method="bootstrap-t")
-    with np.errstate(all="ignore"):
-        ts = (shifts / errors)[1:][errors[1:] > 1e-6 * error]
+    ts = (shifts / errors)[1:][errors[1:] > 1e-6 * error]
     low, high = np.quantile(ts, [_MISSED / 2, 1 - _MISSED / 2]) if ts.size else (0.0, 0.0)
     least = float(stdtrit(n_groups - 1, 1 - _MISSED / 2))
     return _Interval(
@@ -368,13 +366,12 @@ def _shifts(
     products = (flat[:, :, None] * flat[:, None, :]).reshape(G, -1)
     above, below = np.moveaxis((counts @ flat).reshape(-1, 2, k), 1, 0)  # [R, k]
     moments = (counts @ products).reshape(-1, 2 * k, 2 * k)
-    with np.errstate(all="ignore"):
-        moved = above / np.where(below == 0, np.nan, below)
-        slopes = weights * (np.exp(moved) if is_curved else 1.0) / below
-        gradients = np.concatenate([slopes, -slopes * moved], axis=1)  # [R, 2k]
-        variances = np.einsum("ri,rij,rj->r", gradients, moments, gradients)
-        changes = (np.expm1(moved) if is_curved else moved) @ weights
-        return changes, np.sqrt(np.maximum(variances, 0.0) * G / max(1, G - 1))
+    moved = above / np.where(below == 0, np.nan, below)
+    slopes = weights * (np.exp(moved) if is_curved else 1.0) / below
+    gradients = np.concatenate([slopes, -slopes * moved], axis=1)  # [R, 2k]
+    variances = np.einsum("ri,rij,rj->r", gradients, moments, gradients)
+    changes = (np.expm1(moved) if is_curved else moved) @ weights
+    return changes, np.sqrt(np.maximum(variances, 0.0) * G / max(1, G - 1))
 
 
 def _counts(n_groups: int, seed: int) -> Iterator[Floats]:

@@ -6,7 +6,7 @@ not. A system is timed once for all temperatures, which change no shape and no c
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -335,7 +335,9 @@ def _quotient(name: str, records: Sequence[LatencyRecord]) -> Estimate:
         str(number): {"a": float(getattr(own, above)), "b": float(getattr(own, below))}
         for number, own in sums.items()
     }
-    return summarise(column, values, derive_seed("latency", name))
+    found = summarise(column, values, derive_seed("latency", name))
+    is_part = below == "total"  # which is never more than the whole, however few the rounds
+    return replace(found, high=min(found.high, scale)) if is_part and found.high else found
 
 
 def _peak(records: Sequence[LatencyRecord]) -> Estimate:

@@ -290,6 +290,19 @@ def test_what_cannot_be_computed_is_none_with_a_reason() -> None:
     assert overflow.value is None
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("aggregate", ["mean", "share", "exp_mean", "median"])
+def test_values_beyond_all_numbers_end_in_a_reason_and_no_warning(aggregate: str) -> None:
+    column = Column.of("x", "x", "", aggregate=aggregate)
+    for odd in ([1.0] * 8 + [math.inf], [-math.inf, 1.0, math.inf], [1e308] * 9):
+        side = clips(odd)
+        for found in (stats.summarise(column, side, 0), stats.compare(column, side, side, 0)):
+            assert found.value is not None or found.reason
+            assert all(math.isfinite(end) for end in (found.value, found.low) if end is not None)
+    for a, b in (([1.0] * 3, [0.0] * 3), ([0.0] * 3, [0.0] * 3), ([math.inf, 1.0], [1.0, 1.0])):
+        assert stats.ratio_interval(a, b, 0).value is None
+
+
 def test_zero_denominators_in_some_resamples_do_not_spoil_the_interval() -> None:
     found = stats.summarise(RATIO, pairs([0.0, 1.0, 2.0], [0.0, 0.0, 4.0]), 0)
     assert found.value == pytest.approx(0.75)

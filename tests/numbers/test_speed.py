@@ -141,6 +141,12 @@ def test_every_speed_column_of_a_known_machine() -> None:
     assert "GPUs only" in str(found["peak_mb"].reason)
 
 
+def test_no_share_of_the_time_is_more_than_all_of_it() -> None:
+    uneven = [record(i, "rq-t0.8", (10, head, 0)) for i, head in enumerate((1, 90))]
+    share = by_cell(speed_rows(CELLS, uneven).values, "rq-t0.8")["head_share"]
+    assert (share.low, share.high) == (0.0, 100.0)
+
+
 def test_a_system_is_timed_once_for_all_its_temperatures() -> None:
     rows = speed_rows(CELLS, rounds()).values
     assert {row.cell_id for row in rows} == {c.cell_id for c in CELLS if c.kind == "system"}
