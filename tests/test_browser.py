@@ -228,12 +228,6 @@ def test_playing_one_pauses_the_others_and_nothing_leaves_the_folder(
     assert len(set(watched.requests)) == 1 + 3 + 1  # the page, what was played, what was drawn
 
 
-def test_nothing_is_loaded_before_it_is_asked_for(desktop: Watched, store: RunStore) -> None:
-    page = opened(desktop, store.root / "page")
-    page.wait_for_timeout(300)
-    assert desktop.requests == [(store.root / "page/index.html").as_uri()]
-
-
 def test_blind_mode_hides_what_could_name_a_system(watched: Watched, store: RunStore) -> None:
     page = opened(watched, store.root / "page")
     page.locator("#blind").click()

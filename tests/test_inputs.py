@@ -5,7 +5,6 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -251,19 +250,6 @@ def corpus(source: Path, *words: object, code: Code = 0) -> tuple[Said, list[Any
     )
     lines = (out / "manifest.jsonl").read_text("utf-8").split("\n") if said.code == 0 else []
     return said, [json.loads(line) for line in lines if line]
-
-
-def test_a_test_recording_that_training_has_in_another_format(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    wave = np.round(noise(0, 0.5) * 32768) / 32768
-    write(source / "train" / "x.wav", wave, subtype="PCM_16")
-    write(source / "test" / "y.flac", wave, subtype="PCM_16")
-    for index in range(1, 4):
-        write(source / "train" / f"{index}.wav", noise(index, 0.5))
-    said, items = corpus(source)
-    assert len(items) == 4
-    assert sum(item["id"][-1] in "xy" for item in items) == 1
-    assert said.json["counts"]["skipped"] == 1
 
 
 def test_a_corpus_after_its_files_were_renamed_removed_and_added(tmp_path: Path) -> None:
@@ -628,18 +614,6 @@ def test_kaldi_pipes_are_named_and_never_run(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
-def test_stems_of_a_song_stay_together(tmp_path: Path) -> None:
-    source = tmp_path / "songs"
-    for song in range(6):
-        for seed, name in enumerate(("mixture", "drums")):
-            stem = np.stack([noise(10 * song + seed, 0.3)] * 2, axis=1)
-            write(source / f"Artist {song} - Title" / f"{name}.wav", stem)
-    said, items = corpus(source)
-    assert len({(Path(item["audio"]).parent, item["split"]) for item in items}) == 6
-    assert len({item["split"] for item in items}) == 3
-    assert "as the source names them" not in said.text
-
-
 def test_a_corpus_without_one_usable_recording(tmp_path: Path) -> None:
     source = tmp_path / "source"
     write(source / "mute.wav", np.zeros(RATE))
@@ -679,36 +653,6 @@ def test_a_prompt_given_by_folder_and_by_name(tmp_path: Path) -> None:
     assert said.n("loudness", "reference") == 2
 
 
-def test_prompts_cut_from_two_long_recordings(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for index in range(2):
-        write(source / "test" / f"{index}.wav", noise(index, 10))
-    for index in range(2, 4):
-        write(source / "train" / f"{index}.wav", noise(index, 1))
-    corpus(source)
-    words = ("data", "prompts", tmp_path / "listed source", "--per-recording", 4, "--seconds", 2)
-    command(*words, "--n", 8, "--out", tmp_path / "eight")
-    path = next((tmp_path / "eight").rglob("*.jsonl"))
-    prompts = [json.loads(line) for line in path.read_text().split("\n") if line]
-    assert len(prompts) == 8
-    assert len({prompt["group"] for prompt in prompts}) == 2
-    originals = [soundfile.read(source / "test" / f"{index}.wav")[0] for index in range(2)]
-    starts: dict[int, list[int]] = {0: [], 1: []}
-    for prompt in prompts:
-        wave, rate = soundfile.read(tmp_path / prompt["audio"])
-        assert (rate, wave.size) == (RATE, 2 * RATE)
-        scores = [np.abs(np.correlate(whole, wave[:400], "valid")) for whole in originals]
-        index = int(np.argmax([score.max() for score in scores]))
-        starts[index].append(int(np.argmax(scores[index])))
-    for begins in starts.values():
-        begins.sort()
-        assert len(begins) == 4
-        assert begins[-1] + 2 * RATE <= 10 * RATE
-        assert all(later - earlier >= 2 * RATE for earlier, later in pairwise(begins))
-    said = command(*words, "--n", 20, "--out", tmp_path / "twenty", code=2)
-    assert "2 test recordings of at least 2 s, which give 8 clips, not 20" in said.text
-
-
 def planned(tmp_path: Path, path: Path, code: Code = 0) -> str:
     """What the plan of `run smoke` says of one's own recordings."""
     words = ("--dry-run", "--systems", "calm", "--out", tmp_path / "run")
@@ -745,27 +689,6 @@ def test_a_silent_prompt_is_named(tmp_path: Path) -> None:
     said = planned(tmp_path, tmp_path / "mine", code=4)
     assert "mute.wav is silent" in said
     assert "× 1 prompt " in said
-
-
-def test_prompts_longer_than_any_recording(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for index in range(3):
-        write(source / "test" / f"{index}.wav", noise(index, 1 + index))
-    corpus(source)
-    words = ("data", "prompts", tmp_path / "listed source", "--out", tmp_path / "prompts")
-    said = command(*words, "--seconds", 5, code=2)
-    assert "no test recording of at least 5 s: the longest of 3 lasts 3.00 s" in said.text
-    said = command(*words, "--seconds", 1, "--offset", 9, "--n", 1, code=2)
-    assert "no test recording of at least 10 s" in said.text
-    assert not list(tmp_path.glob("prompts/*"))
-    words = (*words, "--seconds", 1, "--offset", 0.75)
-    assert "2 test recordings of at least 1.75 s, not 3" in command(*words, "--n", 3, code=2).text
-    command(*words, "--n", 2)
-    cuts = sorted((tmp_path / "prompts").rglob("*.flac"))
-    assert [path.stem for path in cuts] == ["test-1", "test-2"]
-    for path, index in zip(cuts, (1, 2), strict=True):
-        original = noise(index, 1 + index)[int(0.75 * RATE) : int(1.75 * RATE)]
-        assert np.abs(soundfile.read(path)[0] - original).max() < 1e-4
 
 
 def test_clips_at_three_times_the_rate(score: Score, ours: Path, theirs: Path) -> None:

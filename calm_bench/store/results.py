@@ -143,10 +143,8 @@ class Results(StrictModel):
 
     @property
     def is_unfit(self) -> bool:
-        """Whether ratios of times are not to be believed; a note alone says so of older results."""
-        if self.fit is None:
-            return any(note.startswith(UNFIT) for note in self.notes)
-        return not self.fit
+        """Whether ratios of times are not to be believed."""
+        return self.fit is False
 
     def joined(self, ratings: "Ratings") -> Self:
         """These results with what listeners said of the same run."""

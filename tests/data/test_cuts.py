@@ -92,6 +92,10 @@ def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
     result = call(tmp_path, "--n", "2", "--offset", "3.5")
     assert result.exit_code == 2
     assert "1 test recordings of at least 5.5 s, not 2" in result.stderr
+    result = call(tmp_path, "--n", "9", "--per-recording", "3")
+    assert "which give 5 clips, not 9" in result.stderr
+    result = call(tmp_path, "--n", "1", seconds=13.0)
+    assert "no test recording of at least 13 s: the longest of 2 lasts 12.00 s" in result.stderr
 
 
 def test_choices_are_made_on_prompts_of_the_validation_split(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from calm_bench.run import prompts_of
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import System
-from calm_bench.systems.grid import Grid
 from calm_bench.systems.loading import OpenModels, load_system
 from calm_bench.types import Precision
 
@@ -176,13 +175,6 @@ def test_a_clip_depends_neither_on_other_rows_nor_on_the_global_seed(
     found = {k: v for k, v in clips(store).items() if k in known}
     assert len(found) == 10
     assert all(known[trial_id] == clip_id for trial_id, clip_id in found.items())
-
-
-def test_three_seconds_at_twelve_and_a_half_hertz_are_38_frames() -> None:
-    grid = Grid(sample_rate=16000, hop_length=1280)
-    assert grid.frames(3.0) == 38
-    assert grid.samples(3.0) / 16000 == 3.04
-    assert grid.frames(12.0) == 150
 
 
 def test_a_row_runs_in_its_precision(

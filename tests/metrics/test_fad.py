@@ -81,16 +81,10 @@ def test_a_set_is_at_no_distance_from_itself(metric: FadMetric) -> None:
 def test_only_the_continuation_counts(metric: FadMetric) -> None:
     # The prompt's vector is (9, 9, 9, 9); with it the shift below would be diluted.
     clips = clips_of(32, 0)
+    waves = [np.concatenate([c.wave[:4], c.wave[4:] + 1.0]).astype(np.float32) for c in clips]
     moved = [
-        Clip(
-            clip_id=f"moved-{clip.clip_id}",
-            prompt_id=clip.prompt_id,
-            seed_index=0,
-            wave=np.concatenate([clip.wave[:4], clip.wave[4:] + 1.0]).astype(np.float32),
-            sample_rate=RATE,
-            prompt_seconds=clip.prompt_seconds,
-        )
-        for clip in clips
+        replace(clip, clip_id=f"moved-{clip.clip_id}", wave=wave)
+        for clip, wave in zip(clips, waves, strict=True)
     ]
     found = metric.score(moved, clips).estimates["fad"]
     assert found.value == pytest.approx(4.0, rel=1e-5)
@@ -185,13 +179,7 @@ def test_fewer_vectors_than_dimensions_are_refused() -> None:
 def test_few_prompts_with_many_seeds_give_no_limit(metric: FadMetric) -> None:
     def seeds(clips: list[Clip]) -> list[Clip]:
         return [
-            Clip(
-                clip_id=c.clip_id,
-                prompt_id=f"p{i % 8}",
-                seed_index=i // 8,
-                wave=c.wave,
-                sample_rate=RATE,
-            )
+            replace(c, prompt_id=f"p{i % 8}", seed_index=i // 8, group="")
             for i, c in enumerate(clips)
         ]
 
@@ -215,15 +203,9 @@ def test_cuts_of_a_recording_widen_the_interval_and_keep_the_distance(metric: Fa
 
 
 def test_too_short_clips_are_noted_and_counted_not_padded(metric: FadMetric) -> None:
-    short = Clip(
-        clip_id="short",
-        prompt_id="p900",
-        seed_index=0,
-        wave=np.zeros(6, np.float32),
-        sample_rate=RATE,
-        prompt_seconds=4 / RATE,
-    )
-    found = metric.score([*clips_of(32, 1), short], clips_of(32, 0))
+    clips = clips_of(32, 1)
+    short = replace(clips[0], clip_id="short", prompt_id="p900", wave=np.zeros(6, np.float32))
+    found = metric.score([*clips, short], clips_of(32, 0))
     assert "too short to embed: 0.02 s" in found.notes["short"]
     assert found.counts["n_too_short"] == 1
     assert found.counts["n_clips"] == 32
@@ -259,18 +241,8 @@ def test_clips_of_another_length_than_the_reference_are_warned_about(
 
 
 def test_silent_rows_have_a_distance(metric: FadMetric) -> None:
-    silent = [
-        Clip(
-            clip_id="silence",
-            prompt_id=clip.prompt_id,
-            seed_index=0,
-            wave=np.zeros_like(clip.wave),
-            sample_rate=RATE,
-            prompt_seconds=clip.prompt_seconds,
-        )
-        for clip in clips_of(32, 0)
-    ]
     reference = clips_of(32, 0)
+    silent = [replace(c, clip_id="silence", wave=np.zeros_like(c.wave)) for c in reference]
     found = metric.score(silent, reference).estimates["fad"]
     vectors = np.concatenate([c.continuation.reshape(-1, 4) for c in reference])
     expected = np.sum(vectors.mean(axis=0) ** 2) + np.trace(np.cov(vectors, rowvar=False))
