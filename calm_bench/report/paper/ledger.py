@@ -495,8 +495,8 @@ def _note(claim: Claim, result: Measured) -> str | None:
     if result.verdict == "inconclusive":
         parts.append(_needed(claim, result))
     if claim.delta is not None:
-        reach = claim.delta * abs(result.values[1].value or 0.0)
-        parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{_number(reach, '')}")
+        reach = _number(_margin(claim, result), "")
+        parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{reach}")
     if found := effect.detectable:
         shown = " / ".join(_number(x, "") for x in found.values())
         parts.append(f"detectable with {' / '.join(map(str, found))} trainings: {shown}")
@@ -509,21 +509,30 @@ def _note(claim: Claim, result: Measured) -> str | None:
 
 
 def _needed(claim: Claim, result: Measured) -> str:
-    """What would show the observed effect with 80 % power."""
-    effect = result.effect
-    if claim.side == "level":
-        return "within δ in one training" if result.p <= ALPHA else ""
+    """What would show the observed effect, or on which side of δ it lies, with 80 % power."""
+    effect, shown = result.effect, f"show the observed effect {_AT}"
     null = math.log(claim.null) if claim.is_factor else claim.null
+    if claim.delta is not None:
+        if result.p <= ALPHA:
+            return "within δ in one training"
+        null = math.copysign(_margin(claim, result), effect.value)
+        side = "within" if abs(effect.value) <= abs(null) else "beyond"
+        shown = f"show that it lies {side} δ, {_AT}"
     n, few, many = range_needed(effect, null)
     if n is None and effect.trainings > 1:
         k, more = trainings_needed(effect, abs(effect.value - null))
         wanted = f"about {k} trainings" if k else "more than 50 trainings"
         wanted += " and more prompts" if more else ""
-        return f"{wanted} would show the observed effect {_AT}"
+        return f"{wanted} would {shown}"
     if n is None:
         return "no n would show it: the observed effect is nil"
     unit = "rounds" if claim.family == "times" else "prompts"
-    return f"about {needed_text(n, few, many)} {unit} would show the observed effect {_AT}"
+    return f"about {needed_text(n, few, many)} {unit} would {shown}"
+
+
+def _margin(claim: Claim, result: Measured) -> float:
+    """How far from nil an effect may lie that is level with the second row."""
+    return (claim.delta or 0.0) * abs(result.values[1].value or 0.0)
 
 
 def changes(committed: Ledger, now: Ledger) -> list[str]:

@@ -272,6 +272,7 @@ def test_a_level_claim_needs_a_narrow_interval(make: SimpleNamespace) -> None:
     assert verdict(0.3).verdict == "equivalent"
     assert "δ is 10 % of the second row: ±0.900" in (verdict(0.3).evidence[0].note or "")
     assert verdict(2.0).verdict == "inconclusive"
+    assert "prompts would show that it lies within δ" in (verdict(2.0).evidence[0].note or "")
     once = [row for row in rows if row[0].training == 0]
     pairs = paired(once, (0,), (0.0,), 0.3)
     run = make.stored(make.results("a", "m", once, differences=pairs, instruments=("mel",)))
