@@ -14,6 +14,7 @@ import torch
 
 from calm_bench import registry
 from calm_bench.config import load_model_config
+from calm_bench.contracts import verify
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.vectors import ClipEmbedder
 from calm_bench.errors import BenchError
@@ -383,6 +384,37 @@ def test_a_subclass_generates_by_its_own_methods_and_says_so_once(
     said = [r.message for r in caplog.records if "has no flat step" in r.message]
     assert len(said) == (what != "head"), said  # what no flat step stands for is kept
     assert all(f"for {what} of its own" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("new", "fails"),
+    [
+        ("", {}),
+        (
+            """
+    def draw(self, n_frames, sampling, generator):
+        return torch.randn_like(super().draw(n_frames, sampling, generator))
+""",
+            {"The seed decides": "global generator", "A row does not": "", "Temperature 0": "two"},
+        ),
+        (
+            """
+    def decode_step(self, frame, state):
+        return super().decode_step(frame, {})
+""",
+            {"Streaming": "Mismatched"},
+        ),
+    ],
+)
+def test_verify_says_what_a_system_does_not_do(
+    install: Install, model: Path, new: str, fails: dict[str, str]
+) -> None:
+    install("system", "    pass", new or "    pass")
+    found = {each.sentence: each.fault for each in verify(str(model)) if each.fault}
+    assert len(found) == len(fails), found
+    for sentence, words in fails.items():
+        (fault,) = (text for name, text in found.items() if name.startswith(sentence))
+        assert words in str(fault)
 
 
 def test_our_own_keep_their_flat_step() -> None:

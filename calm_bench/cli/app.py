@@ -27,6 +27,10 @@ from calm_bench.cli.speed import speed
 from calm_bench.cli.train import train
 
 UNFIT = 3
+VERIFY_EXAMPLES = {
+    "calm-bench verify mine-debug": "a system or codec by a model of it, or the model's folder",
+    "calm-bench verify mine": "a metric or an embedding by its entry point's name",
+}
 app = typer.Typer(
     cls=BenchGroup,
     no_args_is_help=True,
@@ -94,6 +98,33 @@ def list_names(as_json: options.Json = False) -> None:
         typer.echo(kind)
         for entry in entries:
             typer.echo(f"  {entry.name:<22} {entry.summary}")
+
+
+@app.command(epilog=options.examples(VERIFY_EXAMPLES))
+def verify(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A model or its folder, a metric or an embedding."),
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Check that a part does what its kind must: yours, a released checkpoint, or one of ours.
+
+    Shapes, that the seed alone decides the clip, that a row does not depend on its batch, that
+    streaming gives the whole clip's audio; of metrics, a number or a reason for any clip.
+    """
+    from calm_bench.contracts import verify as checks
+
+    found = []
+    for each in checks(name):
+        found.append(each)
+        if not as_json:
+            text = each.sentence + (f": {each.fault}" if each.fault else "")
+            typer.echo(f"{'FAILED' if each.fault else 'ok':<8} {text}")
+    if as_json:
+        echo_json([asdict(each) for each in found])
+    if any(each.fault for each in found):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -33,6 +33,7 @@ from calm_bench.types import Estimate, TimedWord, Wave
 
 if TYPE_CHECKING:
     from calm_bench.codecs.base import Codec
+    from calm_bench.systems.base import Generation
     from calm_bench.systems.loading import OpenModels
 
 
@@ -237,24 +238,25 @@ class Studio:
             for prompt in prompts
         ]
         result = system.generate(given, sampling_of(row), generators, n_frames)
-        counts, waves = result.prompt_frames, result.wave
-        if not len(counts) == len(waves) == len(given):
-            raise BenchError(
-                f"{called(system)} gave {len(waves)} clips of {len(counts)} prompts for "
-                f"{len(given)}"
-            )
-        made, wanted = [], grid.samples(spec.seconds)
-        for index, n_prompt in enumerate(counts):
-            own = waves.shape[1] - (max(counts) - n_prompt) * grid.hop_length
-            wave = waves[index, -wanted:].float().cpu().numpy()
-            wave = resample(wave, grid.sample_rate, rate)
-            seconds = n_prompt * grid.hop_length / grid.sample_rate
-            words = None if result.words is None else result.words[index]
-            lengths = (n / grid.sample_rate for n in (own, wanted))
-            fault = "" if own == wanted else "the clip has {:.2f} s of {:.2f} s".format(*lengths)
-            clip = Made(wave=wave, grid=self.grid, prompt_seconds=seconds, words=words, fault=fault)
-            made.append(clip)
-        return made
+        if not len(result.prompt_frames) == len(result.wave) == len(given):
+            n = f"{len(result.wave)} clips, {len(result.prompt_frames)} prompts for {len(given)}"
+            raise BenchError(f"{called(system)} gave {n}")
+        return [self._continued(result, index, grid) for index in range(len(given))]
+
+    def _continued(self, result: "Generation", index: int, grid: Grid) -> Made:
+        """One clip of a batch, at the reference rows' rate; one of another length is at fault."""
+        counts, rate = result.prompt_frames, self.grid.sample_rate
+        wanted = grid.samples(self.plan.spec.seconds)
+        own = result.wave.shape[1] - (max(counts) - counts[index]) * grid.hop_length
+        wave = result.wave[index, -wanted:].float().cpu().numpy()
+        lengths = f"{own / grid.sample_rate:.2f} s of {wanted / grid.sample_rate:.2f} s"
+        return Made(
+            wave=resample(wave, grid.sample_rate, rate),
+            grid=self.grid,
+            prompt_seconds=counts[index] * grid.hop_length / grid.sample_rate,
+            words=None if result.words is None else result.words[index],
+            fault="" if own == wanted else f"the clip has {lengths}",
+        )
 
 
 def _record(trial: Trial, prompt: LoadedPrompt, **outcome: Any) -> TrialRecord:

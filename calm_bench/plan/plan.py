@@ -141,12 +141,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     """
     models = Models()
     spec, notes = apply_overrides(load_benchmark(benchmark), overrides, models)
-    for name in spec.metrics:
-        registry.load("metric", name)
-    for name in spec.embedding:
-        registry.load("embedding", name)
-    for name in spec.embedding_if_usable:
-        registry.target("embedding", name)
+    _load_measures(spec)
     if [*_states(spec, models).values()].count("missing") > 1:  # one alone gets near names
         raise InputError(f"{spec.name} cannot run here: it {lacking(spec, models)}")
     found = _prompts(benchmark, spec, overrides)
@@ -180,6 +175,16 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
             *_random_weights(models.weights),
         ),
     )
+
+
+def _load_measures(spec: BenchmarkSpec) -> None:
+    """Refuse a metric or an embedding that cannot be used before anything is made for it."""
+    for name in spec.metrics:
+        registry.load("metric", name)
+    for name in spec.embedding:
+        registry.load("embedding", name)
+    for name in spec.embedding_if_usable:
+        registry.target("embedding", name)
 
 
 def check_prompts(plan: Plan) -> None:
