@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 20.0
-STOPPED = 60.0
+STOPPED = 180.0
 """Seconds of a processor that no refusal may take, and after how many in all a child is stopped."""
 WRITING = os.O_WRONLY | os.O_RDWR
 POINTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.truncate": 0, "os.rmdir": 0}
