@@ -23,10 +23,9 @@ from calm_bench.cli.report import BenchGroup, echo_json, report
 from calm_bench.cli.run import RUN_EXAMPLES, run
 from calm_bench.cli.score import EXAMPLES as SCORE_EXAMPLES
 from calm_bench.cli.score import score
-from calm_bench.cli.speed import speed
+from calm_bench.cli.speed import UNFIT, speed
 from calm_bench.cli.train import train
 
-UNFIT = 3
 VERIFY_EXAMPLES = {
     "calm-bench verify mine-debug": "a system or codec by a model of it, or the model's folder",
     "calm-bench verify mine": "a metric or an embedding by its entry point's name",

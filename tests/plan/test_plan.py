@@ -10,7 +10,6 @@ from calm_bench.core import paths
 from calm_bench.core.audio import write_flac
 from calm_bench.errors import BenchError, InputError, UnknownNameError, WeightsError
 from calm_bench.numbers.pairs import compared_rows
-from calm_bench.plan import plan as planning
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, check_prompts, expand, plan_lines, subset
 from calm_bench.plan.rows import sampling_of
@@ -310,9 +309,10 @@ def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(
     with pytest.raises(InputError, match=r"smoke-1\.flac does not exist"):
         check_prompts(expand(str(path), Overrides()))
     monkeypatch.setattr(paths, "is_packaged", lambda folder: True)
-    found = expand(str(path), Overrides())
-    assert [prompt.id for prompt in found.prompts] == ["smoke-0"]
-    assert "note: 1 of 2 prompts: an installed package" in "\n".join(plan_lines(found))
+    for n in (None, 1):
+        found = expand(str(path), Overrides(n_prompts=n))
+        assert [prompt.id for prompt in found.prompts] == ["smoke-0"]
+        assert "note: 1 of 2 prompts: an installed package" in "\n".join(plan_lines(found))
     with pytest.raises(InputError, match=r"has 1 prompt, not the 2 .*2 are listed"):
         expand(str(path), Overrides(n_prompts=2))
 
@@ -349,15 +349,3 @@ def test_every_group_gives_the_same_share_of_prompts() -> None:
     # Ids decide, not places: a list in another order gives the same prompts.
     turned = [listed[::-1][index] for index in subset(listed[::-1], 17)]
     assert sorted(turned) == sorted(listed[index] for index in subset(listed, 17))
-
-
-def test_a_package_says_that_it_has_some_of_the_prompts_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(planning, "present_prompts", lambda listed, root: listed[:8])
-    for n in (None, 4):
-        found = expand("speech", Overrides(n_prompts=n))
-        assert len(found.prompts) == (n or 8)
-        assert any(note.startswith("8 of 32 prompts: an installed package") for note in found.notes)
-    with pytest.raises(InputError, match="speech has 8 prompts, not the 9 asked for"):
-        expand("speech", Overrides(n_prompts=9))

@@ -11,7 +11,7 @@ import pytest
 
 from calm_bench.cli.doctor import collect
 from calm_bench.config import Models, load_model_config
-from calm_bench.errors import BenchError, MissingExtraError, UnknownNameError, WeightsError
+from calm_bench.errors import BenchError, UnknownNameError, WeightsError
 from calm_bench.generate.clips import Studio
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
@@ -21,18 +21,22 @@ from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import OpenModels, load_system
 from calm_bench.systems.released import fetched
 
-RELEASED = {"moshi": "moshi", "musicgen-small": "transformers", "pocket-tts": "pocket_tts"}
+RELEASED = [
+    ("moshi", "moshi", r"peers\.sh"),
+    ("musicgen-small", "transformers", "pip install.*llm"),
+    ("pocket-tts", "pocket_tts", "pip install.*kyutai"),
+]
 
 
 def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-@pytest.mark.parametrize(("name", "module"), RELEASED.items())
-def test_a_missing_package_is_one_line(name: str, module: str) -> None:
+@pytest.mark.parametrize(("name", "module", "remedy"), RELEASED)
+def test_a_missing_package_is_one_line(name: str, module: str, remedy: str) -> None:
     if installed(module):
         pytest.skip(f"{module} is installed")
-    with pytest.raises(BenchError, match=r"is not installed.*(pip install|peers\.sh)"):
+    with pytest.raises(BenchError, match=f"is not installed.*{remedy}"):
         load_system(name)
 
 
@@ -61,7 +65,7 @@ def test_a_configuration_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_release_is_no_random_model() -> None:
-    for name in RELEASED:
+    for name, *_ in RELEASED:
         models = Models()
         assert load_model_config(name)[0].weights is None
         models.identity(name, "system")
@@ -95,10 +99,3 @@ def test_doctor_says_where_released_weights_come_from(monkeypatch: pytest.Monkey
     assert found["model moshi"].status == "ok"
     assert "kyutai/moshiko-pytorch-bf16" in found["model moshi"].detail
     assert "random" in found["model moshi-debug"].detail
-
-
-def test_the_extra_of_a_package_is_named() -> None:
-    if installed("pocket_tts"):
-        pytest.skip("pocket_tts is installed")
-    with pytest.raises(MissingExtraError, match="kyutai"):
-        load_system("pocket-tts")
