@@ -110,12 +110,18 @@ def _ends(
     widths: Sequence[float | None],
     clipped: float,
 ) -> Fields:
-    """How a clip ends: by the level of its prompt, its first segment and its last."""
+    """How a clip ends: by the level of its prompt, its first segment and its last.
+
+    A segment alone has not drifted from anything, and without a prompt says nothing of an end.
+    """
+    if len(levels) == 1:
+        levels, widths = [None, *levels], [None, *widths]
     first, last = levels[0], levels[-1]
     before = first if prompt is None else prompt
     fields: dict[str, float | None] = {}
-    if first is not None and last is not None and before is not None:
+    if first is not None and last is not None:
         fields["loudness_drift"] = last - first
+    if last is not None and before is not None:
         fields["fades_out"] = float(last < before - FAR_LU)
         fields["blows_up"] = float(last > before + FAR_LU or clipped > CLIPPED_SHARE)
     if widths[0] and widths[-1]:

@@ -50,6 +50,16 @@ def test_the_last_segment_is_held_against_the_first_and_the_prompt() -> None:
     assert fields(clip_of(0.0, 0.0, 0.0))["fades_out"] == 1.0
 
 
+def test_one_segment_has_not_drifted_and_ends_by_its_prompt_alone() -> None:
+    found = fields(clip_of(0.001))
+    assert found["loudness_drift"] is found["bandwidth_drift"] is None
+    assert (found["fades_out"], found["blows_up"]) == (1.0, 0.0)
+    bare = fields(replace(clip_of(), prompt_seconds=0.0))
+    assert bare["segment_loudness@0-3s"] is not None
+    names = ("loudness_drift", "bandwidth_drift", "fades_out", "blows_up")
+    assert [bare[name] for name in names] == [None] * 4
+
+
 def test_full_scale_counts_as_blowing_up_however_loud_the_prompt_was() -> None:
     clip = clip_of(0.9, 0.9, 0.9, prompt=0.9)
     assert fields(clip)["blows_up"] == 0.0
