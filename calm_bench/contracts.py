@@ -189,9 +189,11 @@ def streams_the_same(system: System) -> None:
 
 
 def says_how_it_samples(system: System) -> None:
-    """It says how many head evaluations and steps a frame takes."""
+    """It says how many head evaluations and steps a frame takes, and whether it has weights."""
     sampling = SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=2)
-    least = 0 if system.temperature_kind == "none" else 1
+    least = 0 if system.weight_free else 1
+    has_some = any(not name.startswith("codec.") for name, _ in system.named_parameters())
+    assert has_some != system.weight_free, f"weight_free is {system.weight_free}"
     assert system.nfe(sampling) >= least, f"nfe is {system.nfe(sampling)}"
     assert system.default_head_steps >= 1, f"default_head_steps is {system.default_head_steps}"
 

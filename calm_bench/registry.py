@@ -241,11 +241,11 @@ def source(kind: Kind, name: str) -> ast.ClassDef | None:
     return next((node for node in classes if node.name == attribute), None)
 
 
-def declares(kind: Kind, name: str, attribute: str) -> bool:
-    """Whether a class says in its own body that an attribute is True, without importing it."""
+def declares(kind: Kind, name: str, attribute: str, value: object = True) -> bool:
+    """Whether a class says in its own body what an attribute is, without importing it."""
     try:
         found = source(kind, name)
     except (ModuleNotFoundError, OSError):
         return False
-    written = re.compile(rf"{attribute}(: [^=]+)? = True")
+    written = re.compile(rf"{attribute}(: [^=]+)? = {value!r}")
     return any(written.fullmatch(ast.unparse(node)) for node in (found.body if found else ()))

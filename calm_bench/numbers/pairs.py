@@ -65,10 +65,10 @@ def _but_for_precision(row: Row) -> tuple[Any, ...]:
 
 
 def _drawn_alike(a: Row, b: Row) -> bool:
-    """Whether two systems drew at the same temperatures, as far as both draw text."""
+    """Whether two systems drew at the same temperatures, as far as both have them."""
     texts = {row.text_temperature for row in (a, b)} - {None}
-    of_audio = [(row.temperature, row.training_step) for row in (a, b)]
-    return of_audio[0] == of_audio[1] and len(texts) < 2
+    of_audio = {row.temperature for row in (a, b)} - {None}
+    return a.training_step == b.training_step and len(of_audio) < 2 and len(texts) < 2
 
 
 def _made_by(row: Row) -> tuple[Any, ...]:

@@ -172,7 +172,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
             *notes,
             *found.notes,
             *_too_few_clips(spec.metrics, prompts, overrides.n_seeds),
-            *_random_weights(models.weights),
+            *_without_weights(models),
         ),
     )
 
@@ -244,13 +244,18 @@ def _too_few_clips(
         yield f"{amount(n, 'clip')} a row {'leaves' if n == 1 else 'leave'} a dash {under}"
 
 
-def _random_weights(weights: Mapping[str, str | None]) -> Iterator[str]:
-    names = sorted(name for name, sha256 in weights.items() if sha256 is None)
-    if names:
+def _without_weights(models: Models) -> Iterator[str]:
+    """Which models were not trained: those that have nothing to train, and those at random."""
+    names = sorted(name for name, sha256 in models.weights.items() if sha256 is None)
+    kinds = {name: models[name][0] for name in names}
+    free = [n for n in names if registry.declares(kinds[n].kind, kinds[n].type, "weight_free")]
+    if drawn := [name for name in names if name not in free]:
         yield (
-            f"random weights in {', '.join(names)}: what is measured of them says something of "
+            f"random weights in {', '.join(drawn)}: what is measured of them says something of "
             "speed and nothing of quality"
         )
+    if free:
+        yield f"no weights of its own, by design: {', '.join(free)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,12 +32,13 @@ FIXED_ROWS: dict[str, tuple[Literal["reference", "silence", "noise"], str]] = {
 
 def sampling_of(row: Row) -> SamplingParams:
     """How a system's row draws."""
-    if row.temperature is None:
+    if row.kind != "system":
         raise ValueError(f"{row.cell_id} is no system's row")
+    temperature = 1.0 if row.temperature is None else row.temperature
     text = row.text_temperature
     return SamplingParams(
-        temperature=row.temperature,
-        text_temperature=row.temperature if text is None else text,
+        temperature=temperature,
+        text_temperature=temperature if text is None else text,
         head_steps=row.head_steps or 1,
         top_k=row.top_k or 0,
     )
@@ -180,13 +181,15 @@ def _of_one_recipe(name: str, config: ModelConfig, seeds: Sequence[int]) -> Iter
 
 
 def rows_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models) -> Iterator[Row]:
-    """Reference rows first, then every system at every temperature."""
+    """Reference rows first, then every system at every temperature, if it has any."""
     yield from (_reference_row(spec, name, models) for name in spec.references)
     taken: set[str] = set()
     for system in spec.systems:
         models.identity(system.model, "system")
+        own = models[system.model][0].type
+        cold = registry.declares("system", own, "temperature_kind", "none")
         for steps in system.head_steps:
-            for temperature in spec.temperatures:
+            for temperature in (None,) if cold else spec.temperatures:
                 row = _system_row(system, steps, temperature, text_temperature, models)
                 names = (row.cell_id, *(f"{row.cell_id}-{i}" for i in range(2, 100)))
                 name = next(name for name in names if name not in taken)
@@ -195,12 +198,14 @@ def rows_of(spec: BenchmarkSpec, text_temperature: float | None, models: Models)
 
 
 def _system_row(
-    row: SystemRow, steps: int, temperature: float, text: float | None, models: Models
+    row: SystemRow, steps: int, temperature: float | None, text: float | None, models: Models
 ) -> Row:
     base, step = training_step_of(row.model)
-    text = (temperature if text is None else text) if has_text(row.model, models) else None
+    has_any = temperature is not None and has_text(row.model, models)
+    text = (temperature if text is None else text) if has_any else None
     name = Path(base).name.replace(AT_SEED, "-seed")
-    name += ("" if step is None else f"-step{step}") + f"-t{temperature:g}"
+    name += "" if step is None else f"-step{step}"
+    name += "" if temperature is None else f"-t{temperature:g}"
     name += f"-text{text:g}" if text not in (None, temperature) else ""
     name += f"-s{steps}" if len(row.head_steps) > 1 else ""
     name += f"-{row.precision}" if row.precision else ""

@@ -65,10 +65,12 @@ class System(nn.Module, ABC):
     brings_codec: ClassVar[bool] = False
     """Whether the class builds its codec itself, so that its models name none."""
     any_head_steps: ClassVar[bool] = False
-    """Whether the head takes any number of steps. This and the next are read from the class's own
-    body, for a plan must know them without importing it."""
+    """Whether the head takes any number of steps. This, the next two and a `temperature_kind` of
+    "none" are read from the class's own body: a plan must know them without importing it."""
     own_text: ClassVar[bool] = False
     """Whether it draws text of which its `architecture.text` does not tell."""
+    weight_free: ClassVar[bool] = False
+    """Whether it has nothing to train: it is then not said to have random weights."""
     exact: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of parameters that stay float32: no flat step packs them."""
     flat_for: ClassVar[tuple[str, ...]] = ()

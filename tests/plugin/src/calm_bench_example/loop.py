@@ -18,9 +18,10 @@ __all__ = ["LoopConfig", "LoopSystem"]
 
 
 class LoopConfig(StrictModel):
-    """The first prompt frame that is repeated."""
+    """The first prompt frame that is repeated, and the chance that a frame is a random one."""
 
     first_frame: int = 0
+    chance: float = 0.5
 
 
 @dataclass(slots=True)
@@ -34,15 +35,16 @@ class LoopState:
 
 
 class LoopSystem(System):
-    """Repeats its prompt; the temperature is the chance that a frame is a random one instead."""
+    """Repeats its prompt; now and then a frame is a random one instead."""
 
     Architecture = LoopConfig
     temperature_kind = "none"
+    weight_free = True
 
     def __init__(self, config: LoopConfig, codec: Codec, folder: Path | None = None) -> None:
         """Keep the codec; there is nothing to learn, and no file of the model's folder to read."""
         super().__init__()
-        self.first_frame = config.first_frame
+        self.first_frame, self.chance = config.first_frame, config.chance
         self.codec = codec
 
     def nfe(self, sampling: SamplingParams) -> int:
@@ -63,7 +65,7 @@ class LoopSystem(System):
             chance, pick = torch.rand(2, n_frames, generator=generator)
             repeated = (torch.arange(n_frames) + self.first_frame) % len(rows[-1])
             random = (pick * len(rows[-1])).long()
-            choices.append(torch.where(chance < sampling.temperature, random, repeated).tolist())
+            choices.append(torch.where(chance < self.chance, random, repeated).tolist())
         return LoopState(rows, choices, tuple(len(row) for row in rows))
 
     def backbone_step(self, state: LoopState) -> Tensor:
