@@ -136,6 +136,7 @@ RECIPE = {"corpus": "tones", "steps": 8, "batch_size": 2, "learning_rate": 1e-3}
         ("betas", [0.9, 1.0]),
         ("ema", 2.0),
         ("clip", 0.0),
+        ("seed", -1),
         ("seed", 2**63),
         ("corpus", ""),
     ],
