@@ -177,8 +177,14 @@ class _Numbers:
     def _prompt_error(self, group: Sequence[Pair], column: Column) -> float | None:
         """The standard error over prompts of a difference's mean over trainings."""
         if column.aggregate == "set":
-            deleted = [self._gap(pair, column).deleted for pair in group]
-            if len(set(map(len, deleted))) > 1 or not deleted[0]:
+            gaps = [self._gap(pair, column) for pair in group]
+            deleted = [gap.deleted for gap in gaps]
+            # Blocks are dealt from the prompts that there are: with others they hold others.
+            dealt = {
+                (gap.n, *self._shared(pair)[2].values())
+                for gap, pair in zip(gaps, group, strict=True)
+            }
+            if len(dealt) > 1 or len(set(map(len, deleted))) > 1 or not deleted[0]:
                 return None
             n = len(deleted[0])
             found = student_interval(0.0, np.mean(deleted, axis=0), n)

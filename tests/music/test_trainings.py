@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -22,11 +24,13 @@ from calm_bench.plan.plan import Plan, expand
 from calm_bench.report.formats import to_csv
 from calm_bench.report.tables import difference_tables, main_table
 from calm_bench.run import run
-from calm_bench.score.summary import Outcome
+from calm_bench.score.clips import Clips
+from calm_bench.score.summary import Outcome, _Numbers
 from calm_bench.store.records import LatencyRecord, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.loading import load_system
 from calm_bench.training.train import write_training, write_weights
+from calm_bench.types import Column, Estimate
 
 
 def with_trainings(name: str, *seeds: int) -> None:
@@ -256,6 +260,23 @@ def test_differences_are_one_number_over_trainings(found: Outcome) -> None:
     assert float(row[5].text) == pytest.approx(pools["fad"].sd or 0.0, abs=0.01)
     assert row[6].text.count("/") == 2
     assert row[7].text == "2"
+
+
+def test_blocks_of_other_prompts_do_not_say_what_trainings_have_in_common(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    column = Column.of("fad", "FAD", "", aggregate="set")
+    pairs = [("a-t1", "b-t1"), ("a-seed1-t1", "b-seed1-t1")]
+    prompts = {f"p{i}/0": f"p{i}" for i in range(4)}
+    gap = Estimate(value=1.0, n=4, deleted=(0.9, 1.1, 1.2, 0.8))
+    score: Any = SimpleNamespace(differences={pair: {"fad": gap} for pair in pairs})
+    numbers = _Numbers(score, Clips({}))
+    owners = dict.fromkeys(pairs, prompts)
+    monkeypatch.setattr(_Numbers, "_shared", lambda _, pair: ({}, {}, owners[pair]))
+    wanted = stats.sem(gap.deleted) * 3  # of deleted values: (G - 1) times that of their own
+    assert numbers._prompt_error(pairs, column) == pytest.approx(wanted)
+    owners[pairs[1]] = {**prompts, "p3/0": "p4"}
+    assert numbers._prompt_error(pairs, column) is None
 
 
 def by_hand(found: Outcome) -> float:
