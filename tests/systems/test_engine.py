@@ -1,5 +1,7 @@
 """The flat steps against the modules they stand for, teacher-forced, at every precision."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,20 +77,6 @@ def deviation(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / a.double().abs().max())
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("lengths", [[4.0], [6.0, 1.5, 3.0]], ids=["one", "ragged"])
-@torch.inference_mode()
-def test_fp32_steps_are_the_plain_ones(name: str, lengths: list[float]) -> None:
-    plain, flat = load(name, mode="plain"), load(name)
-    sampling = SamplingParams(temperature=0.9, text_temperature=0.8, head_steps=3, top_k=9)
-    z, fast_z, frames, fast_frames = forced(plain, flat, lengths, sampling)
-    assert deviation(z, fast_z) < TOLERANCES["fp32"]
-    if plain.codec.continuous:
-        assert deviation(frames, fast_frames) < TOLERANCES["fp32"]
-    else:
-        assert torch.equal(frames, fast_frames)
-
-
 def captured(name: str) -> StreamingSystem:
     """A system on steps of fixed shapes that are called, where a GPU would replay them."""
     system = load(name)
@@ -99,25 +87,29 @@ def captured(name: str) -> StreamingSystem:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lengths", [[4.0], [6.0, 1.5, 3.0]], ids=["one", "ragged"])
+@pytest.mark.parametrize("opened", [load, captured])
 @torch.inference_mode()
-def test_steps_of_fixed_shapes_are_the_plain_ones(
-    name: str, lengths: list[float], monkeypatch: pytest.MonkeyPatch
+def test_fp32_steps_are_the_plain_ones(
+    name: str,
+    lengths: list[float],
+    opened: Callable[[str], StreamingSystem],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("calm_bench.systems.engine.SMALLEST", 8)  # several buckets in a short clip
-    plain, fixed = load(name, mode="plain"), captured(name)
+    plain, flat = load(name, mode="plain"), opened(name)
     sampling = SamplingParams(temperature=0.9, text_temperature=0.8, head_steps=3, top_k=9)
     for _ in range(2):  # the second time on memory that was used before
-        z, fast_z, frames, fast_frames = forced(plain, fixed, lengths, sampling)
+        z, fast_z, frames, fast_frames = forced(plain, flat, lengths, sampling)
         assert deviation(z, fast_z) < TOLERANCES["fp32"]
         if plain.codec.continuous:
             assert deviation(frames, fast_frames) < TOLERANCES["fp32"]
         else:
             assert torch.equal(frames, fast_frames)
-        streams = [system.start_decoding(len(lengths)) for system in (plain, fixed)]
+        streams = [system.start_decoding(len(lengths)) for system in (plain, flat)]
         for frame in frames.unbind(1):
             a, b = (
                 system.decode_step(frame, stream)
-                for system, stream in zip((plain, fixed), streams, strict=True)
+                for system, stream in zip((plain, flat), streams, strict=True)
             )
             torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
