@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calm_bench import registry
-from calm_bench.codecs.checkpoints import load_codec
+from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.codecs.rvq import RvqCodec
 from calm_bench.config import load_model_config
 from calm_bench.errors import InputError
@@ -269,19 +268,13 @@ def test_ablations_differ_in_what_they_name_and_in_nothing_else() -> None:
 
 
 def codec_on_meta(name: str) -> Any:
-    config, _ = load_model_config(name)
-    cls = registry.load("codec", config.type)
     with torch.device("meta"):
-        return cls(cls.Architecture.model_validate(config.architecture))
+        return build_module(*load_model_config(name))
 
 
 def on_meta(name: str) -> StreamingSystem:
-    config, _ = load_model_config(name)
-    cls = registry.load("system", config.type)
+    config, folder = load_model_config(name)
+    codec = codec_on_meta(str(config.codec))
     with torch.device("meta"):
-        system: StreamingSystem = cls(
-            cls.Architecture.model_validate(config.architecture),
-            codec=codec_on_meta(str(config.codec)),
-            folder=None,
-        )
+        system: StreamingSystem = build_module(config, folder, codec=codec, folder=None)
     return system

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from calm_bench.codecs.checkpoints import build_module
+from calm_bench.config import load_model_config
+from calm_bench.numbers.parameters import parameters
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.streaming import StreamingSystem
@@ -109,16 +112,10 @@ def test_text_stream_reads_back_what_it_wrote() -> None:
     ],
 )
 def test_paper_systems_have_the_papers_size(name: str, backbone: int, head: int) -> None:
-    from calm_bench import registry
-    from calm_bench.config import load_model_config
-    from calm_bench.numbers.parameters import parameters
-
-    config, _ = load_model_config(name)
-    codec_config, _ = load_model_config(str(config.codec))
-    cls, codec_cls = registry.load("system", config.type), registry.load("codec", codec_config.type)
+    config, folder = load_model_config(name)
     with torch.device("meta"):
-        codec = codec_cls(codec_cls.Architecture.model_validate(codec_config.architecture))
-        system = cls(cls.Architecture.model_validate(config.architecture), codec=codec, folder=None)
+        codec = build_module(*load_model_config(str(config.codec)))
+        system = build_module(config, folder, codec=codec, folder=None)
     own = sum(p.numel() for key, p in system.named_parameters() if not key.startswith("codec."))
     # Beyond the published count: the stream's BOS vector and the weight w(t) used in training.
     assert 0 <= own - backbone - head < 5_000
