@@ -105,13 +105,13 @@ def test_text_stream_reads_back_what_it_wrote() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "head"),
+    ("name", "backbone", "part", "head"),
     [
-        ("calm-speech-paper", 2_172_728_320, 10_150_432),
-        ("rq-speech-paper", 2_214_609_920, 701_387_776),
+        ("calm-speech-paper", 2_172_728_320, "mlp", 10_150_432),
+        ("rq-speech-paper", 2_214_609_920, "depth", 701_387_776),
     ],
 )
-def test_paper_systems_have_the_papers_size(name: str, backbone: int, head: int) -> None:
+def test_paper_systems_have_the_papers_size(name: str, backbone: int, part: str, head: int) -> None:
     config, folder = load_model_config(name)
     with torch.device("meta"):
         codec = build_module(*load_model_config(str(config.codec)))
@@ -122,6 +122,7 @@ def test_paper_systems_have_the_papers_size(name: str, backbone: int, head: int)
     # As published: without what reads the audio.
     assert parameters(name, "backbone") == 2_172_646_400
     assert head in (parameters(name, "head"), parameters(name, "depth"))
+    assert head == sum(p.numel() for p in getattr(system, part).parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
