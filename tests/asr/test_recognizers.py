@@ -13,6 +13,8 @@ import pytest
 
 from calm_bench import asr
 from calm_bench.asr import faster_whisper, recognizer
+from calm_bench.asr.words import normalise
+from calm_bench.core import paths
 from calm_bench.errors import InputError, MissingExtraError, UnknownNameError
 from calm_bench.types import TimedWord, Wave
 
@@ -215,9 +217,6 @@ def test_the_weights_are_the_pinned_ones() -> None:
 def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None:
     from jiwer import wer
     from soundfile import read
-
-    from calm_bench.asr.words import normalise
-    from calm_bench.core import paths
 
     folder = paths.benchmarks_dir()
     lines = (folder / "prompts" / "speech.jsonl").read_text(encoding="utf-8").splitlines()

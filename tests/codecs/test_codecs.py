@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.blocks import (
@@ -25,6 +27,7 @@ from calm_bench.codecs.trunk import TrunkConfig
 from calm_bench.config import ModelConfig, load_model_config
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import KvCache
+from calm_bench.seeds import file_hash
 
 WAVEFORM = {
     "sample_rate": 1600,
@@ -221,13 +224,12 @@ def test_log_mel_takes_what_lies_below_its_floor_for_silence() -> None:
     torch.testing.assert_close(deaf(loud), keen(loud))
 
 
-def quantiser(decay: float = 0.9) -> ResidualQuantiser:
-    trunk = {**WAVEFORM, "transformer": None}
-    config = RvqConfig.model_validate(
-        {"trunk": trunk, "n_codebooks": 4, "codebook_size": 16, "code_dim": 3, "decay": decay}
-    )
+def quantiser(**changes: Any) -> ResidualQuantiser:
+    shape = {"n_codebooks": 4, "codebook_size": 16, "code_dim": 3, "decay": 0.9, **changes}
     torch.manual_seed(0)
-    return ResidualQuantiser(config)
+    return ResidualQuantiser(
+        RvqConfig.model_validate({"trunk": {**WAVEFORM, "transformer": None}, **shape})
+    )
 
 
 def test_quantiser_learns_its_data_and_every_level_helps() -> None:
@@ -243,12 +245,8 @@ def test_quantiser_learns_its_data_and_every_level_helps() -> None:
 
 
 def test_thirty_two_levels_all_come_alive() -> None:
-    trunk = {**WAVEFORM, "transformer": None}
-    config = RvqConfig.model_validate(
-        {"trunk": trunk, "n_codebooks": 32, "codebook_size": 16, "code_dim": 8}
-    )
-    torch.manual_seed(0)
-    rvq, generator = ResidualQuantiser(config), torch.Generator().manual_seed(0)
+    rvq = quantiser(n_codebooks=32, code_dim=8, decay=0.99)
+    generator = torch.Generator().manual_seed(0)
 
     def learn(steps: int) -> None:
         for _ in range(steps):
@@ -300,16 +298,8 @@ def test_a_system_is_not_a_codec() -> None:
         load_codec("calm-debug")
 
 
-def test_wrong_missing_and_unfitting_weights_are_told_apart(tmp_path: object) -> None:
-    from pathlib import Path
-
-    import yaml
-    from safetensors.torch import save_file
-
-    from calm_bench.config import load_model_config
-    from calm_bench.seeds import file_hash
-
-    folder = Path(str(tmp_path)) / "mine"
+def test_wrong_missing_and_unfitting_weights_are_told_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
     folder.mkdir()
     config, _ = load_model_config("vae-debug")
     data = config.model_dump(mode="json", exclude_none=True)

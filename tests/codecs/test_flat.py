@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calm_bench.codecs.autoencoder import Taps
+from calm_bench.codecs.autoencoder import FlatUpsample, Taps
 from calm_bench.codecs.blocks import CausalConv, Stream, Upsample
 from calm_bench.codecs.checkpoints import load_codec
 
@@ -42,8 +42,6 @@ def test_taps_are_a_convolution(batch: int, wide: int, width: int, kernel: int) 
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.inference_mode()
 def test_no_frame_before_the_first_adds_its_bias(batch: int) -> None:
-    from calm_bench.codecs.autoencoder import FlatUpsample
-
     torch.manual_seed(0)
     module = Upsample(6, 4, 3)
     flat, x, stream = FlatUpsample(module), torch.randn(batch, 7, 6), Stream()

@@ -15,7 +15,7 @@ from calm_bench.core.audio import read_audio
 from calm_bench.core.waves import integrated_loudness
 from calm_bench.data import music_worker
 from calm_bench.data.music import soundfont_path
-from calm_bench.data.music_scores import Score, kept_score, read_score
+from calm_bench.data.music_scores import Score, _notes, kept_score, read_score
 from calm_bench.data.music_worker import (
     ENSEMBLES,
     MAX_SECONDS,
@@ -252,8 +252,6 @@ def test_a_tune_of_a_book_is_found_by_its_number() -> None:
 @pytest.mark.slow
 def test_ties_are_joined_and_what_does_not_sound_is_left_out() -> None:
     import music21
-
-    from calm_bench.data.music_scores import _notes
 
     part = music21.stream.Part()
     first, second = music21.note.Note("C4"), music21.note.Note("C4", quarterLength=2.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from calm_bench.nn.trigflow import (
+    ConsistencyConfig,
     TimeLaw,
     draw_times,
     flow_terms,
@@ -122,8 +123,6 @@ def test_flow_matching_error_at_the_optimum() -> None:
 
 
 def test_both_objectives_draw_times_from_one_law() -> None:
-    from calm_bench.nn.trigflow import ConsistencyConfig
-
     draws = [
         draw_times(1000, law, torch.Generator().manual_seed(3))
         for law in (TimeLaw(), ConsistencyConfig())

@@ -33,7 +33,7 @@ from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.text import load_text_model
 from calm_bench.training import train as module
-from calm_bench.training.codec import MultiScaleDiscriminator, hinge_discriminator
+from calm_bench.training.codec import Distillation, MultiScaleDiscriminator, hinge_discriminator
 from calm_bench.training.loop import RunLog, Trainer
 from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, TrainingError
 from calm_bench.training.spectral import SpectralLoss
@@ -668,8 +668,6 @@ def test_distillation_pulls_latents_towards_the_teacher(corpus: Path) -> None:
         train_model(
             model("none", "vae-debug", {"steps": 2, "objective": {"distillation": 1.0}}), CPU
         )
-    from calm_bench.training.codec import Distillation
-
     torch.manual_seed(0)
     term = Distillation(lambda wave, rate: wave.unfold(1, 160, 160).abs()[..., :8], RATE, 4)
     wave, latents = torch.rand(2, 1600), torch.randn(2, 5, 4)
