@@ -165,6 +165,8 @@ class CodecTraining(StrictModel):
         complex: Weight of the difference of complex spectra, in which phase counts.
         level_dropout: Share of clips of which an RVQ codec keeps only the first levels.
         dropped_to: How many those keep, each number alike; empty: any.
+        unquantised: Share of clips whose vectors pass an RVQ bottleneck as they are, so that trunk
+            and decoder learn what codebooks only approach (Defossez et al. 2024, Mimi: half).
         adversarial_start: The step from which judges are trained and heard.
         adversarial_every: Of the steps from then on, every how many.
         judged_seconds: Length of the stretch that they hear, drawn anew each time; None: all.
@@ -181,6 +183,7 @@ class CodecTraining(StrictModel):
     commitment: Weight = 0.25
     level_dropout: float = Field(default=0.25, ge=0, le=1)
     dropped_to: tuple[int, ...] = ()
+    unquantised: float = Field(default=0.0, ge=0, lt=1)
     adversarial: Weight = 0.0
     feature: Weight = 0.0
     adversarial_start: int = Field(default=0, ge=0)
@@ -372,6 +375,9 @@ class CodecObjective(Objective):
         fewer = choices[torch.randint(len(choices), (B,), generator=generator, device=wave.device)]
         levels = torch.where(drop, fewer, K)
         latents, commitment = codec.quantiser.learn(vectors, levels, generator)
+        if self.config.unquantised:
+            free = torch.rand(B, generator=generator, device=wave.device) < self.config.unquantised
+            latents = torch.where(free[:, None, None], vectors, latents)
         used = (codec.quantiser.usage > codec.quantiser.revive_below).float().mean()
         logs = {"commitment": float(commitment.detach()), "codes_used": float(used)}
         return latents, self.config.commitment * commitment, logs

@@ -289,3 +289,31 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
     assert found["bits_per_frame"] == 4 * 4
     with pytest.raises(InputError, match="of 4 levels"):
         codec_objective(dropped_to=[5])
+
+
+def test_unquantised_clips_reach_the_decoder_as_they_are(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = codec_objective(seconds=0.64, level_dropout=0.0, unquantised=0.5)
+    decoder, quantiser = built.codec, built.codec.quantiser  # type: ignore[union-attr]
+    learn, decode = quantiser.learn, decoder.decode_latents  # type: ignore[union-attr]
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+    decoded: list[torch.Tensor] = []
+
+    def learning(x: torch.Tensor, *rest: object) -> object:
+        found = learn(x, *rest)
+        pairs.append((x.detach(), found[0].detach()))
+        return found
+
+    monkeypatch.setattr(quantiser, "learn", learning)
+    monkeypatch.setattr(
+        decoder, "decode_latents", lambda z: (decoded.append(z.detach()), decode(z))[1]
+    )
+    for step in range(12):
+        built.loss(built.batch(step, 4), step)
+    free = 0
+    for (vectors, quantised), latents in zip(pairs, decoded, strict=True):
+        for x, q, z in zip(vectors, quantised, latents, strict=True):
+            assert torch.equal(z, x) != torch.equal(z, q)
+            free += torch.equal(z, x)
+    assert 12 < free < 36  # of 48, each with even odds
