@@ -16,6 +16,8 @@ from calm_bench.cli import options
 from calm_bench.cli.check import EXAMPLES as CHECK_EXAMPLES
 from calm_bench.cli.check import check
 from calm_bench.cli.data import data
+from calm_bench.cli.export import EXAMPLES as EXPORT_EXAMPLES
+from calm_bench.cli.export import export
 from calm_bench.cli.listen import listening
 from calm_bench.cli.paper import EXAMPLES, paper
 from calm_bench.cli.report import EXAMPLES as REPORT_EXAMPLES
@@ -78,6 +80,7 @@ def setup(
 app.command(cls=options.ListCommand, epilog=RUN_EXAMPLES)(run)
 app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)(score)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(listening)
 app.command(cls=options.ListCommand)(train)
 app.command(epilog=EXAMPLES)(paper)

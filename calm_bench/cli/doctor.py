@@ -35,6 +35,7 @@ EXTRAS = {
     "pesq": ("pesq",),
     "llm": ("transformers",),
     "kyutai": ("pocket_tts",),
+    "export": ("pyarrow",),
     "fad": ("torchaudio", "frechet_audio_distance"),
 }
 """The modules that each extra brings, in the order in which they are imported."""

@@ -1,0 +1,144 @@
+"""A run for other tools: its clips as an audiofolder of Hugging Face, its numbers as one table.
+
+The table has a line for each number of a row and for each number of a clip; `level` tells which.
+Names are those of inspect_ai and lm-eval where they have one: `task_name`, `model`, `n_samples`,
+`stderr`, `higher_is_better`. `stderr` is the interval's half width over Student's quantile.
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from calm_bench.core import files, paths
+from calm_bench.core.inference import ALPHA, quantile
+from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.numbers.stored import read_current
+from calm_bench.store.records import Row, ScoreRecord, TrialRecord
+from calm_bench.store.results import Results, Value
+from calm_bench.store.run_store import RunStore
+from calm_bench.types import Column
+
+Form = Literal["audiofolder", "parquet"]
+Line = dict[str, Any]
+
+
+def export(folder: Path, form: Form, out: Path | None) -> tuple[Path, int]:
+    """Write a finished run in another form: where to, and of how many clips or lines.
+
+    Raises:
+        InputError: If the run is not finished, has no clips, or something lies where it would go.
+        MissingExtraError: If Parquet cannot be written here.
+    """
+    store = RunStore(folder)
+    results = read_current(store)
+    suffix = ".parquet" if form == "parquet" else "-audiofolder"
+    out = Path(f"{results.run_id}{suffix}") if out is None else out
+    if out.exists():
+        raise InputError(f"{out} is there already: name another place with --out")
+    if form == "audiofolder":
+        return out, _audiofolder(results, store, out)
+    if find_spec("pyarrow") is None:
+        raise MissingExtraError("a Parquet file", "export", "pyarrow")
+    import pandas as pd
+
+    lines = [*_of_rows(results), *_of_clips(results, store)]
+    with files.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(out) as file:
+            pd.DataFrame(lines).to_parquet(file, index=False)
+    return out, len(lines)
+
+
+def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
+    """Clips by their numbers: of names of rows and prompts (`test-…`) splits would be made."""
+    numbers: defaultdict[str, Line] = defaultdict(dict)
+    for line in _of_clips(results, store):
+        numbers[line["trial_id"]][line["metric"]] = line["value"]
+    names = {column.name: None for column in results.columns if column.fields}
+    cells = {row.cell_id: row for row in results.cells}
+    made = [trial for trial in store.read(TrialRecord) if trial.clip and trial.cell_id in cells]
+    if not made or not (store.root / str(made[0].clip)).is_file():
+        raise InputError(f"{store.root} holds no clips of its own: nothing can be exported of them")
+    lines = []
+    with files.disk_errors(out):
+        (out / "clips").mkdir(parents=True)
+        for number, trial in enumerate(made):
+            name = f"clips/{number:05}.flac"
+            shutil.copyfile(paths.inside(store.root, str(trial.clip)), out / name)
+            words = " ".join(word for word, *_ in trial.words or ())
+            about = trial.model_dump(include={"prompt_seconds", "sample_rate"})
+            about |= {"text": words or None, **_of(results, cells[trial.cell_id]), **_drawn(trial)}
+            lines.append({"file_name": name, **about, **names, **numbers[trial.trial_id]})
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    files.replace(out / "metadata.jsonl", text.encode())
+    return len(lines)
+
+
+def _of(results: Results, row: Row) -> Line:
+    """What a line says of its run and row."""
+    return {
+        "run_id": results.run_id,
+        "task_name": results.benchmark,
+        "task_version": results.benchmark_version,
+        **row.model_dump(
+            include={"cell_id", "kind", "label", "model", "temperature", "head_steps", "precision"}
+        ),
+    }
+
+
+def _drawn(trial: TrialRecord) -> Line:
+    return trial.model_dump(include={"trial_id", "prompt_id", "seed_index", "seed", "group"})
+
+
+def _measured(column: Column, value: float | None, reason: str | None, n: int) -> Line:
+    about = column.model_dump(include={"unit", "higher_is_better"})
+    return {"metric": column.name, **about, "value": value, "reason": reason, "n_samples": n}
+
+
+def _of_rows(results: Results) -> Iterator[Line]:
+    cells = {row.cell_id: row for row in results.cells}
+    columns = {column.name: column for column in results.columns}
+    for value in results.rows:
+        if value.cell_id in cells and value.metric in columns:
+            yield {
+                "level": "row",
+                **_of(results, cells[value.cell_id]),
+                **_measured(columns[value.metric], value.value, value.reason, value.n),
+                "stderr": _stderr(value),
+                "ci_lower": value.low,
+                "ci_upper": value.high,
+                "recipe_id": value.recipe_id,
+            }
+
+
+def _stderr(value: Value) -> float | None:
+    if value.low is None or value.high is None or value.n < 2:
+        return None
+    return (value.high - value.low) / 2 / quantile(1 - ALPHA / 2, value.n - 1)
+
+
+def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
+    """What is on record of single clips; one that was not made has a line with its error."""
+    trials = {trial.trial_id: trial for trial in store.read(TrialRecord)}
+    cells = {row.cell_id: row for row in results.cells}
+    of_metric = defaultdict(list)
+    for column in results.columns:
+        if column.fields:
+            of_metric[column.metric].append(column)
+    for score in store.read(ScoreRecord):
+        trial = trials.get(score.trial_id)
+        if trial is None or trial.cell_id not in cells or score.recipe_id not in results.recipes:
+            continue  # of an earlier scoring, which the results are not of
+        for column in of_metric[score.metric]:
+            found = column.clip_value(score.values)
+            reason = score.note if found is None else None
+            about = {"level": "clip", **_of(results, cells[trial.cell_id]), **_drawn(trial)}
+            yield about | _measured(column, found, reason, 1) | {"recipe_id": score.recipe_id}
+    for trial in trials.values():
+        if trial.status == "failed" and trial.cell_id in cells:
+            about = {"level": "clip", **_of(results, cells[trial.cell_id]), **_drawn(trial)}
+            yield about | {"metric": None, "value": None, "reason": trial.error, "n_samples": 0}

@@ -1,0 +1,96 @@
+"""Exports are read back by what they are for: `datasets`, pandas and duckdb, where installed."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.report import export as module
+from calm_bench.report.export import export
+from calm_bench.store.records import TrialRecord
+from calm_bench.store.run_store import RunStore
+
+
+def metadata(folder: Path) -> list[dict[str, object]]:
+    text = (folder / "metadata.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_clip_is_there_with_what_is_known_of_it(run_store: RunStore, tmp_path: Path) -> None:
+    out, n = export(run_store.root, "audiofolder", tmp_path / "out")
+    lines = metadata(out)
+    made = {t.trial_id: t for t in run_store.read(TrialRecord) if t.clip}
+    assert len(lines) == n == len(made)
+    for line in lines:
+        trial = made[str(line["trial_id"])]
+        copy, clip = out / str(line["file_name"]), run_store.root / str(trial.clip)
+        assert copy.read_bytes() == clip.read_bytes()
+        assert (line["prompt_id"], line["cell_id"]) == (trial.prompt_id, trial.cell_id)
+    assert len({frozenset(line) for line in lines}) == 1
+    with pytest.raises(InputError, match="is there already"):
+        export(run_store.root, "audiofolder", out)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_reads_an_audiofolder_back(
+    run_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    try:
+        importlib.import_module("torchcodec")
+    except (ImportError, OSError):  # datasets 5.2 asks for its classes even to list a folder
+        for name, kind in (("encoders", "AudioEncoder"), ("decoders", "AudioDecoder")):
+            stands_in = ModuleType(f"torchcodec.{name}")
+            setattr(stands_in, kind, type(kind, (), {}))
+            monkeypatch.setitem(sys.modules, stands_in.__name__, stands_in)
+        monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    out, n = export(run_store.root, "audiofolder", tmp_path / "out")
+    cache = str(tmp_path / "cache")
+    found = datasets.load_dataset("audiofolder", data_dir=str(out), split="train", cache_dir=cache)
+    lines = {str(out / str(line.pop("file_name"))): line for line in metadata(out)}
+    assert found.num_rows == n
+    for row in found.data.table.to_pylist():
+        assert lines[row.pop("audio")["path"]] == row
+
+
+def test_every_number_is_a_line_of_one_table(run_store: RunStore, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out, n = export(run_store.root, "parquet", tmp_path / "all.parquet")
+    table, results = pd.read_parquet(out), run_store.read_results()
+    assert len(table) == n
+    rows = table[table.level == "row"]
+    assert len(rows) == len(results.rows)
+    for value in results.rows:
+        (line,) = rows[(rows.cell_id == value.cell_id) & (rows.metric == value.metric)].itertuples()
+        assert np.isclose(
+            line.value, value.value if value.value is not None else np.nan, equal_nan=True
+        )
+        assert line.n_samples == value.n
+        if value.low is not None and value.high is not None and value.n > 1:
+            assert value.low == line.ci_lower
+            assert 0 <= line.stderr <= (value.high - value.low) / 2
+    clips = table[table.level == "clip"]
+    assert set(clips.trial_id) <= {trial.trial_id for trial in run_store.read(TrialRecord)}
+    assert len(clips) > len(rows) / 4
+
+
+def test_duckdb_reads_the_table(run_store: RunStore, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    duckdb = pytest.importorskip("duckdb")
+    out, n = export(run_store.root, "parquet", tmp_path / "all.parquet")
+    assert duckdb.sql(f"select count(*) from '{out}'").fetchall() == [(n,)]
+
+
+def test_a_package_that_is_missing_is_named(
+    run_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"calm-bench\[export\]"):
+        export(run_store.root, "parquet", tmp_path / "all.parquet")
+    assert not (tmp_path / "all.parquet").exists()
