@@ -99,27 +99,18 @@ def test_what_cannot_be_used_is_listed_with_its_reason(source: Path, out: Path) 
     assert read_card(out) == card
 
 
-def test_ljspeech_brings_its_normalised_text(source: Path, out: Path) -> None:
-    sound(source / "wavs" / "LJ1.wav")
-    sound(source / "wavs" / "LJ2.wav")
-    lines = ['LJ1|Dr. "Who|Doctor "Who', "LJ2|only one|", "LJ3|gone|gone"]
-    (source / "metadata.csv").write_text("\n".join(lines))
-    card = make_folder(source, out)
-    assert {i: x.text for i, x in by_id(out).items()} == {"LJ1": 'Doctor "Who', "LJ2": "only one"}
-    assert card.skipped[0].reason == "does not exist"
-    assert card.skipped[0].audio.endswith("LJ3.wav")
-
-
 def test_a_manifest_gives_text_words_and_splits(source: Path, out: Path) -> None:
     sound(source / "a.wav")
     sound(source / "b.wav")
     lines = [
         {"audio": "a.wav", "words": [["hi", 0.1, 0.2], ["you", 0.3, 0.5]], "split": "test"},
         {"audio": str(source / "b.wav"), "id": "second one", "text": "B"},
+        {"audio": "gone.wav"},
     ]
     path = source / "list.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    make_folder(path, out)
+    (skipped,) = make_folder(path, out).skipped
+    assert (Path(skipped.audio).name, skipped.reason) == ("gone.wav", "does not exist")
     items = by_id(out)
     assert items["a"].text == "hi you"
     assert items["a"].words == (("hi", 0.1, 0.2), ("you", 0.3, 0.5))

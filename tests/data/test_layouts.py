@@ -73,7 +73,7 @@ CV = "client_id\tpath\tsentence\tup_votes\n"
 CASES: dict[str, tuple[str, Files, dict[str, tuple[Any, ...]]]] = {
     "three columns": (
         "ljspeech",
-        {**LJ, "metadata.csv": 'LJ001-0001|Dr. "X|Doctor "X\nLJ001-0002|it is 2|it is two\n'},
+        {**LJ, "metadata.csv": 'LJ001-0001|Dr. "X|Doctor "X\nLJ001-0002|it is two|\n'},
         {"LJ001-0001": ('Doctor "X', None), "LJ001-0002": ("it is two", None)},
     ),
     "two columns, ids with suffix, CRLF and BOM": (
