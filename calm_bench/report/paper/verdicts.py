@@ -12,14 +12,15 @@ from calm_bench.core.inference import ALPHA, Effect
 
 Verdict = Literal[
     "reproduced", "exceeds", "falls short", "equivalent", "direction holds", "direction only",
-    "direction only (one training)", "other direction (one training)", "contradicted", "mixed",
-    "inconclusive", "not measured",
+    "direction only (one training)", "other direction (one training)",
+    "other direction (elsewhere)", "contradicted", "mixed", "inconclusive", "not measured",
 ]  # fmt: skip
 Side = Literal["above", "below", "level"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 SHOWN = VERDICTS[:7]
 """The claimed side, from the strongest word to the weakest."""
-AGAINST = VERDICTS[7:9]
+AGAINST = VERDICTS[7:10]
+_OF_SIZE = {"reproduced", "exceeds", "falls short"}
 
 
 def judge(
@@ -65,8 +66,8 @@ def _size(effect: Effect, above: bool, margin: tuple[float, float] | None) -> Ve
 
 def capped(verdict: Verdict, *, elsewhere: bool, one_training: bool) -> Verdict:
     """The strongest word that a time from elsewhere, or one training, may have."""
-    if elsewhere and verdict in SHOWN:
-        return "direction holds"
+    if elsewhere and verdict != "inconclusive":
+        return "direction holds" if verdict in SHOWN else "other direction (elsewhere)"
     if not one_training or verdict == "inconclusive":
         return verdict
     if verdict == "equivalent":
@@ -75,10 +76,15 @@ def capped(verdict: Verdict, *, elsewhere: bool, one_training: bool) -> Verdict:
 
 
 def settled(verdicts: Iterable[Verdict]) -> Verdict:
-    """What several pieces of evidence say together: their weakest word, or that they disagree."""
+    """What several pieces of evidence say together: their weakest word, or that they disagree.
+
+    Where they agree on the side and not on the size, that is the side.
+    """
     found = set(verdicts)
     if not found:
         return "not measured"
+    if len(found & _OF_SIZE) > 1:
+        found.add("direction only")
     if found <= set(SHOWN):
         return max(found, key=SHOWN.index)
     if found <= set(AGAINST):
@@ -92,5 +98,5 @@ def joined(verdicts: Iterable[Verdict]) -> Verdict:
     if against := found & set(AGAINST):
         return settled(against)
     if found <= set(SHOWN):
-        return settled(found)
+        return max(found, key=SHOWN.index)
     return next(v for v in ("not measured", "mixed", "inconclusive") if v in found)

@@ -92,13 +92,17 @@ def test_times_from_elsewhere_and_one_training_have_weaker_words() -> None:
         assert capped(verdict, elsewhere=False, one_training=False) == verdict
     against = capped("contradicted", elsewhere=False, one_training=True)
     assert against == "other direction (one training)"
-    assert capped("contradicted", elsewhere=True, one_training=False) == "contradicted"
+    elsewhere = capped("contradicted", elsewhere=True, one_training=False)
+    assert elsewhere == "other direction (elsewhere)"
+    assert capped("inconclusive", elsewhere=True, one_training=True) == "inconclusive"
 
 
 def test_several_pieces_of_evidence_agree_or_are_mixed() -> None:
     assert settled([]) == "not measured"
     assert settled(["reproduced", "reproduced"]) == "reproduced"
     assert settled(["reproduced", "falls short", "direction only"]) == "direction only"
+    assert settled(["reproduced", "exceeds"]) == "direction only"
+    assert settled(["exceeds", "falls short"]) == "direction only"
     assert settled(["inconclusive"] * 2) == "inconclusive"
     assert settled([*AGAINST]) == "other direction (one training)"
     for pair in (("reproduced", "contradicted"), ("direction only", "inconclusive")):
