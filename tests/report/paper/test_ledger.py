@@ -189,6 +189,22 @@ def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
     assert far.verdict == "contradicted"
 
 
+def test_failed_clips_leave_as_many_prompts_as_an_interval_has(
+    make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = (0, 1)
+    rows = trained(make, seeds, {"calm": (6.0, 6.1), "rq32": (9.0, 9.1)}, "tiny")
+    results = make.results(
+        "a", "m", rows, differences=paired(rows, seeds, (-3.0, -2.9)), instruments=("mel",)
+    )
+    few = tuple(gap.model_copy(update={"n": 5}) for gap in results.differences)
+    run = make.stored(results.model_copy(update={"differences": few}))
+    monkeypatch.setattr(StoredRun, "seeds", 3)  # of two prompts, of which one clip failed
+    (found,) = line(claim(*PAIR), run).evidence
+    assert found.n == 2
+    assert 0.0 < found.p < 1.0
+
+
 def test_a_training_that_one_side_lacks_has_no_part(make: SimpleNamespace) -> None:
     rows = trained(make, (0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
     run = make.stored(make.results("a", "music", rows[:-1], instruments=("mel",)))
