@@ -28,6 +28,10 @@ from calm_bench.cli.score import score
 from calm_bench.cli.speed import UNFIT, speed
 from calm_bench.cli.train import train
 
+TRAIN_EXAMPLES = {
+    "calm-bench train calm-speech-tiny --seed 1": "another training of a shipped model",
+    "calm-bench train models/mine": "a model of yours, by its folder; again, it goes on",
+}
 VERIFY_EXAMPLES = {
     "calm-bench verify mine-debug": "a system or codec by a model of it, or the model's folder",
     "calm-bench verify mine": "a metric or an embedding by its entry point's name",
@@ -82,12 +86,12 @@ app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)(score)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(listening)
-app.command(cls=options.ListCommand)(train)
+app.command(cls=options.ListCommand, epilog=options.examples(TRAIN_EXAMPLES))(train)
 app.command(epilog=EXAMPLES)(paper)
 app.command(cls=options.ListCommand, epilog=CHECK_EXAMPLES)(check)
 
 
-@app.command("list")
+@app.command("list", epilog=options.examples({"calm-bench list --json": "for a script"}))
 def list_names(as_json: options.Json = False) -> None:
     """Everything that has a name: benchmarks, systems, models, metrics, embeddings, codecs."""
     from calm_bench.cli.doctor import listing
@@ -129,7 +133,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=options.examples({"calm-bench doctor": "what is missing comes first"}))
 def doctor(as_json: options.Json = False) -> None:
     """Check packages, extras, weights, device and disk; say what to do about what is missing."""
     from calm_bench.cli.doctor import collect, healthy
@@ -138,7 +142,8 @@ def doctor(as_json: options.Json = False) -> None:
     if as_json:
         echo_json([asdict(check) for check in checks])
     else:
-        for check in checks:
+        order = ("broken", "missing", "ok")
+        for check in sorted(checks, key=lambda check: order.index(check.status)):
             typer.echo(f"{check.status:<8} {check.name:<26} {check.detail}")
             if check.status != "ok" and check.remedy:
                 typer.echo(f"{'':<8} {'':<26} → {check.remedy}")

@@ -27,7 +27,11 @@ Corpus = Annotated[
 ]
 
 
-@data.command()
+@data.command(
+    epilog=options.examples(
+        {"calm-bench data speech --train 64 --out small": "a small corpus to try with"}
+    )
+)
 def speech(
     out: Corpus = None,
     train: Annotated[int, typer.Option(min=1, help="Stories to train on.")] = 2048,
@@ -48,7 +52,9 @@ def speech(
     _show(make_speech(folder, counts, jobs=jobs), folder, as_json)
 
 
-@data.command()
+@data.command(
+    epilog=options.examples({"calm-bench data voices": "what the speech codecs are trained on"})
+)
 def voices(
     out: Corpus = None,
     seed: Annotated[int, typer.Option(help="Seed of words and of Piper's noise.")] = 0,
@@ -66,7 +72,11 @@ def voices(
     _show(make_voices(folder, seed=seed, jobs=jobs), folder, as_json)
 
 
-@data.command()
+@data.command(
+    epilog=options.examples(
+        {"calm-bench data music --train 64 --out small": "a small corpus to try with"}
+    )
+)
 def music(
     out: Corpus = None,
     train: Annotated[
@@ -98,7 +108,11 @@ def music(
     _show(make_music(folder, counts, jobs=jobs), folder, as_json)
 
 
-@data.command()
+@data.command(
+    epilog=options.examples(
+        {"calm-bench data folder recordings --out corpus": "recordings of yours as a corpus"}
+    )
+)
 def folder(
     source: Annotated[
         Path, typer.Argument(metavar="DIR|LIST", help="Your recordings.", exists=True)
@@ -171,7 +185,11 @@ def folder(
     _show(make_folder(source, out, chosen, jobs=jobs), out, as_json)
 
 
-@data.command()
+@data.command(
+    epilog=options.examples(
+        {"calm-bench data prompts corpus --out prompts": "prompts of its test split"}
+    )
+)
 def prompts(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus folder.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The prompts folder of a benchmark.")],

@@ -206,9 +206,12 @@ def _refusal(error: Exception) -> str:
 
 
 def _let_flow(command: Any) -> None:
-    """Join the lines of each paragraph of a command's help, and of those below it."""
+    """Join the lines of each paragraph of a command's help, and show flags without a type."""
     paragraphs = (command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
+    for option in command.params:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
     for one in getattr(command, "commands", {}).values():
         _let_flow(one)
 

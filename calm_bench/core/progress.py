@@ -56,12 +56,12 @@ def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
 
 
 def _lines(title: str, total: int, done: int) -> Advance:
-    """Plain lines for logs: the first, the last, and one every few seconds between them."""
+    """Plain lines for logs: what is to do, one every few seconds with a rate, and the last."""
     began = last = time.monotonic()
     count = done
 
-    def say(note: str = "") -> None:
-        sys.stderr.write(f"{title}: {count}/{total}{note}\n")
+    def say(note: str) -> None:
+        sys.stderr.write(f"{title}: {note}\n")
         sys.stderr.flush()
 
     def advance(n: int) -> None:
@@ -69,13 +69,15 @@ def _lines(title: str, total: int, done: int) -> Advance:
         count += n
         now = time.monotonic()
         if count >= total:
-            say(f" in {now - began:.0f} s")
-        elif now - last >= SECONDS_BETWEEN_LINES:
+            say(f"{count}/{total} in {now - began:.0f} s")
+        elif now - last >= SECONDS_BETWEEN_LINES and count > done:
             last = now
-            left = (now - began) / (count - done) * (total - count) if count > done else 0.0
-            say(f", {left:.0f} s left")
+            rate = (count - done) / (now - began)
+            left = (total - count) / rate
+            say(f"{count}/{total}, {60 * rate:.3g} a minute, {left:.0f} s left")
 
-    say()
+    if count < total:
+        say(f"{total - count} to do" + (f", {done} done before" if done else ""))
     return advance
 
 

@@ -15,7 +15,7 @@ def test_plain_lines_say_where_it_begins_and_where_it_ends(
         advance(1)
         advance(2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["making: 2/5", "making: 5/5 in 0 s"]
+    assert lines == ["making: 3 to do, 2 done before", "making: 5/5 in 0 s"]
 
 
 def test_plain_lines_come_now_and_then_with_the_time_left(
@@ -28,7 +28,11 @@ def test_plain_lines_come_now_and_then_with_the_time_left(
             now[0] += 4.0
             advance(10)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["making: 0/100", "making: 30/100, 28 s left", "making: 60/100, 16 s left"]
+    assert lines == [
+        "making: 100 to do",
+        "making: 30/100, 150 a minute, 28 s left",
+        "making: 60/100, 150 a minute, 16 s left",
+    ]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
