@@ -219,6 +219,12 @@ IN_A_ROW = {
         '{"right": 1.0}',
         "column wrong of wrong, but gave only right",
     ),
+    "no estimates": (
+        'clips={c.clip_id: {"wrong": 1.0} for c in clips}',
+        'estimates={"a": 1.0}',
+        "read",
+    ),
+    "no fields": ('{"wrong": 1.0}', "1.0", "cannot be read: TypeError"),
     "no estimate": ('"")', '"", aggregate="set")', "gave no estimate of its column wrong"),
 }
 

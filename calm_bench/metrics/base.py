@@ -7,7 +7,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, SupportsFloat
+from numbers import Real
+from typing import Any, ClassVar, Literal
 
 from calm_bench.core.recordings import few
 from calm_bench.errors import BenchError, called, describe
@@ -102,19 +103,34 @@ def score_row(
             found = metric.score([clip for clip in clips if clip.clip_id not in errors], reference)
         except Exception as error:
             raise BenchError(describe(error)) from error
-    if faults := list(result_faults(metric, clips, found)):
-        raise BenchError(f"{called(metric)} {faults[0]}")
+    refuse_faults(metric, clips, found)
     failed = dict(_not_finite(metric, found))
     failed |= {clip_id: describe(error) for clip_id, error in errors.items()}
+    kept = {key: values for key, values in found.clips.items() if key not in failed}
+    numbers = {key: {k: _number(v) for k, v in values.items()} for key, values in kept.items()}
     found = replace(
         found,
-        clips={**found.clips, **{clip_id: {} for clip_id in failed}},
+        clips={**numbers, **{clip_id: {} for clip_id in failed}},
         notes={**_unsaid(metric, clips, found), **found.notes, **failed},
         failed=frozenset(failed),
     )
     passing = (OSError, MemoryError, BenchError)
     lasting = not any(isinstance(error, passing) for error in errors.values())
     return found, lasting
+
+
+def refuse_faults(metric: Metric, clips: Sequence[Clip], found: Any) -> None:
+    """Refuse a result that no table can be made of.
+
+    Raises:
+        BenchError: What is wrong with it.
+    """
+    try:
+        fault = next(result_faults(metric, clips, found), None)
+    except Exception as error:  # things of other kinds lie in it
+        fault = f"gave a result that cannot be read: {describe(error)}"
+    if fault:
+        raise BenchError(f"{called(metric)} {fault}")
 
 
 def result_faults(metric: Metric, clips: Sequence[Clip], found: Any) -> Iterator[str]:
@@ -151,7 +167,11 @@ def _not_finite(metric: Metric, found: MetricResult) -> Iterator[tuple[str, str]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, SupportsFloat) and math.isfinite(value)
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _unsaid(metric: Metric, clips: Sequence[Clip], found: MetricResult) -> dict[str, str]:

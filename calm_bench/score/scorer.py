@@ -18,7 +18,7 @@ from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.progress import stage
 from calm_bench.errors import BenchError, describe
-from calm_bench.metrics.base import Metric, score_row
+from calm_bench.metrics.base import Metric, refuse_faults, score_row
 from calm_bench.metrics.drift import DriftMetric
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
 from calm_bench.metrics.fad import FadOverTime, Segments
@@ -321,6 +321,7 @@ class Scorer:
             clips, base = (self._given(metric, [both[i] for both in shared]) for i in (0, 1))
             try:
                 estimates = metric.difference(clips, base, self._reference_clips(metric))
+                refuse_faults(metric, [], MetricResult(estimates=estimates))
             except Exception as error:
                 lost = Estimate(value=None, reason=describe(error))
                 names = [c.name for c in metric.own_columns if c.aggregate == "set"]
