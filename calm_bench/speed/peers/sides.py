@@ -105,10 +105,10 @@ def our_decoder(system: System, frames: Tensor, before: Tensor) -> Side:
 def stub_codec(n_codebooks: int, codebook_size: int) -> RvqCodec:
     """A codec of so many codebooks whose frames last 80 ms and mean nothing."""
     trunk = TrunkConfig(
-        sample_rate=800,
+        sample_rate=1600,
         front_end="mel",
-        hop=32,
-        n_fft=64,
+        hop=64,
+        n_fft=128,
         n_mels=8,
         ratios=(2,),
         encoder_dims=(8, 8),
