@@ -8,13 +8,14 @@ Names are those of inspect_ai and lm-eval where they have one: `task_name`, `mod
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from calm_bench.core import files, paths
 from calm_bench.core.inference import ALPHA, quantile
+from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.numbers.stored import read_current
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
@@ -61,21 +62,42 @@ def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
     names = {column.name: None for column in results.columns if column.fields}
     cells = {row.cell_id: row for row in results.cells}
     made = [trial for trial in store.read(TrialRecord) if trial.clip and trial.cell_id in cells]
-    if not made or not (store.root / str(made[0].clip)).is_file():
-        raise InputError(f"{store.root} holds no clips of its own: nothing can be exported of them")
+    clips = _whole_clips(store, made)
     lines = []
+    unfinished = out.with_name(f".{out.name}.unfinished")
     with files.disk_errors(out):
-        (out / "clips").mkdir(parents=True)
-        for number, trial in enumerate(made):
+        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
+        (unfinished / "clips").mkdir(parents=True)
+        for number, (trial, clip) in enumerate(zip(made, clips, strict=True)):
             name = f"clips/{number:05}.flac"
-            shutil.copyfile(paths.inside(store.root, str(trial.clip)), out / name)
+            shutil.copyfile(clip, unfinished / name)
             words = " ".join(word for word, *_ in trial.words or ())
             about = trial.model_dump(include={"prompt_seconds", "sample_rate"})
             about |= {"text": words or None, **_of(results, cells[trial.cell_id]), **_drawn(trial)}
             lines.append({"file_name": name, **about, **names, **numbers[trial.trial_id]})
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    files.replace(out / "metadata.jsonl", text.encode())
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        files.replace(unfinished / "metadata.jsonl", text.encode())
+        unfinished.rename(out)
     return len(lines)
+
+
+def _whole_clips(store: RunStore, made: Sequence[TrialRecord]) -> list[Path]:
+    """Where the clips of a run lie, each looked at before any of them is copied.
+
+    Raises:
+        InputError: If the run has none here, or one is not what its record says.
+    """
+    clips = [paths.inside(store.root, str(trial.clip)) for trial in made]
+    if not any(clip.is_file() for clip in clips):
+        raise InputError(f"{store.root} holds no clips of its own: nothing can be exported of them")
+    for trial, clip, sound in zip(made, clips, sounds_of(clips, "reading clips"), strict=True):
+        if isinstance(sound, InputError):
+            raise sound
+        if sound.audio_id != trial.clip_id:
+            raise InputError(
+                f"{clip} is not the clip that the run made: repeat the command that made it"
+            )
+    return clips
 
 
 def _of(results: Results, row: Row) -> Line:

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calm_bench.core.audio import audio_hash, write_flac
+from calm_bench.core.audio import write_flac
+from calm_bench.core.sounds import sound_of
 from calm_bench.store.records import (
     LatencyRecord,
     Manifest,
@@ -234,7 +235,7 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                 store.append(TrialRecord.model_validate(common | status))
                 continue
             write_flac(store.path(clip), wave, RATE)
-            clip_id = audio_hash(wave, RATE)
+            clip_id = sound_of(store.path(clip)).audio_id
             words = None if cell.kind == "silence" else WORDS
             made = {"clip": clip, "clip_id": clip_id, "sample_rate": RATE, "words": words}
             store.append(TrialRecord.model_validate(common | {"status": "ok"} | made))

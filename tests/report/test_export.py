@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +37,37 @@ def test_every_clip_is_there_with_what_is_known_of_it(run_store: RunStore, tmp_p
     assert len({frozenset(line) for line in lines}) == 1
     with pytest.raises(InputError, match="is there already"):
         export(run_store.root, "audiofolder", out)
+
+
+def test_a_clip_that_is_not_what_its_record_says_is_refused_before_any_is_copied(
+    run_store: RunStore, tmp_path: Path
+) -> None:
+    shutil.copytree(run_store.root, tmp_path / "run")
+    store, out = RunStore(tmp_path / "run"), tmp_path / "out"
+    made = [store.root / str(t.clip) for t in store.read(TrialRecord) if t.clip]
+    made[-1].write_bytes(made[0].read_bytes())
+    with pytest.raises(InputError, match="not the clip that the run made"):
+        export(store.root, "audiofolder", out)
+    made[-1].unlink()
+    with pytest.raises(InputError, match=re.escape(str(made[-1]))):
+        export(store.root, "audiofolder", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_is_whole_or_not_there(
+    run_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as broken:
+        broken.setattr(module.files, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(run_store.root, "audiofolder", out)
+    assert not out.exists()
+    assert export(run_store.root, "audiofolder", out)[1] == len(metadata(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.filterwarnings("ignore")
