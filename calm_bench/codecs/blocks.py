@@ -194,10 +194,6 @@ class ComplexMel(LogMel):
         return torch.cat([self.log_mel(magnitude), compressed.real, compressed.imag], dim=-1)
 
 
-RISE = 7.4
-"""A bin whose magnitude grows by so much from frame to frame begins anew: some 17 dB."""
-
-
 @torch.no_grad()
 def running_phases(key: Hashable, magnitude: Tensor, hop: int, stream: Stream | None) -> Tensor:
     """Phases [B, T, N / 2 + 1] in turns, which a spectrum's peaks carry on from frame to frame.
@@ -206,7 +202,8 @@ def running_phases(key: Hashable, magnitude: Tensor, hop: int, stream: Stream | 
     every frame, at multiples of the frame rate. Here every peak of the magnitudes [B, T, N / 2 + 1]
     turns on at its own frequency, which lies where a parabola through the logarithms of three bins
     has its top, and all bins follow their nearest peak (phase locking: Laroche and Dolson 1999).
-    Phases of the decoder are then relative to these, and its attacks begin at 0.
+    Phases of the decoder are then relative to these. A bin that grows by some 17 dB from frame to
+    frame begins anew, at 0, as attacks do.
     """
     bins = magnitude.shape[2]
     level = magnitude.clamp_min(1e-9).log()
@@ -227,7 +224,7 @@ def running_phases(key: Hashable, magnitude: Tensor, hop: int, stream: Stream | 
     for now, ahead, peak in zip(
         magnitude.unbind(1), advance.unbind(1), nearest.unbind(1), strict=True
     ):
-        turns = torch.where(now > RISE * before, 0.0, turns + ahead).gather(1, peak).frac()
+        turns = torch.where(now > 7.4 * before, 0.0, turns + ahead).gather(1, peak).frac()
         before = now
         found.append(turns)
     if stream is not None:

@@ -79,6 +79,10 @@ class TrunkConfig(Shape):
         for name in ("encoder_dims", "encoder_blocks", "decoder_dims", "decoder_blocks"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} must have {n} entries, one more than there are ratios")
+        if self.spectral and self.n_fft % self.hop:
+            raise ValueError(f"n_fft {self.n_fft} is no multiple of hop {self.hop}")
+        if self.phase == "running" and not self.spectral:
+            raise ValueError("phase: running is of spectra; front_end: waveform has none")
         return self
 
     @property
@@ -88,18 +92,11 @@ class TrunkConfig(Shape):
         wide = int(2 * self.expansion) if self.spectral else 1
         return sum(wide * blocks * dim**2 for dim, blocks in stages)
 
-    @model_validator(mode="after")
-    def _spectra_fit(self) -> Self:
-        if self.spectral and self.n_fft % self.hop:
-            raise ValueError(f"n_fft {self.n_fft} is no multiple of hop {self.hop}")
-        if self.phase == "running" and not self.spectral:
-            raise ValueError("phase: running is of spectra; front_end: waveform has none")
-        return self
-
     def width(self, dims: tuple[int, ...]) -> int:
         """Channels at the frame rate, given the widths of the encoder's or decoder's stages."""
-        joined = self.join_kernel is not None and self.transformer is not None
-        return self.transformer.dim if joined and self.transformer is not None else dims[-1]
+        if self.join_kernel is None or self.transformer is None:
+            return dims[-1]
+        return self.transformer.dim
 
     @property
     def spectral(self) -> bool:
@@ -113,11 +110,10 @@ class TrunkConfig(Shape):
 
 
 def _stage(config: TrunkConfig, dim: int, blocks: int) -> nn.ModuleList:
-    if config.spectral:
-        return nn.ModuleList(
-            [ConvNextBlock(dim, config.expansion, config.kernel) for _ in range(blocks)]
-        )
-    return nn.ModuleList([SeanetBlock(dim) for _ in range(blocks)])
+    about = (config.expansion, config.kernel)
+    return nn.ModuleList(
+        ConvNextBlock(dim, *about) if config.spectral else SeanetBlock(dim) for _ in range(blocks)
+    )
 
 
 class Bottleneck(nn.Module):

@@ -34,7 +34,7 @@ _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 # libsndfile's scale from 256 (0.0) down to 6 kbit/s a channel (1.0): this is 56.
 _OPUS_LEVEL = 0.8
 
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # the bits of each byte
 
 # A data chunk of this size or more is a stream's, whose header was written before its end.
 _STREAMED = 0x7F000000
@@ -149,11 +149,10 @@ class Reader:
         missing = whole - n
         if n == 0:
             raise InputError(f"{self.path} holds no audio")
-        if missing == 0:
-            return
         if missing > min(0.05 * self.sample_rate, 0.01 * whole):
             raise InputError(f"{self.path} is cut short: {n} of {whole} samples decode")
-        self.remarks.append(f"it lacks its last {missing} of {whole} samples")
+        if missing:
+            self.remarks.append(f"it lacks its last {missing} of {whole} samples")
 
 
 @contextmanager
@@ -199,12 +198,11 @@ def _decoding(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        hint = ""
-        if path.suffix.lower() in _NOT_READ:
-            hint = "; convert it to FLAC or WAV, as ffmpeg does"
-        raise InputError(
-            f"{path} is not a readable sound file: {_one_line(error)}{hint}"
-        ) from error
+        is_other = path.suffix.lower() in _NOT_READ
+        hint = "; convert it to FLAC or WAV, as ffmpeg does" if is_other else ""
+        # Without the path, which the decoder repeats.
+        said = str(error).rsplit(": ", 1)[-1].strip().removesuffix(".") or type(error).__name__
+        raise InputError(f"{path} is not a readable sound file: {said}{hint}") from error
 
 
 def _declared(file: Any) -> int | None:
@@ -234,11 +232,6 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path} is empty (0 bytes)")
 
 
-def _one_line(error: Exception) -> str:
-    """An error's text without the path that the decoder repeats."""
-    return str(error).rsplit(": ", 1)[-1].strip().removesuffix(".") or type(error).__name__
-
-
 def probe_audio(path: Path) -> AudioInfo:
     """The rate and length of a sound file.
 
@@ -246,9 +239,7 @@ def probe_audio(path: Path) -> AudioInfo:
         InputError: If the file is missing or no sound file.
     """
     reader = Reader(path)
-    n = reader.declared
-    if n is None:
-        n = sum(len(block) for block in reader.blocks())
+    n = sum(map(len, reader.blocks())) if reader.declared is None else reader.declared
     return AudioInfo(sample_rate=reader.sample_rate, seconds=n / reader.sample_rate)
 
 
@@ -264,9 +255,9 @@ def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> Aud
         InputError: As `read_audio`.
     """
     reader = Reader(path)
-    tenth = max(1, reader.sample_rate // 10)
-    digest, n, power = SamplesHash(reader.sample_rate), 0, 0.0
     own = reader.sample_rate
+    tenth = max(1, own // 10)
+    digest, n, power = SamplesHash(own), 0, 0.0
     limit = None if seconds is None else round(seconds * own)
     for block in reader.blocks(round(start * own), limit, size=10 * tenth):
         digest.add(block)
@@ -274,7 +265,7 @@ def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> Aud
         stretches = np.pad(block.astype(np.float64), (0, -len(block) % tenth)).reshape(-1, tenth)
         power = max(power, float(np.square(stretches).mean(axis=1).max()))
     return AudioFacts(
-        sample_rate=reader.sample_rate,
+        sample_rate=own,
         channels=reader.channels,
         n_samples=n,
         audio_id=digest.value,
@@ -384,10 +375,8 @@ def resample(wave: Wave, from_rate: int, to_rate: int) -> Wave:
         return wave
     import soxr
 
-    out: Wave = soxr.resample(wave, from_rate, to_rate, quality="VHQ").astype(
-        np.float32, copy=False
-    )
-    return out
+    out: Wave = soxr.resample(wave, from_rate, to_rate, quality="VHQ")
+    return out.astype(np.float32, copy=False)
 
 
 def audio_hash(wave: Wave, sample_rate: int) -> str:
@@ -426,12 +415,8 @@ def _steady_ogg(data: bytes) -> bytes:
         n = out[start + 26]
         end = start + 27 + n + sum(out[start + 27 : start + 27 + n])
         out[start + 14 : start + 18] = out[start + 22 : start + 26] = bytes(4)
-        out[start + 22 : start + 26] = _ogg_checksum(out[start:end]).to_bytes(4, "little")
+        # Ogg's CRC-32 is zlib's with the bits the other way round, starting and ending at 0.
+        mirrored = zlib.crc32(out[start:end].translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        out[start + 22 : start + 26] = int(f"{mirrored:032b}"[::-1], 2).to_bytes(4, "little")
         start = end
     return bytes(out)
-
-
-def _ogg_checksum(page: bytearray) -> int:
-    """Ogg's CRC-32, which is zlib's with the bits the other way round, starting and ending at 0."""
-    mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{mirrored:032b}"[::-1], 2)

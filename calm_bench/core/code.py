@@ -72,7 +72,8 @@ def modules_of(*roots: str, without: Collection[str] = SILENT) -> dict[str, Path
             found[name] = path
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             imports = _code(path.read_bytes()).imports_in(package)
-            left += [n for n in imports if n.partition(".")[0] in packages]
+            ours = {n for n in imports if n.partition(".")[0] in packages}
+            left += [part for n in ours for part in _with_packages(n)]
     return dict(sorted(found.items()))
 
 
@@ -108,11 +109,8 @@ class _Code:
         self.hash = content_hash(ast.dump(tree))
         self._imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
 
-    def imports_in(self, package: str) -> set[str]:
-        """Each name that an import statement mentions, and the packages that it lies in."""
-        return {part for name in self._named(package) for part in _with_packages(name)}
-
-    def _named(self, package: str) -> Iterator[str]:
+    def imports_in(self, package: str) -> Iterator[str]:
+        """Each name that an import statement mentions."""
         for node in self._imports:
             module = ""
             if isinstance(node, ast.ImportFrom):

@@ -50,16 +50,30 @@ class Effect:
 
     def p_not(self, *, above: bool, null: float) -> float:
         """One-sided: how likely a value so far above (or below) a number is if the truth is not."""
+        from scipy.special import stdtr
+
         gap = self.value - null if above else null - self.value
         if self.spread is not None:
-            p = _p_of_reach(abs(gap), self.spread, self.prompt_error or 0.0, self.trainings, self.n)
+            p = self._missed(abs(gap), self.spread)
             return p / 2 if gap > 0 else 1 - p / 2
         error = self.error(null)
         if error <= 0:
             # Values that are all alike have no width, but each lies on its side by a coin's toss.
             least = 0.5**self.n if math.isfinite(self.df) else 0.0
             return least if gap > 0 else 1.0
-        return _cdf(-gap / error, self.df)
+        return float(stdtr(self.df, -gap / error))
+
+    def _missed(self, gap: float, spread: float) -> float:
+        """The share that may be missed at which the interval over trainings reaches just so far."""
+        from scipy.optimize import brentq
+
+        given = spread, self.prompt_error or 0.0, self.trainings, self.n
+        least, most = 1e-12, 1.0
+        if given[:2] == (0.0, 0.0):  # trainings that are all alike: the sign test
+            return 2 * 0.5**self.trainings if gap > 0 else most
+        if gap >= reach_over_trainings(*given, least):
+            return least
+        return float(brentq(lambda p: reach_over_trainings(*given, p) - gap, least, most))
 
     def p_within(self, low: float, high: float) -> float:
         """Of two one-sided tests (TOST): how likely an effect so near is if the truth is beyond."""
@@ -81,12 +95,6 @@ def quantile(p: float, df: float) -> float:
     return float(stdtrit(df, p))
 
 
-def _cdf(t: float, df: float) -> float:
-    from scipy.special import stdtr
-
-    return float(stdtr(df, t))
-
-
 def reach_over_trainings(
     spread: float, prompt_error: float, trainings: int, n: int, missed: float = ALPHA
 ) -> float:
@@ -105,20 +113,6 @@ def reach_over_trainings(
     """
     of_trainings = quantile(1 - missed / 2, trainings - 1) * spread / math.sqrt(trainings)
     return math.hypot(of_trainings, quantile(1 - missed / 2, n - 1) * prompt_error)
-
-
-def _p_of_reach(gap: float, *of: float) -> float:
-    """The share that may be missed at which an interval over trainings reaches just so far."""
-    from scipy.optimize import brentq
-
-    spread, prompt_error, trainings, n = of[0], of[1], int(of[2]), int(of[3])
-    given = spread, prompt_error, trainings, n
-    least, most = 1e-12, 1.0
-    if spread == prompt_error == 0:  # trainings that are all alike: the sign test
-        return 2 * 0.5**trainings if gap > 0 else most
-    if gap >= reach_over_trainings(*given, least):
-        return least
-    return float(brentq(lambda p: reach_over_trainings(*given, p) - gap, least, most))
 
 
 def over_trainings(effects: Sequence[Effect], prompt_error: float | None = None) -> Effect:

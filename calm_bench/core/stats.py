@@ -17,9 +17,9 @@ that would come out of another training run.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,8 +140,7 @@ def student_interval(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Interval:
+class _Interval(NamedTuple):
     """A value with its interval and how that was made; `is_sure` unless it could not be made so."""
 
     value: float
@@ -152,8 +151,8 @@ class _Interval:
 
     def moved(self, by: Callable[[float], float]) -> "_Interval":
         """The same of what is monotone in the value."""
-        value, low, high = (float(by(end)) for end in (self.value, self.low, self.high))
-        return replace(self, value=value, low=low, high=high)
+        value, low, high = (float(by(end)) for end in self[:3])
+        return self._replace(value=value, low=low, high=high)
 
 
 def _over(
@@ -162,7 +161,7 @@ def _over(
     """The column's value over these clips, or how far it is above that of a second side."""
     if not keys:
         return None
-    owners = _owners(keys, groups)
+    owners = numbered([groups.get(key, key) for key in keys])
     fields = [
         [np.array([side[key][name] for key in keys], dtype=np.float64) for name in column.fields]
         for side in sides
@@ -210,7 +209,7 @@ def _share(sides: Sequence[Floats], owners: Owners) -> _Interval:
     value, n = float(each.mean()), _effective_number(each, owners)
     if len(sides) == 1:
         low, high = clopper_pearson(value * n, n)
-        return _Interval(value=value, low=low, high=high, method="Clopper-Pearson")
+        return _Interval(value, low, high, "Clopper-Pearson")
     counts = [float(np.mean(each == one)) * n for one in (1, -1)]
     more, fewer = ((count + 1) / (n + 2) for count in counts)
     error = math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
@@ -218,7 +217,7 @@ def _share(sides: Sequence[Floats], owners: Owners) -> _Interval:
     low, high = max(middle - reach, -1.0), min(middle + reach, 1.0)
     if max(counts) == 0 or 2 * betainc(max(counts), min(counts) + 1, 0.5) > _MISSED:
         low, high = min(low, 0.0), max(high, 0.0)
-    return _Interval(value=value, low=low, high=high, method="Bonett-Price")
+    return _Interval(value, low, high, "Bonett-Price")
 
 
 def clopper_pearson(count: float, n: float) -> tuple[float, float]:
@@ -247,24 +246,21 @@ def _median(
     sides: Sequence[Floats], owners: Owners, seed: int, missed: float = _MISSED
 ) -> _Interval:
     """The median, or a median minus that of a second side."""
-    n_groups = int(owners.max()) + 1
+    from scipy.special import ndtr, stdtrit
+
+    n = int(owners.max()) + 1
     draws = np.concatenate(
         [
             _weighted_medians(sides[0], counts[:, owners])
             - sum(_weighted_medians(side, counts[:, owners]) for side in sides[1:])
-            for counts in _counts(n_groups, seed)
+            for counts in _counts(n, seed)
         ]
     )
-    tail = missed / 2 if len(sides) > 1 else _expanded(missed / 2, n_groups)
+    tail = missed / 2
+    if len(sides) == 1 and n > 1:  # as wide as Student's t would have it
+        tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
     low, high = np.quantile(draws[1:], [tail, 1 - tail])
-    return _Interval(value=float(draws[0]), low=float(low), high=float(high), method="percentile")
-
-
-def _expanded(tail: float, n: int) -> float:
-    """The tail of a percentile interval that is as wide as Student's t would have it."""
-    from scipy.special import ndtr, stdtrit
-
-    return float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail))) if n > 1 else tail
+    return _Interval(float(draws[0]), float(low), float(high), "percentile")
 
 
 def _weighted_medians(values: Floats, weights: Floats) -> Floats:
@@ -295,7 +291,7 @@ def _quotient(
     value = float(np.sum(signs * (np.exp(rates) if is_curved else rates)))
     around = np.stack([sums[0] - rates * sums[1], sums[1]], axis=1)  # [G, 2, k]
     if not np.isfinite(weights).all() or not np.isfinite(around).all():
-        return _Interval(value=math.nan, low=math.nan, high=math.nan, method="")
+        return _Interval(math.nan, math.nan, math.nan, "")
     found = _bootstrap_t(value, around, weights, is_curved, seed)
     if is_power and len(sides) == 1:
         found = found.moved(np.exp)
@@ -315,10 +311,10 @@ def _of_rates(found: _Interval, rates: Floats, is_share: bool) -> _Interval:
     n, count = len(rates), int(np.sum(rates > 0))
     _, most = clopper_pearson(count, n)
     if not count:
-        return replace(found, high=most, method="Clopper-Pearson") if is_share else found
+        return found._replace(high=most, method="Clopper-Pearson") if is_share else found
     high = max(found.high, found.value * most * n / count)
     ceiling = max(1.0, float(np.nanmax(rates))) if is_share else math.inf
-    return replace(found, low=max(found.low, 0.0), high=min(high, ceiling))
+    return found._replace(low=max(found.low, 0.0), high=min(high, ceiling))
 
 
 def _bootstrap_t(
@@ -336,17 +332,13 @@ def _bootstrap_t(
     shifts, errors = (np.concatenate(part) for part in zip(*found, strict=True))
     error = float(errors[0])
     if not error > 1e-12 * float(np.abs(weights).max()):
-        return _Interval(value=value, low=value, high=value, method="bootstrap-t")
+        return _Interval(value, value, value, "bootstrap-t")
     ts = (shifts / errors)[1:][errors[1:] > 1e-6 * error]
     low, high = np.quantile(ts, [_MISSED / 2, 1 - _MISSED / 2]) if ts.size else (0.0, 0.0)
     least = float(stdtrit(n_groups - 1, 1 - _MISSED / 2))
-    return _Interval(
-        value=value,
-        low=value - max(float(high), least) * error,
-        high=value + max(float(-low), least) * error,
-        method="bootstrap-t",
-        is_sure=ts.size >= (1 - _MISSED / 2) * RESAMPLES,
-    )
+    low, high = value - max(float(high), least) * error, value + max(float(-low), least) * error
+    is_sure = ts.size >= (1 - _MISSED / 2) * RESAMPLES
+    return _Interval(value, low, high, "bootstrap-t", is_sure)
 
 
 def _shifts(
@@ -396,7 +388,7 @@ def _scored(column: Column, clips: ClipValues) -> list[str]:
     )
 
 
-def _owners(keys: Sequence[str], groups: GroupOf) -> Owners:
-    names = [groups.get(key, key) for key in keys]
+def numbered(names: Sequence[Hashable]) -> Owners:
+    """The number of each name, [n], from 0 on in the order in which they come first."""
     place = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    return np.array([place[name] for name in names])
+    return np.array([place[name] for name in names], dtype=np.int64)

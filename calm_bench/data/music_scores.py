@@ -4,7 +4,6 @@ Parsing is slow (seconds for a quartet movement), so what was read is kept as JS
 music21 is imported inside, and nothing of it leaves this module.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,8 @@ def _notes(part: Any) -> list[Note]:
         if "ChordSymbol" in element.classes or not element.quarterLength:
             continue
         onset, length = float(element.offset), float(element.quarterLength)
-        for note in _members(element):
+        members = element.notes if getattr(element, "isChord", False) else [element]
+        for note in (note for note in members if hasattr(note, "pitch")):
             pitch = round(note.pitch.ps)
             kind = note.tie.type if note.tie else None
             held = tied.pop(pitch, None) if kind in ("stop", "continue") else None
@@ -81,11 +81,6 @@ def _notes(part: Any) -> list[Note]:
             if kind in ("start", "continue"):
                 tied[pitch] = held
     return sorted((round(o, 4), round(n, 4), p) for o, n, p in found)
-
-
-def _members(element: Any) -> Iterable[Any]:
-    members = element.notes if getattr(element, "isChord", False) else [element]
-    return [note for note in members if hasattr(note, "pitch")]
 
 
 def kept_score(path: str, folder: Path) -> Score:

@@ -124,7 +124,10 @@ def perform(score: Score, seed: int) -> Performance:
     longest = MAX_SECONDS * quarters_per_second
     latest = max(onsets[0], end - longest)
     start = onsets[bisect.bisect_left(onsets, rng.uniform(onsets[0], latest))]
-    transpose = rng.choice(_transpositions(score))
+    pitches = [pitch for part in score.parts for _, _, pitch in part]
+    lowest, highest = PITCHES[0] - min(pitches), PITCHES[1] - max(pitches)
+    transpose = rng.choice([t for t in TRANSPOSE if lowest <= t <= highest] or [0])
+    programs, n_parts = ENSEMBLES[ensemble], max(1, len(score.parts) - 1)
     parts = []
     for index, part in enumerate(score.parts):
         heard = [note for note in part if start <= note[0] < start + longest]
@@ -133,8 +136,8 @@ def perform(score: Score, seed: int) -> Performance:
             touch.note(note, start, start + longest, quarters_per_second, transpose)
             for note in heard
         )
-        if notes:
-            parts.append((_program(ensemble, index, len(score.parts)), notes))
+        if notes:  # the top part has the first instrument, the lowest of several the last
+            parts.append((programs[round(index * (len(programs) - 1) / n_parts)], notes))
     return Performance(
         ensemble=ensemble,
         quarters_per_minute=60 * quarters_per_second,
@@ -142,19 +145,6 @@ def perform(score: Score, seed: int) -> Performance:
         start=start,
         parts=tuple(parts),
     )
-
-
-def _program(ensemble: str, index: int, n_parts: int) -> int:
-    """The instrument of a part: the top part has the first, the lowest of several the last."""
-    programs = ENSEMBLES[ensemble]
-    return programs[round(index * (len(programs) - 1) / max(1, n_parts - 1))]
-
-
-def _transpositions(score: Score) -> list[int]:
-    """By how many semitones the work can be moved and stay playable; 0 if it is not as it is."""
-    pitches = [pitch for part in score.parts for _, _, pitch in part]
-    low, high = min(pitches), max(pitches)
-    return [t for t in TRANSPOSE if low + t >= PITCHES[0] and high + t <= PITCHES[1]] or [0]
 
 
 class _Touch:

@@ -1,11 +1,13 @@
 """From vote files to rows of the table: Elo or mean opinions with intervals, n and recipe."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calm_bench.core.stats import numbered
 from calm_bench.errors import InputError
 from calm_bench.listening import ratings
 from calm_bench.listening.votes import Poll, clip_ids
@@ -138,12 +140,7 @@ def _index(poll: Poll) -> dict[str, int]:
 
 def _groups(poll: Poll) -> list[ratings.Ints]:
     raters = [rater for rater, _ in poll.votes]
-    return [_numbered(raters), _numbered([vote.prompt_id for _, vote in poll.votes])]
-
-
-def _numbered(values: Sequence[Any]) -> ratings.Ints:
-    known = {value: i for i, value in enumerate(dict.fromkeys(values))}
-    return np.array([known[value] for value in values], dtype=np.int64)
+    return [numbered(raters), numbered([vote.prompt_id for _, vote in poll.votes])]
 
 
 def _around(values: ratings.Floats, widths: ratings.Floats | None) -> Interval | None:
@@ -158,16 +155,17 @@ def _estimates(
     for i, row in enumerate(poll.session.cells):
         about = [(who, vote.prompt_id) for who, vote in poll.votes if row.cell_id in vote.cells]
         n, fewest = len(about), min(len({pair[side] for pair in about}) for side in (0, 1))
-        if n == 0 or reason is not None:
-            why = reason if n else "nobody has judged this row"
-            out.append(Estimate(value=None, n=n, reason=why))
-            continue
+        found = Estimate(value=float(values[i]), n=n)
         low, high = (float(side[i]) for side in interval or (values, values))
-        if interval is None or fewest < 2 or low == high:
-            why = ALIKE if interval is not None and fewest > 1 else ONE_LISTENER
-            out.append(Estimate(value=float(values[i]), n=n, reason=why))
+        if n == 0 or reason is not None:
+            found = replace(found, value=None, reason=reason if n else "nobody has judged this row")
+        elif interval is None or fewest < 2:
+            found = replace(found, reason=ONE_LISTENER)
+        elif low == high:
+            found = replace(found, reason=ALIKE)
         else:
-            out.append(Estimate(value=float(values[i]), low=low, high=high, n=n))
+            found = replace(found, low=low, high=high)
+        out.append(found)
     return out
 
 
@@ -181,7 +179,7 @@ def _rated(
     """Rows of one recipe, and how far listeners agree; the first column joins the run's table."""
     question = poll.session.question
     units = [(vote.prompt_id, vote.seed_index, *sorted(vote.cells)) for _, vote in poll.votes]
-    alpha = ratings.agreement(_numbered(units), judged)
+    alpha = ratings.agreement(numbered(units), judged)
     agreed = (
         "how far listeners agree is unknown: nothing was judged twice, or all votes are alike; "
         "`calm-bench listen --prompts N` asks about fewer clips"

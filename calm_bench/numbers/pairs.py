@@ -16,11 +16,12 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
     first, and every precision of a row against the first one.
     """
     systems = [row for row in rows if row.kind == "system"]
-    has_baseline = any(row.baseline for row in systems)
+    baselines = [row for row in systems if row.baseline]
+    bases = baselines or [row for row in systems if row.system == systems[0].system]
     pairs = []
     for row in systems:
-        alike = [o for o in systems if _is_base(o, systems, has_baseline) and _drawn_alike(o, row)]
-        if alike and not _is_base(row, systems, has_baseline):
+        alike = [base for base in bases if _drawn_alike(base, row)]
+        if alike and row not in bases:
             other = min(
                 alike, key=lambda o: (o.training != row.training, o.head_steps != row.head_steps)
             )
@@ -36,11 +37,6 @@ def compared_rows(rows: Sequence[Row]) -> list[tuple[str, str]]:
             if first is not row:
                 pairs.append((row.cell_id, first.cell_id))
     return list(dict.fromkeys(pairs))
-
-
-def _is_base(row: Row, systems: Sequence[Row], has_baseline: bool) -> bool:
-    """Whether others are compared with a row: a baseline's, or else the first system's."""
-    return row.baseline if has_baseline else row.system == systems[0].system
 
 
 def _above(before: Sequence[Row], row: Row) -> Row | None:

@@ -141,7 +141,7 @@ class _Records:
         known = [self._scores.get((str(column.metric), str(recipe_id), row), {}) for row in rows]
         if not all(known):
             return
-        trials = [{_pair_key(trial): trial for trial in self._trials[row]} for row in rows]
+        trials = [{f"{t.prompt_id}/{t.seed_index}": t for t in self._trials[row]} for row in rows]
         for identity in _IDENTITIES:
             once: dict[Hashable, str] = {}
             for key in trials[0]:
@@ -156,16 +156,8 @@ class _Records:
             yield sides, groups
 
 
-def _pair_key(trial: TrialRecord) -> str:
-    return f"{trial.prompt_id}/{trial.seed_index}"
-
-
-def _heard(trial: TrialRecord) -> Hashable:
-    return trial.clip_id, trial.prompt_seconds, trial.words
-
-
 _IDENTITIES: tuple[Callable[[TrialRecord], Hashable], ...] = (
-    _heard,
+    lambda trial: (trial.clip_id, trial.prompt_seconds, trial.words),
     lambda trial: trial.prompt_id,  # of what is said of recordings, not of clips
     lambda trial: trial.trial_id,
 )

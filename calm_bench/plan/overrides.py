@@ -11,7 +11,6 @@ from calm_bench.config import (
     BenchmarkSpec,
     Models,
     PromptSpec,
-    SystemRow,
     kept_steps,
 )
 from calm_bench.core import paths
@@ -70,10 +69,9 @@ def apply_overrides(
         UnknownNameError: For a system that does not exist.
         InputError: If an option does not fit the benchmark.
     """
-    update: dict[str, Any] = {"asr": _listener(spec, overrides)}
+    temperatures = tuple(dict.fromkeys(overrides.temperatures)) or spec.temperatures
+    update: dict[str, Any] = {"asr": _listener(spec, overrides), "temperatures": temperatures}
     notes: tuple[str, ...] = ()
-    if overrides.temperatures:
-        update["temperatures"] = tuple(dict.fromkeys(overrides.temperatures))
     if overrides.seconds is not None:
         if overrides.seconds <= spec.prompt_seconds:
             raise InputError(
@@ -88,27 +86,18 @@ def apply_overrides(
         systems = choose_systems(spec, overrides.systems, models)
         if not any(row.baseline for row in systems):
             notes += ("no baseline among these systems: differences are to the first of them",)
-    update["systems"], more = _multiplied(systems, overrides, models)
-    notes += more
-    spec = spec.model_copy(update=update)
-    if overrides.checkpoints:
-        spec, more = _at_checkpoints(spec)
-        notes += more
-    return spec, notes
-
-
-def _multiplied(
-    systems: tuple[SystemRow, ...], overrides: Overrides, models: Models
-) -> tuple[tuple[SystemRow, ...], tuple[str, ...]]:
-    """The rows at every head steps, precision and training that was asked for, and notes."""
-    notes: tuple[str, ...] = ()
     if overrides.head_steps:
         systems = with_head_steps(systems, overrides.head_steps, models)
     if overrides.precisions:
         systems = with_precisions(systems, overrides.precisions)
     if overrides.trainings is not None:
-        systems, notes = with_trainings(systems, overrides.trainings, models)
-    return systems, notes
+        systems, more = with_trainings(systems, overrides.trainings, models)
+        notes += more
+    spec = spec.model_copy(update=update | {"systems": systems})
+    if overrides.checkpoints:
+        spec, more = _at_checkpoints(spec)
+        notes += more
+    return spec, notes
 
 
 def _listener(spec: BenchmarkSpec, overrides: Overrides) -> str | None:

@@ -160,17 +160,14 @@ class RunStore:
         self.refuse_foreign()
         with self.lock():
             if fresh and (self.root / "manifest.json").exists():
-                self._refuse_replaced(weights)
+                if changes := _other_weights(self.read_manifest().weights, weights):
+                    raise InputError(
+                        f"{self.root} holds what other weights made ({changes}), which no command "
+                        "can make again: start the new run with --out, or remove the folder"
+                    )
                 self.read_ratings(run_id)
                 self.clear()
             yield
-
-    def _refuse_replaced(self, weights: Mapping[str, str | None]) -> None:
-        if changes := _other_weights(self.read_manifest().weights, weights):
-            raise InputError(
-                f"{self.root} holds what other weights made ({changes}), which no command can make "
-                "again: start the new run with --out, or remove the folder"
-            )
 
     def begin(self, manifest: Manifest, *, fresh: bool = False) -> Manifest:
         """Write the manifest of a new run, or check that an existing run may go on.

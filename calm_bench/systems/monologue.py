@@ -97,12 +97,9 @@ class TextStream:
         the last frame are cut.
         """
         stream = np.full(frames, PAD, np.int64)
-        write_words(stream, words, self.frame_rate, self._tokens, EPAD)
+        encode = self.tokenizer.encode
+        write_words(stream, words, self.frame_rate, lambda w: encode(" " + w.strip()).ids, EPAD)
         return stream
-
-    def _tokens(self, word: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(" " + word.strip()).ids
-        return ids
 
     def given(
         self, rows: Sequence[Sequence[TimedWord]], counts: Sequence[int], steps: int
@@ -129,9 +126,8 @@ class TextStream:
         """Words of a token stream [T]; a word ends where the next begins or the stream ends."""
         pieces: list[tuple[int, list[int]]] = []
         for frame, token in enumerate(stream):
-            if token in (PAD, EPAD) or token >= len(
-                self._starts_word
-            ):  # untrained models draw what no text has
+            # Untrained models draw what no text has.
+            if token in (PAD, EPAD) or token >= len(self._starts_word):
                 continue
             if not pieces or self._starts_word[token]:
                 pieces.append((frame, []))

@@ -110,13 +110,10 @@ class MoshiSystem(DelayedSystem):
         text[: len(given)] = torch.from_numpy(given)
         with self.lm.transformer.streaming(1):
             streaming = self.lm.transformer.get_streaming_state()
-        return {"streaming": streaming, "text": text, "others": self._others(steps)}
-
-    def _others(self, steps: int) -> Tensor:
-        """What the second speaker says: codes of silence [S, K'], delayed as they must be."""
+        # The second speaker says codes of silence, delayed as they must be.
         silence = torch.zeros(1, self.codec.hop_length * 2, device=self.device)
         code = self.codec.encode(silence)[0, : self.others, -1:].T  # [1, K']
-        return code.expand(steps, -1)
+        return {"streaming": streaming, "text": text, "others": code.expand(steps, -1)}
 
     def read(self, row: RowState, last: int) -> Tensor:
         """Read steps; the last one's text token is drawn where the prompt does not decide it."""

@@ -102,14 +102,12 @@ class ReleasedSystem(System):
         rows = []
         for prompt, generator in zip(prompts, generators, strict=True):
             draws = self.draw(n_frames, sampling, generator).to(self.device)
-            row = RowState(given=self._encode(prompt), draws=draws, sampling=sampling)
+            given = self.codec.encode(prompt.wave[None].to(self.device))[0]
+            given = given if self.codec.continuous else given.transpose(0, 1)
+            row = RowState(given=given, draws=draws, sampling=sampling)
             self.open_row(row, prompt, n_frames)
             rows.append(row)
         return rows
-
-    def _encode(self, prompt: Prompt) -> Tensor:
-        frames = self.codec.encode(prompt.wave[None].to(self.device))[0]
-        return frames if self.codec.continuous else frames.transpose(0, 1)
 
     def backbone_step(self, state: list[RowState]) -> Tensor:
         return torch.stack([self.advance_row(row) for row in state])

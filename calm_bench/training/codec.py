@@ -154,6 +154,7 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_OF_RVQ = ("commitment", "dropped_to", "level_dropout", "unquantised")
 
 
 class CodecTraining(StrictModel):
@@ -224,6 +225,9 @@ class CodecObjective(Objective):
                 self.distillation = Distillation(teacher, codec.sample_rate, channels)
             self.module = nn.ModuleDict({"codec": codec, "distillation": self.distillation})
         self.train, self.validation = train, validation
+        kind, others = ("VAE", _OF_RVQ) if codec.continuous else ("RVQ codec", ("kl",))
+        for name in sorted(config.model_fields_set.intersection(others)):
+            raise InputError(f"training.objective.{name} says nothing to a {kind}: leave it out")
         levels = getattr(codec, "n_codebooks", 0)
         if any(not 1 <= n <= levels for n in config.dropped_to):
             raise InputError(

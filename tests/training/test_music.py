@@ -261,8 +261,8 @@ def test_kept_checkpoints_are_models(corpus: Path) -> None:
     assert weights.stat().st_size < 2.5 * sum(p.numel() for p in last.parameters())
 
 
-def codec_objective(**extra: Any) -> CodecObjective:
-    config, _ = load_model_config("rvq4-debug")
+def codec_objective(name: str = "rvq4-debug", **extra: Any) -> CodecObjective:
+    config, _ = load_model_config(name)
     recipe = TrainingConfig(
         corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
     )
@@ -289,6 +289,12 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
     assert found["bits_per_frame"] == 4 * 4
     with pytest.raises(InputError, match="of 4 levels"):
         codec_objective(dropped_to=[5])
+
+
+@pytest.mark.parametrize(("name", "other"), [("vae-debug", "unquantised"), ("rvq-debug", "kl")])
+def test_what_is_of_the_other_bottleneck_is_refused(corpus: Path, name: str, other: str) -> None:
+    with pytest.raises(InputError, match=f"training.objective.{other} says nothing to a"):
+        codec_objective(name, **{other: 0.5})
 
 
 def test_unquantised_clips_reach_the_decoder_as_they_are(

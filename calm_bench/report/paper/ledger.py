@@ -7,6 +7,7 @@ runs of the same clips share theirs. A claim without evidence says what is missi
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -20,22 +21,16 @@ from calm_bench.core.inference import (
 )
 from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, signed
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
-from calm_bench.report.paper.measure import Measured, Missing, counted, measure
+from calm_bench.report.paper.measure import Measured, Missing, counted, level_reach, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.paper.verdicts import AGAINST, VERDICTS, Verdict, joined, settled
 from calm_bench.report.tables import Table
 from calm_bench.store.records import Weights, weights_text
-from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
 
 _COMMAND_WIDTH = 52  # beyond it, a command pushes what follows it
+_COMPLETE = re.compile(r"calm-bench (?!.*&&)[^#,A-Z]+")  # nothing is left to be filled in
 _AT = f"with {100 * POWER:g} % power"
-
-
-def _can_be_run(command: str) -> bool:
-    """Whether a command is a single one, and nothing in it is for the reader to fill in."""
-    alone = not any(mark in command for mark in ("&&", "#", ","))
-    return command.startswith("calm-bench ") and alone and command.islower()
 
 
 class Evidence(StrictModel):
@@ -158,11 +153,24 @@ def ledger_tables(ledger: Ledger, *, brief: bool = False) -> list[Table]:
     )
     measured = [line for line in ledger.lines if line.verdict != "not measured"]
     for family, (title, note) in _FAMILIES.items():
-        if lines := [line for line in measured if line.family == family]:
-            tables.append(_claims_table(title, lines, brief))
+        lines = (line for line in measured if line.family == family)
+        if rows := [row for line in lines for row in _rows(line, brief)]:
+            tables.append(_table(title, rows, brief))
+            tables[-1].groups = [i for i, row in enumerate(rows) if i and row["claim"] != _UNDER]
             tables[-1].notes.append(note)
-    if absent := [_absent(line, brief) for line in ledger.lines if line.verdict == "not measured"]:
-        tables.append(_table("Not measured", absent))
+    absent = [
+        {
+            "claim": _named(line, brief),
+            "published": line.published,
+            "what is missing": line.note or "",
+            "what would measure it": line.command or "",
+            "source": line.source,
+        }
+        for line in ledger.lines
+        if line.verdict == "not measured"
+    ]
+    if absent:
+        tables.append(_table("Not measured", absent, brief))
     tables[-1].notes += ledger.notes
     return tables
 
@@ -188,22 +196,18 @@ _FAMILIES: dict[Family, tuple[str, str]] = {
 }
 
 
-def _claims_table(title: str, lines: Sequence[Line], brief: bool) -> Table:
-    rows = [row for line in lines for row in _rows(line, brief)]
-    said = [name for name in rows[0] if any(row[name] for row in rows)]
-    table = _table(title, [{name: row[name] for name in said} for row in rows])
-    table.groups = [i for i, row in enumerate(rows) if i and row["claim"] != _UNDER]
-    return table
-
-
 _UNDER = "↳"
 _NUMBERS = {"95 % interval", "claims", "n", "trainings", "spread"}
+_LONG = {"run", "note", "source", "what would measure it"}
 
 
-def _table(title: str, lines: Sequence[Mapping[str, str]]) -> Table:
-    table = Table.of(title, lines[0], left=lines[0].keys() - _NUMBERS)
-    for line in lines:
-        table.add_row(*line.values())
+def _table(title: str, rows: Sequence[Mapping[str, str]], brief: bool = False) -> Table:
+    """A table without its empty columns, and where it is brief without the long ones."""
+    dropped = _LONG if brief else set()
+    said = [name for name in rows[0] if name not in dropped and any(row[name] for row in rows)]
+    table = Table.of(title, said, left=set(said) - _NUMBERS)
+    for row in rows:
+        table.add_row(*(row[name] for name in said))
     return table
 
 
@@ -212,46 +216,32 @@ def _rows(line: Line, brief: bool) -> Iterator[dict[str, str]]:
     alone = line.evidence[0] if len(line.evidence) == 1 else None
     notes = "; ".join(filter(None, (line.note, alone.note if alone else None)))
     about = {"claim": _named(line, brief), "verdict": line.verdict, "published": line.published}
-    fields = _fields(alone, brief)
+    fields = _fields(alone)
     if line.family == "joint":
         fields["ours"], notes = notes, ""
-    yield about | fields | ({} if brief else {"note": notes, "source": line.source})
+    yield about | fields | {"note": notes, "source": line.source}
     for one in line.evidence if alone is None else ():
         about = {"claim": _UNDER, "verdict": one.verdict, "published": ""}
-        ends = {} if brief else {"note": one.note or "", "source": ""}
-        yield about | _fields(one, brief) | ends
+        yield about | _fields(one) | {"note": one.note or "", "source": ""}
 
 
 def _named(line: Line, brief: bool) -> str:
     return line.claim if brief else f"{line.claim}: {line.says}"
 
 
-def _fields(one: Evidence | None, brief: bool) -> dict[str, str]:
-    fields = dict.fromkeys(("ours", "95 % interval", "n", "trainings", "spread", "scale", "by"), "")
-    if one is not None:
-        fields |= {"ours": one.ours, "95 % interval": _interval(one), "scale": one.scale}
-        fields |= {"n": "" if one.is_counted else str(one.n), "by": one.by or ""}
-        fields |= {"trainings": str(one.trainings or "")}
-        if one.spread is not None:
-            fields["spread"] = plain_number(one.spread, _decimals(one.spread))
-    return fields | ({} if brief else {"run": one.run if one else ""})
+_FIELDS = ("ours", "95 % interval", "n", "trainings", "spread", "scale", "by", "run")
 
 
-def _absent(line: Line, brief: bool) -> dict[str, str]:
-    fields = {
-        "claim": _named(line, brief),
-        "published": line.published,
-        "what is missing": line.note or "",
-    }
-    rest = {"what would measure it": line.command or "", "source": line.source}
-    return fields if brief else fields | rest
-
-
-def _interval(one: Evidence) -> str:
-    if one.is_counted:
-        return "exact"
+def _fields(one: Evidence | None) -> dict[str, str]:
+    if one is None:
+        return dict.fromkeys(_FIELDS, "")
     decimals = _decimals(one.high - one.low)
-    return f"[{plain_number(one.low, decimals)}, {plain_number(one.high, decimals)}]"
+    ends = (plain_number(end, decimals) for end in (one.low, one.high))
+    interval, n = ("exact", "") if one.is_counted else (f"[{', '.join(ends)}]", str(one.n))
+    spread = "" if one.spread is None else plain_number(one.spread, _decimals(one.spread))
+    trainings, by = str(one.trainings or ""), one.by or ""
+    known = (one.ours, interval, n, trainings, spread, one.scale, by, one.run)
+    return dict(zip(_FIELDS, known, strict=True))
 
 
 def remedy_lines(ledger: Ledger) -> list[str]:
@@ -260,7 +250,7 @@ def remedy_lines(ledger: Ledger) -> list[str]:
     Claims that need more than one command, or something of one's own, are counted in the last line.
     """
     wanted = Counter(line.command for line in ledger.lines if line.verdict == "not measured")
-    found = [(c, n) for c, n in wanted.most_common() if c is not None and _can_be_run(c)]
+    found = [(c, n) for c, n in wanted.most_common() if c is not None and _COMPLETE.fullmatch(c)]
     width = min(_COMMAND_WIDTH, max((len(command) for command, _ in found), default=0))
     lines = [f"{c:<{width}}  would measure {n} claim{'s' if n > 1 else ''}" for c, n in found]
     if rest := wanted.total() - sum(n for _, n in found):
@@ -303,10 +293,7 @@ def _corrected(lines: Sequence[Line]) -> list[Line]:
     heads = [line for line in lines if line.family == "headline"]
     raw = holm([line.raw_p for line in heads])
     corrected = dict(zip((line.claim for line in heads), raw, strict=True))
-    return [
-        line if line.claim not in corrected else _held(line, corrected[line.claim])
-        for line in lines
-    ]
+    return [_held(line, corrected[line.claim]) if line in heads else line for line in lines]
 
 
 def _held(line: Line, p: float) -> Line:
@@ -393,23 +380,18 @@ def _of(claim: Claim, **found: Any) -> Line:
 
 
 def _evidence(claim: Claim, runs: Sequence[StoredRun]) -> tuple[list[Evidence], list[Missing]]:
-    if claim.measure in (None, "joint"):
-        return [], []
-    if claim.measure == "count":
-        try:
-            return [_one(claim, None, "paper", counted(claim))], []
-        except Missing as missing:
-            return [], [missing]
+    places: list[tuple[StoredRun | None, Scale]] = [(None, "paper")]
+    if claim.measure != "count":
+        places = [(run, scale) for run in runs for scale in run.scales]
     found: list[Evidence] = []
     absent: list[Missing] = []
-    for run in runs:
-        for scale in run.scales:
-            try:
-                results = measure(claim, run, scale)
-            except Missing as missing:
-                absent.append(missing)
-            else:
-                found += [_one(claim, run, scale, result) for result in results]
+    for run, scale in places if claim.measure not in (None, "joint") else ():
+        try:
+            results = [counted(claim)] if run is None else measure(claim, run, scale)
+        except Missing as missing:
+            absent.append(missing)
+        else:
+            found += [_one(claim, run, scale, result) for result in results]
     return _merged(found), absent
 
 
@@ -433,7 +415,11 @@ def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
 def _one(claim: Claim, run: StoredRun | None, scale: Scale, result: Measured) -> Evidence:
     effect, first = result.effect, result.values[0]
     of = math.exp if claim.is_factor else float
-    by = (_by(run, first), run.apart(*result.values)) if run else ("counted from its shapes",)
+    by: tuple[str | None, ...] = ("counted from its shapes",)
+    if run is not None:
+        is_time = first.metric in SPEED_METRICS
+        how = run.timed_on(first) if is_time else run.instrument(first.recipe_id)
+        by = (how, run.apart(*result.values))
     return Evidence(
         run=run.name if run else f"models/{first.cell_id}-paper",
         scale=scale,
@@ -481,11 +467,6 @@ def _number(value: float, unit: str) -> str:
     return f"{text} {unit}".strip()
 
 
-def _by(run: StoredRun, value: Value) -> str | None:
-    """By what a number was measured, where those of another kind would differ."""
-    return run.timed_on(value) if value.metric in SPEED_METRICS else run.instrument(value.recipe_id)
-
-
 def _note(claim: Claim, result: Measured) -> str | None:
     effect, parts = result.effect, []
     if claim.measure == "order":
@@ -495,7 +476,7 @@ def _note(claim: Claim, result: Measured) -> str | None:
     if result.verdict == "inconclusive":
         parts.append(_needed(claim, result))
     if claim.delta is not None:
-        reach = _number(_margin(claim, result), "")
+        reach = _number(level_reach(claim, result.values), "")
         parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{reach}")
     if found := effect.detectable:
         shown = " / ".join(_number(x, "") for x in found.values())
@@ -515,7 +496,7 @@ def _needed(claim: Claim, result: Measured) -> str:
     if claim.delta is not None:
         if result.p <= ALPHA:
             return "within δ in one training"
-        null = math.copysign(_margin(claim, result), effect.value)
+        null = math.copysign(level_reach(claim, result.values), effect.value)
         side = "within" if abs(effect.value) <= abs(null) else "beyond"
         shown = f"show that it lies {side} δ, {_AT}"
     n, few, many = range_needed(effect, null)
@@ -528,11 +509,6 @@ def _needed(claim: Claim, result: Measured) -> str:
         return "no n would show it: the observed effect is nil"
     unit = "rounds" if claim.family == "times" else "prompts"
     return f"about {needed_text(n, few, many)} {unit} would {shown}"
-
-
-def _margin(claim: Claim, result: Measured) -> float:
-    """How far from nil an effect may lie that is level with the second row."""
-    return (claim.delta or 0.0) * abs(result.values[1].value or 0.0)
 
 
 def changes(committed: Ledger, now: Ledger) -> list[str]:

@@ -144,7 +144,7 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[s
     if metric in SPEED_METRICS and run.results.is_unfit:
         raise Missing(f"{run.name} was timed on a machine unfit for it: {UNFIT}")
     for row in rows if metric not in SPEED_METRICS else ():
-        if row.model is not None and run.has_random_weights(row.model):
+        if row.model is not None and run.weights.get(row.model, "") is None:
             raise Missing(f"the weights of {row.model} are random: only its speed means something")
     values = [value for row in rows for value in run.values(metric, row)]
     found: dict[str | None, Value] = {}
@@ -184,17 +184,21 @@ def _measured(claim: Claim, run: StoredRun, scale: Scale, seen: Sequence[_Compar
         over_trainings([one.links[i] for one in seen], _prompt_error(claim, run, seen, i))
         for i in range(len(seen[0].links))
     ]
-    values = tuple(_mean(of_row) for of_row in zip(*(one.values for one in seen), strict=True))
+    values = tuple(
+        of_row[0].model_copy(update={"value": fmean(value.value or 0.0 for value in of_row)})
+        for of_row in zip(*(one.values for one in seen), strict=True)
+    )
     null = math.log(claim.null) if claim.is_factor else claim.null
     verdict, p = judge(links, claim.side, null, _margin(claim, run, scale, values))
     published = claim.scales[0] if len(claim.scales) == 1 else "paper"
     here = claim.family == "quality" or _device(run).startswith(claim.device)
     alike = here and scale == published
-    weakest = _weakest(links, claim.side, null)
+    sign = 1 if claim.side == "above" else -1
+    strength = [(-one.p_not(above=sign > 0, null=null), sign * (one.value - null)) for one in links]
     trainings = _trainings(run, seen)
     return Measured(
-        effect=links[weakest],
-        link=weakest,
+        effect=links[strength.index(min(strength))],
+        link=strength.index(min(strength)),
         verdict=capped(
             verdict,
             elsewhere=claim.family == "times" and not alike,
@@ -237,30 +241,23 @@ def _device(run: StoredRun) -> str:
     return str(run.manifest.environment.get("device", "")) if run.manifest else ""
 
 
-def _mean(values: Sequence[Value]) -> Value:
-    return values[0].model_copy(update={"value": fmean(v.value or 0.0 for v in values)})
-
-
-def _weakest(links: Sequence[Effect], side: str, null: float) -> int:
-    def strength(i: int) -> tuple[float, float]:
-        gap = links[i].value - null if side == "above" else null - links[i].value
-        return -links[i].p_not(above=side == "above", null=null), gap
-
-    return min(range(len(links)), key=strength)
-
-
 def _margin(
     claim: Claim, run: StoredRun, scale: Scale, values: Sequence[Value]
 ) -> tuple[float, float] | None:
     """What counts as the published number here, or as level with the second row."""
     if claim.delta is not None:
-        reach = claim.delta * abs(values[1].value or 0.0)
+        reach = level_reach(claim, values)
         return claim.null - reach, claim.null + reach
     margin, by = claim.margin, claim.published.by if claim.published else None
     instrument = run.instrument(values[0].recipe_id) or ""
     if margin is None or (by and (scale != "paper" or by not in instrument)):
         return None
     return (math.log(margin[0]), math.log(margin[1])) if claim.is_factor else margin
+
+
+def level_reach(claim: Claim, values: Sequence[Value]) -> float:
+    """How far from nil an effect may lie that is level with the second row."""
+    return (claim.delta or 0.0) * abs(values[1].value or 0.0)
 
 
 def counted(claim: Claim) -> Measured:

@@ -74,13 +74,10 @@ def verify_paper(names: Sequence[str], folder: Path) -> list[str]:
     ledger, texts = _texts(read_stored(find_stored(names)))
     found = changes(committed, ledger)
     if not found:
-        stale = [name for name, text in texts.items() if not _holds(folder / name, text)]
-        found = [f"{folder / name} is not what the stored runs give" for name in sorted(stale)]
+        for path, text in sorted((folder / name, text) for name, text in texts.items()):
+            if not path.is_file() or path.read_bytes() != text.encode():
+                found.append(f"{path} is not what the stored runs give")
     return found
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:

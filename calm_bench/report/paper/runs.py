@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
@@ -48,22 +48,19 @@ _SEGMENT = re.compile(r"fad@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)s")
 _MODEL = re.compile(r"(?P<base>.+?)(-(?P<scale>tiny|paper|debug))?(@seed\d+)?(@(?P<step>\d+))?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelName:
+class ModelName(NamedTuple):
     """The parts of a model's name: calm-music-tiny@2000 is calm-music, tiny, after 2,000 steps."""
 
     base: str
-    scale: str | None
-    step: int | None
+    scale: str | None = None
+    step: int | None = None
 
     @classmethod
     def of(cls, model: str) -> "ModelName":
         """The parts of a name or of a folder's path."""
-        found = _MODEL.fullmatch(Path(model).name)
-        if found is None:
-            return cls(base=model, scale=None, step=None)
-        step = found["step"]
-        return cls(base=found["base"], scale=found["scale"], step=int(step) if step else None)
+        if (found := _MODEL.fullmatch(Path(model).name)) is None:
+            return cls(model)
+        return cls(found["base"], found["scale"], int(found["step"]) if found["step"] else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +163,9 @@ class StoredRun:
             wanted = min(at) if metric == "fad_first" else max(at)
             return [value for x, value in points if x == wanted]
         found = [value for value in values if value.metric == STORED_AS.get(metric, metric)]
-        return [_thirty_seconds(rtf) for rtf in found] if metric == "seconds_for_30s" else found
+        if metric != "seconds_for_30s":
+            return found
+        return [times(rtf, 30, metric="seconds_for_30s", unit="s") for rtf in found]
 
     def recipe(self, recipe_id: str | None) -> Mapping[str, Any]:
         """What numbers of a recipe depend on; empty where none was recorded."""
@@ -228,10 +227,6 @@ class StoredRun:
     def _of(self, rows: Iterable[Row]) -> "StoredRun":
         return replace(self, results=self.results.model_copy(update={"cells": tuple(rows)}))
 
-    def has_random_weights(self, model: str) -> bool:
-        """Whether the manifest says that a model was never trained."""
-        return model in self.weights and self.weights[model] is None
-
 
 def scale_of(row: Row) -> Scale | None:
     """The scale of a row's model; None for rows without a model, which belong to every scale."""
@@ -265,10 +260,11 @@ def segments(values: Iterable[Value]) -> list[tuple[float, Value]]:
     return sorted(found, key=lambda point: point[0])
 
 
-def _thirty_seconds(rtf: Value) -> Value:
-    ends = {name: getattr(rtf, name) for name in ("value", "low", "high")}
-    times = {name: None if x is None else 30 * x for name, x in ends.items()}
-    return rtf.model_copy(update={"metric": "seconds_for_30s", "unit": "s", **times})
+def times(value: Value, factor: float, **changes: Any) -> Value:
+    """A number that is multiplied with its interval, and otherwise changed."""
+    ends = {name: getattr(value, name) for name in ("value", "low", "high")}
+    scaled = {name: None if end is None else end * factor for name, end in ends.items()}
+    return value.model_copy(update=scaled | changes)
 
 
 def find_stored(names: Sequence[str]) -> list[Path]:
@@ -333,8 +329,10 @@ def _prompted(run: StoredRun, before: Sequence[StoredRun]) -> str:
     """What sets a run's prompts apart from those of the first run of the same list of prompts."""
     if (own := Prompts.of(run)) is None:
         return ""
-    known = [(other.name, prompts) for other in before if (prompts := Prompts.of(other))]
-    listed = [(name, prompts) for name, prompts in known if prompts.listed == own.listed]
+    known = ((other.name, Prompts.of(other)) for other in before)
+    listed = [
+        (name, prompts) for name, prompts in known if prompts and prompts.listed == own.listed
+    ]
     alike = [(name, prompts) for name, prompts in listed if prompts.version == own.version]
     parts = []
     if listed and listed[0][1].version != own.version:
