@@ -26,7 +26,7 @@ from calm_bench.report.tables import (
     held_out_table,
     main_tables,
 )
-from calm_bench.store.records import GrowthRecord, LatencyRecord, TrialRecord
+from calm_bench.store.records import GrowthRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -58,7 +58,7 @@ def read_section(store: RunStore) -> Section:
     results = read_current(store)
     tables = [*main_tables(results), *difference_tables(results)]
     tables += [held_out_table(results), counts_table(results)]
-    plots = render_plots(results, store.read(LatencyRecord), store.read(GrowthRecord))
+    plots = render_plots(results, store.read(GrowthRecord))
     tables = [table for table in tables if table.rows]
     return Section(store=store, results=results, tables=tables, plots=plots)
 

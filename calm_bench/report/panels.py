@@ -1,8 +1,6 @@
 """Plots as data, and the one place where they are drawn, as PNG and SVG.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; every system also has its
-own marker and line, and every stage its own hatch, so that a print in grey can be read. The same
-panels give the same bytes.
+A picture has a title and a caption, and can stand alone. The same panels give the same bytes.
 """
 
 import io
@@ -10,27 +8,24 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import mean
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Self
 
+from calm_bench.report.looks import GREY, LINES, Look
 from calm_bench.store.results import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
-GREY = "#6b6b6b"
-GREY_MARKERS = ("*", "x", "P", "1", "2", "3", "4")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
-FILLS = ("full", "none", "left", "right", "top", "bottom")
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STAGES = {
-    "backbone": ("#bdbdbd", ""),
-    "head": ("#D55E00", "///"),
-    "codec": ("#56B4E9", "..."),
-    "other": ("#f0f0f0", ""),
+    "backbone": ("#c4c4c4", ""),
+    "head": ("#5e3c99", ""),
+    "codec": ("#f1e3b5", "..."),
+    "other": ("#ffffff", ""),
 }
+"""Colours that no system has, and that differ in a print in grey."""
 _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#444444",
@@ -49,35 +44,15 @@ _STYLE: Any = {
     "svg.hashsalt": "calm-bench",
     "text.parse_math": False,  # a label may hold a dollar sign
 }
-_WIDTH, _HEIGHT = 4.5, 3.2  # inches of a panel with numbers along both axes
-_LETTERS_PER_INCH = 14  # of a caption
+_WIDTH, _HEIGHT = 4.6, 3.2  # inches of a panel with numbers along both axes
+_NARROW = 2.4  # inches of a panel with names along y
+_LETTERS_PER_INCH = 15  # of a caption
 _BESIDE = 0.25  # of the distance between points, over which those of several lines are spread
+_SIDE_BY_SIDE = "points that share a place along x stand side by side there"
 _LEAST = 0.3  # of the smallest value: what a logarithmic axis shows of a bar that reaches 0
-_BELOW: Any = {
-    "loc": "upper center", "bbox_to_anchor": (0.45, -0.2), "ncols": 2, "fontsize": 8,
-    "frameon": False, "columnspacing": 1.0, "handlelength": 1.4, "handletextpad": 0.5,
-}  # fmt: skip
-"""A panel's own legend."""
+_KEYS: Any = {"columnspacing": 1.2, "handlelength": 2.0, "handletextpad": 0.6, "alignment": "left"}
 
 Interval = tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How the points of a line are drawn, in every plot."""
-
-    color: str
-    marker: str = "o"
-    line: Any = "-"
-    fill: str = "full"
-
-
-def look(index: int, fill: str = "full") -> Look:
-    """The look of one of many systems; no two of 49 look alike."""
-    n = len(COLORS)
-    # Each lap of colours starts at another marker.
-    marker = _MARKERS[(index + index // n) % n]
-    return Look(color=COLORS[index % n], marker=marker, line=LINES[index % len(LINES)], fill=fill)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +76,14 @@ def _place(at: float | Value) -> tuple[float, Interval]:
     if not isinstance(at, Value):
         return at, None
     assert at.value is not None
-    if at.low is None or at.high is None:
-        return at.value, None
-    return at.value, (at.low, at.high)
+    return at.value, interval_of(at)
+
+
+def interval_of(value: Value, scale: float = 1.0) -> Interval:
+    """The interval of a number, times `scale`."""
+    if value.low is None or value.high is None:
+        return None
+    return scale * value.low, scale * value.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +100,13 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        levels: Grey lines across, by name: what stands beside the systems.
+        levels: Grey lines across, by name: what stands beside the systems. One without a value is
+            not drawn; its line's style is kept for it.
         uprights: Grey lines upwards, by name.
         stages: Instead of lines, per row the milliseconds of each stage.
+        ends: Intervals of their sums.
         names: What stands along y from the top, at 0, 1, ..., instead of numbers.
-        beyond: At some of the names, what is written for a value too far to the right.
+        beyond: At some of the names, what is written for a value too far to the right, or none.
         from_zero: Whether y begins at 0, so that what is flat looks flat.
         shared_x: Whether lines have the same x: they stand a little beside each other, and ticks
             where the points are, if these are round numbers.
@@ -136,9 +118,10 @@ class Panel:
     x_label: str = ""
     y_label: str = ""
     lines: Sequence[Line] = ()
-    levels: Mapping[str, float] = field(default_factory=dict)
+    levels: Mapping[str, float | None] = field(default_factory=dict)
     uprights: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ends: Mapping[str, Interval] = field(default_factory=dict)
     names: Sequence[str] = ()
     beyond: Mapping[int, str] = field(default_factory=dict)
     log_x: bool = False
@@ -163,15 +146,23 @@ def far_apart(values: Iterable[float], times: float = 8.0) -> bool:
     return bool(found) and min(found) > 0 and max(found) > times * min(found)
 
 
-def render(figures: Mapping[str, Sequence[Panel]]) -> dict[str, bytes]:
-    """The figures by file name, each as PNG and SVG; one without panels has no file."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Panels under one title, their captions below."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
+def render(pictures: Mapping[str, Picture]) -> dict[str, bytes]:
+    """The pictures by file name, each as PNG and SVG; one without panels has no file."""
     from matplotlib import rc_context
 
     files = {}
     with rc_context(_STYLE):
-        for name, panels in figures.items():
-            if panels:
-                figure = _draw(panels)
+        for name, picture in pictures.items():
+            if picture.panels:
+                figure = _draw(picture)
                 # Without dates or versions in the files.
                 for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                     out = io.BytesIO()
@@ -180,74 +171,108 @@ def render(figures: Mapping[str, Sequence[Panel]]) -> dict[str, bytes]:
     return files
 
 
-def _draw(panels: Sequence[Panel]) -> "Figure":
+def _draw(picture: Picture) -> "Figure":
     from matplotlib.figure import Figure
 
-    n = len(panels)
-    wide = 1 if panels[0].stages else min(3, n) if panels[0].names or n <= 3 else 2
-    width, heights = _size(panels, wide)
-    figure = Figure(figsize=(width, sum(heights) + 0.8), layout="constrained")
-    grid = figure.subplots(len(heights), wide, squeeze=False, height_ratios=heights)
-    axes = list(grid.flat)
-    for axis in axes[n:]:
-        axis.remove()
-    for index, (axis, panel) in enumerate(zip(axes[:n], panels, strict=True)):
-        (_bars if panel.stages else _lines)(axis, panel)
-        if panel.rows:
-            axis.set_yticks(range(len(panel.rows)), panel.rows if index % wide == 0 else [])
-            axis.set_ylim(len(panel.rows) - 0.5, -0.5)
-        axis.set_title(panel.title, loc="left", fontweight="bold")
-        axis.set_xlabel(panel.x_label)
-        axis.set_ylabel(panel.y_label)
-    _legends(figure, axes[:n], panels, 4 if panels[0].stages else max(2, wide))
-    texts = dict.fromkeys(text for panel in panels for text in panel.caption.splitlines())
+    groups = by_legend(picture.panels)
+    wide = max(map(_wide, groups))
+    sizes = [_size(group, wide) for group in groups]
+    width = max(across for across, _ in sizes)
+    heights = [sum(rows) for _, rows in sizes]
+    figure = Figure(figsize=(width, sum(heights) + 0.9), layout="constrained")
+    left: Any = {"x": 0.01, "ha": "left"}
+    figure.suptitle(picture.title, fontsize=12, fontweight="bold", **left)
+    parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights).flat
+    for part, group, (_, rows) in zip(parts, groups, sizes, strict=True):
+        _draw_group(part, group, wide, rows)
+    texts = dict.fromkeys(text for panel in picture.panels for text in panel.caption.splitlines())
+    if any(panel.shared_x and len(panel.lines) > 1 for panel in picture.panels):
+        texts[_SIDE_BY_SIDE] = None
     lines = [line for text in texts for line in wrap(text, int(_LETTERS_PER_INCH * width))]
-    figure.supxlabel("\n".join(lines), fontsize=8, color=GREY)
+    figure.supxlabel("\n".join(lines), fontsize=8, color=GREY, **left)
     return figure
 
 
+def by_legend(panels: Sequence[Panel]) -> list[list[Panel]]:
+    """Successive panels in which a look means one system, so that one legend serves them all."""
+    groups: list[list[Panel]] = []
+    meant: dict[Look, str] = {}
+    for panel in panels:
+        own = {line.look: line.label for line in panel.lines if line.label and line.look.marker}
+        if not groups or any(meant.get(key, label) != label for key, label in own.items()):
+            groups.append([])
+            meant = {}
+        groups[-1].append(panel)
+        meant |= own
+    return groups
+
+
+def _wide(panels: Sequence[Panel]) -> int:
+    """How many panels stand beside each other: where names are along y, so that few are missing."""
+    n = len(panels)
+    if panels[0].names and n > 3:
+        return min((3, 4, 2), key=lambda wide: -n % wide)
+    return min(n, 3 if panels[0].names else 2)
+
+
 def _size(panels: Sequence[Panel], wide: int) -> tuple[float, list[float]]:
+    """The inches across, and of each row of panels."""
     longest = max((len(name) for panel in panels for name in panel.rows), default=0)
-    if longest:
-        beside = max(2.2, 0.08 * longest)  # a folder's path may be long
-        across, thick = (5.2, 0.36) if panels[0].stages else (2.6 * wide, 0.24)
-        return beside + across, [0.8 + thick * len(panel.rows) for panel in panels[::wide]]
-    return max(_WIDTH * wide, 6.2), [_HEIGHT] * -(-len(panels) // wide)
+    rows = [panels[start : start + wide] for start in range(0, len(panels), wide)]
+    if not longest:
+        return max(_WIDTH * wide, 6.4), [_HEIGHT] * len(rows)
+    beside = max(2.0, 0.08 * longest)  # a folder's path may be long
+    each, thick = (max(_WIDTH, 6.0 / wide), 0.34) if panels[0].stages else (_NARROW, 0.24)
+    heights = [0.9 + thick * max(len(panel.rows) for panel in row) for row in rows]
+    return beside + each * wide, heights
 
 
-def looks_agree(panels: Sequence[Panel]) -> bool:
-    """Whether a look means one system in all panels, so that one legend serves them all."""
-    meant: dict[str, set[str]] = {}
-    for line in (line for panel in panels for line in panel.lines):
-        if line.label and line.look.marker:
-            meant.setdefault(str(line.look), set()).add(line.label)
-    return all(len(labels) == 1 for labels in meant.values())
+def _draw_group(
+    part: "SubFigure", panels: Sequence[Panel], wide: int, heights: Sequence[float]
+) -> None:
+    grid = part.subplots(len(heights), wide, squeeze=False, height_ratios=heights)
+    axes, n = list(grid.flat), len(panels)
+    for axis in axes[n:]:
+        axis.set_axis_off()
+    for index, (axis, panel) in enumerate(zip(axes[:n], panels, strict=True)):
+        (_bars if panel.stages else _lines)(axis, panel)
+        if panel.rows:
+            said = index % wide and panel.rows == panels[index - 1].rows
+            axis.set_yticks(range(len(panel.rows)), [] if said else panel.rows)
+            axis.set_ylim(len(panel.rows) - 0.5, -0.5)
+        axis.set_title(panel.title, loc="left", fontweight="bold")
+        scales = (panel.x_label, panel.log_x), (panel.y_label, panel.log_y)
+        x_label, y_label = (", ".join([s] * bool(s) + ["log scale"] * log) for s, log in scales)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(y_label)
+    _legend(part, axes, panels)
 
 
-def _legends(figure: "Figure", axes: Sequence["Axes"], panels: Sequence[Panel], n: int) -> None:
-    """One legend for all panels, systems before levels, in `n` columns; or one below each."""
-    if not looks_agree(panels):
-        for axis in axes:
-            axis.legend(**_BELOW)
-        return
+def _legend(part: "SubFigure", axes: Sequence["Axes"], panels: Sequence[Panel]) -> None:
+    """One legend for all panels, systems before levels: in an empty cell, or else above them."""
     handles: dict[str, Any] = {}
     for axis in axes:
         found, labels = axis.get_legend_handles_labels()
         for label, handle in zip(labels, found, strict=True):
             handles.setdefault(label, handle)
     most_first = sorted(panels, key=lambda panel: -len(panel.lines))
-    systems = dict.fromkeys(line.label for panel in most_first for line in panel.lines)
-    names = [name for name in systems if name in handles]
-    names += [name for name in handles if name not in systems]
-    if names:
-        chosen = [handles[name] for name in names]
-        figure.legend(chosen, names, loc="outside upper left", ncols=n)
+    order = [line.label for panel in most_first for line in panel.lines] + list(_STAGES)
+    names = [name for name in dict.fromkeys(order) if name in handles]
+    names += [name for name in handles if name not in names]
+    if not names:
+        return
+    chosen = [handles[name] for name in names]
+    if len(axes) > len(panels):
+        axes[len(panels)].legend(chosen, names, loc="center left", **_KEYS)
+    else:
+        columns = int(part.bbox.width / part.figure.dpi / (0.9 + 0.075 * max(map(len, names))))
+        part.legend(chosen, names, loc="outside upper left", ncols=max(1, columns), **_KEYS)
 
 
 def _lines(axis: "Axes", panel: Panel) -> None:
     """Lines with bars at their points, and grey lines across and upwards."""
-    xs = sorted({dot.x for line in panel.lines for dot in line.dots})
-    ys = [dot.y for line in panel.lines for dot in line.dots]
+    dots = [dot for line in panel.lines for dot in line.dots]
+    xs, ys = sorted({dot.x for dot in dots}), [dot.y for dot in dots]
     for index, line in enumerate(panel.lines):
         place = index - (len(panel.lines) - 1) / 2
         style = line.look
@@ -266,17 +291,19 @@ def _lines(axis: "Axes", panel: Panel) -> None:
             lw=1.3,
             elinewidth=1.1,
         )
-        for dot in line.dots:
-            near: Any = {"xytext": (6, 5 if index % 2 else -12), "textcoords": "offset points"}
-            axis.annotate(dot.note, (dot.x, dot.y), fontsize=8, **near)
+        for dot in (dot for dot in line.dots if dot.note):
+            up = dot.y >= mean(other.y for other in dots if other.note == dot.note)
+            near: Any = {"xytext": (5, 4 if up else -11), "textcoords": "offset points"}
+            axis.annotate(dot.note, (dot.x, dot.y), fontsize=8, color=style.color, **near)
     for draw, places in ((axis.axhline, panel.levels), (axis.axvline, panel.uprights)):
         for index, (label, at) in enumerate(places.items(), 1):
-            draw(at, color=GREY, lw=1.1, ls=LINES[index % len(LINES)], label=label)
+            if at is not None:
+                draw(at, color=GREY, lw=1.1, ls=LINES[index % len(LINES)], label=label)
     for y, text in panel.beyond.items():
         at_edge: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
         axis.annotate(text, (1.0, y), color=GREY, **at_edge)
     axis.margins(x=0.12, y=0.12)
-    _scales(axis, panel, xs, [*ys, *panel.levels.values()])
+    _scales(axis, panel, xs, ys + [at for at in panel.levels.values() if at is not None])
 
 
 def _beside(panel: Panel, all_x: Sequence[float], xs: Sequence[float], place: float) -> list[float]:
@@ -312,15 +339,16 @@ def _scales(axis: "Axes", panel: Panel, xs: Sequence[float], ys: Sequence[float]
     """Axes with plain numbers, with ticks where lines have their points in common."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    sides: list[tuple[Any, Sequence[float]]] = []
+    sides: list[Any] = []
     if panel.log_x:
         axis.set_xscale("log")
-        sides.append((axis.xaxis, (1, 2, 5)))
+        sides.append(axis.xaxis)
     if panel.log_y:
         axis.set_yscale("log")
-        sides.append((axis.yaxis, (1, 2, 3, 5)))
-    for side, subs in sides:
-        side.set_major_locator(LogLocator(subs=subs))
+        sides.append(axis.yaxis)
+    for side in sides:
+        low, high = side.get_view_interval()
+        side.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 30 * low else (1, 2, 3, 5)))
         side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         side.set_minor_formatter(NullFormatter())
     at = panel.ticks or _apart(xs, logarithmic=panel.log_x)
@@ -346,26 +374,30 @@ def _apart(values: Sequence[float], *, logarithmic: bool) -> list[float]:
 
 
 def _bars(axis: "Axes", panel: Panel) -> None:
-    """Stacked bars, a row per system, with the total and the head's part at the end."""
+    """Stacked bars, a row per system, with the total and the head's share at the end."""
     names = list(panel.stages)
-    ends = [0.0] * len(names)
+    sums = [0.0] * len(names)
     for stage, (color, hatch) in _STAGES.items():
         widths = [panel.stages[name].get(stage, 0.0) for name in names]
         if any(widths):
-            look: Any = {"color": color, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.6}
-            axis.barh(range(len(names)), widths, 0.62, ends, label=stage, **look)
-        ends = [end + width for end, width in zip(ends, widths, strict=True)]
-    for y, (name, end) in enumerate(zip(names, ends, strict=True)):
-        text = f"{_digits(end)} ms"
-        if "head" in panel.stages[name] and end:
-            head = panel.stages[name]["head"]
-            text += f", head {_digits(head)} ms ({100 * head / end:.0f} %)"
+            own: Any = {"color": color, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.6}
+            axis.barh(range(len(names)), widths, 0.62, sums, label=stage, **own)
+        sums = [end + width for end, width in zip(sums, widths, strict=True)]
+    tips = []
+    for y, (name, end) in enumerate(zip(names, sums, strict=True)):
+        low, high = panel.ends.get(name) or (end, end)
+        axis.plot([low, high], [y, y], color="black", marker="|", ms=6, lw=1.3)
+        share = f", head {100 * panel.stages[name]['head'] / end:.0f} %"
+        text = f"{_digits(end)} ms{share if panel.stages[name].get('head') else ''}"
         place: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-        axis.annotate(text, (end, y), **place)
+        axis.annotate(text, (max(end, high), y), **place)
+        tips.append(max(end, high))
+    for label, at in panel.uprights.items():
+        axis.axvline(at, color=GREY, lw=1.1, ls="--", label=label)
     axis.grid(visible=False, axis="y")
-    axis.set_xlim(0, 1.5 * max(ends))
+    axis.set_xlim(0, 1.45 * max(tips))
 
 
 def _digits(value: float) -> str:
     """Three digits, or all before the point."""
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -7,29 +7,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from statistics import median
+from typing import Any
 
+from calm_bench.numbers.speed import arm_key
 from calm_bench.report.columns import TEMPERATURE_KINDS, Shown, plain_number, shown_columns
-from calm_bench.report.panels import (
-    FILLS,
-    GREY,
-    GREY_MARKERS,
-    LINES,
-    Dot,
-    Line,
-    Look,
-    Panel,
-    far_apart,
-    look,
-    render,
-)
+from calm_bench.report.looks import GREY, GREY_MARKERS, LINES, Look, looks
+from calm_bench.report.panels import Dot, Line, Panel, Picture, far_apart, interval_of, render
 from calm_bench.store.records import (
     GrowthRecord,
-    LatencyRecord,
     Row,
     Stage,
     row_title,
     swept,
     system_title,
+    temperature_text,
 )
 from calm_bench.store.results import Results, Value
 
@@ -39,26 +30,36 @@ _BATCHES = {
     "rows_per_s": "frames per second, all clips",
     "peak_mb": "peak memory, MB",
 }
+_UNSEEN = 0.005  # a share of a frame that no bar can show
 _OFF_SCALE = 2.0  # times the largest of the other rows
 _MANY_ROWS = 8  # systems from which lines over time cannot be told apart
 
 
-def render_plots(
-    results: Results, latency: Sequence[LatencyRecord], growth: Sequence[GrowthRecord] = ()
-) -> dict[str, bytes]:
+def render_plots(results: Results, growth: Sequence[GrowthRecord] = ()) -> dict[str, bytes]:
     """The plots that the run has values for, by file name, each as PNG and SVG."""
-    figures = {
-        "quality_vs_temperature": by_temperature(results),
-        "quality_by_row": by_row(results),
-        "quality_over_time": over_time(results),
-        "quality_vs_head_time": against_time(results),
-        "quality_vs_training_step": against_training(results),
-        "time_per_frame": by_stage(results.cells, latency),
-        "wer_vs_ppx": trade_off(results),
-        "growth_position": by_position(results, growth),
-        "growth_batch": by_batch(results),
+    found = {
+        "quality_vs_temperature": ("quality by temperature", by_temperature(results)),
+        "quality_by_row": ("quality of every row", by_row(results)),
+        "quality_over_time": ("quality along the clips", over_time(results)),
+        "quality_vs_head_time": ("quality against computing time", against_time(results)),
+        "quality_vs_training_step": ("quality while training", against_training(results)),
+        "time_per_frame": ("where the time goes", by_stage(results)),
+        "wer_vs_ppx": ("right words against words that make sense", trade_off(results)),
+        "growth_position": ("time and memory along a generation", by_position(results, growth)),
+        "growth_batch": ("clips that share a step", by_batch(results)),
     }
-    return render(figures)
+    name = run_title(results)
+    return render(
+        {
+            file: Picture(title=f"{name}: {title}", panels=panels)
+            for file, (title, panels) in found.items()
+        }
+    )
+
+
+def run_title(results: Results) -> str:
+    """What a run was of: its id without the hash."""
+    return results.run_id.rpartition("-")[0] or results.run_id
 
 
 def by_temperature(results: Results) -> list[Panel]:
@@ -79,9 +80,9 @@ def by_temperature(results: Results) -> list[Panel]:
             x_label="temperature",
             lines=_lines(results, shown, warm),
             levels={
-                row.label: value
+                row.label: shown.value(row.cell_id)
                 for row in _references(results)
-                if row.kind != "silence" and (value := shown.value(row.cell_id)) is not None
+                if row.kind != "silence"
             },
             shared_x=True,
             caption=caption,
@@ -97,18 +98,20 @@ def by_row(results: Results) -> list[Panel]:
     columns = _quality_columns(results)
     if len(temperatures) != 1 or trained:
         return []
-    caption = caption_of(results, columns, _with_value(results.cells, columns))
-    looks = looks_of(results, by_label=True)
+    caption = caption_of(results, columns, _with_value(results.cells, columns), "—: no value")
+    own_looks = looks_of(results, by_label=True)
     panels = []
     for shown in columns:
         floors = _floors(results, shown)
         lines, beyond = [], {}
         for y, row in enumerate(results.cells):
             value = _value(shown, row)
-            if value is not None and row.cell_id in floors:
+            if value is None:
+                beyond[y] = "—"
+            elif row.cell_id in floors:
                 beyond[y] = f"{plain_number(value.value or 0.0, shown.decimals)} →"
-            elif value is not None:
-                own = looks[row.label] if row.kind == "system" else Look(color=GREY)
+            else:
+                own = own_looks[row.label] if row.kind == "system" else Look(color=GREY)
                 lines.append(Line(look=own, dots=[Dot.of(value, y)]))
         panels.append(
             Panel(
@@ -140,15 +143,15 @@ def against_time(results: Results) -> list[Panel]:
     panels = []
     for shown in columns:
         for name, what in (("head_second_ms", "head"), ("second_ms", "all stages")):
-            times = ((row, timed[name].value(row.cell_id)) for row in rows)
-            places = [(row, time * frame) for row, time in times if time is not None]
+            times = ((row, _value(timed[name], row)) for row in rows)
+            places = [(row, time.scaled(frame)) for row, time in times if time is not None]
             lines = _lines(results, shown, places, by_label=True)
             dots = [dot for line in lines for dot in line.dots]
             low, high = (end((dot.x for dot in dots), default=0.0) for end in (min, max))
             panels.append(
                 Panel(
+                    title=shown.heading,
                     x_label=f"{what}, ms per {1000 * frame:g} ms of audio",
-                    y_label=shown.heading,
                     lines=lines,
                     uprights={"real time": 1000 * frame} if low < 1000 * frame < 3 * high else {},
                     log_x=True,
@@ -170,8 +173,8 @@ def against_training(results: Results) -> list[Panel]:
         lines = _lines(results, shown, steps, by_label=True)
         panels.append(
             Panel(
+                title=shown.heading,
                 x_label="training step",
-                y_label=shown.heading,
                 lines=lines,
                 log_y=far_apart(dot.y for line in lines for dot in line.dots),
                 shared_x=True,
@@ -183,10 +186,9 @@ def against_training(results: Results) -> list[Panel]:
 
 def over_time(results: Results) -> list[Panel]:
     """Each column over time against the position in the clip, a line per row."""
-    found = _segments(results)
-    if not found:
+    found, rows = _segments(results), _rows_over_time(results)
+    if not found or all(row.kind != "system" for row in rows):
         return []
-    rows = _rows_over_time(results)
     floors = [set().union(*(_floors(results, shown) for shown in columns)) for columns in found]
     missing = set().union(*floors)
     labels = "; ".join(row.label for row in results.cells if row.cell_id in missing)
@@ -218,7 +220,7 @@ def over_time(results: Results) -> list[Panel]:
 
 def _lines_over_time(results: Results, columns: Sequence[Shown], rows: Sequence[Row]) -> list[Line]:
     """A quantity over time: systems in colour with bars, the other rows in grey without."""
-    several, looks = swept(results.cells), looks_of(results)
+    several, own_looks = swept(results.cells), looks_of(results)
     greys = dict(zip([c.cell_id for c in _references(results)], cycle(LINES), strict=False))
     lines = []
     for row in sorted(rows, key=lambda row: row.kind != "system"):
@@ -228,7 +230,7 @@ def _lines_over_time(results: Results, columns: Sequence[Shown], rows: Sequence[
             if (value := _value(shown, row)) is not None
         ]
         if row.kind == "system":
-            own = looks[system_title(row, several)]
+            own = own_looks[system_title(row, several)]
             dots = [Dot.of(x, value) for x, value in points]
         else:
             own = Look(color=GREY, marker="", line=greys[row.cell_id])
@@ -238,51 +240,78 @@ def _lines_over_time(results: Results, columns: Sequence[Shown], rows: Sequence[
     return lines
 
 
-def by_stage(rows: Sequence[Row], records: Sequence[LatencyRecord]) -> list[Panel]:
-    """Time per frame as stacked bars of backbone, head and codec; none if nothing was timed.
+def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
+    """Time of a second of audio as stacked bars of backbone, head and codec; none if not timed.
 
-    Per row timed at batch 1, and per mode, the median over its rounds of each stage's mean time;
-    "other" is what the total holds beyond the three stages. It is the time of a frame, or of a
-    second of audio where systems differ in frame rate.
+    A bar for what was timed at batch 1, with the 95 % interval of the total; temperatures share
+    it. "other" is what the total holds beyond the three stages.
+
+    Args:
+        results: Of the run, or of some of its rows.
+        title: Of the panel.
+        step: What the names of all rows end on, and need not.
     """
-    arms: dict[tuple[str, str], list[LatencyRecord]] = defaultdict(list)
-    for record in records:
-        if not record.control and record.batch == 1:
-            arms[record.cell_id, record.mode].append(record)
-    modes = list(dict.fromkeys(mode for _, mode in arms))
-    # Where a mode is what a row is about, the row's name has it.
-    several_modes = len(modes) > 1 and all(row.mode is None for row in rows)
-    several = swept(rows)
-    lengths = {record.frame_ns for rounds in arms.values() for record in rounds}
-    per_second = len(lengths) > 1 and None not in lengths
-    stages = {}
+    rates, several = frame_rates(results), swept(results.cells)
+    timed = {arm_key(row): row for row in reversed(results.cells) if row.cell_id in rates}
+    rows = list(reversed(timed.values()))
+    values = {(value.cell_id, value.metric): value for value in results.rows}
+    stages: dict[str, dict[str, float]] = {}
+    ends, rounds = {}, 0
     for row in rows:
-        for mode in modes:
-            if rounds := arms.get((row.cell_id, mode)):
-                name = row_title(row, several)
-                name += f" ({mode})" if several_modes else ""
-                name += f" ({row.cell_id})" if name in stages else ""  # no bar hides another
-                stages[name] = _means(rounds, per_second=per_second)
-    per = "second of audio" if per_second else "frame"
-    x_label = f"milliseconds per {per} at batch 1, median over rounds"
-    return [Panel(stages=stages, x_label=x_label)] if stages else []
-
-
-def _means(rounds: Sequence[LatencyRecord], *, per_second: bool) -> dict[str, float]:
-    means: dict[str, list[float]] = defaultdict(list)
-    for record in rounds:
-        nanoseconds = 1e-3 * record.frame_ns if per_second and record.frame_ns else 1e6
-        per_stage: dict[str, float] = {
-            stage: sum(values) / len(values) / nanoseconds
-            for stage, values in record.stage_ns.items()
-            if values
+        total = values[row.cell_id, "rtf"].scaled(1000.0)
+        own = {part: values.get((row.cell_id, f"{part}_ms")) for part in PARTS}
+        parts: dict[str, float] = {
+            part: rates[row.cell_id] * (value.value or 0.0) for part, value in own.items() if value
         }
-        total = per_stage.pop("total", None)
-        if total is not None:
-            per_stage["other"] = max(0.0, total - sum(per_stage.values()))
-        for stage, value in per_stage.items():
-            means[stage].append(value)
-    return {stage: median(means[stage]) for stage in (*PARTS, "other") if stage in means}
+        rest = (total.value or 0.0) - sum(parts.values())
+        if rest > _UNSEEN * (total.value or 0.0):
+            parts["other"] = rest
+        name = system_title(row, several).removesuffix(f", {step}")
+        name += f" ({row.cell_id})" if name in stages else ""  # no bar hides another
+        stages[name], ends[name], rounds = parts, interval_of(total), max(rounds, total.n)
+    if not stages:
+        return []
+    longest = max(sum(parts.values()) for parts in stages.values())
+    caption = (
+        f"{results.run_id}: means over {rounds} rounds, black ends: 95 % intervals of the sum"
+        f"{timed_on(results, rows)}"
+    )
+    return [
+        Panel(
+            title=title,
+            stages=stages,
+            ends=ends,
+            x_label="milliseconds for a second of audio, batch 1",
+            uprights={"real time": 1000.0} if longest > 1000.0 else {},
+            caption=caption,
+        )
+    ]
+
+
+def frame_rates(results: Results) -> dict[str, float]:
+    """Frames a second of each row that says how long a frame and a second of audio take."""
+    times: dict[str, dict[str, float]] = defaultdict(dict)
+    for value in results.rows:
+        if value.metric in ("rtf", "frame_ms") and value.value:
+            times[value.cell_id][value.metric] = value.value
+    return {
+        cell_id: round(1000 * found["rtf"] / found["frame_ms"], 1)
+        for cell_id, found in times.items()
+        if len(found) == 2
+    }
+
+
+def timed_on(results: Results, rows: Sequence[Row]) -> str:
+    """What all of these rows were timed on and in; rows that differ say it in their names."""
+    ids = {row.cell_id for row in rows}
+    used = {value.recipe_id or "" for value in results.rows if value.cell_id in ids}
+    recipes: list[Mapping[str, Any]] = [r for i, r in results.recipes.items() if i in used]
+    words: list[str] = []
+    for name in ("device", "dtype", "mode"):
+        timing = (recipe for recipe in recipes if recipe.get("metric") == "latency")
+        found = {str(recipe[name]) for recipe in timing if name in recipe}
+        words += found if len(found) == 1 else ()
+    return "; " + ", ".join(words) if words else ""
 
 
 def trade_off(results: Results) -> list[Panel]:
@@ -292,35 +321,28 @@ def trade_off(results: Results) -> list[Panel]:
     up = next((shown for shown in columns if shown.column.name.startswith("ppx")), None)
     if across is None or up is None:
         return []
-    several, looks = swept(results.cells), looks_of(results)
+    several, own_looks = swept(results.cells), looks_of(results)
     markers = dict(
         zip([r.cell_id for r in _references(results)], cycle(GREY_MARKERS), strict=False)
     )
-    joined: dict[str, list[Dot]] = {name: [] for name in looks}
-    points, drawn = [], set()
+    warm = len({row.temperature for row in results.cells if row.kind == "system"}) > 1
+    dots: dict[str, list[Dot]] = defaultdict(list)
+    drawn = set()
     for row in sorted(results.cells, key=lambda row: row.kind != "system"):
         x, y = _value(across, row), _value(up, row)
         if x is None or y is None or row.kind == "silence":
             continue  # what a recogniser hears in silence would stretch the axes and say nothing
         name = system_title(row, several)
-        if row.kind == "system":
-            fill = FILLS[len(joined[name]) % len(FILLS)]  # one filling per temperature
-            own = look(list(looks).index(name), fill)
-            joined[name].append(Dot.of(x.value or 0.0, y.value or 0.0))
-        else:
-            own = Look(color=GREY, marker=markers[row.cell_id])
-        title = row_title(row, several)
-        points.append(Line(label=title, look=own, dots=[Dot.of(x, y)]))
+        if row.kind != "system":
+            own_looks[name] = Look(color=GREY, marker=markers[row.cell_id])
+        note = temperature_text(row.temperature) if warm else ""
+        dots[name].append(Dot.of(x, y, note))
         drawn.add(row.cell_id)
-    if not points:
-        return []
-    lines = [
-        Line(look=Look(color=looks[name].color, marker="", line=looks[name].line), dots=dots)
-        for name, dots in joined.items()
-    ]
-    caption = caption_of(results, [across, up], drawn)
+    lines = [Line(label=name, look=own_looks[name], dots=found) for name, found in dots.items()]
+    note = "numbers at points: temperatures" if warm else ""
+    caption = caption_of(results, [across, up], drawn, note)
     x_label, y_label = across.heading, up.heading
-    return [Panel(x_label=x_label, y_label=y_label, lines=[*points, *lines], caption=caption)]
+    return [Panel(x_label=x_label, y_label=y_label, lines=lines, caption=caption)] if lines else []
 
 
 def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]:
@@ -328,12 +350,15 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
     if not growth:
         return []
     caption = (
-        "points: lower quartile of the frames there, bars: fastest to median\n"
+        f"{results.run_id}: points: lower quartile of the frames there, bars: fastest to median "
         "(whatever else runs on the machine only adds time)"
     )
-    x_label = "seconds of audio generated"
+    x_label, per = "seconds of audio generated", unit_of(results, growth)[0]
     panels = [
-        _growing(results, times_along(growth, stage), f"{stage}, ms per frame", x_label, caption)
+        _growing(
+            *(results, times_along(results, growth, stage), f"{stage}, ms per {per}"),
+            *(x_label, caption),
+        )
         for stage in PARTS
     ]
     kept: dict[str, list[Dot]] = defaultdict(list)
@@ -352,7 +377,7 @@ def by_batch(results: Results) -> list[Panel]:
             found[base].setdefault(value.cell_id, []).append(Dot.of(float(batch), value))
     if max((len(dots) for dots in found["step_ms"].values()), default=0) < 2:
         return []
-    caption = "bars: 95 % intervals over rounds"
+    caption = f"{results.run_id}: bars: 95 % intervals over rounds"
     return [
         _growing(results, found[name], title, "clips in a batch", caption)
         for name, title in _BATCHES.items()
@@ -362,25 +387,46 @@ def by_batch(results: Results) -> list[Panel]:
 def _growing(
     results: Results, dots: Mapping[str, Sequence[Dot]], title: str, x_label: str, caption: str
 ) -> Panel:
-    several, looks = swept(results.cells), looks_of(results)
+    several, own_looks = swept(results.cells), looks_of(results)
     lines = [
-        Line(label=name, look=looks[name], dots=sorted(found, key=lambda dot: dot.x))
+        Line(label=name, look=own_looks[name], dots=sorted(found, key=lambda dot: dot.x))
         for row in results.cells
         if (found := dots.get(row.cell_id)) and (name := system_title(row, several))
     ]
     return Panel(
-        title=title, x_label=x_label, lines=lines, from_zero=True, shared_x=True, caption=caption
+        title=title,
+        x_label=x_label,
+        lines=lines,
+        log_x=far_apart(dot.x for line in lines for dot in line.dots),
+        from_zero=True,
+        shared_x=True,
+        caption=caption,
     )
 
 
-def times_along(growth: Sequence[GrowthRecord], stage: Stage) -> dict[str, list[Dot]]:
+def unit_of(results: Results, growth: Sequence[GrowthRecord]) -> tuple[str, Mapping[str, float]]:
+    """What times are told by, and how many frames of each row that is.
+
+    A frame, unless all say how long theirs are.
+    """
+    rates = frame_rates(results)
+    everyone = {record.cell_id for record in growth}
+    known = everyone <= rates.keys()
+    return ("second of audio", rates) if known else ("frame", dict.fromkeys(everyone, 1.0))
+
+
+def times_along(
+    results: Results, growth: Sequence[GrowthRecord], stage: Stage
+) -> dict[str, list[Dot]]:
     """By row, a stage's milliseconds by seconds generated, for rows that have any.
 
     A dot is the lower quartile of the frames there, its bar goes from the fastest to the median.
     """
+    scales = unit_of(results, growth)[1]
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for record in growth:
-        found[record.cell_id, record.seconds] += [ns / 1e6 for ns in record.stage_ns[stage]]
+        scale = scales[record.cell_id] / 1e6
+        found[record.cell_id, record.seconds] += [scale * ns for ns in record.stage_ns[stage]]
     lines: dict[str, list[Dot]] = defaultdict(list)
     for (cell_id, seconds), times in sorted(found.items()):
         ordered = sorted(times)
@@ -397,14 +443,13 @@ def looks_of(results: Results, *, by_label: bool = False) -> dict[str, Look]:
     """
     several = set() if by_label else swept(results.cells)
     systems = [row for row in results.cells if row.kind == "system"]
-    names = dict.fromkeys(system_title(row, several) for row in systems)
-    return {name: look(index) for index, name in enumerate(names)}
+    return looks({system_title(row, several): row.model or row.label for row in systems})
 
 
 def _lines(
     results: Results,
     shown: Shown,
-    places: Iterable[tuple[Row, float]],
+    places: Iterable[tuple[Row, float | Value]],
     *,
     by_label: bool = False,
 ) -> list[Line]:
@@ -412,15 +457,16 @@ def _lines(
 
     With `by_label`, head steps that vary stand at a line's points, and give no lines of their own.
     """
-    several, looks = swept(results.cells), looks_of(results, by_label=by_label)
-    dots: dict[str, list[Dot]] = {name: [] for name in looks}
+    several, own_looks = swept(results.cells), looks_of(results, by_label=by_label)
+    dots: dict[str, list[Dot]] = {name: [] for name in own_looks}
     for row, x in places:
         value = _value(shown, row)
         if row.kind == "system" and value is not None:
             name = row.label if by_label else system_title(row, several)
             note = str(row.head_steps or "") if by_label and row.label in several else ""
             dots[name].append(Dot.of(x, value, note))
-    return [Line(label=name, look=looks[name], dots=found) for name, found in dots.items() if found]
+    found = {name: line for name, line in dots.items() if line}
+    return [Line(label=name, look=own_looks[name], dots=line) for name, line in found.items()]
 
 
 def _value(shown: Shown, row: Row) -> Value | None:
@@ -517,7 +563,7 @@ def row_name(results: Results, row: Row) -> str:
 def caption_of(results: Results, columns: Sequence[Shown], drawn: set[str], note: str = "") -> str:
     """What the bars are, of how many clips, what temperature is, and which rows are missing."""
     missing = [c for c in results.cells if c.kind == "system" and c.cell_id not in drawn]
-    bars = f"bars: 95 % intervals over prompts{_clips(columns, drawn)}"
+    bars = f"{results.run_id}: bars: 95 % intervals over prompts{_clips(columns, drawn)}"
     texts = [bars, _temperatures(results), note]
     if missing:
         texts.append(f"not drawn for want of a value: {'; '.join(map(row_title, missing))}")

@@ -45,6 +45,12 @@ class Value(_Number):
     unit: str = ""
     recipe_id: str | None = None
 
+    def scaled(self, by: float, **changes: Any) -> Self:
+        """The number with its interval in another unit, and otherwise changed."""
+        ends = {name: getattr(self, name) for name in ("value", "low", "high")}
+        times = {name: None if end is None else by * end for name, end in ends.items()}
+        return self.model_copy(update=times | changes)
+
 
 class Pooled(StrictModel):
     """Several trainings of a system as one number, or None with a reason.

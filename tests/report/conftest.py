@@ -279,6 +279,7 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                     order=order,
                     stage_ns={stage: (value,) * 8 for stage, value in stages.items()},
                     first_audio_ns=60_000_000,
+                    frame_ns=80_000_000,
                     device="cpu",
                     dtype="float32",
                     threads=2,

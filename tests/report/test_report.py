@@ -10,6 +10,7 @@ import pytest
 
 from calm_bench.core.audio import read_audio
 from calm_bench.errors import InputError
+from calm_bench.numbers.speed import speed_rows
 from calm_bench.report import page
 from calm_bench.report.build import build_report
 from calm_bench.report.columns import shown_columns
@@ -77,7 +78,6 @@ def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
         "tables/speech.tex",
         "plots/quality_vs_temperature.png",
         "plots/quality_vs_temperature.svg",
-        "plots/time_per_frame.svg",
         "plots/wer_vs_ppx.svg",
         "page/index.html",
         "page/prompts/000.flac",
@@ -103,7 +103,7 @@ def test_tables_come_with_differences_counts_and_recipes(built: RunStore) -> Non
 @pytest.mark.usefixtures("drawn")
 def test_plots_carry_no_date_and_survive_hostile_labels(results: Results) -> None:
     cells = tuple(c.model_copy(update={"label": c.label + " $x_{"}) for c in results.cells)
-    plots = render_plots(results.model_copy(update={"cells": cells}), [])
+    plots = render_plots(results.model_copy(update={"cells": cells}))
     assert set(plots) == {
         f"{n}.{k}" for n in ("quality_vs_temperature", "wer_vs_ppx") for k in ("png", "svg")
     }
@@ -117,46 +117,48 @@ def test_a_caption_says_how_many_clips_and_what_temperature_is(results: Results)
         return caption_of(shown, shown_columns(shown), {cell.cell_id for cell in shown.cells})
 
     assert caption(results).splitlines() == [
-        "bars: 95 % intervals over prompts, n = 2 to 3 clips",
+        "speech-0123abcd: bars: 95 % intervals over prompts, n = 2 to 3 clips",
         "temperature is the softmax divisor of RQ 8 & <i>codebooks</i> and the noise variance of "
         "CALM 1 step, which are not comparable",
     ]
     token = results.model_copy(update={"cells": results.cells[:5]})
     assert caption(token).splitlines() == [
-        "bars: 95 % intervals over prompts, n = 3 clips",
+        "speech-0123abcd: bars: 95 % intervals over prompts, n = 3 clips",
         "temperature is the softmax divisor",
     ]
 
 
 def test_without_values_there_are_no_plots(results: Results) -> None:
-    assert render_plots(results.model_copy(update={"rows": ()}), []) == {}
+    assert render_plots(results.model_copy(update={"rows": ()})) == {}
 
 
-def test_stage_times_are_medians_of_means_and_sum_to_the_total(run_store: RunStore) -> None:
+def timed(run_store: RunStore, *more: LatencyRecord, **update: str) -> Results:
+    """The run with what its times come to, its rows so updated."""
     results = run_store.read_results()
-    records = run_store.read(LatencyRecord)
-    control = records[0].model_copy(update={"control": True, "stage_ns": {"head": (10**12,)}})
-    (panel,) = by_stage(results.cells, [*records, control])
-    rq, calm = panel.stages.values()
-    assert list(panel.stages)[1] == "CALM 1 step, temp 0.8"
-    assert calm == pytest.approx({"backbone": 9.2, "head": 0.4, "codec": 3.0, "other": 0.05})
-    assert sum(rq.values()) == pytest.approx(9.2 + 5 + 3 + 0.05)
-
-
-def test_captured_and_eager_times_are_two_bars(run_store: RunStore) -> None:
-    records = run_store.read(LatencyRecord)
-    captured = [r.model_copy(update={"mode": "captured"}) for r in records]
-    (panel,) = by_stage(run_store.read_results().cells, [*records, *captured])
-    assert list(panel.stages)[2:] == [
-        "CALM 1 step, temp 0.8 (eager)",
-        "CALM 1 step, temp 0.8 (captured)",
+    rows = tuple(row.model_copy(update=update) for row in results.cells)
+    speed = speed_rows(rows, [*run_store.read(LatencyRecord), *more])
+    known = [
+        value for value in results.rows if value.metric not in {v.metric for v in speed.values}
     ]
+    return results.model_copy(update={"cells": rows, "rows": (*known, *speed.values)})
+
+
+def test_stages_sum_to_the_time_of_a_second_of_audio(run_store: RunStore) -> None:
+    (panel,) = by_stage(timed(run_store))
+    assert list(panel.stages) == ["RQ 8 & <i>codebooks</i>", "CALM 1 step"]  # temperatures share it
+    rq, calm = panel.stages.values()
+    expected = {"head": 5.0, "codec": 37.5}
+    assert {part: calm[part] for part in expected} == pytest.approx(expected)
+    for name, parts in panel.stages.items():
+        low, high = panel.ends[name] or (0.0, 0.0)
+        assert low <= sum(parts.values()) <= high
+    assert sum(rq.values()) == pytest.approx(12.5 * (9.2 + 5 + 3 + 0.05), abs=1)
 
 
 def test_every_source_exists_and_is_relative(built: RunStore, html: str) -> None:
     elements = Elements(html)
     sources = [a["src"] or "" for a in elements.all("audio") + elements.all("img")]
-    assert len(sources) == 3 + 3 * 7 - 1 + 3
+    assert len(sources) == 3 + 3 * 7 - 1 + 2
     for source in sources:
         assert "://" not in source
         assert not source.startswith("/")

@@ -3,19 +3,17 @@
 A figure without data in any stored run is not drawn: it is listed with the command that makes it.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
 from statistics import median
-from typing import Any
 
 from calm_bench.report.columns import heading
-from calm_bench.report.panels import COLORS, FILLS, Dot, Line, Panel, far_apart, look, render
+from calm_bench.report.looks import looks
+from calm_bench.report.panels import Dot, Line, Panel, Picture, far_apart, render
 from calm_bench.report.paper.curves import AXES, LOSSES, curve_dots, curves_of
 from calm_bench.report.paper.runs import ModelName, StoredRun, is_part, segments
-from calm_bench.report.plots import PARTS, times_along
+from calm_bench.report.plots import by_stage, frame_rates, run_title, timed_on, times_along, unit_of
 from calm_bench.store.records import LatencyRecord, Row, swept, system_title, temperature_text
 from calm_bench.store.results import Value
 
@@ -25,23 +23,8 @@ ABLATED = (
     "calm-music-no-noise",
     "calm-music-no-multiplier",
 )
-# One look per system in all figures; what is ablated is never in a figure with other baselines.
-_LOOKS = {
-    "calm-speech": 0,
-    "calm-music": 0,
-    "rq-speech": 1,
-    "rq32-music": 1,
-    "trigflow-music": 2,
-    "rq16-music": 3,
-    "musicgen-music": 5,
-    "calm-music-none": 1,
-    "calm-music-no-noise": 2,
-    "calm-music-no-multiplier": 3,
-    "calm-music-no-short": 5,
-}
 _WIDE = 3.0  # a span of x beyond which a logarithmic axis pays
 _SHOWN = "eager fp32"  # the mode and precision whose stages are shown, where a run has several
-_UNSEEN = 0.005  # a share of a frame that no bar can show
 _BIN = 10  # frames that share a point of the position plot, at least
 _DOTS = 20
 _LEAST_SECONDS = 5.0  # what is shorter says nothing of position
@@ -66,7 +49,9 @@ def draw_figures(runs: Sequence[StoredRun]) -> dict[str, bytes]:
     Of a system's several trainings they show the first, which labels name.
     """
     shown = [next(iter(run.by_training().values())) for run in runs]
-    return render({figure.name: list(figure.panels(shown)) for figure in FIGURES})
+    return render(
+        {spec.name: Picture(title=spec.title, panels=list(spec.panels(shown))) for spec in FIGURES}
+    )
 
 
 def of_each(
@@ -77,33 +62,33 @@ def of_each(
 
 
 def quality_speed(run: StoredRun) -> Iterator[Panel]:
-    """The benchmark's quality against its speed-up over the baseline, a line per system's steps."""
+    """The benchmark's quality against its speed-up over the baseline, a line per system."""
     speed = next(iter(by_recipe(run, "overall_speedup").values()), {})
     metric = "ppx_geo" if by_recipe(run, "ppx_geo") else "fad"
     rows = [row for row in systems_of(run) if row.cell_id in speed]
     warm = len({row.temperature for row in rows}) > 1
+    several = swept(rows)
     for recipe_id, values in by_recipe(run, metric).items():
         shown = [row for row in rows if row.cell_id in values]
         found: dict[Named, list[Dot]] = {}
         for row in shown:
-            label = row.label + (f", temp {temperature_text(row.temperature)}" if warm else "")
-            several = sum(other.model == row.model for other in shown) > 1 and not warm
-            note = f"{row.head_steps}" if several else ""
+            steps = str(row.head_steps) if row.label in several else ""
+            note = temperature_text(row.temperature) if warm else steps
             dot = Dot.of(speed[row.cell_id], values[row.cell_id], note)
-            found.setdefault((label, str(row.model)), []).append(dot)
-        dots = [dot for line in found.values() for dot in line]
+            found.setdefault((row.label, str(row.model)), []).append(dot)
         if len(found) > 1:
+            dots = [dot for line in found.values() for dot in line]
             rounds = f", {max(value.n for value in speed.values())} rounds of timing"
-            steps = "; numbers are head steps" if any(dot.note for dot in dots) else ""
+            notes = f"numbers at points: {'temperatures' if warm else 'head steps'}"
+            named = f"; {notes}" if any(dot.note for dot in dots) else ""
             yield Panel(
-                title=f"{title_of(run)}: quality against speed",
-                x_label="times faster than the baseline, overall (×)",
-                y_label=heading_of(run, metric, recipe_id).replace(", ", "\n", 1),
+                title=f"{run_title(run.results)}: {heading_of(run, metric, recipe_id)}",
+                x_label="times faster than the baseline (×)",
                 lines=lines_of(found),
                 log_x=far_apart((dot.x for dot in dots), _WIDE),
-                log_y=metric == "fad",
-                shared_x=warm,
-                caption=caption_of(run, [values[c.cell_id] for c in shown], rounds + steps),
+                log_y=far_apart(dot.y for dot in dots),
+                caption=caption_of(run, [values[c.cell_id] for c in shown], rounds)
+                + f"; the baseline is ×1 by definition{named}",
             )
 
 
@@ -124,9 +109,8 @@ def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
         references = [row for row in run.results.cells if row.kind == "reference"]
         if lines := swept_lines(rows, values, lambda row: row.temperature):
             yield Panel(
-                title=f"{title_of(run)}: {title}",
+                title=f"{run_title(run.results)}: {title}",
                 x_label="temperature",
-                y_label=title.partition(",")[0],
                 lines=lines,
                 levels=levels_of(references, values),
                 shared_x=True,
@@ -147,13 +131,12 @@ def head_steps(run: StoredRun) -> Iterator[Panel]:
         if lines := swept_lines(several, values, lambda row: row.head_steps):
             used = [values[c.cell_id] for c in several if c.cell_id in values]
             yield Panel(
-                title=f"{title_of(run)}: FAD against head steps",
+                title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
                 x_label="head steps",
-                y_label=heading_of(run, "fad", recipe_id).replace(", ", "\n", 1),
                 lines=lines,
                 levels=levels_of([row for row in rows if row.baseline], values),
                 log_x=far_apart((dot.x for line in lines for dot in line.dots), _WIDE),
-                log_y=True,
+                log_y=far_apart(dot.y for line in lines for dot in line.dots),
                 shared_x=True,
                 caption=caption_of(run, used),
             )
@@ -177,13 +160,11 @@ def fad_over_time(run: StoredRun) -> Iterator[Panel]:
                 found[name] = [Dot.of(x, value) for x, value in points]
         if found:
             used = [value for c in rows for value in values.get(c.cell_id, [])]
-            instrument = run.instrument(recipe_id)
             yield Panel(
-                title=f"{title_of(run)}: FAD over time",
-                x_label="seconds after the prompt (middle of the segment)",
-                y_label="FAD of the segment ↓" + (f"\n{instrument}" if instrument else ""),
+                title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
+                x_label="seconds after the prompt, middle of the segment",
                 lines=lines_of(found),
-                log_y=True,
+                log_y=far_apart(dot.y for line in found.values() for dot in line),
                 shared_x=True,
                 caption=caption_of(run, used),
             )
@@ -204,78 +185,30 @@ def convergence(run: StoredRun) -> Iterator[Panel]:
         lines = lines_of({name: in_order(line) for name, line in dots.items() if len(line) > 1})
         if len(lines) > 1:
             yield Panel(
-                title=f"{title_of(run)}: FAD while training",
+                title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
                 x_label="training step",
-                y_label=heading_of(run, "fad", recipe_id).replace(", ", "\n", 1),
                 lines=lines,
-                log_y=True,
+                log_y=far_apart(dot.y for line in lines for dot in line.dots),
                 shared_x=True,
                 caption=caption_of(run, used),
             )
 
 
-def latency_split(run: StoredRun) -> Iterator[Panel]:
-    """Milliseconds of a frame by stage, a bar per timed system; of a second where frames differ.
+def latency_split(runs: Sequence[StoredRun]) -> Iterator[Panel]:
+    """Where the time of a second of audio goes, a bar per timed system: as `speed` has timed it.
 
-    Of a run in several modes and precisions it shows the engine's in float32, the one that clips
-    are made with, or else the first.
+    Without such runs, as the others have, between their clips. Of a run in several modes and
+    precisions it shows the engine's in float32, the one that clips are made with, or else the
+    first.
     """
-    steps = run.by_step()
-    step = _SHOWN if _SHOWN in steps else next(iter(steps), "")
-    rows = systems_of(steps.get(step, run))
-    times = {
-        metric: {i: v for values in by_recipe(run, metric).values() for i, v in values.items()}
-        for metric in ("frame_ms", "rtf", *(f"{stage}_ms" for stage in PARTS))
-    }
-    timed = [c for c in rows if all(c.cell_id in found for found in times.values())]
-    rates = _frame_rates(run)
-    differ = len({rates[row.cell_id] for row in timed}) > 1
-    bars: dict[str, dict[str, float]] = {}
-    for row in timed:
-        own = {metric: found[row.cell_id].value or 0.0 for metric, found in times.items()}
-        parts: dict[str, float] = {stage: own[f"{stage}_ms"] for stage in PARTS}
-        rest = own["frame_ms"] - sum(parts.values())
-        if rest > _UNSEEN * own["frame_ms"]:
-            parts["other"] = rest
-        scale = rates[row.cell_id] if differ else 1.0
-        label = system_title(row, swept(rows)).removesuffix(f", {step}")
-        bars.setdefault(label, {stage: ms * scale for stage, ms in parts.items()})
-    if bars:
-        what = "second of audio" if differ else "frame"
-        rounds = max(times["frame_ms"][row.cell_id].n for row in timed)
-        yield Panel(
-            title=f"{title_of(run)}: where the time of a {what} goes"
-            + (f", {step}" if step else ""),
-            x_label=f"milliseconds per {what}, batch 1",
-            stages=bars,
-            caption=f"{_name(run)}: means over {rounds} rounds{_device(run, timed)}",
-        )
-
-
-def _frame_rates(run: StoredRun) -> dict[str, float]:
-    """Frames a second of each row that says how long a frame and a second of audio take."""
-    times: dict[str, dict[str, float]] = {}
-    for value in run.results.rows:
-        if value.metric in ("rtf", "frame_ms") and value.value:
-            times.setdefault(value.cell_id, {})[value.metric] = value.value
-    return {
-        cell_id: round(1000 * found["rtf"] / found["frame_ms"], 1)
-        for cell_id, found in times.items()
-        if len(found) == 2
-    }
-
-
-def _device(run: StoredRun, rows: Sequence[Row]) -> str:
-    """What all of these rows were timed on and in; rows that differ say it in their labels."""
-    ids = {row.cell_id for row in rows}
-    used = {value.recipe_id or "" for value in run.results.rows if value.cell_id in ids}
-    recipes: list[Mapping[str, Any]] = [r for i, r in run.results.recipes.items() if i in used]
-    words: list[str] = []
-    for name in ("device", "dtype", "mode"):
-        timing = (recipe for recipe in recipes if recipe.get("metric") == "latency")
-        found = {str(recipe[name]) for recipe in timing if name in recipe}
-        words += found if len(found) == 1 else ()
-    return "; " + ", ".join(words) if words else ""
+    timed = [run for run in runs if run.results.benchmark == "speed"]
+    for run in timed or runs:
+        steps = run.by_step()
+        step = _SHOWN if _SHOWN in steps else next(iter(steps), "")
+        results = steps.get(step, run).results
+        title = run_title(results).removeprefix("speed-") + (f", {step}" if step else "")
+        whole = results.model_copy(update={"cells": systems_of(steps.get(step, run))})
+        yield from by_stage(whole, title, step)
 
 
 def latency_position(run: StoredRun) -> Iterator[Panel]:
@@ -286,67 +219,59 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
     From the frames that `speed` times along a long generation, or else from timed generations that
     are long enough.
     """
-    rows = systems_of(run)
-    along = times_along(run.growth, "total")
+    rows, (per, scales) = systems_of(run), unit_of(run.results, run.growth)
+    along = times_along(run.results, run.growth, "total")
     arms = {
         row.cell_id: [r for r in run.latency if r.cell_id == row.cell_id and _is_single(r)]
         for row in rows
     }
-    drawn: list[tuple[Row, list[Dot]]] = []
-    for row in rows:
-        dots = along.get(row.cell_id, []) if along else list(_positions(arms[row.cell_id]))
-        if len(dots) > 1 and dots[-1].x >= _LEAST_SECONDS:
-            drawn.append((row, dots))
-    if not drawn:
-        return
-    timed = [row for row, _ in drawn]
-    how = "lower quartiles of the frames there, bars from fastest to median"
     if not along:
-        rounds = max(len(arms[row.cell_id]) for row in timed)
+        per, scales = "second of audio", frame_rates(run.results)
+        along = {i: _positions(own, scales[i]) for i, own in arms.items() if i in scales}
+        rounds = max(map(len, arms.values()), default=0)
         how = f"medians over {rounds} rounds, bars hold the middle half"
-    known = _frame_rates(run)
-    rates = [known.get(row.cell_id, 0.0) for row in timed]
-    differ = len(set(rates)) > 1 and 0.0 not in rates
-    steps = {f"{row.mode} {row.precision}" for row in timed if row.mode}
+    else:
+        how = "lower quartiles of the frames there, bars from fastest to median"
+    drawn = [row for row in rows if _long_enough(along.get(row.cell_id, ()))]
+    steps = {f"{row.mode} {row.precision}" for row in drawn if row.mode}
     step = f", {steps.pop()}" if len(steps) == 1 else ""
-    found: dict[Named, list[Dot]] = {}
-    for (row, dots), rate in zip(drawn, rates, strict=True):
-        label = system_title(row, swept(rows)).removesuffix(step)
-        found[label, str(row.model)] = [_scaled(dot, rate) for dot in dots] if differ else dots
-    yield Panel(
-        title=f"{title_of(run)}: time by position{step}",
-        x_label="seconds of audio generated",
-        y_label=f"milliseconds per {'second of audio' if differ else 'frame'}",
-        lines=lines_of(found),
-        from_zero=True,
-        shared_x=bool(along),
-        caption=f"{_name(run)}: {how}{_device(run, timed)}",
-    )
+    found: dict[Named, list[Dot]] = {
+        (system_title(row, swept(rows)).removesuffix(step), str(row.model)): along[row.cell_id]
+        for row in drawn
+    }
+    if found:
+        lines = lines_of(found)
+        yield Panel(
+            title=f"{run_title(run.results).removeprefix('speed-')}{step}, ms per {per}",
+            x_label="seconds of audio generated",
+            lines=lines,
+            log_x=far_apart(dot.x for line in lines for dot in line.dots),
+            from_zero=True,
+            shared_x=bool(run.growth),
+            caption=f"{_name(run)}: {how}{timed_on(run.results, drawn)}",
+        )
 
 
-def _scaled(dot: Dot, scale: float) -> Dot:
-    low, high = dot.y_interval or (dot.y, dot.y)
-    return replace(dot, y=scale * dot.y, y_interval=(scale * low, scale * high))
+def _long_enough(dots: Sequence[Dot]) -> bool:
+    return len(dots) > 1 and dots[-1].x >= _LEAST_SECONDS
 
 
 def _is_single(record: LatencyRecord) -> bool:
     return not record.control and record.batch == 1 and bool(record.frame_ns)
 
 
-def _positions(records: Sequence[LatencyRecord]) -> Iterator[Dot]:
-    if not records:
-        return
-    n_frames = min(len(record.stage_ns["total"]) for record in records)
-    frame_seconds = (records[0].frame_ns or 0) / 1e9
+def _positions(records: Sequence[LatencyRecord], rate: float) -> list[Dot]:
+    """Milliseconds for a second of audio, along it, of generations at so many frames a second."""
+    n_frames = min((len(record.stage_ns["total"]) for record in records), default=0)
     size = max(_BIN, n_frames // _DOTS)
+    dots = []
     for start in range(0, n_frames - size + 1, size):
-        times = sorted(t / 1e6 for r in records for t in r.stage_ns["total"][start : start + size])
+        span = (r.stage_ns["total"][start : start + size] for r in records)
+        times = sorted(rate * ns / 1e6 for frames in span for ns in frames)
         quarter = len(times) // 4
-        yield Dot(
-            x=(start + size / 2) * frame_seconds,
-            y=median(times),
-            y_interval=(times[quarter], times[-1 - quarter]),
-        )
+        interval = times[quarter], times[-1 - quarter]
+        dots.append(Dot(x=(start + size / 2) / rate, y=median(times), y_interval=interval))
+    return dots
 
 
 def held_out_losses(runs: Sequence[StoredRun], corpus: str) -> Iterator[Panel]:
@@ -360,9 +285,8 @@ def held_out_losses(runs: Sequence[StoredRun], corpus: str) -> Iterator[Panel]:
             dots = {model: line for model, line in dots.items() if len(line) > 1}
             if dots:
                 yield Panel(
-                    title=f"held-out {label}",
+                    title=label,
                     x_label=axis,
-                    y_label=label,
                     lines=lines_of({(model, model): line for model, line in dots.items()}),
                     log_y=far_apart(dot.y for line in dots.values() for dot in line),
                     caption="means over trainings, bars from the least to the most; "
@@ -405,13 +329,13 @@ FIGURES = (
     ),
     FigureSpec(
         name="latency_split",
-        title="Where the time of a frame goes",
+        title="Where the time of a second of audio goes",
         command="calm-bench speed speech",
-        panels=of_each(latency_split),
+        panels=latency_split,
     ),
     FigureSpec(
         name="latency_vs_position",
-        title="Time per frame against position",
+        title="Time against position",
         command="calm-bench speed speech  # its growth.jsonl must be kept with the run",
         panels=of_each(latency_position),
     ),
@@ -433,11 +357,6 @@ FIGURES = (
 def systems_of(run: StoredRun) -> list[Row]:
     """The rows of whole systems, in the order of the run."""
     return [row for row in run.results.cells if row.kind == "system" and not is_part(row)]
-
-
-def title_of(run: StoredRun) -> str:
-    """What a run was of: its name without the hash."""
-    return run.name.rpartition("-")[0] or run.name
 
 
 def by_recipe(run: StoredRun, metric: str) -> dict[str | None, dict[str, Value]]:
@@ -467,10 +386,10 @@ def _name(run: StoredRun) -> str:
     return f"{run.name} ({', '.join(run.scales)})"
 
 
-def levels_of(rows: Sequence[Row], values: Mapping[str, Value]) -> dict[str, float]:
+def levels_of(rows: Sequence[Row], values: Mapping[str, Value]) -> dict[str, float | None]:
     """The values of these rows, by label."""
-    found = ((row.label, values[row.cell_id].value) for row in rows if row.cell_id in values)
-    return {label: value for label, value in found if value is not None}
+    found = ((row.label, values.get(row.cell_id)) for row in rows)
+    return {label: None if value is None else value.value for label, value in found}
 
 
 def swept_lines(
@@ -492,15 +411,9 @@ def in_order(dots: Sequence[Dot]) -> list[Dot]:
 
 
 def lines_of(found: Mapping[Named, Sequence[Dot]]) -> list[Line]:
-    """Lines that look like their systems, with other fillings where one comes twice."""
-    lines = []
-    indices, seen = dict(_LOOKS), Counter[str]()
-    spare = cycle(i for i in range(len(COLORS)) if i not in _LOOKS.values())
-    for (label, model), dots in found.items():
-        base = ModelName.of(model).base
-        if base not in indices:
-            indices[base] = next(spare)
-        own = look(indices[base], FILLS[seen[base] % len(FILLS)])
-        lines.append(Line(label=label, look=own, dots=dots))
-        seen[base] += 1
-    return lines
+    """Lines that look like their systems."""
+    own = looks({f"{label} {model}": model for label, model in found}).values()
+    return [
+        Line(label=label, look=look, dots=dots)
+        for ((label, _), dots), look in zip(found.items(), own, strict=True)
+    ]

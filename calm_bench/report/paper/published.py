@@ -22,7 +22,7 @@ from calm_bench.core import paths
 from calm_bench.report.columns import MARKED, TIMES, interval_text, plain_number
 from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import Missing, find_rows
-from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun, times
+from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.tables import Table, Text
 from calm_bench.store.records import temperature_text
 from calm_bench.store.results import Value
@@ -152,7 +152,7 @@ class ByInstrument:
             by = run.instrument(value.recipe_id)
             alike = self.instrument is None or by is None or _alike(self.instrument, by)
             if alike and run.apart(value) == self.apart:
-                return times(value, self.column.scale)
+                return value.scaled(self.column.scale)
         if self.apart:
             return f"the run has no number with {self.apart}"
         if self.instrument:

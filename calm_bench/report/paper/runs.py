@@ -165,7 +165,7 @@ class StoredRun:
         found = [value for value in values if value.metric == STORED_AS.get(metric, metric)]
         if metric != "seconds_for_30s":
             return found
-        return [times(rtf, 30, metric="seconds_for_30s", unit="s") for rtf in found]
+        return [rtf.scaled(30, metric="seconds_for_30s", unit="s") for rtf in found]
 
     def recipe(self, recipe_id: str | None) -> Mapping[str, Any]:
         """What numbers of a recipe depend on; empty where none was recorded."""
@@ -258,13 +258,6 @@ def segments(values: Iterable[Value]) -> list[tuple[float, Value]]:
     matches = ((_SEGMENT.fullmatch(value.metric), value) for value in values)
     found = [((float(m["start"]) + float(m["end"])) / 2, value) for m, value in matches if m]
     return sorted(found, key=lambda point: point[0])
-
-
-def times(value: Value, factor: float, **changes: Any) -> Value:
-    """A number that is multiplied with its interval, and otherwise changed."""
-    ends = {name: getattr(value, name) for name in ("value", "low", "high")}
-    scaled = {name: None if end is None else end * factor for name, end in ends.items()}
-    return value.model_copy(update=scaled | changes)
 
 
 def find_stored(names: Sequence[str]) -> list[Path]:

@@ -58,7 +58,7 @@ def test_trainings_are_one_line_with_their_spread(run: StoredRun) -> None:
     hours = {line.label: [dot.x for dot in line.dots] for line in by_hours.lines}
     assert hours["rq-speech-tiny"] == pytest.approx([3500 / 3600, 7000 / 3600])
     assert "calm-speech-tiny 1, rq-speech-tiny 2" in by_step.caption
-    assert [panel.y_label for panel in codes] == ["loss of a code, nats"] * 2
+    assert [panel.title for panel in codes] == ["loss of a code, nats"] * 2
     assert [line.label for line in codes[0].lines] == ["rq-speech-tiny"]
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from calm_bench.report.panels import looks_agree
+from calm_bench.report.panels import by_legend
 from calm_bench.report.paper.figures import (
     FIGURES,
     convergence,
@@ -23,7 +23,7 @@ from calm_bench.store.records import GrowthRecord
 
 def test_a_sweep_is_one_line_per_head_and_instrument(music: StoredRun) -> None:
     panels = list(head_steps(music))
-    assert [panel.y_label for panel in panels] == ["FAD ↓\nmel", "FAD ↓\nwhisper v1"]
+    assert [panel.title for panel in panels] == ["music: FAD ↓, mel", "music: FAD ↓, whisper v1"]
     lines = {line.label: line.dots for line in panels[0].lines}
     assert [dot.x for dot in lines["CALM consistency"]] == [1, 4, 10, 25, 50, 100]
     assert lines["CALM TrigFlow"][-1].y == 5.2
@@ -74,11 +74,13 @@ def test_checkpoints_stand_at_their_steps(ablations: StoredRun) -> None:
 
 
 def test_what_the_stages_do_not_explain_is_other(music: StoredRun) -> None:
-    (panel,) = latency_split(music)
+    (panel,) = latency_split([music])
     parts = panel.stages["RQ-Transformer 32 RVQ"]
-    assert parts["head"] == 6.0
-    assert parts["other"] == pytest.approx(0.1)
-    assert "per frame" in panel.x_label
+    assert parts["head"] == pytest.approx(25 * 6.0)
+    assert parts["other"] == pytest.approx(25 * 0.1)
+    assert "second of audio" in panel.x_label
+    low, high = panel.ends["RQ-Transformer 32 RVQ"] or (0.0, 0.0)
+    assert low < sum(parts.values()) < high
 
 
 def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespace) -> None:
@@ -87,10 +89,9 @@ def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespac
         return {k: make.around(v) for k, v in (ms | {"rtf": 4.0 * rate / 1000}).items()}
 
     numbers = [(make.rq32, times(25.0)), (make.calm[1], times(50.0))]
-    (panel,) = latency_split(make.stored(make.results("m", "music", numbers)))
+    (panel,) = latency_split([make.stored(make.results("m", "music", numbers))])
     assert panel.stages["RQ-Transformer 32 RVQ"]["head"] == pytest.approx(25.0)
     assert panel.stages["CALM consistency"]["head"] == pytest.approx(50.0)
-    assert "per second of audio" in panel.x_label
 
 
 @pytest.mark.parametrize(
@@ -114,10 +115,10 @@ def test_of_several_modes_the_engine_in_float32_is_shown_and_named(
     recipes = {name: {"metric": "latency", "mode": name.split()[0]} for name in modes}
     rows = [row.model_copy(update={"recipe_id": row.cell_id[5:]}) for row in results.rows]
     results = results.model_copy(update={"recipes": recipes, "rows": tuple(rows)})
-    (panel,) = latency_split(make.stored(results))
-    assert panel.stages["CALM"]["head"] == head
+    (panel,) = latency_split([make.stored(results)])
+    assert panel.stages["CALM"]["head"] == pytest.approx(25 * head)
     assert list(panel.stages) == ["CALM"]
-    assert panel.title.endswith(f"goes, {shown}")
+    assert panel.title.endswith(f", {shown}")
     assert panel.caption.endswith("; eager")
 
 
@@ -139,7 +140,7 @@ def test_position_is_where_speed_looked_if_it_did(music: StoredRun, make: Simple
     (panel,) = latency_position(replace(music, growth=tuple(growth)))
     (line,) = (line for line in panel.lines if line.label == make.rq32.label)
     assert [(dot.x, dot.y, dot.y_interval) for dot in line.dots] == [
-        (1.0, 4.0, (3.0, 4.5)), (120.0, 4.0, (3.0, 4.5)),
+        (1.0, 100.0, (75.0, 112.5)), (120.0, 100.0, (75.0, 112.5)),
     ]  # fmt: skip
 
 
@@ -154,8 +155,27 @@ def test_too_short_a_generation_says_nothing_of_position(music: StoredRun) -> No
 def test_one_legend_serves_panels_in_which_a_look_means_one_system(
     music: StoredRun, ablations: StoredRun
 ) -> None:
-    assert looks_agree(list(head_steps(music)))
-    assert not looks_agree([*fad_over_time(ablations), *quality_speed(music)])
+    assert len(by_legend(list(head_steps(music)))) == 1
+    assert len(by_legend([*fad_over_time(ablations), *quality_speed(music)])) == 2
+
+
+def test_times_are_those_of_speed_alone_where_it_has_timed(music: StoredRun) -> None:
+    timed = music.results.model_copy(update={"benchmark": "speed", "run_id": "speed-music-tiny-1"})
+    (panel,) = latency_split([music, replace(music, results=timed)])
+    assert panel.title == "music-tiny"
+
+
+def test_points_stand_where_they_are_and_have_both_intervals(make: SimpleNamespace) -> None:
+    rq, calm = ([make.system(name, name, temp=t) for t in (0.8, 1.0)] for name in ("rq", "calm"))
+    numbers = [(row, {"ppx_geo": make.around(80.0), "overall_speedup": 1.0}) for row in rq]
+    fast = {"ppx_geo": make.around(70.0), "overall_speedup": make.around(1.5)}
+    numbers += [(row, fast) for row in calm]
+    (panel,) = quality_speed(make.stored(make.results("s", "speech", numbers)))
+    assert not panel.shared_x
+    of_rq, of_calm = panel.lines
+    assert [(dot.x, dot.note) for dot in of_rq.dots] == [(1.0, "0.8"), (1.0, "1.0")]
+    assert [dot.x for dot in of_calm.dots] == [1.5, 1.5]
+    assert all(dot.x_interval and dot.y_interval for dot in of_calm.dots)
 
 
 @pytest.mark.usefixtures("drawn")
