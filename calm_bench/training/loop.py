@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +23,11 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
+from calm_bench.core.device import refuse_larger
 from calm_bench.core.files import (
     append_lines,
     committed_lines,
@@ -382,6 +384,38 @@ class Trainer:
         self.progress.step += 1
         return {**means.take(), "gradient": gradient}
 
+    def refuse_large_batch(self) -> None:
+        """Refuse a batch that cannot fit: what backward keeps of each clip, seen on one and two.
+
+        Raises:
+            MachineError: If the device has less memory; the message has both numbers.
+        """
+        size, device = self.config.batch_size, self.fabric.device
+        if size <= 2:
+            return
+        of_one, of_two = self._kept_for_backward(1), self._kept_for_backward(2)
+        what = f"a batch of {size:,} keeps what its gradient needs: that takes"
+        refuse_larger(max(0, of_two - of_one) * size, str(device), what)
+
+    def _kept_for_backward(self, size: int) -> int:
+        """The bytes of all tensors that a loss of so many clips keeps, parameters apart."""
+        own = {value.untyped_storage().data_ptr() for value in self.objective.module.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(value: Tensor) -> Tensor:
+            storage = value.untyped_storage()
+            with suppress(RuntimeError):  # inside a transform of torch.func a tensor has no storage
+                if storage.data_ptr() not in own:
+                    kept[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        batch = self.objective.batch(0, size)
+        batch = {key: value.to(self.fabric.device) for key, value in batch.items()}
+        with saved_tensors_hooks(keep, lambda value: value), seeded(0):
+            loss, _ = self.forward(batch, 0)
+        del loss
+        return sum(kept.values())
+
     @contextmanager
     def _counting_flops(self) -> Iterator[None]:
         """Count the matrix products of a run's first batch, forwards and backwards, all ranks."""
@@ -447,6 +481,8 @@ class Trainer:
             until: Stop before this step; the schedule stays that of the whole run.
         """
         stop = min(self.config.steps, until or self.config.steps)
+        if self.progress.step < stop:
+            self.refuse_large_batch()
         saved, means = time.monotonic(), Means()
         with StopSignals() as signals:
             while self.progress.step < stop:

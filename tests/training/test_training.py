@@ -24,10 +24,10 @@ from typer.testing import CliRunner
 from calm_bench.cli.app import app
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
-from calm_bench.core import paths
+from calm_bench.core import device, paths
 from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace as replace_file
-from calm_bench.errors import BenchError, InputError, WeightsError
+from calm_bench.errors import BenchError, InputError, MachineError, WeightsError
 from calm_bench.seeds import file_hash
 from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import load_system
@@ -674,6 +674,19 @@ def test_distillation_pulls_latents_towards_the_teacher(corpus: Path) -> None:
     loss = term(latents, wave)
     assert 0 < loss.item() < 2
     assert term.projection.out_features == 8
+
+
+@pytest.mark.parametrize("like", ["calm-debug", "rq-debug", "vae-debug"])
+def test_a_batch_that_cannot_fit_is_refused_before_its_first_step(
+    corpus: Path, like: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = model("many", like, {"steps": 2, "batch_size": 10**6})
+    monkeypatch.setattr(device, "memory_of", lambda _: 10**8)
+    with pytest.raises(MachineError, match=r"batch of 1,000,000 .* GB of memory at least, and cpu"):
+        train_model(name, CPU)
+    assert not read_log(name)
+    fits = replace(CPU, overrides={"batch_size": 4})
+    assert train_model(name, fits) is not None
 
 
 def test_learning_rate_warms_up_and_falls_to_its_end() -> None:
