@@ -79,10 +79,15 @@ class ResidualQuantiser(nn.Module):
         return torch.stack(codes, dim=1)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """The sum of the chosen code vectors [B, T, E] of codes [B, K', T], K' <= K."""
-        K = codes.shape[1]
+        """The sum of the chosen code vectors [B, T, E] of codes [B, K', T], K' <= K.
+
+        A code beyond the codebook, as is drawn where logits are NaN, makes its frame NaN: the clip
+        fails, and alone.
+        """
+        K, V = codes.shape[1], self.codebooks.shape[1]
         levels = torch.arange(K, device=codes.device)[:, None]
-        return self.codebooks[levels, codes].sum(1)
+        vectors = self.codebooks[levels, codes.clamp_max(V - 1)].sum(1)
+        return vectors.masked_fill_((codes >= V).any(1)[..., None], torch.nan)
 
     def learn(self, x: Tensor, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Quantise x [B, T, E] and move the codebooks towards it.

@@ -13,13 +13,14 @@ read them once and not 100 times.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.product import Product, discard, pack, set_aside
 from calm_bench.nn.trigflow import SamplerPath
 from calm_bench.types import Count, Precision, Shape, Size
 
@@ -166,15 +167,16 @@ class FlatHead:
         weight = torch.cat([linear.weight for linear in linears])
         bias = torch.cat([linear.bias for linear in linears]).view(self.n_signals, -1).clone()
         bias[1::3] += 1  # shift, scale, gate, ..., shift, scale: a norm is scaled by 1 + scale
-        self.modulation = pack(weight, bias.flatten(), precision)
-        self.condition = pack(mlp.condition.weight, None, precision)
-        self.input = pack(mlp.input.weight, mlp.input.bias, precision)
-        self.output = pack(mlp.output.weight, mlp.output.bias, precision)
+        self.looks, inner = precision == "int8", partial(pack, precision=precision, inner=True)
+        self.modulation = inner(weight, bias.flatten())
+        self.condition = inner(mlp.condition.weight, None)
+        self.input = inner(mlp.input.weight, mlp.input.bias)
+        self.output = inner(mlp.output.weight, mlp.output.bias)
         self.blocks = [
             FlatBlock(
                 block.norm,
-                pack(block.first.weight, block.first.bias, precision),
-                pack(block.second.weight, block.second.bias, precision),
+                inner(block.first.weight, block.first.bias),
+                inner(block.second.weight, block.second.bias),
             )
             for block in blocks
         ]
@@ -189,6 +191,7 @@ class FlatHead:
             self._known[n] = self._times(self.path(n))
         path, base = self._known[n]
         R = len(z)
+        z, broken = set_aside(z) if self.looks else (z, None)
         if n == 1:
             y = self.condition.onto(base[0].expand(R, -1), z)
         else:
@@ -200,7 +203,7 @@ class FlatHead:
                 x = step.renoise[0] * x + step.renoise[1] * noises[:, k]
             v = self.velocity(x, signal)
             x = v * -step.turn if step.keep == 0 else torch.add(step.keep * x, v, alpha=-step.turn)
-        return x
+        return x if broken is None else x.masked_fill(broken[:, None], torch.nan)
 
     def velocity(self, x: Tensor, signals: Tensor) -> Tensor:
         """F of x [R, C] under signals [R, 3 blocks + 2, W]: [R, C]."""

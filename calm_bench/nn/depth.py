@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import LayerProducts, discard, pack
+from calm_bench.nn.product import LayerProducts, discard, pack, set_aside
 from calm_bench.nn.transformer import (
     Dropout,
     RmsNorm,
@@ -239,7 +239,10 @@ class Chooser:
     top_k: int = 0
 
     def __call__(self, logits: Tensor, draws: Tensor) -> Tensor:
-        """Tokens [N] for logits [N, V] and uniform numbers [N] in [0, 1)."""
+        """Tokens [N] for logits [N, V] and uniform numbers [N] in [0, 1).
+
+        Where logits are NaN the token is V, which no codebook has, except at temperature 0.
+        """
         if self.temperature == 0:
             return logits.argmax(-1)
         probabilities = (logits.float() / self.temperature).softmax(-1)
@@ -248,7 +251,7 @@ class Chooser:
             probabilities = probabilities * (probabilities >= floor)
         edges = probabilities.cumsum(-1)
         token = torch.searchsorted(edges, draws[:, None] * edges[:, -1:], right=True)
-        return token.squeeze(-1).clamp_max(logits.shape[-1] - 1)
+        return token.squeeze(-1)
 
 
 class DepthView(NamedTuple):
@@ -291,13 +294,15 @@ class FlatDepth:
         W = config.dim
         self.text = None if module.text is None else module.text.weight
         self.norm = RmsNorm(W, module.inputs.device)
-        self.inputs = pack(module.inputs.flatten(0, 1), None, precision)
+        self.looks, self.codebook_size = precision == "int8", module.outputs.shape[1]
+        self.inputs = pack(module.inputs.flatten(0, 1), None, precision, inner=True)
         tables: Tensor = module.tables[:-1]
         if module.table_maps is not None:
             tables = torch.bmm(tables, module.table_maps[:-1])
         self.tables = [table.contiguous() for table in tables]  # the last code is never read
         self.outputs = [
-            [pack(factor, None, precision) for factor in factors] for factors in _outputs(module)
+            [pack(factor, None, precision, inner=True) for factor in factors]
+            for factors in _outputs(module)
         ]
         layers = [layer for layer in module.layers if isinstance(layer, DepthLayer)]
         self.sets: list[list[LayerProducts]] = [[] for _ in range(config.n_sets)]
@@ -334,6 +339,7 @@ class FlatDepth:
             choose: Logits [N, V] and uniform numbers [N, 1] to codes [N].
         """
         N, W = len(z), self.config.dim
+        z, broken = set_aside(z) if self.looks else (z, None)
         projected = self.inputs(z).view(N, -1, W).unbind(1)
         uniform = draws[..., None].unbind(1)
         codes: list[Tensor] = []
@@ -354,7 +360,8 @@ class FlatDepth:
             for factor in self.outputs[k]:
                 x = factor(x)
             codes.append(choose(x, uniform[k]))
-        return torch.stack(codes, dim=1)
+        made = torch.stack(codes, dim=1)
+        return made if broken is None else made.masked_fill(broken[:, None], self.codebook_size)
 
     def weight_bytes(self) -> int:
         """Bytes of weights that one frame reads: a weight set as often as levels use it."""

@@ -9,6 +9,7 @@ less to read. What was measured, and why each size takes the kernel it takes, st
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import isfinite
 from typing import NamedTuple, Self
 
 import torch
@@ -245,26 +246,55 @@ class Quantised(Product):
     """Weights int8 with a scale per output, activations int8 with one scale per call (fbgemm, CPU).
 
     All M rows of a call share that scale, so at this precision a row's last digits depend on its
-    batch. Processors without VNNI add pairs in 16 bits, which may overflow: there activations have
-    7 bits, and errors are half as large again.
+    batch. To the kernel NaN is some number, and an infinity or a very large row leaves the others
+    no digits. Rows that are not finite, or whose largest entries are more than ALIKE times apart,
+    are therefore scaled one by one beforehand: what is broken fails alone. Looking costs a tenth of
+    a small product, so those inside a stack, behind its norms, are `inner`: what enters the stack
+    has been looked at (`set_aside`). Processors without VNNI add pairs in 16 bits, which may
+    overflow: there activations have 7 bits, and errors are half as large again.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    ALIKE = 8.0
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, inner: bool = False) -> None:
         """Quantise `weight` [O, I] by its largest entries."""
         weight = weight.float()
         scales = weight.abs().amax(1).clamp_min(1e-8) / 127
         zeros = torch.zeros(len(weight), dtype=torch.long)
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self.weight = torch.ops.quantized.linear_prepack(quantised, bias)
-        self.seven_bits = not torch.cpu._is_vnni_supported()
+        self.weight, self.bias = torch.ops.quantized.linear_prepack(quantised, bias), bias
+        self.inner, self.seven_bits = inner, not torch.cpu._is_vnni_supported()
         self.nbytes = weight.numel() + _bytes(scales, bias)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if not self.inner:
+            peak = x.abs().amax(1, keepdim=True)  # [M, 1]
+            peaks = peak.flatten().tolist()
+            if not isfinite(sum(peaks)) or max(peaks) > self.ALIKE * min(peaks):
+                return self._scaled(x, peak)
+        return self._run(x)
+
+    def _scaled(self, x: Tensor, peak: Tensor) -> Tensor:
+        """Every row by its own largest entry; NaN where that is not finite."""
+        broken = ~peak.isfinite()
+        y = self._run((x / peak.clamp_min(1e-30)).masked_fill(broken, 0.0))
+        y = y * peak if self.bias is None else (y - self.bias) * peak + self.bias
+        return y.masked_fill(broken, torch.nan)
+
+    def _run(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x, self.weight, self.seven_bits)
         return y
 
 
-def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
+def set_aside(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows x [B, ...] with zeros for those that are not finite, and which they are, [B] or None."""
+    if isfinite(x.sum().item()):
+        return x, None
+    broken = ~x.isfinite().flatten(1).all(1)
+    return x.masked_fill(broken.view(-1, *[1] * (x.ndim - 1)), 0.0), broken
+
+
+def pack(weight: Tensor, bias: Tensor | None, precision: Precision, inner: bool = False) -> Product:
     """The fastest product found for weights [O, I] and bias [O] at a precision, on their device.
 
     On a CPU that depends on M. fp32, up to three rows: the split product, or the plain one where
@@ -278,6 +308,12 @@ def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     at M = 8 bf16 has overtaken it. Small matrices stay plain fp32 at every precision: a call of the
     others costs more than they gain. On a GPU it is the library's own product.
 
+    Args:
+        weight: [O, I].
+        bias: [O].
+        precision: What weights are multiplied in.
+        inner: Whether rows come from inside a stack that has looked at them (see `Quantised`).
+
     Raises:
         InputError: For fp16 where nothing multiplies it.
     """
@@ -289,7 +325,7 @@ def pack(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
     if precision == "fp16" and not has_fbgemm():
         raise InputError("precision fp16 needs fbgemm, which this processor has not: use bf16")
     if size >= FROM_FBGEMM and precision in ("fp16", "int8"):
-        return Half(weight, bias) if precision == "fp16" else Quantised(weight, bias)
+        return Half(weight, bias) if precision == "fp16" else Quantised(weight, bias, inner)
     if size >= FROM_ONEDNN and precision == "bf16":
         return _narrow(weight.bfloat16(), bias)
     weight = weight.float()
@@ -309,7 +345,7 @@ class LayerProducts(NamedTuple):
     @classmethod
     def packed(cls, precision: Precision, *weights: Tensor) -> Self:
         """Of the four matrices, in this order."""
-        return cls(*(pack(weight, None, precision) for weight in weights))
+        return cls(*(pack(weight, None, precision, inner=True) for weight in weights))
 
     @property
     def nbytes(self) -> int:

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import LayerProducts, discard
+from calm_bench.nn.product import LayerProducts, discard, set_aside
 from calm_bench.types import Count, Precision, Shape, Size
 
 
@@ -176,7 +176,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KvCache:
     """Keys and values of all layers in one preallocated buffer, [L, B, 2, H, P_max, Dh].
 
-    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was. `lane` is
+    `key_mask` [B, P_max] is False where a ragged prompt was padded; None if no row was. `broken`
+    [B] is True for clips whose input was not finite and was set aside; None if none was. `lane` is
     what a captured step works on (`systems/engine.py`).
     """
 
@@ -191,6 +192,7 @@ class KvCache:
         self.length = 0  # positions the buffer holds
         self.position = 0  # positions seen since the clip began
         self.key_mask: Tensor | None = None
+        self.broken: Tensor | None = None
         self.lane: Any = None
 
     def make_room(self, frames: int) -> None:
@@ -460,6 +462,7 @@ class FlatTransformer:
             if release:
                 discard(layer)
         self.added = self.config.positions == "sinusoidal"
+        self.looks = precision == "int8"
         self.table = torch.empty(0)
 
     def __call__(self, x: Tensor, cache: KvCache, *, every: bool = False) -> Tensor:
@@ -470,9 +473,15 @@ class FlatTransformer:
             those of all, [B, T, D].
         """
         T = x.shape[1]
+        if self.looks:
+            x, broken = set_aside(x)
+            if broken is not None:
+                cache.broken = broken if cache.broken is None else cache.broken | broken
         cache.make_room(T)
         y = self.run(x, self.live(cache, T), every)
         cache.advance(T)
+        if cache.broken is not None:
+            y[cache.broken] = torch.nan
         return y
 
     def run(self, x: Tensor, place: Place, every: bool = False) -> Tensor:

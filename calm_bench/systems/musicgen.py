@@ -178,6 +178,10 @@ class MusicGenSystem(CodeSystem):
         """Nothing: a step's codes enter the stream as they are drawn, most for later frames."""
 
     def made(self, state: StreamState) -> Tensor:
-        """The whole frames so far [B, T, K]; zeros where a row is padded."""
+        """The whole frames so far [B, T, K]; zeros where a row is padded.
+
+        SPECIAL in a new frame was drawn, where logits were not finite: it stays, and is no code.
+        """
         codes = self.pattern.undo(state.stream[:, : state.step])
-        return codes.where(codes < self.special, 0)
+        new = torch.arange(codes.shape[1], device=codes.device) >= state.prompt_end
+        return codes.where((codes < self.special) | new[:, None], 0)
