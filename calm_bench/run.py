@@ -1,11 +1,14 @@
 """One benchmark: clips, times, scores and results of a plan; and the way back into its run.
 
 The same command finds the same folder and goes on: finished batches, rounds and scores are kept, so
-a kill costs the batch in flight and nothing else.
+a kill costs the batch in flight and nothing else. Several ranks share clips, recognition and
+scoring; the first of them holds the folder, times the systems and writes what was found.
 """
 
+import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import groupby
@@ -16,6 +19,7 @@ from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
+from calm_bench.core.ranks import ALONE, Ranks
 from calm_bench.core.recordings import few
 from calm_bench.data.prompts import PromptsAt, PromptShelf
 from calm_bench.errors import InputError, UnknownNameError
@@ -38,6 +42,8 @@ from calm_bench.store.environment import code_hashes, describe_environment
 from calm_bench.store.records import CodecCheck, Manifest, Row, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
+
+logger = logging.getLogger(__name__)
 
 
 def run_folder(plan: Plan | SpeedPlan, out: Path | None) -> Path:
@@ -91,36 +97,92 @@ def run(
     device: str = "auto",
     fresh: bool = False,
     command: Sequence[str] = (),
+    ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Do what a plan says, or what is left of it.
+    """Do what a plan says, or what is left of it; every one of several ranks calls it.
 
     Raises:
         BenchError: If something the user can mend stands in the way.
     """
-    device = resolve_device(device)
-    _check_precisions(plan, device)
-    rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
+    device = _settled(device, ranks)
     store = RunStore(run_folder(plan, out))
-    with store.opened(plan.run_id, plan.weights, fresh=fresh):
-        plan = check_codecs(plan, store)
-        wanted = _manifest_of(
-            plan,
-            rows,
-            device,
-            command,
-            spec=plan.spec.model_dump(mode="json"),
-            prompts=[prompt.id for prompt in plan.prompts],
-            prompts_sha256=[prompt.sha256[:12] for prompt in plan.prompts],
-            seeds=plan.n_seeds,
-            unusable=list(plan.unusable),
-        )
-        # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
-        manifest = store.begin(wanted, fresh=fresh)
-        manifest = manifest.model_copy(update={"options": wanted.options})
-        known = store.read(CodecCheck)
-        store.append(*(check for check in plan.checks if check not in known))
-        _make(plan, store, device)
-        return _finish(plan.spec, manifest, rows, store, plan.models)
+    with ExitStack() as held:
+
+        def begin() -> tuple[Plan, Manifest]:
+            _check_precisions(plan, device)
+            held.enter_context(store.opened(plan.run_id, plan.weights, fresh=fresh))
+            return _begin(plan, store, device, command, fresh=fresh)
+
+        plan, manifest = ranks.share(begin)
+        _refuse_apart(store, manifest, ranks)
+        _make(plan, store, device, ranks)
+        rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
+        return _finish(plan.spec, manifest, rows, store, plan.models, ranks)
+
+
+def _begin(
+    plan: Plan, store: RunStore, device: str, command: Sequence[str], *, fresh: bool
+) -> tuple[Plan, Manifest]:
+    """The plan with what its codecs make of its prompts, and the manifest of its run."""
+    store.gather(_order(plan))
+    plan = check_codecs(plan, store)
+    wanted = _manifest_of(
+        plan,
+        [with_temperature_kind(row, plan.models) for row in plan.rows],
+        device,
+        command,
+        spec=plan.spec.model_dump(mode="json"),
+        prompts=[prompt.id for prompt in plan.prompts],
+        prompts_sha256=[prompt.sha256[:12] for prompt in plan.prompts],
+        seeds=plan.n_seeds,
+        unusable=list(plan.unusable),
+    )
+    # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
+    manifest = store.begin(wanted, fresh=fresh)
+    known = store.read(CodecCheck)
+    store.append(*(check for check in plan.checks if check not in known))
+    return plan, manifest.model_copy(update={"options": wanted.options})
+
+
+def _order(plan: Plan) -> dict[str, int]:
+    """The place of each trial in the plan."""
+    trials = (trial for batch in plan.batches for trial in batch.trials)
+    return {trial.trial_id: place for place, trial in enumerate(trials)}
+
+
+def _settled(device: str, ranks: Ranks) -> str:
+    """This rank's device; threads, versions and code are those of the first rank.
+
+    Raises:
+        BenchError: If this machine has no such device, or other versions or code, whose clips must
+            not be mixed with those of the other ranks.
+    """
+    if ranks.count == 1:
+        return resolve_device(device)
+    import torch
+
+    device, threads = ranks.share(lambda: (resolve_device(device), torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    first = ranks.share(lambda: describe_environment(device))
+    with ranks.meeting():
+        own = describe_environment(resolve_device(device))
+        for name in ("torch", "calm_bench", "code"):
+            if own[name] != first[name]:
+                raise InputError(f"{name} is {own[name]} here and {first[name]} on rank 0")
+        if own["device_name"] != first["device_name"]:
+            logger.warning(
+                "rank %s runs on %s, rank 0 on %s: clips may differ in their last bits",
+                *(ranks.rank, own["device_name"], first["device_name"]),
+            )
+        device = ranks.device(device)
+    return device
+
+
+def _refuse_apart(store: RunStore, manifest: Manifest, ranks: Ranks) -> None:
+    """Refuse ranks that do not see the folder that the first one writes."""
+    with ranks.meeting():
+        if not ranks.is_first and store.read_manifest().created != manifest.created:
+            raise InputError(f"{store.root} is not the folder of rank 0: name a shared one (--out)")
 
 
 def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequence[str]) -> Outcome:
@@ -172,23 +234,37 @@ def prompts_of(plan: Plan) -> PromptsAt:
     return cache(partial(PromptShelf, plan.spec, plan.root))
 
 
-def _make(plan: Plan, store: RunStore, device: str) -> None:
+def _make(plan: Plan, store: RunStore, device: str, ranks: Ranks) -> None:
     """Clips, held-out losses and times: a system is loaded once and stays open for all three."""
     from calm_bench.systems.loading import OpenModels
 
-    opened = OpenModels(plan.models, device)
-    prompts_at = prompts_of(plan)
-    studio = Studio(plan, store, opened, prompts_at)
-    held_out = HeldOut(plan, store, opened, prompts_at)
-    rounds = missing_times(plan, store)
-    timed = {opened_as(row) for row in timed_rows(plan.rows)} if rounds else set()
     stays = [list(rows) for _, rows in groupby(plan.rows, key=opened_as)]
-    for at, rows in enumerate(stays):
-        studio.make(rows)
-        held_out.record(rows)
-        opened.keep(timed | {opened_as(later[0]) for later in stays[at + 1 :]})
-    time_systems(plan, store, opened, rounds)
-    opened.keep(())
+    with _shared(plan, store, ranks):
+        opened = OpenModels(plan.models, device)
+        prompts_at = prompts_of(plan)
+        studio = Studio(plan, store, opened, prompts_at, ranks)
+        held_out = HeldOut(plan, store, opened, prompts_at)
+        rounds = missing_times(plan, store) if ranks.is_first else []
+        timed = {opened_as(row) for row in timed_rows(plan.rows)} if rounds else set()
+        for at, rows in enumerate(stays):
+            studio.make(rows)
+            held_out.read(rows, ranks)
+            opened.keep(timed | {opened_as(later[0]) for later in stays[at + 1 :]})
+    with ranks.meeting():
+        if ranks.is_first:
+            for rows in stays:
+                held_out.record(rows)
+            time_systems(plan, store, opened, rounds)
+        opened.keep(())
+
+
+@contextmanager
+def _shared(plan: Plan, store: RunStore, ranks: Ranks) -> Iterator[None]:
+    """Work that all ranks share, and what they recorded of it, which the first one takes in."""
+    logs = nullcontext() if ranks.is_first else store.of_rank(ranks.rank).logged()
+    with ranks.meeting(), logs:
+        yield
+    ranks.share(partial(store.gather, _order(plan)))
 
 
 def _check_precisions(plan: Plan, device: str) -> None:
@@ -273,11 +349,22 @@ def _refuse_lost(manifest: Manifest, store: RunStore, results: Results) -> None:
 
 
 def _finish(
-    spec: BenchmarkSpec, manifest: Manifest, rows: Sequence[Row], store: RunStore, models: Models
+    spec: BenchmarkSpec,
+    manifest: Manifest,
+    rows: Sequence[Row],
+    store: RunStore,
+    models: Models,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     pairs = compared_rows(rows)
-    scorer = Scorer(rows, Clips.of_run(rows, store), store, Setting.of(spec))
-    scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
-    results = summarise_benchmark(spec, manifest, scorer, scores, pairs)
-    _refuse_lost(manifest, store, results)
-    return finish(store, manifest.scored_by(code_hashes()), results)
+    with ranks.meeting():
+        scorer = Scorer(rows, Clips.of_run(rows, store), store, Setting.of(spec), ranks)
+    scorer.prepare(spec.metrics)
+
+    def summed_up() -> Outcome:
+        scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
+        results = summarise_benchmark(spec, manifest, scorer, scores, pairs)
+        _refuse_lost(manifest, store, results)
+        return finish(store, manifest.scored_by(code_hashes()), results)
+
+    return ranks.share(summed_up)

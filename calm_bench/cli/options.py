@@ -378,6 +378,18 @@ Device = Annotated[
     ),
 ]
 
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Processes on this machine that share clips, recognition and scoring, and its cores. "
+        "The results are those of one process with as many threads as each of them has. Over "
+        "several machines torchrun or srun starts them: docs/cluster.md.",
+    ),
+]
+
 Out = Annotated[
     Path | None,
     typer.Option(

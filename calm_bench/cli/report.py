@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from calm_bench.cli import options
+from calm_bench.core import progress
 from calm_bench.errors import BenchError, InputError, blame, describe
 
 if TYPE_CHECKING:
@@ -142,9 +143,11 @@ def _open(page: Path) -> None:
 
 
 def say(text: str, style: str = "") -> None:
-    """A message on standard error, its lines not wrapped."""
+    """A message on standard error, its lines not wrapped; where another rank speaks, none."""
     from rich.console import Console
 
+    if progress.silenced:
+        return
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

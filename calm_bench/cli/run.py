@@ -10,6 +10,7 @@ from calm_bench.cli import options
 from calm_bench.cli.report import FAILED_TRIALS, say, show, show_plan
 
 if TYPE_CHECKING:
+    from calm_bench.core.ranks import Ranks
     from calm_bench.plan.plan import Plan
     from calm_bench.types import Precision
 
@@ -21,6 +22,7 @@ RUN_EXAMPLES = options.examples(
         "calm-bench run speech --prompt-audio mine/*.wav": "your own voice continued",
         "calm-bench run music --temps 1 --head-steps 1 4 10 25 50 100": "FAD against time",
         "calm-bench run speech --precision fp32 int8 --no-latency": "what int8 costs in quality",
+        "calm-bench run speech --processes 2": "two processes share it",
         "calm-bench run speech --dry-run": "what would be done",
     },
     "The same command again goes on where it stopped; a finished one prints its table at once.",
@@ -44,6 +46,7 @@ def run(
     asr: options.Asr = None,
     language: options.Language = None,
     device: options.Device = "auto",
+    processes: options.Processes = 1,
     out: options.Out = None,
     fresh: options.Fresh = False,
     dry_run: options.DryRun = False,
@@ -53,6 +56,7 @@ def run(
 
     Writes results/runs/<id>/: clips, records, results.json, tables, plots and a listening page.
     """
+    from calm_bench.core.ranks import join
     from calm_bench.plan.overrides import Overrides
     from calm_bench.plan.plan import expand
 
@@ -72,24 +76,29 @@ def run(
         asr=asr,
         language=language,
     )
-    plan = expand(benchmark, overrides)
-    if dry_run:
+    ranks = join(1 if dry_run else processes)
+    plan = ranks.share(lambda: expand(benchmark, overrides))
+    if not dry_run:
+        _run(plan, out, ranks, device=device, fresh=fresh, as_json=as_json)
+    elif ranks.is_first:
         _dry_run(plan, out, device=device, as_json=as_json)
-    else:
-        _run(plan, out, device=device, fresh=fresh, as_json=as_json)
 
 
-def _run(plan: "Plan", out: Path | None, *, device: str, fresh: bool, as_json: bool) -> None:
+def _run(
+    plan: "Plan", out: Path | None, ranks: "Ranks", *, device: str, fresh: bool, as_json: bool
+) -> None:
     from calm_bench import run as runs
     from calm_bench.generate.codec_check import check_codecs
     from calm_bench.plan.plan import plan_lines
     from calm_bench.store.run_store import RunStore
 
     folder = runs.run_folder(plan, out)
-    plan = check_codecs(plan, RunStore(folder))
+    plan = ranks.share(lambda: check_codecs(plan, RunStore(folder)))
     say("\n".join([*plan_lines(plan), f"writes {folder}"]))
     command = ["calm-bench", *sys.argv[1:]]
-    show(runs.run(plan, out=out, device=device, fresh=fresh, command=command), as_json)
+    outcome = runs.run(plan, out=out, device=device, fresh=fresh, command=command, ranks=ranks)
+    if ranks.is_first:
+        show(outcome, as_json)
 
 
 def _dry_run(plan: "Plan", out: Path | None, *, device: str, as_json: bool) -> None:

@@ -27,6 +27,7 @@ SILENT = frozenset(
         ".core",
         ".core.paths",
         ".core.progress",
+        ".core.ranks",
         ".registry",
         ".store",
         ".store.run_store",

@@ -19,6 +19,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 SECONDS_BETWEEN_LINES = 10.0
+silenced = False
+"""Whether this process is a rank that others speak for."""
 
 
 @contextmanager
@@ -30,7 +32,9 @@ def stage(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         total: How many things there are in all.
         done: How many of them an earlier start of the same command has finished.
     """
-    if sys.stderr.isatty():
+    if silenced:
+        yield lambda n: None
+    elif sys.stderr.isatty():
         with _bar(title, total, done) as advance:
             yield advance
     else:
@@ -82,10 +86,13 @@ def _lines(title: str, total: int, done: int) -> Advance:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use; ranks of one machine share them."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    count //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(count, int(os.environ.get("SLURM_CPUS_PER_TASK", count))))
 
 
 def ordered_map(

@@ -3,13 +3,13 @@
 A batch counts once all its trials are recorded as ok; anything less is made again as a whole,
 because a clip's last bits may depend on the batch it was in. Each trial draws from a generator of
 its own, seeded by prompt and seed index, so neither the order of the rows nor a kill changes a
-clip.
+clip, nor which of several ranks makes it: each takes whole batches and records them apart.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.audio import audio_hash, resample, write_flac
 from calm_bench.core.progress import stage
+from calm_bench.core.ranks import ALONE, Ranks
 from calm_bench.core.sounds import sounds_of
 from calm_bench.data.prompts import LoadedPrompt, PromptsAt, PromptShelf
 from calm_bench.errors import BenchError, InputError, called, describe
@@ -66,10 +67,15 @@ def pending_batches(plan: Plan, store: RunStore) -> list[Batch]:
 
 
 class Studio:
-    """Makes the clips of a plan that are still missing."""
+    """Makes the clips of a plan that are still missing: of several ranks, each its part."""
 
     def __init__(
-        self, plan: Plan, store: RunStore, opened: "OpenModels", prompts_at: PromptsAt
+        self,
+        plan: Plan,
+        store: RunStore,
+        opened: "OpenModels",
+        prompts_at: PromptsAt,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Look at every prompt before any clip is made; `prompts_at` has them at a sample rate.
 
@@ -77,15 +83,18 @@ class Studio:
             BenchError: If a prompt cannot be used.
         """
         self.plan, self.store, self.opened, self._prompts_at = plan, store, opened, prompts_at
+        self._ranks = ranks
+        self._records = store if ranks.count == 1 else store.of_rank(ranks.rank)
         self._pending: defaultdict[str, list[Batch]] = defaultdict(list)
-        for batch in pending_batches(plan, store):
+        for batch in ranks.share(partial(pending_batches, plan, store)):
             self._pending[batch.row.cell_id].append(batch)
         if self._pending:
             keep_freed_memory()
-            self.prompts.check(plan.prompts)
+            if ranks.is_first:
+                self.prompts.check(plan.prompts)
 
     def make(self, rows: Sequence[Row]) -> None:
-        """Make every clip of these rows that is still missing.
+        """Make every clip of these rows that is still missing and that this rank takes.
 
         Raises:
             BenchError: If a prompt or a model cannot be used, or a clip cannot be written. A trial
@@ -100,7 +109,8 @@ class Studio:
             title = row_title(row, several)
             with stage(title, total, total - n_left) as advance:
                 for batch in batches:
-                    self.store.append(*self._run(batch))
+                    if self._ranks.take("clips", batch.trials[0].trial_id):
+                        self._records.append(*self._run(batch))
                     advance(len(batch.trials))
 
     def _run(self, batch: Batch) -> list[TrialRecord]:

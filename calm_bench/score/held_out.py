@@ -12,15 +12,20 @@ B recordings, T frames, S = T + lead steps.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from calm_bench import registry
 from calm_bench.config import Models
+from calm_bench.core.cache import ContentCache
+from calm_bench.core.code import computed_by, version_of
 from calm_bench.core.progress import stage
+from calm_bench.core.ranks import Ranks
 from calm_bench.data.prompts import PromptsAt
 from calm_bench.errors import BenchError
 from calm_bench.plan.plan import Plan
 from calm_bench.score.clips import Firsts
 from calm_bench.score.scorer import MetricScores
-from calm_bench.seeds import file_hash, recipe_id_of
+from calm_bench.seeds import content_hash, file_hash, recipe_id_of
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid
@@ -51,6 +56,11 @@ METRIC = "text_nll"
 SCORED = "recordings after the prompt, teacher-forced on true words and frames"
 
 
+Losses = dict[str, dict[str, float | None]]
+"""By prompt, losses in nats and numbers of tokens."""
+_LOSSES = TypeAdapter(Losses)
+
+
 class HeldOut:
     """The text loss of systems with a text stream on every prompt, each recorded once.
 
@@ -64,27 +74,44 @@ class HeldOut:
         """What is recorded already is kept; `prompts_at` has the prompts at a sample rate."""
         self.plan, self.store, self.opened, self._prompts_at = plan, store, opened, prompts_at
         self._known = {r.trial_id for r in store.read(ScoreRecord) if r.metric == METRIC}
+        self._cache = ContentCache("losses")
+        self._found: dict[str, Losses] = {}
+
+    def read(self, rows: Sequence[Row], ranks: Ranks) -> None:
+        """Let one system read the recordings while it is open, if a loss of its rows is missing.
+
+        Of several ranks one does it, and the others find it in the cache.
+        """
+        model, cells = str(rows[0].model), self._cells(rows)
+        trials = (t for b in self.plan.batches for t in b.trials if t.cell_id in cells)
+        missing = any(trial.trial_id not in self._known for trial in trials)
+        if missing and ranks.take("text", model):
+            self._losses(model, rows[0].label)
 
     def record(self, rows: Sequence[Row]) -> None:
         """The missing losses of the clips of one system's rows."""
-        model = str(rows[0].model)
-        cells = {row.cell_id for row in rows if row.kind == "system" and _is_exact(row)}
-        if not cells or not self.plan.models[model][0].architecture.get("text"):
-            return
+        cells = self._cells(rows)
         trials = [
             trial
             for trial in self.store.read(TrialRecord)
             if trial.cell_id in cells and trial.status == "ok" and trial.trial_id not in self._known
         ]
-        if trials and self._streams(model):
+        if trials:
             self.store.append(*self._records(rows[0], trials))
+
+    def _cells(self, rows: Sequence[Row]) -> set[str]:
+        """Those of one system's rows that have losses."""
+        cells = {row.cell_id for row in rows if row.kind == "system" and _is_exact(row)}
+        return cells if cells and self._streams(str(rows[0].model)) else set()
 
     def _streams(self, model: str) -> bool:
         """Whether its text is of our kind; another package's may not be."""
         from calm_bench.systems.streaming import StreamingSystem
 
-        kind = registry.load("system", self.plan.models[model][0].type)
-        return issubclass(kind, StreamingSystem)
+        config = self.plan.models[model][0]
+        if not config.architecture.get("text"):
+            return False
+        return issubclass(registry.load("system", config.type), StreamingSystem)
 
     def _records(self, row: Row, trials: Sequence[TrialRecord]) -> Iterator[ScoreRecord]:
         """One record per clip; clips of one prompt share their values."""
@@ -102,8 +129,30 @@ class HeldOut:
                 note=None if trial.prompt_id in values else "the recording's words are not known",
             )
 
-    def _losses(self, model: str, label: str) -> dict[str, dict[str, float | None]]:
+    def _losses(self, model: str, label: str) -> Losses:
         """By prompt whose words are known, the losses in nats and the numbers of tokens."""
+        if model not in self._found:
+            key = self._key(model)
+            found = self._cache.read(key, _LOSSES.validate_python)
+            if found is None:
+                found = self._computed(model, label)
+                self._cache.write(key, found)
+            self._found[model] = found
+        return self._found[model]
+
+    def _key(self, model: str) -> str:
+        """All that a system's losses depend on."""
+        plan, config = self.plan, self.plan.models[model][0]
+        kind, _, _ = registry.target("system", config.type).partition(":")
+        return content_hash(
+            *("losses", computed_by(__name__, kind), plan.models.identity(model, "system")),
+            *(version_of("torch"), self.opened.device.partition(":")[0]),
+            *(plan.spec.prompt_seconds, plan.spec.seconds, plan.spec.batch_size, plan.spec.asr),
+            [prompt.model_dump(mode="json") for prompt in plan.prompts],
+            length=40,
+        )
+
+    def _computed(self, model: str, label: str) -> Losses:
         plan = self.plan
         known = [prompt for prompt in plan.prompts if prompt.words or prompt.text]
         if not known:
@@ -112,7 +161,7 @@ class HeldOut:
         prompts = self._prompts_at(system.codec.sample_rate)
         loaded = [prompts.load(prompt) for prompt in known]
         told = [prompt for prompt in loaded if prompt.text_source == "given" and prompt.words]
-        values: dict[str, dict[str, float | None]] = {}
+        values: Losses = {}
         with stage(f"{label}, held-out text", len(told)) as advance:
             for first in range(0, len(told), plan.spec.batch_size):
                 batch = told[first : first + plan.spec.batch_size]

@@ -7,6 +7,7 @@ reason where the number would be; a clip that it fails on is noted and counted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Self
@@ -17,13 +18,14 @@ from calm_bench.config import BenchmarkSpec
 from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.progress import stage
+from calm_bench.core.ranks import ALONE, Ranks
 from calm_bench.errors import BenchError, describe
 from calm_bench.metrics.base import Metric, refuse_faults, score_row
 from calm_bench.metrics.drift import DriftMetric
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, EmbeddingMetric
 from calm_bench.metrics.fad import FadOverTime, Segments
 from calm_bench.score.clips import Clips, Failure, Firsts, StoredClip, firsts
-from calm_bench.score.transcripts import transcribe
+from calm_bench.score.transcripts import hear_in_parts, transcribe
 from calm_bench.seeds import content_hash, recipe_id_of
 from calm_bench.store.records import Row, RowScore, ScoreRecord
 from calm_bench.store.run_store import RunStore
@@ -159,9 +161,10 @@ class Scorer:
         clips: Clips,
         store: RunStore,
         setting: Setting | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Score the clips of these rows; records go to the store."""
-        self.rows = rows
+        """Score the clips of these rows; records go to the store, on the first of several ranks."""
+        self.rows, self.ranks = rows, ranks
         self.clips = clips
         self.store = store
         self.setting = setting or Setting()
@@ -176,14 +179,39 @@ class Scorer:
             names: Registered metrics.
             pairs: Rows whose set columns are compared.
         """
-        embeddings, self.notes = usable_embeddings(self.setting)
-        setups = [s for n in names for s in setups_of(n, self.setting, embeddings)]
+        setups = self._setups(names)
         if any("transcript" in setup.cls.needs for setup in setups):
             self._hear()  # under a bar of its own
         with stage("scoring", len(setups) * self._n_clips) as advance:
             scores = [self._score_metric(setup, pairs, advance) for setup in setups]
         _record_scores(scores, self.clips, self.store)
         return scores
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Of several ranks, each one's part of what `score` then finds in the cache."""
+        if self.ranks.count == 1:
+            return
+        setups = self._setups(names)
+        with self.ranks.meeting():
+            if any("transcript" in setup.cls.needs for setup in setups) and self._can_hear:
+                clips = {c.audio_id: c for row in self.rows for c in self.clips.of(row.cell_id)}
+                hear_in_parts(clips, self._recognizer, self.ranks)
+        with self.ranks.meeting(), stage("scoring", len(setups) * len(self.rows)) as advance:
+            for setup in setups:
+                self._prepare(setup)
+                advance(len(self.rows))
+
+    def _prepare(self, setup: Setup) -> None:
+        with suppress(Exception):  # which `score` meets again, and says
+            metric = setup.make()
+            about = metric.name, setup.embedding
+            for row in self.rows:
+                if self.ranks.take("scores", *about, row.cell_id) and not self._unfit(metric, row):
+                    self._found(metric, self._recipe(metric), row.cell_id)
+
+    def _setups(self, names: Sequence[str]) -> list[Setup]:
+        embeddings, self.notes = usable_embeddings(self.setting)
+        return [s for n in names for s in setups_of(n, self.setting, embeddings)]
 
     def _score_metric(
         self, setup: Setup, pairs: Sequence[Pair], advance: Callable[[int], None]
@@ -272,6 +300,14 @@ class Scorer:
         return next((name for name in ids if self.clips.of(name)), None)
 
     def _result(self, metric: Metric, recipe: Mapping[str, Any], cell_id: str) -> MetricResult:
+        """What the metric finds in a row; the clips that it fails on are noted."""
+        found = self._found(metric, recipe, cell_id)
+        for clip in self.clips.of(cell_id):
+            if clip.clip_id in found.failed:
+                self._fail(cell_id, clip, metric.name, found.notes[clip.clip_id])
+        return found
+
+    def _found(self, metric: Metric, recipe: Mapping[str, Any], cell_id: str) -> MetricResult:
         """What the metric finds in a row, from the cache if it found it before."""
         rows = [cell_id, *self._reference_row(metric)]
         key = self._key("score", metric, recipe, rows)
@@ -283,9 +319,6 @@ class Scorer:
             found = found.with_copies(alike)
             if is_lasting:
                 self._cache.write(key, found.to_json(list(alike)))
-        for clip in self.clips.of(cell_id):
-            if clip.clip_id in found.failed:
-                self._fail(cell_id, clip, metric.name, found.notes[clip.clip_id])
         return found
 
     def _fail(self, cell_id: str, clip: StoredClip, by: str, reason: str) -> None:
@@ -372,19 +405,24 @@ class Scorer:
     def _recognizer(self) -> Recognizer:
         return load_recognizer(self.setting.asr)
 
-    def _hear(self) -> Mapping[str, Transcript]:
-        """What is heard in every clip; nothing without a recogniser."""
+    @cached_property
+    def _can_hear(self) -> bool:
         try:
             dict(self._recognizer.recipe)
         except Exception:
-            return {}  # the metrics that need it meet the same error and give it as their reason
-        return self._transcripts_by_id
+            return False  # the metrics that need it meet the same error and give it as their reason
+        return True
+
+    def _hear(self) -> Mapping[str, Transcript]:
+        """What is heard in every clip; nothing without a recogniser."""
+        return self._transcripts_by_id if self._can_hear else {}
 
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
         clips = [(row.cell_id, clip) for row in self.rows for clip in self.clips.of(row.cell_id)]
         by_audio = {clip.audio_id: clip for _, clip in clips}
-        found, failed = transcribe(by_audio, self._recognizer, self.store)
+        store = self.store if self.ranks.is_first else None
+        found, failed = transcribe(by_audio, self._recognizer, store)
         for cell_id, clip in clips:
             if reason := failed.get(clip.audio_id):
                 self._fail(cell_id, clip, "speech recognition", reason)

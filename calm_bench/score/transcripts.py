@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from calm_bench.asr.recognizer import Recognizer, Transcripts
-from calm_bench.core.progress import stage
+from calm_bench.core.progress import Advance, stage
+from calm_bench.core.ranks import Ranks
 from calm_bench.errors import describe
 from calm_bench.score.clips import StoredClip
 from calm_bench.store.records import TranscriptRecord
@@ -11,19 +12,35 @@ from calm_bench.store.run_store import RunStore
 from calm_bench.types import Transcript, Wave
 
 
+def hear_in_parts(clips: Mapping[str, StoredClip], recognizer: Recognizer, ranks: Ranks) -> None:
+    """Hear what this rank takes of the clips, a few at a time, for the cache that all look into."""
+    kept, left = Transcripts(recognizer), list(clips.values())
+    with stage("transcribing", len(left)) as advance:
+        for first in range(0, len(left), size := 4 * recognizer.threads):
+            if not ranks.take("transcripts", kept.recipe_id, first):
+                continue
+            missing = [c for c in left[first : first + size] if kept.get(c.audio_id) is None]
+            answers = zip(missing, _hear(missing, recognizer, advance), strict=True)
+            for clip, answer in answers:
+                if not isinstance(answer, Exception):  # `transcribe` meets it again, and says so
+                    kept.keep(clip.audio_id, answer)
+
+
 def transcribe(
-    clips: Mapping[str, StoredClip], recognizer: Recognizer, store: RunStore
+    clips: Mapping[str, StoredClip], recognizer: Recognizer, store: RunStore | None
 ) -> tuple[Mapping[str, Transcript], Mapping[str, str]]:
     """By audio id, what is heard in each clip, and why nothing could be in some of them.
 
     New transcripts go to the run, in the order of the clips, and to the cache. What the run holds
-    is not taken from there: it does not say by which code it was heard.
+    is not taken from there: it does not say by which code it was heard. Without a store nothing is
+    recorded.
     """
     kept = Transcripts(recognizer)
-    known = {r.clip_id: r for r in store.read(TranscriptRecord) if r.recipe_id == kept.recipe_id}
+    records = store.read(TranscriptRecord) if store else []
+    known = {r.clip_id: r for r in records if r.recipe_id == kept.recipe_id}
     found = {audio_id: kept.get(audio_id) for audio_id in clips}
     missing = [clips[audio_id] for audio_id, transcript in found.items() if transcript is None]
-    new = _hear(missing, recognizer, len(clips))
+    new = _counted(missing, recognizer, len(clips))
     heard, failures = dict[str, Transcript](), dict[str, str]()
     for audio_id, transcript in found.items():
         if transcript is None:
@@ -33,30 +50,35 @@ def transcribe(
                 continue
             transcript = kept.keep(audio_id, answer)
         record = TranscriptRecord.of(audio_id, kept.recipe_id, transcript)
-        if known.get(audio_id) != record:
+        if store and known.get(audio_id) != record:
             store.append(record)
         heard[audio_id] = transcript
     return heard, failures
 
 
-def _hear(
+def _counted(
     clips: Sequence[StoredClip], recognizer: Recognizer, total: int
 ) -> Iterator[Transcript | Exception]:
-    """What the recogniser makes of each clip, or what it raised, under a progress bar."""
-    if not clips:
-        return
-    with stage("transcribing", total, total - len(clips)) as advance:
-        left = list(clips)
-        while left:
-            try:
-                for transcript in recognizer.transcribe_all(_audio(left)):
-                    del left[0]
-                    advance(1)
-                    yield transcript
-                return
-            except Exception:
+    if clips:
+        with stage("transcribing", total, total - len(clips)) as advance:
+            yield from _hear(clips, recognizer, advance)
+
+
+def _hear(
+    clips: Sequence[StoredClip], recognizer: Recognizer, advance: Advance
+) -> Iterator[Transcript | Exception]:
+    """What the recogniser makes of each clip, or what it raised."""
+    left = list(clips)
+    while left:
+        try:
+            for transcript in recognizer.transcribe_all(_audio(left)):
+                del left[0]
                 advance(1)
-                yield _hear_alone(left.pop(0), recognizer)
+                yield transcript
+            return
+        except Exception:
+            advance(1)
+            yield _hear_alone(left.pop(0), recognizer)
 
 
 def _hear_alone(clip: StoredClip, recognizer: Recognizer) -> Transcript | Exception:

@@ -12,6 +12,7 @@
     cell_scores.jsonl  one per row and set metric
     results.json       the tidy rows of the report
     ratings.json       rows of the same kind made from votes; joins them when they are read
+    ranks/             what each of several ranks has recorded, until the first one takes it in
     run.log            tracebacks of what is told elsewhere in one line
     clips/ tables/ plots/ page/ votes/
 
@@ -24,7 +25,7 @@ files of the names that are written here are ever removed.
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
-from calm_bench.store.records import Manifest, Record, Weights
+from calm_bench.store.records import Manifest, Record, TrialRecord, Weights
 from calm_bench.store.results import Ratings, Results
 from calm_bench.types import problem
 
@@ -43,7 +44,9 @@ R = TypeVar("R", bound=Record)
 M = TypeVar("M", bound=BaseModel)
 
 
+_RANKS = "ranks"
 _WRITTEN = (
+    *(f"{_RANKS}/*/trials.jsonl", f"{_RANKS}/*/run.log"),
     *("clips/*/*.flac", "page/index.html", "page/prompts/*.flac", "page/spectrograms/*.png"),
     *("plots/*.png", "plots/*.svg", "tables/*.csv", "tables/*.md", "tables/*.tex"),
 )
@@ -116,13 +119,18 @@ class RunStore:
         """
         records = [kind.file for kind in Record.__subclasses__()]
         with disk_errors(self.root):
-            for pattern in ("results.json", "run.log", *records, *_WRITTEN, *also):
-                for path in self.root.glob(pattern):
-                    path.unlink()
-            for folder in sorted({p.rpartition("/")[0] for p in _WRITTEN}, reverse=True):
-                for path in self.root.glob(folder):
-                    if path.is_dir() and not any(path.iterdir()):
-                        path.rmdir()
+            self._remove("results.json", "run.log", *records, *_WRITTEN, *also)
+
+    def _remove(self, *patterns: str) -> None:
+        """Remove files, and of the folders that they lay in those that are empty then."""
+        for pattern in patterns:
+            for path in self.root.glob(pattern):
+                path.unlink()
+        folders = {str(p) for pattern in patterns for p in PurePosixPath(pattern).parents}
+        for folder in sorted(folders - {"."}, reverse=True):
+            for path in self.root.glob(folder):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -135,16 +143,40 @@ class RunStore:
         """
         with files.locked(self.path(".lock")):
             files.sweep(self.root)
-            handler = logging.FileHandler(self.path("run.log"), delay=True, encoding="utf-8")
-            errors.log.addHandler(handler)
-            try:
+            with self.logged():
                 yield
-            except Exception as error:
-                errors.log.debug("", exc_info=error)
-                raise
-            finally:
-                errors.log.removeHandler(handler)
-                handler.close()
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Take the tracebacks of errors into run.log."""
+        handler = logging.FileHandler(self.path("run.log"), delay=True, encoding="utf-8")
+        errors.log.addHandler(handler)
+        try:
+            yield
+        except Exception as error:
+            errors.log.debug("", exc_info=error)
+            raise
+        finally:
+            errors.log.removeHandler(handler)
+            handler.close()
+
+    def of_rank(self, rank: int) -> "RunStore":
+        """Where one of several ranks records what it makes, until `gather`."""
+        return RunStore(self.root / _RANKS / str(rank))
+
+    def gather(self, order: Mapping[str, int]) -> None:
+        """Take in the trials that ranks have recorded, in the order of their ids; hold the lock.
+
+        A kill between taking in and removing costs nothing: a trial that is read twice counts once.
+        """
+        parts = [RunStore(path) for path in sorted(self.root.glob(f"{_RANKS}/*"))]
+        trials = [trial for part in parts for trial in part.read(TrialRecord)]
+        self.append(*sorted(trials, key=lambda trial: order.get(trial.trial_id, len(order))))
+        with disk_errors(self.root):
+            for log in self.root.glob(f"{_RANKS}/*/run.log"):
+                with self.path("run.log").open("ab") as file:
+                    file.write(log.read_bytes())
+            self._remove(f"{_RANKS}/*/{TrialRecord.file}", f"{_RANKS}/*/run.log")
 
     @contextmanager
     def opened(
