@@ -29,9 +29,10 @@ EXAMPLES = options.examples(
         "calm-bench report speech-1a2b3c4d --json": "its numbers for a script",
         "calm-bench report results/speech results/music --out site": "one page of two runs",
         "calm-bench report results/speech --out site --clips 4": "a small page to publish",
+        "calm-bench report results/speech --out page.html": "one file to send",
     },
-    "With --out, clips are copied as Opus, some 7 kB a second. The folder needs no server and "
-    "nothing else; nothing is written into the runs.",
+    "With --out, clips are copied as Opus, some 7 kB a second, or 9 kB in one file. The page "
+    "needs no server and nothing else; nothing is written into the runs.",
 )
 
 
@@ -42,9 +43,10 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Write a listening page that stands alone into this folder, a section for each "
-            "run in the order given. An earlier page there is replaced.",
+            metavar="DIR|FILE.html",
+            help="Write a listening page that stands alone into this folder, or with all that it "
+            "plays and shows into this one file, a section for each run in the order given. An "
+            "earlier page there is replaced.",
             show_default=False,
         ),
     ] = None,
@@ -67,9 +69,9 @@ def report(
     from calm_bench.run import find_run, read_run
 
     if out is None and len(runs) > 1:
-        raise InputError("several runs make one page in a folder of its own: name it with --out")
+        raise InputError("several runs make one page that stands alone: name it with --out")
     if out is None and clips is not None:
-        raise InputError("--clips is for a page in a folder of its own: name it with --out")
+        raise InputError("--clips is for a page that stands alone: name it with --out")
     if out is not None and as_json:
         raise InputError("--json prints the numbers of one run: leave out --out")
     folders = [find_run(run) for run in runs]
@@ -80,12 +82,14 @@ def report(
 
 
 def _site(folders: Sequence[Path], out: Path, n_rows: int, *, open_page: bool) -> None:
-    from calm_bench.report.build import build_site
+    from calm_bench.report.build import build_file, build_site
 
-    n_bytes = build_site(folders, out, n_rows)
-    typer.echo(f"listen: {out / 'index.html'} ({n_bytes / 1e6:.1f} MB with all that it plays)")
+    is_file = out.suffix == ".html" and not out.is_dir()
+    n_bytes = (build_file if is_file else build_site)(folders, out, n_rows)
+    page = out if is_file else out / "index.html"
+    typer.echo(f"listen: {page} ({n_bytes / 1e6:.1f} MB with all that it plays)")
     if open_page:
-        _open(out / "index.html")
+        _open(page)
 
 
 def echo_json(found: Any) -> None:

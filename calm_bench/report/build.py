@@ -5,12 +5,15 @@ time: what an earlier one has left in the folder is removed first, and nothing i
 folders of the runs.
 """
 
+import base64
 import json
 import re
 import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 from calm_bench.core import files, paths
 from calm_bench.errors import InputError
@@ -31,6 +34,8 @@ from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
 _OURS = re.compile(r"run-\d+")
+_SOURCE = re.compile(r'(src|data-image)="(run-[^"]+)"')
+_KINDS = {".opus": "audio/ogg", ".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def build_report(run_dir: Path) -> None:
@@ -98,16 +103,46 @@ def build_site(runs: Sequence[Path], root: Path, max_rows: int) -> int:
     return sum(path.stat().st_size for path in written if path.is_file())
 
 
-def _refuse_folder(root: Path, runs: Sequence[Path]) -> None:
+def build_file(runs: Sequence[Path], path: Path, max_rows: int) -> int:
+    """Write the page as one HTML file that holds all it plays and shows; its size in bytes.
+
+    Raises:
+        InputError: As of `build_site`; or if the file is someone else's.
+    """
+    _refuse_places(path, runs)
+    if path.exists() and not _is_ours(path):
+        raise InputError(f"{path} holds something that is not ours: choose another --out")
+    with TemporaryDirectory() as folder:
+        root = Path(folder, "page")
+        build_site(runs, root, max_rows)
+        text = (root / "index.html").read_text(encoding="utf-8")
+        data = _SOURCE.sub(lambda found: _inlined(root, *found.groups()), text).encode()
+    with files.disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, data)
+    return len(data)
+
+
+def _inlined(root: Path, name: str, source: str) -> str:
+    file = root / unquote(source)
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'{name}="data:{_KINDS[file.suffix]};base64,{data}"'
+
+
+def _refuse_places(root: Path, runs: Sequence[Path]) -> None:
     resolved = [run.resolve() for run in runs]
     for i, (run, place) in enumerate(zip(runs, resolved, strict=True)):
         if place in resolved[:i]:
             raise InputError(f"{run} is named twice")
         if root.resolve().is_relative_to(place) or place.is_relative_to(root.resolve()):
             raise InputError(f"--out {root} and the run {run} lie in each other: choose another")
+
+
+def _refuse_folder(root: Path, runs: Sequence[Path]) -> None:
+    _refuse_places(root, runs)
     if root.exists() and not root.is_dir():
-        raise InputError(f"{root} is a file: --out names the folder of the page")
-    if _is_site(root):
+        raise InputError(f"{root} is a file: --out names a folder, or a file that ends in .html")
+    if _is_ours(root / "index.html"):
         return
     if (root / "index.html").exists() or _ours(root):
         raise InputError(f"{root} holds something that is not ours: choose another --out")
@@ -126,8 +161,7 @@ def _refuse_silent(store: RunStore) -> None:
         )
 
 
-def _is_site(root: Path) -> bool:
-    index = root / "index.html"
+def _is_ours(index: Path) -> bool:
     return index.is_file() and SITE_MARK in index.read_text(encoding="utf-8", errors="replace")
 
 

@@ -17,8 +17,8 @@ GREY_MARKERS = ("*", "x", "P", "1", "2", "3", "4")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 FILLS = ("full", "none", "left", "right", "top", "bottom")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
-"""Matplotlib's, and the sign that stands for each in a text."""
+_MARKERS = {"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "v": "▼▽", "P": "✚✛", "X": "✖✕"}
+"""Matplotlib's, and the signs that stand for each in a text, filled and not."""
 
 _PLACES = {
     "calm-speech": 0,
@@ -50,7 +50,7 @@ class Look:
     @property
     def sign(self) -> str:
         """The marker as a character."""
-        return _MARKERS.get(self.marker, "")
+        return _MARKERS[self.marker][self.fill != "full"]
 
 
 def look(index: int, variant: int = 0) -> Look:

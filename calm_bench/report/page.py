@@ -22,8 +22,10 @@ from calm_bench.report.columns import (
     value_text,
 )
 from calm_bench.report.formats import footnote_mark
+from calm_bench.report.looks import Look
 from calm_bench.report.players import ClipLookup, PageFolder, PageRow, RowBuilder, Score
-from calm_bench.report.tables import Table
+from calm_bench.report.plots import looks_of
+from calm_bench.report.tables import Table, is_of_votes, rated_text
 from calm_bench.store.records import Manifest, Row, swept, system_title, temperature_text
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
@@ -52,12 +54,17 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageColumn:
-    """The heading of one column of players."""
+    """The heading of one column of players; a system has the look that plots give it."""
 
     name: str
     details: str
     scores: Sequence[Score]
-    is_system: bool
+    look: Look | None = None
+
+    @property
+    def is_system(self) -> bool:
+        """Whether plots draw it in a colour of its own."""
+        return self.look is not None
 
     @property
     def option(self) -> str:
@@ -210,11 +217,14 @@ def _column(results: Results, row: Row) -> PageColumn:
     for shown in shown_columns(results):
         value = shown.values.get(row.cell_id)
         if value is not None and not (shown.is_speed and value.value is None):
-            text = value_text(value, shown.column, shown.decimals)
-            scores.append(Score(label=shown.heading, text=text, reason=value.reason))
+            text, reason = value_text(value, shown.column, shown.decimals), value.reason
+            if is_of_votes(results, value):
+                text, reason = rated_text(value, shown)
+            scores.append(Score(label=shown.heading, text=text, reason=reason))
+    own_look = looks_of(results).get(system_title(row, swept(results.cells)))
     return PageColumn(
         name=system_title(row, {row.label} if swept(results.cells) else ()),
         details=" · ".join(details),
         scores=scores,
-        is_system=row.kind == "system",
+        look=own_look if row.kind == "system" else None,
     )

@@ -13,6 +13,7 @@ from calm_bench.numbers.speed import arm_key
 from calm_bench.report.columns import TEMPERATURE_KINDS, Shown, plain_number, shown_columns
 from calm_bench.report.looks import GREY, GREY_MARKERS, LINES, Look, looks
 from calm_bench.report.panels import Dot, Line, Panel, Picture, far_apart, interval_of, render
+from calm_bench.report.tables import is_of_votes
 from calm_bench.store.records import (
     GrowthRecord,
     Row,
@@ -563,23 +564,26 @@ def row_name(results: Results, row: Row) -> str:
 def caption_of(results: Results, columns: Sequence[Shown], drawn: set[str], note: str = "") -> str:
     """What the bars are, of how many clips, what temperature is, and which rows are missing."""
     missing = [c for c in results.cells if c.kind == "system" and c.cell_id not in drawn]
-    bars = f"{results.run_id}: bars: 95 % intervals over prompts{_clips(columns, drawn)}"
+    bars = f"{results.run_id}: bars: 95 % intervals over prompts{_counted(results, columns, drawn)}"
     texts = [bars, _temperatures(results), note]
     if missing:
         texts.append(f"not drawn for want of a value: {'; '.join(map(row_title, missing))}")
     return "\n".join(text for text in texts if text)
 
 
-def _clips(columns: Sequence[Shown], drawn: set[str]) -> str:
-    """How many clips the bars are of; a number may be over fewer than its row has."""
-    values = [
-        value for shown in columns for cell_id, value in shown.values.items() if cell_id in drawn
-    ]
-    counts = {value.n for value in values if value.value is not None and value.low is not None}
-    if not counts:
-        return ""
-    several = "" if len(counts) == 1 else f"{min(counts)} to "
-    return f", n = {several}{max(counts)} clips"
+def _counted(results: Results, columns: Sequence[Shown], drawn: set[str]) -> str:
+    """How many clips or votes the bars are of; a number may be over fewer than its row has."""
+    counts: dict[str, set[int]] = {"clips": set(), "votes": set()}
+    for shown in columns:
+        for cell_id, value in shown.values.items():
+            if cell_id in drawn and value.value is not None and value.low is not None:
+                counts["votes" if is_of_votes(results, value) else "clips"].add(value.n)
+    spans = (
+        f"{min(found)} to {max(found)} {what}" if len(found) > 1 else f"{max(found)} {what}"
+        for what, found in counts.items()
+        if found
+    )
+    return "".join(f", n = {span}" for span in spans)
 
 
 def _temperatures(results: Results) -> str:

@@ -81,6 +81,7 @@ class Table:
     Attributes:
         left: By column, whether it is text (left-aligned) and no number.
         keys: How many leading columns say what a row is; a table cut to fit repeats them.
+        aside: Whether it is about how numbers were made, and shows none of them.
         groups: Indices of the rows before which a rule is drawn.
         footnotes: What fields refer to.
         notes: What is said of the whole table.
@@ -88,6 +89,7 @@ class Table:
 
     title: str
     keys: int = 1
+    aside: bool = False
     headings: list[Text] = field(default_factory=list)
     left: list[bool] = field(default_factory=list)
     rows: list[list[Text]] = field(default_factory=list)
@@ -234,7 +236,7 @@ def _folded(notes: Iterable[str]) -> Iterator[str]:
 
 def counts_table(results: Results) -> Table:
     """What the metrics counted in each row: empty transcripts, flags, vectors; a line per count."""
-    table = Table(title="Counts")
+    table = Table(title="Counts", aside=True)
     several = swept(results.cells)
     rows = [row for row in results.cells if results.counts.get(row.cell_id)]
     table.add_column("Count", left=True)
@@ -276,6 +278,8 @@ def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str
         elsewhere = any(r.cell_id == row.cell_id for r in found)
         reason = "this row was made by another recipe" if elsewhere else "not measured in this run"
         return table.text("—", reason)
+    if is_of_votes(results, value):
+        return table.text(*rated_text(value, shown))
     if value.value is None:
         return table.text("—", value.reason or NO_REASON)
     count = results.trials.get(row.cell_id)
@@ -283,6 +287,18 @@ def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str
     text = value_text(value, shown.column, shown.decimals)
     why = f": {value.reason}" if value.reason else ""
     return table.text(text, f"n = {value.n}{why}" if partial else None)
+
+
+def is_of_votes(results: Results, value: Value) -> bool:
+    """Whether a number is what listeners said."""
+    return "votes" in results.recipes.get(value.recipe_id or "", {})
+
+
+def rated_text(value: Value, shown: Shown) -> tuple[str, str]:
+    """What listeners said with its interval, or a dash for it, and the votes and reason behind."""
+    dash = "" if value.value is None or value.low is not None else " ± —"
+    why = f": {value.reason}" if value.reason else ""
+    return value_text(value, shown.column, shown.decimals) + dash, f"n = {value.n} votes{why}"
 
 
 def difference_tables(results: Results) -> list[Table]:

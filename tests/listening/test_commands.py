@@ -1,4 +1,5 @@
 import json
+import re
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,18 @@ def test_elo_prints_the_table_and_joins_the_run(voted: RunStore) -> None:
         assert text in " ".join(result.stdout.split()), text
     joined = {row.metric for row in voted.read_results().rows}
     assert joined == {"elo_meaningfulness", "elo_meaningfulness_paper", "mos"}
+
+
+def test_elo_of_one_listener_has_a_dash_for_its_interval_and_says_why(
+    run_store: RunStore, fill: Callable[..., None], tmp_path: Path
+) -> None:
+    wanted = Wanted(question="meaningfulness", per_rater=9)
+    book = VoteBook.open(tmp_path / "one.jsonl", plan_session(run_store, wanted)[0])
+    fill(book, raters=1)
+    printed = call("elo", str(book.path)).stdout
+    assert len(re.findall(r"\d ± — [a-z]", printed)) >= 3
+    said = " ".join(printed.split())
+    assert re.search(r"n = \d votes: an interval needs two listeners and two prompts", said)
 
 
 def test_elo_as_json(voted: RunStore, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from calm_bench.numbers.speed import speed_rows
 from calm_bench.report import page
 from calm_bench.report.build import build_report
 from calm_bench.report.columns import shown_columns
+from calm_bench.report.looks import looks
 from calm_bench.report.players import ClipLookup, Word, mark_differences
 from calm_bench.report.plots import by_stage, caption_of, render_plots
 from calm_bench.store.records import LatencyRecord, ScoreRecord, TranscriptRecord, TrialRecord
@@ -184,9 +185,11 @@ def test_nothing_written_by_others_becomes_markup(html: str) -> None:
 def test_columns_are_systems_then_references_headed_by_their_scores(html: str) -> None:
     head = html[html.index("<thead>") : html.index("</thead>")]
     names = re.findall(r'<th scope="col">(.*?)<small>(.*?)</small>', head)
+    calm = looks({"CALM": "calm-speech-tiny"})["CALM"]
+    mark = f'<span class="look" style="color:{calm.color}" aria-hidden="true">{calm.sign}</span>'
     assert [name for name, _ in names][2:] == [
-        "CALM 1 step",
-        "CALM 1 step",
+        f"{mark} CALM 1 step",
+        f"{mark} CALM 1 step",
         "Reference",
         "VAE round trip",
         "Silence",
@@ -195,6 +198,12 @@ def test_columns_are_systems_then_references_headed_by_their_scores(html: str) -
     assert names[2][1] == "temp 0.8 · noise variance"
     assert "16.1 [15.1, 18.0]" in head
     assert 'title="every transcript is empty"' in head
+
+
+def test_counts_stand_with_how_the_numbers_were_made(html: str) -> None:
+    before, after = html.split("How the numbers were made")
+    assert "Counts" not in before
+    assert "<summary>Counts: " in after
 
 
 def test_wrong_words_are_marked_and_scores_stand_below(html: str) -> None:

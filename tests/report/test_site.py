@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from base64 import b64decode
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -83,9 +84,9 @@ def test_the_page_needs_its_folder_and_nothing_else(site: Path) -> None:
     assert "http" not in text
     names = sources(text)
     assert names == contents(site).keys() - {"index.html"}
-    # Two rows of seven clips with a prompt, each clip with its spectrogram, and three plots a run.
+    # Two rows of seven clips with a prompt, each clip with its spectrogram, and two plots a run.
     assert sum(name.endswith(".opus") for name in names) == 2 * 2 * (7 + 1)
-    assert sum(name.endswith(".svg") for name in names) == 2 * 3
+    assert sum(name.endswith(".svg") for name in names) == 2 * 2
 
 
 def test_runs_stand_in_the_order_in_which_they_are_named(site: Path) -> None:
@@ -133,6 +134,22 @@ def test_a_second_page_is_the_same_and_leaves_nothing_of_the_first(
     assert call(*runs, "--out", out, "--clips", "3").exit_code == 0
     assert call(*reversed(runs), "--out", out, "--clips", "2").exit_code == 0
     assert contents(out) == contents(site) | {"CNAME": b"listen.example"}
+
+
+def test_one_file_holds_what_the_folder_does(
+    site: Path, runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "made" / "page.html"
+    for _ in range(2):
+        result = call(*reversed(runs), "--out", out, "--clips", "2")
+        assert f"listen: {out} ({out.stat().st_size / 1e6:.1f} MB" in result.stdout
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+    held = re.findall(r'(?:src|data-image)="data:([a-z/+]+);base64,([^"]+)"', out.read_text())
+    assert {kind for kind, _ in held} == {"audio/ogg", "image/png", "image/svg+xml"}
+    whole = contents(site)
+    assert {b64decode(data) for _, data in held} == set(whole.values()) - {whole["index.html"]}
+    plain = re.sub(r'(src|data-image)="[^"]+"', "", out.read_text())
+    assert plain == re.sub(r'(src|data-image)="[^"]+"', "", (site / "index.html").read_text())
 
 
 def test_two_runs_of_one_benchmark_are_told_apart(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -184,8 +201,10 @@ def test_someone_elses_folder_is_left_alone(runs: tuple[Path, Path], tmp_path: P
     home.mkdir()
     (home / "index.html").write_text("my page")
     assert "is not ours" in refused(runs[0], "--out", home)
-    assert contents(home) == {"index.html": b"my page"}
-    assert "is a file" in refused(runs[0], "--out", home / "index.html")
+    assert (home / "index.html").read_text() == "my page"
+    assert "is not ours" in refused(runs[0], "--out", home / "index.html")
+    (home / "notes").write_text("mine")
+    assert "is a file" in refused(runs[0], "--out", home / "notes")
     (tmp_path / "other/run-1").mkdir(parents=True)
     assert "is not ours" in refused(runs[0], "--out", tmp_path / "other")
 
