@@ -28,7 +28,6 @@ from calm_bench.codecs.blocks import (
     Stream,
     Upsample,
     history,
-    running_phases,
 )
 from calm_bench.codecs.trunk import Bottleneck, Decoder, Encoder, TrunkConfig
 from calm_bench.nn.product import Product, foreign, pack, say_once
@@ -156,30 +155,22 @@ class FlatInverseStft:
     """Magnitudes and phases by one product, then inverse FFTs added up."""
 
     def __init__(self, module: InverseStft) -> None:
-        self.n_fft, self.hop, self.window = module.n_fft, module.hop, module.window
-        self.running = module.running
+        self.module = module
         self.product = pack(module.linear.weight, module.linear.bias, "fp32")
         self.nbytes = self.product.nbytes
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
-        B, T, _ = x.shape
-        log_magnitude, phase = rows(self.product, x).chunk(2, dim=-1)  # [B, T, N / 2 + 1]
-        magnitude = log_magnitude.clamp_max(6.0).exp_()
-        if self.running:
-            key = (self, "running")
-            phase = phase + math.tau * running_phases(key, magnitude, self.hop, stream)
-        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        frames = torch.fft.irfft(spectrum, n=self.n_fft).mul_(self.window)
-        parts = self.n_fft // self.hop
-        pieces = history(self, frames.view(B, T, parts, self.hop), parts - 1, stream)
+        pieces = self.module.frames(rows(self.product, x), (self, "running"), stream)
+        B, T, parts, hop = pieces.shape
+        pieces = history(self, pieces, parts - 1, stream)
         # Samples of hop t are the sum over j of part parts - 1 - j of frame t + j: diagonals.
         of_batch, of_frame, of_part, _ = pieces.stride()
         diagonals = pieces.as_strided(
-            (B, T, parts, self.hop),
+            (B, T, parts, hop),
             (of_batch, of_frame, of_frame - of_part, 1),
             pieces.storage_offset() + (parts - 1) * of_part,
         )
-        return diagonals.sum(2).reshape(B, T * self.hop)
+        return diagonals.sum(2).reshape(B, T * hop)
 
 
 class FlatBottleneck:

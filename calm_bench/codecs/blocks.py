@@ -249,18 +249,21 @@ class InverseStft(nn.Module):
         window = torch.hann_window(n_fft)
         self.register_buffer("window", window * (2 * hop / n_fft), persistent=False)
 
+    def frames(self, x: Tensor, key: Hashable, stream: Stream | None) -> Tensor:
+        """Windowed frames [B, T, N / hop, hop] of log-magnitudes and phases [B, T, N + 2]."""
+        log_magnitude, phase = x.chunk(2, dim=-1)  # [B, T, N / 2 + 1]
+        magnitude = log_magnitude.clamp_max(6.0).exp_()
+        if self.running:
+            phase = phase + math.tau * running_phases(key, magnitude, self.hop, stream)
+        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+        frames: Tensor = torch.fft.irfft(spectrum, n=self.n_fft).mul_(self.window)
+        return frames.view(*x.shape[:2], self.n_fft // self.hop, self.hop)
+
     def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
         """[B, T, D] to audio [B, T * hop]."""
         B, T, _ = x.shape
-        log_magnitude, phase = self.linear(x).float().chunk(2, dim=-1)  # [B, T, N / 2 + 1]
-        magnitude = log_magnitude.clamp_max(6.0).exp()
-        if self.running:
-            key = (self, "running")
-            phase = phase + math.tau * running_phases(key, magnitude, self.hop, stream)
-        spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-        frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window  # [B, T, N]
-        parts = self.n_fft // self.hop
-        pieces = frames.view(B, T, parts, self.hop)
+        pieces = self.frames(self.linear(x).float(), (self, "running"), stream)
+        parts = pieces.shape[2]
         pieces = history(self, pieces, parts - 1, stream)  # [B, parts - 1 + T, parts, hop]
         shifted = [pieces[:, parts - 1 - j : parts - 1 - j + T, j] for j in range(parts)]
         return torch.stack(shifted).sum(0).reshape(B, T * self.hop)

@@ -61,14 +61,7 @@ def shape_of(config: ModelConfig, home: Path) -> tuple[Any, Any]:
 def refuse_too_large(
     config: ModelConfig, home: Path, device: str = "cpu", *, each: int = 4, doing: str = "load"
 ) -> None:
-    """Refuse a model that cannot fit before any of it is allocated.
-
-    Args:
-        config: The model's.
-        home: Its folder.
-        device: Where it is to be.
-        each: Bytes that each of its numbers takes.
-        doing: What is done with it.
+    """Refuse a model that cannot fit, at so many bytes a number, before any of it is allocated.
 
     Raises:
         MachineError: If the device has less memory; the message has both numbers.

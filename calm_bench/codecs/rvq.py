@@ -90,12 +90,9 @@ class ResidualQuantiser(nn.Module):
         return vectors.masked_fill_((codes >= V).any(1)[..., None], torch.nan)
 
     def learn(self, x: Tensor, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Quantise x [B, T, E] and move the codebooks towards it.
+        """Quantise x [B, T, E] and move the codebooks towards it; unused codes are drawn anew.
 
-        Args:
-            x: What to quantise.
-            levels: How many levels each clip [B] keeps (quantiser dropout).
-            generator: Draws the vectors that revive unused codes.
+        `levels` [B] are how many each clip keeps (quantiser dropout).
 
         Returns:
             The quantised vectors with straight-through gradient, and the commitment loss.
@@ -127,10 +124,7 @@ class ResidualQuantiser(nn.Module):
     def follow(self, x: Tensor, codes: Tensor, generator: torch.Generator) -> None:
         """Move every code to the running mean of what it was chosen for; revive the dead ones.
 
-        Args:
-            x: What each level was given to quantise [K, N, E].
-            codes: What it chose [K, N].
-            generator: Draws the vectors that unused codes are put on.
+        `x` [K, N, E] is what each level was given to quantise, and `codes` [K, N] what it chose.
         """
         K, V, E = self.codebooks.shape
         N = x.shape[1]

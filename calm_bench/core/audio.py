@@ -244,12 +244,7 @@ def probe_audio(path: Path) -> AudioInfo:
 
 
 def examine(path: Path, start: float = 0.0, seconds: float | None = None) -> AudioFacts:
-    """What a sound file holds, from its first sample to its last; it is never in memory at once.
-
-    Args:
-        path: The sound file.
-        start: Where to begin, in seconds.
-        seconds: How much to look at; None for all that follows.
+    """What a sound file holds, or so many seconds of it; it is never in memory at once.
 
     Raises:
         InputError: As `read_audio`.

@@ -59,9 +59,7 @@ def code_hash(*roots: str, without: Collection[str] = SILENT) -> str:
 def modules_of(*roots: str, without: Collection[str] = SILENT) -> dict[str, Path]:
     """By name, the files of the modules that these modules reach by imports, themselves included.
 
-    Args:
-        roots: Names of modules.
-        without: Modules that are neither counted nor followed.
+    Those of `without` are neither counted nor followed.
     """
     packages = {HOME, *(root.partition(".")[0] for root in roots)}
     found: dict[str, Path] = {}

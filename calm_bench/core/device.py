@@ -55,13 +55,8 @@ def memory_of(device: str) -> int | None:
 def refuse_larger(n_bytes: int, device: str, what: str) -> None:
     """Refuse what cannot fit, before any of it is allocated.
 
-    Args:
-        n_bytes: How much memory is needed at least.
-        device: Where.
-        what: What needs it, as the beginning of a sentence.
-
     Raises:
-        MachineError: If the device has less; the message has both numbers.
+        MachineError: If the device has less; the message begins with `what`, and has both numbers.
     """
     has = memory_of(device)
     if has is not None and n_bytes > has:

@@ -162,11 +162,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def detectable(spread: float, prompt_error: float, trainings: int, n: int) -> float:
     """The effect that so many trainings show at 5 % (two-sided) with 80 % power.
 
-    Args:
-        spread: Standard deviation over trainings.
-        prompt_error: Standard error over the prompts.
-        trainings: At least two.
-        n: Prompts.
+    Arguments are those of `reach_over_trainings`.
     """
     from scipy.special import nctdtrinc, stdtridf
 

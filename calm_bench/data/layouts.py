@@ -522,7 +522,11 @@ def find_recordings(
 
 def _recognised(source: Source) -> str:
     """The first layout that a source looks like; a note says why, and which others fit."""
-    fits = {name: why for name, one in LAYOUTS.items() if (why := one.looks_like(source))}
+    fits = {
+        name: layout.shows.format(few([path.name for path in shown]))
+        for name, layout in LAYOUTS.items()
+        if (shown := layout.shown_by(source))
+    }
     if not fits and source.path.is_dir():
         list_recordings(source.path).refuse_empty()
     if not fits:

@@ -64,11 +64,8 @@ class Music:
         Raises:
             InputError: If there are fewer works to hold out than asked for.
         """
-        asked: dict[Split, int] = {
-            "test": self.test,
-            "validation": self.validation,
-            "train": self.train,
-        }
+        order: tuple[Split, ...] = ("test", "validation", "train")
+        asked = {split: int(getattr(self, split)) for split in order}
         found = {split: list(self._split(split, n)) for split, n in asked.items()}
         for split, n in asked.items():
             if len(found[split]) < n:
@@ -120,15 +117,10 @@ def soundfont_path() -> Path:
 
 
 def make_music(out: Path, music: Music, *, jobs: int | None = None) -> CorpusCard:
-    """Play the corpus into a folder and return what its corpus.json says.
+    """Play the corpus into a folder, `jobs` chunks at a time, and return its corpus.json.
 
     Finished chunks are kept, so a killed command goes on where it stopped. Recordings that cannot
     be used (too short, silent, clipped, the same audio twice) are listed with the reason.
-
-    Args:
-        out: The corpus folder.
-        music: Counts, seed and rate.
-        jobs: How many chunks are played at a time; None for one per core.
 
     Raises:
         MissingExtraError: If music21, pretty_midi or midirenderer is not installed.
@@ -236,10 +228,7 @@ def check_music(
 ) -> dict[str, Any]:
     """Works of each split, hours of each composer, and held-out works that training has heard.
 
-    Args:
-        items: The recordings.
-        lines: By recording, what the player said about it.
-        scores: The folder of the scores that were read.
+    `lines` are what the player said of each recording; `scores` is the folder of those it read.
     """
     works: dict[str, set[str]] = defaultdict(set)
     hours: dict[str, float] = defaultdict(float)

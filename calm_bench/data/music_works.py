@@ -26,7 +26,7 @@ from calm_bench.config import parse, read_yaml
 from calm_bench.core.progress import counted
 from calm_bench.data.corpus import Split
 from calm_bench.data.music_scores import Score, corpus_dir, kept_score
-from calm_bench.data.splits import Groups, position, split_at
+from calm_bench.data.splits import position, split_at, together
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import StrictModel
@@ -213,12 +213,9 @@ def phrases(score: Score) -> set[int]:
 
 def group_works(works: Sequence[tuple[str, set[int]]]) -> dict[str, str]:
     """The group of each path: the first path of all that hang together by opus or by a phrase."""
-    groups = Groups()
     first: dict[object, str] = {}
-    for path, runs in works:
-        for mark in (opus(path), *runs):
-            groups.join(path, first.setdefault(mark, path))
-    return {path: groups.of(path) for path, _ in works}
+    marks = ((path, mark) for path, runs in works for mark in (opus(path), *runs))
+    return together((path, first.setdefault(mark, path)) for path, mark in marks)
 
 
 def playable() -> Iterator[str]:

@@ -56,9 +56,7 @@ def _edit_distance(a: str, b: str) -> int:
 def match_groups(groups: list[str], words: list[str]) -> list[int]:
     """How many words each phoneme group covers, at most four, the cheapest way by edit distance.
 
-    Args:
-        groups: Phonemes of each group as spoken.
-        words: Phonemes of each word spoken alone.
+    Groups are phonemes as they were spoken, words those of each word spoken alone.
 
     Raises:
         ValueError: If no division of the words into the groups exists.

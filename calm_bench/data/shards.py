@@ -222,9 +222,10 @@ class Shards:
         return from_int16(self.audio[index][start:stop])
 
     @property
-    def seconds(self) -> float:
-        """Length of all recordings together."""
-        return float(self.audio.edges[-1]) / self.sample_rate
+    def facts(self) -> dict[str, Any]:
+        """What a card says of a training on it."""
+        hours = float(self.audio.edges[-1]) / self.sample_rate / 3600
+        return {"train_hours": round(hours, 2), "corpus_hash": self.content_hash}
 
 
 def prepare(corpus: Path, sample_rate: int, split: Split = "train") -> Shards:

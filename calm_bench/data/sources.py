@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.core.files import text_lines
-from calm_bench.core.recordings import SUFFIXES, few, list_recordings
+from calm_bench.core.recordings import SUFFIXES, list_recordings
 from calm_bench.data.corpus import Split
 from calm_bench.errors import InputError
 from calm_bench.types import WordTimes
@@ -103,11 +103,6 @@ class Layout:
     read: Callable[[Source], Iterable[Candidate]]
     shown_by: Callable[[Source], Sequence[Path]]
     shows: str
-
-    def looks_like(self, source: Source) -> str | None:
-        """What in a source shows that it is laid out like this; None if nothing does."""
-        names = [path.name for path in self.shown_by(source)]
-        return self.shows.format(few(names)) if names else None
 
 
 def open_source(path: Path, *, told: bool = False) -> Source:

@@ -67,16 +67,11 @@ class Speech:
 def make_speech(
     out: Path, speech: Speech, *, jobs: int | None = None, check: bool = True
 ) -> CorpusCard:
-    """Speak the corpus into a folder and return what its corpus.json says.
+    """Speak the corpus into a folder, `jobs` chunks at a time, and return its corpus.json.
 
-    Finished chunks are kept, so a killed command goes on where it stopped. In the end the word
-    times of some test stories are held against what a recogniser hears.
-
-    Args:
-        out: The corpus folder.
-        speech: Counts and seed.
-        jobs: How many chunks are spoken at a time; None for one per core.
-        check: Whether a recogniser is asked; the default one needs the extra `offline`.
+    Finished chunks are kept, so a killed command goes on where it stopped. In the end, with
+    `check`, the word times of some test stories are held against what a recogniser hears; the
+    default one needs the extra `offline`.
 
     Raises:
         MissingExtraError: If Piper or its voice is not installed and stories are left to be spoken.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from os.path import commonpath
@@ -159,12 +159,8 @@ def assign_splits(
     What the source gives is kept, and the rest of its group follows. Other groups are drawn by a
     hash of their name, or of the audio of a recording that stands alone, so that a split does not
     depend on file names or on what else is there. Nothing is drawn into a split that the source
-    itself fills, and none that is asked for stays empty while there are groups enough.
-
-    Args:
-        candidates: The recordings, with their groups.
-        hashes: The hash of each one's audio.
-        shares: Of the groups that are drawn, for validation and for test.
+    itself fills, and none that is asked for stays empty while there are groups enough. `shares` are
+    of the groups that are drawn, for validation and for test.
     """
     names = _components(candidates, hashes)
     given: dict[str, Counter[Split]] = {name: Counter() for name in names}
@@ -198,36 +194,23 @@ def _empty(splits: Sequence[Split], shares: Mapping[Split, float], n_drawn: int)
     return [f"{split} is empty: {why}" for split in asked if split not in splits]
 
 
-class Groups:
-    """What belongs together, directly or through others: each group goes by its smallest key."""
+def together(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """By key, the smallest key of all that belong to it, directly or through others."""
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def __init__(self) -> None:
-        self._above: dict[str, str] = {}
-
-    def of(self, key: str) -> str:
-        """The name of a key's group."""
-        top = key
-        while self._above.setdefault(top, top) != top:
-            top = self._above[top]
-        self._above[key] = top
-        return top
-
-    def join(self, one: str, other: str) -> None:
-        """Make the groups of two keys one."""
-        low, high = sorted((self.of(one), self.of(other)))
-        self._above[high] = low
+    groups = DisjointSet()
+    for one, other in pairs:
+        groups.add(one)
+        groups.add(other)
+        groups.merge(one, other)
+    return {key: min(group) for group in groups.subsets() for key in group}
 
 
 def _components(candidates: Sequence[Candidate], hashes: Sequence[str]) -> list[str]:
     """A name for each recording that it shares with all that it must stay with."""
-    groups = Groups()
-    for candidate in candidates:
-        for key in candidate.groups[1:]:
-            groups.join(candidate.groups[0], key)
-    return [
-        groups.of(candidate.groups[0]) if candidate.groups else own
-        for candidate, own in zip(candidates, hashes, strict=True)
-    ]
+    groups = together((c.groups[0], key) for c in candidates for key in c.groups)
+    each = zip(candidates, hashes, strict=True)
+    return [groups[c.groups[0]] if c.groups else own for c, own in each]
 
 
 def position(*name: str) -> float:

@@ -105,11 +105,8 @@ def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:
     """Write the stories of all splits, every text unique across them.
 
     They come in the order train, validation, test, then training stories beyond the first 512 and
-    test stories beyond the first 64: a larger corpus keeps the stories of the smaller.
-
-    Args:
-        counts: How many stories for train, validation and test, in this order.
-        seed: The only source of randomness; the same seed gives the same stories.
+    test stories beyond the first 64: a larger corpus keeps the stories of the smaller. `counts` are
+    of train, validation and test; the seed is the only source of randomness.
     """
     first = random.Random(f"calm-bench stories {seed}")
     later = random.Random(f"calm-bench test stories {seed}")

@@ -90,15 +90,10 @@ class Chunk:
 def make_voices(
     out: Path, voices: Sequence[Voice] = VOICES, *, seed: int = 0, jobs: int | None = None
 ) -> CorpusCard:
-    """Speak the corpus into a folder and return what its corpus.json says.
+    """Speak the corpus into a folder, `jobs` chunks at a time, and return its corpus.json.
 
-    Finished chunks are kept, so a killed command goes on where it stopped.
-
-    Args:
-        out: The corpus folder.
-        voices: Who speaks, and how much.
-        seed: Of words and of Piper's noise.
-        jobs: How many chunks are spoken at a time; None for one per core.
+    Finished chunks are kept, so a killed command goes on where it stopped. The seed is that of
+    words and of Piper's noise.
 
     Raises:
         MissingExtraError: If Piper or its voice is not installed.

@@ -215,15 +215,10 @@ def gathered(
     columns: Sequence[Column],
     recipe: Mapping[str, Any],
 ) -> Speed:
-    """The numbers of every row that was timed.
+    """The numbers of every row that was timed, in these columns.
 
-    Args:
-        rows: Of the run.
-        timed: Their records.
-        baseline_of: What a row is compared with.
-        numbers_of: Makes them of a row, its records, its baseline's and its own second ones.
-        columns: All that they may stand in.
-        recipe: What they depend on besides the records.
+    `numbers_of` makes them of a row, its records, its baseline's and its own second ones; `recipe`
+    is what they depend on besides the records.
     """
     units = {column.name: column.unit for column in columns}
     values: list[Value] = []

@@ -38,12 +38,7 @@ def pooled_pairs(
 
 
 def pooled(rows: Sequence[Row], values: Sequence[Value]) -> list[Pooled]:
-    """The mean over trainings of every number that each of them has.
-
-    Args:
-        rows: Of the run.
-        values: Numbers of the rows that depend on weights.
-    """
+    """The mean over trainings of every number, of those that depend on weights, that each has."""
     by_row: dict[str, dict[tuple[str, str | None], Value]] = {}
     for value in values:
         by_row.setdefault(value.cell_id, {})[value.metric, value.recipe_id] = value

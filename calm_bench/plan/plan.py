@@ -7,7 +7,7 @@ left to do, so a resumed run makes the same clips.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from calm_bench.config import BenchmarkSpec, Models, PromptSpec, is_untrained, l
 from calm_bench.core import paths
 from calm_bench.core.recordings import amount, few
 from calm_bench.data.layouts import refuse_other_languages
-from calm_bench.data.own_prompts import find_candidates, own_prompts, text_note
+from calm_bench.data.own_prompts import OwnPrompts, find_candidates, own_prompts, text_note
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
@@ -144,9 +144,9 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     _load_measures(spec)
     if [*_states(spec, models).values()].count("missing") > 1:  # one alone gets near names
         raise InputError(f"{spec.name} cannot run here: it {lacking(spec, models)}")
-    found = _prompts(benchmark, spec, overrides)
-    prompts = found.chosen
-    notes += check_lengths(spec, found.root, prompts)
+    root, found = _prompts(benchmark, spec, overrides)
+    prompts = found.prompts
+    notes += check_lengths(spec, root, prompts)
     rows = tuple(rows_of(spec, overrides.text_temperature, models))
     # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
     plan_hash = content_hash(
@@ -159,7 +159,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     )
     return Plan(
         spec=spec,
-        root=found.root,
+        root=root,
         prompts=prompts,
         unusable=found.unusable,
         rows=rows,
@@ -258,16 +258,8 @@ def _without_weights(models: Models) -> Iterator[str]:
         yield f"no weights of its own, by design: {', '.join(free)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prompts:
-    root: Path
-    chosen: tuple[PromptSpec, ...]
-    notes: tuple[str, ...] = ()
-    unusable: tuple[str, ...] = ()
-
-
-def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prompts:
-    """The prompts that the options choose: recordings of the user's, or the benchmark's own."""
+def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> tuple[Path, OwnPrompts]:
+    """The prompts that the options choose, the user's or the benchmark's own, below a folder."""
     if overrides.prompt_audio:
         candidates, said = find_candidates(overrides.prompt_audio)
         _check_count("--prompt-audio", overrides.n_prompts, candidates, len(candidates))
@@ -277,8 +269,7 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prom
             refuse_other_languages(asked, spec.asr)
         root = Path(paths.working_dir().anchor)
         own = own_prompts(asked, spec, root)
-        notes = (*said, *own.notes, *text_note(own.prompts, spec.asr))
-        return _Prompts(root=root, chosen=own.prompts, notes=notes, unusable=own.unusable)
+        return root, replace(own, notes=(*said, *own.notes, *text_note(own.prompts, spec.asr)))
     is_file = benchmark.endswith((".yaml", ".yml"))
     root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
     listed = read_prompt_specs(paths.inside(root, spec.prompts))
@@ -290,7 +281,7 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> _Prom
     some = f"{len(there)} of {amount(max(wanted, len(listed)), 'prompt')}: {_WHEEL}"
     drawn = subset([(p.id, p.group) for p in there], overrides.n_prompts)
     chosen = tuple(there[index] for index in drawn[:wanted])
-    return _Prompts(root=root, chosen=chosen, notes=(some,) if is_short else ())
+    return root, OwnPrompts(prompts=chosen, notes=(some,) if is_short else (), unusable=())
 
 
 _WHEEL = "an installed package carries the first of them, a checkout all"

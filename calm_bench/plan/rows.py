@@ -112,10 +112,7 @@ def with_trainings(
 ) -> tuple[tuple[SystemRow, ...], tuple[str, ...]]:
     """The rows in each of these trainings, which their labels name, and notes on what there is.
 
-    Args:
-        systems: Rows of the benchmark.
-        asked: `all`, how many, or the seeds with commas between them.
-        models: Those that were read already.
+    Asked for are `all`, how many, or the seeds with commas between them.
 
     Raises:
         InputError: If they are asked for by other words, if a system has none of them, if no

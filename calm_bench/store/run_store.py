@@ -112,10 +112,8 @@ class RunStore:
         """Remove what earlier starts of a run have written, but for the manifest and the votes.
 
         The manifest says whose folder it is, until it is replaced; what listeners said can be asked
-        of nobody again. Files of names that are not written here are someone's.
-
-        Args:
-            also: More files that are written here, removed after all others.
+        of nobody again. Files of names that are not written here are someone's; those of `also` are
+        ours, and removed last.
         """
         records = [kind.file for kind in Record.__subclasses__()]
         with disk_errors(self.root):
@@ -204,9 +202,7 @@ class RunStore:
     def begin(self, manifest: Manifest, *, fresh: bool = False) -> Manifest:
         """Write the manifest of a new run, or check that an existing run may go on.
 
-        Args:
-            manifest: What is asked for.
-            fresh: Whether what the folder holds of an earlier run was cleared away.
+        A fresh run begins anew in a folder of which an earlier one was cleared away.
 
         Returns:
             The manifest on disk: of an existing run the one it began with, set to running again.

@@ -97,10 +97,8 @@ class System(nn.Module, ABC):
         """Bytes of weights that one frame of one row reads, by stage, as they lie in memory.
 
         Each weight counts once per evaluation, times evaluations per frame; of a table the rows
-        that are read. Empty for a system that was not prepared.
-
-        Args:
-            sampling: Says how many steps the head takes; None for the system's usual number.
+        that are read. The head takes as many steps as `sampling` says, or the system's usual
+        number. Empty for a system that was not prepared.
         """
         steps = self.default_head_steps if sampling is None else sampling.head_steps
         if self.steps is None:

@@ -198,14 +198,10 @@ that no two rows of a matrix are the same."""
 def fill_at_random(
     module: nn.Module, seed: int, device: str, precision: Precision, exact: tuple[str, ...]
 ) -> None:
-    """Give every parameter that has none its values, drawn from the seed.
+    """Give every parameter that lies on the meta device values drawn from the seed.
 
-    Args:
-        module: With parameters on the meta device.
-        seed: Decides the values.
-        device: Where they go.
-        precision: Matrices are made in bfloat16 if they will be packed for fewer than 32 bits.
-        exact: Beginnings of the names of matrices that are float32 at every precision.
+    Matrices are made in bfloat16 if they will be packed for fewer than 32 bits, but for those whose
+    names begin as `exact` says.
     """
     generator = torch.Generator(device).manual_seed(seed)
     narrow = torch.float32 if precision == "fp32" else torch.bfloat16

@@ -214,9 +214,7 @@ def shipped_config(name: str) -> dict[str, Any]:
 def at_random(config: dict[str, Any], *, quantize: bool = False) -> Any:
     """The package's TTSModel with random weights: no network, no files that stay.
 
-    Args:
-        config: As `shipped_config` gives it, shapes changed at will.
-        quantize: Its own int8 mode: dynamic linears in attention and MLP of the backbone.
+    `quantize` asks for its own int8 mode: dynamic linears in attention and MLP of the backbone.
     """
     from pocket_tts import TTSModel
 

@@ -203,12 +203,8 @@ class StreamingSystem(System):
     def frame_contexts(self, z: Tensor, frames: Tensor, chosen: Tensor) -> Tensor:
         """What heads see when `contexts` gave z [B, T + lead, D] for frames [B, T, ...]: [R, D].
 
-        A subclass may add what it knows of the frames before each.
-
-        Args:
-            z: Contexts of every step.
-            frames: True frames.
-            chosen: Which of them, by their flat numbers b T + t, [R].
+        A subclass may add what it knows of the true frames before each. `chosen` [R] are their flat
+        numbers b T + t.
         """
         return z[:, self.lead :].flatten(0, 1)[chosen]
 

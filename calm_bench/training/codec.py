@@ -456,7 +456,4 @@ class CodecObjective(Objective):
 
     def facts(self) -> dict[str, Any]:
         """Data behind the weights."""
-        return {
-            "train_hours": round(self.train.seconds / 3600, 2),
-            "corpus_hash": self.train.content_hash,
-        }
+        return self.train.facts

@@ -290,8 +290,7 @@ class LanguageObjective(Objective):
 
     def facts(self) -> dict[str, Any]:
         """Data behind the weights."""
-        hours = self.train.shards.seconds / 3600
-        return {"train_hours": round(hours, 2), "corpus_hash": self.train.shards.content_hash}
+        return self.train.shards.facts
 
 
 class RqObjective(LanguageObjective):

@@ -509,21 +509,19 @@ def _forget(work: Path) -> None:
 
     One rename takes it out of the way, so that a kill leaves a whole training or none.
     """
-    _remove_forgotten(work)
     with disk_errors(work):
         if work.exists():
-            work.rename(_forgotten(work))
+            work.rename(_remove_forgotten(work))
     _remove_forgotten(work)
 
 
-def _forgotten(work: Path) -> Path:
-    return work.with_name(f".{work.name}.forgotten")
-
-
-def _remove_forgotten(work: Path) -> None:
+def _remove_forgotten(work: Path) -> Path:
+    """Remove what a killed command had taken out of the way; where that lies."""
+    place = work.with_name(f".{work.name}.forgotten")
     with disk_errors(work):
-        if _forgotten(work).exists():
-            shutil.rmtree(_forgotten(work))
+        if place.exists():
+            shutil.rmtree(place)
+    return place
 
 
 def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int) -> str:
@@ -536,17 +534,6 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
     first = "" if recipe.start_from is None else f"{train_command(recipe.start_from)} && "
     return first + shlex.join(words)
-
-
-def _flops(count: int) -> str:
-    """What a run counted; one that was trained before runs counted them has none."""
-    return f"{count:.2g} FLOPs in matrix products" if count else "FLOPs not counted"
-
-
-def _device(fabric: Fabric) -> str:
-    if fabric.device.type == "cuda":
-        return torch.cuda.get_device_name(fabric.device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 def _licence(corpus: str) -> str:
@@ -570,6 +557,10 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
     """The text of card.md, from what the run recorded; `notes.md` beside it is appended."""
     fabric = trainer.fabric
     recipe = trainer.config
+    device = f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+    if fabric.device.type == "cuda":
+        device = torch.cuda.get_device_name(fabric.device)
+    flops = trainer.progress.flops * trainer.progress.step  # older runs counted none
     known = recipe.corpus in MADE_OF
     validation = trainer.log.last_validation()
     text = TEMPLATE.format(
@@ -591,10 +582,10 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
         betas=recipe.betas,
         decay=recipe.weight_decay,
         ema=recipe.ema,
-        flops=_flops(trainer.progress.flops * trainer.progress.step),
+        flops=f"{flops:.2g} FLOPs in matrix products" if flops else "FLOPs not counted",
         processor=trainer.progress.processor_seconds / 3600 * fabric.world_size,
         hours=trainer.progress.seconds / 3600,
-        device=_device(fabric),
+        device=device,
         torch=torch.__version__,
         release=config.version,
         sha256=sha256[:12],

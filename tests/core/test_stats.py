@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -175,24 +174,6 @@ def test_an_interval_of_too_few_clips_is_marked() -> None:
             for n in (holds_from - 1, holds_from)
         ]
         assert marks == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("column", "draw", "truth", "at_least"),
-    [
-        (MEAN, lambda rng: rng.lognormal(size=16), 100 * math.exp(0.5), 0.89),
-        (SHARE, lambda rng: (rng.random(16) < 0.05) * 1.0, 5.0, 0.95),
-        (MEDIAN, lambda rng: rng.lognormal(size=8), 1.0, 0.93),
-    ],
-    ids=["lognormal mean", "share", "median"],
-)
-def test_intervals_cover_where_percentiles_of_the_bootstrap_do_not(
-    column: Column, draw: Callable[[np.random.Generator], Any], truth: float, at_least: float
-) -> None:
-    """Percentiles cover 86, 57 and 91 times in 100."""
-    rng = np.random.default_rng(0)
-    found = [ends(stats.summarise(column, clips(draw(rng).tolist()), i)) for i in range(400)]
-    assert np.mean([low <= truth <= high for low, high in found]) >= at_least
 
 
 def test_paired_interval_covers_a_true_difference_about_95_times_in_100() -> None:
