@@ -100,95 +100,37 @@ def test_the_whole_ones_are_loaded(install: Install, kind: Any) -> None:
     assert registry.load(kind, "wrong").__name__ == "Wrong"
 
 
+ONE = 'Column.of("wrong", "Wrong", "")'
+PASS, INIT = "    pass", "    def __init__(self, config"
 AT_LOAD = {
     "no module": ("metric", "", "import nowhere_at_all\n", "No module named 'nowhere_at_all'"),
     "no syntax": ("metric", "scope =", "scope is =", "SyntaxError"),
     "raises at import": ("metric", "", "raise KeyError('foo')\n", "KeyError: 'foo'"),
     "no class of that name": ("system", "class Wrong", "class Right", "has no attribute 'Wrong'"),
     "no system": ("system", "(CalmSystem)", "", "it is no subclass of calm_bench.systems.base.Sys"),
-    "no class": (
-        "metric",
-        "class Wrong(Metric)",
-        "def Wrong(): pass\nclass Other(Metric)",
-        "no sub",
-    ),
-    "another name": (
-        "metric",
-        '"wrong"\n',
-        '"right"\n',
-        "its name is 'right', but its entry point",
-    ),
+    "no class": ("metric", "class Wrong", "def Wrong(): pass\nclass Other", "it is no subclass of"),
+    "another name": ("metric", '"wrong"\n', '"right"\n', "its name is 'right', but its entry"),
     "an embedding's other name": ("embedding", '"wrong"', '"right"', "its name is 'right'"),
     "no scope": ("metric", 'scope = "clip"', 'scope = "clips"', "scope is 'clips'"),
-    "no columns": ("metric", '(Column.of("wrong", "Wrong", ""),)', "()", "it has no columns"),
-    "a list of columns": (
-        "metric",
-        '(Column.of("wrong", "Wrong", ""),)',
-        '["wrong"]',
-        "columns is",
-    ),
-    "another's column": (
-        "metric",
-        'of("wrong"',
-        'of("wer"',
-        "a column is called wer, as one of wer",
-    ),
-    "a column of no field": (
-        *("metric", 'Column.of("wrong", "Wrong", "")'),
-        *('Column(name="w", label="W", aggregate="mean")', "names 0 fields, not 1"),
-    ),
-    "an unknown need": (
-        "metric",
-        "    scope",
-        "    needs = frozenset({'ears'})\n    scope",
-        "needs is",
-    ),
-    "score takes too little": (
-        "metric",
-        "(self, clips, reference)",
-        "(self, clips)",
-        "score(self, cl",
-    ),
+    "no columns": ("metric", f"({ONE},)", "()", "it has no columns"),
+    "a list of columns": ("metric", f"({ONE},)", '["wrong"]', "columns is"),
+    "another's column": ("metric", 'of("wrong"', 'of("wer"', "a column is called wer, as one"),
+    "a column of no field": ("metric", ONE, ONE[:-1] + ', "a", "b")', "names 2 fields, not 1"),
+    "an unknown need": ("metric", "    scope", "    needs = {'ears'}\n    scope", "needs is"),
+    "score takes little": ("metric", "(self, clips, reference)", "(self, clips)", "score(self, c"),
     "no recipe": ("metric", '    recipe = {"version": 1}\n', "", "it lacks recipe"),
     "a metric made with more": (
-        "metric",
-        "    def score",
-        "    def __init__(self, a): ...\n    def score",
+        *("metric", "    def score", "    def __init__(self, a): ...\n    def score"),
         "Wrong() cannot be called: missing a required argument: 'a'",
     ),
     "no width": ("embedding", "    dim = 2\n", "", "it lacks dim"),
     "no rate": ("embedding", "16000", '"16 kHz"', "sample_rate is '16 kHz'"),
-    "no temperature": (
-        "system",
-        "    pass",
-        "    temperature_kind = 'warm'",
-        "temperature_kind is 'wa",
-    ),
-    "no architecture": (
-        "system",
-        "    pass",
-        "    Architecture = dict",
-        "Architecture is <class 'dict'>",
-    ),
-    "a system made with less": (
-        "system",
-        "    pass",
-        "    def __init__(self, config): ...",
-        "Wrong(config, codec=…, folder=…) cannot be called",
-    ),
-    "a codec made with more": (
-        "codec",
-        "    pass",
-        "    def __init__(self, config, a): ...",
-        "Wrong(config) cannot be called",
-    ),
-    "a codec of nothing": ("codec", "    pass", "    continuous = 'yes'", "continuous is 'yes'"),
-    "an abstract system": (
-        "system",
-        "CalmSystem)",
-        "System)",
-        "it lacks backbone_step, finish, head_st",
-    ),
+    "no temperature": ("system", PASS, "    temperature_kind = 'warm'", "temperature_kind is 'wa"),
+    "no architecture": ("system", PASS, "    Architecture = dict", "Architecture is <class 'dict"),
+    "a system made with less": ("system", PASS, f"{INIT}): ...", "Wrong(config, codec=…, folder"),
+    "a codec made with more": ("codec", PASS, f"{INIT}, a): ...", "Wrong(config) cannot be called"),
+    "a codec of nothing": ("codec", PASS, "    continuous = 'yes'", "continuous is 'yes'"),
+    "an abstract system": ("system", "CalmSystem)", "System)", "it lacks backbone_step, finish"),
 }
 
 
@@ -214,16 +156,8 @@ def clip(i: int) -> Clip:
 IN_A_ROW = {
     "no result": ("MetricResult(clips=", "dict(clips=", "gave a dict for a MetricResult"),
     "unknown clips": ("c.clip_id: {", "c.prompt_id: {", "clips that it was not given (p0, p1)"),
-    "another field": (
-        '{"wrong": 1.0}',
-        '{"right": 1.0}',
-        "column wrong of wrong, but gave only right",
-    ),
-    "no estimates": (
-        'clips={c.clip_id: {"wrong": 1.0} for c in clips}',
-        'estimates={"a": 1.0}',
-        "read",
-    ),
+    "another field": ('"wrong": 1.0', '"right": 1.0', "column wrong of wrong, but gave only right"),
+    "no estimates": ("clips={", 'estimates={"a": 1.0}, clips={', "cannot be read"),
     "no fields": ('{"wrong": 1.0}', "1.0", "cannot be read: TypeError"),
     "no estimate": ('"")', '"", aggregate="set")', "gave no estimate of its column wrong"),
 }

@@ -183,11 +183,8 @@ class BenchGroup(TyperGroup):
         except Exception as error:
             if _is_typers(error):
                 raise
-            if _is_refusal(error):
-                say(f"error: {_refusal(error)}", style="bold red")
-                raise typer.Exit(BenchError.exit_code) from error
-            if blame(error):
-                say(f"error: {describe(error)}", style="bold red")
+            if (said := _refusal(error) or (blame(error) and describe(error))) is not None:
+                say(f"error: {said}", style="bold red")
                 raise typer.Exit(BenchError.exit_code) from error
             say(
                 f"error: {describe(error)} (calm-bench did not expect this; with BENCH_DEBUG=1 the "
@@ -200,16 +197,13 @@ class BenchGroup(TyperGroup):
 _NO_MEMORY = re.compile("allocate .*memory|not enough memory|out of memory", re.IGNORECASE)
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether the machine refused something: no error of the program, and the user can mend it."""
-    return isinstance(error, OSError | MemoryError) or bool(_NO_MEMORY.search(str(error)))
-
-
-def _refusal(error: Exception) -> str:
-    said = describe(error)
-    if not isinstance(error, OSError):
-        return f"there is not enough memory ({said.splitlines()[0]})"
-    return f"{error.filename}: {error.strerror}" if error.filename else said
+def _refusal(error: Exception) -> str | None:
+    """What the machine refused, which the user can mend; None of an error of a program."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return f"there is not enough memory ({describe(error).splitlines()[0]})"
+    if not isinstance(error, OSError) or error.errno is None:  # a library's own, of no system
+        return None
+    return f"{error.filename}: {error.strerror}" if error.filename else describe(error)
 
 
 def _let_flow(command: Any) -> None:

