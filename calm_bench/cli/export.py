@@ -1,8 +1,7 @@
 """`calm-bench export`: a run's clips and numbers for other tools."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,17 +15,10 @@ EXAMPLES = options.examples(
 )
 
 
-class Form(StrEnum):
-    """What a run can be exported as."""
-
-    audiofolder = "audiofolder"
-    parquet = "parquet"
-
-
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or folder.")],
+    run: options.Run,
     to: Annotated[
-        Form,
+        Literal["audiofolder", "parquet"],
         typer.Option(
             help="`audiofolder`: clips with what is known of each in metadata.jsonl. `parquet`: "
             "one table of all numbers, of rows and of clips."
@@ -49,5 +41,5 @@ def export(
     from calm_bench.report.export import export as write
     from calm_bench.run import find_run
 
-    path, n = write(find_run(run), to.value, out)
-    typer.echo(f"{path}: {n} {'clips' if to is Form.audiofolder else 'lines'}")
+    path, n = write(find_run(run), to, out)
+    typer.echo(f"{path}: {n} {'clips' if to == 'audiofolder' else 'lines'}")

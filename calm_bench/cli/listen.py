@@ -27,7 +27,7 @@ LISTEN_EXAMPLES = options.examples(
 
 @listening.command(cls=options.ListCommand, epilog=LISTEN_EXAMPLES)
 def listen(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id or folder.")],
+    run_id: options.Run,
     question: Annotated[
         str,
         typer.Option(

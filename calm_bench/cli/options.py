@@ -390,6 +390,8 @@ Processes = Annotated[
     ),
 ]
 
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or folder.")]
+
 Out = Annotated[
     Path | None,
     typer.Option(

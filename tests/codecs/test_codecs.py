@@ -38,14 +38,8 @@ WAVEFORM = {
     "encoder_blocks": [1, 1, 1, 0],
     "decoder_dims": [8, 8, 16, 16],
     "decoder_blocks": [1, 1, 1, 0],
-    "transformer": {
-        "dim": 16,
-        "layers": 2,
-        "heads": 2,
-        "mlp_dim": 32,
-        "context": 4,
-        "layer_scale": 0.5,
-    },
+    "transformer": {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 32, "context": 4}
+    | {"layer_scale": 0.5},
 }
 
 
@@ -64,10 +58,8 @@ STFT = {
 
 
 def small_codec(kind: str, trunk: dict[str, Any] = WAVEFORM) -> Autoencoder:
-    frame = {
-        "vae": {"latent_channels": 4},
-        "rvq": {"n_codebooks": 3, "codebook_size": 8, "code_dim": 4},
-    }
+    codes = {"n_codebooks": 3, "codebook_size": 8, "code_dim": 4}
+    frame = {"vae": {"latent_channels": 4}, "rvq": codes}
     config = ModelConfig(
         kind="codec", type=kind, description="", architecture={"trunk": trunk, **frame[kind]}
     )

@@ -109,11 +109,8 @@ def test_strangers_get_one_line_and_nothing_else(
 
 
 def test_the_page_keeps_to_itself(client: Client) -> None:
-    for path, kind in (
-        ("", "text/html"),
-        ("listen.js", "text/javascript"),
-        ("listen.css", "text/css"),
-    ):
+    kinds = {"": "text/html", "listen.js": "text/javascript", "listen.css": "text/css"}
+    for path, kind in kinds.items():
         status, headers, body = client("GET", path)
         assert (status, headers["Content-Type"].partition(";")[0]) == (200, kind)
         assert headers["Content-Security-Policy"].startswith("default-src 'self'")

@@ -253,11 +253,8 @@ def test_ratings_join_the_runs_results_and_stay_apart(
     fill(quality, raters=2)
     join_run(run_store.root, read_polls([quality.path]))
     joined = run_store.read_results()
-    assert {row.metric for row in joined.rows} == {
-        "elo_meaningfulness",
-        "elo_meaningfulness_paper",
-        "mos",
-    }
+    elo = "elo_meaningfulness"
+    assert {row.metric for row in joined.rows} == {elo, f"{elo}_paper", "mos"}
     voted = [
         shown for shown in shown_columns(joined) if shown.column.name in {"mos", "elo_quality"}
     ]

@@ -15,14 +15,8 @@ from calm_bench.systems.loading import load_system
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TimedWord
 
-NAMES = [
-    "calm-debug",
-    "calm-music-debug",
-    "musicgen-debug",
-    "rq-debug",
-    "rq-levels-debug",
-    "trigflow-debug",
-]
+TYPES = ("calm", "calm-music", "musicgen", "rq", "rq-levels", "trigflow")
+NAMES = [f"{name}-debug" for name in TYPES]
 NEW = 22  # more than twice the window of calm-music-debug's backbone
 PRECISIONS: list[Precision] = ["fp32", "fp16", "bf16", "int8"]
 

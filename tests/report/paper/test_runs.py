@@ -105,11 +105,8 @@ def test_a_training_of_replaced_weights_stands_apart_and_other_systems_do_not(
 
 def test_other_prompts_and_versions_stand_apart(music: StoredRun) -> None:
     def of(day: int, version: int, ids: str, sha256: str = "", listed: str = "music") -> StoredRun:
-        options = {
-            "spec": {"prompts": listed},
-            "prompts": list(ids),
-            "prompts_sha256": list(sha256),
-        }
+        known = {"prompts": list(ids), "prompts_sha256": list(sha256)}
+        options = {"spec": {"prompts": listed}, **known}
         return later(music, day, version=version, options=options)
 
     runs = [
