@@ -61,7 +61,10 @@ class Graph:
     """
 
     def __init__(self, function: Function, changed: Iterable[Tensor] = ()) -> None:
-        """`changed` is what the function writes to: warming up must leave no trace there."""
+        """`changed` is what it reads and then writes: warming up must leave no trace there.
+
+        What it writes alike at every call, as a position of a cache, may be left out.
+        """
         self.function, self.changed = function, list(changed)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
@@ -98,60 +101,66 @@ class Lane:
 
     Attributes:
         buffer: Of the key-value cache.
-        slot: Where in the buffer the next frame goes, [1].
-        position: Which position it has, [1].
+        slots: Where in the buffer the T positions of the next step go, [T].
+        positions: Which positions they are, [T].
         seen: False where a row is padded, [B, P_max].
-        bucket: How many positions the next frame reads.
+        bucket: How many positions the next step reads.
         captured: Functions that work on this memory, by their settings.
     """
 
-    def __init__(self, config: TransformerConfig, batch: int, capacity: int, like: Tensor) -> None:
-        """Allocate on the device and in the dtype of `like`."""
+    def __init__(
+        self, config: TransformerConfig, batch: int, capacity: int, like: Tensor, each: int = 1
+    ) -> None:
+        """Allocate on the device and in the dtype of `like`; a step has `each` positions."""
         device = like.device
-        self.config, self.bucket = config, capacity
+        self.config, self.bucket, self.each = config, capacity, each
         self.empty = KvCache(config, batch, capacity, like)
         self.empty.lane, self.buffer = self, self.empty.buffer
-        self.slot = torch.zeros(1, dtype=torch.long, device=device)
-        self.position = torch.zeros(1, dtype=torch.long, device=device)
+        self.ahead = torch.arange(each, device=device)
+        self.slots, self.positions = self.ahead.clone(), self.ahead.clone()
         self.seen = torch.ones(batch, capacity, dtype=torch.bool, device=device)
         self.index = torch.arange(capacity, device=device)
         self.captured: dict[Hashable, Function] = {}
 
     def cache(self) -> KvCache:
-        """An empty cache on this memory."""
+        """An empty cache on this memory.
+
+        Zeros: a mask adds minus infinity to what it hides, and NaN of the clip before stays NaN.
+        """
+        self.buffer.zero_()
         return copy(self.empty)
 
     def aim(self, cache: KvCache) -> None:
-        """Take over where a cache stands, before one more frame."""
-        cache.make_room(1)
-        self.slot.fill_(cache.length)
-        self.position.fill_(cache.position)
+        """Take over where a cache stands, before one more step."""
+        cache.make_room(self.each)
+        torch.add(self.ahead, cache.length, out=self.slots)
+        torch.add(self.ahead, cache.position, out=self.positions)
         if cache.key_mask is None:
             self.seen.fill_(True)
         else:
             self.seen.copy_(cache.key_mask)
-        self.bucket = bucket_of(cache.length + 1, len(self.index))
+        self.bucket = bucket_of(cache.length + self.each, len(self.index))
 
     def place(self, flat: FlatTransformer) -> Place:
-        """The next position as tensors tell it, in shapes that depend on the bucket."""
+        """The next positions as tensors tell them, in shapes that depend on the bucket."""
         keys, values = self.buffer[..., : self.bucket, :].unbind(2)
         buffers = self.buffer.unbind(0)
         return Place(
-            rows=flat.table.index_select(0, self.position),
+            rows=flat.table.index_select(0, self.positions),
             keys=keys.unbind(0),
             values=values.unbind(0),
-            write=lambda layer, kv: buffers[layer].index_copy_(3, self.slot, kv.to(keys.dtype)),
+            write=lambda layer, kv: buffers[layer].index_copy_(3, self.slots, kv.to(keys.dtype)),
             mask=self.mask(),
             causal=False,
         )
 
     def mask(self) -> Tensor:
-        """What the next frame may look at: 0 where it may, else minus infinity [B, 1, 1, P]."""
-        index, context = self.index[: self.bucket], self.config.context
-        seen = self.seen[:, : self.bucket] & (index <= self.slot)
+        """What each position may look at: 0 where it may, else minus infinity [B, 1, T, P]."""
+        index, context, slots = self.index[: self.bucket], self.config.context, self.slots[:, None]
+        seen = self.seen[:, None, : self.bucket] & (index <= slots)
         if context is not None:
-            seen = seen & (index > self.slot - context)
-        return torch.where(seen, 0.0, -torch.inf)[:, None, None].to(self.buffer.dtype)
+            seen = seen & (index > slots - context)
+        return torch.where(seen, 0.0, -torch.inf)[:, None].to(self.buffer.dtype)
 
 
 class FixedStream(dict[object, object]):
@@ -165,43 +174,47 @@ class FixedStream(dict[object, object]):
         super().__init__()
         self.codec, self.runner = codec, runner
         self.captured: dict[tuple[int, ...], Function] = {}
+        self.caches: dict[FlatBottleneck, KvCache] = {}
         found: Stream = {}
         codec.decode_step(frame, found)
         for key, value in found.items():
             if isinstance(key, FlatBottleneck):
                 batch, capacity = value.buffer.shape[1], value.buffer.shape[4]
-                self[key] = Lane(key.transformer.config, batch, capacity, value.buffer).cache()
-                key.transformer.rows(0, 1, value.buffer.device)
+                config, each = key.transformer.config, value.length
+                self.caches[key] = Lane(config, batch, capacity, value.buffer, each).cache()
             else:
                 self[key] = torch.zeros_like(value)
-        self.tensors = [value for value in self.values() if isinstance(value, Tensor)]
-        self.caches = [value for value in self.values() if isinstance(value, KvCache)]
+        self.tensors: list[Tensor] = list(self.values())
+        self.update(self.caches)
 
     def rewind(self) -> None:
-        """Begin a clip."""
+        """Begin a clip, in memory of zeros."""
         for value in self.tensors:
             value.zero_()
-        for cache in self.caches:
+        for cache in self.caches.values():
+            cache.buffer.zero_()
             cache.length = cache.position = 0
 
     def step(self, frame: Tensor) -> Tensor:
         """Audio [B, hop_length] of one frame; at a graph, valid until the next."""
-        for cache in self.caches:
-            cache.lane.aim(cache)
-        key = tuple(cache.lane.bucket for cache in self.caches)
+        key: tuple[int, ...] = ()
+        for bottleneck, cache in self.caches.items():
+            lane, flat = cache.lane, bottleneck.transformer
+            lane.aim(cache)
+            flat.rows(cache.position, lane.each, cache.buffer.device)  # grows outside the capture
+            key += (lane.bucket, len(flat.table))
         if key not in self.captured:
-            changed = self.tensors + [cache.buffer for cache in self.caches]
-            self.captured[key] = self.runner(self._decode, changed)
+            self.captured[key] = self.runner(self._decode, self.tensors)
         wave: Tensor = self.captured[key](frame)
-        for cache in self.caches:
-            cache.advance(1)
+        for cache in self.caches.values():
+            cache.advance(cache.lane.each)
         return wave
 
     def _decode(self, frame: Tensor) -> Tensor:
         after: Stream = dict(self)
         wave = self.codec.decode_step(frame, after)
         for key, value in self.items():
-            if isinstance(value, Tensor):
+            if key not in self.caches:
                 value.copy_(after[key])
         return wave
 
@@ -272,7 +285,7 @@ class CapturedSteps:
         settings = (sampling.text_temperature, text_top_k(sampling))
         key = (lane.bucket, settings, len(flat.backbone.table))
         if key not in lane.captured:
-            lane.captured[key] = self.runner(run, [lane.buffer])
+            lane.captured[key] = self.runner(run, [])
         found: tuple[Tensor, Tensor | None]
         found = lane.captured[key](x) if draws is None else lane.captured[key](x, draws)
         cache.advance(1)

@@ -1,16 +1,21 @@
 """The flat steps against the modules they stand for, teacher-forced, at every precision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
+from calm_bench.codecs.trunk import TrunkConfig
+from calm_bench.codecs.vae import VaeCodec, VaeConfig
 from calm_bench.errors import InputError
 from calm_bench.nn.depth import DepthCache, DepthConfig, DepthTransformer, FlatDepth
-from calm_bench.nn.transformer import KvCache
+from calm_bench.nn.transformer import KvCache, TransformerConfig
 from calm_bench.systems.base import Prompt
-from calm_bench.systems.engine import TOLERANCES, CapturedSteps, install
+from calm_bench.systems.engine import TOLERANCES, CapturedSteps, FixedStream, install
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.streaming import StreamingSystem
 from calm_bench.types import Precision, SamplingParams, TimedWord
@@ -72,11 +77,63 @@ def deviation(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max() / a.double().abs().max())
 
 
+class Tape(TorchDispatchMode):
+    """The operators that are called while it is on, with what they were given and gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, made))
+        return made
+
+
+class Replayed:
+    """What a CUDA graph does, on a CPU: the operators of one call, again on the same memory.
+
+    Everything that Python decided, every number that it passed and every tensor that it held at the
+    first call stays as it was. So what changes from step to step must be in tensors that stay where
+    they are, and a tensor put in the place of another is seen no more.
+    """
+
+    def __init__(self, function: Callable[..., Any], changed: Iterable[Tensor] = ()) -> None:
+        self.function, self.changed = function, list(changed)
+        self.tape: Tape | None = None
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        if self.tape is None:
+            self._capture(inputs)
+        for held, given in zip(self.inputs, inputs, strict=True):
+            held.copy_(given)
+        assert self.tape is not None
+        now: dict[int, Any] = {}
+        for func, args, kwargs, made in self.tape.calls:
+            args, kwargs = tree_map(lambda x: now.get(id(x), x), (args, kwargs))
+            again = func(*args, **kwargs)
+            for before, after in zip(tree_leaves(made), tree_leaves(again), strict=True):
+                if isinstance(before, Tensor):
+                    now[id(before)] = after
+        return tree_map(lambda x: now.get(id(x), x), self.outputs)
+
+    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
+        self.inputs = [given.clone() for given in inputs]
+        before = [tensor.clone() for tensor in self.changed]
+        for _ in range(3):
+            self.function(*self.inputs)
+        self.tape = Tape()
+        with self.tape:
+            self.outputs = self.function(*self.inputs)
+        for tensor, value in zip(self.changed, before, strict=True):
+            tensor.copy_(value)
+
+
 def captured(name: str) -> StreamingSystem:
-    """A system on steps of fixed shapes that are called, where a GPU would replay them."""
+    """A system on steps of fixed shapes, replayed as a GPU would."""
     system = load(name)
     assert system.steps is not None
-    install(system, CapturedSteps(system.steps, lambda function, changed: function))
+    install(system, CapturedSteps(system.steps, Replayed))
     return system
 
 
@@ -127,6 +184,65 @@ def test_two_clips_at_once_do_not_share_memory() -> None:
     del states, state
     again = system.start(prompts(system, [4.0]), sampling, [torch.Generator()], 6)
     assert again.cache.buffer.data_ptr() in held
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+@torch.inference_mode()
+def test_a_captured_codec_goes_on_beyond_its_table(positions: int) -> None:
+    trunk = TrunkConfig(
+        sample_rate=1000,
+        front_end="waveform",
+        ratios=(2,),
+        encoder_dims=(8, 8),
+        encoder_blocks=(0, 0),
+        decoder_dims=(8, 8),
+        decoder_blocks=(1, 0),
+        resample=positions,
+        transformer=TransformerConfig(dim=8, layers=2, heads=2, mlp_dim=16, context=5),
+    )
+    torch.manual_seed(0)
+    codec = VaeCodec(VaeConfig(trunk=trunk, latent_channels=4)).eval()
+    codec.prepare()
+    eager, fixed = codec.start_decoding(2), FixedStream(codec, Replayed, torch.zeros(2, 4))
+    for index in range(24):
+        frame = torch.randn(2, 4)
+        a, b = codec.decode_step(frame, eager), fixed.step(frame)
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        if index == 0:  # as after so many frames
+            for key, cache in fixed.caches.items():
+                assert cache.position == eager[key].position == positions
+                cache.position = eager[key].position = 2048 - 6 * positions
+    assert cache.position > 2048
+    assert len(fixed.captured) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_a_clip_does_not_poison_the_next_on_its_memory(name: str) -> None:
+    used, fresh = captured(name), captured(name)
+    sampling = SamplingParams(temperature=0.9, text_temperature=1.0, top_k=9)
+
+    def clip(system: StreamingSystem, broken: bool) -> tuple[Tensor, Tensor, int]:
+        generators = [torch.Generator().manual_seed(row) for row in range(2)]
+        state = system.start(prompts(system, [6.0, 3.0]), sampling, generators, 9)
+        decoder = system.start_decoding(2)
+        if broken:
+            state.cache.buffer.fill_(torch.nan)
+        wave = []
+        for _ in range(9):
+            frame = system.head_step(state, system.backbone_step(state))
+            system.push(state, frame)
+            frame = frame * torch.nan if broken and frame.is_floating_point() else frame
+            wave.append(system.decode_step(frame, decoder).clone())
+        return system.made(state).clone(), torch.cat(wave, 1), state.cache.buffer.data_ptr()
+
+    _, spoilt, where = clip(used, True)
+    assert spoilt.isnan().any()
+    made, wave, again = clip(used, False)
+    assert where == again
+    expected, sound, _ = clip(fresh, False)
+    assert torch.equal(made, expected)
+    assert torch.equal(wave, sound)
 
 
 @pytest.mark.usefixtures("packs_all")

@@ -204,7 +204,7 @@ def _linears(name: str, precision: Precision | None, rows: int) -> Side:
     for layer in modules:
         if isinstance(layer, nn.Linear):
             x = inputs.setdefault(layer.in_features, torch.randn(rows, layer.in_features))
-            own = pack(layer.weight, layer.bias, precision) if precision else layer
+            own = pack(layer.weight, layer.bias, precision, inner=True) if precision else layer
             pairs.append((own, x))
 
     def multiply() -> None:
