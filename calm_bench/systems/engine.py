@@ -163,7 +163,7 @@ class Lane:
         return torch.where(seen, 0.0, -torch.inf)[:, None].to(self.buffer.dtype)
 
 
-class FixedStream(dict[object, object]):
+class FixedStream(dict[Hashable, Any]):
     """A codec's stream whose tensors are never replaced, and the steps captured on them.
 
     What it remembers stays where it is in memory: a step ends by copying it there.
@@ -181,11 +181,11 @@ class FixedStream(dict[object, object]):
             if isinstance(key, FlatBottleneck):
                 batch, capacity = value.buffer.shape[1], value.buffer.shape[4]
                 config, each = key.transformer.config, value.length
-                self.caches[key] = Lane(config, batch, capacity, value.buffer, each).cache()
+                lane = Lane(config, batch, capacity, value.buffer, each)
+                self[key] = self.caches[key] = lane.cache()
             else:
                 self[key] = torch.zeros_like(value)
-        self.tensors: list[Tensor] = list(self.values())
-        self.update(self.caches)
+        self.tensors = [value for value in self.values() if isinstance(value, Tensor)]
 
     def rewind(self) -> None:
         """Begin a clip, in memory of zeros."""
