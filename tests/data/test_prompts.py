@@ -11,8 +11,7 @@ import soundfile
 
 from calm_bench.config import BenchmarkSpec
 from calm_bench.core import paths
-from calm_bench.core.audio import audio_hash, read_audio, write_flac
-from calm_bench.data.corpus import Item, write_corpus
+from calm_bench.core.audio import audio_hash, read_audio
 from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.prompts import LoadedPrompt, load_prompt, read_prompt_specs, transcribe_prompt
 from calm_bench.errors import InputError
@@ -38,28 +37,15 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def benchmarks(tmp_path: Path) -> Path:
+def benchmarks(tmp_path: Path, lay_corpus: Callable[..., Path]) -> Path:
     """A benchmarks folder whose three prompts were cut from a corpus of four test recordings."""
-    corpus = tmp_path / "corpus"
-    items = []
+    recordings = []
     for index, seconds in enumerate([3.0, 1.0, 2.5, 2.0, 3.0]):
-        path = corpus / f"r{index}.flac"
-        write_flac(path, noise(seconds, index), RATE)
         given = {"text": "x", "words": (("one", 0.0, 0.4), ("two", 1.9, 2.4), ("three", 2.4, 2.5))}
-        items.append(
-            Item(
-                id=f"r{index}",
-                split="train" if index == 4 else "test",
-                audio=path.name,
-                sample_rate=RATE,
-                channels=1,
-                seconds=seconds,
-                sha256=file_hash(path),
-                text_source="transcribed" if index == 3 else "given",
-                **given,
-            )
-        )
-    write_corpus(corpus, items, kind="folder", settings={})
+        given["text_source"] = "transcribed" if index == 3 else "given"
+        split = "train" if index == 4 else "test"
+        recordings.append((f"r{index}", split, noise(seconds, index), given))
+    corpus = lay_corpus(tmp_path / "corpus", RATE, recordings)
     root = tmp_path / "benchmarks"
     cuts = Cuts(n=3, seconds=2.0, offset=0.0, sample_rate=RATE)
     write_prompts(corpus, root / "prompts", "speech", cuts)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 
 from calm_bench.core import files
-from calm_bench.core.audio import read_audio, write_flac
+from calm_bench.core.audio import read_audio
 from calm_bench.core.files import locked
-from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
+from calm_bench.data.corpus import read_card, read_manifest, write_corpus
 from calm_bench.data.shards import (
     PackedArrays,
     Packer,
@@ -21,36 +22,24 @@ from calm_bench.data.shards import (
     write_frames,
 )
 from calm_bench.errors import InputError
-from calm_bench.seeds import file_hash
 from calm_bench.types import Wave
 
 RATE = 8000
 
 
-def item(folder: Path, name: str, split: str, seconds: float) -> Item:
-    t = np.arange(round(seconds * RATE)) / RATE
-    wave = (0.3 * np.sin(2 * np.pi * 200 * t + len(name))).astype(np.float32)
-    path = folder / f"{name}.flac"
-    write_flac(path, wave, RATE)
-    return Item(
-        id=name,
-        split=split,
-        audio=path.name,
-        sample_rate=RATE,
-        channels=1,
-        seconds=seconds,
-        sha256=file_hash(path),
-        text="a word",
-        words=(("a", 0.1, 0.2), ("word", 0.2, 0.4)),
-    )
-
-
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    names = {"one": ("train", 1.0), "three": ("train", 0.51), "ten": ("test", 0.7)}
-    items = [item(tmp_path, name, *rest) for name, rest in names.items()]
-    write_corpus(tmp_path, items, kind="folder", settings={})
-    return tmp_path
+def corpus(tmp_path: Path, lay_corpus: Callable[..., Path]) -> Path:
+    recordings = []
+    for name, split, seconds in (
+        ("one", "train", 1),
+        ("three", "train", 0.51),
+        ("ten", "test", 0.7),
+    ):
+        t = np.arange(round(seconds * RATE)) / RATE
+        wave = (0.3 * np.sin(2 * np.pi * 200 * t + len(name))).astype(np.float32)
+        known = {"text": "a word", "words": (("a", 0.1, 0.2), ("word", 0.2, 0.4))}
+        recordings.append((name, split, wave, known))
+    return lay_corpus(tmp_path, RATE, recordings)
 
 
 def test_the_prepared_samples_are_those_of_the_files(corpus: Path) -> None:

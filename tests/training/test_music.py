@@ -1,6 +1,6 @@
 """Objectives of the music systems: what is noised, what is masked, what every system sees alike."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ from torch.nn import functional as F
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
-from calm_bench.core.audio import write_flac
 from calm_bench.errors import InputError
 from calm_bench.nn.trigflow import TimeLaw
-from calm_bench.seeds import file_hash
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.musicgen import MusicGenSystem
@@ -39,31 +37,18 @@ RATE = 1600
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Callable[..., Path]
+) -> Path:
     """Tones of different lengths, without words, under a data home of its own."""
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    folder = paths.home() / "data" / "tones"
-    (folder / "audio").mkdir(parents=True)
-    lines = []
+    recordings = []
     for index in range(5):
         t = np.arange(RATE * (4 + index)) / RATE
         wave = (0.3 * np.sin(2 * np.pi * (100 + 40 * index) * t)).astype(np.float32)
-        path = folder / "audio" / f"{index}.flac"
-        write_flac(path, wave, RATE)
-        lines.append(
-            {
-                "id": f"t{index}",
-                "split": "train" if index < 4 else "validation",
-                "audio": f"audio/{index}.flac",
-                "sample_rate": RATE,
-                "channels": 1,
-                "seconds": len(t) / RATE,
-                "sha256": file_hash(path),
-            }
-        )
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+        recordings.append((f"t{index}", "train" if index < 4 else "validation", wave, {}))
+    return lay_corpus(paths.home() / "data" / "tones", RATE, recordings)
 
 
 def objective(name: str, **extra: Any) -> LanguageObjective:

@@ -25,7 +25,6 @@ from calm_bench.cli.app import app
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import device, paths
-from calm_bench.core.audio import write_flac
 from calm_bench.core.files import replace as replace_file
 from calm_bench.errors import BenchError, InputError, MachineError, WeightsError
 from calm_bench.seeds import file_hash
@@ -44,34 +43,21 @@ CPU = TrainOptions(accelerator="cpu", threads=1)
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Callable[..., Path]
+) -> Path:
     """A corpus of tones with words, under a data home of its own."""
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    folder = paths.home() / "data" / "tones"
-    (folder / "audio").mkdir(parents=True)
-    lines = []
+    recordings = []
     for index in range(6):
         t = np.arange(RATE * 3) / RATE
         wave = (0.3 * np.sin(2 * np.pi * (100 + 40 * index) * t)).astype(np.float32)
-        path = folder / "audio" / f"{index}.flac"
-        write_flac(path, wave, RATE)
-        words = [["low" if index < 3 else "high", 0.1, 0.4], ["tone", 0.5, 0.9]]
-        lines.append(
-            {
-                "id": f"t{index}",
-                "split": "train" if index < 5 else "validation",
-                "audio": f"audio/{index}.flac",
-                "sample_rate": RATE,
-                "channels": 1,
-                "seconds": 3.0,
-                "sha256": file_hash(path),
-                "text": " ".join(w for w, _, _ in words),
-                "words": words,
-            }
-        )
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+        first = "low" if index < 3 else "high"
+        known = {"text": f"{first} tone", "words": [[first, 0.1, 0.4], ["tone", 0.5, 0.9]]}
+        split = "train" if index < 5 else "validation"
+        recordings.append((f"t{index}", split, wave, known))
+    return lay_corpus(paths.home() / "data" / "tones", RATE, recordings)
 
 
 def model(name: str, like: str, training: dict[str, Any], **changes: Any) -> str:
