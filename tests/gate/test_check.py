@@ -32,30 +32,18 @@ from calm_bench.types import Estimate
 def judged(verdict: Any, name: str = "calm_head", note: str = "") -> Judgement:
     estimate = Estimate(value=0.85, low=0.83, high=0.87, n=24)
     control = Estimate(value=1.0, low=0.99, high=1.01, n=24)
-    return Judgement(
-        name=name,
-        label="CALM head",
-        ratio=estimate,
-        control=control,
-        wall=estimate,
-        threshold=0.93,
-        verdict=verdict,
-        note=note,
-    )
+    found = {"ratio": estimate, "control": control, "wall": estimate, "verdict": verdict}
+    return Judgement(name=name, label="CALM head", threshold=0.93, note=note, **found)
 
 
+NAMES = [quantity.name for quantity in ratios.RATIOS]
 GROWN = Change(system="calm-debug", stage="head", count="bytes_read", before=1000, after=1100)
 FELL = replace(GROWN, stage="total", after=900)
 
 
 def outcome(*verdicts: str, counted: Counted | None = None) -> Outcome:
-    return Outcome(
-        title="Time",
-        counted=counted,
-        judged=[judged(verdict) for verdict in verdicts],
-        notes=("something to know",),
-        environment={},
-    )
+    found, notes = [judged(verdict) for verdict in verdicts], ("something to know",)
+    return Outcome(title="Time", counted=counted, judged=found, notes=notes, environment={})
 
 
 @pytest.mark.parametrize(
@@ -176,33 +164,27 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crews, "FRAMES", 2)
 
 
-def in_git(folder: Path) -> bool:
-    return (folder / ".git").exists()
+in_git = pytest.mark.skipif(
+    not (crews.own_tree() / ".git").exists(), reason="this is no git checkout"
+)
 
 
-def worktrees(root: Path) -> set[str]:
+def worktrees() -> set[str]:
     """The folders that git takes for worktrees of this repository."""
-    done = subprocess.run(
-        ["git", "worktree", "list", "--porcelain"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {line for line in done.stdout.splitlines() if line.startswith("worktree ")}
+    command = ["git", "-C", str(crews.own_tree()), "worktree", "list", "--porcelain"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {line for line in said.splitlines() if line.startswith("worktree ")}
 
 
 @pytest.mark.slow
+@in_git
 def test_another_commit_is_timed_and_leaves_nothing(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = crews.own_tree()
-    if not in_git(root):
-        pytest.skip("this is no git checkout")
     monkeypatch.setattr(ratios, "MODELS", {"calm": "calm-debug", "rq": "rq-debug"})
-    before = worktrees(root)
+    before = worktrees()
     found = run_check(Request(against="HEAD", gates=("calm_head", "head_speedup")))
-    assert worktrees(root) <= before
+    assert worktrees() <= before
     assert found.counted is None
     assert [one.name for one in found.judged] == ["calm_head", "head_speedup"]
     for one in found.judged:
@@ -229,21 +211,19 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> list[crews.Schedule]:
 def test_a_fit_machine_stores_its_ratios_and_keeps_slacks(
     instant: list[crews.Schedule], few: Path
 ) -> None:
-    names = [quantity.name for quantity in ratios.RATIOS]
-    assert run_update(Request(baseline=few, gates=names)).exit_code == 0
+    assert run_update(Request(baseline=few, gates=NAMES)).exit_code == 0
     (machine,) = read_baseline(few).ratios.values()
     stored_now = {name: (r.value, r.slack) for name, r in machine.references.items()}
-    assert stored_now == dict.fromkeys(names, (1.0, 0.1))
+    assert stored_now == dict.fromkeys(NAMES, (1.0, 0.1))
     few.write_text(few.read_text().replace("slack: 0.1}", "slack: 0.2}"))
-    run_update(Request(baseline=few, gates=names))
+    run_update(Request(baseline=few, gates=NAMES))
     (machine,) = read_baseline(few).ratios.values()
     assert {r.slack for r in machine.references.values()} == {0.2}
 
 
 def test_ratios_are_judged_by_what_is_stored(instant: list[crews.Schedule], few: Path) -> None:
-    names = [quantity.name for quantity in ratios.RATIOS]
-    run_update(Request(baseline=few, gates=names))
-    assert run_check(Request(baseline=few, gates=names)).verdict == "pass"
+    run_update(Request(baseline=few, gates=NAMES))
+    assert run_check(Request(baseline=few, gates=NAMES)).verdict == "pass"
     few.write_text(few.read_text().replace("value: 1.0", "value: 1.2"))
     found = run_check(Request(baseline=few, gates=["head_speedup"]))
     assert found.verdict == "regressed"
@@ -257,7 +237,7 @@ def test_a_ratio_without_a_reference_is_said_and_passes_nothing(
     assert (found.judged, found.exit_code) == ([], 3)
     assert found.tables()[0].rows[0][0].text == "not gated"
     assert any("no ratio is gated" in note for note in found.notes)
-    run_update(Request(baseline=few, gates=[quantity.name for quantity in ratios.RATIOS]))
+    run_update(Request(baseline=few, gates=NAMES))
     few.write_text(few.read_text().replace("head_speedup", "old_ratio"))
     found = run_check(Request(baseline=few, gates=["head_speedup"]))
     assert any(note.endswith("no reference is stored for it") for note in found.notes)
@@ -266,7 +246,7 @@ def test_a_ratio_without_a_reference_is_said_and_passes_nothing(
 def test_compared_arms_stand_in_one_group_and_exist(
     instant: list[crews.Schedule], few: Path
 ) -> None:
-    run_update(Request(baseline=few, gates=[quantity.name for quantity in ratios.RATIOS]))
+    run_update(Request(baseline=few, gates=NAMES))
     (schedule,) = instant
     for group in schedule.groups:
         for arm in group.values():
@@ -281,14 +261,12 @@ def test_an_unfit_machine_stores_nothing(
     instant: list[crews.Schedule], few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ratios, "judge", lambda quantity, found: judged("unfit", quantity.name))
-    names = [quantity.name for quantity in ratios.RATIOS]
-    assert run_update(Request(baseline=few, gates=names)).exit_code == 3
+    assert run_update(Request(baseline=few, gates=NAMES)).exit_code == 3
     assert read_baseline(few).ratios == {}
 
 
+@in_git
 def test_a_cancelled_job_leaves_no_checkout() -> None:
-    if not in_git(crews.own_tree()):
-        pytest.skip("this is no git checkout")
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped, crews.checked_out("HEAD") as found:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -319,9 +297,8 @@ def test_a_worker_that_breaks_off_says_its_last_words(tmp_path: Path) -> None:
 def test_a_tree_without_its_weights_is_timed_with_random_ones(tmp_path: Path) -> None:
     root = crews.own_tree()
     (tmp_path / "pyproject.toml").touch()  # what makes a folder a checkout to `paths`
-    shutil.copytree(
-        root / "calm_bench", tmp_path / "calm_bench", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "calm_bench", tmp_path / "calm_bench", ignore=ignored)
     for name in ("calm-debug", "vae-debug"):
         (tmp_path / "models" / name).mkdir(parents=True)
         text = (root / "models" / name / "config.yaml").read_text()
@@ -342,9 +319,5 @@ def test_no_checkout_no_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_quietest_core_is_one_that_may_be_used() -> None:
-    core = quietest_core()
-    if hasattr(os, "sched_getaffinity"):
-        assert core in os.sched_getaffinity(0)
-        assert len(os.sched_getaffinity(0)) >= 1
-    else:
-        assert core is None
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {None}
+    assert quietest_core() in allowed

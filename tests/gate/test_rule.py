@@ -140,13 +140,7 @@ def test_a_slower_codec_is_overall_and_not_head() -> None:
     machine.slower["calm", "codec"] = 1.4
     rounds = machine.rounds(1)
     found = {q.name: judge(q, rounds).verdict for q in AGAINST}
-    assert found == {
-        "calm_head": "pass",
-        "rq_head": "pass",
-        "calm_overall": "regressed",
-        "rq_overall": "pass",
-        "head_speedup": "pass",
-    }
+    assert found == dict.fromkeys(found, "pass") | {"calm_overall": "regressed"}
 
 
 def test_a_faster_rq_head_lowers_the_speedup_alone() -> None:
@@ -165,17 +159,13 @@ def test_ratios_are_the_references_time_over_ours() -> None:
     assert found.control.value == pytest.approx(1.0)
 
 
-def test_waiting_longer_is_found_in_wall_time() -> None:
+def test_waiting_longer_is_found_in_wall_time_and_short_blocks_are_not_gated() -> None:
     machine = Machine()
     machine.waits[HEAD] = 1.3
     found = judge(CALM_HEAD, machine.rounds(1))
     assert found.verdict == "regressed"
     assert "wall time" in found.note
     assert found.ratio.value == pytest.approx(1.0, abs=0.02)
-
-
-def test_short_blocks_are_not_gated() -> None:
-    machine = Machine()
     machine.slower[HEAD] = 0.05
     found = judge(CALM_HEAD, machine.rounds(1))
     assert found.verdict == "not gated"

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,22 @@ from calm_bench.numbers.pairs import compared_rows
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, check_prompts, expand, plan_lines, subset
 from calm_bench.plan.rows import sampling_of
+
+SMOKE = paths.benchmarks_dir() / "smoke.yaml"
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes the smoke benchmark with other fields beside a copy of all prompts: its path."""
+    shutil.copytree(SMOKE.parent / "prompts", tmp_path / "prompts")
+
+    def written(**changes: object) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(SMOKE.read_text()), **changes}))
+        return str(path)
+
+    return written
 
 
 def plan(**overrides: object) -> Plan:
@@ -60,25 +77,17 @@ def test_whatever_changes_the_clips_changes_the_run(change: dict[str, object]) -
     assert plan(**change).run_id != plan().run_id
 
 
-def test_metrics_and_tables_are_no_part_of_the_runs_identity(tmp_path: Path) -> None:
-    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
-    _copy_prompts(tmp_path)
-    ids = set()
+def test_metrics_and_tables_are_no_part_of_the_runs_identity(write: Write) -> None:
     for metrics in (["loudness"], ["loudness", "dnsmos"]):
-        path = tmp_path / "smoke.yaml"
-        path.write_text(yaml.safe_dump({**spec, "metrics": metrics, "description": str(metrics)}))
-        ids.add(expand(str(path), Overrides()).run_id)
-    assert ids == {plan().run_id}
+        path = write(metrics=metrics, description=str(metrics))
+        assert expand(path, Overrides()).run_id == plan().run_id
 
 
-def test_prompts_of_one_recording_are_another_run(tmp_path: Path) -> None:
-    _copy_prompts(tmp_path)
-    spec = (paths.benchmarks_dir() / "smoke.yaml").read_text()
-    (tmp_path / "smoke.yaml").write_text(spec)
+def test_prompts_of_one_recording_are_another_run(write: Write, tmp_path: Path) -> None:
     index = tmp_path / "prompts" / "smoke.jsonl"
     lines = [json.loads(line) for line in index.read_text().splitlines()]
     index.write_text("".join(f"{json.dumps({**line, 'group': 'tape'})}\n" for line in lines))
-    found = expand(str(tmp_path / "smoke.yaml"), Overrides())
+    found = expand(write(), Overrides())
     assert {prompt.group for prompt in found.prompts} == {"tape"}
     assert found.run_id != plan().run_id
 
@@ -151,12 +160,10 @@ def test_a_system_without_text_has_no_text_temperature() -> None:
     assert not any(", text" in line for line in plan_lines(found))
 
 
-def test_systems_with_and_without_text_are_compared(tmp_path: Path) -> None:
-    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
-    spec["systems"][-1]["model"] = "calm-music-debug"  # draws no text
-    _copy_prompts(tmp_path)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(spec))
-    cells = expand(str(tmp_path / "mine.yaml"), Overrides(temperatures=(0.8,))).rows
+def test_systems_with_and_without_text_are_compared(write: Write) -> None:
+    systems = yaml.safe_load(SMOKE.read_text())["systems"]
+    systems[-1]["model"] = "calm-music-debug"  # draws no text
+    cells = expand(write(systems=systems), Overrides(temperatures=(0.8,))).rows
     assert compared_rows(cells) == [("calm-music-debug-t0.8", "rq-debug-t0.8")]
     other = [cell.model_copy(update={"text_temperature": 0.5}) for cell in cells if cell.baseline]
     later = [cell for cell in plan(temperatures=(0.8,)).rows if cell.model == "calm-debug"]
@@ -239,13 +246,10 @@ def test_missing_weights_are_found_before_anything_runs(
     ],
 )
 def test_a_benchmark_of_ones_own_is_checked(
-    tmp_path: Path, field: str, value: object, message: str
+    write: Write, field: str, value: object, message: str
 ) -> None:
-    spec = yaml.safe_load((paths.benchmarks_dir() / "smoke.yaml").read_text())
-    _copy_prompts(tmp_path)
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**spec, field: value}))
     with pytest.raises((InputError, UnknownNameError), match=message):
-        expand(str(tmp_path / "mine.yaml"), Overrides())
+        expand(write(**{field: value}), Overrides())
 
 
 def test_ones_own_recordings_replace_the_prompts(tmp_path: Path) -> None:
@@ -300,34 +304,25 @@ def test_what_a_list_says_is_spoken_is_checked_against_who_listens(tmp_path: Pat
 
 
 def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _copy_prompts(tmp_path)
-    path = tmp_path / "smoke.yaml"
-    shutil.copy(paths.benchmarks_dir() / "smoke.yaml", path)
+    path = write()
     (tmp_path / "prompts" / "smoke" / "smoke-1.flac").unlink()
     with pytest.raises(InputError, match=r"smoke-1\.flac does not exist"):
-        check_prompts(expand(str(path), Overrides()))
+        check_prompts(expand(path, Overrides()))
     monkeypatch.setattr(paths, "is_packaged", lambda folder: True)
     for n in (None, 1):
-        found = expand(str(path), Overrides(n_prompts=n))
+        found = expand(path, Overrides(n_prompts=n))
         assert [prompt.id for prompt in found.prompts] == ["smoke-0"]
         assert "note: 1 of 2 prompts: an installed package" in "\n".join(plan_lines(found))
     with pytest.raises(InputError, match=r"has 1 prompt, not the 2 .*2 are listed"):
-        expand(str(path), Overrides(n_prompts=2))
+        expand(path, Overrides(n_prompts=2))
 
 
-def test_a_prompt_lost_in_the_middle_is_an_error(tmp_path: Path) -> None:
-    _copy_prompts(tmp_path)
-    path = tmp_path / "smoke.yaml"
-    shutil.copy(paths.benchmarks_dir() / "smoke.yaml", path)
+def test_a_prompt_lost_in_the_middle_is_an_error(write: Write, tmp_path: Path) -> None:
     (tmp_path / "prompts" / "smoke" / "smoke-0.flac").unlink()
     with pytest.raises(InputError, match=r"smoke-0\.flac does not exist"):
-        check_prompts(expand(str(path), Overrides()))
-
-
-def _copy_prompts(folder: Path) -> None:
-    shutil.copytree(paths.benchmarks_dir() / "prompts", folder / "prompts")
+        check_prompts(expand(write(), Overrides()))
 
 
 def test_a_number_of_prompts_is_drawn_from_all_of_the_list() -> None:
