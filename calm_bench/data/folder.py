@@ -316,14 +316,11 @@ def _transcribe(
     for item, transcript in zip(unheard, heard, strict=True):
         journal.put(keys[item.id], asdict(transcript))
     counts = {"transcribed": 0, "aligned": 0, "not_aligned": 0, "nothing_heard": 0}
-    result = []
-    for item in items:
-        known = item
-        if item.words is None:
-            known, outcome = _with_words(item, journal.get(keys[item.id]))
-            counts[outcome] += 1
-        result.append(known)
-    return result, {"recogniser": dict(recognizer.recipe), **counts}
+    result = {item.id: item for item in items}
+    for item in wanted:
+        result[item.id], outcome = _with_words(item, journal.get(keys[item.id]))
+        counts[outcome] += 1
+    return list(result.values()), {"recogniser": dict(recognizer.recipe), **counts}
 
 
 def _with_words(item: Item, heard: Any) -> tuple[Item, str]:

@@ -170,10 +170,10 @@ def assign_splits(
     filled = {split for counts in given.values() for split in counts}
     wanted = {s: n for s, n in shares.items() if s not in filled and n > 0}
     drawn = _draw(Counter(n for n in names if not given[n]), wanted, "train" in filled)
-    splits: list[Split] = []
-    for name, candidate in zip(names, candidates, strict=True):
-        own = candidate.split or next((s for s in SPLITS if given[name][s]), None)
-        splits.append(own or drawn[name])
+    splits: list[Split] = [
+        candidate.split or next((s for s in SPLITS if given[name][s]), None) or drawn[name]
+        for name, candidate in zip(names, candidates, strict=True)
+    ]
     return splits, [*_torn(given), *_empty(splits, shares, len(drawn))]
 
 

@@ -11,9 +11,10 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -90,9 +91,8 @@ class Baseline(StrictModel):
             return {}, "no ratio is gated: none are stored; --update stores this processor's"
         if own in self.ratios:
             machine, torch = self.ratios[own], metadata.version("torch")
-            if _minor(machine.torch) == _minor(torch):
-                return machine.references, None
-            return machine.references, f"ratios stored with torch {machine.torch}, now {torch}"
+            other = f"ratios stored with torch {machine.torch}, now {torch}"
+            return machine.references, other if _minor(machine.torch) != _minor(torch) else None
         lowest: dict[str, float] = {}
         for machine in self.ratios.values():
             for name, reference in machine.references.items():
@@ -225,25 +225,15 @@ def _counted(folder: Path, mode: Mode) -> dict[Stage, "StageCounts"]:
     )
 
 
-P = TypeVar("P", Lasting, Versioned)
-
-
 def stored(found: Found, baseline: Baseline) -> Baseline:
     """The baseline with these counts in place of its own; other torch versions' are kept."""
 
-    def only(part: type[P]) -> dict[str, dict[Stage, P]]:
-        return {
-            system: {
-                name: part.model_validate(counts, from_attributes=True)
-                for name, counts in stages.items()
-            }
-            for system, stages in found.items()
-        }
+    def only(part: type[Lasting | Versioned]) -> dict[str, dict[Stage, Any]]:
+        made = partial(part.model_validate, from_attributes=True)
+        return {name: {s: made(n) for s, n in stages.items()} for name, stages in found.items()}
 
-    versions = {**baseline.dispatched, torch_key(): only(Versioned)}
-    return baseline.model_copy(
-        update={"counts": only(Lasting), "dispatched": dict(sorted(versions.items()))}
-    )
+    versions = dict(sorted({**baseline.dispatched, torch_key(): only(Versioned)}.items()))
+    return baseline.model_copy(update={"counts": only(Lasting), "dispatched": versions})
 
 
 def differences(found: Found, baseline: Baseline) -> Counted:

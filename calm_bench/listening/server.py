@@ -240,13 +240,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Check who asks, then do it; whatever is refused is one line."""
         try:
             method(self._path())
-        except Refused as error:
+        except InputError as error:
             # What was sent with a refused request may be unread: it must not pass for the next one.
             self.close_connection = True
-            self._send_json(error.status, {"error": str(error)})
-        except InputError as error:
-            self.close_connection = True
-            self._send_json(500, {"error": str(error)})
+            status = error.status if isinstance(error, Refused) else 500
+            self._send_json(status, {"error": str(error)})
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the browser went away in the middle of a clip
 
