@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,8 @@ class Client:
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        sent = {"Host": f"127.0.0.1:{self.port}"} | {
-            k.replace("_", "-"): v for k, v in headers.items()
-        }
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent = {"Host": f"127.0.0.1:{self.port}"} | named
         if body is not None:
             sent.setdefault("Content-Type", "application/json")
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -233,11 +233,8 @@ def test_many_browsers_at_once_lose_nothing(client: Client, tmp_path: Path) -> N
         while "question" in asked:
             _, asked = client.vote(asked)
 
-    threads = [threading.Thread(target=take_part, args=(f"r{i}",)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(take_part, [f"r{i}" for i in range(6)]))
     assert [len(votes) for votes in book_of(tmp_path).votes.values()] == [9] * 6
 
 
@@ -275,18 +272,13 @@ def test_a_killed_server_loses_no_vote_that_it_acknowledged(run_store: RunStore)
         server, client = started(run_store.root)
         acknowledged: list[str] = []
         names = [f"start {start} listener {i}/" for i in range(3)]
-        threads = [
-            threading.Thread(target=vote_until_it_dies, args=(client, name, acknowledged))
-            for name in names
-        ]
-        for thread in threads:
-            thread.start()
-        while len(acknowledged) < 20 and server.poll() is None:
-            time.sleep(0.001)
-        server.kill()  # SIGKILL, in the middle of what the three are doing
-        server.communicate()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(3) as pool:
+            for name in names:
+                pool.submit(vote_until_it_dies, client, name, acknowledged)
+            while len(acknowledged) < 20 and server.poll() is None:
+                time.sleep(0.001)
+            server.kill()  # SIGKILL, in the middle of what the three are doing
+            server.communicate()
         assert server.returncode == -signal.SIGKILL
         kept = sum(len(votes) for votes in VoteBook.read(path).votes.values())
         # Of each listener one vote may be on disk whose acknowledgement never arrived.
@@ -334,12 +326,6 @@ def test_clients_that_hang_up_leave_the_terminal_alone(
 
 
 def test_a_burst_of_listeners(client: Client) -> None:
-    found: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(client("GET", "")[0])) for _ in "x" * 50
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(lambda _: client("GET", "")[0], range(50)))
     assert found == [200] * 50

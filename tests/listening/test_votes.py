@@ -24,6 +24,14 @@ def book(tmp_path: Path, planned: tuple[Session, ClipFiles], fill: Fill) -> Vote
     return out
 
 
+@pytest.fixture
+def quality(tmp_path: Path, run_store: RunStore, fill: Fill) -> VoteBook:
+    planned, _ = plan_session(run_store, Wanted(question="quality", per_rater=9))
+    out = VoteBook.open(tmp_path / "q.jsonl", planned)
+    fill(out, raters=4)
+    return out
+
+
 def lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)
 
@@ -166,14 +174,10 @@ def test_preferences_become_elo_after_the_paper_and_with_our_interval(book: Vote
     assert any("Gamma interval (paper), nominally 95 %, held the" in n for n in results.notes)
 
 
-def test_scores_become_mean_opinions(tmp_path: Path, run_store: RunStore, fill: Fill) -> None:
-    planned, _ = plan_session(run_store, Wanted(question="quality", per_rater=9))
-    book = VoteBook.open(tmp_path / "q.jsonl", planned)
-    fill(book, raters=4)
-    results = results_of(read_polls([book.path]))
-    found = values(results, "mos")
+def test_scores_become_mean_opinions(quality: VoteBook) -> None:
+    found = values(results_of(read_polls([quality.path])), "mos")
     for cell in found:
-        scores = [v.answer for votes in book.votes.values() for v in votes if v.cells == (cell,)]
+        scores = [v.answer for votes in quality.votes.values() for v in votes if v.cells == (cell,)]
         assert found[cell] == pytest.approx(sum(scores) / len(scores))
     assert found["reference"] > found["rq-t0.8"]
 
@@ -188,16 +192,10 @@ def test_one_listener_gives_values_without_intervals(
     assert (row.low, row.reason) == (None, "an interval needs two listeners and two prompts")
 
 
-def test_votes_that_are_all_alike_have_no_interval(
-    tmp_path: Path, run_store: RunStore, fill: Fill
-) -> None:
-    planned, _ = plan_session(run_store, Wanted(question="quality", per_rater=9))
-    book = VoteBook.open(tmp_path / "q.jsonl", planned)
-    fill(book, raters=3)
-    for votes in book.votes.values():
-        votes[:] = [vote.model_copy(update={"answer": 3}) for vote in votes]
-    votes = tuple((name, vote) for name, cast in book.votes.items() for vote in cast)
-    (row, *_) = rated(Poll(session=planned, votes=votes)).rows
+def test_votes_that_are_all_alike_have_no_interval(quality: VoteBook) -> None:
+    votes = [(name, vote) for name, cast in quality.votes.items() for vote in cast]
+    alike = tuple((name, vote.model_copy(update={"answer": 3})) for name, vote in votes)
+    (row, *_) = rated(Poll(session=quality.session, votes=alike)).rows
     assert (row.value, row.low) == (3.0, None)
     assert row.reason == "an interval needs votes that differ"
 
@@ -243,21 +241,15 @@ def test_votes_of_several_machines_are_pooled_once(
 
 
 def test_ratings_join_the_runs_results_and_stay_apart(
-    tmp_path: Path, run_store: RunStore, book: VoteBook, fill: Fill
+    run_store: RunStore, book: VoteBook, quality: VoteBook
 ) -> None:
     before = run_store.read_results()
     join_run(run_store.root, read_polls([book.path]))
-    quality = VoteBook.open(
-        tmp_path / "q.jsonl", plan_session(run_store, Wanted(question="quality"))[0]
-    )
-    fill(quality, raters=2)
     join_run(run_store.root, read_polls([quality.path]))
     joined = run_store.read_results()
     elo = "elo_meaningfulness"
     assert {row.metric for row in joined.rows} == {elo, f"{elo}_paper", "mos"}
-    voted = [
-        shown for shown in shown_columns(joined) if shown.column.name in {"mos", "elo_quality"}
-    ]
+    voted = [one for one in shown_columns(joined) if one.column.name in {"mos", "elo_quality"}]
     assert voted
     assert not any(shown.is_speed for shown in voted)
     assert run_store.read_json(Results, "results.json") == before
