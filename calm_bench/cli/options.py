@@ -136,7 +136,7 @@ Precisions = Annotated[
         parser=precision,
         metavar="P [P …]",
         help="fp32, fp16, bf16 or int8: each a row of every system, compared with the first; what "
-        "is timed as `plain` is always fp32.",
+        "is timed as `plain` is fp32, on a GPU bf16 as well.",
         show_default="fp32; bf16 for times at paper scale",
     ),
 ]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
@@ -72,6 +73,76 @@ def device_name(device: str) -> str:
 
         return torch.cuda.get_device_name(device)
     return _processor()
+
+
+GPU_STATE = {
+    "sm_mhz": "clocks.sm",
+    "sm_mhz_most": "clocks.max.sm",
+    "memory_mhz": "clocks.mem",
+    "watts": "power.draw",
+    "watts_most": "power.limit",
+    "celsius": "temperature.gpu",
+    "throttled": "clocks_event_reasons.active",
+    "driver": "driver_version",
+}
+"""What nvidia-smi is asked of a GPU; `throttled` is a mask in hexadecimals, 0x1 being idleness."""
+
+
+def gpu_state(device: str) -> dict[str, str | None] | None:
+    """Clocks, power, heat and throttling of a GPU now; None where unknown, and for a processor."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    name = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    for event in ("clocks_event_reasons", "clocks_throttle_reasons"):  # before driver 535
+        query = ",".join(GPU_STATE.values()).replace("clocks_event_reasons", event)
+        command = ["nvidia-smi", f"--id=GPU-{name}", f"--query-gpu={query}"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(
+                [*command, "--format=csv,noheader,nounits"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+            found = [value.strip() for value in done.stdout.split(",")]
+            told = [None if value.startswith("[") else value for value in found]
+            return dict(zip(GPU_STATE, told, strict=True))
+    return dict.fromkeys(GPU_STATE)
+
+
+def describe_gpu(device: str) -> dict[str, object] | None:
+    """A GPU's state, its libraries, and whether float32 is rounded to TF32; None elsewhere."""
+    state = gpu_state(device)
+    if state is None:
+        return None
+    import torch
+
+    return {
+        **state,
+        "cuda": torch.version.cuda,
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+    }
+
+
+def cache_of(device: str) -> int | None:
+    """Bytes of the largest cache of a GPU, or of the processor; None where nothing tells."""
+    if device.startswith("cuda"):
+        import torch
+
+        return getattr(torch.cuda.get_device_properties(device), "L2_cache_size", None)
+    sizes = []
+    for path in CACHES.glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0)
+        if unit and text[:-1].isdecimal():
+            sizes.append(int(text[:-1]) * unit)
+    return max(sizes, default=None)
+
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @cache

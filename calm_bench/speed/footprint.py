@@ -9,9 +9,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calm_bench.core.device import cache_of, gpu_state
 from calm_bench.speed.frames import Clock
 from calm_bench.speed.protocol import Arm, time_call
 from calm_bench.speed.timetable import SpeedPlan
@@ -20,18 +20,20 @@ from calm_bench.store.records import BandwidthRecord, FootprintRecord, Stage
 if TYPE_CHECKING:
     import torch
 
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 BEYOND = 8  # times the last cache
+LEAST_ON_GPU = 4_000_000_000  # what a GPU reads in a millisecond or two
 
 
 class ReadProbe:
     """A buffer in a device's memory, read whole once per call."""
 
     def __init__(self, device: str, megabytes: int, clock: Clock) -> None:
-        """Fill a buffer of so many megabytes, or more where caches are large."""
+        """Fill a buffer of so many megabytes, or more: on a GPU, and where caches are large."""
         import torch
 
-        wanted = max(megabytes * 1_000_000, BEYOND * (last_cache_bytes() or 0))
+        least = LEAST_ON_GPU if device.startswith("cuda") else megabytes * 1_000_000
+        wanted = max(least, BEYOND * (cache_of(device) or 0))
+        self._device = device
         self._buffer = torch.ones(wanted // 4, dtype=torch.float32, device=device)
         self._clock = clock
         self._taken: list[int] = []
@@ -54,18 +56,8 @@ class ReadProbe:
             n_bytes=self._buffer.nbytes,
             read_ns=taken,
             threads=torch.get_num_threads(),
+            gpu=gpu_state(self._device),
         )
-
-
-def last_cache_bytes() -> int | None:
-    """Size of the processor's largest cache; None where the system does not tell."""
-    sizes = []
-    for path in CACHES.glob("index*/size"):
-        text = path.read_text(encoding="ascii").strip()
-        unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0)
-        if unit and text[:-1].isdecimal():
-            sizes.append(int(text[:-1]) * unit)
-    return max(sizes, default=None)
 
 
 STAGES: tuple[Stage, ...] = ("backbone", "head", "codec")

@@ -3,7 +3,7 @@
 `python -m calm_bench.speed.peak_worker` reads its task from standard input and prints one line of
 JSON. On a processor that is resident memory beyond that of a process that has imported everything;
 the kernel's high-water mark is set back after loading, and where that is not allowed, loading
-counts too. On a GPU it is what torch had allocated at most.
+counts too. On a GPU it is what torch had allocated at most, and beside it what it had reserved.
 """
 
 import json
@@ -40,12 +40,14 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for batch in plan.setting.batch:
         arm = arm_of(row, system, prompts, batch)
+        reserved = None
         if plan.request.device.startswith("cuda"):
             size: int | None = peak_allocated(arm, task["n_frames"])
+            reserved = torch.cuda.max_memory_reserved(plan.request.device)
         else:
             size = _peak_resident(arm, task["n_frames"], before)
         reason = UNKNOWN if size is None else None
-        found[batch] = {"peak_bytes": size, "peak_reason": reason}
+        found[batch] = {"peak_bytes": size, "peak_reason": reason, "reserved_bytes": reserved}
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from statistics import median
 
+from calm_bench.core.device import cache_of
 from calm_bench.core.stats import ratio_interval
 from calm_bench.numbers.speed import (
     SPEED_COLUMNS,
@@ -25,7 +26,6 @@ from calm_bench.numbers.speed import (
     typical,
 )
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.footprint import last_cache_bytes
 from calm_bench.speed.timetable import Setting, SpeedPlan
 from calm_bench.store.records import (
     BandwidthRecord,
@@ -42,7 +42,7 @@ from calm_bench.types import Column, Estimate
 THIRTY_SECONDS = 30.0
 NOTHING_READ = "this stage reads no weights"
 NOT_LOOKED = "memory was not looked at"
-NOT_PLAIN = "the plain fp32 step of this system was not timed in the same rounds: add --mode plain"
+NOT_PLAIN = "the plain step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
@@ -55,7 +55,7 @@ LIMITS: dict[Stage, str] = {
 
 
 ONE_CLIP = (
-    speed_column("vs_plain", "against plain fp32", "×", better=True),
+    speed_column("vs_plain", "against plain", "×", better=True),
     speed_column("rest_ratio", "all but the head, b", "×", better=None),
     speed_column("implied_speedup", "overall, implied", "×", better=None),
     speed_column("identity_residual", "residual", "%", better=None),
@@ -79,7 +79,7 @@ def batch_columns(batch: int) -> tuple[Column, ...]:
         speed_column("rows_per_s", "frames per second", better=True),
         speed_column("overall_speedup", "overall", "×", better=True),
         speed_column("head_speedup", "head", "×", better=True),
-        speed_column("vs_plain", "against plain fp32", "×", better=True),
+        speed_column("vs_plain", "against plain", "×", better=True),
         speed_column("peak_mb", "peak memory", "MB"),
         speed_column("state_mb", "state", "MB"),
     )
@@ -95,7 +95,7 @@ WHOLE = (
     speed_column("generation_s", "all clips", "s"),
     speed_column("generation_clip_s", "per clip", "s"),
     speed_column("generation_speedup", "whole generation", "×", better=True),
-    speed_column("generation_vs_plain", "whole generation against plain fp32", "×", better=True),
+    speed_column("generation_vs_plain", "whole generation against plain", "×", better=True),
 )
 
 
@@ -144,10 +144,9 @@ class _Facts:
 
     def __init__(self, rows: Sequence[Row], store: RunStore) -> None:
         self.rows, self.timed = rows, Timed.of(rows, store.read(LatencyRecord))
-        self.bandwidth = {  # bytes per nanosecond by round
-            probe.round: probe.n_bytes / median(probe.read_ns)
-            for probe in store.read(BandwidthRecord)
-        }
+        probes = store.read(BandwidthRecord)
+        self.bandwidth = {p.round: p.n_bytes / median(p.read_ns) for p in probes}  # bytes per ns
+        self.gpu = [probe.gpu for probe in probes if probe.gpu]
         self.footprints = {(f.cell_id, f.batch): f for f in store.read(FootprintRecord)}
         self.generations: dict[str, dict[int, GenerationRecord]] = {}  # by row and repeat
         for made in store.read(GenerationRecord):
@@ -163,8 +162,9 @@ class _Facts:
         return self._first(baseline=True, mode=row.mode, precision=row.precision)
 
     def plain_of(self, row: Row) -> Row | None:
-        """The plain fp32 step of a row's system."""
-        return self._first(model=row.model, head_steps=row.head_steps, mode="plain")
+        """The plain step of a row's system, in the row's precision or else in fp32."""
+        alike = {"model": row.model, "head_steps": row.head_steps, "mode": "plain"}
+        return self._first(**alike, precision=row.precision) or self._first(**alike)
 
     def _first(self, **wanted: object) -> Row | None:
         alike = (c for c in self.rows if all(getattr(c, k) == v for k, v in wanted.items()))
@@ -371,11 +371,32 @@ def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:
         "that a step reads over it"
     )
     if plan.request.device.startswith("cuda"):
+        yield from _gpu(facts)
         return
-    cache = last_cache_bytes()
+    cache = cache_of("cpu")
     if cache is not None:
         yield (
             f"weights that stay in the last cache ({cache / 1e6:.0f} MB, shared by all cores) are "
             "read faster than memory, and a step may beat the limit"
         )
     yield f"peak memory: {CPU_PEAK}"
+
+
+IDLE = 1
+"""The bit of a mask of throttling that says that nothing was asked of the GPU."""
+
+
+def _gpu(facts: _Facts) -> Iterator[str]:
+    """How a GPU was clocked and cooled between rounds, and memory beyond that of tensors."""
+    masks = [int(mask, 16) for state in facts.gpu if (mask := state.get("throttled"))]
+    slowed = sum(mask & ~IDLE != 0 for mask in masks)
+    parts = [f"throttled after {slowed} of {len(masks)} rounds"] if masks else []
+    for name, unit in (("sm_mhz", "MHz"), ("watts", "W"), ("celsius", "°C")):
+        if seen := [float(state[name] or 0) for state in facts.gpu if state.get(name)]:
+            parts.append(f"{min(seen):.0f} to {max(seen):.0f} {unit}")
+    yield "between rounds: " + (", ".join(parts) or "nvidia-smi told nothing of the GPU")
+    if reserved := [f.reserved_bytes for f in facts.footprints.values() if f.reserved_bytes]:
+        yield (
+            "peak memory is that of tensors; the allocator had reserved "
+            f"{min(reserved) / 1e6:,.0f} to {max(reserved) / 1e6:,.0f} MB at most"
+        )

@@ -225,7 +225,8 @@ def expand(request: Request) -> SpeedPlan:
     scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
     models, systems = Models(), scale.systems
-    variants = _variants(setting.modes, setting.precisions)
+    narrow = ("bf16",) if request.device.startswith("cuda") else ()
+    variants = _variants(setting.modes, setting.precisions, ("fp32", *narrow))
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
     rows = tuple(
@@ -279,16 +280,20 @@ def _setting(setting: Setting, request: Request) -> Setting:
 
 
 def _variants(
-    modes: Sequence[Mode], precisions: Sequence[Precision]
+    modes: Sequence[Mode], precisions: Sequence[Precision], of_plain: Sequence[Precision]
 ) -> list[tuple[Mode, Precision]]:
-    """Modes and precisions as rows: plain once, in fp32, then each other mode in each precision."""
+    """Modes and precisions as rows: each mode in each precision.
+
+    The plain step has those of `of_plain` that are asked for, or else fp32.
+    """
     others = [mode for mode in dict.fromkeys(modes) if mode != "plain"]
-    if not others and any(precision != "fp32" for precision in precisions):
+    if not others and any(precision not in of_plain for precision in precisions):
         raise InputError(
-            "the plain step is always fp32: --precision needs another mode beside it, "
-            "as in --mode plain eager"
+            f"the plain step is always {' or '.join(of_plain)}: --precision needs another mode "
+            "beside it, as in --mode plain eager"
         )
-    plain: list[tuple[Mode, Precision]] = [("plain", "fp32")] if "plain" in modes else []
+    own = [p for p in of_plain if p in precisions] or ["fp32"]
+    plain: list[tuple[Mode, Precision]] = [("plain", p) for p in own if "plain" in modes]
     return plain + [(mode, p) for mode in others for p in dict.fromkeys(precisions)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from calm_bench import __version__, registry
 from calm_bench.core import paths
 from calm_bench.core.code import HOME, LIBRARIES, SILENT, code_hash, version_of
-from calm_bench.core.device import device_name
+from calm_bench.core.device import describe_gpu, device_name
 
 _MODELS = registry.SYSTEMS | registry.CODECS
 _MEASURES = registry.METRICS | registry.EMBEDDINGS
@@ -39,6 +39,7 @@ def describe_environment(device: str) -> dict[str, Any]:
     return {
         "device": device.partition(":")[0],
         "device_name": device_name(device),
+        "gpu": describe_gpu(device),
         "torch": metadata.version("torch"),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -183,7 +183,11 @@ class LatencyRecord(Record):
 
 
 class BandwidthRecord(Record):
-    """How fast memory was read during one round: a buffer beyond the caches, read several times."""
+    """How fast memory was read during one round: a buffer beyond the caches, read several times.
+
+    Attributes:
+        gpu: A GPU's clocks, power, heat and throttling after the round.
+    """
 
     file = "bandwidth.jsonl"
     key_fields = ("round",)
@@ -192,6 +196,7 @@ class BandwidthRecord(Record):
     n_bytes: int
     read_ns: tuple[int, ...]
     threads: int
+    gpu: dict[str, str | None] | None = None
 
 
 class FootprintRecord(Record):
@@ -199,6 +204,7 @@ class FootprintRecord(Record):
 
     Attributes:
         peak_bytes: The most memory held at once, weights included; None with `peak_reason`.
+        reserved_bytes: The most that torch took of a GPU's memory, what it held free counted.
         state_bytes: Of that, what cache, frames and decoder keep between steps.
         read_bytes: By stage, weights and cache that a step reads; None with `read_reason`.
         operators: By stage, operators dispatched in a step; None where nobody counted.
@@ -211,6 +217,7 @@ class FootprintRecord(Record):
     batch: int
     peak_bytes: int | None = None
     peak_reason: str | None = None
+    reserved_bytes: int | None = None
     state_bytes: int | None = None
     read_bytes: dict[Stage, int] | None = None
     read_reason: str | None = None

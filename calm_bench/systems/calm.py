@@ -278,6 +278,10 @@ class CalmSystem(StreamingSystem):
 
         def head(z: Tensor, draws: Tensor, text: Tensor | None) -> Tensor:
             embedded = self.mlp.condition(z)
-            return sample(lambda x, t: self.mlp.velocity(x, t, embedded), draws, path)
+
+            def velocity(x: Tensor, t: Tensor) -> Tensor:
+                return self.mlp.velocity(x.to(z.dtype), t, embedded).float()
+
+            return sample(velocity, draws, path)
 
         return head

@@ -347,6 +347,8 @@ def prepare(
     """
     check(next(system.parameters()).device, precision, mode)
     if mode == "plain":
+        if precision == "bf16":
+            narrow(system)
         return system
     changes = changed_methods(type(system)) or changed_parts(system)
     steps = None if changes else system.flat(precision, release)
@@ -364,6 +366,26 @@ def prepare(
         install(system, CapturedSteps(steps, RUNNERS[mode]))
     system.precision, system.mode, system.steps = precision, mode, steps
     return system
+
+
+def narrow(system: System) -> None:
+    """Give a system's modules bfloat16, as `model.to(torch.bfloat16)` would.
+
+    Float32 stay its codec and what it names as exact, of which only the outputs are bfloat16.
+
+    Raises:
+        InputError: If it is a system of another package.
+    """
+    if type(system).flat is System.flat:
+        raise InputError(f"{type(system).__name__} runs at fp32 in mode plain")
+    for name, parameter in system.named_parameters():
+        if not name.startswith((*system.exact, "codec.")):
+            parameter.data = parameter.data.bfloat16()
+    modules = dict(system.named_modules())
+    for name in system.exact:
+        if part := modules.get(name.removesuffix(".")):
+            part.register_forward_hook(lambda module, given, made: made.bfloat16())
+    system.precision = "bf16"
 
 
 def changed_methods(cls: type[System]) -> str:
@@ -399,8 +421,8 @@ def check(device: torch.device, precision: Precision, mode: Mode) -> None:
     Raises:
         InputError: If not.
     """
-    if mode == "plain" and precision != "fp32":
-        raise InputError(f"mode plain is the float32 reference: {precision} needs mode eager")
+    if mode == "plain" and precision not in ("fp32", "bf16"):
+        raise InputError(f"mode plain is the modules as they are: {precision} needs mode eager")
     if mode in ("graph", "compile") and device.type != "cuda":
         raise InputError(f"mode {mode} is for CUDA devices: on {device.type} use mode eager")
     if precision in ("fp16", "int8") and device.type != "cpu":

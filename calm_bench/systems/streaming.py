@@ -341,7 +341,7 @@ class StreamingSystem(System):
         self, x: Tensor, cache: KvCache, sampling: SamplingParams, draws: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Contexts [B, D] of inputs x [B, D], and text tokens [B] by uniform draws [B, 1]."""
-        z: Tensor = self.backbone(x[:, None], cache)[:, 0]
+        z: Tensor = self.backbone(x[:, None].to(cache.buffer.dtype), cache)[:, 0]
         if draws is None:
             return z, None
         choose = Chooser(sampling.text_temperature, text_top_k(sampling))

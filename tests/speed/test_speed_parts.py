@@ -1,5 +1,6 @@
 """The probe, what a state holds, and the frames timed along a long generation."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from calm_bench.core.device import cache_of, describe_gpu, gpu_state
 from calm_bench.speed import footprint as probes
-from calm_bench.speed.footprint import ReadProbe, held_bytes, last_cache_bytes
+from calm_bench.speed.footprint import ReadProbe, held_bytes
 from calm_bench.speed.frames import HostClock
 from calm_bench.speed.generations import time_growth
 from calm_bench.speed.protocol import Arm
@@ -43,7 +45,7 @@ class Ticking:
 
 
 def test_the_probe_reads_more_than_the_caches_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "last_cache_bytes", lambda: 400_000)
+    monkeypatch.setattr(probes, "cache_of", lambda device: 400_000)
     probe = ReadProbe("cpu", 1, Ticking())
     probe.warm_up()
     probe.read()
@@ -55,12 +57,47 @@ def test_the_probe_reads_more_than_the_caches_hold(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_largest_cache_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "CACHES", tmp_path)
-    assert last_cache_bytes() is None
+    monkeypatch.setattr("calm_bench.core.device.CACHES", tmp_path)
+    assert cache_of("cpu") is None
     for index, size in enumerate(("32K", "1024K", "16M")):
         (tmp_path / f"index{index}").mkdir()
         (tmp_path / f"index{index}" / "size").write_text(size + "\n")
-    assert last_cache_bytes() == 16 << 20
+    assert cache_of("cpu") == 16 << 20
+
+
+class Gpu:
+    """In the place of torch's properties of a GPU."""
+
+    uuid = "1234"
+    L2_cache_size = 50 << 20
+
+
+def answered(tmp_path: Path, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program in the place of nvidia-smi."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + lines)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: Gpu())
+
+
+def test_a_gpu_s_state_is_told_as_far_as_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu_state("cpu") is None
+    answered(tmp_path, "exit 9\n", monkeypatch)
+    assert set(gpu_state("cuda").values()) == {None}
+    # before driver 535 the reasons had another name, and one that is not known fails the query
+    old = 'case "$*" in *clocks_event*) exit 2;; esac\n[ "$1" = --id=GPU-1234 ] || exit 3\n'
+    told = "echo '1980, 1980, 2619, [N/A], 700.00, 41, 0x0000000000000004, 535.10'\n"
+    answered(tmp_path, old + told, monkeypatch)
+    state = gpu_state("cuda:0")
+    assert state["sm_mhz"] == "1980"
+    assert state["watts"] is None
+    assert state["throttled"] == "0x0000000000000004"
+    assert describe_gpu("cuda")["driver"] == "535.10"
+    assert describe_gpu("cuda")["tf32_products"] is False
+    assert cache_of("cuda") == 50 << 20
 
 
 def test_a_state_holds_each_storage_once_and_no_weights() -> None:

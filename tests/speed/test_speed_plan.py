@@ -26,6 +26,22 @@ def test_plain_is_one_row_and_every_other_mode_one_for_each_precision(expanded: 
     assert [cell.mode for cell in plan.growth_rows] == ["eager", "eager"]
 
 
+def test_on_a_gpu_the_plain_step_is_timed_in_bf16_too() -> None:
+    asked = {"part": "speech", "scale": "paper", "device": "cuda"}
+    assert {(c.mode, c.precision) for c in expand(Request(**asked)).rows} == {
+        ("plain", "bf16"),
+        ("eager", "bf16"),
+        ("graph", "bf16"),
+    }
+    both = expand(Request(**asked, modes=("plain", "eager"), precisions=("bf16", "fp32")))
+    assert [(c.mode, c.precision) for c in both.rows][:3] == [
+        ("plain", "fp32"),
+        ("plain", "bf16"),
+        ("eager", "bf16"),
+    ]
+    assert expand(Request(**asked, modes=("plain",), precisions=("bf16",))).rows[0].mode == "plain"
+
+
 def test_head_steps_are_rows_of_the_systems_that_take_any_number(expanded: Expand) -> None:
     plan = expanded(head_steps=(1, 4))
     assert [(cell.label, cell.head_steps) for cell in plan.rows] == [

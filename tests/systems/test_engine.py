@@ -63,7 +63,8 @@ def forced(
     for _ in range(NEW):
         for i, (system, state) in enumerate(zip((plain, other), states, strict=True)):
             contexts[i].append(system.backbone_step(state))
-            frames[i].append(system.head_step(state, contexts[0][-1]))
+            z = contexts[0][-1].to(contexts[i][-1].dtype)
+            frames[i].append(system.head_step(state, z))
             system.push(state, frames[0][-1])
         for name in ("text", "stream"):
             theirs = getattr(states[1], name)
@@ -259,6 +260,42 @@ def test_fewer_bits_stay_within_what_is_stated(name: str, precision: Precision) 
         assert deviation(frames, fast_frames) < TOLERANCES[precision]
 
 
+class Matrices(TorchDispatchMode):
+    """The dtypes of all matrices that are multiplied while it is on."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("mm", "addmm", "bmm", "linear", "matmul"):
+            dtypes.update(x.dtype for x in tree_leaves(args) if isinstance(x, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+dtypes: set[torch.dtype] = set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("random_weights", [False, True])
+@torch.inference_mode()
+def test_plain_bf16_is_a_model_in_bf16(name: str, random_weights: bool) -> None:
+    options: dict[str, Any] = {"mode": "plain", "random_weights": random_weights}
+    plain, half = load_system(name, **options), load_system(name, precision="bf16", **options)
+    assert isinstance(plain, StreamingSystem)
+    assert isinstance(half, StreamingSystem)
+    assert (half.precision, half.mode) == ("bf16", "plain")
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=3)
+    z, half_z, frames, half_frames = forced(plain, half, [6.0, 1.5], sampling)
+    assert TOLERANCES["fp32"] < deviation(z, half_z) < 2 * TOLERANCES["bf16"]
+    assert half_frames.dtype == frames.dtype
+    state = half.start(prompts(half, [3.0]), sampling, [torch.Generator().manual_seed(0)], 4)
+    half.push(state, half.head_step(state, half.backbone_step(state)))
+    dtypes.clear()
+    with Matrices():
+        x = torch.zeros(1, half.backbone.config.dim)
+        half.step(x, state.cache, sampling, torch.rand(1, 1) if half.text_size else None)
+        if not plain.codec.continuous:  # times are embedded in float32
+            half.head_step(state, half.backbone_step(state))
+    assert dtypes == {torch.bfloat16}
+
+
 @pytest.mark.usefixtures("packs_all")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("rank", [None, 8])
@@ -294,7 +331,7 @@ def test_training_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "mode", "words"),
-    [("bf16", "plain", "needs mode eager"), ("fp32", "graph", "is for CUDA devices")],
+    [("int8", "plain", "needs mode eager"), ("fp32", "graph", "is for CUDA devices")],
 )
 def test_what_a_device_cannot_do_is_one_line(precision: Precision, mode: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
