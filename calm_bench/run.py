@@ -163,9 +163,10 @@ def _settled(device: str, ranks: Ranks) -> str:
 
     device, threads = ranks.share(lambda: (resolve_device(device), torch.get_num_threads()))
     torch.set_num_threads(threads)
-    first = ranks.share(lambda: describe_environment(device))
     with ranks.meeting():
         own = describe_environment(resolve_device(device))
+    first = ranks.share(lambda: own)
+    with ranks.meeting():
         for name in ("torch", "calm_bench", "code"):
             if own[name] != first[name]:
                 raise InputError(f"{name} is {own[name]} here and {first[name]} on rank 0")
@@ -246,10 +247,10 @@ def _make(plan: Plan, store: RunStore, device: str, ranks: Ranks) -> None:
         held_out = HeldOut(plan, store, opened, prompts_at)
         rounds = missing_times(plan, store) if ranks.is_first else []
         timed = {opened_as(row) for row in timed_rows(plan.rows)} if rounds else set()
-        for at, rows in enumerate(stays):
+        for at, rows in enumerate(turned := ranks.turned(stays)):
             studio.make(rows)
             held_out.read(rows, ranks)
-            opened.keep(timed | {opened_as(later[0]) for later in stays[at + 1 :]})
+            opened.keep(timed | {opened_as(later[0]) for later in turned[at + 1 :]})
     with ranks.meeting():
         if ranks.is_first:
             for rows in stays:

@@ -18,8 +18,26 @@ def train(
             metavar="MODEL", help="A model's name or folder; its config.yaml holds the recipe."
         ),
     ],
-    devices: Annotated[int, typer.Option(min=1, help="Devices on each node.")] = 1,
-    num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Devices on each node; each is a rank with a batch of its own, so that two double "
+            "what a step learns from.",
+            show_default="1, or what torchrun or srun started",
+        ),
+    ] = None,
+    num_nodes: Annotated[
+        int | None, typer.Option(min=1, help="Nodes.", show_default="1, or as started")
+    ] = None,
+    global_batch: Annotated[
+        bool,
+        typer.Option(
+            "--global-batch",
+            help="Ranks share the recipe's batches (`accumulate` counts them) in place of having "
+            "one each: the step of one process, within rounding. Not for codecs.",
+        ),
+    ] = False,
     strategy: Annotated[
         str, typer.Option(metavar="auto|ddp|fsdp", help="How devices share the work.")
     ] = "auto",
@@ -62,11 +80,14 @@ def train(
     Ctrl-C or SIGTERM stops it after the step in hand. Stopped or killed, it goes on from its last
     checkpoint when the command is repeated.
     """
-    from calm_bench.training.train import TrainOptions, train_model
+    from calm_bench.core.ranks import launched
+    from calm_bench.training.train import TrainOptions, speaks, train_model
 
+    here, nodes = launched()
     chosen = TrainOptions(
-        devices=devices,
-        num_nodes=num_nodes,
+        devices=devices or here,
+        num_nodes=num_nodes or nodes,
+        global_batch=global_batch,
         strategy=strategy,
         accelerator=device,
         threads=threads,
@@ -78,6 +99,8 @@ def train(
     )
     with ExitStack() as stack:
         folder = train_model(name, chosen, _reporter(name, stack))
+    if not speaks():
+        return
     if folder is None:
         typer.echo(f"{name}: steps are left; the same command goes on")
     else:

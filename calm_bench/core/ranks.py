@@ -47,6 +47,14 @@ class Ranks:
         """Whether a piece of work is this rank's: of all that ask, the first has it."""
         return True
 
+    def turned(self, items: Sequence[T]) -> list[T]:
+        """Items from this rank's place in them on: each rank begins with what others end with.
+
+        So few load the same networks for work that they take from each other.
+        """
+        first = self.rank * len(items) // self.count
+        return [*items[first:], *items[:first]]
+
     def share(self, find: Callable[[], T]) -> T:
         """What rank 0 finds, on every rank."""
         return find()
@@ -217,6 +225,16 @@ def _place_of_slurm() -> tuple[int, int] | None:
     os.environ["MASTER_ADDR"] = slurm.main_address
     os.environ["MASTER_PORT"] = str(slurm.main_port)
     return slurm.global_rank(), slurm.world_size()
+
+
+def launched() -> tuple[int, int]:
+    """How many ranks a launcher has started on each machine, and on how many; (1, 1) for none."""
+    found = _place()
+    if found is None:
+        return 1, 1
+    each = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE")
+    here = int(each or found[1])
+    return here, max(1, found[1] // here)
 
 
 def _start(count: int) -> list[subprocess.Popen[bytes]]:

@@ -197,7 +197,7 @@ class Scorer:
                 clips = {c.audio_id: c for row in self.rows for c in self.clips.of(row.cell_id)}
                 hear_in_parts(clips, self._recognizer, self.ranks)
         with self.ranks.meeting(), stage("scoring", len(setups) * len(self.rows)) as advance:
-            for setup in setups:
+            for setup in self.ranks.turned(setups):
                 self._prepare(setup)
                 advance(len(self.rows))
 

@@ -234,7 +234,13 @@ class Trainer:
     """Takes an objective through its steps."""
 
     def __init__(
-        self, objective: Objective, config: TrainingConfig, folder: Path, fabric: Fabric
+        self,
+        objective: Objective,
+        config: TrainingConfig,
+        folder: Path,
+        fabric: Fabric,
+        *,
+        global_batch: bool = False,
     ) -> None:
         """Set up optimiser and averages; nothing is loaded or written yet.
 
@@ -243,8 +249,11 @@ class Trainer:
             config: The recipe.
             folder: Where state, log and samples go.
             fabric: Launched Fabric: device, precision, strategy.
+            global_batch: Whether ranks share the batches of a step, which `accumulate` counts, and
+                take the step of one process; else each rank has as many of its own.
         """
         self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
+        self.parts = config.accumulate // (fabric.world_size if global_batch else 1)
         self.forward = fabric.setup_module(LossModule(objective))  # shards parameters, if it shards
         groups = parameter_groups(objective, config)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8)
@@ -362,18 +371,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(step) * group["share"]
         means = Means()
-        for part in range(config.accumulate):
-            index = (step * config.accumulate + part) * self.fabric.world_size
-            index += self.fabric.global_rank
+        for part in range(self.parts):
+            index = (step * self.parts + part) * self.fabric.world_size + self.fabric.global_rank
             batch = self.objective.batch(index, config.batch_size)
             batch = {key: value.to(self.fabric.device) for key, value in batch.items()}
-            last = part == config.accumulate - 1
+            last = part == self.parts - 1
             waiting = self.fabric.no_backward_sync(self.forward, enabled=not last)
             with waiting, self._counting_flops():
                 with seeded(derive_seed("training", config.seed, index, "dropout")):
                     loss, logs = self.forward(batch, index)
                 logs = {"loss": self._check(loss, index, "loss"), **logs}
-                self.fabric.backward(loss / config.accumulate)
+                self.fabric.backward(loss / self.parts)
             means.add(logs)
         norm = clip_gradients(self.objective.module, config.clip)
         gradient = self._check(norm, step, "gradient norm")
@@ -424,7 +432,7 @@ class Trainer:
             return
         with FlopCounterMode(display=False) as counter:
             yield
-        batches = self.config.accumulate * self.fabric.world_size
+        batches = self.parts * self.fabric.world_size
         self.progress.flops = counter.get_total_flops() * batches
 
     def _step_adversary(self, batch: Mapping[str, Tensor], step: int) -> None:
@@ -450,6 +458,14 @@ class Trainer:
                 self.average[key].mul_(decay).add_(value, alpha=1 - decay)
             else:
                 self.average[key].copy_(value)
+
+    def _over_ranks(self, logs: dict[str, float]) -> dict[str, float]:
+        """The means over all ranks of what each has logged."""
+        if self.fabric.world_size == 1:
+            return logs
+        found: list[dict[str, float]] = [{} for _ in range(self.fabric.world_size)]
+        torch.distributed.all_gather_object(found, logs)
+        return {key: sum(own[key] for own in found) / len(found) for key in logs}
 
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.fabric.is_global_zero:
@@ -494,7 +510,7 @@ class Trainer:
                 if signals.any_rank(self.fabric):
                     stop = step
                 if step % self.config.log_every == 0 or step == stop:
-                    logs = means.take()
+                    logs = self._over_ranks(means.take())
                     self._log(logs)
                     yield logs
                 if step % self.config.validate_every == 0 or step == self.config.steps:

@@ -118,6 +118,7 @@ class TrainOptions:
 
     Attributes:
         seed: Another than the recipe's makes a further training, beside the model's own weights.
+        global_batch: Whether ranks share the recipe's batch; else each learns from one of its own.
     """
 
     devices: int = 1
@@ -129,7 +130,13 @@ class TrainOptions:
     fresh: bool = False
     export: bool = False
     seed: int | None = None
+    global_batch: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        return self.devices * self.num_nodes
 
 
 def _check_devices(options: TrainOptions) -> None:
@@ -150,16 +157,52 @@ def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Fabric:
         torch.set_num_threads(options.threads)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     _check_devices(options)
-    ranks = options.devices * options.num_nodes
-    fabric = Fabric(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        num_nodes=options.num_nodes,
-        strategy=sharded_strategy(ranks) if options.strategy == "fsdp" else options.strategy,
-        precision=recipe.precision,
-    )
-    fabric.launch()
+    sharded = options.strategy == "fsdp"
+    try:
+        fabric = Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=sharded_strategy(options.ranks) if sharded else options.strategy,
+            precision=recipe.precision,
+        )
+        fabric.launch()
+    except ValueError as error:  # a launcher's variables say something else than the options
+        raise InputError(str(error)) from error
     return fabric
+
+
+def _check_batch(config: ModelConfig, recipe: TrainingConfig, options: TrainOptions) -> None:
+    """Say what several ranks do to a step, or refuse to share a batch that they cannot share."""
+    n, parts = options.ranks, recipe.accumulate
+    size, one = recipe.batch_size * parts, "the step of one process"
+    if not options.global_batch or n == 1:
+        if n > 1 and speaks():
+            logger.warning(
+                "%s ranks: a step learns from %s clips where one process learns from %s, at the "
+                "same rate; --global-batch shares the %s",
+                *(n, n * size, size, size),
+            )
+        return
+    if config.kind == "codec":
+        raise InputError(
+            f"--global-batch: a codec's judges and codebooks learn a batch at a time, so that "
+            f"ranks cannot take {one}"
+        )
+    if parts % n:
+        settings = f"--set accumulate={n} batch_size={size // n}"
+        hint = f": {settings} makes one" if size % n == 0 else ""
+        raise InputError(
+            f"--global-batch: {n} ranks share a step of as many batches or a multiple, and this "
+            f"recipe's has {parts}{hint}"
+        )
+
+
+def speaks() -> bool:
+    """Whether this process is the first of its ranks, which alone says what was done."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def train_model(name: str, options: TrainOptions, report: Report | None = None) -> Path | None:
@@ -171,8 +214,8 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
         report: Called after every stretch of steps, for a progress bar.
 
     Returns:
-        The model's folder if its weights were written, None if the run stopped before its
-        last step.
+        The model's folder if its weights were written (by the first rank), None if the run stopped
+        before its last step.
 
     Raises:
         InputError: If the recipe or the corpus cannot be used.
@@ -186,6 +229,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     for known in ("card.md", "notes.md"):  # refused now, not when hours of steps are done
         _text(folder / known)
     read_curve(folder)
+    _check_batch(config, recipe, options)
     fabric = _fabric(recipe, options)
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
@@ -198,7 +242,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
             if options.fresh and fabric.local_rank == 0:
                 _forget(work)
         work.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(objective, recipe, work, fabric)
+        trainer = Trainer(objective, recipe, work, fabric, global_batch=options.global_batch)
         if recipe.keep_every:
             trainer.keep = partial(_keep, work, config, folder)
         if trainer.resume():
@@ -212,7 +256,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
         weights = trainer.exported()
         if fabric.is_global_zero:
             _write(folder, config, trainer, weights, options, further=bool(suffix))
-        return folder if fabric.is_global_zero else None
+        return folder
 
 
 @contextmanager
@@ -531,6 +575,7 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
     words += [word for k, v in values.items() for word in ("--set", f"{k}={json.dumps(v)}")]
     for option, count in (("--devices", options.devices), ("--num-nodes", options.num_nodes)):
         words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
+    words += ["--global-batch"] if options.global_batch else []
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
     first = "" if recipe.start_from is None else f"{train_command(recipe.start_from)} && "
     return first + shlex.join(words)
@@ -575,7 +620,7 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
         ),
         step=trainer.progress.step,
         steps=recipe.steps,
-        batch=recipe.batch_size * recipe.accumulate * fabric.world_size,
+        batch=recipe.batch_size * trainer.parts * fabric.world_size,
         seed=recipe.seed,
         start=_start(trainer.objective, recipe),
         rate=recipe.learning_rate,

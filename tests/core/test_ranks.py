@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from calm_bench.core import progress
-from calm_bench.core.ranks import ALONE, join
+from calm_bench.core.ranks import ALONE, Ranks, join
 from calm_bench.errors import InputError
 
 Started = list[subprocess.CompletedProcess[str]]
@@ -136,8 +136,15 @@ def test_one_process_takes_all_and_waits_for_nobody() -> None:
     assert join() is ALONE
     assert [ALONE.take("work"), ALONE.take("work")] == [True, True]
     assert ALONE.share(lambda: 3) == 3
+    assert ALONE.turned("abc") == ["a", "b", "c"]
     with pytest.raises(KeyError), ALONE.meeting():
         raise KeyError
+
+
+def test_each_rank_begins_elsewhere_and_comes_to_all() -> None:
+    second = Ranks()
+    second.rank, second.count = 1, 3
+    assert second.turned("abcdefg") == list("cdefgab")
 
 
 def test_ranks_that_a_launcher_started_start_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,14 +301,15 @@ RANKS = """
 import sys
 from calm_bench.training.train import TrainOptions, train_model
 
-def train(name, strategy, until=None):
-    options = TrainOptions(accelerator="cpu", devices=2, strategy=strategy, threads=1, until=until)
+def train(name, strategy, **options):
+    options = TrainOptions(accelerator="cpu", devices=2, strategy=strategy, threads=1, **options)
     train_model(name, options)
 
 train("codec", "ddp")
 train("replicated", "ddp")
 train("sharded", "fsdp", until=3)
 train("sharded", "fsdp")
+train("shared", "ddp", global_batch=True)
 """
 
 
@@ -317,14 +318,36 @@ def test_two_ranks_take_one_step_and_sharded_training_those_of_replicated(corpus
     recipe = KINDS["calm"] | {"training": {**KINDS["calm"]["training"], "validate_every": 4}}
     replicated, sharded = model("replicated", **recipe), model("sharded", **recipe)
     codec = model("codec", **KINDS["vae"])
+    two = {**KINDS["calm"]["training"], "accumulate": 2}
+    shared, alone = (model(name, "calm-debug", two) for name in ("shared", "alone"))
+    train_model(alone, CPU)
     Path("ranks.py").write_text(RANKS)
     subprocess.run([sys.executable, "ranks.py"], check=True)
     assert len(losses(codec)) == len(losses(sharded)) == 8
     assert load_codec(codec).card.weights_sha256 is not None
     np.testing.assert_allclose(losses(sharded), losses(replicated), rtol=1e-4)
-    one, other = (load_system(name).state_dict() for name in (sharded, replicated))
-    for key in other:
-        torch.testing.assert_close(one[key], other[key], atol=2e-3, rtol=2e-3)
+    # Ranks that share a step's batches take the step of one process.
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-5)
+    for pair in ((sharded, replicated), (shared, alone)):
+        one, other = (load_system(name).state_dict() for name in pair)
+        for key in other:
+            torch.testing.assert_close(one[key], other[key], atol=2e-3, rtol=2e-3)
+
+
+def test_what_ranks_do_to_a_step_is_said_or_refused(
+    corpus: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calm_bench.training.train._fabric", None)
+    two = TrainOptions(accelerator="cpu", devices=2)
+    shared = TrainOptions(accelerator="cpu", devices=2, global_batch=True)
+    codec, system = model("codec", **KINDS["vae"]), model("system", **KINDS["calm"])
+    with pytest.raises(TypeError):
+        train_model(system, two)
+    assert "a step learns from 4 clips where one process learns from 2" in caplog.text
+    with pytest.raises(InputError, match="judges and codebooks learn a batch at a time"):
+        train_model(codec, shared)
+    with pytest.raises(InputError, match="--set accumulate=2 batch_size=1 makes one"):
+        train_model(system, shared)
 
 
 def test_strategies_that_do_not_fit_are_refused_in_one_line(corpus: Path) -> None:
