@@ -21,6 +21,7 @@ from calm_bench.asr import is_silent
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import Models, model_names
+from calm_bench.core.progress import waiting
 from calm_bench.core.stats import compare, summarise
 from calm_bench.embeddings.base import Embedding
 from calm_bench.errors import BenchError, InputError, UnknownNameError, describe
@@ -52,16 +53,22 @@ def verify(name: str) -> Iterator[Found]:
         UnknownNameError: If nothing has the name.
         BenchError: If the part cannot be loaded.
     """
-    kind, part = _loaded(name)
+    with waiting(f"loading {name}"):
+        kind, part = _loaded(name)
     for check in CHECKS[kind]:
         fault = None
         try:
-            check(part)
+            with waiting(f"checking: {_sentence(check)}"):
+                check(part)
         except BenchError:
             raise
         except Exception as error:
             fault = describe(error).removeprefix("AssertionError: ")
-        yield Found(" ".join(str(check.__doc__).split()).rstrip("."), fault)
+        yield Found(_sentence(check), fault)
+
+
+def _sentence(check: Callable[..., None]) -> str:
+    return " ".join(str(check.__doc__).split()).rstrip(".")
 
 
 def _loaded(name: str) -> tuple[str, Any]:

@@ -19,6 +19,7 @@ from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
+from calm_bench.core.progress import waiting
 from calm_bench.core.ranks import ALONE, Ranks
 from calm_bench.core.recordings import few
 from calm_bench.data.prompts import PromptsAt, PromptShelf
@@ -364,7 +365,8 @@ def _finish(
 
     def summed_up() -> Outcome:
         scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)
-        results = summarise_benchmark(spec, manifest, scorer, scores, pairs)
+        with waiting("computing intervals"):
+            results = summarise_benchmark(spec, manifest, scorer, scores, pairs)
         _refuse_lost(manifest, store, results)
         return finish(store, manifest.scored_by(code_hashes()), results)
 

@@ -119,7 +119,10 @@ def verify(
     Shapes, that the seed alone decides the clip, that a row does not depend on its batch, that
     streaming gives the whole clip's audio; of metrics, a number or a reason for any clip.
     """
-    from calm_bench.contracts import verify as checks
+    from calm_bench.core.progress import waiting
+
+    with waiting("loading torch"):
+        from calm_bench.contracts import verify as checks
 
     found = []
     for each in checks(name):

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 data = typer.Typer(
     no_args_is_help=True,
     help="Corpora to train on: spoken stories and played music for the tiny models, or your own.",
+    rich_markup_mode="rich",
+    epilog=options.examples(
+        {
+            "calm-bench data music": "the corpus of the music models",
+            "calm-bench data folder recordings/ --transcribe": "your own recordings as a corpus",
+        }
+    ),
 )
 
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Threads or processes.", show_default="one per core")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads or processes.", show_default="one per core"),
 ]
 
 Corpus = Annotated[
@@ -34,12 +42,12 @@ Corpus = Annotated[
 )
 def speech(
     out: Corpus = None,
-    train: Annotated[int, typer.Option(min=1, help="Stories to train on.")] = 2048,
-    validation: Annotated[int, typer.Option(min=1)] = 24,
+    train: Annotated[int, typer.Option(metavar="N", min=1, help="Stories to train on.")] = 2048,
+    validation: Annotated[int, typer.Option(metavar="N", min=1, help="Stories to choose by.")] = 24,
     test: Annotated[
-        int, typer.Option(min=1, help="Stories whose texts are in no other split.")
+        int, typer.Option(metavar="N", min=1, help="Stories whose texts are in no other split.")
     ] = 160,
-    seed: Annotated[int, typer.Option(help="Seed of words and voice.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of words and voice.")] = 0,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
@@ -57,7 +65,7 @@ def speech(
 )
 def voices(
     out: Corpus = None,
-    seed: Annotated[int, typer.Option(help="Seed of words and of Piper's noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of words and of Piper's noise.")] = 0,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
@@ -80,16 +88,21 @@ def voices(
 def music(
     out: Corpus = None,
     train: Annotated[
-        int, typer.Option(min=1, help="Recordings to train on, some 50 s each.")
+        int, typer.Option(metavar="N", min=1, help="Recordings to train on, some 50 s each.")
     ] = 1200,
     validation: Annotated[
-        int, typer.Option(min=1, help="Recordings of the few works for it, in turn.")
+        int, typer.Option(metavar="N", min=1, help="Recordings of the few works for it, in turn.")
     ] = 72,
     test: Annotated[
-        int, typer.Option(min=1, help="Recordings of as many works, in no other split.")
+        int,
+        typer.Option(metavar="N", min=1, help="Recordings of as many works, in no other split."),
     ] = 72,
-    seed: Annotated[int, typer.Option(help="Seed of instruments, keys, tempi and touch.")] = 0,
-    sample_rate: Annotated[int, typer.Option(min=1000)] = 16000,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of instruments, keys, tempi and touch.")
+    ] = 0,
+    sample_rate: Annotated[
+        int, typer.Option(metavar="N", min=1000, help="Samples a second.")
+    ] = 16000,
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
@@ -142,7 +155,9 @@ def folder(
             show_default=False,
         ),
     ] = None,
-    min_seconds: Annotated[float, typer.Option(min=0.0, help="Skip shorter recordings.")] = 1.0,
+    min_seconds: Annotated[
+        float, typer.Option(metavar="S", min=0.0, help="Skip shorter recordings.")
+    ] = 1.0,
     transcribe: Annotated[
         str | None,
         typer.Option(
@@ -193,11 +208,11 @@ def folder(
 def prompts(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A corpus folder.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The prompts folder of a benchmark.")],
-    name: Annotated[str, typer.Option(help="What the list is called.")] = "speech",
-    n: Annotated[int, typer.Option(min=1, help="How many.")] = 32,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Length of a clip.")] = 12.0,
+    name: Annotated[str, typer.Option(metavar="NAME", help="What the list is called.")] = "speech",
+    n: Annotated[int, typer.Option(metavar="N", min=1, help="How many.")] = 32,
+    seconds: Annotated[float, typer.Option(metavar="S", min=0.1, help="Length of a clip.")] = 12.0,
     per_recording: Annotated[
-        int, typer.Option(min=1, help="At most so many of each recording.")
+        int, typer.Option(metavar="N", min=1, help="At most so many of each recording.")
     ] = 1,
     offset: Annotated[
         float | None,
@@ -208,7 +223,9 @@ def prompts(
             show_default="spread over the recording",
         ),
     ] = None,
-    sample_rate: Annotated[int, typer.Option(min=1000)] = 16000,
+    sample_rate: Annotated[
+        int, typer.Option(metavar="N", min=1000, help="Samples a second.")
+    ] = 16000,
     split: Annotated[
         Literal["test", "validation"],
         typer.Option(help="Choices are made on validation prompts, and judged on test prompts."),

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from typing import Literal
 from calm_bench import config, registry
 from calm_bench.asr import PINNED_SHA256, load_recognizer
 from calm_bench.core import paths
+from calm_bench.core.progress import waiting
 from calm_bench.errors import BenchError, MissingExtraError
 from calm_bench.plan.plan import lacking
 from calm_bench.seeds import AT_SEED, file_hash
@@ -65,7 +66,17 @@ class Entry:
 
 def collect() -> list[Check]:
     """Every check: versions, device, disk, models, extras. Takes seconds: extras are imported."""
-    return [_core(), _device(), _disk(), *_models(), _recogniser(), *_extras()]
+    parts: dict[str, Callable[[], list[Check]]] = {
+        "packages": lambda: [_core(), _device(), _disk()],
+        "the models' weights": lambda: list(_models()),
+        "the speech recogniser": lambda: [_recogniser()],
+        "extras, which are imported": _extras,
+    }
+    found: list[Check] = []
+    for what, checks in parts.items():
+        with waiting(f"looking at {what}"):
+            found += checks()
+    return found
 
 
 def healthy(checks: list[Check]) -> bool:

@@ -53,8 +53,8 @@ def listen(
             show_default="all",
         ),
     ] = None,
-    per_rater: Annotated[int, typer.Option(min=1, metavar="N", help="Questions a listener.")] = 10,
-    seed: Annotated[int, typer.Option(help="Decides order and sides.")] = 0,
+    per_rater: Annotated[int, typer.Option(metavar="N", min=1, help="Questions a listener.")] = 10,
+    seed: Annotated[int, typer.Option(metavar="N", help="Decides order and sides.")] = 0,
     votes: Annotated[
         Path | None,
         typer.Option(
@@ -64,11 +64,12 @@ def listen(
         ),
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 takes a free one.")
+        int,
+        typer.Option(metavar="N", min=0, max=65535, help="Port of 127.0.0.1; 0 takes a free one."),
     ] = 0,
-    open_page: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
-    ] = True,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Do not open the page in a browser.")
+    ] = False,
 ) -> None:
     """Serve a blind listening test of a run's clips on this machine, and collect the votes.
 
@@ -91,7 +92,7 @@ def listen(
     session, clips = plan_session(RunStore(folder), wanted)
     path = votes or vote_file(folder, wanted.question)
     with VoteBook.locked(path):
-        _serve(VoteBook.open(path, session), clips, port=port, open_page=open_page)
+        _serve(VoteBook.open(path, session), clips, port=port, open_page=not no_open)
 
 
 def _serve(book: "VoteBook", clips: "ClipFiles", *, port: int, open_page: bool) -> None:

@@ -55,7 +55,8 @@ def paper(
         listed = {"folder": str(found.folder), "not_drawn": list(found.not_drawn)}
         echo_json({**listed, **found.ledger.model_dump(mode="json")})
         return
-    print_tables(ledger_tables(found.ledger, brief=True), Console())
+    where = f"all in {found.folder / 'ledger.md'}"
+    print_tables(ledger_tables(found.ledger, brief=True), Console(), where)
     for line in remedy_lines(found.ledger):
         typer.echo(line)
     for name in found.not_drawn:

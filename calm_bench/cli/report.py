@@ -120,7 +120,7 @@ def show(
     if as_json:
         echo_json({"folder": str(outcome.folder), **outcome.results.model_dump(mode="json")})
     else:
-        print_table(outcome.results, Console())
+        print_table(outcome.results, Console(), f"all in {outcome.folder / 'tables'}")
         if page.is_file():
             typer.echo(f"listen: {page}")
         typer.echo(f"tables: {outcome.folder / 'tables'}")
@@ -165,6 +165,7 @@ class BenchGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take words that any file and terminal takes."""
+        _bare_flags(self.params)  # those that came late, too
         for word in args:
             if not word.isascii() and word != word.encode(errors="replace").decode():
                 raise typer.BadParameter(f"{word!a} is no UTF-8 text: rename it")
@@ -210,11 +211,16 @@ def _let_flow(command: Any) -> None:
     """Join the lines of each paragraph of a command's help, and show flags without a type."""
     paragraphs = (command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(lines.split()) for lines in paragraphs)
-    for option in command.params:
-        if getattr(option, "is_flag", False):
-            option.metavar = ""
+    _bare_flags(command.get_params(command.context_class(command)))
     for one in getattr(command, "commands", {}).values():
         _let_flow(one)
+
+
+def _bare_flags(params: Sequence[Any]) -> None:
+    """Show flags without a type."""
+    for option in params:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
 
 
 def _is_typers(error: Exception) -> bool:

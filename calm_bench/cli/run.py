@@ -56,6 +56,7 @@ def run(
 
     Writes results/runs/<id>/: clips, records, results.json, tables, plots and a listening page.
     """
+    from calm_bench.core.progress import waiting
     from calm_bench.core.ranks import join
     from calm_bench.plan.overrides import Overrides
     from calm_bench.plan.plan import expand
@@ -77,7 +78,8 @@ def run(
         language=language,
     )
     ranks = join(1 if dry_run else processes)
-    plan = ranks.share(lambda: expand(benchmark, overrides))
+    with waiting("reading prompts and models"):
+        plan = ranks.share(lambda: expand(benchmark, overrides))
     if not dry_run:
         _run(plan, out, ranks, device=device, fresh=fresh, as_json=as_json)
     elif ranks.is_first:

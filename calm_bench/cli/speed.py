@@ -70,18 +70,18 @@ Rounds = Annotated[
     ),
 ]
 
-Growth = Annotated[
+NoGrowth = Annotated[
     bool,
     typer.Option(
-        "--growth/--no-growth",
-        help="Also time frames along a generation of two minutes, and draw what grows.",
+        "--no-growth",
+        help="Do not time frames along a generation of two minutes, and draw nothing that grows.",
     ),
 ]
 
 Generation = Annotated[
     bool,
     typer.Option(
-        "--generation/--no-generation",
+        "--generation",
         help="Also time whole generations of 16 clips as `run` makes them, five of each row: "
         "prompts encoded, frames drawn, clips decoded. Half a minute for speech, four for music.",
     ),
@@ -138,6 +138,12 @@ speed = typer.Typer(
     rich_markup_mode="rich",
     help="How fast is every system: per stage, per batch, against the baseline and against what "
     "memory allows.",
+    epilog=options.examples(
+        {
+            "calm-bench speed speech": "both systems, stage by stage",
+            "calm-bench speed all --scale paper": "the shapes of the paper, with random weights",
+        }
+    ),
 )
 
 
@@ -150,7 +156,7 @@ def time_systems(
     head_steps: options.HeadSteps = None,
     frames: Frames = None,
     rounds: Rounds = None,
-    growth: Growth = True,
+    no_growth: NoGrowth = False,
     generation: Generation = False,
     device: options.Device = "auto",
     threads: Threads = None,
@@ -172,7 +178,7 @@ def time_systems(
     given: dict[str, Any] = {
         "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
         "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
-        "frames": frames, "rounds": rounds, "growth": growth, "generation": generation,
+        "frames": frames, "rounds": rounds, "growth": not no_growth, "generation": generation,
         "device": resolve_device(device), "threads": threads, "clock": clock,
         "spec": spec,
     }  # fmt: skip

@@ -21,6 +21,7 @@ def train(
     devices: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
             help="Devices on each node; each is a rank with a batch of its own, so that two double "
             "what a step learns from.",
@@ -28,7 +29,7 @@ def train(
         ),
     ] = None,
     num_nodes: Annotated[
-        int | None, typer.Option(min=1, help="Nodes.", show_default="1, or as started")
+        int | None, typer.Option(metavar="N", min=1, help="Nodes.", show_default="1, or as started")
     ] = None,
     global_batch: Annotated[
         bool,
@@ -43,11 +44,13 @@ def train(
     ] = "auto",
     device: options.Device = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads.", show_default=False)
+        int | None, typer.Option(metavar="N", min=1, help="Processor threads.", show_default=False)
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after this step; the same command goes on from there."),
+        typer.Option(
+            metavar="N", min=1, help="Stop after this step; the same command goes on from there."
+        ),
     ] = None,
     seed: Annotated[
         int | None,

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from calm_bench.core.progress import waiting
 from calm_bench.errors import InputError, MachineError
 
 
@@ -18,10 +19,12 @@ def resolve_device(name: str) -> str:
         InputError: If the name means no device.
         MachineError: If this machine has no such device.
     """
-    import torch
+    with waiting("loading torch"):
+        import torch
 
+        has_gpu = torch.cuda.is_available()
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_gpu else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -5,6 +5,7 @@ On standard error, by a bar on a terminal and by plain lines elsewhere.
 
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_IN_SILENCE = 2.0
 silenced = False
 """Whether this process is a rank that others speak for."""
 
@@ -83,6 +85,18 @@ def _lines(title: str, total: int, done: int) -> Advance:
     if count < total:
         say(f"{total - count} to do" + (f", {done} done before" if done else ""))
     return advance
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A line that says what is done, once it has taken longer than one waits in silence."""
+    timer = threading.Timer(SECONDS_IN_SILENCE, lambda: sys.stderr.write(f"{what} …\n"))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def cores() -> int:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote
 
 from calm_bench.core import files, paths
+from calm_bench.core.progress import waiting
 from calm_bench.errors import InputError
 from calm_bench.numbers.stored import read_current
 from calm_bench.report.columns import shown_recipes
@@ -51,7 +52,8 @@ def build_report(run_dir: Path) -> None:
     for name, data in section.plots.items():
         files.replace(store.path(f"plots/{name}"), data)
     if store.read(TrialRecord):
-        write_page(section)
+        with waiting("drawing the page"):
+            write_page(section)
 
 
 def read_section(store: RunStore) -> Section:
@@ -60,9 +62,10 @@ def read_section(store: RunStore) -> Section:
     Raises:
         InputError: If the folder is no finished run.
     """
-    results = read_current(store)
-    tables = [*main_tables(results), *difference_tables(results)]
-    tables += [held_out_table(results), counts_table(results)]
+    with waiting("reading the run's records"):
+        results = read_current(store)
+        tables = [*main_tables(results), *difference_tables(results)]
+        tables += [held_out_table(results), counts_table(results)]
     plots = render_plots(results, store.read(GrowthRecord))
     tables = [table for table in tables if table.rows]
     return Section(store=store, results=results, tables=tables, plots=plots)

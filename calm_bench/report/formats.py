@@ -169,38 +169,53 @@ def _pooled_lines(results: Results) -> list[dict[str, object]]:
 _COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
 _NOTE_WIDTH = 100
 _FEW_ROWS = 2  # that can be read side by side
-_KEY_WIDTH = 24  # of names in a table that has to be cut
+_KEY_WIDTHS = (
+    24,
+    20,
+    16,
+    14,
+    12,
+    10,
+)  # of names in a table that has no room: what lets a number in
+_TEXT_WIDTH = 30  # of words there that are no names
+_ELSEWHERE = "a wider terminal, or a pipe, shows them"
 
 
-def print_table(results: Results, console: "Console") -> None:
+def print_table(results: Results, console: "Console", where: str = _ELSEWHERE) -> None:
     """Print the benchmark's table and what temperature and system change.
 
     A pipe or file has no width to fit: it gets each table of many rows in one piece.
     """
-    print_tables([*main_tables(results), *difference_tables(results)], console)
+    print_tables([*main_tables(results), *difference_tables(results)], console, where)
 
 
-def print_tables(tables: Sequence[Table], console: "Console") -> None:
-    """Print tables, each cut between columns where the terminal is too narrow."""
+def print_tables(tables: Sequence[Table], console: "Console", where: str = _ELSEWHERE) -> None:
+    """Print tables, on a terminal the columns that fit; `where` says where the others are."""
     for table in tables:
-        _print(table, console, console.width if console.is_terminal else None)
+        _print(table, console, console.width if console.is_terminal else None, where)
 
 
-def _print(table: Table, console: "Console", width: int | None) -> None:
+def _print(table: Table, console: "Console", width: int | None, where: str) -> None:
     from rich.text import Text as Rich
 
     table = _upright(table, width or _NOTE_WIDTH)
     console.print(Rich(table.title, style="bold"))
-    blocks = _blocks(table, width)
-    for columns in blocks:
-        grid = _grid(table, columns, _KEY_WIDTH if len(blocks) > 1 else None)
-        if width is None:
-            _print_unwrapped(grid, console, sum(_width(table, c) for c in columns) + _TABLE)
-        else:
-            console.print(grid)
-    below = [f"{footnote_mark(i)}  {text}" for i, text in enumerate(table.footnotes)]
+    whole = width is None or _fits(table, width)
+    columns, limit = ([], None) if whole else _columns(table, width or 0)
+    left_out = [text.text for i, text in enumerate(table.headings) if columns and i not in columns]
+    table = table.cut(columns) if columns else table
+    grid = _grid(table, limit)
+    if width is None:
+        _print_unwrapped(
+            grid, console, sum(_width(table, c) for c in range(len(table.left))) + _TABLE
+        )
+    else:
+        console.print(grid)
+    below = [f"no room for {', '.join(left_out)}: {where}"] if left_out else []
+    below += [f"{footnote_mark(i)}  {text}" for i, text in enumerate(table.footnotes)]
+    below += table.notes
     room = min(_NOTE_WIDTH, console.width)
-    for text in (*below, *table.notes):
+    for text in below:
         # Where a note goes on it stands further in, so that many do not run into one another.
         lines = wrap(
             *(one_line(text), room),
@@ -221,6 +236,7 @@ def _upright(table: Table, width: int) -> Table:
         title=table.title,
         headings=[Text(text=""), *(Text(text=name) for name in names)],
         left=[True, *(False for _ in names)],
+        ranks=[0, *(1 for _ in names)],
         rows=[list(line) for line in zip(table.headings, *table.rows, strict=True)][table.keys :],
         footnotes=table.footnotes,
         notes=table.notes,
@@ -261,26 +277,28 @@ def _width(table: Table, column: int, limit: int | None = None) -> int:
     return _COLUMN + (widest if limit is None else min(widest, limit))
 
 
-def _blocks(table: Table, width: int | None) -> list[list[int]]:
-    """The columns of each block: the keys, then as many others as fit, at least one."""
-    everything = list(range(len(table.headings)))
-    keys, others = everything[: table.keys], everything[table.keys :]
-    widths = [_width(table, column) for column in everything]
-    if width is None or _fits(table, width) or not others:
-        return [everything]
-    start = _TABLE + sum(_width(table, column, _KEY_WIDTH) for column in keys)
-    blocks: list[list[int]] = []
-    room = 0
-    for column in others:
-        if not blocks or widths[column] > room:
-            blocks.append(list(keys))
-            room = width - start
-        blocks[-1].append(column)
-        room -= widths[column]
-    return blocks
+def _columns(table: Table, width: int) -> tuple[list[int], int]:
+    """The columns that fit, by rank, and how wide names may be there; at least one is no name.
+
+    Names are as narrow as it takes for the first, and for those of a rank of their own.
+    """
+    keys, others = range(table.keys), range(table.keys, len(table.headings))
+    order = sorted(others, key=lambda column: (table.ranks[column], column))
+    widths = {c: _width(table, c, _TEXT_WIDTH if table.left[c] else None) for c in order}
+    chosen: list[int] = []
+    for limit in _KEY_WIDTHS:
+        room = width - _TABLE - sum(_width(table, column, limit) for column in keys)
+        if sum(widths[c] for c in order if c == order[0] or table.ranks[c] < 2) <= room:
+            break
+    for column in order:
+        if widths[column] <= room or not chosen:
+            chosen.append(column)
+            room -= widths[column]
+    return [*keys, *sorted(chosen)], limit
 
 
-def _grid(table: Table, columns: Sequence[int], key_width: int | None) -> "Grid":
+def _grid(table: Table, limit: int | None) -> "Grid":
+    """The table as rich draws it; with a limit, names are no wider."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text as Rich
@@ -290,16 +308,17 @@ def _grid(table: Table, columns: Sequence[int], key_width: int | None) -> "Grid"
         return out.append(f" {marks(text)}", style="dim") if text.footnotes else out
 
     grid = Grid(box=box.SIMPLE_HEAD)
-    for column in columns:
+    for column, (heading, left) in enumerate(zip(table.headings, table.left, strict=True)):
+        is_key = column < table.keys
         grid.add_column(
-            shown(table.headings[column]),
-            justify="left" if table.left[column] else "right",
-            no_wrap=column >= table.keys,  # only names may wrap
+            shown(heading),
+            justify="left" if left else "right",
+            no_wrap=not is_key and not (left and limit),  # only words may wrap
             overflow="fold",
-            max_width=key_width if column < table.keys else None,
+            max_width=limit and (limit if is_key else _TEXT_WIDTH if left else None),
         )
     for index, row in enumerate(table.rows):
         if index in table.groups:
             grid.add_section()
-        grid.add_row(*(shown(row[column]) for column in columns))
+        grid.add_row(*map(shown, row))
     return grid

@@ -12,6 +12,7 @@ from statistics import mean
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Self
 
+from calm_bench.core.progress import waiting
 from calm_bench.report.looks import GREY, LINES, Look
 from calm_bench.store.results import Value
 
@@ -156,10 +157,10 @@ class Picture:
 
 def render(pictures: Mapping[str, Picture]) -> dict[str, bytes]:
     """The pictures by file name, each as PNG and SVG; one without panels has no file."""
-    from matplotlib import rc_context
-
+    with waiting("loading matplotlib"):
+        from matplotlib import rc_context
     files = {}
-    with rc_context(_STYLE):
+    with waiting("drawing plots"), rc_context(_STYLE):
         for name, picture in pictures.items():
             if picture.panels:
                 figure = _draw(picture)

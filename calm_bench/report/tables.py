@@ -8,7 +8,7 @@ why.
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from calm_bench.core.inference import ALPHA, PLANNED, Effect, range_needed
@@ -80,7 +80,8 @@ class Table:
 
     Attributes:
         left: By column, whether it is text (left-aligned) and no number.
-        keys: How many leading columns say what a row is; a table cut to fit repeats them.
+        ranks: By column, how soon it is left out where there is no room: the greatest first.
+        keys: How many leading columns say what a row is, and always stand.
         aside: Whether it is about how numbers were made, and shows none of them.
         groups: Indices of the rows before which a rule is drawn.
         footnotes: What fields refer to.
@@ -92,6 +93,7 @@ class Table:
     aside: bool = False
     headings: list[Text] = field(default_factory=list)
     left: list[bool] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
     rows: list[list[Text]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
@@ -105,10 +107,30 @@ class Table:
             table.add_column(heading, left=heading in left)
         return table
 
-    def add_column(self, text: str, *, left: bool = False, footnote: str | None = None) -> None:
+    def add_column(
+        self, text: str, *, left: bool = False, footnote: str | None = None, rank: int = 2
+    ) -> None:
         """Head the next column."""
         self.headings.append(self.text(text, footnote))
         self.left.append(left)
+        self.ranks.append(rank)
+
+    def cut(self, columns: Sequence[int]) -> Self:
+        """The table of these columns, with the footnotes that they refer to."""
+        lines = [[line[column] for column in columns] for line in (self.headings, *self.rows)]
+        used = sorted({note for line in lines for text in line for note in text.footnotes})
+        headings, *rows = (
+            [replace(text, footnotes=tuple(map(used.index, text.footnotes))) for text in line]
+            for line in lines
+        )
+        return replace(
+            self,
+            headings=headings,
+            rows=rows,
+            left=[self.left[column] for column in columns],
+            ranks=[self.ranks[column] for column in columns],
+            footnotes=[self.footnotes[note] for note in used],
+        )
 
     def add_row(self, *fields: Text | str, ruled: bool = False) -> None:
         """The next row, below a rule if it is ruled."""
@@ -151,9 +173,12 @@ def main_table(results: Results) -> Table:
     table.add_column("System", left=True)
     table.keys += "temp" in settings
     for name in settings:
-        table.add_column(name, left=name == "temp is")
-    for shown in columns:
-        table.add_column(shown.heading, footnote=shown.note)
+        rank = 0 if name in ("head steps", "training step") else 4
+        table.add_column(name, left=name == "temp is", rank=rank)
+    kinds = [shown.is_speed for shown in columns]
+    for index, shown in enumerate(columns):
+        rank = 1 if shown.is_speed not in kinds[:index] else 3 if shown.is_speed else 2
+        table.add_column(shown.heading, footnote=shown.note, rank=rank)
     if results.trials:
         table.add_column("n")
     last = {row.system: row.cell_id for row in rows}

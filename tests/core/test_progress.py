@@ -83,3 +83,14 @@ def test_an_error_reaches_the_consumer_and_stops_the_rest() -> None:
 def test_counting_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.counted(iter("abc"), 5, "letters", done=2)) == ["a", "b", "c"]
     assert "letters" in capsys.readouterr().err
+
+
+def test_silence_is_broken_once_it_is_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("calm_bench.core.progress.SECONDS_IN_SILENCE", 0.2)
+    with progress.waiting("quick"):
+        pass
+    with progress.waiting("slow"):
+        time.sleep(0.6)
+    assert capsys.readouterr().err == "slow …\n"

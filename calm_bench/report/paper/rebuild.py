@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from calm_bench.core import files
 from calm_bench.core.files import disk_errors
+from calm_bench.core.progress import waiting
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.paper.claims import load_claims
@@ -81,7 +82,8 @@ def verify_paper(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
-    ledger = build_ledger(load_claims(), runs)
+    with waiting("judging claims"):
+        ledger = build_ledger(load_claims(), runs)
     head = f"{ledger.summary}.\n\n{_HEAD.format(runs=', '.join(run.name for run in runs))}"
     tables = "\n".join(to_markdown(table) for table in ledger_tables(ledger))
     texts = {
