@@ -43,9 +43,12 @@ def paper(
     """Rebuild the paper's tables and figures, and judge each of its claims by stored runs."""
     from rich.console import Console
 
-    from calm_bench.report.formats import print_tables
-    from calm_bench.report.paper.ledger import ledger_tables, remedy_lines
-    from calm_bench.report.paper.rebuild import build_paper, verify_paper
+    from calm_bench.core.progress import waiting
+
+    with waiting("loading what judges claims"):
+        from calm_bench.report.formats import print_tables
+        from calm_bench.report.paper.ledger import ledger_tables, remedy_lines
+        from calm_bench.report.paper.rebuild import build_paper, verify_paper
 
     if verify:
         _verified(verify_paper(runs or (), out), out, as_json)

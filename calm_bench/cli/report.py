@@ -66,7 +66,7 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Rebuild a run's intervals, tables, plots and page from its records, or a page of several."""
-    from calm_bench.run import find_run, read_run
+    from calm_bench.core.progress import waiting
 
     if out is None and len(runs) > 1:
         raise InputError("several runs make one page that stands alone: name it with --out")
@@ -74,10 +74,14 @@ def report(
         raise InputError("--clips is for a page that stands alone: name it with --out")
     if out is not None and as_json:
         raise InputError("--json prints the numbers of one run: leave out --out")
-    folders = [find_run(run) for run in runs]
-    if out is None:
-        show(read_run(folders[0]), as_json, open_page=open_page)
-    else:
+    with waiting("reading the run"):
+        from calm_bench.run import find_run, read_run
+
+        folders = [find_run(run) for run in runs]
+        outcome = None if out else read_run(folders[0])
+    if outcome:
+        show(outcome, as_json, open_page=open_page)
+    elif out:
         _site(folders, out, clips or ROWS, open_page=open_page)
 
 

@@ -48,7 +48,7 @@ def build_paper(names: Sequence[str], folder: Path) -> Paper:
         InputError: If a run is missing or damaged, runs do not go together, or nothing can be
             written.
     """
-    runs = read_stored(find_stored(names))
+    runs = _read(names)
     ledger, texts = _texts(runs)
     figures = draw_figures(runs)
     data = {name: text.encode() for name, text in texts.items()}
@@ -72,13 +72,18 @@ def verify_paper(names: Sequence[str], folder: Path) -> list[str]:
         raise InputError(f"{path} does not exist: `calm-bench paper` writes it") from error
     except ValidationError as error:
         raise InputError(f"{path}: {problem(error)}; write it anew") from error
-    ledger, texts = _texts(read_stored(find_stored(names)))
+    ledger, texts = _texts(_read(names))
     found = changes(committed, ledger)
     if not found:
         for path, text in sorted((folder / name, text) for name, text in texts.items()):
             if not path.is_file() or path.read_bytes() != text.encode():
                 found.append(f"{path} is not what the stored runs give")
     return found
+
+
+def _read(names: Sequence[str]) -> list[StoredRun]:
+    with waiting("reading stored runs"):
+        return read_stored(find_stored(names))
 
 
 def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
