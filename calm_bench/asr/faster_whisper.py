@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,8 @@ _MAX_TOKENS = 224  # Whisper's own limit for one window: a loop ends here
 
 class FasterWhisperRecognizer(Recognizer):
     """Whisper by CTranslate2, in int8 on the processor whatever device the systems run on."""
+
+    at_once = 8
 
     def __init__(self, weights: str = "", *, threads: int = 1, language: str = "en") -> None:
         """Name the weights: a folder, a name on the Hugging Face hub, or nothing for the pinned."""
@@ -86,19 +88,19 @@ class FasterWhisperRecognizer(Recognizer):
 
     def hear(self, wave: Wave) -> Heard:
         """The words in 16 kHz audio [S], and how sure the engine is of them."""
-        parts = [
-            (start / SAMPLE_RATE, self._hear_window(wave[start:end]))
-            for start, end in _windows(wave)
-        ]
-        return Heard(
-            words=[
-                TimedWord(word=word.word, start=offset + word.start, end=offset + word.end)
-                for offset, part in parts
-                for word in part.words
-            ],
-            no_speech=max(part.no_speech for _, part in parts),
-            log_prob=min(part.log_prob for _, part in parts),
-        )
+        return self.hear_together([wave])[0]
+
+    def hear_together(self, waves: Sequence[Wave]) -> list[Heard]:
+        """What `hear` makes of each of some waves.
+
+        Windows are decoded together, which reads the decoder's weights once for all of them; none
+        takes another's digits.
+        """
+        spans = [_windows(wave) for wave in waves]
+        windows = [w[start:end] for w, own in zip(waves, spans, strict=True) for start, end in own]
+        groups = (windows[i : i + self.at_once] for i in range(0, len(windows), self.at_once))
+        heard = (part for group in groups for part in self._hear_windows(group))
+        return [_joined([(start / SAMPLE_RATE, next(heard)) for start, _ in own]) for own in spans]
 
     def encode(self, wave: Wave) -> NDArray[np.float32]:
         """The encoder's output for at most 30 s of 16 kHz audio [S], unpadded: [50 a second, E]."""
@@ -107,37 +109,47 @@ class FasterWhisperRecognizer(Recognizer):
         frames: NDArray[np.float32] = np.array(encoded, dtype=np.float32)[0]
         return frames
 
-    def _hear_window(self, wave: Wave) -> Heard:
-        """The words of at most 30 s, by the pass that leaves less of them unheard."""
+    def _hear_windows(self, waves: Sequence[Wave]) -> list[Heard]:
+        """The words of waves of at most 30 s, each by the pass that leaves less of them unheard."""
         from faster_whisper.audio import pad_or_trim
 
         model, _ = self._load()
-        features = model.feature_extractor(wave)[..., :-1]  # [mel, 100 a second]
-        encoded = model.encode(pad_or_trim(features))
-        first = self._decode(encoded, features.shape[-1], timestamps=False)
-        if not is_sparse(first.words, wave):
-            return first
-        second = self._decode(encoded, features.shape[-1], timestamps=True)
-        return min(first, second, key=lambda heard: unheard_seconds(heard.words, wave))
+        features = [model.feature_extractor(w)[..., :-1] for w in waves]  # [mel, 100 a second]
+        encoded = [np.array(model.encode(pad_or_trim(part))) for part in features]  # [1, T, E]
+        frames = [part.shape[-1] for part in features]
+        heard = self._decode(encoded, frames, timestamps=False)
+        for index in (i for i, w in enumerate(waves) if is_sparse(heard[i].words, w)):
+            again = self._decode([encoded[index]], [frames[index]], timestamps=True)
+            heard[index] = min(
+                heard[index], *again, key=lambda h: unheard_seconds(h.words, waves[index])
+            )
+        return heard
 
-    def _decode(self, encoded: Any, frames: int, *, timestamps: bool) -> Heard:
+    def _decode(
+        self, encoded: Sequence[NDArray[np.float32]], frames: Sequence[int], *, timestamps: bool
+    ) -> list[Heard]:
+        """One greedy pass over what the encoder makes of some windows, each [1, T, E]."""
+        from faster_whisper.transcribe import get_ctranslate2_storage as storage
+
         model, tokenizer = self._load()
         prompt = model.get_prompt(tokenizer, [], without_timestamps=not timestamps)
-        result = model.model.generate(
-            encoded,
-            [prompt],
+        results = model.model.generate(
+            storage(np.concatenate(encoded)),
+            [prompt] * len(encoded),
             beam_size=1,
             max_length=len(prompt) + _MAX_TOKENS,
             return_no_speech_prob=True,
             return_scores=True,
-        )[0]
-        tokens = [token for token in result.sequences_ids[0] if token < tokenizer.eot]
-        pieces = model.find_alignment(tokenizer, [tokens], encoded, frames)[0] if tokens else []
-        return Heard(
-            words=join_pieces(pieces),
-            no_speech=result.no_speech_prob,
-            log_prob=result.scores[0],
         )
+        found = []
+        for result, window, n in zip(results, encoded, frames, strict=True):
+            text = [token for token in result.sequences_ids[0] if token < tokenizer.eot]
+            # One by one: texts that are padded to the longest are timed differently.
+            given = tokenizer, [text], storage(window), n
+            pieces = model.find_alignment(*given)[0] if text else []
+            doubts = {"no_speech": result.no_speech_prob, "log_prob": result.scores[0]}
+            found.append(Heard(words=join_pieces(pieces), **doubts))
+        return found
 
     def _load(self) -> tuple[Any, Any]:
         from faster_whisper import WhisperModel
@@ -158,6 +170,19 @@ class FasterWhisperRecognizer(Recognizer):
                 tokenizer = Tokenizer(model.hf_tokenizer, multilingual, "transcribe", self.language)
                 self._model = model, tokenizer
             return self._model
+
+
+def _joined(parts: Sequence[tuple[float, Heard]]) -> Heard:
+    """What is heard in windows that begin at these seconds."""
+    return Heard(
+        words=[
+            TimedWord(word=word.word, start=offset + word.start, end=offset + word.end)
+            for offset, part in parts
+            for word in part.words
+        ],
+        no_speech=max(part.no_speech for _, part in parts),
+        log_prob=min(part.log_prob for _, part in parts),
+    )
 
 
 def _windows(wave: Wave) -> list[tuple[int, int]]:

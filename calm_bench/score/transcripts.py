@@ -16,7 +16,7 @@ def hear_in_parts(clips: Mapping[str, StoredClip], recognizer: Recognizer, ranks
     """Hear what this rank takes of the clips, a few at a time, for the cache that all look into."""
     kept, left = Transcripts(recognizer), list(clips.values())
     with stage("transcribing", len(left)) as advance:
-        for first in range(0, len(left), size := 4 * recognizer.threads):
+        for first in range(0, len(left), size := recognizer.threads * max(4, recognizer.at_once)):
             if not ranks.take("transcripts", kept.recipe_id, first):
                 continue
             missing = [c for c in left[first : first + size] if kept.get(c.audio_id) is None]

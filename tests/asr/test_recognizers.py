@@ -128,8 +128,14 @@ def test_audio_is_resampled_and_must_be_finite_and_mono() -> None:
 
 def test_all_clips_come_back_in_order() -> None:
     seconds = [3, 1, 4, 1, 5, 9, 2, 6]
-    heard = Parrot().transcribe_all((tone(s), RATE) for s in seconds)
-    assert [len(transcript.words) for transcript in heard] == seconds
+    for at_once in (1, 3, 8, 9):
+        parrot = Parrot()
+        parrot.at_once = at_once
+        clips = [(tone(s), RATE) for s in seconds]
+        clips.insert(2, (np.zeros(RATE, np.float32), RATE))
+        heard = list(parrot.transcribe_all(clips))
+        assert [len(transcript.words) for transcript in heard] == [3, 1, 0, *seconds[2:]]
+        assert heard[2].flags == ("silent",)
 
 
 def test_words_are_joined_as_the_text_writes_them() -> None:
@@ -223,7 +229,8 @@ def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None
     specs = [json.loads(line) for line in lines[:2]]
     clips = [read(folder / spec["audio"], dtype="float32") for spec in specs]
     heard = list(asr.load_recognizer(threads=2).transcribe_all(clips))
-    assert asr.load_recognizer(threads=1).transcribe(*clips[1]) == heard[1]
+    alone = asr.load_recognizer(threads=1)
+    assert [alone.transcribe(*clip) for clip in clips] == heard
     for spec, transcript in zip(specs, heard, strict=True):
         meant = " ".join(normalise(" ".join(word for word, _, _ in spec["words"])))
         assert wer(meant, " ".join(normalise(transcript.text))) < 0.2
@@ -244,9 +251,10 @@ class Forgetful(asr.FasterWhisperRecognizer):
         )
         return model, None
 
-    def _decode(self, encoded: Any, frames: int, *, timestamps: Any) -> asr.Heard:
+    def _decode(self, encoded: Any, frames: Any, *, timestamps: Any) -> list[asr.Heard]:
         self.passes.append(timestamps)
-        return asr.Heard(words=said("a b c d e f g h i j k l" if timestamps else "a b c", 0.5))
+        words = said("a b c d e f g h i j k l" if timestamps else "a b c", 0.5)
+        return [asr.Heard(words=words)] * len(encoded)
 
 
 def test_a_window_with_speech_left_over_is_heard_once_more_with_timestamps() -> None:
@@ -257,6 +265,11 @@ def test_a_window_with_speech_left_over_is_heard_once_more_with_timestamps() -> 
     engine.passes = []
     assert len(engine.transcribe(tone(3.0), RATE).words) == 3
     assert engine.passes == [False]
+    engine.passes = []
+    heard = engine.transcribe_all((tone(s), RATE) for s in (3.0, 6.0, 40.0))
+    # Windows are heard together, and again only those with speech left over.
+    assert [len(transcript.words) for transcript in heard] == [3, 12, 24]
+    assert engine.passes == [False, True, True, True]
 
 
 class TestLanguage:
