@@ -62,6 +62,7 @@ EMBEDDINGS = {
     "clap-music": "calm_bench.embeddings.frechet_package:ClapMusicEmbedding",
     "encodec": "calm_bench.embeddings.frechet_package:EncodecEmbedding",
     "mel": "calm_bench.embeddings.mel:MelEmbedding",
+    "musicnn": "calm_bench.embeddings.musicnn:MusicnnEmbedding",
     "pann": "calm_bench.embeddings.frechet_package:PannEmbedding",
     "vggish": "calm_bench.embeddings.frechet_package:VggishEmbedding",
     "whisper": "calm_bench.embeddings.whisper:WhisperEmbedding",
