@@ -63,6 +63,8 @@ EMBEDDINGS = {
     "encodec": "calm_bench.embeddings.frechet_package:EncodecEmbedding",
     "mel": "calm_bench.embeddings.mel:MelEmbedding",
     "musicnn": "calm_bench.embeddings.musicnn:MusicnnEmbedding",
+    "notes": "calm_bench.embeddings.notes:NotesEmbedding",
+    "notes-drift": "calm_bench.embeddings.notes:NotesDriftEmbedding",
     "pann": "calm_bench.embeddings.frechet_package:PannEmbedding",
     "vggish": "calm_bench.embeddings.frechet_package:VggishEmbedding",
     "whisper": "calm_bench.embeddings.whisper:WhisperEmbedding",

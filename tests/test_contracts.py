@@ -28,7 +28,7 @@ PARTS = {
     "system": debug_models("system"),
     "codec": debug_models("codec"),
     "metric": registry.METRICS,
-    "embedding": ("mel", "musicnn", "whisper"),
+    "embedding": ("mel", "musicnn", "notes", "notes-drift", "whisper"),
 }
 CASES = [
     pytest.param(kind, name, check, id=f"{name}-{check.__name__}")

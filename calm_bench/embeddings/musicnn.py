@@ -188,5 +188,5 @@ def slaney_filters() -> NDArray[np.float32]:
     low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     bins = np.fft.rfftfreq(_N_FFT, 1 / _RATE)
     rising, falling = (bins - low) / (mid - low), (high - bins) / (high - mid)
-    filters = np.clip(np.minimum(rising, falling), 0, None) * 2 / (high - low)
-    return filters.astype(np.float32)
+    triangles = np.clip(np.minimum(rising, falling), 0, None)  # [96, 257]
+    return np.asarray(triangles * 2 / (high - low), dtype=np.float32)

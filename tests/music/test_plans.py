@@ -52,7 +52,7 @@ def test_music_has_the_papers_six_rows_and_its_floors_and_ceilings() -> None:
     named = {name.removesuffix("_round_trip") for name in spec.references}
     assert named == {"reference", "noise", "silence", *trips}
     assert spec.temperatures == (0.6, 0.8, 1.0)
-    assert spec.embedding_if_usable == ("vggish",)
+    assert spec.embedding_if_usable == ("musicnn", "notes", "notes-drift", "vggish")
 
 
 def test_ablations_are_five_rows_of_four_steps_against_ours() -> None:
