@@ -290,30 +290,46 @@ def _check_precisions(plan: Plan, device: str) -> None:
             )
 
 
-def score_run(folder: Path) -> Outcome:
-    """Score a run's clips again, with the metrics that can run now.
+def score_run(folder: Path, ranks: Ranks = ALONE) -> Outcome:
+    """Score a run's clips again, with the metrics that can run now; every rank calls it.
 
     Raises:
         InputError: If the folder's manifest is not that of a benchmark, or none of its clips is on
             disk: what was found in them would be lost.
     """
+    if ranks.count > 1:
+        _settled("cpu", ranks)
     store = RunStore(folder)
-    manifest, where = store.read_manifest(), str(folder / "manifest.json")
-    if "spec" not in manifest.options:
-        raise InputError(f"{folder} holds scores of plain folders: repeat the command that made it")
-    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
-    if clips and not any(paths.inside(folder, clip).is_file() for clip in clips):
-        raise InputError(
-            f"{folder}: none of its {len(clips)} clips are on disk, so that nothing can be scored "
-            "again; `calm-bench report` shows what was found in them"
-        )
-    with store.lock():
-        _refuse_lost_trials(manifest, store)
+    with ExitStack() as held:
+
+        def begin() -> Manifest:
+            manifest = _scorable(store)
+            held.enter_context(store.lock())
+            _refuse_lost_trials(manifest, store)
+            return manifest
+
+        manifest, where = ranks.share(begin), str(folder / "manifest.json")
         kept = dict(manifest.options["spec"])
         kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it
         spec = parse(BenchmarkSpec, kept, where)
         rows = [parse(Row, row, where) for row in manifest.options["cells"]]
-        return _finish(spec, manifest, rows, store, Models())
+        return _finish(spec, manifest, rows, store, Models(), ranks)
+
+
+def _scorable(store: RunStore) -> Manifest:
+    """The manifest of a run that can be scored again."""
+    manifest = store.read_manifest()
+    if "spec" not in manifest.options:
+        raise InputError(
+            f"{store.root} holds scores of plain folders: repeat the command that made it"
+        )
+    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
+    if clips and not any(paths.inside(store.root, clip).is_file() for clip in clips):
+        raise InputError(
+            f"{store.root}: none of its {len(clips)} clips are on disk, so that nothing can be "
+            "scored again; `calm-bench report` shows what was found in them"
+        )
+    return manifest
 
 
 def _refuse_lost_trials(manifest: Manifest, store: RunStore) -> None:

@@ -97,6 +97,13 @@ def test_two_processes_of_one_machine_make_the_run_of_one(alone: Path, tmp_path:
     assert out.count("listen:") == 1
     assert same(alone, folder)
     assert not (folder / "ranks").exists()
+    (folder / "results.json").unlink()
+    subprocess.run(
+        [sys.executable, "-m", "calm_bench", "score", str(folder), "--processes", "2"],
+        env={**os.environ, "CALM_BENCH_HOME": str(tmp_path / "another")},
+        check=True,
+    )
+    assert same(alone, folder)
 
 
 def test_a_rank_that_dies_costs_its_batch_and_the_next_run_makes_it(

@@ -384,9 +384,9 @@ Processes = Annotated[
         min=1,
         max=256,
         metavar="N",
-        help="Processes on this machine that share clips, recognition and scoring, and its cores. "
-        "The results are those of one process with as many threads as each of them has. Over "
-        "several machines torchrun or srun starts them: docs/cluster.md.",
+        help="Processes on this machine that share the clips, recognition and scoring of a run, "
+        "and the machine's cores. The results are those of one process with as many threads as "
+        "each of them has. On several machines torchrun or srun starts them: docs/cluster.md.",
     ),
 ]
 

@@ -60,6 +60,7 @@ def score(
     ] = None,
     asr: options.Asr = None,
     language: options.Language = None,
+    processes: options.Processes = 1,
     out: options.Out = None,
     as_json: options.Json = False,
 ) -> None:
@@ -70,9 +71,12 @@ def score(
     lies in the other's; what is left out, what does not pair and what cannot be read is named. Of
     folders, tables and plots are written and no listening page: their files stay where they are.
     """
+    from calm_bench.core.ranks import join
     from calm_bench.run import find_run, is_run, score_run
 
     if not is_run(target) and Path(target).is_dir():
+        if processes > 1:
+            raise InputError("--processes shares the scoring of runs; folders take one process")
         from calm_bench.asr import listener
         from calm_bench.score.folders import FolderScores, score_folders
 
@@ -99,4 +103,7 @@ def score(
             "--reference, --pair-by, --group-by, --metrics, --embedding, --asr, --language and "
             f"--out are for folders of audio; {folder} is a run, which has its own"
         )
-    show(score_run(folder), as_json)
+    ranks = join(processes)
+    outcome = score_run(folder, ranks)
+    if ranks.is_first:
+        show(outcome, as_json)

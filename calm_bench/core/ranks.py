@@ -85,10 +85,12 @@ class Connected(Ranks):
         Raises:
             BenchError: If they do not come, or nothing says where.
         """
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is told in our words
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
 
         self.rank, self.count, self._children = rank, count, children
+        self._met = 0
         try:
             self._store, *_ = next(iter(rendezvous("env://", rank, count, timeout=COMING)))
             dist.init_process_group(
@@ -103,7 +105,7 @@ class Connected(Ranks):
         progress.silenced = rank > 0
 
     def take(self, *work: object) -> bool:
-        name = "/".join(map(str, work))
+        name = "/".join(map(str, (self._met, *work)))  # between two meetings, a name is given once
         with self._listening():
             return int(self._store.add(name, 1)) == 1
 
@@ -140,6 +142,7 @@ class Connected(Ranks):
     def _gathered(self, own: str | None) -> list[str | None]:
         import torch.distributed as dist
 
+        self._met += 1
         found: list[str | None] = [None] * self.count
         with self._listening():
             dist.all_gather_object(found, own)
