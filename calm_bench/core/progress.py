@@ -90,7 +90,7 @@ def _lines(title: str, total: int, done: int) -> Advance:
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A line that says what is done, once it has taken longer than one waits in silence."""
-    timer = threading.Timer(SECONDS_IN_SILENCE, lambda: sys.stderr.write(f"{what} …\n"))
+    timer = threading.Timer(SECONDS_IN_SILENCE, lambda: silenced or sys.stderr.write(f"{what} …\n"))
     timer.daemon = True
     timer.start()
     try:
