@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,11 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def as_torchrun(rank: int, port: int) -> dict[str, str]:
     about = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    return {"MASTER_ADDR": "127.0.0.1", **{k: str(v) for k, v in about.items()}, **at(port)}
+    about |= {"MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in about.items()}}
 
 
-def as_slurm(rank: int, port: int) -> dict[str, str]:
+def as_slurm(rank: int) -> dict[str, str]:
     about: dict[str, object] = {
         "PROCID": rank,
         "LOCALID": rank,
@@ -37,14 +37,10 @@ def as_slurm(rank: int, port: int) -> dict[str, str]:
         "NTASKS_PER_NODE": 2,
     }
     about |= {"JOB_ID": 7, "NODELIST": "localhost"}
-    return {**{f"SLURM_{name}": str(value) for name, value in about.items()}, **at(port)}
+    return {f"SLURM_{name}": str(value) for name, value in about.items()}
 
 
-def at(port: int) -> dict[str, str]:
-    return {"MASTER_PORT": str(port)}
-
-
-def start(script: str, place: Callable[[int, int], Mapping[str, str]] = as_torchrun) -> Started:
+def start(script: str) -> Started:
     """What two processes that run a script say, each with the variables of its rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,7 +49,7 @@ def start(script: str, place: Callable[[int, int], Mapping[str, str]] = as_torch
     begun = [
         subprocess.Popen(
             [sys.executable, "-c", script],
-            env={**os.environ, **place(rank, port)},
+            env={**os.environ, **as_torchrun(rank, port)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,11 +72,8 @@ print(found["by"], ranks.count, *taken)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [as_torchrun, as_slurm])
-def test_every_piece_of_work_is_taken_by_one_rank_and_the_first_decides(
-    place: Callable[[int, int], Mapping[str, str]],
-) -> None:
-    done = start(WORK, place)
+def test_every_piece_of_work_is_taken_by_one_rank_and_the_first_decides() -> None:
+    done = start(WORK)
     assert [one.returncode for one in done] == [0, 0], done
     said = [[int(word) for word in one.stdout.split()] for one in done]
     assert [words[:2] for words in said] == [[0, 2], [0, 2]]
@@ -160,7 +153,7 @@ def test_ranks_that_a_launcher_started_start_no_others(monkeypatch: pytest.Monke
 
 
 def test_a_shell_of_a_slurm_job_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**as_slurm(0, 1), "SLURM_JOB_NAME": "interactive"}.items():
+    for name, value in {**as_slurm(0), "SLURM_JOB_NAME": "interactive"}.items():
         monkeypatch.setenv(name, value)
     assert join() is ALONE
 
@@ -168,7 +161,7 @@ def test_a_shell_of_a_slurm_job_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 def test_tasks_of_slurm_without_their_number_on_each_node_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in as_slurm(0, 1).items():
+    for name, value in as_slurm(0).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(InputError, match="ntasks-per-node"):
