@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Literal
 
@@ -23,7 +23,7 @@ from calm_bench import config, registry
 from calm_bench.asr import PINNED_SHA256, load_recognizer
 from calm_bench.core import paths
 from calm_bench.core.progress import waiting
-from calm_bench.errors import BenchError, MissingExtraError
+from calm_bench.errors import BenchError, MissingExtraError, WeightsError
 from calm_bench.plan.plan import lacking
 from calm_bench.seeds import AT_SEED, file_hash
 
@@ -227,6 +227,22 @@ def _recogniser() -> Check:
         detail += f", not the pinned {PINNED_SHA256[:12]}…: its scores compare with no others"
         return Check(label, "broken", detail, remedy)
     return Check(label, "ok", detail)
+
+
+def _ears() -> Iterator[Check]:
+    """The networks that hear music, in packages that are installed without what they ask for."""
+    for module in ("musicnn", "notes"):
+        weights = import_module(f"calm_bench.embeddings.{module}").WEIGHTS
+        label = f"embedding {weights.embedding}"
+        try:
+            weights.find()
+        except WeightsError as error:
+            yield Check(label, "broken", str(error), f"{weights.install} --force-reinstall")
+        except BenchError:
+            detail = f"not installed: {weights.package}"
+            yield Check(label, "missing", detail, weights.install)
+        else:
+            yield Check(label, "ok", f"the weights of {weights.package}")
 
 
 def _extras() -> list[Check]:
