@@ -52,8 +52,7 @@ def build_report(run_dir: Path) -> None:
     for name, data in section.plots.items():
         files.replace(store.path(f"plots/{name}"), data)
     if store.read(TrialRecord):
-        with waiting("drawing the page"):
-            write_page(section)
+        write_page(section)
 
 
 def read_section(store: RunStore) -> Section:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.core import files
-from calm_bench.core.progress import stage
+from calm_bench.core.progress import counted
 from calm_bench.report.columns import (
     TEMPERATURE_KINDS,
     shown_columns,
@@ -125,12 +125,10 @@ def write_site(sections: Sequence[Section], root: Path, max_rows: int) -> None:
         InputError: If the folder cannot be written.
     """
     parts = []
-    with stage("copying what the page plays, runs", len(sections)) as advance:
-        for number, section in enumerate(sections, 1):
-            prefix = f"run-{number}/"
-            folder = PageFolder(store=section.store, root=root, prefix=prefix, alone=True)
-            parts.append(_part(section, folder, max_rows))
-            advance(1)
+    for number, section in enumerate(sections, 1):
+        prefix = f"run-{number}/"
+        folder = PageFolder(store=section.store, root=root, prefix=prefix, alone=True)
+        parts.append(_part(section, folder, max_rows))
     _write(root, parts, alone=True)
 
 
@@ -163,6 +161,7 @@ def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
     builder = RowBuilder(folder, lookup, results, rows)
     pairs = lookup.pairs()
     shown = _spread(builder, pairs, max_rows) if folder.alone else pairs[:max_rows]
+    players = counted(shown, len(shown), f"{results.run_id}, rows of players")
     plots = sorted(item for item in section.plots.items() if item[0].endswith(".svg"))
     environment = manifest.model_dump(include={"environment", "weights", "options"})
     return PagePart(
@@ -170,7 +169,7 @@ def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
         manifest=manifest,
         columns=[_column(results, row) for row in rows],
         metrics=[shown.heading.rstrip(" ↑↓") for shown in builder.metrics],
-        rows=[builder.row(index, *pair) for index, pair in enumerate(shown)],
+        rows=[builder.row(index, *pair) for index, pair in enumerate(players)],
         n_pairs=len(pairs),
         several_seeds=len({seed for _, seed in pairs}) > 1,
         tables=section.tables,

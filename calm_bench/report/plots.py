@@ -185,9 +185,14 @@ def against_training(results: Results) -> list[Panel]:
     return panels
 
 
-def over_time(results: Results) -> list[Panel]:
-    """Each column over time against the position in the clip, a line per row."""
-    found, rows = _segments(results), _rows_over_time(results)
+def over_time(results: Results, only: str = "") -> list[Panel]:
+    """Each column over time against the position in the clip, a line per row.
+
+    Args:
+        results: Of the run.
+        only: How the names of columns begin.
+    """
+    found, rows = _segments(results, only), _rows_over_time(results)
     if not found or all(row.kind != "system" for row in rows):
         return []
     floors = [set().union(*(_floors(results, shown) for shown in columns)) for columns in found]
@@ -521,11 +526,12 @@ def _rows_over_time(results: Results) -> list[Row]:
     return [row for row in rows if row.head_steps == first[row.label]]
 
 
-def _segments(results: Results) -> list[list[Shown]]:
+def _segments(results: Results, only: str) -> list[list[Shown]]:
     """The columns over time by what they are columns of, in order, for each base and recipe."""
     found: dict[tuple[str, str | None], list[Shown]] = {}
     for shown in shown_columns(results, everything=True):
-        if shown.column.span is not None and _with_value(results.cells, [shown]):
+        is_one = shown.column.span is not None and shown.column.name.startswith(only)
+        if is_one and _with_value(results.cells, [shown]):
             base = shown.column.name.partition("@")[0]
             found.setdefault((base, shown.recipe_id), []).append(shown)
     for columns in found.values():
@@ -565,7 +571,9 @@ def caption_of(results: Results, columns: Sequence[Shown], drawn: set[str], note
     """What the bars are, of how many clips, what temperature is, and which rows are missing."""
     missing = [c for c in results.cells if c.kind == "system" and c.cell_id not in drawn]
     bars = f"{results.run_id}: bars: 95 % intervals over prompts{_counted(results, columns, drawn)}"
-    texts = [bars, _temperatures(results), note]
+    recipes = ((s.label, results.recipes.get(s.recipe_id or "", {}).get("lm")) for s in columns)
+    readers = "; ".join(f"{label} under {lm['model']}" for label, lm in recipes if lm)
+    texts = [bars, readers, _temperatures(results), note]
     if missing:
         texts.append(f"not drawn for want of a value: {'; '.join(map(row_title, missing))}")
     return "\n".join(text for text in texts if text)

@@ -4,31 +4,34 @@ A figure without data in any stored run is not drawn: it is listed with the comm
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
 
 from calm_bench.report.columns import heading
 from calm_bench.report.looks import looks
 from calm_bench.report.panels import Dot, Line, Panel, Picture, far_apart, render
 from calm_bench.report.paper.curves import AXES, LOSSES, curve_dots, curves_of
-from calm_bench.report.paper.runs import ModelName, StoredRun, is_part, segments
-from calm_bench.report.plots import by_stage, frame_rates, run_title, timed_on, times_along, unit_of
-from calm_bench.store.records import LatencyRecord, Row, swept, system_title, temperature_text
+from calm_bench.report.paper.runs import ModelName, StoredRun, is_part
+from calm_bench.report.plots import (
+    against_training,
+    by_stage,
+    by_temperature,
+    over_time,
+    run_title,
+    timed_on,
+    times_along,
+    unit_of,
+)
+from calm_bench.store.records import Row, swept, system_title, temperature_text
 from calm_bench.store.results import Value
 
-ABLATED = (
-    "calm-music-none",
-    "calm-music-no-short",
-    "calm-music-no-noise",
-    "calm-music-no-multiplier",
+ABLATED = frozenset(
+    f"calm-music-{what}" for what in ("none", "no-short", "no-noise", "no-multiplier")
 )
+MULTIPLIED = frozenset(("calm-music", "calm-music-no-multiplier"))
+_SWEEP = 3  # rows of a system that show what steps do
 _WIDE = 3.0  # a span of x beyond which a logarithmic axis pays
 _SHOWN = "eager fp32"  # the mode and precision whose stages are shown, where a run has several
-_BIN = 10  # frames that share a point of the position plot, at least
-_DOTS = 20
-_LEAST_SECONDS = 5.0  # what is shorter says nothing of position
-
 Named = tuple[str, str]
 """A line's label and the model whose look it has."""
 
@@ -92,106 +95,54 @@ def quality_speed(run: StoredRun) -> Iterator[Panel]:
             )
 
 
+def of_run(run: StoredRun, panels: Iterable[Panel]) -> Iterator[Panel]:
+    """What a run's own plots show of it, under its name and scale."""
+    for panel in panels:
+        caption = panel.caption.replace(run.name, _name(run), 1)
+        yield replace(panel, title=f"{run_title(run.results)}: {panel.title}", caption=caption)
+
+
 def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
-    """What temperature changes, one line per system; the recording's value as a level."""
-    rows = [row for row in systems_of(run) if row.temperature is not None]
-    if len({row.temperature for row in rows}) < 2:
-        return
-    found = [
-        (metric, recipe_id, values)
-        for metric in ("ppx_geo", "vert", "wer", "fad")
-        if metric != "fad" or not by_recipe(run, "ppx_geo")
-        for recipe_id, values in by_recipe(run, metric).items()
-    ]
-    used = [values[c.cell_id] for _, _, values in found for c in rows if c.cell_id in values]
-    for metric, recipe_id, values in found:
-        title = heading_of(run, metric, recipe_id)
-        references = [row for row in run.results.cells if row.kind == "reference"]
-        if lines := swept_lines(rows, values, lambda row: row.temperature):
-            yield Panel(
-                title=f"{run_title(run.results)}: {title}",
-                x_label="temperature",
-                lines=lines,
-                levels=levels_of(references, values),
-                shared_x=True,
-                caption=caption_of(run, used),
-            )
+    """What temperature changes, one line per system; the recordings' values as levels."""
+    return of_run(run, by_temperature(run.results))
 
 
 def head_steps(run: StoredRun) -> Iterator[Panel]:
     """FAD against head steps for the heads that take any number; the others as levels."""
-    rows = systems_of(run)
-    by_model: dict[str | None, set[int | None]] = {}
-    for row in rows:
-        by_model.setdefault(row.model, set()).add(row.head_steps)
-    several = [row for row in rows if len(by_model[row.model]) > 1]
-    if max((len(steps) for steps in by_model.values()), default=0) < 3:
+    rows = sorted(systems_of(run), key=lambda row: row.head_steps or 0)
+    several = swept(rows)
+    if all(sum(row.label == label for row in rows) < _SWEEP for label in several):
         return
     for recipe_id, values in by_recipe(run, "fad").items():
-        if lines := swept_lines(several, values, lambda row: row.head_steps):
-            used = [values[c.cell_id] for c in several if c.cell_id in values]
-            yield Panel(
-                title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
-                x_label="head steps",
-                lines=lines,
-                levels=levels_of([row for row in rows if row.baseline], values),
-                log_x=far_apart((dot.x for line in lines for dot in line.dots), _WIDE),
-                log_y=far_apart(dot.y for line in lines for dot in line.dots),
-                shared_x=True,
-                caption=caption_of(run, used),
-            )
+        dots: dict[Named, list[Dot]] = {}
+        for row in rows:
+            if row.label in several and row.cell_id in values:
+                dot = Dot.of(row.head_steps or 0, values[row.cell_id])
+                dots.setdefault((row.label, str(row.model)), []).append(dot)
+        base = [row for row in rows if row.baseline and row.cell_id in values]
+        everyone = [dot for found in dots.values() for dot in found]
+        yield Panel(
+            title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
+            x_label="head steps",
+            lines=lines_of({name: found for name, found in dots.items() if len(found) > 1}),
+            levels={row.label: values[row.cell_id].value for row in base},
+            log_x=far_apart((dot.x for dot in everyone), _WIDE),
+            log_y=far_apart(dot.y for dot in everyone),
+            shared_x=True,
+            caption=caption_of(run, [values[row.cell_id] for row in rows if row.cell_id in values]),
+        )
 
 
 def fad_over_time(run: StoredRun) -> Iterator[Panel]:
     """FAD of successive segments of the ablated systems' continuations."""
-    rows = systems_of(run)
-    if not any(ModelName.of(str(row.model)).base in ABLATED for row in rows):
-        return
-    recipes: dict[str | None, dict[str, list[Value]]] = {}
-    for value in run.results.rows:
-        if value.value is not None and segments([value]):
-            recipes.setdefault(value.recipe_id, {}).setdefault(value.cell_id, []).append(value)
-    for recipe_id, values in recipes.items():
-        found: dict[Named, list[Dot]] = {}
-        for row in rows:
-            points = segments(values.get(row.cell_id, []))
-            if len(points) > 1:
-                name = system_title(row, swept(rows)), str(row.model)
-                found[name] = [Dot.of(x, value) for x, value in points]
-        if found:
-            used = [value for c in rows for value in values.get(c.cell_id, [])]
-            yield Panel(
-                title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
-                x_label="seconds after the prompt, middle of the segment",
-                lines=lines_of(found),
-                log_y=far_apart(dot.y for line in found.values() for dot in line),
-                shared_x=True,
-                caption=caption_of(run, used),
-            )
+    known = {ModelName.of(str(row.model)).base for row in systems_of(run)}
+    return of_run(run, over_time(run.results, "fad@") if known & ABLATED else ())
 
 
 def convergence(run: StoredRun) -> Iterator[Panel]:
     """FAD of the checkpoints kept in training, with the head-batch multiplier and without."""
-    names = {"calm-music": "with the multiplier", "calm-music-no-multiplier": "without it"}
-    for recipe_id, values in by_recipe(run, "fad").items():
-        dots: dict[Named, list[Dot]] = {}
-        used = []
-        for row in run.results.cells:
-            name = ModelName.of(row.model or "")
-            if name.step is not None and name.base in names and row.cell_id in values:
-                used.append(values[row.cell_id])
-                line = dots.setdefault((names[name.base], name.base), [])
-                line.append(Dot.of(name.step, used[-1]))
-        lines = lines_of({name: in_order(line) for name, line in dots.items() if len(line) > 1})
-        if len(lines) > 1:
-            yield Panel(
-                title=f"{run_title(run.results)}: {heading_of(run, 'fad', recipe_id)}",
-                x_label="training step",
-                lines=lines,
-                log_y=far_apart(dot.y for line in lines for dot in line.dots),
-                shared_x=True,
-                caption=caption_of(run, used),
-            )
+    names = {ModelName.of(str(row.model)).base for row in run.results.cells}
+    return of_run(run, against_training(run.results) if names >= MULTIPLIED else ())
 
 
 def latency_split(runs: Sequence[StoredRun]) -> Iterator[Panel]:
@@ -212,66 +163,30 @@ def latency_split(runs: Sequence[StoredRun]) -> Iterator[Panel]:
 
 
 def latency_position(run: StoredRun) -> Iterator[Panel]:
-    """Milliseconds per frame against how much has been generated: flat, or growing with it.
-
-    Of a second of audio, where frames are not equally long.
-
-    From the frames that `speed` times along a long generation, or else from timed generations that
-    are long enough.
-    """
-    rows, (per, scales) = systems_of(run), unit_of(run.results, run.growth)
+    """Milliseconds along a long generation, as `speed` times it: flat, or growing with it."""
     along = times_along(run.results, run.growth, "total")
-    arms = {
-        row.cell_id: [r for r in run.latency if r.cell_id == row.cell_id and _is_single(r)]
-        for row in rows
-    }
-    if not along:
-        per, scales = "second of audio", frame_rates(run.results)
-        along = {i: _positions(own, scales[i]) for i, own in arms.items() if i in scales}
-        rounds = max(map(len, arms.values()), default=0)
-        how = f"medians over {rounds} rounds, bars hold the middle half"
-    else:
-        how = "lower quartiles of the frames there, bars from fastest to median"
-    drawn = [row for row in rows if _long_enough(along.get(row.cell_id, ()))]
+    rows = systems_of(run)
+    drawn = [row for row in rows if len(along.get(row.cell_id, ())) > 1]
     steps = {f"{row.mode} {row.precision}" for row in drawn if row.mode}
     step = f", {steps.pop()}" if len(steps) == 1 else ""
-    found: dict[Named, list[Dot]] = {
-        (system_title(row, swept(rows)).removesuffix(step), str(row.model)): along[row.cell_id]
-        for row in drawn
-    }
-    if found:
-        lines = lines_of(found)
+    lines = lines_of(
+        {
+            (system_title(row, swept(rows)).removesuffix(step), str(row.model)): along[row.cell_id]
+            for row in drawn
+        }
+    )
+    if lines:
+        per = unit_of(run.results, run.growth)[0]
+        how = "lower quartiles of the frames there, bars from fastest to median"
         yield Panel(
             title=f"{run_title(run.results).removeprefix('speed-')}{step}, ms per {per}",
             x_label="seconds of audio generated",
             lines=lines,
             log_x=far_apart(dot.x for line in lines for dot in line.dots),
             from_zero=True,
-            shared_x=bool(run.growth),
+            shared_x=True,
             caption=f"{_name(run)}: {how}{timed_on(run.results, drawn)}",
         )
-
-
-def _long_enough(dots: Sequence[Dot]) -> bool:
-    return len(dots) > 1 and dots[-1].x >= _LEAST_SECONDS
-
-
-def _is_single(record: LatencyRecord) -> bool:
-    return not record.control and record.batch == 1 and bool(record.frame_ns)
-
-
-def _positions(records: Sequence[LatencyRecord], rate: float) -> list[Dot]:
-    """Milliseconds for a second of audio, along it, of generations at so many frames a second."""
-    n_frames = min((len(record.stage_ns["total"]) for record in records), default=0)
-    size = max(_BIN, n_frames // _DOTS)
-    dots = []
-    for start in range(0, n_frames - size + 1, size):
-        span = (r.stage_ns["total"][start : start + size] for r in records)
-        times = sorted(rate * ns / 1e6 for frames in span for ns in frames)
-        quarter = len(times) // 4
-        interval = times[quarter], times[-1 - quarter]
-        dots.append(Dot(x=(start + size / 2) / rate, y=median(times), y_interval=interval))
-    return dots
 
 
 def held_out_losses(runs: Sequence[StoredRun], corpus: str) -> Iterator[Panel]:
@@ -384,30 +299,6 @@ def caption_of(run: StoredRun, values: Sequence[Value], more: str = "") -> str:
 
 def _name(run: StoredRun) -> str:
     return f"{run.name} ({', '.join(run.scales)})"
-
-
-def levels_of(rows: Sequence[Row], values: Mapping[str, Value]) -> dict[str, float | None]:
-    """The values of these rows, by label."""
-    found = ((row.label, values.get(row.cell_id)) for row in rows)
-    return {label: None if value is None else value.value for label, value in found}
-
-
-def swept_lines(
-    rows: Sequence[Row], values: Mapping[str, Value], at: Callable[[Row], float | None]
-) -> list[Line]:
-    """A line for each system that has values at two places or more."""
-    dots: dict[Named, list[Dot]] = {}
-    for row in rows:
-        x = at(row)
-        if x is not None and row.cell_id in values:
-            dot = Dot.of(x, values[row.cell_id])
-            dots.setdefault((row.label, str(row.model)), []).append(dot)
-    return lines_of({name: in_order(found) for name, found in dots.items() if len(found) > 1})
-
-
-def in_order(dots: Sequence[Dot]) -> list[Dot]:
-    """Dots from left to right."""
-    return sorted(dots, key=lambda dot: dot.x)
 
 
 def lines_of(found: Mapping[Named, Sequence[Dot]]) -> list[Line]:

@@ -26,7 +26,7 @@ from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.numbers.stored import read_current
 from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.seeds import training_of
-from calm_bench.store.records import GrowthRecord, LatencyRecord, Manifest, Row
+from calm_bench.store.records import GrowthRecord, Manifest, Row
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 
@@ -80,7 +80,6 @@ class StoredRun:
     name: str
     results: Results
     manifest: Manifest | None
-    latency: tuple[LatencyRecord, ...] = ()
     growth: tuple[GrowthRecord, ...] = ()
     oldest: "StoredRun | None" = None
     replaced: Mapping[str, str] = field(default_factory=dict)
@@ -385,7 +384,6 @@ def _read(folder: Path) -> StoredRun:
         name=results.run_id,
         results=results.model_copy(update={"cells": rows}),
         manifest=store.read_manifest() if has_manifest else None,
-        latency=tuple(store.read(LatencyRecord)),
         growth=tuple(store.read(GrowthRecord)),
     )
 

@@ -1,5 +1,6 @@
 """Stored runs with made-up numbers of the shape that real ones have."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.store.records import LatencyRecord, Manifest, Row
+from calm_bench.store.records import Manifest, Row
 from calm_bench.store.results import Difference, Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column
@@ -65,6 +66,17 @@ def row_of(cell: Row, metric: str, number: Number, *, instrument: str | None, n:
     )
 
 
+def column_of(metric: str) -> Column:
+    span = re.findall(r"@(\d)-(\d)s", metric)
+    return Column(
+        name=metric,
+        label=LABELS.get(metric.partition("@")[0], metric),
+        higher_is_better=False,
+        metric=None if metric in SPEED else metric,
+        span=tuple(map(float, span[0])) if span else None,
+    )
+
+
 def _with_limit(values: Mapping[str, Number]) -> dict[str, Number]:
     """FAD∞ beside every FAD, and equal to it."""
     return {**values, **({"fad_inf": values["fad"]} if "fad" in values else {})}
@@ -102,9 +114,7 @@ def make_results(
         benchmark=benchmark,
         benchmark_version=1,
         cells=tuple(cell for cell, _ in numbers),
-        columns=tuple(
-            Column(name=m, label=LABELS.get(m, m), higher_is_better=False) for m in metrics
-        ),
+        columns=tuple(map(column_of, metrics)),
         recipes=recipes,
         rows=tuple(rows),
         differences=tuple(
@@ -140,12 +150,11 @@ def make_manifest(results: Results, **changes: Any) -> Manifest:
     )
 
 
-def stored(results: Results, latency: tuple[LatencyRecord, ...] = (), **changes: Any) -> StoredRun:
+def stored(results: Results, **changes: Any) -> StoredRun:
     return StoredRun(
         name=results.run_id,
         results=results,
         manifest=make_manifest(results, **changes),
-        latency=latency,
     )
 
 
@@ -220,30 +229,10 @@ def ablation_results() -> Results:
             ("calm-music-tiny", "calm-music-no-multiplier-tiny"), fads, strict=True
         ):
             label = "Ours" if name == "calm-music-tiny" else "No head-batch multiplier"
-            numbers.append((system(f"{name}@{step}", label, steps=4), {"fad": around(fad)}))
+            cell = system(f"{name}@{step}", label, steps=4)
+            cell = cell.model_copy(update={"training_step": step})
+            numbers.append((cell, {"fad": around(fad)}))
     return make_results("ablations-1", "ablations", numbers, instruments=("mel",))
-
-
-def latency_records() -> tuple[LatencyRecord, ...]:
-    """Times that grow with position for one system and stay flat for the other."""
-    records = []
-    for round_ in range(5):
-        for cell, start, slope in ((RQ32, 9.5, 0.004), (CALM[4], 5.2, 0.004)):
-            wobble = 0.05 * ((round_ * 7) % 5)
-            total = tuple(int(1e6 * (start + slope * i + wobble)) for i in range(200))
-            records.append(
-                LatencyRecord(
-                    round=round_,
-                    cell_id=cell.cell_id,
-                    order=0,
-                    stage_ns={"total": total},
-                    frame_ns=40_000_000,
-                    device="CPU",
-                    dtype="float32",
-                    threads=1,
-                )
-            )
-    return tuple(records)
 
 
 @pytest.fixture(scope="session")
@@ -266,7 +255,7 @@ def make() -> SimpleNamespace:
 
 @pytest.fixture
 def music() -> StoredRun:
-    return stored(music_results(), latency_records())
+    return stored(music_results())
 
 
 @pytest.fixture
@@ -283,8 +272,6 @@ def save(tmp_path: Path) -> Callable[[StoredRun], Path]:
         store.write_results(run.results)
         if manifest and run.manifest is not None:
             store.write_manifest(run.manifest)
-        if run.latency:
-            store.append(*run.latency)
         return store.root
 
     return write
