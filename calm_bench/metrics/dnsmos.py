@@ -25,10 +25,11 @@ import numpy as np
 
 from calm_bench.core.audio import RESAMPLER, resample
 from calm_bench.core.paths import installed
+from calm_bench.core.progress import ordered_map
 from calm_bench.core.waves import centred
 from calm_bench.metrics.base import Fields, Metric, each_clip
 from calm_bench.seeds import file_hash
-from calm_bench.types import Clip, Column, MetricResult, Wave
+from calm_bench.types import Clip, Column, MetricResult, Wave, samples_hash
 
 _RATE = 16_000
 _WINDOW = 144_160  # samples; 9.01 s
@@ -71,16 +72,27 @@ class DnsmosMetric(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        found = each_clip(clips, self._fields)
+        # Clips are read here and heard on all threads; those that sound the same (the
+        # continuations of a row of silence) are heard once.
+        heard = ordered_map(self._fields, map(_continuation, clips))
+        found = each_clip(clips, lambda clip: next(heard))
         return replace(found, counts={"n_too_short": len(found.notes)})
 
-    def _fields(self, clip: Clip) -> tuple[Fields, str | None]:
-        seconds = clip.continuation_seconds
+    def _fields(self, given: tuple[float, Wave]) -> tuple[Fields, str | None]:
+        seconds, wave = given
         if seconds < _MIN_SECONDS:
             return dict.fromkeys(_FIELDS), f"{seconds:.2f} s are too short for DNSMOS"
-        return self._opinions(resample(clip.continuation, clip.sample_rate, _RATE)), None
+        key = samples_hash(wave, _RATE)
+        if key not in self._known:
+            self._known[key] = self._opinions(wave)
+        return self._known[key], None
 
-    def _opinions(self, wave: Wave) -> dict[str, float | None]:
+    @cached_property
+    def _known(self) -> dict[str, Fields]:
+        """What was found before, by what was heard."""
+        return {}
+
+    def _opinions(self, wave: Wave) -> Fields:
         windows = _windows(centred(np.clip(wave, -1.0, 1.0)))  # [n, _WINDOW]
         batches = (windows[start : start + _BATCH] for start in range(0, len(windows), _BATCH))
         raw = np.concatenate(
@@ -104,7 +116,15 @@ class DnsmosMetric(Metric):
     def _session(self) -> Any:
         import onnxruntime
 
-        return onnxruntime.InferenceSession(self._model, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # a clip a thread: threads that share one wait for it
+        providers = ["CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(self._model, options, providers=providers)
+
+
+def _continuation(clip: Clip) -> tuple[float, Wave]:
+    """Its seconds, and the wave at the network's rate."""
+    return clip.continuation_seconds, resample(clip.continuation, clip.sample_rate, _RATE)
 
 
 def _windows(wave: Wave) -> Wave:

@@ -71,6 +71,19 @@ def test_windows_begin_every_second(metric: DnsmosMetric, seconds: float, n_wind
         np.testing.assert_allclose(window, expected, atol=1e-6)
 
 
+def test_what_sounds_the_same_is_heard_once(metric: DnsmosMetric) -> None:
+    rng = np.random.default_rng(0)
+    prompts, tail = rng.uniform(-0.5, 0.5, (4, 100)), rng.uniform(-0.5, 0.5, 2 * 16_000)
+    waves = [*(np.concatenate([prompt, tail]) for prompt in prompts), rng.uniform(-1, 1, 32_100)]
+    clips = [clip_of(w, prompt_seconds=100 / 16_000, clip_id=f"{i}") for i, w in enumerate(waves)]
+    metric.score(clips[:1], [])
+    assert len(metric._session.fed) == 1
+    found = metric.score(clips, []).clips
+    assert len(metric._session.fed) == 2
+    assert list(found) == ["0", "1", "2", "3", "4"]
+    assert found["0"] == found["3"] != found["4"]
+
+
 @pytest.mark.parametrize("n_samples", [16_000, 100_000, 144_000])
 def test_short_audio_is_repeated_to_one_window(metric: DnsmosMetric, n_samples: int) -> None:
     wave = np.linspace(-0.5, 0.5, n_samples).astype(np.float32)
