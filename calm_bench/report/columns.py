@@ -71,14 +71,20 @@ def shown_columns(results: Results, *, everything: bool = False) -> list[Shown]:
     """The columns of the table in order, each recipe of a column apart from the others.
 
     With `everything`, the columns that the benchmark shows are followed by all the others. A
-    benchmark that names none shows all but those over time.
+    benchmark that names none shows all but those over time. Of a column that it names with an
+    embedding, `fad[musicnn]`, those through others are shown with `everything`, or where it has
+    none through this one.
     """
     known = {column.name: column for column in results.columns}
     whole = [column.name for column in results.columns if column.span is None]
-    wanted = (*results.table, *known) if everything else results.table or whole
+    table = [name.partition("[")[0] for name in results.table]
+    wanted = (*table, *known) if everything else table or whole
     names = [name for name in LEADING if name in known]
-    names += [name for name in wanted if name in known and name not in names]
-    return [shown for name in names for shown in _by_recipe(results, known[name])]
+    names += [name for name in dict.fromkeys(wanted) if name in known and name not in names]
+    found = [_by_recipe(results, known[name]) for name in names]
+    if not everything:
+        found = [[s for s in some if s.key in results.table] or some for some in found]
+    return [shown for some in found for shown in some]
 
 
 def shown_recipes(results: Results) -> dict[str, dict[str, Any]]:

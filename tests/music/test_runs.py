@@ -162,5 +162,13 @@ def test_two_embeddings_are_two_columns_that_name_them(outcome: Outcome) -> None
     shown = [s for s in shown_columns(both) if s.column.name == "fad"]
     assert [s.heading for s in shown] == ["FAD, mel ↓", "FAD, other ↓"]
     assert [s.key for s in shown] == ["fad[mel]", "fad[other]"]
+    for table, keys in (
+        (("fad[other]", "kad"), ["fad[other]"]),
+        (("fad[absent]",), ["fad[mel]", "fad[other]"]),
+    ):
+        named = both.model_copy(update={"table": table})
+        assert [s.key for s in shown_columns(named) if s.column.name == "fad"] == keys
+        every = [s.key for s in shown_columns(named, everything=True) if s.column.name == "fad"]
+        assert every == ["fad[mel]", "fad[other]"]
     alone: Any = [s.heading for s in shown_columns(results) if s.column.name == "fad"]
     assert alone == ["FAD ↓"]
