@@ -350,6 +350,13 @@ def test_what_ranks_do_to_a_step_is_said_or_refused(
         train_model(system, shared)
 
 
+def test_a_rank_that_others_speak_for_says_nothing(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calm_bench.training.train.speaks", lambda: False)
+    assert trained(model("mine", **KINDS["vae"]), "--steps", "1") == ""
+
+
 def test_strategies_that_do_not_fit_are_refused_in_one_line(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
     with pytest.raises(InputError, match="choose one of auto, ddp, fsdp"):
