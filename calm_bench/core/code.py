@@ -22,15 +22,8 @@ HOME = "calm_bench"
 SILENT = frozenset(
     f"{HOME}{name}"
     for name in (
-        "",
-        ".errors",
-        ".core",
-        ".core.paths",
-        ".core.progress",
-        ".core.ranks",
-        ".registry",
-        ".store",
-        ".store.run_store",
+        *("", ".core", ".core.paths", ".core.progress", ".core.ranks"),
+        *(".errors", ".registry", ".store", ".store.run_store"),
     )
 )
 """Modules that decide no score: how far things are, what went wrong, where files lie, what a name

@@ -15,30 +15,13 @@ if TYPE_CHECKING:
     from rich.table import Table as Grid
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "—": "---",
-    "–": "--",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "→": r"$\to$",
-    "†": r"$\dagger$",
-    "∞": r"$\infty$",
-    "√": r"$\surd$",
-    "τ": r"$\tau$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "…": r"\dots{}",
-    "\u00a0": "~",
-}
+_TEXT = {"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "…": "dots"}
+_TEXT |= {"<": "textless", ">": "textgreater"}
+_MATH = {"×": "times", "±": "pm", "↑": "uparrow", "↓": "downarrow", "→": "to", "†": "dagger"}
+_MATH |= {"∞": "infty", "√": "surd", "τ": "tau", "≤": "leq", "≥": "geq"}
+_LATEX = {"−": "$-$", "—": "---", "–": "--", "\u00a0": "~", **{c: f"\\{c}" for c in "&%$#_{}"}}
+_LATEX |= {sign: f"\\{name}{{}}" for sign, name in _TEXT.items()}
+_LATEX |= {sign: f"$\\{name}$" for sign, name in _MATH.items()}
 
 
 def footnote_mark(index: int) -> str:
