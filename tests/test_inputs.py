@@ -31,9 +31,8 @@ class Said:
     json: dict[str, Any]
 
     def row(self, metric: str, cell: str = "clips") -> dict[str, Any]:
-        return next(
-            row for row in self.json["rows"] if (row["cell_id"], row["metric"]) == (cell, metric)
-        )
+        rows = {(row["cell_id"], row["metric"]): row for row in self.json["rows"]}
+        return dict(rows[cell, metric])
 
     def value(self, metric: str, cell: str = "clips") -> float:
         row = self.row(metric, cell)
@@ -69,9 +68,8 @@ def version(original: Wave, decibels: float, seed: int = 99) -> Wave:
     added = np.random.default_rng(seed).normal(size=original.size)
     added -= added.mean()
     added -= original * (added @ original) / (original @ original)
-    return original + added * np.linalg.norm(original) / np.linalg.norm(added) / 10 ** (
-        decibels / 20
-    )
+    added *= np.linalg.norm(original) / np.linalg.norm(added)
+    return original + added / 10 ** (decibels / 20)
 
 
 def write(path: Path, wave: Wave, rate: int = RATE, **how: Any) -> Path:
@@ -245,9 +243,8 @@ def test_a_rule_of_groups_that_finds_nothing(score: Score, ours: Path, rule: str
 def corpus(source: Path, *words: object, code: Code = 0) -> tuple[Said, list[Any]]:
     """List a corpus, and give back what was said and the lines of its manifest."""
     out = source.parent / f"listed {source.name}"
-    said = command(
-        "data", "folder", source, "--out", out, "--json", "--min-seconds", 0.2, *words, code=code
-    )
+    words = ("--out", out, "--json", "--min-seconds", 0.2, *words)
+    said = command("data", "folder", source, *words, code=code)
     lines = (out / "manifest.jsonl").read_text("utf-8").split("\n") if said.code == 0 else []
     return said, [json.loads(line) for line in lines if line]
 
@@ -279,7 +276,7 @@ def test_a_folder_against_itself(score: Score, ours: Path, tmp_path: Path, linke
 
 
 def test_names_that_shells_and_globs_trip_over(score: Score, ours: Path, theirs: Path) -> None:
-    names = ("take [1]", "100% (final)", "#3", "-a", "ü ß", "two  spaces", "{x}")
+    names = ("take [1]", "100% (final)", "#3", "-a", "ü ß", "two  spaces", "{x}", "a\nb", "c\td")
     for index, name in enumerate(names):
         write(theirs / f"{name}.wav", noise(index))
         write(ours / f"{name}.wav", version(noise(index), 20))
@@ -302,37 +299,17 @@ def test_unreadable_names_are_printed_as_they_are(score: Score, ours: Path, tmp_
 def test_what_tools_leave_beside_recordings(score: Score, ours: Path) -> None:
     for name in ("a.wav", "b.wav"):
         write(ours / name, noise(ord(name[0])))
-    for name in (
-        "Thumbs.db",
-        "desktop.ini",
-        ".DS_Store",
-        "a.wav.bak",
-        "a.wav.asd",
-        "b.lab",
-        "a.wav.reapeaks",
-        "a.TextGrid",
-        "a.txt",
-        "a.json",
-        "__MACOSX/._a.wav",
-    ):
+    left = ("Thumbs.db", "desktop.ini", ".DS_Store", "b.lab", "a.txt", "a.json", "a.TextGrid")
+    for name in (*left, "a.wav.bak", "a.wav.asd", "a.wav.reapeaks", "__MACOSX/._a.wav"):
         (ours / name).parent.mkdir(exist_ok=True)
         (ours / name).write_bytes(b"\0\5\x16\7")
     assert score().n("loudness") == 2
 
 
 def test_one_folder_of_nine_formats(score: Score, ours: Path, theirs: Path) -> None:
-    formats = {
-        "MP3": {},
-        "ogg": {},
-        "Opus": {"format": "OGG", "subtype": "OPUS"},
-        "AIFF": {},
-        "au": {},
-        "w64": {},
-        "caf": {},
-        "flac": {},
-        "WAV": {},
-    }
-    for index, (suffix, how) in enumerate(formats.items()):
+    suffixes = ("MP3", "ogg", "Opus", "AIFF", "au", "w64", "caf", "flac", "WAV")
+    for index, suffix in enumerate(suffixes):
+        how = {"format": "OGG", "subtype": "OPUS"} if suffix == "Opus" else {}
         write(theirs / f"{index}.wav", noise(index))
         write(ours / f"{index}.{suffix}", version(noise(index), 20), **how)
     said = score()
@@ -389,12 +366,6 @@ def test_folders_without_sound(score: Score, ours: Path, theirs: Path, tmp_path:
         assert reason in said.text
 
 
-def test_names_with_a_new_line_and_a_tab(score: Score, ours: Path, theirs: Path) -> None:
-    pairs(ours, theirs, "a\nb.wav", "c\td.wav")
-    said = score("--metrics", "fidelity")
-    assert (said.n("si_sdr"), said.value("si_sdr")) == (2, pytest.approx(20, abs=0.05))
-
-
 def test_a_name_in_latin_1(score: Score, ours: Path, theirs: Path) -> None:
     pairs(ours, theirs, "a.wav", "b.wav")
     for side in (ours, theirs):
@@ -410,10 +381,8 @@ def test_a_name_in_latin_1(score: Score, ours: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("rule", ["", "gen", "{}{}", "{x}", "{}=", "={}", "{}_gen=orig"])
 def test_templates_that_are_none(score: Score, ours: Path, theirs: Path, rule: str) -> None:
     pairs(ours, theirs, "a.wav")
-    said = score("--pair-by", rule, code=2)
-    assert (
-        f"--pair-by {rule!r} is neither path, nor stem, nor a template with one {{}}" in said.text
-    )
+    said = f"--pair-by {rule!r} is neither path, nor stem, nor a template with one {{}}"
+    assert said in score("--pair-by", rule, code=2).text
 
 
 # Files
@@ -633,10 +602,8 @@ def test_a_corpus_without_one_usable_recording(tmp_path: Path) -> None:
 
 def continued(tmp_path: Path, *paths: object, code: Code = 0) -> Said:
     """What `run smoke` says of one's own recordings."""
-    words = ("--no-latency", "--systems", "calm", "--temps", "0.8", "--json")
-    return command(
-        "run", "smoke", *words, "--out", tmp_path / "run", "--prompt-audio", *paths, code=code
-    )
+    words = ("--no-latency", "--systems", "calm", "--temps", "0.8", "--json", "--out")
+    return command("run", "smoke", *words, tmp_path / "run", "--prompt-audio", *paths, code=code)
 
 
 def test_two_prompts_of_one_name(tmp_path: Path) -> None:
@@ -675,9 +642,8 @@ def test_lists_of_other_programs(tmp_path: Path) -> None:
     write(tmp_path / "a.wav", noise(1, 1.5))
     (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,hello there\n")
     (tmp_path / "playlist.m3u").write_text("#EXTM3U\na.wav\n")
-    assert "texts without times: those of 1 of 1 prompt" in planned(
-        tmp_path, tmp_path / "metadata.csv"
-    )
+    said = planned(tmp_path, tmp_path / "metadata.csv")
+    assert "texts without times: those of 1 of 1 prompt" in said
     said = planned(tmp_path, tmp_path / "playlist.m3u", code=2)
     assert "playlist.m3u is no list of a known form: its first line is '#EXTM3U'" in said
     assert "(`calm-bench data folder --layout` takes manifest," in said

@@ -35,16 +35,7 @@ QUICK = {
     "score": ["--metrics", "loudness"],
     "data folder": [],
     "data prompts": ["--n", "1"],
-    "train": [
-        "--steps",
-        "1",
-        "--set",
-        "corpus=my-corpus",
-        "--set",
-        "batch_size=1",
-        "--set",
-        "precision=32-true",
-    ],
+    "train": ["--steps", "1", "--set", "corpus=my-corpus", "batch_size=1", "precision=32-true"],
 }
 
 

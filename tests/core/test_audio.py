@@ -257,18 +257,11 @@ def test_channels_that_cancel_are_said(tmp_path: Path, noise: Wave) -> None:
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        ("a.wav", {"subtype": "PCM_24"}),
-        ("a.wav", {"subtype": "PCM_32"}),
-        ("a.wav", {"subtype": "FLOAT"}),
-        ("a.wav", {"subtype": "DOUBLE"}),
+        *(("a.wav", {"subtype": subtype}) for subtype in ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
         ("a.wav", {"subtype": "PCM_24", "format": "WAVEX"}),
         ("a.rf64", {"subtype": "PCM_24", "format": "RF64"}),
-        ("a.w64", {"subtype": "PCM_24"}),
-        ("a.aiff", {"subtype": "PCM_24"}),
-        ("a.au", {"subtype": "PCM_24"}),
-        ("a.caf", {"subtype": "PCM_24"}),
+        *((f"a.{end}", {"subtype": "PCM_24"}) for end in ("w64", "aiff", "au", "caf", "flac")),
         ("a.sph", {"subtype": "PCM_16", "format": "NIST"}),
-        ("a.flac", {"subtype": "PCM_24"}),
     ],
 )
 @pytest.mark.parametrize(("rate", "channels"), [(11_025, 1), (44_100, 2), (96_000, 6)])

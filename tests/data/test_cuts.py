@@ -67,16 +67,8 @@ def test_one_prompt_lies_in_the_middle_of_its_recording(tmp_path: Path) -> None:
 def test_several_prompts_are_spread_over_the_recording_and_take_turns(tmp_path: Path) -> None:
     lay(tmp_path, {"a": (12.0, {}), "b": (12.0, {}), "c": (5.2, {})})
     specs = cut(tmp_path, "--n", "8", "--per-recording", "3")
-    assert starts(tmp_path, specs) == {
-        "a-1": 1.0,
-        "a-2": 5.0,
-        "a-3": 9.0,
-        "b-1": 1.0,
-        "b-2": 5.0,
-        "b-3": 9.0,
-        "c-1": 0.3,
-        "c-2": 2.9,
-    }
+    spread = {f"{name}-{k}": at for name in "ab" for k, at in ((1, 1.0), (2, 5.0), (3, 9.0))}
+    assert starts(tmp_path, specs) == spread | {"c-1": 0.3, "c-2": 2.9}
     assert [spec.id for spec in specs[:3]] == ["a-1", "b-2", "c-1"]
     assert all(spec.group == spec.id[0] for spec in specs)
     few = cut(tmp_path, "--n", "3", "--per-recording", "3")
@@ -160,12 +152,8 @@ def test_too_few_recordings_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_continuation_that_training_holds_word_by_word_makes_no_prompt(tmp_path: Path) -> None:
-    texts = {
-        "a": "So now, two three.",
-        "b": "so now he two",
-        "c": "We are all on",
-        "d": "Two, three",
-    }
+    texts = {"a": "So now, two three.", "b": "so now he two", "c": "We are all on"}
+    texts["d"] = "Two, three"
     known: dict[str, tuple[float, dict[str, Any]]] = {
         name: (5.0, {"words": [[word, k + 0.5, k + 1] for k, word in enumerate(text.split())]})
         for name, text in texts.items()

@@ -57,18 +57,9 @@ for recording in job["recordings"]:
 """
 SMALL = Music(train=5, validation=1, test=3, sample_rate=RATE)
 RESTRICTIVE = (
-    "all derivative electronic formats",
-    "all rights reserved",
-    "general public license",
-    "noncommercial",
-    "non-commercial",
-    "sharealike",
-    "share-alike",
-    "by-sa",
-    "by-nc",
-    "edizioni",
-    "wikifonia",
-    "musescore.com/",
+    *("all derivative electronic formats", "all rights reserved", "general public license"),
+    *("noncommercial", "non-commercial", "sharealike", "share-alike", "by-sa", "by-nc"),
+    *("edizioni", "wikifonia", "musescore.com/"),
 )
 
 

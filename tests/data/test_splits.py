@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +42,13 @@ def notes(source: Path) -> str:
     return "\n".join(read_card(source.parent / "corpus").notes)
 
 
-def splits_by(items: Iterable[Item], part: int) -> Mapping[str, set[str]]:
-    """The splits of the recordings that share some part of their id."""
+def splits_by(
+    items: Iterable[Item], part: int | Callable[[Item], str | None]
+) -> Mapping[str | None, set[str]]:
+    """The splits of the recordings that share some part of their id, or what they are told."""
     found = defaultdict(set)
     for item in items:
-        found[item.id.split("-")[part]].add(item.split)
+        found[item.id.split("-")[part] if isinstance(part, int) else part(item)].add(item.split)
     return found
 
 
@@ -71,19 +73,15 @@ def test_a_split_is_believed_anywhere_in_the_path(source: Path) -> None:
 
 def test_the_name_of_a_split_is_believed_before_a_name_with_a_split_in_it(source: Path) -> None:
     lay(source, ["test/Someone/test-train/a.wav", "some-test/train/b.wav", "x/train-clean-5/c.wav"])
-    assert [(item.id[-1], item.split) for item in read(source)] == [
-        ("b", "train"),
-        ("a", "test"),
-        ("c", "train"),
-    ]
+    found = [(item.id[-1], item.split) for item in read(source)]
+    assert found == [("b", "train"), ("a", "test"), ("c", "train")]
 
 
 @pytest.mark.parametrize("name", ["test", "test-clean", "TEST", "testset", "test_eval92"])
 def test_a_source_that_is_a_split_by_its_own_name(tmp_path: Path, name: str) -> None:
-    assert {item.split for item in read(lay(tmp_path / name, ["a.wav", "b.wav"]))} == {"test"}
-    assert "train is empty: the source gives its recordings to other splits" in notes(
-        tmp_path / name
-    )
+    source = lay(tmp_path / name, ["a.wav", "b.wav"])
+    assert {item.split for item in read(source)} == {"test"}
+    assert "train is empty: the source gives its recordings to other splits" in notes(source)
 
 
 def test_a_folder_of_tests_is_no_split(tmp_path: Path) -> None:
@@ -135,9 +133,7 @@ def test_a_speakers_folder_in_two_splits_is_said(source: Path) -> None:
 def test_microphones_of_one_utterance_stay_together(source: Path) -> None:
     names = [f"u{k}{mic}.wav" for k in range(20) for mic in ("_mic1", "_mic2", ".CH3")]
     items = read(lay(source, names))
-    found = defaultdict(set)
-    for item in items:
-        found[item.id.split("_")[0].split(".")[0]].add(item.split)
+    found = splits_by(items, lambda item: item.id.split("_")[0].split(".")[0])
     assert len(found) == 20
     assert all(len(splits) == 1 for splits in found.values())
 
@@ -166,9 +162,7 @@ def test_speakers_and_works_of_a_list_stay_together(source: Path) -> None:
     ]
     lay(source, [str(line["audio"]) for line in lines])
     (source / "list.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    found = defaultdict(set)
-    for item in read(source):
-        found[item.work].add(item.split)
+    found = splits_by(read(source), lambda item: item.work)
     assert len(found) == 4
     assert all(len(splits) == 1 for splits in found.values())
 
@@ -196,34 +190,17 @@ def test_the_same_recording_in_two_splits_is_said(source: Path) -> None:
     assert "which is in test, this one in train" in result.output
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train", "train"),
-        ("TEST", "test"),
-        ("train-clean-100", "train"),
-        ("dev_other", "validation"),
-        ("val", "validation"),
-        ("validation", "validation"),
-        ("eval92", "test"),
-        ("testset", "test"),
-        ("test_b", "test"),
-        ("Testing", "test"),
-        ("nsynth-valid", "validation"),
-        ("cv-valid-train", "train"),
-        ("training", "train"),
-        ("testimony", None),
-        ("training-day", None),
-        ("contest", None),
-        ("trainers", None),
-        ("invalid", None),
-        ("devotion", None),
-        ("validated", None),
-        ("evaluated", None),
-        ("latest", None),
-        ("Artist - Test Song", None),
-        ("", None),
-    ],
-)
+NAMED = {
+    "train": ("train", "train-clean-100", "cv-valid-train", "training"),
+    "validation": ("dev_other", "val", "validation", "nsynth-valid"),
+    "test": ("TEST", "eval92", "testset", "test_b", "Testing"),
+    None: (
+        *("testimony", "training-day", "contest", "trainers", "invalid", "devotion", "validated"),
+        *("evaluated", "latest", "Artist - Test Song", ""),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "split"), [(n, s) for s, names in NAMED.items() for n in names])
 def test_names_that_say_a_split(name: str, split: str | None) -> None:
     assert named_split(name) == split

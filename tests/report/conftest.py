@@ -21,6 +21,7 @@ from calm_bench.types import Column
 
 RATE = 16000
 PROMPT_SECONDS = 1.04
+FEW = "fewer than 2 shared prompts"
 WORDS = (
     ("Once", 0.1, 0.4),
     ("upon", 0.5, 0.9),
@@ -29,24 +30,18 @@ WORDS = (
     ("a", 1.55, 1.6),
     ("dog", 1.65, 1.8),
 )
-HEARD = (
-    ("Once", 0.1, 0.4),
-    ("upon", 0.5, 0.9),
-    ("a", 1.1, 1.2),
-    ("time", 1.25, 1.5),
-    ("a", 1.55, 1.6),
-    ("frog", 1.65, 1.8),
-    ("<b>sang</b>", 1.85, 1.95),
-)
+HEARD = (*WORDS[:3], ("time", *WORDS[3][1:]), WORDS[4], ("frog", *WORDS[5][1:]))
+HEARD += (("<b>sang</b>", 1.85, 1.95),)
 
 
 def make_cells() -> tuple[Row, ...]:
     def system(label: str, temperature: float, kind: str, baseline: bool) -> Row:
+        name = label.split()[0].lower()
         return Row(
-            cell_id=f"{label.split()[0].lower()}-t{temperature:g}",
+            cell_id=f"{name}-t{temperature:g}",
             label=label,
             kind="system",
-            model=f"{label.split()[0].lower()}-speech-tiny",
+            model=f"{name}-speech-tiny",
             temperature=temperature,
             temperature_kind=kind,
             text_temperature=temperature,
@@ -136,46 +131,17 @@ def make_results() -> Results:
         for cell in cells
         for column, value in zip(COLUMNS, VALUES[cell.cell_id], strict=False)
     ]
-    differences = (
+    differences = [
         Difference(
-            cell_id="rq-t1",
-            baseline_cell_id="rq-t0.8",
-            metric="ppx_geo",
-            recipe_id="ppx_geo-recipe",
-            value=64.3,
-            low=21.0,
-            high=110.9,
-            n=3,
-        ),
-        Difference(
-            cell_id="calm-t1",
-            baseline_cell_id="calm-t0.8",
-            metric="wer",
-            recipe_id="wer-recipe",
-            value=8.6,
-            low=-1.4,
-            high=18.6,
-            n=2,
-        ),
-        Difference(
-            cell_id="calm-t0.8",
-            baseline_cell_id="rq-t0.8",
-            metric="wer",
-            recipe_id="wer-recipe",
-            value=-2.7,
-            low=-6.0,
-            high=-0.1,
-            n=3,
-        ),
-        Difference(
-            cell_id="calm-t0.8",
-            baseline_cell_id="rq-t0.8",
-            metric="vert",
-            recipe_id="vert-recipe",
-            value=None,
-            reason="fewer than 2 shared prompts",
-        ),
-    )
+            cell_id=a, baseline_cell_id=b, metric=metric, recipe_id=f"{metric}-recipe", **found
+        )
+        for a, b, metric, found in (
+            ("rq-t1", "rq-t0.8", "ppx_geo", {"value": 64.3, "low": 21.0, "high": 110.9, "n": 3}),
+            ("calm-t1", "calm-t0.8", "wer", {"value": 8.6, "low": -1.4, "high": 18.6, "n": 2}),
+            ("calm-t0.8", "rq-t0.8", "wer", {"value": -2.7, "low": -6.0, "high": -0.1, "n": 3}),
+            ("calm-t0.8", "rq-t0.8", "vert", {"value": None, "reason": FEW}),
+        )
+    ]
     return Results(
         run_id="speech-0123abcd",
         benchmark="speech",
@@ -183,17 +149,11 @@ def make_results() -> Results:
         cells=cells,
         columns=COLUMNS,
         table=("ppx_geo", "vert", "wer", "dnsmos"),
-        recipes={
-            f"{column.name}-recipe": {"metric": column.name, "version": 1} for column in COLUMNS
-        },
+        recipes={f"{c.name}-recipe": {"metric": c.name, "version": 1} for c in COLUMNS},
         rows=tuple(rows),
-        differences=differences,
-        trials={
-            cell.cell_id: TrialCount(ok=2, failed=1)
-            if cell.cell_id == "calm-t1"
-            else TrialCount(ok=3)
-            for cell in cells
-        },
+        differences=tuple(differences),
+        trials={c.cell_id: TrialCount(ok=3) for c in cells}
+        | {"calm-t1": TrialCount(ok=2, failed=1)},
         counts={"silence": {"perplexity.n_empty": 3.0}},
     )
 
@@ -220,7 +180,6 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
             time = np.arange(2 * RATE) / RATE
             wave = 0.1 * np.sin(2 * np.pi * (220 + 40 * index) * time) * (cell.kind != "silence")
             wave = (wave + 1e-3 * rng.standard_normal(len(wave))).astype(np.float32)
-            failed = cell.cell_id == "calm-t1" and index == 2
             common = {
                 "trial_id": f"{cell.cell_id}/{index}",
                 "cell_id": cell.cell_id,
@@ -230,7 +189,7 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                 "prompt_seconds": PROMPT_SECONDS,
                 "prompt_text_source": "transcribed" if index == 1 else "given",
             }
-            if failed:
+            if cell.cell_id == "calm-t1" and index == 2:
                 status = {"status": "failed", "error": "RuntimeError: <out of memory>"}
                 store.append(TrialRecord.model_validate(common | status))
                 continue
@@ -253,7 +212,6 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                 ("wer", "wer", {"errors": 2.0, "words": 4.0 + cell_index}),
                 ("perplexity", "ppx_geo", {"nll": None if cell.kind == "silence" else 4.0}),
             ):
-                missing = None in values.values()
                 store.append(
                     ScoreRecord(
                         metric=metric,
@@ -262,16 +220,14 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                         trial_id=f"{cell.cell_id}/{index}",
                         clip_id=clip_id,
                         values=values,
-                        note="empty transcript" if missing else None,
+                        note="empty transcript" if None in values.values() else None,
                     )
                 )
     for number in range(5):
         arms = (("rq-t0.8", 5_000_000), ("calm-t0.8", 400_000))
         for order, (cell_id, head) in enumerate(arms):
-            backbone = 9_000_000 + 100_000 * number
-            codec = 3_000_000
-            total = backbone + head + codec + 50_000
-            stages = {"backbone": backbone, "head": head, "codec": codec, "total": total}
+            stages = {"backbone": 9_000_000 + 100_000 * number, "head": head, "codec": 3_000_000}
+            stages["total"] = sum(stages.values()) + 50_000
             store.append(
                 LatencyRecord(
                     round=number,

@@ -53,18 +53,9 @@ def row(**changes: object) -> Value:
 def test_the_table_says_all_that_the_speech_benchmark_promises(results: Results) -> None:
     table = main_table(results)
     assert [text.text for text in table.headings] == [
-        "System",
-        "temp",
-        "temp is",
-        "text temp",
-        "overall × ↑",
-        "head × ↑",
-        "time in head (%) ↓",
-        "PPX ↓",
-        "VERT ↓",
-        "WER (%) ↓",
-        "DNSMOS ↑",
-        "n",
+        *("System", "temp", "temp is", "text temp"),
+        *("overall × ↑", "head × ↑", "time in head (%) ↓"),
+        *("PPX ↓", "VERT ↓", "WER (%) ↓", "DNSMOS ↑", "n"),
     ]
     calm = {name: text.text for name, text in named(table, 6).items()}
     assert calm["temp"] == "1.0"
@@ -162,15 +153,8 @@ def test_differences_say_what_it_would_take(results: Results) -> None:
         [label, "0.8 → 1.0", "PPX ↓", "+64.3 [+21.0, +110.9]", "3", "—"],
         ["CALM 1 step", "0.8 → 1.0", "WER (%) ↓", "+8.6 ± 10.0", "2", "4 (3 to 5)"],
     ]
-    assert texts(baseline)[0] == [
-        "CALM 1 step",
-        label,
-        "0.8",
-        "WER (%) ↓",
-        "−2.7 [−6.0, −0.1]",
-        "3",
-        "—",
-    ]
+    first = ["CALM 1 step", label, "0.8", "WER (%) ↓", "−2.7 [−6.0, −0.1]", "3", "—"]
+    assert texts(baseline)[0] == first
     assert baseline.footnotes == ["fewer than 2 shared prompts"]
     assert baseline.rows[1][4].footnotes == (0,)
 
@@ -322,15 +306,8 @@ def test_csv_holds_plain_numbers_of_every_column(results: Results) -> None:
 
 
 def test_footnotes_are_lettered() -> None:
-    assert [footnote_mark(i) for i in (0, 25, 26, 27, 52, 701, 702)] == [
-        "a",
-        "z",
-        "aa",
-        "ab",
-        "ba",
-        "zz",
-        "aaa",
-    ]
+    marks = {0: "a", 25: "z", 26: "aa", 27: "ab", 52: "ba", 701: "zz", 702: "aaa"}
+    assert [footnote_mark(i) for i in marks] == list(marks.values())
 
 
 def test_a_pipe_gets_the_table_in_one_piece(results: Results) -> None:
@@ -374,11 +351,8 @@ def test_what_precision_changes_has_a_table_of_its_own(results: Results) -> None
     changed = changed.model_copy(update={"differences": tuple(close)})
     tables = {table.title: table for table in difference_tables(changed)}
     assert texts(tables["What precision changes"])[0][-1] == "yes"
-    assert all(
-        table.headings[-1].text == "n needed"
-        for name, table in tables.items()
-        if name != found.title
-    )
+    del tables[found.title]
+    assert {table.headings[-1].text for table in tables.values()} == {"n needed"}
 
 
 def test_head_steps_and_other_systems_have_tables_of_their_own(results: Results) -> None:

@@ -31,33 +31,34 @@ def changed(like: str, change: str, value: Any) -> Path:
     return folder
 
 
+NO_SHAPES: dict[str, dict[str, list[Any]]] = {
+    "calm-debug": {
+        "seed": [2**64, -1],
+        "architecture.backbone.dim": [0, -16],
+        "architecture.backbone.heads": [3, 16],
+        "architecture.backbone.layers": [10**9],
+        "architecture.backbone.mlp_dim": [10**12],
+        "architecture.backbone.rope_base": [0],
+        "architecture.head.width": [0],
+        "architecture.text.lead": [10**9],
+        "architecture.text.vocab_size": [0],
+        "architecture.text.tokenizer": ["../../secret.json"],
+    },
+    "rq-debug": {"architecture.depth.schedule": [[], [0, 10**9]], "architecture.depth.heads": [5]},
+    "musicgen-debug": {"architecture.delays": [[10**9]]},
+    "rvq-debug": {"architecture.n_codebooks": [0], "architecture.codebook_size": [2**40]},
+    "vae-debug": {
+        "architecture.trunk.ratios": [[0]],
+        "architecture.trunk.encoder_dims": [[8]],
+        "architecture.trunk.sample_rate": [0],
+        "architecture.trunk.expansion": [0],
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("like", "change", "value"),
-    [
-        ("calm-debug", "seed", 2**64),
-        ("calm-debug", "seed", -1),
-        ("calm-debug", "architecture.backbone.dim", 0),
-        ("calm-debug", "architecture.backbone.dim", -16),
-        ("calm-debug", "architecture.backbone.heads", 3),
-        ("calm-debug", "architecture.backbone.heads", 16),
-        ("calm-debug", "architecture.backbone.layers", 10**9),
-        ("calm-debug", "architecture.backbone.mlp_dim", 10**12),
-        ("calm-debug", "architecture.backbone.rope_base", 0),
-        ("calm-debug", "architecture.head.width", 0),
-        ("calm-debug", "architecture.text.lead", 10**9),
-        ("calm-debug", "architecture.text.vocab_size", 0),
-        ("calm-debug", "architecture.text.tokenizer", "../../secret.json"),
-        ("rq-debug", "architecture.depth.schedule", []),
-        ("rq-debug", "architecture.depth.schedule", [0, 10**9]),
-        ("rq-debug", "architecture.depth.heads", 5),
-        ("musicgen-debug", "architecture.delays", [10**9]),
-        ("rvq-debug", "architecture.n_codebooks", 0),
-        ("rvq-debug", "architecture.codebook_size", 2**40),
-        ("vae-debug", "architecture.trunk.ratios", [0]),
-        ("vae-debug", "architecture.trunk.encoder_dims", [8]),
-        ("vae-debug", "architecture.trunk.sample_rate", 0),
-        ("vae-debug", "architecture.trunk.expansion", 0),
-    ],
+    [(like, k, v) for like, changes in NO_SHAPES.items() for k, vs in changes.items() for v in vs],
 )
 def test_a_shape_that_cannot_be_is_refused_when_it_is_read(
     like: str, change: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -122,25 +123,13 @@ def test_no_shipped_shape_is_larger_than_what_is_built_of_it() -> None:
 RECIPE = {"corpus": "tones", "steps": 8, "batch_size": 2, "learning_rate": 1e-3}
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("learning_rate", float("nan")),
-        ("learning_rate", float("inf")),
-        ("steps", 10**30),
-        ("batch_size", 10**12),
-        ("log_every", 0),
-        ("validate_every", 0),
-        ("warmup", -1),
-        ("precision", "fp3"),
-        ("betas", [0.9, 1.0]),
-        ("ema", 2.0),
-        ("clip", 0.0),
-        ("seed", -1),
-        ("seed", 2**63),
-        ("corpus", ""),
-    ],
-)
+NO_RECIPES: dict[str, list[Any]] = {"learning_rate": [float("nan"), float("inf")]}
+NO_RECIPES |= {"steps": [10**30], "batch_size": [10**12], "seed": [-1, 2**63], "corpus": [""]}
+NO_RECIPES |= {"log_every": [0], "validate_every": [0], "warmup": [-1], "precision": ["fp3"]}
+NO_RECIPES |= {"betas": [[0.9, 1.0]], "ema": [2.0], "clip": [0.0]}
+
+
+@pytest.mark.parametrize(("field", "value"), [(k, v) for k, vs in NO_RECIPES.items() for v in vs])
 def test_a_recipe_that_cannot_be_is_refused(field: str, value: Any) -> None:
     parse(TrainingConfig, RECIPE, "config.yaml: training")
     with pytest.raises(InputError, match=f"config.yaml: training: {field}"):

@@ -89,48 +89,39 @@ def losses(name: str) -> list[float]:
     return [line["loss"] for line in read_log(name) if "loss" in line]
 
 
+def kind(like: str, architecture: dict[str, Any] | None = None, **objective: Any) -> dict[str, Any]:
+    """What `model` takes: a training of eight steps towards an objective."""
+    changes = {} if architecture is None else {"architecture": architecture}
+    return {"like": like, "training": {"steps": 8, "objective": objective}, **changes}
+
+
+DROPS = {"dim": 16, "heads": 2, "dropout": 0.2}
+JUDGED = {"seconds": 1.92, "adversarial": 1.0, "feature": 2.0, "adversarial_every": 2}
 KINDS: dict[str, dict[str, Any]] = {
-    "vae": {"like": "vae-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
-    "rvq": {"like": "rvq-debug", "training": {"steps": 8, "objective": {"seconds": 0.64}}},
-    "vae augmented": {
-        "like": "vae-debug",
-        "training": {"steps": 8, "objective": {"seconds": 0.64, "augment": {"clean": 0.0}}},
-    },
-    "calm": {"like": "calm-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
-    "rq": {
-        "like": "rq-debug",
-        "training": {
-            "steps": 8,
-            "objective": {"frames": 20, "hidden_frames": 0.3, "head_frames": 0.5},
-        },
-        "architecture": {
-            "backbone": {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 32, "dropout": 0.2},
-            "depth": {
-                "dim": 16,
-                "layers": 1,
-                "heads": 2,
-                "mlp_dim": 16,
-                "schedule": [0, 1, 1],
-                "dropout": 0.2,
-            },
+    "vae": kind("vae-debug", seconds=0.64),
+    "rvq": kind("rvq-debug", seconds=0.64),
+    "vae augmented": kind("vae-debug", seconds=0.64, augment={"clean": 0.0}),
+    "vae judged": kind("vae-debug", **JUDGED, judged_seconds=0.64, discriminator_width=4),
+    "calm": kind("calm-debug", frames=20),
+    "rq": kind(
+        "rq-debug",
+        {
+            "backbone": {**DROPS, "layers": 2, "mlp_dim": 32},
+            "depth": {**DROPS, "layers": 1, "mlp_dim": 16, "schedule": [0, 1, 1]},
             "text": {"vocab_size": 258},
             "codebook_size": 16,
         },
-    },
-    "rvq levels": {
-        "like": "rvq4-debug",
-        "training": {"steps": 8, "objective": {"seconds": 0.64, "dropped_to": [2]}},
-    },
-    "calm music": {
-        "like": "calm-music-debug",
-        "training": {
-            "steps": 8,
-            "objective": {"frames": 20, "head_frames": 0.3, "consistency": {"multiplier": 2}},
-        },
-    },
-    "trigflow": {"like": "trigflow-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
-    "rq levels": {"like": "rq-levels-debug", "training": {"steps": 8, "objective": {"frames": 20}}},
-    "musicgen": {"like": "musicgen-debug", "training": {"steps": 8, "objective": {"frames": 40}}},
+        frames=20,
+        hidden_frames=0.3,
+        head_frames=0.5,
+    ),
+    "rvq levels": kind("rvq4-debug", seconds=0.64, dropped_to=[2]),
+    "calm music": kind(
+        "calm-music-debug", frames=20, head_frames=0.3, consistency={"multiplier": 2}
+    ),
+    "trigflow": kind("trigflow-debug", frames=20),
+    "rq levels": kind("rq-levels-debug", frames=20),
+    "musicgen": kind("musicgen-debug", frames=40),
 }
 
 
@@ -140,7 +131,7 @@ def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(corpus: Path, kin
     written = train_model(whole, CPU)
     assert written is not None
     assert written.resolve() == Path("models/whole").resolve()
-    assert train_model(parts, TrainOptions(accelerator="cpu", threads=1, until=3)) is None
+    assert train_model(parts, replace(CPU, until=3)) is None
     train_model(parts, CPU)
     assert len(losses(whole)) == 8
     assert losses(parts) == losses(whole)
@@ -187,52 +178,21 @@ def test_a_vae_ships_the_statistics_of_its_latents(corpus: Path) -> None:
     train_model(name, CPU)
     codec = load_codec(name)
     t = torch.arange(RATE * 3) / RATE
-    latents = torch.cat(
-        [
-            codec.encode(0.3 * torch.sin(2 * torch.pi * (100 + 40 * i) * t)[None])[0]
-            for i in range(5)
-        ]
-    )
+    waves = [0.3 * torch.sin(2 * torch.pi * (100 + 40 * i) * t)[None] for i in range(5)]
+    latents = torch.cat([codec.encode(wave)[0] for wave in waves])
     torch.testing.assert_close(latents.mean(0), torch.zeros(4), atol=0.1, rtol=0)
     raw = latents.std(0) * codec.latent_std
-    expected = raw / raw.clamp_min(
-        0.5 * raw.median()
-    )  # one, or less for a channel that is hardly used
+    # One, or less for a channel that is hardly used.
+    expected = raw / raw.clamp_min(0.5 * raw.median())
     torch.testing.assert_close(latents.std(0), expected, atol=0.1, rtol=0)
 
 
 def test_a_codec_learns_to_reconstruct(corpus: Path) -> None:
-    name = model(
-        "mine",
-        "vae-debug",
-        {
-            "steps": 120,
-            "batch_size": 4,
-            "log_every": 20,
-            "learning_rate": 1e-2,
-            "objective": {"seconds": 0.64, "kl": 0.001},
-        },
-    )
+    recipe = {"steps": 120, "batch_size": 4, "log_every": 20, "learning_rate": 1e-2}
+    name = model("mine", "vae-debug", {**recipe, "objective": {"seconds": 0.64, "kl": 0.001}})
     train_model(name, CPU)
     spectral = [line["spectral"] for line in read_log(name) if "spectral" in line]
     assert spectral[-1] < 0.6 * spectral[0]
-
-
-def test_adversarial_training_runs_and_resumes(corpus: Path) -> None:
-    extra = {
-        "seconds": 1.92,
-        "adversarial": 1.0,
-        "feature": 2.0,
-        "adversarial_every": 2,
-        "judged_seconds": 0.64,
-        "discriminator_width": 4,
-    }
-    recipe = {"like": "vae-debug", "training": {"steps": 4, "objective": extra}}
-    whole, parts = model("whole", **recipe), model("parts", **recipe)
-    train_model(whole, CPU)
-    train_model(parts, TrainOptions(accelerator="cpu", threads=1, until=2))
-    train_model(parts, CPU)
-    assert losses(parts) == losses(whole)
 
 
 DIES = """
@@ -258,7 +218,7 @@ def test_killed_training_goes_on(corpus: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     state = torch.load(paths.home() / "training" / name / "state.pt", weights_only=True)
     assert state["step"] == 5
-    train_model(name, TrainOptions(accelerator="cpu", threads=1, until=7))
+    train_model(name, replace(CPU, until=7))
     assert [line["step"] for line in read_log(name)] == list(range(1, 8))
 
 
@@ -483,7 +443,7 @@ def test_a_kill_while_it_is_forgotten_leaves_a_whole_training_or_none(
     with monkeypatch.context() as patch:
         patch.setattr("calm_bench.training.train.shutil.rmtree", _killed)
         with pytest.raises(KeyboardInterrupt):
-            train_model(name, TrainOptions(accelerator="cpu", threads=1, fresh=True))
+            train_model(name, replace(CPU, fresh=True))
     assert kept_steps(name) == []
     assert not (paths.home() / "training" / name).exists()
     trained(name, "--set", "keep_every=3", "--steps", "3", "--fresh")
@@ -555,7 +515,7 @@ def text_and_system(**recipe: Any) -> tuple[str, list[str]]:
 def test_what_starts_from_a_text_model_resumes_and_says_so(corpus: Path) -> None:
     first, (whole, parts) = text_and_system(start_rate=0.25)
     train_model(whole, CPU)
-    train_model(parts, TrainOptions(accelerator="cpu", threads=1, until=2))
+    train_model(parts, replace(CPU, until=2))
     train_model(parts, CPU)
     assert losses(parts) == losses(whole)
     card = Path(f"models/{whole}/card.md").read_text()
@@ -569,7 +529,7 @@ def test_what_starts_from_a_text_model_resumes_and_says_so(corpus: Path) -> None
 
 def test_a_start_that_was_trained_anew_is_another_training(corpus: Path) -> None:
     first, (whole, _) = text_and_system()
-    train_model(whole, TrainOptions(accelerator="cpu", threads=1, until=2))
+    train_model(whole, replace(CPU, until=2))
     trained(first, "--fresh", "--set", "seed=1")
     with pytest.raises(TrainingError, match="another training recipe"):
         train_model(whole, CPU)
@@ -591,9 +551,9 @@ def test_a_start_rate_of_zero_leaves_what_was_given_as_it_was(corpus: Path) -> N
 
 def test_state_of_another_recipe_is_refused(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
-    train_model(name, TrainOptions(accelerator="cpu", threads=1, until=1))
+    train_model(name, replace(CPU, until=1))
     with pytest.raises(TrainingError, match="another training recipe"):
-        train_model(name, TrainOptions(accelerator="cpu", threads=1, overrides={"seed": 1}))
+        train_model(name, replace(CPU, overrides={"seed": 1}))
 
 
 @pytest.mark.parametrize(
@@ -647,10 +607,8 @@ def test_a_training_is_the_work_of_one_process_at_a_time() -> None:
 
     def meddle(step: int, *_: object) -> None:
         train_model(name, replace(CPU, seed=1))  # another seed's is another training
-        with pytest.raises(
-            BenchError,
-            match=r"\(pid \d+\) is working on the training of mine; wait for it or",
-        ):
+        works = r"\(pid \d+\) is working on the training of mine; wait for it or"
+        with pytest.raises(BenchError, match=works):
             train_model(name, replace(CPU, fresh=step == 2))
 
     assert train_model(name, CPU, meddle) is not None
@@ -680,10 +638,9 @@ def test_missing_corpus_and_recipe_are_one_line(
 
 
 def test_distillation_pulls_latents_towards_the_teacher(corpus: Path) -> None:
+    name = model("none", "vae-debug", {"steps": 2, "objective": {"distillation": 1.0}})
     with pytest.raises(InputError, match="teacher"):
-        train_model(
-            model("none", "vae-debug", {"steps": 2, "objective": {"distillation": 1.0}}), CPU
-        )
+        train_model(name, CPU)
     torch.manual_seed(0)
     term = Distillation(lambda wave, rate: wave.unfold(1, 160, 160).abs()[..., :8], RATE, 4)
     wave, latents = torch.rand(2, 1600), torch.randn(2, 5, 4)

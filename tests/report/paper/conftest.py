@@ -17,6 +17,9 @@ from calm_bench.types import Column
 Number = float | tuple[float, float, float] | None
 """A value alone, or with its interval."""
 
+Numbers = list[tuple[Row, Mapping[str, Number]]]
+Differences = Iterable[tuple[Row, Row, str, tuple[float, float, float]]]
+
 SPEED = ("overall_speedup", "head_speedup", "head_share", "rtf")
 SPEED += ("frame_ms", "backbone_ms", "head_ms", "codec_ms")
 LABELS = {"fad": "FAD", "ppx_geo": "PPX", "vert": "VERT", "wer": "WER", "mos": "MOS"}
@@ -85,25 +88,24 @@ def _with_limit(values: Mapping[str, Number]) -> dict[str, Number]:
 def make_results(
     name: str,
     benchmark: str,
-    numbers: Iterable[tuple[Row, Mapping[str, Number]]],
+    numbers: Numbers,
     *,
-    differences: Iterable[tuple[Row, Row, str, tuple[float, float, float]]] = (),
-    instruments: Iterable[str | None] = (None,),
-    notes: tuple[str, ...] = (),
+    differences: Differences = (),
+    instruments: Iterable[str] = ("mel",),
+    n: int = 64,
 ) -> Results:
     """Results of these numbers; metrics that look through an instrument come once for each."""
     instruments = list(instruments)
-    numbers = [(cell, _with_limit(values)) for cell, values in numbers]
     rows, recipes = [], {}
     for instrument in instruments:
         for cell, values in numbers:
-            for metric, number in values.items():
-                embedded = metric.startswith("fad") and instrument is not None
+            for metric, number in _with_limit(values).items():
+                embedded = metric.startswith("fad")
                 if instrument != instruments[0] and not embedded:
                     continue
                 by = instrument if embedded else None
-                n = 12 if metric in SPEED else 64
-                rows.append(row_of(cell, metric, number, instrument=by, n=n))
+                clips = 12 if metric in SPEED else 64
+                rows.append(row_of(cell, metric, number, instrument=by, n=clips))
                 recipe = {"metric": metric} | ({"embedding": by} if by else {})
                 if metric in SPEED:
                     recipe = {"metric": "latency", "device": "CPU", "dtype": "float32"}
@@ -126,12 +128,11 @@ def make_results(
                 value=value,
                 low=low,
                 high=high,
-                n=64,
+                n=n,
             )
             for a, b, named, (value, low, high) in differences
             for metric in ((named, "fad_inf") if named == "fad" else (named,))
         ),
-        notes=notes,
     )
 
 
@@ -158,6 +159,19 @@ def stored(results: Results, **changes: Any) -> StoredRun:
     )
 
 
+def make_run(
+    numbers: Numbers,
+    differences: Differences = (),
+    *,
+    name: str = "a",
+    benchmark: str = "music",
+    environment: Mapping[str, str] | None = None,
+    **how: Any,
+) -> StoredRun:
+    results = make_results(name, benchmark, numbers, differences=differences, **how)
+    return stored(results, environment=environment or {})
+
+
 def speed_of(overall: float, head: float, ms: tuple[float, float, float]) -> dict[str, Number]:
     total = sum(ms) + 0.1
     return {
@@ -182,23 +196,19 @@ TRIGFLOW = {n: system("trigflow-music-tiny", "CALM TrigFlow", steps=n) for n in 
 
 def music_results() -> Results:
     """A run of all music rows with a sweep of head steps, through two embeddings."""
-    numbers: list[tuple[Row, dict[str, Number]]] = [
+    numbers: Numbers = [
         (REFERENCE, {"fad": None}),
         (RQ32, {"fad": around(9.2)} | speed_of(1.0, 1.0, (2.0, 6.0, 1.5))),
         (RQ16, {"fad": around(11.4)} | speed_of(1.5, 2.0, (2.0, 3.0, 1.5))),
         (MUSICGEN, {"fad": around(14.6)} | speed_of(1.3, 4.0, (4.0, 0.4, 3.0))),
     ]
-    curves = {4: (8.1, 5.9), 10: (6.3, 6.0), 25: (6.1, 7.4), 50: (5.7, 9.6), 100: (5.2, 12.8)}
-    for n, cell in CALM.items():
-        fad = curves[n][1] if n in curves else 6.9
-        head = 0.3 * n + 0.1
-        times = (2.2, head, 1.5)
-        numbers.append((cell, {"fad": around(fad)} | speed_of(9.6 / (3.8 + head), 6 / head, times)))
-    for n, cell in TRIGFLOW.items():
-        fad = curves[n][0] * (8 if n == 4 else 1) if n in curves else 180.0
-        head = 0.3 * n + 0.1
-        times = (2.2, head, 1.5)
-        numbers.append((cell, {"fad": around(fad)} | speed_of(9.6 / (3.8 + head), 6 / head, times)))
+    curves = {4: (64.8, 5.9), 10: (6.3, 6.0), 25: (6.1, 7.4), 50: (5.7, 9.6), 100: (5.2, 12.8)}
+    fads = dict.fromkeys(CALM, (180.0, 6.9)) | curves
+    for place, cells in ((1, CALM), (0, TRIGFLOW)):
+        for n, cell in cells.items():
+            head = 0.3 * n + 0.1
+            speed = speed_of(9.6 / (3.8 + head), 6 / head, (2.2, head, 1.5))
+            numbers.append((cell, {"fad": around(fads[n][place])} | speed))
     differences = [(CALM[4], RQ32, "fad", (-3.3, -4.1, -2.5))]
     return make_results(
         "music-1", "music", numbers, differences=differences, instruments=("mel", "whisper v1")
@@ -218,21 +228,17 @@ def ablation_results() -> Results:
     """A run of the ablations with FAD over time and kept checkpoints."""
     ours = CALM[4].model_copy(update={"label": "Ours", "baseline": True})
     rows = {"calm-music-tiny": ("Ours", (5.2, 5.6, 6.0))} | ABLATED
-    numbers: list[tuple[Row, dict[str, Number]]] = []
+    numbers: Numbers = []
     for model, (label, fads) in rows.items():
         cell = ours if model == "calm-music-tiny" else system(model, label, steps=4)
         over_time = {name: around(fad, 0.1) for name, fad in zip(SEGMENTS, fads, strict=True)}
         fades = around(40.0 if "short" in model else 5.0, 0.3)
         numbers.append((cell, {"fad": around(sum(fads) / 3), "fades_out": fades} | over_time))
     for step, fads in {500: (21.0, 30.0), 1000: (12.0, 21.0), 2000: (8.0, 13.0)}.items():
-        for name, fad in zip(
-            ("calm-music-tiny", "calm-music-no-multiplier-tiny"), fads, strict=True
-        ):
-            label = "Ours" if name == "calm-music-tiny" else "No head-batch multiplier"
-            cell = system(f"{name}@{step}", label, steps=4)
-            cell = cell.model_copy(update={"training_step": step})
-            numbers.append((cell, {"fad": around(fad)}))
-    return make_results("ablations-1", "ablations", numbers, instruments=("mel",))
+        for name, fad in zip(list(rows)[:2], fads, strict=True):
+            at = system(f"{name}@{step}", rows[name][0], steps=4)
+            numbers.append((at.model_copy(update={"training_step": step}), {"fad": around(fad)}))
+    return make_results("ablations-1", "ablations", numbers)
 
 
 @pytest.fixture(scope="session")
@@ -246,6 +252,7 @@ def make() -> SimpleNamespace:
         music=music_results,
         results=make_results,
         rq32=RQ32,
+        run=make_run,
         speed_of=speed_of,
         stored=stored,
         system=system,

@@ -359,7 +359,7 @@ def test_a_metric_of_another_package_can_be_claimed_at_once(
     for module, cached in ((registry, "_targets"), (claims_module, "units")):
         monkeypatch.setattr(module, cached, getattr(module, cached).__wrapped__)
     rows = [(make.system(model, model), {"peak_dbfs": make.around(x)}) for model, x in PEAKS]
-    run = make.stored(make.results("loud-1", "loud", rows))
+    run = make.run(rows, name="loud-1", benchmark="loud")
     (found,) = build_ledger(load(tmp_path, louder), [run]).lines[0].evidence
     assert (found.verdict, found.value) == ("other direction (one training)", 4.0)
 

@@ -18,7 +18,7 @@ def run(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     names = ("calm-speech-tiny", "rq-speech-tiny", "rq-speech-tiny@5", "gone-tiny")
     cells = [make.system(name, name) for name in names]
     numbers = [(cell, {"wer": make.around(20.0)}) for cell in cells]
-    run: StoredRun = make.stored(make.results("s", "speech", numbers))
+    run: StoredRun = make.run(numbers, name="s", benchmark="speech")
     return run
 
 

@@ -34,7 +34,7 @@ def test_a_sweep_is_one_line_per_head_and_instrument(music: StoredRun) -> None:
 def test_two_step_numbers_are_no_sweep(make: SimpleNamespace) -> None:
     cells = [make.calm[1], make.calm[4]]
     numbers = [(cell, {"fad": make.around(5.0)}) for cell in cells]
-    assert list(head_steps(make.stored(make.results("m", "music", numbers)))) == []
+    assert list(head_steps(make.run(numbers))) == []
 
 
 def test_quality_stands_against_the_measured_speed(music: StoredRun) -> None:
@@ -52,7 +52,7 @@ def test_temperatures_are_swept_where_there_are_two(
     assert list(temperature_sweep(music)) == []
     cells = [make.system("calm-speech-tiny", "CALM", temp=t) for t in (1.0, 0.8)]
     numbers = [(cell, {"wer": make.around(20.0 * (i + 1))}) for i, cell in enumerate(cells)]
-    (panel,) = temperature_sweep(make.stored(make.results("s", "speech", numbers)))
+    (panel,) = temperature_sweep(make.run(numbers, benchmark="speech"))
     assert [(dot.x, dot.y) for dot in panel.lines[0].dots] == [(0.8, 40.0), (1.0, 20.0)]
 
 
@@ -93,7 +93,7 @@ def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespac
         return {k: make.around(v) for k, v in (ms | {"rtf": 4.0 * rate / 1000}).items()}
 
     numbers = [(make.rq32, times(25.0)), (make.calm[1], times(50.0))]
-    (panel,) = latency_split([make.stored(make.results("m", "music", numbers))])
+    (panel,) = latency_split([make.run(numbers)])
     assert panel.stages["RQ-Transformer 32 RVQ"]["head"] == pytest.approx(25.0)
     assert panel.stages["CALM consistency"]["head"] == pytest.approx(50.0)
 
@@ -158,7 +158,7 @@ def test_points_stand_where_they_are_and_have_both_intervals(make: SimpleNamespa
     numbers = [(row, {"ppx_geo": make.around(80.0), "overall_speedup": 1.0}) for row in rq]
     fast = {"ppx_geo": make.around(70.0), "overall_speedup": make.around(1.5)}
     numbers += [(row, fast) for row in calm]
-    (panel,) = quality_speed(make.stored(make.results("s", "speech", numbers)))
+    (panel,) = quality_speed(make.run(numbers, benchmark="speech"))
     assert not panel.shared_x
     of_rq, of_calm = panel.lines
     assert [(dot.x, dot.note) for dot in of_rq.dots] == [(1.0, "0.8"), (1.0, "1.0")]

@@ -94,10 +94,10 @@ def test_every_recipe_is_evidence_for_one_line(music: StoredRun) -> None:
 def test_ears_that_disagree_are_mixed(make: SimpleNamespace) -> None:
     rows = [(make.calm[4], {"fad": make.around(5.0)}), (make.rq32, {"fad": make.around(9.0)})]
     results = make.results("a", "music", rows, instruments=("mel", "whisper v1"))
+    far = {"value": 19.0, "low": 18.0, "high": 20.0}
+    far_at = ("fad-mel", make.calm[4].cell_id)
     worse = [
-        value.model_copy(update={"value": 19.0, "low": 18.0, "high": 20.0})
-        if value.recipe_id == "fad-mel" and value.cell_id == make.calm[4].cell_id
-        else value
+        value.model_copy(update=far if (value.recipe_id, value.cell_id) == far_at else {})
         for value in results.rows
     ]
     run = make.stored(results.model_copy(update={"rows": tuple(worse)}))
@@ -124,10 +124,7 @@ def test_a_number_counts_at_its_size_and_through_its_instrument(make: SimpleName
 
     def verdict(scale: str, by: str) -> str:
         rows = trained(make, seeds, {"calm": (6.0, 6.1, 5.9), "rq32": (9.0, 9.1, 8.9)}, scale)
-        differences = paired(rows, seeds, (-3.0, -2.9, -3.1))
-        run = make.stored(
-            make.results("a", "music", rows, differences=differences, instruments=(by,))
-        )
+        run = make.run(rows, paired(rows, seeds, (-3.0, -2.9, -3.1)), instruments=(by,))
         return line(claim(*PAIR, published=number), run).verdict
 
     assert verdict("paper", "vggish") == "reproduced"
@@ -164,13 +161,7 @@ def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
     rows = trained(make, seeds, {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
 
     def found(*values: float) -> Evidence:
-        differences = paired(rows, seeds, values)
-        (one,) = evidence(
-            claim(*PAIR),
-            make.stored(
-                make.results("a", "music", rows, differences=differences, instruments=("mel",))
-            ),
-        )
+        (one,) = evidence(claim(*PAIR), make.run(rows, paired(rows, seeds, values)))
         return one
 
     one = found(-4.0, -3.0, -2.0)
@@ -194,11 +185,7 @@ def test_failed_clips_leave_as_many_prompts_as_an_interval_has(
 ) -> None:
     seeds = (0, 1)
     rows = trained(make, seeds, {"calm": (6.0, 6.1), "rq32": (9.0, 9.1)}, "tiny")
-    results = make.results(
-        "a", "m", rows, differences=paired(rows, seeds, (-3.0, -2.9)), instruments=("mel",)
-    )
-    few = tuple(gap.model_copy(update={"n": 5}) for gap in results.differences)
-    run = make.stored(results.model_copy(update={"differences": few}))
+    run = make.run(rows, paired(rows, seeds, (-3.0, -2.9)), n=5)
     monkeypatch.setattr(StoredRun, "seeds", 3)  # of two prompts, of which one clip failed
     (found,) = line(claim(*PAIR), run).evidence
     assert found.n == 2
@@ -207,8 +194,7 @@ def test_failed_clips_leave_as_many_prompts_as_an_interval_has(
 
 def test_a_training_that_one_side_lacks_has_no_part(make: SimpleNamespace) -> None:
     rows = trained(make, (0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
-    run = make.stored(make.results("a", "music", rows[:-1], instruments=("mel",)))
-    (one,) = evidence(claim(*PAIR), run)
+    (one,) = evidence(claim(*PAIR), make.run(rows[:-1]))
     assert one.trainings == 2
     assert "without training 2: a has no row rq32-music" in (one.note or "")
 
@@ -217,17 +203,15 @@ def test_what_has_no_training_is_one_however_many_a_run_holds(make: SimpleNamesp
     rows = trained(make, (0, 1), {"calm": (5.0, 6.0)}, "tiny")
     codecs = [make.system(f"{name}-music-tiny", name) for name in ("vae", "rvq")]
     rows += [(row, {"fad": make.around(3.0 + i)}) for i, row in enumerate(codecs)]
-    run = make.stored(make.results("a", "music", rows, instruments=("mel",)))
-    (one,) = evidence(claim("difference", row("fad", "vae-music"), row("fad", "rvq-music")), run)
-    assert one.trainings == 1
-    assert one.verdict == ONCE
+    gap = claim("difference", row("fad", "vae-music"), row("fad", "rvq-music"))
+    (one,) = evidence(gap, make.run(rows))
+    assert (one.trainings, one.verdict) == (1, ONCE)
 
 
 def test_one_training_of_either_side_is_one_training(make: SimpleNamespace) -> None:
     rows = trained(make, (0, 1, 2), {"calm": (5.0, 5.1, 5.2)}, "tiny")
     rows.append((make.rq32, {"fad": make.around(9.0)}))
-    run = make.stored(make.results("a", "music", rows, instruments=("mel",)))
-    (one,) = evidence(claim(*PAIR), run)
+    (one,) = evidence(claim(*PAIR), make.run(rows))
     assert (one.trainings, one.verdict) == (1, ONCE)
 
 
@@ -241,8 +225,7 @@ def test_headlines_are_corrected_together(make: SimpleNamespace) -> None:
     steps = (1, 4, 10)
     rows = [(make.calm[n], {"fad": make.around(6.0)}) for n in steps]
     rows.append((make.rq32, {"fad": make.around(9.0)}))
-    pairs = [(make.calm[n], make.rq32, "fad", (-3.0, -5.9, -0.1)) for n in steps]
-    run = make.stored(make.results("a", "m", rows, differences=pairs, instruments=("mel",)))
+    run = make.run(rows, [(make.calm[n], make.rq32, "fad", (-3.0, -5.9, -0.1)) for n in steps])
     (alone,) = build_ledger([headline("a", 1)], [run]).lines
     assert (alone.verdict, alone.family) == (ONCE, "headline")
     together = build_ledger([headline(f"a{n}", n) for n in steps], [run]).lines
@@ -266,8 +249,7 @@ def test_a_joint_claim_is_as_good_as_its_worst(make: SimpleNamespace, music: Sto
     # That one of two only just leaves the null on the other side is what chance does.
     near = {"fad": make.around(6.0), "overall_speedup": make.around(2.0)}
     rows = [(make.calm[4], near), (make.rq32, {"fad": make.around(9.0)})]
-    pairs = [(make.calm[4], make.rq32, "fad", (-3.0, -5.9, -0.1))]
-    run = make.stored(make.results("a", "m", rows, differences=pairs, instruments=("mel",)))
+    run = make.run(rows, [(make.calm[4], make.rq32, "fad", (-3.0, -5.9, -0.1))])
     lines = build_ledger([joint, worse, cheaper], [run]).lines
     assert [one.verdict for one in lines] == ["inconclusive", AGAINST, "direction holds"]
 
@@ -278,19 +260,16 @@ def test_a_level_claim_needs_a_narrow_interval(make: SimpleNamespace) -> None:
     level = claim(*PAIR, side="level", delta=0.1)
 
     def verdict(reach: float) -> Line:
-        differences = paired(rows, seeds, (0.0, 0.1, -0.1), reach)
-        results = make.results("a", "m", rows, differences=differences, instruments=("mel",))
-        return line(level, make.stored(results))
+        return line(level, make.run(rows, paired(rows, seeds, (0.0, 0.1, -0.1), reach)))
 
     assert verdict(0.3).verdict == "equivalent"
     assert "δ is 10 % of the second row: ±0.900" in (verdict(0.3).evidence[0].note or "")
     assert verdict(2.0).verdict == "inconclusive"
     assert "prompts would show that it lies within δ" in (verdict(2.0).evidence[0].note or "")
     once = [row for row in rows if row[0].training == 0]
-    pairs = paired(once, (0,), (0.0,), 0.3)
-    run = make.stored(make.results("a", "m", once, differences=pairs, instruments=("mel",)))
-    assert line(level, run).verdict == "inconclusive"
-    assert "within δ in one training" in (line(level, run).evidence[0].note or "")
+    found = line(level, make.run(once, paired(once, (0,), (0.0,), 0.3)))
+    assert found.verdict == "inconclusive"
+    assert "within δ in one training" in (found.evidence[0].note or "")
 
 
 def test_parameters_are_counted_from_shapes() -> None:
@@ -305,10 +284,7 @@ def test_parameters_are_counted_from_shapes() -> None:
 
 def test_clips_that_are_all_alike_are_neither_exact_nor_certain(make: SimpleNamespace) -> None:
     rows = [(make.calm[4], {"fad": make.around(6.0)}), (make.rq32, {"fad": make.around(6.0)})]
-    pairs = [(make.calm[4], make.rq32, "fad", (1.0, 1.0, 1.0))]
-    results = make.results("a", "m", rows, differences=pairs, instruments=("mel",))
-    few = tuple(gap.model_copy(update={"n": 4}) for gap in results.differences)
-    run = make.stored(results.model_copy(update={"differences": few}))
+    run = make.run(rows, [(make.calm[4], make.rq32, "fad", (1.0, 1.0, 1.0))], n=4)
     found = line(claim(*PAIR, side="above"), run)
     assert found.verdict == "inconclusive"
     assert found.evidence[0].p == 2 * 0.5**4
@@ -344,7 +320,7 @@ def test_a_time_from_another_device_or_size_shows_a_direction(make: SimpleNamesp
 
     def verdict(scale: str, **changes: Any) -> str:
         rows = [(make.system(f"calm-music-{scale}", "CALM", steps=4), speed)]
-        return line(faster, make.stored(make.results("a", "music", rows), **changes)).verdict
+        return line(faster, make.run(rows, **changes)).verdict
 
     speed = {"overall_speedup": make.around(1.9)}
     assert verdict("tiny") == verdict("paper") == verdict("tiny", **on_gpu) == "direction holds"
@@ -360,8 +336,7 @@ def test_evidence_at_the_published_size_and_device_goes_first(make: SimpleNamesp
     runs = []
     for scale, device in (("tiny", "cpu"), ("paper", "cuda")):
         rows = [(make.system(f"calm-music-{scale}", "C", steps=4), {"overall_speedup": SLOW})]
-        results = make.results(f"a-{scale}", "music", rows)
-        runs.append(make.stored(results, environment={"device": device}))
+        runs.append(make.run(rows, name=f"a-{scale}", environment={"device": device}))
     found = line(faster, *runs)
     assert {one.verdict for one in found.evidence} == {"direction holds", "reproduced"}
     assert found.verdict == "reproduced"
@@ -373,7 +348,7 @@ SLOW = (1.9, 1.8, 2.0)
 def test_real_time_is_claimed_of_a_device(make: SimpleNamespace) -> None:
     live = claim("value", row("rtf", "pocket-tts"), side="below", than=1, scales=["released"])
     rows = [(make.system("pocket-tts", "Pocket TTS"), {"rtf": make.around(0.4)})]
-    run = make.stored(make.results("a", "speech", rows))
+    run = make.run(rows, benchmark="speech")
     assert "real time was claimed of cuda" in (line(live, run).note or "")
     assert line(live.model_copy(update={"device": "cpu"}), run).verdict == "direction only"
 
@@ -430,10 +405,9 @@ def test_what_is_missing_is_said_of_the_run_that_came_nearest(
     make: SimpleNamespace, music: StoredRun
 ) -> None:
     cell = make.system("calm-speech-tiny", "CALM")
-    speech = make.stored(make.results("speech-1", "speech", [(cell, {"wer": make.around(20.0)})]))
-    found = line(
-        claim("difference", row("fad", "calm-music", 4), row("fad", "gone")), speech, music
-    )
+    speech = make.run([(cell, {"wer": make.around(20.0)})], name="speech-1", benchmark="speech")
+    partly = claim("difference", row("fad", "calm-music", 4), row("fad", "gone"))
+    found = line(partly, speech, music)
     assert found.note == "music-1 has no row gone"
     found = line(claim("difference", row("fad", "gone"), row("fad", "gone-too")), speech, music)
     assert found.note == "no stored run has fad of gone, gone-too"

@@ -89,9 +89,9 @@ def test_a_training_of_replaced_weights_stands_apart_and_other_systems_do_not(
 
     other = make.system("musicgen-music-tiny", "MusicGen")
     numbers = {"fad": make.around(5.0)}
-    first = make.stored(make.results("music-1", "music", [(row(0), numbers), (other, numbers)]))
+    first = make.run([(row(0), numbers), (other, numbers)], name="music-1")
     rows = [(one, numbers) for one in (row(0), row(1), other)]
-    second = make.stored(make.results("music-2", "music", rows))
+    second = make.run(rows, name="music-2")
     weights = {"calm-music-tiny": "1" * 64, "calm-music-tiny@seed1": "2" * 64}
     options = {"cells": [one.model_dump(mode="json") for one, _ in rows]}
     changes = {"weights": {**second.manifest.weights, **weights}, "options": options}
@@ -138,7 +138,7 @@ def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> N
         for seed in (0, 1)
     ]  # fmt: skip
     rows.append((make.system("musicgen-music-tiny", "MusicGen"), {"fad": make.around(9.0)}))
-    run = make.stored(make.results("music-1", "music", rows))
+    run = make.run(rows, name="music-1")
     parts = run.by_training()
     assert {name: [row.label for row in part.results.cells] for name, part in parts.items()} == {
         f"training {seed}": [f"CALM, training {seed}", "MusicGen"] for seed in (0, 1)
@@ -146,7 +146,7 @@ def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> N
     assert ModelName.of("calm-music-tiny@seed1") == ModelName.of("calm-music-tiny")
     assert ModelName.of("calm-music-tiny@seed1@500").step == 500
     names = tuple(row.cell_id for row, _ in rows[:2])
-    mean = {"value": 5.5, "low": 5.1, "high": 5.9, "n": 2, "recipe_id": "fad-recipe"}
+    mean = {"value": 5.5, "low": 5.1, "high": 5.9, "n": 2, "recipe_id": "fad-mel"}
     pool = Pooled(cell_ids=names, metric="fad", **mean)
     results = run.results.model_copy(update={"pooled": (pool,)})
     ((name, found),) = replace(run, results=results).over_trainings().items()
@@ -213,7 +213,7 @@ def test_another_recipe_stands_apart_and_another_instrument_has_its_own_name(
 def test_the_oldest_is_found_through_runs_between(make: SimpleNamespace) -> None:
     def run(name: str, created: str, *models: str) -> StoredRun:
         rows = [(make.system(model, model), {"fad": make.around(5.0)}) for model in models]
-        found: StoredRun = make.stored(make.results(name, "music", rows))
+        found: StoredRun = make.run(rows, name=name)
         assert found.manifest is not None
         manifest = found.manifest.model_copy(update={"created": created})
         return replace(found, manifest=manifest)
@@ -252,7 +252,7 @@ def test_debug_models_make_no_ledger(
     make: SimpleNamespace, save: Callable[[StoredRun], Path]
 ) -> None:
     cell = make.system("calm-debug", "CALM")
-    run = make.stored(make.results("smoke-1", "smoke", [(cell, {"wer": make.around(20.0)})]))
+    run = make.run([(cell, {"wer": make.around(20.0)})], name="smoke-1", benchmark="smoke")
     with pytest.raises(InputError, match="random weights are for tests"):
         read_stored([save(run)])
 
