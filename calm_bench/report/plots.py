@@ -262,7 +262,7 @@ def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
     rows = list(reversed(timed.values()))
     values = {(value.cell_id, value.metric): value for value in results.rows}
     stages: dict[str, dict[str, float]] = {}
-    ends, rounds = {}, 0
+    ends, rounds = {}, set()
     for row in rows:
         total = values[row.cell_id, "rtf"].scaled(1000.0)
         own = {part: values.get((row.cell_id, f"{part}_ms")) for part in PARTS}
@@ -274,12 +274,14 @@ def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
             parts["other"] = rest
         name = system_title(row, several).removesuffix(f", {step}")
         name += f" ({row.cell_id})" if name in stages else ""  # no bar hides another
-        stages[name], ends[name], rounds = parts, interval_of(total), max(rounds, total.n)
+        stages[name], ends[name] = parts, interval_of(total)
+        rounds.add(total.n)
     if not stages:
         return []
     longest = max(sum(parts.values()) for parts in stages.values())
+    most = " to ".join(map(str, sorted({min(rounds), max(rounds)})))
     caption = (
-        f"{results.run_id}: means over {rounds} rounds, black ends: 95 % intervals of the sum"
+        f"{results.run_id}: means over {most} rounds, black ends: 95 % intervals of the sum"
         f"{timed_on(results, rows)}"
     )
     return [
