@@ -1,9 +1,9 @@
 """Log-mel statistics: the second embedding that needs no download, for music and for any timbre.
 
 Whisper's encoder was trained to look past instruments, room and bandwidth: a poor judge of music.
-No package that this project installs ships weights trained on music (VGGish, PANN, CLAP and EnCodec
-are downloads), so this one is not learned at all: the level and the restlessness of 64 mel bands,
-second by second. Sixty-four log-mel bands are what VGGish is given to look at, too.
+Networks that were trained on music are downloads (VGGish, PANN, CLAP, EnCodec) or lie in packages
+of their own (musicnn), so this one is not learned at all: the level and the restlessness of 64 mel
+bands, second by second. Sixty-four log-mel bands are what VGGish is given to look at, too.
 
 What a distance between such vectors says: whether the continuations have the reference's spectrum,
 level and dynamics, and their spread over clips. It notices lost bandwidth, buzz, noise, fading and
