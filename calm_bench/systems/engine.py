@@ -16,9 +16,9 @@ frames up and write them down. Prompts are read eagerly, into the memory that th
 work on. What a captured function returns is valid until it is called again, one frame later.
 
 Both modes have not been run: no GPU was at hand. What they hand to CUDA is tested on the CPU, where
-the operators of a function's first call are done again on the same memory. On a GPU
-`benchmarks/gpu.sh` comes first. `compile` is not offered there: over the flat step it
-gained nothing in an experiment with a model of this kind, and took 98 s to compile.
+the operators of a function's first call are done again on the same memory; on a GPU
+`benchmarks/gpu.sh` comes first. `compile` is not offered on a CPU: over the flat step it gained
+nothing in an experiment with a model of this kind, and took 98 s to compile.
 """
 
 import weakref
