@@ -225,8 +225,7 @@ def expand(request: Request) -> SpeedPlan:
     scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
     models, systems = Models(), scale.systems
-    narrow = ("bf16",) if request.device.startswith("cuda") else ()
-    variants = _variants(setting.modes, setting.precisions, ("fp32", *narrow))
+    variants = _variants(setting.modes, setting.precisions, request.device)
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
     rows = tuple(
@@ -280,19 +279,20 @@ def _setting(setting: Setting, request: Request) -> Setting:
 
 
 def _variants(
-    modes: Sequence[Mode], precisions: Sequence[Precision], of_plain: Sequence[Precision]
+    modes: Sequence[Mode], precisions: Sequence[Precision], device: str
 ) -> list[tuple[Mode, Precision]]:
     """Modes and precisions as rows: each mode in each precision.
 
-    The plain step has those of `of_plain` that are asked for, or else fp32.
+    The plain step is fp32, on a GPU also bf16 where that is asked for.
     """
+    of_plain: tuple[Precision, ...] = ("fp32", "bf16") if device.startswith("cuda") else ("fp32",)
     others = [mode for mode in dict.fromkeys(modes) if mode != "plain"]
     if not others and any(precision not in of_plain for precision in precisions):
         raise InputError(
             f"the plain step is always {' or '.join(of_plain)}: --precision needs another mode "
             "beside it, as in --mode plain eager"
         )
-    own = [p for p in of_plain if p in precisions] or ["fp32"]
+    own = [precision for precision in of_plain if precision in precisions] or ["fp32"]
     plain: list[tuple[Mode, Precision]] = [("plain", p) for p in own if "plain" in modes]
     return plain + [(mode, p) for mode in others for p in dict.fromkeys(precisions)]
 
