@@ -225,9 +225,15 @@ class LossModule(nn.Module):
         self.module = objective.module
         self.objective = objective
 
-    def forward(self, batch: Mapping[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        """The objective's loss and logs."""
-        return self.objective.loss(batch, step)
+    def forward(
+        self, batch: Callable[[], Mapping[str, Tensor]], step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The objective's loss and logs.
+
+        The batch comes in a call, because Fabric rounds every tensor that it finds in arguments: at
+        `bf16-mixed` audio and latents would have 8 bits.
+        """
+        return self.objective.loss(batch(), step)
 
 
 class Trainer:
@@ -365,6 +371,14 @@ class Trainer:
             )
         return number
 
+    def _batch(self, index: int, size: int) -> dict[str, Tensor]:
+        """A batch where the module is, its numbers in the type of the parameters."""
+        to = next(self.objective.module.parameters())
+        return {
+            key: value.to(to.device, to.dtype if value.is_floating_point() else value.dtype)
+            for key, value in self.objective.batch(index, size).items()
+        }
+
     def step(self) -> dict[str, float]:
         """Take one optimiser step and return its logs."""
         step, config = self.progress.step, self.config
@@ -373,13 +387,12 @@ class Trainer:
         means = Means()
         for part in range(self.parts):
             index = (step * self.parts + part) * self.fabric.world_size + self.fabric.global_rank
-            batch = self.objective.batch(index, config.batch_size)
-            batch = {key: value.to(self.fabric.device) for key, value in batch.items()}
+            batch = self._batch(index, config.batch_size)
             last = part == self.parts - 1
             waiting = self.fabric.no_backward_sync(self.forward, enabled=not last)
             with waiting, self._counting_flops():
                 with seeded(derive_seed("training", config.seed, index, "dropout")):
-                    loss, logs = self.forward(batch, index)
+                    loss, logs = self.forward(lambda batch=batch: batch, index)
                 logs = {"loss": self._check(loss, index, "loss"), **logs}
                 self.fabric.backward(loss / self.parts)
             means.add(logs)
@@ -417,10 +430,9 @@ class Trainer:
                     kept[storage.data_ptr()] = storage.nbytes()
             return value
 
-        batch = self.objective.batch(0, size)
-        batch = {key: value.to(self.fabric.device) for key, value in batch.items()}
+        batch = self._batch(0, size)
         with saved_tensors_hooks(keep, lambda value: value), seeded(0):
-            loss, _ = self.forward(batch, 0)
+            loss, _ = self.forward(lambda: batch, 0)
         del loss
         return sum(kept.values())
 

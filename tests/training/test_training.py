@@ -673,23 +673,58 @@ def test_learning_rate_warms_up_and_falls_to_its_end() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_the_flops_of_a_step_are_those_of_its_matrix_products(tmp_path: Path) -> None:
-    class Line(Objective):
-        def __init__(self) -> None:
-            self.module = torch.nn.Linear(4, 8, bias=False)
+class Line(Objective):
+    def __init__(self) -> None:
+        self.module = torch.nn.Linear(4, 8, bias=False)
 
+    def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.ones(size, 4)}
+
+    def loss(self, batch: Mapping[str, torch.Tensor], step: int) -> StepLoss:
+        return StepLoss(self.module(batch["x"]).square().mean(), {})
+
+    def validate(self) -> dict[str, float]:
+        return {"loss": 0.0}
+
+    def export(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "digits"),
+    [
+        ("bf16-mixed", torch.float32, torch.float32),
+        ("32-true", torch.float32, torch.float32),
+        ("64-true", torch.float64, torch.float32),
+        ("bf16-true", torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_a_loss_is_of_the_numbers_that_the_batch_has(
+    tmp_path: Path, precision: Any, dtype: torch.dtype, digits: torch.dtype
+) -> None:
+    wave = torch.rand(3, 4)
+    seen = []
+
+    class Heard(Line):
         def batch(self, step: int, size: int) -> dict[str, torch.Tensor]:
-            return {"x": torch.ones(size, 4)}
+            return {"x": wave, "words": torch.arange(3)}
 
         def loss(self, batch: Mapping[str, torch.Tensor], step: int) -> StepLoss:
-            return StepLoss(self.module(batch["x"]).square().mean(), {})
+            seen.append(batch)
+            return super().loss(batch, step)
 
-        def validate(self) -> dict[str, float]:
-            return {"loss": 0.0}
+    recipe = TrainingConfig(
+        corpus="none", steps=1, batch_size=2, learning_rate=0.1, precision=precision
+    )
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    list(Trainer(Heard(), recipe, tmp_path, fabric).train())
+    (batch,) = seen
+    assert batch["x"].dtype == dtype
+    torch.testing.assert_close(batch["x"], wave.to(digits).to(dtype), rtol=0, atol=0)
+    assert torch.equal(batch["words"], torch.arange(3))
 
-        def export(self) -> dict[str, torch.Tensor]:
-            return {}
 
+def test_the_flops_of_a_step_are_those_of_its_matrix_products(tmp_path: Path) -> None:
     recipe = TrainingConfig(
         corpus="none", steps=2, batch_size=5, learning_rate=0.1, accumulate=3, precision="32-true"
     )
