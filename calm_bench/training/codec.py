@@ -225,14 +225,7 @@ class CodecObjective(Objective):
                 self.distillation = Distillation(teacher, codec.sample_rate, channels)
             self.module = nn.ModuleDict({"codec": codec, "distillation": self.distillation})
         self.train, self.validation = train, validation
-        kind, others = ("VAE", _OF_RVQ) if codec.continuous else ("RVQ codec", ("kl",))
-        for name in sorted(config.model_fields_set.intersection(others)):
-            raise InputError(f"training.objective.{name} says nothing to a {kind}: leave it out")
-        levels = getattr(codec, "n_codebooks", 0)
-        if any(not 1 <= n <= levels for n in config.dropped_to):
-            raise InputError(
-                f"training.objective.dropped_to: {list(config.dropped_to)} of {levels} levels"
-            )
+        self._refuse_other_bottleneck()
         frames = round(config.seconds * codec.frame_rate)
         self.samples = frames * codec.hop_length
         heard = round((config.judged_seconds or config.seconds) * codec.sample_rate)
@@ -246,6 +239,16 @@ class CodecObjective(Objective):
                     config.discriminator_width, config.discriminator_sizes
                 )
         self._last: tuple[Tensor, Tensor] | None = None
+
+    def _refuse_other_bottleneck(self) -> None:
+        kind, others = ("VAE", _OF_RVQ) if self.codec.continuous else ("RVQ codec", ("kl",))
+        for name in sorted(self.config.model_fields_set.intersection(others)):
+            raise InputError(f"training.objective.{name} says nothing to a {kind}: leave it out")
+        levels, dropped_to = getattr(self.codec, "n_codebooks", 0), self.config.dropped_to
+        if any(not 1 <= n <= levels for n in dropped_to):
+            raise InputError(
+                f"training.objective.dropped_to: {list(dropped_to)} of {levels} levels"
+            )
 
     def _refuse_short(self) -> None:
         """Refuse stretches no longer than half an FFT, at which spectra reflect them."""

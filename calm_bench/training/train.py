@@ -608,16 +608,13 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
     flops = trainer.progress.flops * trainer.progress.step  # older runs counted none
     known = recipe.corpus in MADE_OF
     validation = trainer.log.last_validation()
+    parameters = trainer.objective.module.named_parameters()
     text = TEMPLATE.format(
         name=folder.name,
         description=config.description,
         kind=config.kind,
         type=config.type,
-        parameters=sum(
-            p.numel()
-            for key, p in trainer.objective.module.named_parameters()
-            if not key.startswith("codec.")
-        ),
+        parameters=sum(p.numel() for key, p in parameters if not key.startswith("codec.")),
         step=trainer.progress.step,
         steps=recipe.steps,
         batch=recipe.batch_size * trainer.parts * fabric.world_size,
