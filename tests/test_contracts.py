@@ -46,6 +46,8 @@ def part_of(kind: Any, name: str) -> Any:
         part = load[kind](name) if kind in load else registry.load(kind, name)()
         if kind == "metric":
             part.score(contracts.reference()[:1], contracts.reference())
+        if kind == "embedding":
+            assert part.recipe  # which asks for its weights
     except (MissingExtraError, WeightsError, BenchError) as error:
         missing = isinstance(error, MissingExtraError | WeightsError) and kind == "metric"
         if getattr(error, "extra", "") == "offline":  # what it brings is always here

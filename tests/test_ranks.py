@@ -37,6 +37,8 @@ Studio._run = killed
 sys.argv[0] = "calm-bench"
 main()
 """
+LAUNCHED = ("MASTER_", "SLURM_", "LOCAL_", "NODE_RANK", "RANK", "WORLD_SIZE")
+"""How variables begin that a launcher sets, and a training in this process leaves behind."""
 RECORDS = ("trials.jsonl", "scores.jsonl", "cell_scores.jsonl", "results.json")
 
 
@@ -47,13 +49,14 @@ def ended(
     words: tuple[str, ...] = ("-m", "calm_bench"),
 ) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of `run smoke` in one process for each place."""
-    home = {"CALM_BENCH_HOME": str(folder.with_name(f"{folder.name}-home"))}
-    Path(home["CALM_BENCH_HOME"]).mkdir(exist_ok=True)
+    home = folder.with_name(f"{folder.name}-home")
+    home.mkdir(exist_ok=True)
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
     asked = ["run", "smoke", "--no-latency", "--out", str(folder), *also]
     begun = [
         subprocess.Popen(
             [sys.executable, *words, *asked],
-            env={**os.environ, **home, **place},
+            env={**mine, "CALM_BENCH_HOME": str(home), **place},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
