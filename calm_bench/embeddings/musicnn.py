@@ -12,7 +12,8 @@ Mel power is held in float32: in the package's float16, 10,000 times the power o
 that the vectors of a benchmark's clips outnumber their dimensions; the package's do not overlap.
 
 Level is not normalised, as it was not in training. A distance between such vectors says whether
-instruments, texture and sound are those of the reference; the order of seconds is beyond it.
+instruments, texture and sound are those of the reference; the order of what lasts longer than a
+patch is beyond it (docs/ears.md).
 """
 
 import math
