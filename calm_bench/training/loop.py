@@ -408,13 +408,18 @@ class Trainer:
     def refuse_large_batch(self) -> None:
         """Refuse a batch that cannot fit: what backward keeps of each clip, seen on one and two.
 
+        A loss may move codebooks, which are put back; judges keep what they heard, so trainings
+        that have them are not looked at.
+
         Raises:
             MachineError: If the device has less memory; the message has both numbers.
         """
-        size, device = self.config.batch_size, self.fabric.device
-        if size <= 2:
+        size, device, module = self.config.batch_size, self.fabric.device, self.objective.module
+        if size <= 2 or self.objective.adversary is not None:
             return
+        state = clone(module.state_dict())
         of_one, of_two = self._kept_for_backward(1), self._kept_for_backward(2)
+        module.load_state_dict(state)
         what = f"a batch of {size:,} keeps what its gradient needs: that takes"
         refuse_larger(max(0, of_two - of_one) * size, str(device), what)
 
