@@ -18,6 +18,7 @@ import soundfile
 import calm_bench
 from calm_bench import registry
 from calm_bench.core import code
+from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import code_hash, modules_of
 
 SOURCES = {
@@ -118,6 +119,25 @@ def test_a_metric_is_what_it_imports_and_no_command(
     assert reached.isdisjoint(idle)
 
 
+def test_code_is_parsed_once_per_machine_and_kept_entries_are_not_believed_when_damaged(
+    other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code._code.cache_clear()
+    hashes, reached = code_hash("otherpackage.metric"), modules_of("otherpackage.metric")
+    parsed: list[bytes] = []
+    parse = code._Code.parsed
+    monkeypatch.setattr(code._Code, "parsed", lambda s: parsed.append(s) or parse(s))
+    code._code.cache_clear()
+    assert code_hash("otherpackage.metric") == hashes
+    assert modules_of("otherpackage.metric") == reached
+    assert not parsed
+    for entry in ContentCache("code").folder.rglob("*.json"):
+        entry.write_text(entry.read_text().replace("0", "1", 1))
+    code._code.cache_clear()
+    assert code_hash("otherpackage.metric") == hashes
+    assert parsed
+
+
 @pytest.mark.slow
 def test_the_command_scores_anew_when_code_has_changed_and_only_then(tmp_path: Path) -> None:
     package = tmp_path / "code" / "calm_bench"
@@ -181,4 +201,4 @@ def test_threads_may_hash_code_at_once() -> None:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(interrupt)
         code._code.cache_clear()
-    assert [one.hash for one in found] == [code._Code(source).hash for source in sources]
+    assert [one.hash for one in found] == [code._Code.parsed(source).hash for source in sources]
