@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from calm_bench.core import files, paths
-from calm_bench.core.paths import FileName, RelativePath
+from calm_bench.core.paths import AnyPath, FileName, RelativePath
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
 from calm_bench.seeds import MAX_SEED, content_hash, is_number, training_of
 from calm_bench.types import Precision, StrictModel, WordTimes
@@ -82,7 +82,8 @@ class ModelConfig(StrictModel):
 class PromptSpec(StrictModel):
     """One prompt of a benchmark: a clip whose first `prompt_seconds` are given to the systems.
 
-    `audio` is relative to the benchmarks folder. `words` are timed words of the whole clip,
+    `audio` is relative to the benchmark's folder; where it is not there, to the parent of the
+    list's, or to the list's. `words` are timed words of the whole clip,
     [word, start, end] in seconds; None where the text is unknown.
     """
 
@@ -159,7 +160,7 @@ class BenchmarkSpec(StrictModel):
     temperatures: tuple[Temperature, ...] = (1.0,)
     prompt_seconds: float = Field(gt=0, le=MAX_SECONDS)
     seconds: float = Field(gt=0, le=MAX_SECONDS)
-    prompts: RelativePath = Field(description="JSON lines of PromptSpec, below the file's folder")
+    prompts: AnyPath = Field(description="JSON lines of PromptSpec; relative to the file's folder")
     default_prompts: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
     metrics: tuple[str, ...] = ()

@@ -26,10 +26,12 @@ from calm_bench.data.prompts import PromptsAt, PromptShelf
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.generate.clips import Studio
 from calm_bench.generate.codec_check import check_codecs
+from calm_bench.metrics.embedded import DEFAULT_EMBEDDING
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.pairs import compared_rows
 from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.numbers.stored import refresh
+from calm_bench.plan.overrides import with_measures
 from calm_bench.plan.plan import Plan
 from calm_bench.plan.rows import opened_as, with_temperature_kind
 from calm_bench.score.clips import Clips
@@ -290,8 +292,20 @@ def _check_precisions(plan: Plan, device: str) -> None:
             )
 
 
-def score_run(folder: Path, ranks: Ranks = ALONE) -> Outcome:
+def score_run(
+    folder: Path,
+    ranks: Ranks = ALONE,
+    *,
+    metrics: Sequence[str] = (),
+    embeddings: Sequence[str] = (),
+) -> Outcome:
     """Score a run's clips again, with the metrics that can run now; every rank calls it.
+
+    Args:
+        folder: The run's.
+        ranks: That share the work.
+        metrics: Beside those that the run has; from now on they are the run's, too.
+        embeddings: That its metrics look through beside its own.
 
     Raises:
         InputError: If the folder's manifest is not that of a benchmark, or none of its clips is on
@@ -312,6 +326,13 @@ def score_run(folder: Path, ranks: Ranks = ALONE) -> Outcome:
         kept = dict(manifest.options["spec"])
         kept.pop("reference_seconds", None)  # of older runs; the reference row's clips tell it
         spec = parse(BenchmarkSpec, kept, where)
+        if metrics or embeddings:
+            if any(hasattr(registry.load("metric", name), "embedder") for name in spec.metrics):
+                own = spec.embedding or (DEFAULT_EMBEDDING,)
+                spec = spec.model_copy(update={"embedding": own})
+            spec = with_measures(spec, metrics, embeddings, beside=True)
+            options = {**manifest.options, "spec": spec.model_dump(mode="json")}
+            manifest = manifest.model_copy(update={"options": options})
         rows = [parse(Row, row, where) for row in manifest.options["cells"]]
         return _finish(spec, manifest, rows, store, Models(), ranks)
 

@@ -17,11 +17,11 @@ from calm_bench.config import load_model_config
 from calm_bench.contracts import verify
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.vectors import ClipEmbedder
-from calm_bench.errors import BenchError
+from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.metrics.base import score_row
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import expand
-from calm_bench.run import run
+from calm_bench.run import run, score_run
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.calm import CalmSystem
@@ -98,6 +98,47 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def test_the_whole_ones_are_loaded(install: Install, kind: Any) -> None:
     install(kind)
     assert registry.load(kind, "wrong").__name__ == "Wrong"
+
+
+def numbers(folder: Path) -> dict[str, set[str]]:
+    """The columns of a run's results, and through which embeddings each was seen."""
+    results, found = RunStore(folder).read_results(), dict[str, set[str]]()
+    for value in results.rows:
+        recipe = results.recipes.get(value.recipe_id or "", {})
+        found.setdefault(value.metric, set()).add(str(recipe.get("embedding", "")))
+    return found
+
+
+def test_a_run_takes_other_measures_and_a_finished_one_takes_more(
+    install: Install, tmp_path: Path
+) -> None:
+    install("metric")
+    folder, asked = tmp_path / "run", {"temperatures": (1.0,), "latency": False}
+    run(expand("smoke", Overrides(metrics=("wrong",), **asked)), out=folder, device="cpu")
+    assert "wrong" in numbers(folder)
+    assert "loudness" not in numbers(folder)
+    run(expand("smoke", Overrides(**asked)), out=folder, device="cpu")
+    own = numbers(folder)
+    assert {"loudness", "mel_distance"} <= own.keys()
+    results = score_run(folder, metrics=["wrong"]).results
+    assert numbers(folder) == {**own, "wrong": {""}}
+    assert results.table == ("loudness", "silence_share", "mel_distance", "wrong")
+    assert numbers(score_run(folder).folder).keys() == {*own, "wrong"}  # it has become the run's
+    with pytest.raises(UnknownNameError, match="unknown metric 'wrnog'; did you mean wrong"):
+        score_run(folder, metrics=["wrnog"])
+
+
+def test_an_embedding_of_ones_own_is_looked_through(install: Install, tmp_path: Path) -> None:
+    install("embedding")
+    asked = {"temperatures": (1.0,), "latency": False, "n_prompts": 2}
+    with pytest.raises(InputError, match="none of the metrics loudness, fidelity looks through"):
+        expand("smoke", Overrides(embeddings=("wrong",), **asked))
+    folder = tmp_path / "run"
+    plan = expand("smoke", Overrides(metrics=("kad",), embeddings=("wrong",), **asked))
+    run(plan, out=folder, device="cpu")
+    assert numbers(folder)["kad"] == {"wrong"}
+    score_run(folder, embeddings=["mel"])
+    assert numbers(folder)["kad"] == {"wrong", "mel"}
 
 
 ONE = 'Column.of("wrong", "Wrong", "")'

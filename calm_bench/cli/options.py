@@ -197,6 +197,12 @@ def _any(word: str) -> bool:
     return bool(word)
 
 
+def _is_measure(word: str) -> bool:
+    """Whether a word is neither a folder, nor a run's id, nor a benchmark."""
+    places = (Path(word), Path("results", "runs", word))
+    return not (any(place.is_dir() for place in places) or _is_benchmark(word))
+
+
 LISTS = {
     "--temps": ListOption(_are_numbers),
     "--head-steps": ListOption(_are_numbers),
@@ -205,7 +211,8 @@ LISTS = {
         lambda word: Path(word).exists() or not _is_benchmark(word), commas=False
     ),
     "--pairs": ListOption(_any),
-    "--metrics": ListOption(lambda word: not Path(word).is_dir()),
+    "--metrics": ListOption(_is_measure),
+    "--embedding": ListOption(_is_measure),
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
     "--gates": ListOption(_any),
     "--mode": ListOption(_any),
@@ -417,7 +424,19 @@ Metrics = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME [NAME …]",
-        help="Only these metrics. Default: all that can be computed.",
+        help="Only these metrics; where a run is scored again, these beside its own. Default: the "
+        "benchmark's, and of folders all that can be computed.",
         show_default=False,
+    ),
+]
+
+Embeddings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embedding",
+        metavar="NAME [NAME …]",
+        help="What FAD, KAD and the like look through, each in columns of its own; where a run is "
+        "scored again, beside its own.",
+        show_default="the benchmark's; whisper",
     ),
 ]

@@ -17,6 +17,7 @@ EXAMPLES = options.examples(
         "calm-bench score my_clips --reference originals --pair-by '{}_gen'": "a_gen.wav of a.wav",
         "calm-bench score cuts --reference songs --group-by folder": "a folder is one recording",
         "calm-bench score speech-1a2b3c4d": "a finished run, after an extra was installed",
+        "calm-bench score speech-1a2b3c4d --metrics mine": "a finished run by one metric more",
     },
 )
 
@@ -55,9 +56,7 @@ def score(
         ),
     ] = None,
     metrics: options.Metrics = None,
-    embedding: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Embedding of FAD and KAD.")
-    ] = None,
+    embedding: options.Embeddings = None,
     asr: options.Asr = None,
     language: options.Language = None,
     processes: options.Processes = 1,
@@ -85,7 +84,7 @@ def score(
             reference,
             FolderScores(
                 metrics=tuple(metrics or ()),
-                embedding=embedding,
+                embeddings=tuple(embedding or ()),
                 pair_by=pair_by,
                 group_by=group_by,
                 asr=listener(asr, language),
@@ -98,12 +97,12 @@ def score(
     if Path(target).is_file():
         raise InputError(f"{target} is a file: score takes the folder that it lies in")
     folder = find_run(target)
-    if reference or pair_by or group_by or metrics or embedding or asr or language or out:
+    if reference or pair_by or group_by or asr or language or out:
         raise InputError(
-            "--reference, --pair-by, --group-by, --metrics, --embedding, --asr, --language and "
-            f"--out are for folders of audio; {folder} is a run, which has its own"
+            "--reference, --pair-by, --group-by, --asr, --language and --out are for folders of "
+            f"audio; {folder} is a run, which has its own"
         )
     ranks = join(processes)
-    outcome = score_run(folder, ranks)
+    outcome = score_run(folder, ranks, metrics=metrics or (), embeddings=embedding or ())
     if ranks.is_first:
         show(outcome, as_json)

@@ -117,10 +117,21 @@ def check_relative(name: str) -> str:
     return name
 
 
+def check_path(name: str) -> str:
+    """Refuse, by a ValueError, what cannot be the path of a file, wherever that is."""
+    path = Path(name)
+    parts = [part for part in path.parts if part not in (path.anchor, "..")]
+    if not parts or not all(map(is_part, parts)):
+        raise ValueError(f"{_short(name)} is no path of a file")
+    return name
+
+
 FileName = Annotated[str, AfterValidator(check_name)]
 """In a record: what a file or folder that we write is named by."""
 RelativePath = Annotated[str, AfterValidator(check_relative)]
 """In a record: a path below a folder that whoever reads the record knows."""
+AnyPath = Annotated[str, AfterValidator(check_path)]
+"""In a user's file: a path anywhere, or relative to a folder that whoever reads the file knows."""
 
 
 def inside(root: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calm_bench import registry
 from calm_bench.asr import listener
 from calm_bench.config import (
     AT_STEP,
@@ -40,6 +41,8 @@ class Overrides:
         precisions: A row for each of every system.
         trainings: A row for each of a system's: `all`, how many, or seeds; None for its own alone.
         latency: Whether systems are timed, if the benchmark times them.
+        metrics: In place of the benchmark's; what they say is no part of a run's identity.
+        embeddings: What they look through, in place of the benchmark's.
         asr: Who hears the words.
         language: What is spoken.
     """
@@ -56,6 +59,8 @@ class Overrides:
     precisions: tuple[Precision, ...] = ()
     trainings: str | None = None
     latency: bool = True
+    metrics: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
     asr: str | None = None
     language: str | None = None
 
@@ -71,7 +76,7 @@ def apply_overrides(
     """
     temperatures = tuple(dict.fromkeys(overrides.temperatures)) or spec.temperatures
     update: dict[str, Any] = {"asr": _listener(spec, overrides), "temperatures": temperatures}
-    notes: tuple[str, ...] = ()
+    spec, notes = _measured(spec, overrides)
     if overrides.seconds is not None:
         if overrides.seconds <= spec.prompt_seconds:
             raise InputError(
@@ -98,6 +103,53 @@ def apply_overrides(
         spec, more = _at_checkpoints(spec)
         notes += more
     return spec, notes
+
+
+def _measured(spec: BenchmarkSpec, overrides: Overrides) -> tuple[BenchmarkSpec, tuple[str, ...]]:
+    """The benchmark with the metrics and embeddings that were asked for, if any were."""
+    if not overrides.metrics and not overrides.embeddings:
+        return spec, ()
+    note = "other measures than the benchmark's: the command without them has those again"
+    return with_measures(spec, overrides.metrics, overrides.embeddings), (note,)
+
+
+def with_measures(
+    spec: BenchmarkSpec,
+    metrics: Sequence[str],
+    embeddings: Sequence[str],
+    *,
+    beside: bool = False,
+) -> BenchmarkSpec:
+    """The benchmark with these metrics and embeddings in place of its own, or beside them.
+
+    Its table keeps the columns that can still be filled, and takes all of a metric asked for that
+    has none in it.
+
+    Raises:
+        UnknownNameError: For a metric or an embedding that does not exist.
+        InputError: If no metric looks through an embedding.
+    """
+    own = spec.metrics if beside or not metrics else ()
+    chosen = {name: registry.load("metric", name) for name in (*own, *metrics)}
+    if embeddings and not any(hasattr(metric, "embedder") for metric in chosen.values()):
+        raise InputError(
+            f"--embedding: none of the metrics {', '.join(chosen)} looks through one; add "
+            "`--metrics fad kad`"
+        )
+    columns = {name: [column.name for column in cls.columns] for name, cls in chosen.items()}
+    known = {column for some in columns.values() for column in some}
+    table = [name for name in spec.table if name.partition("[")[0] in known]
+    shown = {name.partition("[")[0] for name in table}
+    for name in metrics if spec.table else ():
+        table += columns[name] if shown.isdisjoint(columns[name]) else []
+    named = [name.partition("[")[0] for name in table if "[" in name]
+    table += [f"{name}[{embedding}]" for name in named for embedding in embeddings]
+    update: dict[str, Any] = {"metrics": tuple(chosen), "table": tuple(dict.fromkeys(table))}
+    if embeddings:
+        names = dict.fromkeys((*(spec.embedding if beside else ()), *embeddings))
+        update |= {"embedding": tuple(names)}
+        update |= {} if beside else {"embedding_if_usable": ()}
+    return spec.model_copy(update=update)
 
 
 def _listener(spec: BenchmarkSpec, overrides: Overrides) -> str | None:

@@ -20,7 +20,7 @@ from calm_bench.data.own_prompts import OwnPrompts, find_candidates, own_prompts
 from calm_bench.data.prompts import load_prompt, present_prompts, read_prompt_specs
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
-from calm_bench.plan.rows import identity_of, rows_of
+from calm_bench.plan.rows import identity_of, rows_of, with_own_round_trips
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import CodecCheck, Row, row_title, swept
 
@@ -144,6 +144,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     _load_measures(spec)
     if [*_states(spec, models).values()].count("missing") > 1:  # one alone gets near names
         raise InputError(f"{spec.name} cannot run here: it {lacking(spec, models)}")
+    spec = with_own_round_trips(spec, models)
     root, found = _prompts(benchmark, spec, overrides)
     prompts = found.prompts
     notes += check_lengths(spec, root, prompts)
@@ -271,8 +272,10 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> tuple
         own = own_prompts(asked, spec, root)
         return root, replace(own, notes=(*said, *own.notes, *text_note(own.prompts, spec.asr)))
     is_file = benchmark.endswith((".yaml", ".yml"))
-    root = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
-    listed = read_prompt_specs(paths.inside(root, spec.prompts))
+    folder = Path(benchmark).resolve().parent if is_file else paths.benchmarks_dir()
+    index = (folder / paths.expanded(spec.prompts, "prompts")).resolve()
+    listed = read_prompt_specs(index)
+    root = _root(folder, index, listed[0])
     there = present_prompts(listed, root)
     _check_count(spec.name, overrides.n_prompts, there, len(listed))
     _check_count(spec.name, spec.default_prompts, listed, len(listed))
@@ -282,6 +285,21 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> tuple
     drawn = subset([(p.id, p.group) for p in there], overrides.n_prompts)
     chosen = tuple(there[index] for index in drawn[:wanted])
     return root, OwnPrompts(prompts=chosen, notes=(some,) if is_short else (), unusable=())
+
+
+def _root(folder: Path, index: Path, first: PromptSpec) -> Path:
+    """The folder that a list's audio is relative to: the benchmark's, or one beside the list.
+
+    `data prompts` names audio relative to the parent of the folder that the list is in.
+    """
+
+    def holds(place: Path) -> bool:
+        try:
+            return paths.inside(place, first.audio).is_file()
+        except (InputError, OSError):  # which reading the prompt says
+            return False
+
+    return next(filter(holds, (folder, index.parent.parent, index.parent)), folder)
 
 
 _WHEEL = "an installed package carries the first of them, a checkout all"

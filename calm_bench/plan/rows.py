@@ -70,6 +70,38 @@ def choose_systems(
     return tuple(rows.values())
 
 
+def with_own_round_trips(spec: BenchmarkSpec, models: Models) -> BenchmarkSpec:
+    """The benchmark with a round trip of each system's own codec, if it has round trips at all.
+
+    What its codec leaves of a recording is the most that a system can reach.
+    """
+    trips = [name.removesuffix(ROUND_TRIP) for name in spec.references if name.endswith(ROUND_TRIP)]
+    codecs, references = dict(spec.codecs), list(spec.references)
+    there = {_place(codecs[name], models) for name in trips if name in codecs}
+    for system in spec.systems if trips else ():
+        config = models[system.model][0]
+        if config.codec is None:
+            continue
+        own = CodecRow(model=config.codec, levels=config.architecture.get("levels"))
+        if (place := _place(own, models)) in there:
+            continue
+        there.add(place)
+        label = f"{Path(own.model).name} round trip"
+        base = Path(own.model).name
+        if own.levels is not None:
+            base, label = f"{base}-{own.levels}", f"{label}, {own.levels} levels"
+        name = next(n for n in (base, *(f"{base}-{i}" for i in range(2, 100))) if n not in codecs)
+        codecs[name] = own.model_copy(update={"label": label})
+        references.insert(references.index(f"{trips[-1]}{ROUND_TRIP}") + 1, f"{name}{ROUND_TRIP}")
+        trips.append(name)
+    return spec.model_copy(update={"codecs": codecs, "references": tuple(references)})
+
+
+def _place(row: CodecRow, models: Models) -> tuple[Path, int | None]:
+    """Where a codec lies, whatever it is called by, and how many of its codebooks are heard."""
+    return models[row.model][1].resolve(), _levels(row, models)
+
+
 def with_head_steps(
     systems: Sequence[SystemRow], steps: Sequence[int], models: Models
 ) -> tuple[SystemRow, ...]:

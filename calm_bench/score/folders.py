@@ -31,7 +31,7 @@ class FolderScores:
 
     Attributes:
         metrics: Names of metrics; none for all that need no text.
-        embedding: What set metrics look through.
+        embeddings: What set metrics look through.
         pair_by: The rule of `pairing` that finds a clip's original; None to take those of the same
             path, and to do without where there are none.
         group_by: The rule of `group_of` that says which files were cut from one recording; None if
@@ -40,7 +40,7 @@ class FolderScores:
     """
 
     metrics: tuple[str, ...] = ()
-    embedding: str | None = None
+    embeddings: tuple[str, ...] = ()
     pair_by: str | None = None
     group_by: str | None = None
     asr: str | None = None
@@ -107,7 +107,7 @@ def score_folders(
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
         asr=asked.asr,
-        embeddings=(asked.embedding,) if asked.embedding else (),
+        embeddings=asked.embeddings,
         unpaired=unpaired[0] if unpaired else _ALONE,
     )
     doubts = unrelated(sides["clips"].clips, sides["reference"].clips if reference else ())
@@ -226,8 +226,8 @@ def read_folder(
 
 def _check_names(asked: FolderScores, *, alone: bool) -> None:
     """Refuse a metric that can say nothing of plain folders, whatever lies in them."""
-    if asked.embedding is not None:
-        registry.load("embedding", asked.embedding)
+    for name in asked.embeddings:
+        registry.load("embedding", name)
     originals = {"reference", "paired_reference"} if alone else set()
     for name in asked.metrics:
         needs = registry.load("metric", name).needs
@@ -253,7 +253,7 @@ def _manifest(
     command: Sequence[str],
 ) -> Manifest:
     clips = [[clip.identity for clip in side.clips] for side in sides.values()]
-    plan_hash = content_hash(clips, list(metrics), asked.embedding, asked.asr)
+    plan_hash = content_hash(clips, list(metrics), *(asked.embeddings or (None,)), asked.asr)
     folders = [str(side.path) for side in sides.values()]
     return Manifest(
         run_id=f"score-{plan_hash[:8]}",

@@ -14,6 +14,7 @@ from calm_bench.numbers.pairs import compared_rows
 from calm_bench.plan.overrides import Overrides
 from calm_bench.plan.plan import Plan, check_prompts, expand, plan_lines, subset
 from calm_bench.plan.rows import sampling_of
+from calm_bench.seeds import file_hash
 
 SMOKE = paths.benchmarks_dir() / "smoke.yaml"
 Write = Callable[..., str]
@@ -242,7 +243,8 @@ def test_missing_weights_are_found_before_anything_runs(
         ("temperatures", [-1.0], "temperatures.0: a temperature is a number from 0 to 10"),
         ("temperature", [1.0], "temperature: unknown field; did you mean temperatures"),
         ("prompts", "nowhere.jsonl", r"cannot read .*nowhere\.jsonl"),
-        ("prompts", "../../etc/passwd", "prompts: .* is not a path inside of its folder"),
+        ("prompts", "../no/where.jsonl", r"cannot read .*where\.jsonl"),
+        ("prompts", "a\0b", r"prompts: 'a.x00b' is no path of a file"),
     ],
 )
 def test_a_benchmark_of_ones_own_is_checked(
@@ -250,6 +252,40 @@ def test_a_benchmark_of_ones_own_is_checked(
 ) -> None:
     with pytest.raises((InputError, UnknownNameError), match=message):
         expand(write(**{field: value}), Overrides())
+
+
+@pytest.mark.parametrize("listed", ["../elsewhere/prompts/mine.jsonl", "{}/prompts/mine.jsonl"])
+@pytest.mark.parametrize("audio", ["prompts/a.flac", "a.flac"])
+def test_prompts_may_lie_anywhere(write: Write, tmp_path: Path, listed: str, audio: str) -> None:
+    folder = tmp_path.parent / "elsewhere"
+    path = folder / "prompts" / "a.flac"
+    write_flac(path, np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32), 16000)
+    line = {"id": "a", "audio": audio, "sha256": file_hash(path)}
+    (folder / "prompts" / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    found = expand(write(prompts=listed.format(folder)), Overrides())
+    assert (found.root / found.prompts[0].audio).samefile(path)
+    check_prompts(found)
+
+
+def test_a_system_brings_the_round_trip_of_its_own_codec(write: Write) -> None:
+    """At the levels that it uses, and once for all systems of one codec."""
+    mine = [{"model": name, "label": name} for name in ("rq-levels-debug", "musicgen-debug")]
+    found = expand(write(systems=mine), Overrides())
+    trips = {row.label: (row.model, row.levels) for row in found.rows if row.kind == "round_trip"}
+    assert trips == {
+        "VAE round trip": ("vae-debug", None),
+        "RVQ round trip": ("rvq-debug", None),
+        "rvq-debug round trip, 2 levels": ("rvq-debug", 2),
+        "rvq4-debug round trip": ("rvq4-debug", None),
+    }
+    assert cell_ids(found)[:6] == [
+        "reference", "vae_round_trip", "rvq_round_trip", "rvq-debug-2_round_trip",
+        "rvq4-debug_round_trip", "silence",
+    ]  # fmt: skip
+    asked = plan(systems=("calm", "musicgen-debug"))
+    assert cell_ids(asked).count("rvq4-debug_round_trip") == 1
+    bare = expand(write(systems=mine, references=["reference"]), Overrides())
+    assert not any(row.kind == "round_trip" for row in bare.rows)
 
 
 def test_ones_own_recordings_replace_the_prompts(tmp_path: Path) -> None:

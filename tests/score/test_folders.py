@@ -77,7 +77,7 @@ def test_unknown_names_are_refused_before_anything_is_read(tmp_path: Path) -> No
     with pytest.raises(UnknownNameError, match="unknown metric 'fda'; did you mean fad"):
         score_folders(tmp_path, None, FolderScores(metrics=("fda",)))
     with pytest.raises(UnknownNameError, match="unknown embedding"):
-        score_folders(tmp_path, None, FolderScores(metrics=("fad",), embedding="vgish"))
+        score_folders(tmp_path, None, FolderScores(metrics=("fad",), embeddings=("vgish",)))
 
 
 def test_the_command_takes_metrics_before_the_folder(
