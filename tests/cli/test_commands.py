@@ -470,7 +470,7 @@ def test_a_run_is_scored_again(finished: Path) -> None:
     before = quality(RunStore(finished).read_results())
     assert call("score", str(finished)).exit_code == 0
     assert quality(RunStore(finished).read_results()) == before
-    assert "which has its own" in refused("score", str(finished), "--metrics", "fad")
+    assert "which has its own" in refused("score", str(finished), "--pair-by", "stem")
 
 
 def test_a_run_without_its_clips_keeps_its_scores(finished: Path, tmp_path: Path) -> None:

@@ -199,7 +199,8 @@ score wav --group-by '('
 score wav --group-by '(a+)+$b'
 score wav --embedding nothing
 score wav --metrics fad --embedding nothing
-score run --metrics loudness
+score run --metrics nothing
+score run --pair-by stem
 score foreign
 report
 report nowhere
