@@ -42,12 +42,14 @@ class WeightsSpec(StrictModel):
     Attributes:
         recipe: A hash of all that decided the training but its seed; None where none was recorded.
         steps: Of the training that made it.
+        codec: The sha256 of the codec's weights that a system heard through as it was trained.
     """
 
     file: RelativePath = "weights.safetensors"
     sha256: str
     recipe: str | None = None
     steps: int | None = None
+    codec: str | None = None
 
 
 class ModelConfig(StrictModel):
@@ -59,6 +61,7 @@ class ModelConfig(StrictModel):
 
     Attributes:
         trainings: By seed, further trainings of the same recipe; `weights` are those of its own.
+        licence: On which terms whoever trained them gives the weights; the card says so.
     """
 
     kind: Literal["system", "codec", "text"]
@@ -71,6 +74,7 @@ class ModelConfig(StrictModel):
     weights: WeightsSpec | None = None
     trainings: dict[Seed, WeightsSpec] = Field(default_factory=dict)
     release: str | None = None
+    licence: str | None = None
     seed: Seed = 0
 
     @property
@@ -385,6 +389,12 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
             )
         self.weights[name] = config.weights.sha256 if config.weights else config.release
         codec = self.identity(config.codec, "codec") if config.codec else None
+        heard = config.weights.codec if config.weights else None
+        if heard is not None and self.weights[str(config.codec)] != heard:
+            raise WeightsError(
+                f"{name} was trained on other weights of its codec {config.codec} than it has now: "
+                f"`{train_command(name)} --fresh` trains it on these"
+            )
         content = [config.type, config.version, config.architecture, config.seed]
         self._identities[name] = content_hash(content, self.weights[name], codec)
         return self._identities[name]

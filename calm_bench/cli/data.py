@@ -1,9 +1,10 @@
 """`calm-bench data`: corpora to train on, and the prompts that are cut from them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from calm_bench.cli import options
 from calm_bench.cli.report import FAILED_TRIALS, say
@@ -20,7 +21,7 @@ data = typer.Typer(
     epilog=options.examples(
         {
             "calm-bench data music": "the corpus of the music models",
-            "calm-bench data folder recordings/ --transcribe": "your own recordings as a corpus",
+            "calm-bench data folder recordings --out corpus --transcribe": "your own as a corpus",
         }
     ),
 )
@@ -121,10 +122,27 @@ def music(
     _show(make_music(folder, counts, jobs=jobs), folder, as_json)
 
 
+class FolderCommand(TyperCommand):
+    """A command whose `--transcribe` alone asks for the default recogniser."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the recogniser where a list ends or goes on with another option."""
+        words = list[str]()
+        for word, after in zip(args, [*args[1:], "--"], strict=True):
+            words.append(word)
+            if word == "--transcribe" and after.startswith("-"):
+                words.append("faster-whisper")
+        return super().parse_args(ctx, words)
+
+
 @data.command(
+    cls=FolderCommand,
     epilog=options.examples(
-        {"calm-bench data folder recordings --out corpus": "recordings of yours as a corpus"}
-    )
+        {
+            "calm-bench data folder recordings --out corpus": "recordings of yours as a corpus",
+            "calm-bench data folder recordings --out corpus --transcribe": "with what is said",
+        }
+    ),
 )
 def folder(
     source: Annotated[
@@ -161,8 +179,8 @@ def folder(
     transcribe: Annotated[
         str | None,
         typer.Option(
-            metavar="RECOGNISER",
-            help="Fill missing texts and word times in, with `faster-whisper` for one.",
+            metavar="[RECOGNISER]",
+            help="Fill missing texts and word times in; alone it means faster-whisper.",
             show_default=False,
         ),
     ] = None,

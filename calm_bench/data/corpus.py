@@ -21,8 +21,8 @@ from calm_bench.core.files import (
     sweep,
 )
 from calm_bench.core.paths import RelativePath, check_relative
-from calm_bench.core.recordings import few
-from calm_bench.errors import InputError
+from calm_bench.core.recordings import amount, few
+from calm_bench.errors import InputError, near_names
 from calm_bench.types import StrictModel, Wave, WordTimes
 
 Split = Literal["train", "validation", "test"]
@@ -115,6 +115,45 @@ class CorpusCard(StrictModel):
 def default_dir(name: str) -> Path:
     """Where a corpus of ours lies unless --out says otherwise."""
     return paths.home() / "data" / name
+
+
+MADE_HERE = ("speech", "voices", "music")
+"""The corpora that `calm-bench data` makes, each by a word of its own."""
+
+
+def corpus_dir(name: str) -> Path:
+    """The folder of a corpus, by path or by its name under the data home.
+
+    Raises:
+        InputError: If there is no such corpus, with the command that makes it.
+    """
+    for folder in (Path(name), default_dir(name)):
+        if (folder / "manifest.jsonl").is_file():
+            return folder
+    make = f"`calm-bench data {name}` makes it"
+    if Path(name).is_dir():
+        raise InputError(
+            f"{name} is a folder and no corpus: `calm-bench data folder {name} --out CORPUS` makes "
+            "one of the recordings in it"
+        )
+    if name not in MADE_HERE:
+        around = (p.parent for d in (Path(), default_dir("")) for p in d.glob("*/manifest.jsonl"))
+        near = near_names(name, {*MADE_HERE, *(folder.name for folder in around)})
+        hint = f"did you mean {' or '.join(near)}? Else " if near else ""
+        make = f"{hint}`calm-bench data folder RECORDINGS --out {name}` makes it of yours"
+    raise InputError(f"no corpus {name!r} here or in {default_dir(name).parent}: {make}")
+
+
+def low_rates(items: Iterable[Item], sample_rate: int) -> str | None:
+    """What must be said of recordings with fewer samples a second than what learns from them."""
+    rates = [item.sample_rate for item in items]
+    low = [rate for rate in rates if rate < sample_rate]
+    if not low:
+        return None
+    return (
+        f"{len(low)} of {amount(len(rates), 'recording')} have fewer than {sample_rate} samples a "
+        f"second ({min(low)} the least): they teach nothing above {min(low) / 2000:g} kHz"
+    )
 
 
 @contextmanager
@@ -211,7 +250,7 @@ def read_card(folder: Path) -> CorpusCard:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{folder} holds no corpus.json: make it with `calm-bench data`"
+            f"{folder} holds no corpus.json: make it with `calm-bench data folder`"
         ) from error
     card = json_value(data, path)
     if not isinstance(card, dict):
@@ -227,5 +266,5 @@ def read_manifest(folder: Path) -> list[Item]:
     """
     path = folder / "manifest.jsonl"
     if not path.is_file():
-        raise InputError(f"no corpus in {folder}: make it with `calm-bench data`")
+        raise InputError(f"no corpus in {folder}: make it with `calm-bench data folder`")
     return [parse(Item, line, where) for where, line in json_lines(path)]

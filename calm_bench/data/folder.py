@@ -5,6 +5,7 @@ and later the shards. Every answer is journalled, so a killed command goes on wh
 """
 
 import json
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,15 @@ from calm_bench.core.files import append_lines, committed_lines, json_value, sea
 from calm_bench.core.paths import expanded
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
-from calm_bench.data.corpus import CorpusCard, Item, Skipped, Split, working_on, write_corpus
+from calm_bench.data.corpus import (
+    CorpusCard,
+    Item,
+    Skipped,
+    Split,
+    read_card,
+    working_on,
+    write_corpus,
+)
 from calm_bench.data.layouts import find_recordings, refuse_other_languages
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
@@ -103,6 +112,26 @@ def make_folder(
             checks=checks,
             notes=[*listed.notes, *remarks],
         )
+
+
+def folder_command(corpus: Path, **changes: str) -> str:
+    """The command that lists a corpus of the user's own again, by what its corpus.json says.
+
+    Args:
+        corpus: Its folder.
+        changes: Options of `FolderOptions` to be others than they were.
+
+    Raises:
+        InputError: If the folder holds no corpus.
+    """
+    settings = {**read_card(corpus).settings, **changes}
+    plain = {**asdict(FolderOptions()), "layout": "files"}
+    words = ["calm-bench", "data", "folder", str(settings.get("source", "RECORDINGS"))]
+    words += ["--out", str(corpus)]
+    for name in ("layout", "group_by", "licence", "min_seconds", "transcribe"):
+        if (value := settings.get(name)) not in (None, plain[name]):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _reasons(skipped: Iterable[Skipped]) -> str:

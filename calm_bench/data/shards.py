@@ -248,7 +248,10 @@ def prepare(corpus: Path, sample_rate: int, split: Split = "train") -> Shards:
             if items := [item for item in every if item.split == name]:
                 prepared[name] = _prepare_split(corpus, name, items, sample_rate)
     if split not in prepared:
-        raise InputError(f"the corpus in {corpus} has no {split} recordings")
+        raise InputError(
+            f"the corpus in {corpus} has no {split} recordings: list more of them with `calm-bench "
+            f'data folder`, or say "split": "{split}" of some in a list of yours'
+        )
     return prepared[split]
 
 

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.data.corpus import Item, Split, read_manifest
+from calm_bench.data.corpus import Item, Split, read_card, read_manifest
+from calm_bench.data.folder import folder_command
 from calm_bench.data.speech import Speech
 from calm_bench.data.stories import more_texts
 from calm_bench.errors import InputError
@@ -58,8 +59,11 @@ def texts_of(corpus: Path, split: Split, *, timed: bool = False) -> list[str]:
     items = [item for item in read_manifest(corpus) if item.split == split]
     texts = [text for item in items if (text := text_of(item, timed=timed))]
     if not texts:
-        what = "words: a system with a text stream" if timed else f"{split} texts: a text model"
-        raise InputError(f"{corpus} has no {what} cannot be trained on it")
+        what = "timed words" if timed else "texts"
+        heard = "a list that has them"
+        if read_card(corpus).kind == "folder":
+            heard = f"`{folder_command(corpus, transcribe='faster-whisper')}`"
+        raise InputError(f"the {split} recordings of {corpus} have no {what}: {heard} gives them")
     return texts
 
 

@@ -31,9 +31,17 @@ from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
 from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
 from calm_bench.core.recordings import amount
-from calm_bench.data.corpus import default_dir, licences, read_manifest
+from calm_bench.data.corpus import (
+    MADE_HERE,
+    corpus_dir,
+    licences,
+    low_rates,
+    read_card,
+    read_manifest,
+)
+from calm_bench.data.folder import folder_command
 from calm_bench.data.shards import prepare
-from calm_bench.errors import InputError
+from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import AT_SEED, content_hash, training_of
 from calm_bench.store.curves import read_curve, write_curve
 from calm_bench.systems.calm import CalmSystem
@@ -85,7 +93,7 @@ TEMPLATE = """# {name}
 
 Last validation: {validation}.
 
-Rebuild: `calm-bench data {data_words} && {command}`
+Rebuild: `{command}`
 """
 TRAININGS = """
 ## Trainings
@@ -101,7 +109,6 @@ _MEASURED_OF = re.compile(r"Of weights ([0-9a-f]{8})")
 _LINE = re.compile(r"^\| (\d+) \|.*\n", re.MULTILINE)
 MADE_OF = {
     "speech": "speech made by this project",
-    "voices": "speech made by this project",
     "music": "scores rendered by this project, whose licences the corpus card names",
 }
 OURS = r"weights(-[0-9a-f]{12})?\.safetensors"
@@ -286,6 +293,9 @@ def _write(
     """Write a model's own weights and its card, or a further training and its line in the card."""
     seed, done = trainer.config.seed, trainer.progress
     facts = {"recipe": _recipe_hash(config, trainer.objective.origin), "steps": done.step}
+    if config.codec is not None:
+        heard = load_model_config(config.codec)[0].weights
+        facts["codec"] = heard and heard.sha256
     with _writing(folder):
         if further:
             sha256, card = write_training(folder, seed, weights, facts), None
@@ -356,26 +366,13 @@ def with_settings(
     return config.model_copy(update={"training": {**config.training, **checked}}), recipe
 
 
-def corpus_dir(name: str) -> Path:
-    """The folder of a corpus, by path or by its name under the data home.
-
-    Raises:
-        InputError: If there is no such corpus, with the command that makes it.
-    """
-    for folder in (Path(name), default_dir(name)):
-        if (folder / "manifest.jsonl").is_file():
-            return folder
-    raise InputError(
-        f"no corpus {name!r} here or in {default_dir(name).parent}: run `calm-bench data {name}`, "
-        "or bring yours with `calm-bench data folder DIR`"
-    )
-
-
 def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> Objective:
     """The objective that trains a model of this kind, its module drawn from the config's seed.
 
     Audio and frames are prepared if they are not, and a tokenizer is made if there is none.
     """
+    if config.codec is not None:
+        _check_codec(config.codec, where)
     corpus, folder = corpus_dir(recipe.corpus), Path(where).parent
     its_own = f"{where}: training.objective"
     if recipe.start_from is not None and config.kind != "system":
@@ -383,6 +380,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     if config.kind == "codec":
         codec = build_module(config, folder)
         training = parse(CodecTraining, recipe.objective, its_own)
+        _say_low_rates(corpus, codec.sample_rate)
         train = prepare(corpus, codec.sample_rate, "train")
         validation = prepare(corpus, codec.sample_rate, "validation")
         return CodecObjective(codec, training, train, validation, recipe.seed)
@@ -401,6 +399,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
         raise InputError(
             f"{where}: there is no training objective for systems of type {config.type!r}"
         )
+    _say_low_rates(corpus, system.codec.sample_rate)
     begun = start_from(system, recipe.start_from, where) if recipe.start_from else None
     splits = (
         frame_split(corpus, "train", name, system),
@@ -410,6 +409,20 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     if begun is not None:
         built.origin, built.given = begun
     return built
+
+
+def _check_codec(name: str, where: str) -> None:
+    """Refuse a codec that has a recipe and was not trained by it; debug codecs have none."""
+    codec = load_model_config(name)[0]
+    if codec.kind == "codec" and codec.training and codec.weights is None:
+        raise WeightsError(
+            f"{where}: its codec {name} has random weights: `{train_command(name)}` comes first"
+        )
+
+
+def _say_low_rates(corpus: Path, sample_rate: int) -> None:
+    if (note := low_rates(read_manifest(corpus), sample_rate)) and speaks():
+        logger.warning("%s: %s", corpus, note)
 
 
 def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path, like: str | None) -> None:
@@ -569,7 +582,7 @@ def _remove_forgotten(work: Path) -> Path:
 
 
 def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int) -> str:
-    """The command that trains a model like this: the recipe's changes, the ranks, the steps."""
+    """What trains a model like this: the recipe's changes, the ranks, the steps."""
     values = recipe.model_dump(mode="json", include=set(options.overrides))
     words = ["calm-bench", "train", name]
     words += [word for k, v in values.items() for word in ("--set", f"{k}={json.dumps(v)}")]
@@ -581,13 +594,34 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
     return first + shlex.join(words)
 
 
-def _licence(corpus: str) -> str:
-    """On which terms the weights are given, and those of what they were trained on."""
-    if corpus in MADE_OF:
-        return f"MIT; trained on {MADE_OF[corpus]}"
-    trained = [item for item in read_manifest(corpus_dir(corpus)) if item.split == "train"]
-    terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())
-    return f"for whoever gives them on to state; trained on: {terms}"
+def _rebuild(config: ModelConfig, corpus: str, command: str) -> str:
+    """All that makes a model again: its corpus, a codec of the user's own, its training."""
+    folder = corpus_dir(corpus)
+    made = folder_command(folder)
+    if (kind := read_card(folder).kind) in MADE_OF:
+        made = f"calm-bench data {corpus if corpus in MADE_HERE else f'{kind} --out {corpus}'}"
+    before = [made]
+    if config.codec is not None:
+        codec, home = load_model_config(config.codec)
+        before += [train_command(config.codec)] if codec.training and not _is_shipped(home) else []
+    return " && ".join([*before, command])
+
+
+def _is_shipped(folder: Path) -> bool:
+    return folder.resolve().is_relative_to(paths.models_dirs()[-1].resolve())
+
+
+def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
+    """On which terms the weights are given, if they are, and those of what they learned from."""
+    if (kind := read_card(corpus).kind) in MADE_OF:
+        terms = MADE_OF[kind]
+        named = config.licence or ("MIT" if _is_shipped(folder) else None)
+    else:
+        trained = [item for item in read_manifest(corpus) if item.split == "train"]
+        terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())
+        named = config.licence
+    stated = named or "none stated (`licence:` in config.yaml states one)"
+    return f"{stated}; trained on {terms}"
 
 
 def _start(objective: Objective, recipe: TrainingConfig) -> str:
@@ -606,7 +640,7 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
     if fabric.device.type == "cuda":
         device = torch.cuda.get_device_name(fabric.device)
     flops = trainer.progress.flops * trainer.progress.step  # older runs counted none
-    known = recipe.corpus in MADE_OF
+    corpus = corpus_dir(recipe.corpus)
     validation = trainer.log.last_validation()
     parameters = trainer.objective.module.named_parameters()
     text = TEMPLATE.format(
@@ -633,9 +667,8 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
         sha256=sha256[:12],
         data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
-        data_words=recipe.corpus if known else f"folder RECORDINGS --out {recipe.corpus}",
-        command=command,
-        licence=_licence(recipe.corpus),
+        command=_rebuild(config, recipe.corpus, command),
+        licence=_licence(config, folder, corpus),
     )
     return text + _notes(folder, sha256)
 
