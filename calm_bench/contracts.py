@@ -53,30 +53,43 @@ def verify(name: str) -> Iterator[Found]:
         UnknownNameError: If nothing has the name.
         BenchError: If the part cannot be loaded.
     """
+    kind, load = found(name)
     with waiting(f"loading {name}"):
-        kind, part = _loaded(name)
+        part = load()
     for check in CHECKS[kind]:
         fault = None
         try:
-            with waiting(f"checking: {_sentence(check)}"):
+            with waiting(f"checking: {sentence(check)}"):
                 check(part)
         except BenchError:
             raise
         except Exception as error:
-            fault = describe(error).removeprefix("AssertionError: ")
-        yield Found(_sentence(check), fault)
+            fault = fault_of(error)
+        yield Found(sentence(check), fault)
 
 
-def _sentence(check: Callable[..., None]) -> str:
+def fault_of(error: Exception) -> str:
+    """Why a check does not hold, in one line."""
+    return describe(error).removeprefix("AssertionError: ")
+
+
+def sentence(check: Callable[..., None]) -> str:
+    """What a check says of a part, by its docstring."""
     return " ".join(str(check.__doc__).split()).rstrip(".")
 
 
-def _loaded(name: str) -> tuple[str, Any]:
+def found(name: str) -> tuple[str, Callable[[], Any]]:
+    """What kind of part has a name, and what loads it, once.
+
+    Raises:
+        UnknownNameError: If nothing has the name.
+        BenchError: If nothing can be verified under it.
+    """
     models = Models()
     if name in registry.names("metric"):
-        return "metric", registry.load("metric", name)()
+        return "metric", cache(lambda: registry.load("metric", name)())
     if name in registry.names("embedding"):
-        return "embedding", registry.load("embedding", name)()
+        return "embedding", cache(lambda: registry.load("embedding", name)())
     if name not in model_names() and not Path(name).is_dir():
         types = {*registry.names("system"), *registry.names("codec")}
         own = [model for model in model_names() if models[model][0].type == name]
@@ -89,7 +102,7 @@ def _loaded(name: str) -> tuple[str, Any]:
     kind = models[name][0].kind
     if kind not in CHECKS:
         raise InputError(f"{name} is a {kind}: only systems and codecs of models are verified")
-    return kind, load_system(name) if kind == "system" else load_codec(name)
+    return kind, cache(partial(load_system if kind == "system" else load_codec, name))
 
 
 def noise(n_samples: int, seed: int) -> Tensor:

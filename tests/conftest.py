@@ -19,6 +19,7 @@ os.environ.update(
 
 import pytest
 
+pytest_plugins = ["pytester"]
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 BLANK = {
     "png": b"\x89PNG\r\n\x1a\n",
