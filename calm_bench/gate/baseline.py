@@ -7,7 +7,6 @@ and FLOPs depend on how torch splits its own operators, so they are kept per tor
 architecture. Ratios of times depend on the processor, so they are kept per model.
 """
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,17 +92,16 @@ class Baseline(StrictModel):
             machine, torch = self.ratios[own], metadata.version("torch")
             other = f"ratios stored with torch {machine.torch}, now {torch}"
             return machine.references, other if _minor(machine.torch) != _minor(torch) else None
-        lowest: dict[str, float] = {}
+        lowest: dict[str, Reference] = {}
         for machine in self.ratios.values():
-            for name, reference in machine.references.items():
-                lowest[name] = min(reference.value, lowest.get(name, math.inf))
-        note = (
+            for name, found in machine.references.items():
+                value = min(found.value, lowest.get(name, found).value)
+                lowest[name] = Reference(value=value, slack=UNKNOWN_SLACK)
+        return lowest, (
             f"no ratios are stored for {own}: compared with the lowest of "
             f"{', '.join(self.ratios)}, {100 * UNKNOWN_SLACK:.0f} % slack; "
             "--update stores this processor's"
         )
-        found = {n: Reference(value=v, slack=UNKNOWN_SLACK) for n, v in lowest.items()}
-        return found, note
 
 
 def torch_key() -> str:
@@ -139,9 +137,8 @@ def write_baseline(path: Path, baseline: Baseline) -> None:
     """
     if paths.is_packaged(path.parent):
         raise InputError(f"{path} belongs to an installed package: name a --baseline of your own")
-    text = yaml.safe_dump(
-        baseline.model_dump(mode="json"), default_flow_style=None, sort_keys=False, width=200
-    )
+    data = baseline.model_dump(mode="json")
+    text = yaml.safe_dump(data, default_flow_style=None, sort_keys=False, width=200)
     files.replace(path, (HEADER + text).encode())
 
 
@@ -206,10 +203,8 @@ def count_systems(folders: Sequence[Path]) -> dict[str, dict[Stage, "StageCounts
     with stage("counting", len(folders)) as advance:
         for folder in folders:
             plain, fast = _counted(folder, "plain"), _counted(folder, "eager")
-            found[folder.name] = {
-                name: replace(counts, parameters=plain[name].parameters)
-                for name, counts in fast.items()
-            }
+            counts = {n: replace(c, parameters=plain[n].parameters) for n, c in fast.items()}
+            found[folder.name] = counts
             advance(1)
     return found
 

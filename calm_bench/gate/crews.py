@@ -245,12 +245,9 @@ def _commit(root: Path, ref: str) -> str:
     """
     done = _run(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if done.returncode:
-        shallow = _run(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true"
-        hint = (
-            "this clone is shallow: fetch its history (actions/checkout: fetch-depth: 0)"
-            if shallow
-            else "give a branch, tag or commit that `git log` of this checkout knows"
-        )
+        hint = "give a branch, tag or commit that `git log` of this checkout knows"
+        if _run(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
+            hint = "this clone is shallow: fetch its history (actions/checkout: fetch-depth: 0)"
         raise InputError(f"--against: {ref!r} is no commit of {root}; {hint}")
     return done.stdout.strip()
 

@@ -35,9 +35,8 @@ def _against(name: str, label: str, stage: str, system: str, other: str | None =
         mine, theirs = (f"{own}/{system}", stage), (f"{REFERENCE}/{system}", stage)
         if other is None:
             return Quotient((theirs,), (mine,))
-        return Quotient(
-            (mine, (f"{REFERENCE}/{other}", stage)), ((f"{own}/{other}", stage), theirs)
-        )
+        below, above = ((f"{tree}/{other}", stage) for tree in (own, REFERENCE))
+        return Quotient((mine, above), (below, theirs))
 
     return Quantity(
         name=name,

@@ -117,20 +117,14 @@ def judge(quantity: Quantity, rounds: Sequence[Round]) -> Judgement:
 
 def settle(measure: Callable[[int], Sequence[Judgement]]) -> list[Judgement]:
     """The final verdicts: what did not pass at length 1 is judged again by `measure(2)`."""
-    first = list(measure(1))
-    if all(_is_settled(found) for found in first):
-        return first
-    second = {found.name: found for found in measure(2)}
-    final = []
-    for found in first:
-        again = second[found.name]
-        note = again.note or f"measured twice, first {found.verdict}"
-        final.append(found if _is_settled(found) else replace(again, note=note))
-    return final
-
-
-def _is_settled(found: Judgement) -> bool:
-    return found.verdict in ("pass", "not gated")
+    found = {one.name: one for one in measure(1)}
+    open_ones = [one for one in found.values() if one.verdict not in ("pass", "not gated")]
+    second = {one.name: one for one in measure(2)} if open_ones else {}
+    for first in open_ones:
+        again = second[first.name]
+        note = again.note or f"measured twice, first {first.verdict}"
+        found[first.name] = replace(again, note=note)
+    return list(found.values())
 
 
 def _estimates(
@@ -141,15 +135,11 @@ def _estimates(
     return ratio, quantity.control.over(rounds, clock, seed, CONTROL_LEVEL)
 
 
-def _ends(found: Estimate) -> tuple[float, float, float]:
-    if found.value is None or found.low is None or found.high is None:
-        raise ValueError("an interval needs two rounds")
-    return found.value, found.low, found.high
-
-
 def _verdict(quantity: Quantity, ratio: Estimate, control: Estimate) -> tuple[Verdict, str]:
-    _, low, high = _ends(ratio)
-    own, own_low, own_high = _ends(control)
+    ends = ratio.low, ratio.high, control.value, control.low, control.high
+    if None in ends:
+        raise ValueError("an interval needs two rounds")
+    low, high, own, own_low, own_high = (end or 0.0 for end in ends)
     if not own_low <= 1.0 <= own_high and abs(own - 1) > quantity.control_off:
         return "unfit", f"the reference differs from itself by {100 * (own - 1):+.1f} %"
     if low >= quantity.threshold:

@@ -186,9 +186,8 @@ class Studio:
 
     def _reference(self, prompt: LoadedPrompt, row: Row, seed: int) -> Made:
         """The recording itself, or its prompt with silence or noise of its colour after it."""
-        start, end = (
-            self.grid.samples(s) for s in (self.plan.spec.prompt_seconds, self.plan.spec.seconds)
-        )
+        spec = self.plan.spec
+        start, end = self.grid.samples(spec.prompt_seconds), self.grid.samples(spec.seconds)
         if row.kind == "reference":
             return self._of_recording(prompt, prompt.wave, self.grid)
         wave = np.zeros(end, dtype=np.float32)
@@ -237,14 +236,9 @@ class Studio:
             )
         n_frames = grid.frames(spec.seconds) - grid.frames(spec.prompt_seconds)
         generators = [torch.Generator().manual_seed(trial.seed) for trial in batch.trials]
+        about = grid, spec.prompt_seconds, self.opened.device
         given = [
-            system_prompt(
-                prompt.at_rate(grid.sample_rate).wave,
-                prompt.words or (),
-                grid,
-                spec.prompt_seconds,
-                self.opened.device,
-            )
+            system_prompt(prompt.at_rate(grid.sample_rate).wave, prompt.words or (), *about)
             for prompt in prompts
         ]
         result = system.generate(given, sampling_of(row), generators, n_frames)

@@ -82,15 +82,10 @@ def _codecs(plan: Plan) -> list[str]:
 
 
 def _recipe_id(plan: Plan, prompt: PromptSpec, codec: str) -> str:
-    spec = plan.spec
-    parts = [prompt.sha256, spec.prompt_seconds, codec, plan.weights.get(codec), _is_speech(plan)]
+    spec, stoi = plan.spec, StoiMetric.name in plan.spec.metrics
+    parts = [prompt.sha256, spec.prompt_seconds, codec, plan.weights.get(codec), stoi]
     home, _, _ = registry.target("codec", plan.models[codec][0].type).partition(":")
     return content_hash("codec check", computed_by(__name__, home), *parts, length=12)
-
-
-def _is_speech(plan: Plan) -> bool:
-    """Whether the benchmark asks for STOI, which says nothing of music."""
-    return StoiMetric.name in plan.spec.metrics
 
 
 def _checks(plan: Plan, missing: Sequence[tuple[PromptSpec, str]]) -> Iterator[CodecCheck]:
@@ -131,7 +126,8 @@ def _compared(
             returned_level_db=_level(after),
             bandwidth_hz=_bandwidth(before, rate),
             returned_bandwidth_hz=_bandwidth(after, rate),
-            stoi=_stoi(before, after, rate) if _is_speech(plan) else None,
+            # Of music, whose benchmarks do not ask for it, STOI says nothing.
+            stoi=_stoi(before, after, rate) if StoiMetric.name in plan.spec.metrics else None,
         )
 
 

@@ -97,9 +97,8 @@ def restlessness(
     if aa is None or aa.value is None or aa.low is None or aa.high is None:
         return [], None
     sure = time_ratio(control, twin, "total", level=0.99)
-    assert sure.low is not None
-    assert sure.high is not None
-    if not sure.low <= 1.0 <= sure.high and abs(aa.value - 1) > CONTROL_OFF:
+    is_off = not (sure.low or 0.0) <= 1.0 <= (sure.high or 0.0)
+    if is_off and abs(aa.value - 1) > CONTROL_OFF:
         note = (
             f"{UNFIT} by {100 * (aa.value - 1):+.1f} % on this machine: "
             "something else was running, and the speed columns are not to be trusted"
@@ -309,27 +308,19 @@ def speedup(
 
 def typical(values: Sequence[float], *seed: str) -> Estimate:
     """The median of rounds with its interval."""
-    return ratio_interval(
-        values, [1.0] * len(values), derive_seed(*(seed or ("latency", "median")))
-    )
+    drawn = derive_seed(*(seed or ("latency", "median")))
+    return ratio_interval(values, [1.0] * len(values), drawn)
 
 
 def _quotient(name: str, records: Sequence[LatencyRecord]) -> Estimate:
     """A quotient of sums over all rounds; rounds are what is resampled."""
     above, below, scale = _QUOTIENTS[name]
-    column = Column(
-        name=name,
-        label=name,
-        aggregate="ratio",
-        fields=("a", "b"),
-        scale=scale,
-        near_normal=True,
-    )
-    sums = {record.round: Sums.of(record) for record in records}
-    values = {
-        str(number): {"a": float(getattr(own, above)), "b": float(getattr(own, below))}
-        for number, own in sums.items()
-    }
+    how: dict[str, Any] = {"aggregate": "ratio", "scale": scale, "near_normal": True}
+    column = Column(name=name, label=name, fields=(above, below), **how)
+    values: dict[str, dict[str, float | None]] = {}
+    for record in records:
+        sums = Sums.of(record)
+        values[str(record.round)] = {side: float(getattr(sums, side)) for side in (above, below)}
     found = summarise(column, values, derive_seed("latency", name))
     is_part = below == "total"  # which is never more than the whole, however few the rounds
     return replace(found, high=min(found.high, scale)) if is_part and found.high else found

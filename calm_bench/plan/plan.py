@@ -27,8 +27,7 @@ from calm_bench.store.records import CodecCheck, Row, row_title, swept
 
 def lacking(spec: BenchmarkSpec, models: Models) -> str | None:
     """In a few words what must come before the benchmark can run; None if nothing does."""
-    states = _states(spec, models)
-    parts = []
+    states, parts = _states(spec, models), []
     for state, words in (("missing", "models"), ("untrained", "weights of")):
         if names := [name for name, found in states.items() if found == state]:
             parts.append(f"{words} {', '.join(names)}")
@@ -215,18 +214,14 @@ def plan_lines(plan: Plan) -> list[str]:
         f"of {spec.seconds:g} s, {spec.prompt_seconds:g} s given, in {len(plan.batches)} batches",
     ]
     several = swept(plan.rows)
-    lines += [f"  {_row_line(row, several)}" for row in plan.rows]
+    for row in plan.rows:
+        more = f"{' (baseline)' if row.baseline else ''}: {row.model}"
+        lines.append(f"  {row_title(row, several)}{more if row.kind == 'system' else ''}")
     if spec.metrics:
         lines.append(f"metrics: {', '.join(spec.metrics)}")
     if spec.latency:
         lines.append(f"latency: {spec.latency.rounds} rounds of {spec.latency.frames} frames")
     return lines + [f"note: {note}" for note in plan.notes]
-
-
-def _row_line(row: Row, several: set[str]) -> str:
-    name = row_title(row, several)
-    mark = " (baseline)" if row.baseline else ""
-    return f"{name}{mark}: {row.model}" if row.kind == "system" else name
 
 
 def _too_few_clips(
@@ -337,22 +332,17 @@ def _batches(
     models: Models,
 ) -> Iterator[Batch]:
     """Every row's trials, cut into batches in the order of the prompts."""
-    draws = [(prompt, index) for prompt in prompts for index in range(n_seeds)]
+    draws = [
+        (prompt, index, derive_seed(spec.name, spec.version, prompt.id, index))
+        for prompt in prompts
+        for index in range(n_seeds)
+    ]
     for row in rows:
         identity = [*identity_of(row, models), spec.prompt_seconds, spec.seconds]
-        trials = [_trial(spec, row, identity, prompt, index) for prompt, index in draws]
+        trials = []
+        for prompt, index, seed in draws:
+            name = content_hash(row.cell_id, identity, [prompt.id, prompt.sha256], index, seed)
+            about = {"trial_id": name, "cell_id": row.cell_id}
+            trials.append(Trial(**about, prompt=prompt, seed_index=index, seed=seed))
         for first in range(0, len(trials), spec.batch_size):
             yield Batch(row=row, trials=tuple(trials[first : first + spec.batch_size]))
-
-
-def _trial(
-    spec: BenchmarkSpec, row: Row, identity: list[Any], prompt: PromptSpec, index: int
-) -> Trial:
-    seed = derive_seed(spec.name, spec.version, prompt.id, index)
-    return Trial(
-        trial_id=content_hash(row.cell_id, identity, [prompt.id, prompt.sha256], index, seed),
-        cell_id=row.cell_id,
-        prompt=prompt,
-        seed_index=index,
-        seed=seed,
-    )

@@ -55,17 +55,14 @@ def choose_systems(
     """Rows by model, by label or by the first part of their name; other models become new rows."""
     rows: dict[tuple[str, str], SystemRow] = {}
     for name in wanted:
-        hits = [
-            row
-            for row in spec.systems
-            if name in (row.model, row.label) or row.model.startswith(f"{name}-")
-        ]
+        known = ((row, (row.model, row.label)) for row in spec.systems)
+        hits = [r for r, names in known if name in names or r.model.startswith(f"{name}-")]
         if not hits and (name in model_names() or (Path(name) / "config.yaml").is_file()):
             hits = [SystemRow(model=name, label=Path(name).name)]
         if not hits:
-            short = [row.model.split("-")[0] for row in spec.systems]
-            known = [n for n in model_names() if models[n][0].kind == "system"]
-            raise UnknownNameError("system", name, sorted({*known, *short}))
+            near = {row.model.split("-")[0] for row in spec.systems}
+            near |= {n for n in model_names() if models[n][0].kind == "system"}
+            raise UnknownNameError("system", name, sorted(near))
         rows |= {(row.model, row.label): row for row in hits}
     return tuple(rows.values())
 

@@ -101,7 +101,11 @@ def _by_recipe(results: Results, column: Column) -> list[Shown]:
     for value in results.rows:
         if value.metric == column.name:
             recipes.setdefault(_shared_recipe(results, value), {})[value.cell_id] = value
-    recipes = _spread_missing(recipes)
+    # Rows without value and recipe, for which the metric never ran, belong to every recipe.
+    missing = recipes.get(None, {})
+    if len(recipes) > 1 and all(value.value is None for value in missing.values()):
+        recipes = {key: missing | own for key, own in recipes.items() if key is not None}
+    recipes = recipes or {None: {}}
     numbers = [[value.value for value in values.values()] for values in recipes.values()]
     found = [results.recipes.get(key or "", {}) for key in recipes]
     through = [recipe.get("embedding") for recipe in found]
@@ -139,18 +143,6 @@ def _without_step(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key not in ("mode", "dtype")}
 
 
-def _spread_missing(
-    recipes: dict[str | None, dict[str, Value]],
-) -> dict[str | None, dict[str, Value]]:
-    """Put rows without value and recipe (the metric never ran) into every recipe's column."""
-    missing = recipes.get(None, {})
-    if not recipes:
-        return {None: {}}
-    if len(recipes) == 1 or any(value.value is not None for value in missing.values()):
-        return recipes
-    return {key: missing | values for key, values in recipes.items() if key is not None}
-
-
 def _recipe_notes(recipes: Sequence[Mapping[str, Any]]) -> list[str | None]:
     if len(recipes) < 2:
         return [None for _ in recipes]
@@ -179,18 +171,18 @@ def plain_number(value: float, decimals: int) -> str:
 def signed(value: float, decimals: int) -> str:
     """A difference: always with its sign, unless it rounds to zero."""
     text = plain_number(value, decimals)
-    return text if text.startswith("−") or not any(c in text for c in "123456789") else f"+{text}"
+    return f"+{text}" if any(c in text for c in "123456789") and text[0] != "−" else text
 
 
-def interval_text(value: Value | Difference, decimals: int, *, sign: bool = False) -> str:
+def interval_text(value: Value | Difference | Pooled, decimals: int, *, sign: bool = False) -> str:
     """What follows a value: " ± 1.2" if both sides round to one width, else " [low, high]".
 
     An interval of too few clips has a mark.
     """
     if value.value is None or value.low is None or value.high is None:
         return ""
-    below = plain_number(value.value - value.low, decimals)
-    above = plain_number(value.high - value.value, decimals)
+    widths = value.value - value.low, value.high - value.value
+    below, above = (plain_number(width, decimals) for width in widths)
     mark = MARK if value.marked else ""
     if below == above:
         return f" ± {above}{mark}"
@@ -216,16 +208,14 @@ def pooled_text(pool: Pooled, decimals: int) -> str:
 
 def needed_text(n: int | None, few: int | None, many: int | None) -> str:
     """An n that would do with its range, to two significant figures: 230 (61 to 46,000)."""
-    if n is None:
-        return "—"
-    return f"{_upwards(n)} ({_upwards(few)} to {_upwards(many)})"
 
+    def upwards(n: int | None) -> str:
+        if n is None:
+            return "no end"
+        size = 10 ** max(0, len(str(n)) - 2)
+        return f"{-(-n // size) * size:,}"
 
-def _upwards(n: int | None) -> str:
-    if n is None:
-        return "no end"
-    size = 10 ** max(0, len(str(n)) - 2)
-    return f"{-(-n // size) * size:,}"
+    return "—" if n is None else f"{upwards(n)} ({upwards(few)} to {upwards(many)})"
 
 
 def heading(column: Column) -> str:

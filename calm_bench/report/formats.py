@@ -159,7 +159,7 @@ _KEY_WIDTHS = (
     14,
     12,
     10,
-)  # of names in a table that has no room: what lets a number in
+)  # of names in a table that has no room, till a number is let in
 _TEXT_WIDTH = 30  # of words there that are no names
 _ELSEWHERE = "a wider terminal, or a pipe, shows them"
 
@@ -183,15 +183,13 @@ def _print(table: Table, console: "Console", width: int | None, where: str) -> N
 
     table = _upright(table, width or _NOTE_WIDTH)
     console.print(Rich(table.title, style="bold"))
-    whole = width is None or _fits(table, width)
+    whole = width is None or _whole_width(table) <= width
     columns, limit = ([], None) if whole else _columns(table, width or 0)
     left_out = [text.text for i, text in enumerate(table.headings) if columns and i not in columns]
     table = table.cut(columns) if columns else table
     grid = _grid(table, limit)
     if width is None:
-        _print_unwrapped(
-            grid, console, sum(_width(table, c) for c in range(len(table.left))) + _TABLE
-        )
+        _print_unwrapped(grid, console, _whole_width(table))
     else:
         console.print(grid)
     below = [f"no room for {', '.join(left_out)}: {where}"] if left_out else []
@@ -212,28 +210,21 @@ def _print(table: Table, console: "Console", width: int | None, where: str) -> N
 
 def _upright(table: Table, width: int) -> Table:
     """A table of few rows that is too wide, with a line for each column, if that fits."""
-    if len(table.rows) > _FEW_ROWS or _fits(table, width):
+    if len(table.rows) > _FEW_ROWS or _whole_width(table) <= width:
         return table
-    names = [_row_name(table, row) for row in table.rows]
-    turned = Table(
-        title=table.title,
-        headings=[Text(text=""), *(Text(text=name) for name in names)],
-        left=[True, *(False for _ in names)],
-        ranks=[0, *(1 for _ in names)],
-        rows=[list(line) for line in zip(table.headings, *table.rows, strict=True)][table.keys :],
-        footnotes=table.footnotes,
-        notes=table.notes,
-    )
-    return turned if _fits(turned, width) else table
+    turned = Table(title=table.title, footnotes=table.footnotes, notes=table.notes)
+    turned.add_column("", left=True, rank=0)
+    for row in table.rows:
+        pairs = list(zip(table.headings, row, strict=True))[1 : table.keys]
+        names = (f"{key.text} {text.text}" for key, text in pairs if text.text)
+        turned.add_column(", ".join([row[0].text, *names]), rank=1)
+    for line in list(zip(table.headings, *table.rows, strict=True))[table.keys :]:
+        turned.add_row(*line)
+    return turned if _whole_width(turned) <= width else table
 
 
-def _row_name(table: Table, row: Sequence[Text]) -> str:
-    pairs = list(zip(table.headings, row, strict=True))[1 : table.keys]
-    return ", ".join([row[0].text, *(f"{key.text} {t.text}" for key, t in pairs if t.text)])
-
-
-def _fits(table: Table, width: int) -> bool:
-    return _TABLE + sum(_width(table, column) for column in range(len(table.headings))) <= width
+def _whole_width(table: Table) -> int:
+    return _TABLE + sum(_width(table, column) for column in range(len(table.headings)))
 
 
 def _print_unwrapped(grid: "Grid", console: "Console", width: int) -> None:
@@ -248,15 +239,12 @@ def _print_unwrapped(grid: "Grid", console: "Console", width: int) -> None:
     console.print(Rich("\n".join(lines)), soft_wrap=True)
 
 
-def _plain(text: Text) -> str:
-    return one_line(text.text) + (f" {marks(text)}" if text.footnotes else "")
-
-
 def _width(table: Table, column: int, limit: int | None = None) -> int:
     from rich.cells import cell_len
 
     fields = [table.headings[column], *(row[column] for row in table.rows)]
-    widest = max(cell_len(_plain(text)) for text in fields)
+    texts = (one_line(t.text) + (f" {marks(t)}" if t.footnotes else "") for t in fields)
+    widest = max(map(cell_len, texts))
     return _COLUMN + (widest if limit is None else min(widest, limit))
 
 

@@ -15,12 +15,7 @@ from typing import Any
 
 from calm_bench.core import files
 from calm_bench.core.progress import counted
-from calm_bench.report.columns import (
-    TEMPERATURE_KINDS,
-    shown_columns,
-    shown_recipes,
-    value_text,
-)
+from calm_bench.report.columns import TEMPERATURE_KINDS, shown_columns, shown_recipes, value_text
 from calm_bench.report.formats import footnote_mark
 from calm_bench.report.looks import Look
 from calm_bench.report.players import ClipLookup, PageFolder, PageRow, RowBuilder, Score
@@ -125,10 +120,9 @@ def write_site(sections: Sequence[Section], root: Path, max_rows: int) -> None:
         InputError: If the folder cannot be written.
     """
     parts = []
-    for number, section in enumerate(sections, 1):
-        prefix = f"run-{number}/"
-        folder = PageFolder(store=section.store, root=root, prefix=prefix, alone=True)
-        parts.append(_part(section, folder, max_rows))
+    for number, one in enumerate(sections, 1):
+        folder = PageFolder(store=one.store, root=root, prefix=f"run-{number}/", alone=True)
+        parts.append(_part(one, folder, max_rows))
     _write(root, parts, alone=True)
 
 
@@ -183,19 +177,16 @@ def _spread(
     builder: RowBuilder, pairs: Sequence[tuple[str, int]], n: int
 ) -> Sequence[tuple[str, int]]:
     """The `n` rows with the most clips on disk, in the run's order; equal ones spread over it."""
-    counts = {pair: _n_clips(builder, pair) for pair in pairs}
+    counts = {}
+    for pair in pairs:
+        trials = (builder.lookup.trial(row.cell_id, *pair) for row in builder.rows)
+        counts[pair] = sum(trial is not None and builder.exists(trial) for trial in trials)
     least = min(sorted(counts.values(), reverse=True)[:n], default=0)
     chosen = {pair for pair in pairs if counts[pair] > least}
     equal = [pair for pair in pairs if counts[pair] == least]
     places = min(n - len(chosen), len(equal))
     chosen |= {equal[i * len(equal) // places] for i in range(places)}
     return [pair for pair in pairs if pair in chosen]
-
-
-def _n_clips(builder: RowBuilder, pair: tuple[str, int]) -> int:
-    """For how many rows a prompt has a clip on disk."""
-    trials = (builder.lookup.trial(row.cell_id, *pair) for row in builder.rows)
-    return sum(trial is not None and builder.exists(trial) for trial in trials)
 
 
 def _json(data: Mapping[str, Any]) -> str:

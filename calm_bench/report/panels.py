@@ -69,22 +69,16 @@ class Dot:
     @classmethod
     def of(cls, x: float | Value, y: float | Value, note: str = "") -> Self:
         """A point whose coordinates are numbers of a run, with their intervals, or places."""
-        (x, x_interval), (y, y_interval) = _place(x), _place(y)
+        (x, x_interval), (y, y_interval) = (
+            (at.value or 0.0, interval_of(at)) if isinstance(at, Value) else (at, None)
+            for at in (x, y)
+        )
         return cls(x=x, y=y, note=note, x_interval=x_interval, y_interval=y_interval)
 
 
-def _place(at: float | Value) -> tuple[float, Interval]:
-    if not isinstance(at, Value):
-        return at, None
-    assert at.value is not None
-    return at.value, interval_of(at)
-
-
-def interval_of(value: Value, scale: float = 1.0) -> Interval:
-    """The interval of a number, times `scale`."""
-    if value.low is None or value.high is None:
-        return None
-    return scale * value.low, scale * value.high
+def interval_of(value: Value) -> Interval:
+    """The interval of a number, if it has one."""
+    return None if value.low is None or value.high is None else (value.low, value.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,14 +334,10 @@ def _scales(axis: "Axes", panel: Panel, xs: Sequence[float], ys: Sequence[float]
     """Axes with plain numbers, with ticks where lines have their points in common."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    sides: list[Any] = []
-    if panel.log_x:
-        axis.set_xscale("log")
-        sides.append(axis.xaxis)
-    if panel.log_y:
-        axis.set_yscale("log")
-        sides.append(axis.yaxis)
-    for side in sides:
+    for name, side, logarithmic in (("x", axis.xaxis, panel.log_x), ("y", axis.yaxis, panel.log_y)):
+        if not logarithmic:
+            continue
+        axis.set(**{f"{name}scale": "log"})
         low, high = side.get_view_interval()
         side.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 30 * low else (1, 2, 3, 5)))
         side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -376,29 +366,25 @@ def _apart(values: Sequence[float], *, logarithmic: bool) -> list[float]:
 
 def _bars(axis: "Axes", panel: Panel) -> None:
     """Stacked bars, a row per system, with the total and the head's share at the end."""
-    names = list(panel.stages)
-    sums = [0.0] * len(names)
+    sums = [0.0] * len(panel.stages)
     for stage, (color, hatch) in _STAGES.items():
-        widths = [panel.stages[name].get(stage, 0.0) for name in names]
+        widths = [parts.get(stage, 0.0) for parts in panel.stages.values()]
         if any(widths):
             own: Any = {"color": color, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.6}
-            axis.barh(range(len(names)), widths, 0.62, sums, label=stage, **own)
+            axis.barh(range(len(widths)), widths, 0.62, sums, label=stage, **own)
         sums = [end + width for end, width in zip(sums, widths, strict=True)]
     tips = []
-    for y, (name, end) in enumerate(zip(names, sums, strict=True)):
+    for y, ((name, parts), end) in enumerate(zip(panel.stages.items(), sums, strict=True)):
         low, high = panel.ends.get(name) or (end, end)
         axis.plot([low, high], [y, y], color="black", marker="|", ms=6, lw=1.3)
-        share = f", head {100 * panel.stages[name]['head'] / end:.0f} %"
-        text = f"{_digits(end)} ms{share if panel.stages[name].get('head') else ''}"
+        share = f", head {100 * parts['head'] / end:.0f} %" if parts.get("head") else ""
+        time = (
+            f"{end:.3g}" if end < 1000 else f"{end:,.0f}"
+        )  # three digits, or all before the point
         place: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-        axis.annotate(text, (max(end, high), y), **place)
+        axis.annotate(f"{time} ms{share}", (max(end, high), y), **place)
         tips.append(max(end, high))
     for label, at in panel.uprights.items():
         axis.axvline(at, color=GREY, lw=1.1, ls="--", label=label)
     axis.grid(visible=False, axis="y")
     axis.set_xlim(0, 1.45 * max(tips))
-
-
-def _digits(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -98,17 +98,13 @@ def mark_differences(
     Case and punctuation do not count. Nothing is marked in the prompt, or where nothing was meant.
     """
     texts = [[word for word, _, _ in side] for side in (meant or (), heard)]
-    equal = _equal_words(*texts)
-    sides = []
-    for words, matched in zip((meant or (), heard), equal, strict=True):
-        side = []
+    sides: tuple[list[Word], list[Word]] = ([], [])
+    for words, matched, side in zip((meant or (), heard), _equal_words(*texts), sides, strict=True):
         for index, (text, start, _) in enumerate(words):
             given = start < prompt_seconds
-            differs = index not in matched and bool(_plain(text))
-            marked = differs and not given and meant is not None
-            side.append(Word(text=text.strip(), given=given, differs=marked))
-        sides.append(side)
-    return sides[0], sides[1]
+            differs = meant is not None and index not in matched and bool(_plain(text))
+            side.append(Word(text=text.strip(), given=given, differs=differs and not given))
+    return sides
 
 
 def _plain(word: str) -> str:
@@ -375,13 +371,8 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     rows = b"".join(b"\0" + row.tobytes() for row in packed)
     head = struct.pack(">IIBBBBB", width, height, 4, 3, 0, 0, 0)
     palette = bytes.fromhex(_PALETTE.replace(" ", ""))
-    chunks = (
-        (b"IHDR", head),
-        (b"PLTE", palette),
-        (b"IDAT", zlib.compress(rows, 9)),
-        (b"IEND", b""),
-    )
+    data = {b"IHDR": head, b"PLTE": palette, b"IDAT": zlib.compress(rows, 9), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
+        struct.pack(">I", len(own)) + kind + own + struct.pack(">I", zlib.crc32(kind + own))
+        for kind, own in data.items()
     )

@@ -298,27 +298,21 @@ def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
 
 def frame_rates(results: Results) -> dict[str, float]:
     """Frames a second of each row that says how long a frame and a second of audio take."""
-    times: dict[str, dict[str, float]] = defaultdict(dict)
-    for value in results.rows:
-        if value.metric in ("rtf", "frame_ms") and value.value:
-            times[value.cell_id][value.metric] = value.value
-    return {
-        cell_id: round(1000 * found["rtf"] / found["frame_ms"], 1)
-        for cell_id, found in times.items()
-        if len(found) == 2
-    }
+    rtf, frame = (
+        {value.cell_id: value.value for value in results.rows if value.metric == name}
+        for name in ("rtf", "frame_ms")
+    )
+    both = ((cell_id, rtf[cell_id], frame.get(cell_id)) for cell_id in rtf)
+    return {cell_id: round(1000 * a / b, 1) for cell_id, a, b in both if a and b}
 
 
 def timed_on(results: Results, rows: Sequence[Row]) -> str:
     """What all of these rows were timed on and in; rows that differ say it in their names."""
     ids = {row.cell_id for row in rows}
-    used = {value.recipe_id or "" for value in results.rows if value.cell_id in ids}
-    recipes: list[Mapping[str, Any]] = [r for i, r in results.recipes.items() if i in used]
-    words: list[str] = []
-    for name in ("device", "dtype", "mode"):
-        timing = (recipe for recipe in recipes if recipe.get("metric") == "latency")
-        found = {str(recipe[name]) for recipe in timing if name in recipe}
-        words += found if len(found) == 1 else ()
+    used = {value.recipe_id for value in results.rows if value.cell_id in ids}
+    recipes = [r for i, r in results.recipes.items() if i in used and r.get("metric") == "latency"]
+    found = ({str(r[name]) for r in recipes if name in r} for name in ("device", "dtype", "mode"))
+    words = [name for names in found if len(names) == 1 for name in names]
     return "; " + ", ".join(words) if words else ""
 
 
@@ -361,55 +355,52 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
         f"{results.run_id}: points: lower quartile of the frames there, bars: fastest to median "
         "(whatever else runs on the machine only adds time)"
     )
-    x_label, per = "seconds of audio generated", unit_of(results, growth)[0]
-    panels = [
-        _growing(
-            *(results, times_along(results, growth, stage), f"{stage}, ms per {per}"),
-            *(x_label, caption),
-        )
-        for stage in PARTS
-    ]
     kept: dict[str, list[Dot]] = defaultdict(list)
-    for record in sorted(growth, key=lambda record: record.seconds):
+    for record in growth:
         if record.state_bytes is not None:
             kept[record.cell_id].append(Dot.of(record.seconds, record.state_bytes / 1e6))
-    return [*panels, _growing(results, kept, "kept between steps, MB", x_label, caption)]
+    per = unit_of(results, growth)[0]
+    found: dict[str, Mapping[str, Sequence[Dot]]] = {
+        f"{stage}, ms per {per}": times_along(results, growth, stage) for stage in PARTS
+    }
+    return _growing(
+        results, found | {"kept between steps, MB": kept}, "seconds of audio generated", caption
+    )
 
 
 def by_batch(results: Results) -> list[Panel]:
     """A step's time, its yield and its memory against how many clips share it."""
-    found: dict[str, dict[str, list[Dot]]] = {name: {} for name in _BATCHES}
+    found: dict[str, dict[str, list[Dot]]] = {title: {} for title in _BATCHES.values()}
     for value in results.rows:
         base, at, batch = value.metric.partition("@b")
         if base in _BATCHES and at and value.value is not None:
-            found[base].setdefault(value.cell_id, []).append(Dot.of(float(batch), value))
-    if max((len(dots) for dots in found["step_ms"].values()), default=0) < 2:
+            dots = found[_BATCHES[base]].setdefault(value.cell_id, [])
+            dots.append(Dot.of(float(batch), value))
+    if max((len(dots) for dots in found[_BATCHES["step_ms"]].values()), default=0) < 2:
         return []
     caption = f"{results.run_id}: bars: 95 % intervals over rounds"
-    return [
-        _growing(results, found[name], title, "clips in a batch", caption)
-        for name, title in _BATCHES.items()
-    ]
+    return _growing(results, found, "clips in a batch", caption)
 
 
 def _growing(
-    results: Results, dots: Mapping[str, Sequence[Dot]], title: str, x_label: str, caption: str
-) -> Panel:
+    results: Results,
+    found: Mapping[str, Mapping[str, Sequence[Dot]]],
+    x_label: str,
+    caption: str,
+) -> list[Panel]:
+    """A panel by title, with a line for each row that has dots there."""
     several, own_looks = swept(results.cells), looks_of(results)
-    lines = [
-        Line(label=name, look=own_looks[name], dots=sorted(found, key=lambda dot: dot.x))
-        for row in results.cells
-        if (found := dots.get(row.cell_id)) and (name := system_title(row, several))
-    ]
-    return Panel(
-        title=title,
-        x_label=x_label,
-        lines=lines,
-        log_x=far_apart(dot.x for line in lines for dot in line.dots),
-        from_zero=True,
-        shared_x=True,
-        caption=caption,
-    )
+    panels = []
+    for title, dots in found.items():
+        lines = [
+            Line(look=own_looks[name], label=name, dots=sorted(own, key=lambda dot: dot.x))
+            for row in results.cells
+            if (own := dots.get(row.cell_id)) and (name := system_title(row, several))
+        ]
+        log_x = far_apart(dot.x for line in lines for dot in line.dots)
+        how: Any = {"log_x": log_x, "from_zero": True, "shared_x": True, "caption": caption}
+        panels.append(Panel(title=title, x_label=x_label, lines=lines, **how))
+    return panels
 
 
 def unit_of(results: Results, growth: Sequence[GrowthRecord]) -> tuple[str, Mapping[str, float]]:

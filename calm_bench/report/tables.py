@@ -158,8 +158,7 @@ def main_tables(results: Results) -> list[Table]:
         table = main_table(results.model_copy(update=update))
         table.title = title
         tables.append(table)
-    tables[-1].notes.extend(_folded(results.notes))
-    tables[-1].notes.extend(_weights(results))
+    tables[-1].notes.extend(_remarks(results))
     return tables
 
 
@@ -201,8 +200,7 @@ def main_table(results: Results) -> Table:
     _add_legend(table, [value for shown in columns for value in shown.values.values()])
     about = dict.fromkeys(shown.column.note for shown in columns if any(shown.values))
     table.notes.extend(filter(None, about))
-    table.notes.extend(_folded(note for note in results.notes if note not in table.footnotes))
-    table.notes.extend(_weights(results))
+    table.notes.extend(_remarks(results, table.footnotes))
     return table
 
 
@@ -213,12 +211,6 @@ def _add_legend(table: Table, shown: Iterable[Value | Difference | None]) -> Non
         table.notes.append(INTERVALS)
     if any(value.marked for value in intervals):
         table.notes.append(MARKED)
-
-
-def _weights(results: Results) -> list[str]:
-    """Which weights the numbers are of."""
-    text = weights_text(results.weights)
-    return [f"weights: {text}"] if text else []
 
 
 def _add_pool(
@@ -245,10 +237,13 @@ def _add_pool(
     table.add_row(name, *drawn, *fields, *([str(sum(counts))] if results.trials else []))
 
 
-def _folded(notes: Iterable[str]) -> Iterator[str]:
-    """The notes; of many that say the same of one file each, the first three and how many more."""
+def _remarks(results: Results, footnotes: Sequence[str] = ()) -> Iterator[str]:
+    """What is said of the run beside the footnotes, and which weights the numbers are of.
+
+    Of many notes that say the same of one file each, the first three and how many more there are.
+    """
     alike: dict[str, list[str]] = {}
-    for note in notes:
+    for note in (note for note in results.notes if note not in footnotes):
         said = re.sub(r"^.*?\.\w{2,4} ", "", note)
         alike.setdefault(re.sub(r"\d+", "#", said), []).append(note)
     for same in alike.values():
@@ -257,6 +252,8 @@ def _folded(notes: Iterable[str]) -> Iterator[str]:
         else:
             yield from same[:3]
             yield f"… and {len(same) - 3} more like it, all in results.json"
+    if weights := weights_text(results.weights):
+        yield f"weights: {weights}"
 
 
 def counts_table(results: Results) -> Table:
@@ -343,14 +340,14 @@ def difference_tables(results: Results) -> list[Table]:
         return system(a), system(b), _between(a, b)
 
     pair = ("System", "minus", "temp")
-    tables = [
+    tables = (
         _table(results, "What temperature changes", ("System", "temp"), sweep, "temperature"),
         _table(results, "What head steps change", ("System", "steps", "temp"), steps, "steps"),
         _table(results, "What precision changes", pair, systems, "precision"),
         _table(results, "Against the baseline", pair, systems, "baseline"),
         _table(results, "Against another system", pair, systems, "system"),
-    ]
-    tables.append(_over_trainings(results))
+        _over_trainings(results),
+    )
     return [table for table in tables if table.rows]
 
 
@@ -372,15 +369,10 @@ def _over_trainings(results: Results) -> Table:
         a, b = rows[pool.cell_ids[0]], rows[pool.baseline_cell_ids[0]]
         titles = [system_title(row, several).replace(trained(row.training), "") for row in (a, b)]
         names = *titles, _between(a, b)
-        fields = (_gap(table, _of_pool(pool), shown), *_spread(pool, shown), str(pool.n))
+        fields = (_gap(table, pool, shown), *_spread(pool, shown), str(pool.n))
         table.add_row(*names, shown.heading, *fields, ruled=bool(last) and names != last)
         last = names
     return table
-
-
-def _of_pool(pool: Pooled) -> Difference:
-    ends = {name: getattr(pool, name) for name in ("metric", "value", "low", "high", "n", "reason")}
-    return Difference(cell_id=pool.cell_ids[0], baseline_cell_id=pool.baseline_cell_ids[0], **ends)
 
 
 def _spread(pool: Pooled, shown: Shown) -> tuple[str, str]:
@@ -427,11 +419,8 @@ def _add_losses(table: Table, results: Results, shown: Shown) -> None:
 def _to_another_model(results: Results, rows: Mapping[str, Row], value: Value) -> Difference | None:
     """The difference of a row that is not one between its own temperatures."""
     key, model = (value.metric, value.recipe_id, value.cell_id), rows[value.cell_id].model
-    for found in results.differences:
-        other = rows[found.baseline_cell_id].model
-        if (found.metric, found.recipe_id, found.cell_id) == key and other != model:
-            return found
-    return None
+    own = (d for d in results.differences if (d.metric, d.recipe_id, d.cell_id) == key)
+    return next((d for d in own if rows[d.baseline_cell_id].model != model), None)
 
 
 def _trained(row: Row) -> str:
@@ -439,10 +428,8 @@ def _trained(row: Row) -> str:
 
 
 def _temperatures(row: Row) -> str:
-    text = temperature_text(row.temperature) or "–"
-    if row.text_temperature in (None, row.temperature):
-        return text
-    return f"{text} (text {temperature_text(row.text_temperature)})"
+    text, own = temperature_text(row.temperature) or "–", row.text_temperature
+    return text if own in (None, row.temperature) else f"{text} (text {temperature_text(own)})"
 
 
 def _between(a: Row, b: Row) -> str:
@@ -509,7 +496,7 @@ def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference,
             yield a, b, difference, shown
 
 
-def _gap(table: Table, difference: Difference, shown: Shown) -> Text | str:
+def _gap(table: Table, difference: Difference | Pooled, shown: Shown) -> Text | str:
     if difference.value is None:
         return table.text("—", difference.reason or NO_REASON)
     value = signed(difference.value, shown.decimals)

@@ -97,27 +97,19 @@ def firsts(clips: Sequence[StoredClip], *, words: bool, originals: Mapping[str, 
         originals: By prompt the audio that a clip is compared with; empty where it is not.
     """
     known: dict[Hashable, str] = {}
-    return {
-        clip.clip_id: known.setdefault(
-            (
-                clip.audio_id,
-                clip.prompt_seconds,
-                clip.words if words else None,
-                originals.get(clip.prompt_id),
-            ),
-            clip.clip_id,
-        )
-        for clip in clips
-    }
+    found = {}
+    for clip in clips:
+        heard = clip.audio_id, clip.prompt_seconds
+        meant = clip.words if words else None, originals.get(clip.prompt_id)
+        found[clip.clip_id] = known.setdefault((*heard, *meant), clip.clip_id)
+    return found
 
 
 class Clips:
     """Rows of clips; as much of their audio as there is room for is held at a time."""
 
     def __init__(
-        self,
-        rows: Mapping[str, Sequence[StoredClip]],
-        failures: Sequence[Failure] = (),
+        self, rows: Mapping[str, Sequence[StoredClip]], failures: Sequence[Failure] = ()
     ) -> None:
         """Serve these clips, by row; `failures` are those that could not be read."""
         self._rows = {

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from calm_bench import registry
 from calm_bench.core import paths
@@ -101,7 +100,10 @@ def score_folders(
     """
     asked = asked or FolderScores()
     _check_names(asked, alone=reference is None)
-    pairing, sides = _read_sides(folder, reference, asked)
+    listings = _list_sides(folder, reference)
+    pairing = _pair(listings, asked.pair_by)
+    versions = {"clips": pairing.originals} if reference is not None else {}
+    sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
     lacking = () if pairing.originals else ("paired_reference",)
     names = list(asked.metrics) or _metrics_without({"text", "transcript", *lacking})
     unpaired = list(pairing.notes(str(folder), str(reference)))
@@ -128,38 +130,25 @@ def score_folders(
         return finish(store, manifest, results)
 
 
-def _read_sides(
-    folder: Path, reference: Path | None, asked: FolderScores
-) -> tuple[Pairing, dict[str, Folder]]:
-    listings = _list_sides(folder, reference)
-    pairing = _pair(listings, asked.pair_by)
-    versions = {"clips": pairing.originals} if reference is not None else {}
-    sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
-    return pairing, sides
-
-
 def _rows(sides: Mapping[str, Folder], paired: bool) -> list[Row]:
     """The reference's row, if there is one, and the row of what is scored."""
-    kinds: dict[str, Literal["reference", "round_trip", "system"]] = {
-        "reference": "reference",
-        "clips": "round_trip" if paired else "system",
-    }
-    return [Row(cell_id=r, label=str(side.path), kind=kinds[r]) for r, side in sides.items()]
+    kinds = {"reference": "reference", "clips": "round_trip" if paired else "system"}
+    rows = ({"cell_id": r, "label": str(s.path), "kind": kinds[r]} for r, s in sides.items())
+    return [Row.model_validate(row) for row in rows]
 
 
 def _list_sides(folder: Path, reference: Path | None) -> dict[str, Listing]:
     """The clips, and the reference before them if there is one; no file is in both."""
-    sides = {"clips": (folder, reference)}
-    if reference is not None:
-        if folder.resolve() == reference.resolve():
-            raise InputError(
-                f"{folder} and --reference {reference} are the same folder: there is nothing to "
-                "measure against anything else"
-            )
-        sides = {"reference": (reference, folder), **sides}
-    found = {
-        row: list_recordings(here, [other] if other else ()) for row, (here, other) in sides.items()
-    }
+    if reference is None:
+        found = {"clips": list_recordings(folder, ())}
+    elif folder.resolve() == reference.resolve():
+        raise InputError(
+            f"{folder} and --reference {reference} are the same folder: there is nothing to "
+            "measure against anything else"
+        )
+    else:
+        found = {"reference": list_recordings(reference, [folder])}
+        found["clips"] = list_recordings(folder, [reference])
     for listing in found.values():
         listing.refuse_empty()
     return found
@@ -247,10 +236,7 @@ def _metrics_without(needs: Collection[str]) -> list[str]:
 
 
 def _manifest(
-    sides: Mapping[str, Folder],
-    asked: FolderScores,
-    metrics: Sequence[str],
-    command: Sequence[str],
+    sides: Mapping[str, Folder], asked: FolderScores, metrics: Sequence[str], command: Sequence[str]
 ) -> Manifest:
     clips = [[clip.identity for clip in side.clips] for side in sides.values()]
     plan_hash = content_hash(clips, list(metrics), *(asked.embeddings or (None,)), asked.asr)

@@ -267,11 +267,11 @@ def _scores(
         recipe_id=recipe_id,
         results=results,
         alike=alike,
-        reasons={c.cell_id: _why_none(c) for c in rows if c.cell_id not in results},
+        reasons={
+            row.cell_id: "no text stream that could predict the words of the recordings"
+            if _is_exact(row)
+            else "predicted in float32 alone"
+            for row in rows
+            if row.cell_id not in results
+        },
     )
-
-
-def _why_none(row: Row) -> str:
-    if not _is_exact(row):
-        return "predicted in float32 alone"
-    return "no text stream that could predict the words of the recordings"

@@ -131,10 +131,8 @@ def _match(
 
 def _keys(rule: str) -> tuple[Key, Key]:
     """What a rule makes of a version's name and of an original's."""
-    if rule == "path":
-        return _path, _path
-    if rule == "stem":
-        return _stem, _stem
+    if rule in ("path", "stem"):
+        return (_path, _path) if rule == "path" else (_stem, _stem)
     ours, told, theirs = rule.partition("=")
     return _template(ours, rule), _template(theirs if told else "{}", rule)
 
@@ -233,7 +231,10 @@ def unrelated(clips: Sequence[StoredClip], originals: Sequence[StoredClip]) -> I
     key = content_hash(computed_by(__name__), [[clip.audio_id for clip in pair] for pair in pairs])
     found = cache.read(key, lambda kept: (float(kept["share"]), int(kept["n"])))
     if found is None:
-        levels = list(_levels_of(pairs))
+        levels = []
+        for clip, original in pairs:
+            with suppress(InputError):  # it holds nothing at this rate, and scores name it
+                levels.append((_levels(clip), _levels(original)))
         found = _share_nearer(*zip(*levels, strict=True)), len(levels)
         cache.write(key, {"share": found[0], "n": found[1]})
     share, n = found
@@ -242,13 +243,6 @@ def unrelated(clips: Sequence[StoredClip], originals: Sequence[StoredClip]) -> I
             f"the pairs look unrelated: of {n} clips looked at, one is nearer to its own original "
             f"than to another in {100 * share:.0f} of 100 cases (50 by chance); see --pair-by"
         )
-
-
-def _levels_of(pairs: Iterable[tuple[StoredClip, StoredClip]]) -> Iterator[tuple[Floats, Floats]]:
-    """Both sides of each pair, but for those that hold nothing at this rate: scores name these."""
-    for clip, original in pairs:
-        with suppress(InputError):
-            yield _levels(clip), _levels(original)
 
 
 def _share_nearer(ours: Sequence[Floats] = (), theirs: Sequence[Floats] = ()) -> float:

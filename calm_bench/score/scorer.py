@@ -180,8 +180,8 @@ class Scorer:
             pairs: Rows whose set columns are compared.
         """
         setups = self._setups(names)
-        if any("transcript" in setup.cls.needs for setup in setups):
-            self._hear()  # under a bar of its own
+        if self._hears(setups):
+            _ = self._transcripts_by_id  # heard under a bar of its own
         with stage("scoring", len(setups) * self._n_clips) as advance:
             scores = [self._score_metric(setup, pairs, advance) for setup in setups]
         _record_scores(scores, self.clips, self.store)
@@ -193,7 +193,7 @@ class Scorer:
             return
         setups = self._setups(names)
         with self.ranks.meeting():
-            if any("transcript" in setup.cls.needs for setup in setups) and self._can_hear:
+            if self._hears(setups):
                 clips = {c.audio_id: c for row in self.rows for c in self.clips.of(row.cell_id)}
                 hear_in_parts(clips, self._recognizer, self.ranks)
         with self.ranks.meeting(), stage("scoring", len(setups) * len(self.rows)) as advance:
@@ -346,7 +346,9 @@ class Scorer:
                 continue
             rows = [*pair, *self._reference_row(metric)]
             key = self._key("difference", metric, found.recipe, rows)
-            kept = self._cache.read(key, _estimates)
+            kept = self._cache.read(
+                key, lambda kept: {name: Estimate.from_json(value) for name, value in kept.items()}
+            )
             if kept is not None:
                 found.differences[pair] = kept
                 continue
@@ -386,11 +388,8 @@ class Scorer:
     def _key(
         self, kind: str, metric: Metric, recipe: Mapping[str, Any], rows: Sequence[str]
     ) -> str:
-        transcripts = self._transcripts(metric)
-        clips = [
-            [[*c.identity, _identity(transcripts.get(c.audio_id))] for c in self.clips.of(row)]
-            for row in rows
-        ]
+        heard = {name: asdict(said) for name, said in self._transcripts(metric).items()}
+        clips = [[[*c.identity, heard.get(c.audio_id)] for c in self.clips.of(r)] for r in rows]
         about = [metric.name, dict(recipe), self._code(metric), self._ends(metric)]
         return content_hash(kind, about, clips, length=40)
 
@@ -405,17 +404,15 @@ class Scorer:
     def _recognizer(self) -> Recognizer:
         return load_recognizer(self.setting.asr)
 
-    @cached_property
-    def _can_hear(self) -> bool:
+    def _hears(self, setups: Sequence[Setup]) -> bool:
+        """Whether a metric needs to know what was said, and a recogniser can be had."""
+        if not any("transcript" in setup.cls.needs for setup in setups):
+            return False
         try:
             dict(self._recognizer.recipe)
         except Exception:
             return False  # the metrics that need it meet the same error and give it as their reason
         return True
-
-    def _hear(self) -> Mapping[str, Transcript]:
-        """What is heard in every clip; nothing without a recogniser."""
-        return self._transcripts_by_id if self._can_hear else {}
 
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
@@ -427,11 +424,3 @@ class Scorer:
             if reason := failed.get(clip.audio_id):
                 self._fail(cell_id, clip, "speech recognition", reason)
         return found
-
-
-def _estimates(kept: Mapping[str, Any]) -> dict[str, Estimate]:
-    return {name: Estimate.from_json(value) for name, value in kept.items()}
-
-
-def _identity(transcript: Transcript | None) -> Any:
-    return None if transcript is None else asdict(transcript)

@@ -4,20 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from calm_bench.config import BenchmarkSpec
 from calm_bench.core.inference import ALPHA, quantile
 from calm_bench.core.recordings import amount, few
-from calm_bench.core.stats import (
-    ClipValues,
-    GroupOf,
-    compare,
-    student_interval,
-    summarise,
-)
+from calm_bench.core.stats import ClipValues, GroupOf, compare, student_interval, summarise
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.speed import SPEED_COLUMNS, speed_rows, value_of
 from calm_bench.numbers.trainings import as_one, pooled, pooled_pairs
@@ -96,19 +89,27 @@ def summarise_run(
         notes: What must be said of the clips.
     """
     rows, latency = scorer.rows, scorer.store.read(LatencyRecord)
-    codecs = _codecs(scorer.store)
+    rates = _bit_rates(rows, scorer.store)
     speed = speed_rows(rows, latency)
     numbers = [_Numbers(score, scorer.clips) for score in scores]
     scored = [value for part in numbers for value in part.values(rows)]
-    values = [*speed.values, *_codec_values(rows, codecs), *scored]
+    values = [*speed.values, *rates, *scored]
+    codecs = [BITS_PER_SECOND.model_copy(update={"metric": "codec"})] if rates else []
+    by_metric = (
+        column.model_copy(update={"metric": score.metric})
+        for score in scores
+        for column in score.columns
+    )
+    columns = {column.name: column for column in (*codecs, *by_metric)}
+    recipes = {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
     return Results(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
         benchmark_version=manifest.version,
         cells=tuple(rows),
-        columns=(*(SPEED_COLUMNS if latency else ()), *_columns(scores, codecs)),
+        columns=(*(SPEED_COLUMNS if latency else ()), *columns.values()),
         table=table,
-        recipes={**speed.recipes, **_recipes(scores)},
+        recipes={**speed.recipes, **recipes},
         rows=tuple(values),
         differences=tuple(d for part in numbers for d in part.differences(pairs)),
         pooled=tuple(pooled(rows, scored)),
@@ -125,16 +126,6 @@ def summarise_run(
             *_noise_notes(rows, table, scores, values),
         ),
     )
-
-
-def _recipes(scores: Sequence[MetricScores]) -> dict[str, dict[str, Any]]:
-    return {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
-
-
-def _columns(scores: Sequence[MetricScores], codecs: Mapping[str, Estimate]) -> Iterable[Column]:
-    found = [(BITS_PER_SECOND, {"metric": "codec"})] if codecs else []
-    found += [(column, {"metric": score.metric}) for score in scores for column in score.columns]
-    return {column.name: column.model_copy(update=by) for column, by in found}.values()
 
 
 class _Numbers:
@@ -203,9 +194,8 @@ class _Numbers:
         return (found.high - found.low) / 2 / quantile(1 - ALPHA / 2, max(1, n - 1))
 
     def _difference(self, pair: Pair, column: Column) -> Difference:
-        found = self._gap(pair, column)
         return Difference(
-            **found.number,
+            **self._gap(pair, column).number,
             cell_id=pair[0],
             baseline_cell_id=pair[1],
             metric=column.name,
@@ -272,19 +262,13 @@ def _groups(clips: Sequence[StoredClip]) -> GroupOf:
     return {clip.pair_key: clip.group for clip in clips}
 
 
-def _codecs(store: RunStore) -> dict[str, Estimate]:
-    """By round trip row, its codec's bits per second; older runs keep them among the scores."""
-    name = BITS_PER_SECOND.name
+def _bit_rates(rows: Sequence[Row], store: RunStore) -> list[Value]:
+    """The bits per second of round trips' codecs; older runs keep them among the scores."""
+    name, unit = BITS_PER_SECOND.name, BITS_PER_SECOND.unit
     older = [score for score in store.read(RowScore) if name in score.estimates]
     found = {score.cell_id: score.estimates[name] for score in older}
-    return found | {t.cell_id: t.bit_rate for t in store.read(TrialRecord) if t.bit_rate}
-
-
-def _codec_values(rows: Sequence[Row], codecs: Mapping[str, Estimate]) -> Iterator[Value]:
-    name, unit = BITS_PER_SECOND.name, BITS_PER_SECOND.unit
-    for row in rows:
-        if row.cell_id in codecs:
-            yield value_of(row, name, unit, codecs[row.cell_id], None)
+    found |= {t.cell_id: t.bit_rate for t in store.read(TrialRecord) if t.bit_rate}
+    return [value_of(r, name, unit, found[r.cell_id], None) for r in rows if r.cell_id in found]
 
 
 def _count(row: Row, trials: Sequence[TrialRecord]) -> TrialCount:
@@ -313,20 +297,17 @@ def _counts(row: Row, scores: Sequence[MetricScores]) -> dict[str, float]:
 
 def _trial_notes(trials: Sequence[TrialRecord]) -> Iterator[str]:
     """What must be said of the clips themselves."""
-    failed = [trial for trial in trials if trial.status == "failed"]
-    if failed:
+    if failed := [trial for trial in trials if trial.status == "failed"]:
         yield (
             f"{len(failed)} of {amount(len(trials), 'clip')} could not be made; the first, "
             f"{failed[0].cell_id} {failed[0].prompt_id}: {failed[0].error}"
         )
-    untimed = sorted({t.prompt_id for t in trials if t.prompt_text_source == "estimated"})
-    if untimed:
+    if untimed := sorted({t.prompt_id for t in trials if t.prompt_text_source == "estimated"}):
         yield (
             f"{amount(len(untimed), 'prompt')} whose given text was not heard: {few(untimed)}; the "
             "times of these words are estimated"
         )
-    heard = {t.prompt_id for t in trials if t.prompt_text_source == "transcribed"}
-    if heard:
+    if heard := {t.prompt_id for t in trials if t.prompt_text_source == "transcribed"}:
         yield f"the text of {amount(len(heard), 'prompt')} was recognised, not given"
 
 
@@ -369,5 +350,5 @@ def _failure_notes(failures: Iterable[Failure]) -> Iterator[str]:
     """A line for each metric that failed on clips: on how many, and the first of them."""
     for by, found in groupby(sorted(failures, key=lambda f: f.by), key=lambda f: f.by):
         first, *others = found
-        n = f"{len(others) + 1} clips" if others else "1 clip"
+        n = amount(len(others) + 1, "clip")
         yield f"{by} failed on {n}; the first, {first.path}: {first.reason}"

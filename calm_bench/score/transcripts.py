@@ -1,6 +1,7 @@
 """Transcripts of clips, each clip heard once per machine and recogniser."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 from calm_bench.asr.recognizer import Recognizer, Transcripts
 from calm_bench.core.progress import Advance, stage
@@ -40,28 +41,23 @@ def transcribe(
     known = {r.clip_id: r for r in records if r.recipe_id == kept.recipe_id}
     found = {audio_id: kept.get(audio_id) for audio_id in clips}
     missing = [clips[audio_id] for audio_id, transcript in found.items() if transcript is None]
-    new = _counted(missing, recognizer, len(clips))
     heard, failures = dict[str, Transcript](), dict[str, str]()
-    for audio_id, transcript in found.items():
-        if transcript is None:
-            answer = next(new)
-            if isinstance(answer, Exception):
-                failures[audio_id] = describe(answer)
-                continue
-            transcript = kept.keep(audio_id, answer)
-        record = TranscriptRecord.of(audio_id, kept.recipe_id, transcript)
-        if store and known.get(audio_id) != record:
-            store.append(record)
-        heard[audio_id] = transcript
+    with ExitStack() as stack:
+        if missing:
+            bar = stage("transcribing", len(clips), len(clips) - len(missing))
+            new = _hear(missing, recognizer, stack.enter_context(bar))
+        for audio_id, transcript in found.items():
+            if transcript is None:
+                answer = next(new)
+                if isinstance(answer, Exception):
+                    failures[audio_id] = describe(answer)
+                    continue
+                transcript = kept.keep(audio_id, answer)
+            record = TranscriptRecord.of(audio_id, kept.recipe_id, transcript)
+            if store and known.get(audio_id) != record:
+                store.append(record)
+            heard[audio_id] = transcript
     return heard, failures
-
-
-def _counted(
-    clips: Sequence[StoredClip], recognizer: Recognizer, total: int
-) -> Iterator[Transcript | Exception]:
-    if clips:
-        with stage("transcribing", total, total - len(clips)) as advance:
-            yield from _hear(clips, recognizer, advance)
 
 
 def _hear(

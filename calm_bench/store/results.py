@@ -3,7 +3,7 @@
 A value that could not be computed is None and says why; nothing here is ever a stand-in number.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -68,6 +68,7 @@ class Pooled(StrictModel):
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
+    marked: ClassVar[bool] = False
 
     cell_ids: tuple[str, ...]
     baseline_cell_ids: tuple[str, ...] = ()
@@ -154,24 +155,20 @@ class Results(StrictModel):
 
     def joined(self, ratings: "Ratings") -> Self:
         """These results with what listeners said of the same run."""
-        rated = list(ratings.questions.values())
+        columns, table, notes = [*self.columns], [*self.table], [*self.notes]
+        rows, recipes = [*self.rows], {**self.recipes}
         names = {row.cell_id for row in self.cells}
-        values = [value for part in rated for value in part.rows if value.cell_id in names]
-        # What listeners said is no time: their question stands where the others name a metric.
-        columns = [
-            column.model_copy(update={"metric": question})
-            for question, part in ratings.questions.items()
-            for column in part.columns
-        ]
-        table = tuple(name for part in rated for name in part.table) if self.table else ()
-        changes = {
-            "columns": (*self.columns, *columns),
-            "rows": (*self.rows, *values),
-            "table": (*self.table, *table),
-            "recipes": {**self.recipes, **{k: v for p in rated for k, v in p.recipes.items()}},
-            "notes": (*self.notes, *(note for part in rated for note in part.notes)),
-        }
-        return self.model_copy(update=changes)
+        for question, part in ratings.questions.items():
+            # What listeners said is no time: their question stands where the others name a metric.
+            columns += [c.model_copy(update={"metric": question}) for c in part.columns]
+            table += part.table if self.table else ()
+            rows += [value for value in part.rows if value.cell_id in names]
+            recipes |= part.recipes
+            notes += part.notes
+        lists: dict[str, list[Any]] = {"columns": columns, "rows": rows, "notes": notes}
+        lists["table"] = table
+        tuples = {name: tuple(found) for name, found in lists.items()}
+        return self.model_copy(update={**tuples, "recipes": recipes})
 
 
 class Rated(StrictModel):

@@ -43,7 +43,6 @@ from calm_bench.types import problem
 R = TypeVar("R", bound=Record)
 M = TypeVar("M", bound=BaseModel)
 
-
 _RANKS = "ranks"
 _WRITTEN = (
     *(f"{_RANKS}/*/trials.jsonl", f"{_RANKS}/*/run.log"),
@@ -89,10 +88,10 @@ class RunStore:
         Raises:
             InputError: If the folder holds something else, or is a file.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root} is a file: --out names the folder of the run")
-        if not self.root.is_dir():
+        if not self.root.exists():
             return
+        if not self.root.is_dir():
+            raise InputError(f"{self.root} is a file: --out names the folder of the run")
         if (self.root / "manifest.json").exists():
             self.read_manifest()
         elif any(p.name != ".lock" and not files.is_unfinished(p) for p in self.root.iterdir()):

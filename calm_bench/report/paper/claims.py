@@ -201,9 +201,8 @@ class Claim(StrictModel):
     @property
     def null(self) -> float:
         """The value without an effect."""
-        if self.than is not None:
-            return self.than
-        return 1.0 if self.measure == "ratio" else 0.0
+        by_default = 1.0 if self.measure == "ratio" else 0.0
+        return by_default if self.than is None else self.than
 
     @property
     def number(self) -> float | None:
@@ -219,8 +218,8 @@ class Claim(StrictModel):
             return None
         if isinstance(found, tuple):
             return found[0] - found[1], found[0] + found[1]
-        ends = sorted((found / MARGIN, found * MARGIN))
-        return ends[0], ends[1]
+        low, high = sorted((found / MARGIN, found * MARGIN))
+        return low, high
 
 
 class _File(StrictModel):

@@ -45,10 +45,9 @@ def curve_dots(points: Sequence[CurvePoint], loss: str, axis: str) -> list[Dot]:
     for point in points:
         if loss in point.validation:
             steps[point.step].append(point)
-    return [_dot(steps[step], loss, axis) for step in sorted(steps)]
-
-
-def _dot(points: Sequence[CurvePoint], loss: str, axis: str) -> Dot:
-    values = [point.validation[loss] for point in points]
-    spread = (min(values), max(values)) if len(values) > 1 else None
-    return Dot(x=mean(map(AXES[axis], points)), y=mean(values), y_interval=spread)
+    dots = []
+    for _, alike in sorted(steps.items()):
+        values = [point.validation[loss] for point in alike]
+        spread = (min(values), max(values)) if len(values) > 1 else None
+        dots.append(Dot(x=mean(map(AXES[axis], alike)), y=mean(values), y_interval=spread))
+    return dots

@@ -12,13 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from calm_bench.core.inference import (
-    ALPHA,
-    POWER,
-    holm,
-    range_needed,
-    trainings_needed,
-)
+from calm_bench.core.inference import ALPHA, POWER, holm, range_needed, trainings_needed
 from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, signed
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
 from calm_bench.report.paper.measure import Measured, Missing, counted, level_reach, measure
@@ -214,7 +208,7 @@ def _table(title: str, rows: Sequence[Mapping[str, str]], brief: bool = False) -
 def _rows(line: Line, brief: bool) -> Iterator[dict[str, str]]:
     """A claim, and below it each piece of evidence; one row for both where there is one."""
     alone = line.evidence[0] if len(line.evidence) == 1 else None
-    notes = "; ".join(filter(None, (line.note, alone.note if alone else None)))
+    notes = _both(line.note, alone.note if alone else None)
     about = {"claim": _named(line, brief), "verdict": line.verdict, "published": line.published}
     fields = _fields(alone)
     if line.family == "joint":
@@ -223,6 +217,10 @@ def _rows(line: Line, brief: bool) -> Iterator[dict[str, str]]:
     for one in line.evidence if alone is None else ():
         about = {"claim": _UNDER, "verdict": one.verdict, "published": ""}
         yield about | _fields(one) | {"note": one.note or "", "source": ""}
+
+
+def _both(*notes: str | None) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _named(line: Line, brief: bool) -> str:
@@ -278,32 +276,26 @@ def build_ledger(claims: Sequence[Claim], runs: Sequence[StoredRun]) -> Ledger:
     Raises:
         InputError: If a claim's rows are ambiguous in a run.
     """
-    lines = _corrected([_line(claim, runs) for claim in claims])
-    known = {line.claim: line for line in lines}
+    known = {claim.id: _line(claim, runs) for claim in claims}
+    heads = [line for line in known.values() if line.family == "headline"]
+    for line, p in zip(heads, holm([line.raw_p for line in heads]), strict=True):
+        known[line.claim] = _held(line, p)
     together = (
         _joint(claim, [known[name] for name in claim.claims]) if claim.claims else known[claim.id]
         for claim in claims
     )
-    notes = tuple(note for run in runs for note in _notes_on(run))
+    notes = tuple(f"{run.name}: {note}" for run in runs for note in _notes_on(run))
     return Ledger(runs=tuple(run.name for run in runs), lines=tuple(together), notes=notes)
 
 
-def _corrected(lines: Sequence[Line]) -> list[Line]:
-    """The lines, with p values of headlines corrected together; what does not hold is open."""
-    heads = [line for line in lines if line.family == "headline"]
-    raw = holm([line.raw_p for line in heads])
-    corrected = dict(zip((line.claim for line in heads), raw, strict=True))
-    return [_held(line, corrected[line.claim]) if line in heads else line for line in lines]
-
-
 def _held(line: Line, p: float) -> Line:
+    """A headline with the p value that it has among the others; what does not hold is open."""
     if not line.evidence:
         return line
     opened = p > ALPHA and line.verdict not in ("mixed", "inconclusive")
     said = f"corrected p {p:.2g}" + (f"; {line.verdict}, were it alone" if opened else "")
-    note = "; ".join(filter(None, (line.note, said)))
-    update = {"p": p, "note": note} | ({"verdict": "inconclusive"} if opened else {})
-    return line.model_copy(update=update)
+    update = {"p": p, "note": _both(line.note, said)}
+    return line.model_copy(update=update | ({"verdict": "inconclusive"} if opened else {}))
 
 
 def _joint(claim: Claim, parts: Sequence[Line]) -> Line:
@@ -322,50 +314,38 @@ def _joint(claim: Claim, parts: Sequence[Line]) -> Line:
 def _notes_on(run: StoredRun) -> Iterator[str]:
     """What keeps a run's numbers apart or is not on record, its weights, and its own notes."""
     if run.manifest is None:
-        yield (
-            f"{run.name}: its manifest.json was not kept, so that weights and code are not on "
-            "record"
-        )
+        yield "its manifest.json was not kept, so that weights and code are not on record"
     if run.oldest is not None and run.other_code:
         yield (
-            f"{run.name}: other code than that of {run.oldest.name} made its "
-            f"{', '.join(run.other_code)}: what that decides is named, and no verdict mixes both"
+            f"other code than that of {run.oldest.name} made its {', '.join(run.other_code)}: "
+            "what that decides is named, and no verdict mixes both"
         )
     if named := weights_text(run.results.weights):
-        yield f"{run.name}: weights {named}"
+        yield f"weights {named}"
     if run.replaced:
         others = (f"{name} {Weights(sha256=run.weights[name]).short}" for name in run.replaced)
-        yield (
-            f"{run.name}: {', '.join(sorted(others))} "
-            f"{'has' if len(run.replaced) == 1 else 'have'} other weights "
-            "than in an older run: what they decide stands apart"
-        )
+        have = "has" if len(run.replaced) == 1 else "have"
+        why = "other weights than in an older run: what they decide stands apart"
+        yield f"{', '.join(sorted(others))} {have} {why}"
     if run.prompted:
-        yield (
-            f"{run.name}: {run.prompted}, whose prompts an older run does not have: what they "
-            "decide stands apart"
-        )
-    yield from (f"{run.name}: {note}" for note in run.results.notes)
+        why = "whose prompts an older run does not have: what they decide stands apart"
+        yield f"{run.prompted}, {why}"
+    yield from run.results.notes
 
 
 def _line(claim: Claim, runs: Sequence[StoredRun]) -> Line:
     """A claim with all evidence; of a joint one, a place for what the others say."""
     found, absent = _evidence(claim, runs)
-    family = _family(claim)
+    family: Family = "headline" if claim.headline else "exploratory"
+    if claim.measure is None:
+        family = ""
+    elif claim.family != "quality":
+        family = claim.family
     if not found:
-        reason = claim.missing or _nearest(claim, absent)
-        note = "; ".join(filter(None, (reason, claim.note)))
+        note = _both(claim.missing or _nearest(claim, absent), claim.note)
         return _of(claim, family=family, verdict="not measured", note=note, command=claim.command)
     verdict = settled(one.verdict for one in _nearest_to(found))
     return _of(claim, family=family, verdict=verdict, evidence=tuple(found), note=claim.note)
-
-
-def _family(claim: Claim) -> Family:
-    if claim.measure is None:
-        return ""
-    if claim.family == "quality":
-        return "headline" if claim.headline else "exploratory"
-    return claim.family
 
 
 def _of(claim: Claim, **found: Any) -> Line:
@@ -392,15 +372,12 @@ def _evidence(claim: Claim, runs: Sequence[StoredRun]) -> tuple[list[Evidence], 
             absent.append(missing)
         else:
             found += [_one(claim, run, scale, result) for result in results]
-    return _merged(found), absent
-
-
-def _merged(found: Sequence[Evidence]) -> list[Evidence]:
-    """Evidence that agrees to the last digit, as of the same clips, as one that names its runs."""
-    runs: dict[Evidence, dict[str, None]] = {}
+    # What agrees to the last digit is of the same clips: one piece that names its runs.
+    names: dict[Evidence, dict[str, None]] = {}
     for one in found:
-        runs.setdefault(one.model_copy(update={"run": ""}), {})[one.run] = None
-    return [one.model_copy(update={"run": ", ".join(names)}) for one, names in runs.items()]
+        names.setdefault(one.model_copy(update={"run": ""}), {})[one.run] = None
+    merged = [one.model_copy(update={"run": ", ".join(runs)}) for one, runs in names.items()]
+    return merged, absent
 
 
 def _nearest(claim: Claim, absent: Sequence[Missing]) -> str:
@@ -462,9 +439,7 @@ def _decimals(value: float) -> int:
 
 def _number(value: float, unit: str) -> str:
     text = plain_number(value, _decimals(value))
-    if unit == "×":
-        return f"×{text}"
-    return f"{text} {unit}".strip()
+    return f"×{text}" if unit == "×" else f"{text} {unit}".strip()
 
 
 def _note(claim: Claim, result: Measured) -> str | None:
@@ -486,7 +461,7 @@ def _note(claim: Claim, result: Measured) -> str | None:
         parts.append(MARKED.removeprefix(f"{MARK} "))
     if effect.paired is False:
         parts.append("the run does not pair these rows: outer ends of both intervals")
-    return "; ".join(filter(None, parts)) or None
+    return _both(*parts) or None
 
 
 def _needed(claim: Claim, result: Measured) -> str:
@@ -513,26 +488,29 @@ def _needed(claim: Claim, result: Measured) -> str:
 
 def changes(committed: Ledger, now: Ledger) -> list[str]:
     """What a recomputed ledger says otherwise than a committed one; empty if nothing."""
-    before = {line.claim: line for line in committed.lines}
-    after = {line.claim: line for line in now.lines}
     found = []
-    for name in dict.fromkeys([*before, *after]):
-        old, new = before.get(name), after.get(name)
+    before, after = ({line.claim: line for line in ledger.lines} for ledger in (committed, now))
+    for name, old, new in _matched(before, after):
         if old is None or new is None:
-            state = "is not in the committed ledger" if old is None else "is no longer found"
-            found.append(f"{name} {state}")
+            found.append(f"{name} {_LACKS[old is None]}")
         elif old.verdict != new.verdict:
             found.append(f"{name}: committed as {old.verdict}, the stored runs say {new.verdict}")
-        elif old.evidence != new.evidence:
+        else:
             found += [f"{name}: {text}" for text in _other_evidence(old, new)]
     return found
 
 
+_LACKS = {True: "is not in the committed ledger", False: "is no longer found"}
+
+
 def _other_evidence(old: Line, new: Line) -> Iterator[str]:
     before, after = ({one.key: one for one in line.evidence} for line in (old, new))
-    for key in dict.fromkeys([*before, *after]):
-        if key not in before or key not in after:
-            state = "is not in the committed ledger" if key in after else "is no longer found"
-            yield f"evidence of {key[0]}, {key[1]} {state}"
-        elif before[key] != after[key]:
-            yield f"the committed numbers of {key[0]}, {key[1]} are not those of the stored runs"
+    for (run, scale, *_), one, other in _matched(before, after):
+        if one is None or other is None:
+            yield f"evidence of {run}, {scale} {_LACKS[one is None]}"
+        elif one != other:
+            yield f"the committed numbers of {run}, {scale} are not those of the stored runs"
+
+
+def _matched(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    return ((key, before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after]))

@@ -93,9 +93,8 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
     if not found:
         raise min(problems.values(), key=lambda missing: missing.lacks)
     if scale not in claim.scales:
-        wanted = " or ".join(claim.scales)
-        reason = f"{run.name} is of scale {scale}; the claim is about scale {wanted}"
-        raise Missing(reason, lacks=-1)
+        about = f"the claim is about scale {' or '.join(claim.scales)}"
+        raise Missing(f"{run.name} is of scale {scale}; {about}", lacks=-1)
     without = {name: str(missing) for name, missing in problems.items()}
     results = [_measured(claim, run, scale, list(seen.values())) for seen in found.values()]
     return [replace(result, without=without) for result in results]
@@ -110,8 +109,7 @@ class _Compared:
 
 
 def _compared(claim: Claim, run: StoredRun, scale: Scale) -> dict[str | None, _Compared]:
-    absent = [row for row in claim.rows if not _rows(row, run, scale)]
-    if absent:
+    if absent := [row for row in claim.rows if not _rows(row, run, scale)]:
         raise Missing(f"{run.name} has no row {absent[0]}", len(absent))
     found = [find_rows(selector, run, scale) for selector in claim.rows]
     shared = [key for key in found[0] if all(key in values for values in found)]
@@ -230,9 +228,9 @@ def _prompt_error(
     first = seen[0].values[a]
     pairs = {frozenset((one.values[a].cell_id, one.values[b].cell_id)) for one in seen}
     for found in run.results.pooled_differences:
-        alike = (found.metric, found.recipe_id) == (first.metric, first.recipe_id)
         rows = zip(found.cell_ids, found.baseline_cell_ids, strict=True)
-        if alike and set(map(frozenset, rows)) == pairs:
+        about = found.metric, found.recipe_id, set(map(frozenset, rows))
+        if about == (first.metric, first.recipe_id, pairs):
             return found.prompt_error
     return None
 
@@ -289,10 +287,12 @@ def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect
             )
         found = [_of_one(values[0])]
     elif claim.measure == "ratio":
-        found = [_ratio(values[0], values[1])]
+        if min(_of_one(value).low for value in values) <= 0:
+            raise Missing(f"{values[0].metric} reaches 0: no ratio can be taken")
+        found = [_unpaired(truediv, values[0], values[1])]
     elif claim.measure == "difference":
         found = [_difference(run, values[0], values[1])]
-    else:
+    else:  # an order
         found = [_difference(run, after, before) for before, after in pairwise(values)]
     if claim.family == "quality":
         # What has an interval is of two prompts or more, however many of their clips failed.
@@ -320,13 +320,6 @@ def _difference(run: StoredRun, a: Value, b: Value) -> Effect:
     """A - b, as the run pairs them, else by the outer ends of both intervals."""
     if a.unit != b.unit:
         raise Missing(f"{a.metric} and {b.metric} have different units")
-    if (stored := _stored(run, a, b)) is not None:
-        return stored
-    return _unpaired(sub, a, b)
-
-
-def _stored(run: StoredRun, a: Value, b: Value) -> Effect | None:
-    """A - b as the run pairs them, in either order; None if it does not."""
     for found in run.results.differences if a.metric == b.metric else ():
         same = (found.metric, found.recipe_id) == (a.metric, a.recipe_id)
         if not same or {found.cell_id, found.baseline_cell_id} != {a.cell_id, b.cell_id}:
@@ -338,14 +331,7 @@ def _stored(run: StoredRun, a: Value, b: Value) -> Effect | None:
         if found.cell_id != a.cell_id:
             value, low, high = -value, -high, -low
         return replace(effect, value=value, low=low, high=high, paired=True)
-    return None
-
-
-def _ratio(a: Value, b: Value) -> Effect:
-    """A / b by the outer ends of both intervals, on the log scale."""
-    if min(_of_one(a).low, _of_one(b).low) <= 0:
-        raise Missing(f"{a.metric} reaches 0: no ratio can be taken")
-    return _unpaired(truediv, a, b)
+    return _unpaired(sub, a, b)
 
 
 def _unpaired(of: Callable[[float, float], float], a: Value, b: Value) -> Effect:

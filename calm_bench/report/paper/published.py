@@ -150,7 +150,7 @@ class ByInstrument:
             return found
         for value in found:
             by = run.instrument(value.recipe_id)
-            alike = self.instrument is None or by is None or _alike(self.instrument, by)
+            alike = None in (self.instrument, by) or _alike(str(self.instrument), str(by))
             if alike and run.apart(value) == self.apart:
                 return value.scaled(self.column.scale)
         if self.apart:
@@ -295,7 +295,12 @@ class PaperTable:
     def table(self) -> Table:
         """The table as text."""
         spec, keys = self.spec, self._keys
-        columns = [c for c in self.columns if not c.column.ours or self._is_measured(c)]
+        lines = [line for block in self.blocks for line in block.rows.values()]
+        columns = [
+            column
+            for column in self.columns
+            if not column.column.ours or any(isinstance(x.get(column.key), Value) for x in lines)
+        ]
         headings = (*keys, *(column.heading for column in columns))
         table = Table.of(f"{spec.title} ({spec.source})", headings, left={*keys} - {"temp"})
         table.keys = len(keys)
@@ -308,7 +313,6 @@ class PaperTable:
                 cells = (self._cell(table, block, index, column) for column in columns)
                 table.add_row(*(texts.get(key, row.label) for key in keys), *cells)
             table.notes += block.notes
-        lines = [line for block in self.blocks for line in block.rows.values()]
         if any(isinstance(x, Value) and x.marked for line in lines for x in line.values()):
             table.notes.append(MARKED)
         if all(block.scale == "published" for block in self.blocks):
@@ -321,10 +325,6 @@ class PaperTable:
         name = "System" if any(row.model for row in self.spec.rows) else "head steps"
         return ("from", "temp", name) if len(temps) > 1 else ("from", name)
 
-    def _is_measured(self, shown: ByInstrument) -> bool:
-        ours = (b for b in self.blocks if b.scale != "published")
-        return any(isinstance(line[shown.key], Value) for b in ours for line in b.rows.values())
-
     def _name(self, block: Block) -> str:
         """Where a block's rows come from; runs of one scale are told apart by their ids."""
         if block.scale == "published":
@@ -336,8 +336,7 @@ class PaperTable:
     def _cell(self, table: Table, block: Block, index: int, shown: ByInstrument) -> Text | str:
         column, model = shown.column, self.spec.rows[index].model
         if column.rank:
-            key = column.metric + shown.key.removeprefix(column.key)
-            return self._rank(block, index, key)
+            return self._rank(block, index, column.metric + shown.key.removeprefix(column.key))
         found = block.rows[index].get(shown.key)
         if isinstance(found, Value):
             return number_text(found, column)
@@ -348,9 +347,11 @@ class PaperTable:
 
     def _rank(self, block: Block, index: int, key: str) -> str:
         """The place of a system among the systems, equal for equal numbers."""
-        systems = {i: v for i, v in block.rows.items() if self.spec.rows[i].model != "reference"}
-        found = {i: line.get(key) for i, line in systems.items()}
-        values = {i: x.value or 0.0 for i, x in found.items() if isinstance(x, Value)}
+        values = {
+            i: number.value or 0.0
+            for i, line in block.rows.items()
+            if self.spec.rows[i].model != "reference" and isinstance(number := line.get(key), Value)
+        }
         if index not in values:
             return UNPUBLISHED
         return str(1 + sum(value > values[index] for value in values.values()))

@@ -51,11 +51,10 @@ def build_paper(names: Sequence[str], folder: Path) -> Paper:
     runs = _read(names)
     ledger, texts = _texts(runs)
     figures = draw_figures(runs)
-    data = {name: text.encode() for name, text in texts.items()}
-    data |= {f"figures/{name}": image for name, image in figures.items()}
     missing = tuple(spec.name for spec in FIGURES if f"{spec.name}.png" not in figures)
-    data["README.md"] = _index(ledger, texts, missing).encode()
-    _write(folder, data)
+    texts["README.md"] = _index(ledger, texts, missing)
+    data = {name: text.encode() for name, text in texts.items()}
+    _write(folder, data | {f"figures/{name}": image for name, image in figures.items()})
     return Paper(folder=folder, ledger=ledger, not_drawn=missing)
 
 

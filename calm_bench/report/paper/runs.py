@@ -156,10 +156,8 @@ class StoredRun:
         values = [value for value in self.results.rows if value.cell_id == row.cell_id]
         if metric in ("fad_first", "fad_last"):
             points = segments(values)
-            at = {x for x, _ in points}
-            if len(at) < 2:
-                return []
-            wanted = min(at) if metric == "fad_first" else max(at)
+            at = sorted({x for x, _ in points})
+            wanted = at[0 if metric == "fad_first" else -1] if len(at) > 1 else None
             return [value for x, value in points if x == wanted]
         found = [value for value in values if value.metric == STORED_AS.get(metric, metric)]
         if metric != "seconds_for_30s":
@@ -200,10 +198,9 @@ class StoredRun:
     def by_training(self) -> dict[str, "StoredRun"]:
         """The run as it is, or a run for each training with its rows and those of none."""
         rows = self.results.cells
-        seeds = sorted({row.training for row in rows if row.training is not None})
         parts = {
             f"training {seed}": self._of(row for row in rows if row.training in (None, seed))
-            for seed in seeds
+            for seed in sorted({row.training for row in rows if row.training is not None})
         }
         return parts or {"": self}
 
@@ -232,9 +229,7 @@ def scale_of(row: Row) -> Scale | None:
     if row.model is None:
         return None
     scale = ModelName.of(row.model).scale
-    if scale is None:
-        return "released"
-    return "paper" if scale == "paper" else "tiny"
+    return "released" if scale is None else "paper" if scale == "paper" else "tiny"
 
 
 def is_part(row: Row) -> bool:
@@ -322,10 +317,8 @@ def _prompted(run: StoredRun, before: Sequence[StoredRun]) -> str:
     if (own := Prompts.of(run)) is None:
         return ""
     known = ((other.name, Prompts.of(other)) for other in before)
-    listed = [
-        (name, prompts) for name, prompts in known if prompts and prompts.listed == own.listed
-    ]
-    alike = [(name, prompts) for name, prompts in listed if prompts.version == own.version]
+    listed = [(name, other) for name, other in known if other and other.listed == own.listed]
+    alike = [(name, other) for name, other in listed if other.version == own.version]
     parts = []
     if listed and listed[0][1].version != own.version:
         parts.append(f"version {own.version}")
@@ -371,19 +364,17 @@ def _read(folder: Path) -> StoredRun:
     store = RunStore(folder)
     results = read_current(store)
     models = {row.model for row in results.cells if row.model}
-    debug = sorted(model for model in models if ModelName.of(model).scale == "debug")
-    if debug:
+    if debug := sorted(model for model in models if ModelName.of(model).scale == "debug"):
         raise InputError(
             f"{folder} is of {debug[0]}, whose random weights are for tests: a ledger needs a run "
             "of trained models or of the paper's shapes"
         )
     # Rows in a precision, but in no mode, were made to compare precisions: claims are not theirs.
     rows = tuple(row for row in results.cells if row.mode or not row.precision)
-    has_manifest = (folder / "manifest.json").is_file()
     return StoredRun(
         name=results.run_id,
         results=results.model_copy(update={"cells": rows}),
-        manifest=store.read_manifest() if has_manifest else None,
+        manifest=store.read_manifest() if (folder / "manifest.json").is_file() else None,
         growth=tuple(store.read(GrowthRecord)),
     )
 
