@@ -22,6 +22,7 @@ from calm_bench.plan.rows import (
     ROUND_TRIP,
     choose_systems,
     with_head_steps,
+    with_own_labels,
     with_precisions,
     with_trainings,
 )
@@ -91,6 +92,7 @@ def apply_overrides(
         systems = choose_systems(spec, overrides.systems, models)
         if not any(row.baseline for row in systems):
             notes += ("no baseline among these systems: differences are to the first of them",)
+    systems = with_own_labels(systems)
     if overrides.head_steps:
         systems = with_head_steps(systems, overrides.head_steps, models)
     if overrides.precisions:

@@ -99,6 +99,20 @@ def _place(row: CodecRow, models: Models) -> tuple[Path, int | None]:
     return models[row.model][1].resolve(), _levels(row, models)
 
 
+def with_own_labels(systems: Sequence[SystemRow]) -> tuple[SystemRow, ...]:
+    """The rows, with the models in the labels that several of them share."""
+    models: dict[str, set[str]] = {}
+    for row in systems:
+        models.setdefault(row.label, set()).add(row.model)
+    shared = {label for label, names in models.items() if len(names) > 1}
+    return tuple(
+        row.model_copy(update={"label": f"{row.label}, {row.model}"})
+        if row.label in shared
+        else row
+        for row in systems
+    )
+
+
 def with_head_steps(
     systems: Sequence[SystemRow], steps: Sequence[int], models: Models
 ) -> tuple[SystemRow, ...]:

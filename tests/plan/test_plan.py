@@ -140,6 +140,21 @@ def test_a_model_outside_the_benchmark_becomes_a_row() -> None:
     assert "calm-speech-paper-t1" in cell_ids(found)
 
 
+def test_systems_of_one_label_are_told_apart_by_their_models(tmp_path: Path, write: Write) -> None:
+    folders = [str(tmp_path / name / "mine") for name in ("a", "b")]
+    for folder in folders:
+        shutil.copytree(paths.models_dirs()[-1] / "calm-debug", folder)
+    systems = [{"model": name, "label": "CALM"} for name in ("calm-debug", "rq-debug")]
+    for found, names in (
+        (plan(systems=folders), [f"mine, {folder}" for folder in folders]),
+        (expand(write(systems=systems), Overrides()), ["CALM, calm-debug", "CALM, rq-debug"]),
+    ):
+        rows = [row for row in found.rows if row.kind == "system"]
+        assert list(dict.fromkeys(row.label for row in rows)) == names
+    labels = {row.label for row in plan(systems=("calm", folders[0])).rows if row.kind == "system"}
+    assert labels == {"CALM (debug)", "mine"}
+
+
 def test_random_weights_are_said() -> None:
     assert any("random weights in calm-debug" in note for note in plan().notes)
 
