@@ -126,6 +126,15 @@ def test_the_run_has_the_figures_of_its_one_temperature_and_two_step_counts(
     assert [panel.x_label for panel in against_time(results)] == [
         "head, ms per 80 ms of audio", "all stages, ms per 80 ms of audio",
     ]  # fmt: skip
+    # Of a system without a head that takes no time, no logarithm can be drawn.
+    rows = [
+        value.model_copy(update={"value": 0.0, "low": None, "high": None})
+        if (value.cell_id, value.metric) == ("rq-debug-t1", "head_second_ms")
+        else value
+        for value in results.rows
+    ]
+    head, total = against_time(results.model_copy(update={"rows": tuple(rows)}))
+    assert (head.log_x, total.log_x) == (False, True)
     assert by_row(results)[0].names[-3:] == ["RQ", "CALM, 4 steps", "CALM, 1 step"]
     titles = [panel.title for panel in over_time(results)]
     assert titles == ["FAD ↓", "Loudness (LUFS)", "Bandwidth (Hz)"]
