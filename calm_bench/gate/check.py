@@ -31,7 +31,6 @@ from calm_bench.gate.ratios import AGAINST, RATIOS, compare, compare_stored, mea
 from calm_bench.gate.rule import Judgement, Quantity, Verdict
 from calm_bench.report.formats import to_markdown
 from calm_bench.report.tables import Table
-from calm_bench.types import Estimate
 
 COUNTS = "counts"
 REGRESSED, UNDECIDED = 1, 3
@@ -243,13 +242,13 @@ def _counts_table(counted: Counted) -> Table:
 
 
 def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
-    headings = ("ratio", "now", "95 % interval", "needs", "A/A", "wall", "n", "verdict")
-    table = _table(title, *headings)
+    table = _table(title, "ratio", "now", "95 % interval", "needs", "A/A", "wall", "n", "verdict")
     for one in judged:
+        low, high = _number(one.ratio.low), _number(one.ratio.high)
         table.add_row(
             one.label,
             _number(one.ratio.value),
-            _interval(one.ratio),
+            "—" if one.ratio.low is None else f"{low} to {high}",
             f"≥ {one.threshold:.2f}" if one.threshold else "—",
             _number(one.control.value),
             _number(one.wall.value),
@@ -262,9 +261,3 @@ def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
 
 def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:.2f}"
-
-
-def _interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "—"
-    return f"{estimate.low:.2f} to {estimate.high:.2f}"

@@ -19,7 +19,7 @@ from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.numbers.stored import read_current
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
-from calm_bench.store.results import Results, Value
+from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column
 
@@ -126,21 +126,18 @@ def _of_rows(results: Results) -> Iterator[Line]:
     columns = {column.name: column for column in results.columns}
     for value in results.rows:
         if value.cell_id in cells and value.metric in columns:
+            stderr = None
+            if value.low is not None and value.high is not None and value.n > 1:
+                stderr = (value.high - value.low) / 2 / quantile(1 - ALPHA / 2, value.n - 1)
             yield {
                 "level": "row",
                 **_of(results, cells[value.cell_id]),
                 **_measured(columns[value.metric], value.value, value.reason, value.n),
-                "stderr": _stderr(value),
+                "stderr": stderr,
                 "ci_lower": value.low,
                 "ci_upper": value.high,
                 "recipe_id": value.recipe_id,
             }
-
-
-def _stderr(value: Value) -> float | None:
-    if value.low is None or value.high is None or value.n < 2:
-        return None
-    return (value.high - value.low) / 2 / quantile(1 - ALPHA / 2, value.n - 1)
 
 
 def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:

@@ -1,7 +1,6 @@
 """What the listening page shows of each clip: its source, its picture, its words and its scores."""
 
-import struct
-import zlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +9,6 @@ from typing import Self
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench.core import audio, files, paths
 from calm_bench.report.columns import Shown, plain_number, shown_columns
@@ -350,6 +348,8 @@ def outline(wave: Wave) -> str:
 
 def spectrogram_png(wave: Wave, sample_rate: int) -> bytes:
     """Decibels over time (across) and frequency (upwards, linear, to half the rate) of a wave."""
+    from PIL import Image
+
     width, height = SPECTROGRAM
     size = 2 ** round(np.log2(sample_rate * 0.032))  # some 32 ms
     padded = np.pad(wave.astype(np.float64), size // 2)
@@ -361,18 +361,8 @@ def spectrogram_png(wave: Wave, sample_rate: int) -> bytes:
     decibels = 10 * np.log10(np.maximum(bands, 1e-12))
     level = (decibels - _FLOOR_DB) / (_CEILING_DB - _FLOOR_DB)
     pixels = np.clip(np.rint(level * 15), 0, 15).astype(np.uint8)
-    return _png(pixels.T[::-1])
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """Palette numbers below 16, [height, width] with an even width, as a PNG of 4 bits a pixel."""
-    height, width = pixels.shape
-    packed = (pixels[:, ::2] << 4) | pixels[:, 1::2]
-    rows = b"".join(b"\0" + row.tobytes() for row in packed)
-    head = struct.pack(">IIBBBBB", width, height, 4, 3, 0, 0, 0)
-    palette = bytes.fromhex(_PALETTE.replace(" ", ""))
-    data = {b"IHDR": head, b"PLTE": palette, b"IDAT": zlib.compress(rows, 9), b"IEND": b""}
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(own)) + kind + own + struct.pack(">I", zlib.crc32(kind + own))
-        for kind, own in data.items()
-    )
+    image = Image.fromarray(np.ascontiguousarray(pixels.T[::-1]))
+    image.putpalette(bytes.fromhex(_PALETTE.replace(" ", "")))
+    out = io.BytesIO()
+    image.save(out, "PNG", bits=4, optimize=True)
+    return out.getvalue()
