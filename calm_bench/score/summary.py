@@ -114,7 +114,7 @@ def summarise_run(
         differences=tuple(d for part in numbers for d in part.differences(pairs)),
         pooled=tuple(pooled(rows, scored)),
         pooled_differences=tuple(d for part in numbers for d in part.pooled(rows, pairs)),
-        trials={row: _with_failures(made, row, scorer.failures) for row, made in trials.items()},
+        trials={row: _with_failures(made, row, scorer) for row, made in trials.items()},
         unusable=len(manifest.options.get("unusable", ())),
         fit=speed.fit,
         counts={row.cell_id: _counts(row, scores) for row in rows},
@@ -207,8 +207,10 @@ class _Numbers:
         if reason is not None:
             return Estimate(value=None, reason=reason)
         alike = self.score.alike.get(cell_id, {})
-        clips = self.clips.of(cell_id)
-        own = [c for c in clips if alike.get(c.clip_id, c.clip_id) == c.clip_id]
+        once: dict[str, StoredClip] = {}  # the first copy at hand: another one's file may be gone
+        for clip in self.clips.of(cell_id):
+            once.setdefault(alike.get(clip.clip_id, clip.clip_id), clip)
+        own = list(once.values())
         if column.aggregate == "set":
             missing = Estimate(value=None, reason="the metric gave no value")
             found = self.score.results[cell_id].estimates.get(column.name, missing)
@@ -277,12 +279,12 @@ def _count(row: Row, trials: Sequence[TrialRecord]) -> TrialCount:
     return TrialCount(ok=len(made), failed=sum(trial.status == "failed" for trial in own))
 
 
-def _with_failures(made: TrialCount, cell_id: str, failures: Sequence[Failure]) -> TrialCount:
+def _with_failures(made: TrialCount, cell_id: str, scorer: Scorer) -> TrialCount:
     """A row's count of clips, with those that could not be read or scored."""
-    own = [failure for failure in failures if failure.cell_id == cell_id]
-    unread = len({f.clip_id for f in own if f.by == READING})
-    unscored = len({f.clip_id for f in own if f.by != READING})
-    return TrialCount(ok=made.ok - unread, failed=made.failed + unread, unscored=unscored)
+    there = len({clip.audio_id for clip in scorer.clips.of(cell_id)})
+    own = (failure for failure in scorer.failures if failure.cell_id == cell_id)
+    unscored = len({failure.clip_id for failure in own if failure.by != READING})
+    return TrialCount(ok=there, failed=made.failed + made.ok - there, unscored=unscored)
 
 
 def _counts(row: Row, scores: Sequence[MetricScores]) -> dict[str, float]:

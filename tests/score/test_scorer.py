@@ -395,6 +395,22 @@ def test_a_clip_whose_file_is_gone_or_damaged_fails_alone(tmp_path: Path) -> Non
     assert "clips/a/0.0.flac does not exist" in note
 
 
+def test_a_copy_that_is_gone_is_missed_where_no_other_is_left(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", seeds=2)
+    made = {"reference": TrialCount(ok=3)}
+    for gone, count in (
+        (["0.0"], TrialCount(ok=3)),
+        (["0.1"], TrialCount(ok=2, failed=1)),
+        (["1.0", "1.1", "2.0", "2.1"], TrialCount(failed=3, ok=0)),
+    ):
+        for name in gone:
+            (store.root / f"clips/reference/{name}.flac").unlink()
+        results = summarised(store, "level", trials=made)
+        assert results.trials["reference"] == count
+        found = {(row.cell_id, row.metric): row.n for row in results.rows}
+        assert found["reference", "level"] == count.ok
+
+
 def test_a_clip_that_was_replaced_is_named_and_not_scored(tmp_path: Path) -> None:
     store = make_store(tmp_path / "run")
     (before,) = score(store, "level")

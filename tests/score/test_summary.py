@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from calm_bench.score.clips import Clips
+import numpy as np
+
+from calm_bench.core.audio import write_flac
+from calm_bench.core.sounds import sound_of
+from calm_bench.score.clips import Clips, StoredClip
 from calm_bench.score.scorer import MetricScores, Scorer
 from calm_bench.score.summary import summarise_run
 from calm_bench.store.records import Manifest, Row
@@ -69,6 +73,24 @@ def test_a_system_that_does_not_beat_noise_is_said_in_one_line() -> None:
     assert note == "noise does as well as a system or better: FAD (Noise 10.3, A, temp 1.0 12.1)"
     (tie,) = notes(scores((column("FAD"),), noise=(10.3,), b=(10.3,)))
     assert "B, temp 0.8 10.3" in tie
+
+
+def test_a_loss_counts_for_a_draw_whose_first_has_lost_its_clip(tmp_path: Path) -> None:
+    write_flac(tmp_path / "p.flac", np.full(1000, 0.1, np.float32), 1000)
+    about = {"path": tmp_path / "p.flac", "sound": sound_of(tmp_path / "p.flac")}
+    clip = StoredClip(clip_id="second", prompt_id="p", group="p", seed_index=1, **about)
+    loss = Column(name="nll", label="NLL", aggregate="mean", fields=("nll",))
+    found = MetricScores(
+        metric="text_nll",
+        columns=(loss,),
+        recipe_id="r",
+        results={"a": MetricResult(clips={name: {"nll": 2.0} for name in ("first", "second")})},
+        reasons={cell.cell_id: "not here" for cell in CELLS if cell.cell_id != "a"},
+        alike={"a": {"first": "first", "second": "first"}},
+    )
+    scorer = Scorer(CELLS, Clips({"a": [clip]}), RunStore(tmp_path))
+    results = summarise_run(scorer, [found], [], MANIFEST, trials={})
+    assert [(row.value, row.n) for row in results.rows if row.cell_id == "a"] == [(2.0, 1)]
 
 
 def test_rows_in_their_right_order_raise_no_note() -> None:
