@@ -327,7 +327,7 @@ class CodecObjective(Objective):
         return StepLoss(loss, {"spectral": float(spectral.detach()), **logs})
 
     def _is_judged(self, step: int) -> bool:
-        since = step - self.config.adversarial_start
+        since = step // self.batches - self.config.adversarial_start
         return since >= 0 and since % self.config.adversarial_every == 0
 
     def _judged(
@@ -389,7 +389,7 @@ class CodecObjective(Objective):
         logs = {"commitment": float(commitment.detach()), "codes_used": float(used)}
         return latents, self.config.commitment * commitment, logs
 
-    def second_loss(self, batch: Mapping[str, Tensor], step: int) -> Tensor | None:
+    def second_loss(self) -> Tensor | None:
         """The discriminators' hinge loss on the last batch."""
         if self.judges is None or self._last is None:
             return None

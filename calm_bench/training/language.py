@@ -364,7 +364,7 @@ class CalmObjective(LatentObjective):
         """
         config, mlp = self.config.consistency, self.system.mlp
         x, t, noise = self.copies(batch, step, config)
-        ramp = 1.0 if step < 0 else min(1.0, step / max(1, config.warmup * self.recipe.accumulate))
+        ramp = 1.0 if step < 0 else min(1.0, step / max(1, config.warmup * self.batches))
         embedded = mlp.condition(z).repeat(config.multiplier, 1)
 
         def velocity(x_t: Tensor, time: Tensor) -> Tensor:

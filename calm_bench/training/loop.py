@@ -260,6 +260,7 @@ class Trainer:
         """
         self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
         self.parts = config.accumulate // (fabric.world_size if global_batch else 1)
+        objective.batches = self.parts * fabric.world_size
         self.forward = fabric.setup_module(LossModule(objective))  # shards parameters, if it shards
         groups = parameter_groups(objective, config)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=1e-8)
@@ -396,14 +397,17 @@ class Trainer:
                 logs = {"loss": self._check(loss, index, "loss"), **logs}
                 self.fabric.backward(loss / self.parts)
             means.add(logs)
+        scaling: Any = self.fabric.strategy.precision
+        scaling.unscale_gradients(self.optimizer.optimizer)  # at 16-mixed they are 2^16 as large
         norm = clip_gradients(self.objective.module, config.clip)
-        gradient = self._check(norm, step, "gradient norm")
+        if getattr(scaling, "scaler", None) is None:  # which leaves out a step beyond float16
+            self._check(norm, step, "gradient norm")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._step_adversary(batch, index)
+        self._step_adversary(index)
         self._follow_average(step)
         self.progress.step += 1
-        return {**means.take(), "gradient": gradient}
+        return {**means.take(), "gradient": float(norm)}
 
     def refuse_large_batch(self) -> None:
         """Refuse a batch that cannot fit: what backward keeps of each clip, seen on one and two.
@@ -449,11 +453,10 @@ class Trainer:
             return
         with FlopCounterMode(display=False) as counter:
             yield
-        batches = self.parts * self.fabric.world_size
-        self.progress.flops = counter.get_total_flops() * batches
+        self.progress.flops = counter.get_total_flops() * self.objective.batches
 
-    def _step_adversary(self, batch: Mapping[str, Tensor], step: int) -> None:
-        loss = self.objective.second_loss(batch, step)
+    def _step_adversary(self, step: int) -> None:
+        loss = self.objective.second_loss()
         if loss is None:
             return
         self._check(loss, step, "adversary's loss")

@@ -105,19 +105,21 @@ class Objective(ABC):
         module: What the optimiser updates and the checkpoint keeps.
         origin: What some of its weights were before training; None where all were drawn.
         given: The names of these.
+        batches: How many make an optimiser step, over all ranks; each has a number of its own.
     """
 
     module: nn.Module
     origin: str | None = None
     given: tuple[str, ...] = ()
+    batches: int = 1
 
     @abstractmethod
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
-        """The batch of a step, on the CPU; the same for the same step, whatever came before."""
+        """The batch of a number, on the CPU; the same for the same one, whatever came before."""
 
     @abstractmethod
     def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
-        """The loss of a batch."""
+        """The loss of the batch of a number, which is of optimiser step `step // batches`."""
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
@@ -127,8 +129,8 @@ class Objective(ABC):
         """Write held-out samples worth listening to; nothing by default."""
         return
 
-    def second_loss(self, batch: Mapping[str, Tensor], step: int) -> Tensor | None:
-        """An adversary's loss, stepped by its own optimiser; None without an adversary."""
+    def second_loss(self) -> Tensor | None:
+        """An adversary's loss on the last batch, stepped by its own optimiser; None for none."""
         return None
 
     @property

@@ -14,7 +14,7 @@ from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
 from calm_bench.errors import InputError
-from calm_bench.nn.trigflow import TimeLaw
+from calm_bench.nn.trigflow import TimeLaw, consistency_terms
 from calm_bench.systems.calm import CalmSystem
 from calm_bench.systems.loading import load_system
 from calm_bench.systems.musicgen import MusicGenSystem
@@ -244,6 +244,27 @@ def test_kept_checkpoints_are_models(corpus: Path) -> None:
     assert not torch.equal(second.mlp.input.weight, last.mlp.input.weight)  # type: ignore[union-attr]
     (weights,) = (paths.home() / "training/mine/kept/mine-0000002").glob("*.safetensors")
     assert weights.stat().st_size < 2.5 * sum(p.numel() for p in last.parameters())
+
+
+def test_what_warms_up_or_is_judged_counts_steps_however_many_batches_make_one(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = objective("calm-music-debug", frames=20, consistency={"warmup": 10})
+    judged = codec_objective("vae-debug", adversarial=1.0, adversarial_start=1, adversarial_every=2)
+    ramps: list[float] = []
+    monkeypatch.setattr(
+        "calm_bench.training.language.consistency_terms",
+        lambda *known: (ramps.append(known[-1]), consistency_terms(*known))[1],
+    )
+    built.batches = judged.batches = 4
+    for index in (0, 8, 40, 400):
+        built.loss(built.batch(index, 2), index)
+    assert ramps == [0.0, 0.2, 1.0, 1.0]
+    heard = []
+    for index in range(16):
+        judged.loss(judged.batch(index, 1), index)
+        heard.append(judged.second_loss() is not None)
+    assert heard == [False] * 4 + [True] * 4 + [False] * 4 + [True] * 4
 
 
 def codec_objective(name: str = "rvq4-debug", **extra: Any) -> CodecObjective:

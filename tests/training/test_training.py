@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ import pytest
 import torch
 import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from typer.testing import CliRunner
 
 from calm_bench.cli.app import app
@@ -278,12 +280,12 @@ train("shared", "ddp", global_batch=True)
 def test_two_ranks_take_one_step_and_sharded_training_those_of_replicated(corpus: Path) -> None:
     recipe = KINDS["calm"] | {"training": {**KINDS["calm"]["training"], "validate_every": 4}}
     replicated, sharded = model("replicated", **recipe), model("sharded", **recipe)
-    codec = model("codec", **KINDS["vae"])
+    codec = model("codec", **KINDS["vae judged"])  # every other step, on both ranks
     two = {**KINDS["calm"]["training"], "accumulate": 2}
     shared, alone = (model(name, "calm-debug", two) for name in ("shared", "alone"))
     train_model(alone, CPU)
     Path("ranks.py").write_text(RANKS)
-    subprocess.run([sys.executable, "ranks.py"], check=True)
+    subprocess.run([sys.executable, "ranks.py"], check=True, timeout=300)
     assert len(losses(codec)) == len(losses(sharded)) == 8
     assert load_codec(codec).card.weights_sha256 is not None
     np.testing.assert_allclose(losses(sharded), losses(replicated), rtol=1e-4)
@@ -734,6 +736,31 @@ def test_the_flops_of_a_step_are_those_of_its_matrix_products(tmp_path: Path) ->
     list(trainer.train())
     products = 2  # forwards, and the weights' gradient: the input needs none
     assert trainer.progress.flops == products * 3 * (2 * 5 * 4 * 8)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["fits", "beyond float16"])
+def test_a_scaled_gradient_is_clipped_at_its_own_size(tmp_path: Path, large: bool) -> None:
+    recipe = TrainingConfig(
+        corpus="none", steps=1, batch_size=2, learning_rate=0.1, warmup=0, clip=1e-3
+    )
+    stepped: dict[bool, tuple[float, torch.Tensor]] = {}
+    for scaled in (False, True):
+        plugins = [MixedPrecision("16-mixed", "cpu")] if scaled else None
+        torch.manual_seed(0)
+        trainer = Trainer(Line(), recipe, tmp_path, Fabric(accelerator="cpu", plugins=plugins))
+        if scaled:
+            trainer.fabric.strategy.precision.scaler = torch.amp.GradScaler(  # type: ignore[union-attr]
+                "cpu", 2.0**60 if large else 256.0
+            )
+        before = trainer.objective.module.weight.detach().clone()
+        logs = trainer.step()
+        stepped[scaled] = logs["gradient"], trainer.objective.module.weight.detach() - before
+    if large:  # the step is left out, and the next scale is smaller
+        assert not math.isfinite(stepped[True][0])
+        assert not stepped[True][1].any()
+        return
+    assert stepped[True][0] == pytest.approx(stepped[False][0], rel=1e-2)
+    torch.testing.assert_close(stepped[True][1], stepped[False][1], atol=1e-3, rtol=1e-2)
 
 
 def test_numbers_go_to_tensorboard_where_it_is_installed(corpus: Path) -> None:
