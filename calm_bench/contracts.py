@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from calm_bench import registry
-from calm_bench.asr import is_silent
+from calm_bench.asr.recognizer import is_silent
 from calm_bench.codecs.base import Codec
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import Models, model_names

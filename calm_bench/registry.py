@@ -34,13 +34,8 @@ SYSTEMS = {
     "rq": "calm_bench.systems.rq:RqSystem",
 }
 
-CODECS = {
-    "vae": "calm_bench.codecs.vae:VaeCodec",
-    "rvq": "calm_bench.codecs.rvq:RvqCodec",
-}
-TEXTS = {
-    "transformer": "calm_bench.systems.text:TextModel",
-}
+CODECS = {"vae": "calm_bench.codecs.vae:VaeCodec", "rvq": "calm_bench.codecs.rvq:RvqCodec"}
+TEXTS = {"transformer": "calm_bench.systems.text:TextModel"}
 METRICS = {
     "asr_health": "calm_bench.metrics.asr_health:AsrHealth",
     "dnsmos": "calm_bench.metrics.dnsmos:DnsmosMetric",

@@ -208,11 +208,7 @@ def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequen
 
 
 def _manifest_of(
-    plan: Plan | SpeedPlan,
-    rows: Sequence[Row],
-    device: str,
-    command: Sequence[str],
-    **options: Any,
+    plan: Plan | SpeedPlan, rows: Sequence[Row], device: str, command: Sequence[str], **options: Any
 ) -> Manifest:
     """The manifest of a plan; `options` are what its kind of run keeps beside rows and notes."""
     return Manifest(

@@ -93,7 +93,7 @@ class Transcript:
     """What a speech recogniser heard in a whole clip, prompt included, with its health flags.
 
     Attributes:
-        flags: Names of the alarms that rang, of `asr.FLAGS`.
+        flags: Names of the alarms that rang, of `asr.recognizer.FLAGS`.
         language: In which the recogniser listened.
     """
 

@@ -15,35 +15,11 @@ as speech are left without a word, the window is decoded once more, with timesta
 import re
 from functools import cache
 
-from calm_bench.asr.faster_whisper import PINNED_SHA256, FasterWhisperRecognizer
+from calm_bench.asr.faster_whisper import FasterWhisperRecognizer
 from calm_bench.asr.openai_whisper import OpenAiRecognizer
-from calm_bench.asr.recognizer import (
-    FLAGS,
-    SAMPLE_RATE,
-    THRESHOLDS,
-    Heard,
-    Recognizer,
-    health_flags,
-    is_silent,
-)
+from calm_bench.asr.recognizer import Recognizer
 from calm_bench.core.progress import cores
 from calm_bench.errors import InputError, UnknownNameError
-
-__all__ = [
-    "FLAGS",
-    "PINNED_SHA256",
-    "SAMPLE_RATE",
-    "THRESHOLDS",
-    "FasterWhisperRecognizer",
-    "Heard",
-    "OpenAiRecognizer",
-    "Recognizer",
-    "health_flags",
-    "in_language",
-    "is_silent",
-    "listener",
-    "load_recognizer",
-]
 
 _LANGUAGE = re.compile("@[a-z]{2,3}$")
 

@@ -68,7 +68,6 @@ class FasterWhisperRecognizer(Recognizer):
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
-        """Engine, weights and policy; reading it loads no model."""
         sha256 = file_hash(self.folder / "model.bin")
         if not self.weights and sha256 != PINNED_SHA256:
             logger.warning("%s is not the pinned recogniser: a recipe of its own", self.folder)
@@ -87,7 +86,6 @@ class FasterWhisperRecognizer(Recognizer):
         }
 
     def hear(self, wave: Wave) -> Heard:
-        """The words in 16 kHz audio [S], and how sure the engine is of them."""
         return self.hear_together([wave])[0]
 
     def hear_together(self, waves: Sequence[Wave]) -> list[Heard]:

@@ -27,7 +27,6 @@ class OpenAiRecognizer(Recognizer):
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
-        """Engine, weights and policy; reading it loads no model."""
         path = Path(self.weights)
         return {
             "engine": f"openai-whisper {version('openai-whisper')}",
@@ -39,7 +38,6 @@ class OpenAiRecognizer(Recognizer):
         }
 
     def hear(self, wave: Wave) -> Heard:
-        """The words in 16 kHz audio [S], and how sure the engine is of them."""
         result = self._model.transcribe(
             wave,
             language=self.language,

@@ -295,7 +295,6 @@ class Transcripts:
     """What a recogniser has heard on this machine, by the content hash of the audio."""
 
     def __init__(self, recognizer: Recognizer) -> None:
-        """Nothing is read yet."""
         self.recipe_id = recipe_id_of(recognizer.recipe)
         self._code = computed_by(type(recognizer).__module__, __name__)
         self._cache = ContentCache("transcripts")

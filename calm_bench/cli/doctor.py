@@ -20,7 +20,8 @@ from importlib.util import find_spec
 from typing import Literal
 
 from calm_bench import config, registry
-from calm_bench.asr import PINNED_SHA256, load_recognizer
+from calm_bench.asr import load_recognizer
+from calm_bench.asr.faster_whisper import PINNED_SHA256
 from calm_bench.core import paths
 from calm_bench.core.progress import waiting
 from calm_bench.errors import BenchError, MissingExtraError, WeightsError

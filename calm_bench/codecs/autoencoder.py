@@ -220,7 +220,6 @@ class FlatDecoder:
         return torch.cat([self(part, stream) for part in torch.split(latents, at_once, 1)], dim=1)
 
     def __call__(self, latents: Tensor, stream: Stream) -> Tensor:
-        """Vectors [B, T, C] to audio [B, T * hop_length]."""
         x = rows(self.first, latents)
         for before, layer in self.layers:
             x = layer(x if before is None else before(x), stream)

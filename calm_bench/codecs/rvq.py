@@ -172,5 +172,4 @@ class RvqCodec(Autoencoder):
         )
 
     def dequantise(self, frames: Tensor) -> Tensor:
-        """Codes [B, K, T] to the sum of their vectors [B, T, E]."""
         return self.quantiser.lookup(frames)

@@ -49,5 +49,4 @@ class VaeCodec(Autoencoder):
         return (mean - self.latent_mean) / self.latent_std
 
     def dequantise(self, frames: Tensor) -> Tensor:
-        """Undo the normalisation."""
         return frames * self.latent_std + self.latent_mean

@@ -40,7 +40,6 @@ class _Folder:
     suffix: str
 
     def __init__(self, kind: str) -> None:
-        """Keep entries of one kind; the folder is made with the first of them."""
         self.folder = paths.home() / "cache" / kind
 
     def path(self, key: str) -> Path:
@@ -128,7 +127,6 @@ class MemoryCache:
     """A cache that lasts as long as the process and forgets what was used longest ago."""
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
-        """Hold up to `max_bytes` of arrays."""
         self.max_bytes = max_bytes
         self._held: OrderedDict[str, Array] = OrderedDict()
         self._bytes = 0

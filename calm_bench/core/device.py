@@ -150,7 +150,6 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 @cache
 def _processor() -> str:
-    """The processor's model name where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

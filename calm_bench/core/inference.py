@@ -209,7 +209,6 @@ def prompts_needed(effect: Effect, gap: float, null: float) -> int | None:
 
 
 def _at(effect: Effect, n: int) -> float:
-    """What would be detectable at n prompts."""
     error = (effect.prompt_error or 0.0) * math.sqrt(effect.n / n)
     return detectable(effect.spread or 0.0, error, effect.trainings, max(n, 2))
 

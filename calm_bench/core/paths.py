@@ -15,7 +15,6 @@ _CHECKOUT = _PACKAGE.parent
 
 
 def _shipped(name: str) -> Path:
-    """A folder of the checkout if this is one, else the copy that the wheel carries."""
     checkout = _CHECKOUT / name
     if (_CHECKOUT / "pyproject.toml").is_file() and checkout.is_dir():
         return checkout

@@ -192,7 +192,6 @@ class _Walk:
 
 
 def _readable(path: Path) -> str:
-    """A path as text that any terminal and file takes."""
     return path.as_posix().encode(errors="backslashreplace").decode()
 
 

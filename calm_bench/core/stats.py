@@ -68,11 +68,7 @@ def summarise(
 
 
 def compare(
-    column: Column,
-    a: ClipValues,
-    b: ClipValues,
-    seed: int,
-    groups: GroupOf = MappingProxyType({}),
+    column: Column, a: ClipValues, b: ClipValues, seed: int, groups: GroupOf = MappingProxyType({})
 ) -> Estimate:
     """The column's value in `a` minus that in `b` over the clips both score, paired by group."""
     in_b = set(_scored(column, b))

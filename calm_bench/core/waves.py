@@ -66,7 +66,6 @@ def mean_power(wave: Wave, n_fft: int) -> Floats:
 
 
 def _spectra(wave: Wave, n_fft: int) -> Iterator[Floats]:
-    """Power spectra of frames, a bounded number at a time."""
     hop = n_fft // 4
     padded = np.pad(wave, (0, max(0, n_fft - len(wave))))
     window = np.hanning(n_fft + 1)[:-1]

@@ -50,37 +50,28 @@ def check_times(words: Iterable[WordTimes], where: str) -> None:
             raise InputError(f"{where}: {word!r} is timed from {start} to {end} s")
 
 
-def spread_text(text: str, seconds: float) -> tuple[TimedWord, ...]:
-    """The words of `text` laid end to end over a recording that nobody has heard."""
-    return tuple(_spread(text.split(), 0.0, seconds))
-
-
 def _fill(
     words: Sequence[str], anchors: dict[int, TimedWord], seconds: float
 ) -> tuple[TimedWord, ...]:
     timed: list[TimedWord] = []
     index, clock = 0, 0.0
-    while index < len(words):
-        if index in anchors:
-            anchor = anchors[index]
+    for stop in [*sorted(anchors), len(words)]:
+        anchor, gap = anchors.get(stop), words[index:stop]
+        if gap:
+            longest = SECONDS_PER_LETTER * sum(map(len, gap))
+            end = min(seconds, clock + longest) if anchor is None else anchor.start
+            end = max(clock, end)
+            timed += spread(gap, clock if index else max(clock, end - longest), end)
+            clock = end
+        if anchor is not None:
             start = max(clock, anchor.start)
             clock = max(start, anchor.end)
-            timed.append(TimedWord(word=words[index], start=start, end=clock))
-            index += 1
-            continue
-        stop = next((k for k in range(index, len(words)) if k in anchors), len(words))
-        longest = SECONDS_PER_LETTER * sum(map(len, words[index:stop]))
-        if stop == len(words):
-            limit = min(max(clock, seconds), clock + longest)
-        else:
-            limit = max(clock, anchors[stop].start)
-        start = max(clock, limit - longest) if index == 0 else clock
-        timed += _spread(words[index:stop], start, limit)
-        index, clock = stop, limit
+            timed.append(TimedWord(word=words[stop], start=start, end=clock))
+        index = stop + 1
     return tuple(timed)
 
 
-def _spread(words: Sequence[str], start: float, end: float) -> list[TimedWord]:
+def spread(words: Sequence[str], start: float, end: float) -> list[TimedWord]:
     """Words laid end to end over a gap, each as long as its share of the letters."""
     letters = sum(map(len, words))
     timed, clock = [], start

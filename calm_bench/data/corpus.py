@@ -9,17 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from calm_bench.config import parse
-from calm_bench.core import paths
+from calm_bench.core import files, paths
 from calm_bench.core.audio import read_audio, same_file
-from calm_bench.core.files import (
-    disk_errors,
-    is_unfinished,
-    json_lines,
-    json_value,
-    locked,
-    replace,
-    sweep,
-)
 from calm_bench.core.paths import RelativePath, check_relative
 from calm_bench.core.recordings import amount, few
 from calm_bench.errors import InputError, near_names
@@ -165,11 +156,11 @@ def working_on(folder: Path, *inside: str) -> Iterator[None]:
         BenchError: If another process is working on the corpus.
     """
     _refuse_foreign(folder)
-    with disk_errors(folder):
+    with files.disk_errors(folder):
         for path in (folder, *(folder / name for name in inside)):
             path.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
-        sweep(folder)
+    with files.locked(folder / ".lock"):
+        files.sweep(folder)
         yield
 
 
@@ -184,7 +175,9 @@ def _refuse_foreign(folder: Path) -> None:
     elif (folder / "manifest.jsonl").exists():  # the other one is written right after it
         read_manifest(folder)
     elif folder.is_dir():
-        others = [p.name for p in folder.iterdir() if p.name not in _OURS and not is_unfinished(p)]
+        others = [
+            p.name for p in folder.iterdir() if p.name not in _OURS and not files.is_unfinished(p)
+        ]
         if others:
             raise InputError(f"{folder} holds no corpus, but {few(others)}: choose another --out")
 
@@ -234,8 +227,8 @@ def write_corpus(
         notes=tuple(notes),
     )
     lines = "".join(f"{item.model_dump_json()}\n" for item in items)
-    replace(folder / "manifest.jsonl", lines.encode())
-    replace(folder / "corpus.json", f"{card.model_dump_json(indent=2)}\n".encode())
+    files.replace(folder / "manifest.jsonl", lines.encode())
+    files.replace(folder / "corpus.json", f"{card.model_dump_json(indent=2)}\n".encode())
     return card
 
 
@@ -252,7 +245,7 @@ def read_card(folder: Path) -> CorpusCard:
         raise InputError(
             f"{folder} holds no corpus.json: make it with `calm-bench data folder`"
         ) from error
-    card = json_value(data, path)
+    card = files.json_value(data, path)
     if not isinstance(card, dict):
         raise InputError(f"{path} is damaged: it holds no object")
     return parse(CorpusCard, card, str(path))
@@ -267,4 +260,4 @@ def read_manifest(folder: Path) -> list[Item]:
     path = folder / "manifest.jsonl"
     if not path.is_file():
         raise InputError(f"no corpus in {folder}: make it with `calm-bench data folder`")
-    return [parse(Item, line, where) for where, line in json_lines(path)]
+    return [parse(Item, line, where) for where, line in files.json_lines(path)]

@@ -119,7 +119,6 @@ def _group(item: Item) -> str:
 
 
 def _too_few(clips: Sequence[_Clip], items: Sequence[Item], cuts: Cuts) -> str:
-    """How many clips there are, not enough, and what to do about it."""
     n_long = len({clip.item.id for clip in clips})
     long = cuts.seconds + (cuts.offset or 0.0)
     of_all = f'a list of yours can say "split": "{cuts.split}" of all'
@@ -144,10 +143,9 @@ def _clips(item: Item, cuts: Cuts) -> list[_Clip]:
     clips = []
     for number in range(n):
         part = (item.seconds - first) / n
-        low = first + number * part
-        start = low
+        start = first + number * part
         if cuts.offset is None:
-            start = _word_near(item, low, low + part - cuts.seconds)
+            start = _word_near(item, start, start + part - cuts.seconds)
         clips.append(_Clip(item=item, number=number + 1, start=math.floor(start * 1e4) / 1e4))
     return clips
 

@@ -145,13 +145,9 @@ def _id(audio: str, manifest: Path) -> str:
     return without_suffix(audio.removeprefix(f"{manifest.parent}/"))
 
 
-def _nemo_lists(source: Source) -> list[Path]:
-    return _json_lists(source, "audio_filepath")
-
-
 def _nemo(source: Source) -> Iterator[Candidate]:
     """A JSON object per line: `audio_filepath`, `text`, `duration` and perhaps `offset`."""
-    for path in _nemo_lists(source) or source.lists("*manifest*.json*"):
+    for path in _json_lists(source, "audio_filepath") or source.lists("*manifest*.json*"):
         for where, value in json_lines(path):
             line = parse(NemoLine, value, where)
             speaker = pick(value, SPEAKER)
@@ -310,13 +306,10 @@ def _of_row(row: Mapping[str, Any], name: str, folders: Sequence[Path], path: Pa
 def _lj_lists(source: Source) -> list[Path]:
     """Lists with bars; a metadata.csv of another form is one, too, and is refused when read."""
     tables = source.lists("metadata*.csv", "metadata*.txt", whatever=True)
-    with_bars = [path for path in tables if _has_bars(head(path))]
+    lines = {path: head(path) for path in tables}
+    names = {path: columns(line.split("|")) for path, line in lines.items() if line[:1] != "{"}
+    with_bars = [p for p, of in names.items() if len(of) > 1 and (len(of) <= 3 or _is_header(of))]
     return with_bars or [p for p in source.lists("metadata.csv") if p not in _hf_lists(source)]
-
-
-def _has_bars(line: str) -> bool:
-    names = columns(line.split("|"))
-    return len(names) > 1 and line[0] != "{" and (len(names) <= 3 or _is_header(names))
 
 
 def _is_header(names: Sequence[str]) -> bool:
@@ -468,7 +461,9 @@ def _files(source: Source) -> Iterator[Candidate]:
 
 LAYOUTS = {
     "manifest": Layout(_manifest, _manifests, "{} of objects with audio"),
-    "nemo": Layout(_nemo, _nemo_lists, "{} of objects with audio_filepath"),
+    "nemo": Layout(
+        _nemo, lambda s: _json_lists(s, "audio_filepath"), "{} of objects with audio_filepath"
+    ),
     "kaldi": Layout(_kaldi, lambda source: source.lists("wav.scp", "*.scp"), "{} lists sounds"),
     "timit": Layout(_timit, lambda s: s.lists("*.wrd", "*.phn"), "{} time words or phones"),
     "commonvoice": Layout(_common_voice, _cv_lists, "{} with path and sentence"),
@@ -550,9 +545,9 @@ def _merged(found: Iterable[Candidate]) -> list[Candidate]:
     merged: dict[tuple[object, ...], Candidate] = {}
     for candidate in found:
         key = (candidate.path, candidate.start, candidate.seconds, candidate.text)
-        known = merged.get(key)
-        if known is None or (known.split is None and candidate.split is not None):
-            merged[key] = candidate
+        known = merged.setdefault(key, candidate)
+        if known.split is None:
+            merged[key] = known if candidate.split is None else candidate
         elif candidate.split not in (None, known.split):
             merged[*key, candidate.split] = candidate
     return list(merged.values())

@@ -180,10 +180,7 @@ def _play(
 
 
 def _list(
-    out: Path,
-    recordings: Sequence[Recording],
-    lines: dict[str, dict[str, Any]],
-    jobs: int | None,
+    out: Path, recordings: Sequence[Recording], lines: dict[str, dict[str, Any]], jobs: int | None
 ) -> tuple[list[Item], list[Skipped]]:
 
     def hashed(recording: Recording) -> str | None:

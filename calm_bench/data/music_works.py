@@ -43,7 +43,6 @@ OPUS = (
     re.compile(r"^((?:haydn|mozart|beethoven)/[^/.]+)[/.]"),
     re.compile(r"^(schumann_robert/opus41no1)/"),
 )
-Phrase = tuple[tuple[int, float], ...]
 
 
 class Source(StrictModel):
@@ -74,22 +73,12 @@ class Sources(StrictModel):
     families: dict[str, Family]
     left_out: tuple[LeftOut, ...]
 
-    def refused(self, file: str) -> str | None:
-        """Why a score is not played; None if nothing speaks against it."""
-        for entry in self.left_out:
-            if _matches(file, entry.files):
-                return entry.reason
-        return None
-
     def find(self, file: str) -> tuple[str, Source] | None:
         """The family and the source of a score that may be played; None if it may not."""
-        if self.refused(file) is not None:
+        if any(_matches(file, entry.files) for entry in self.left_out):
             return None
-        for name, family in self.families.items():
-            for source in family.sources:
-                if _matches(file, source.files):
-                    return name, source
-        return None
+        every = ((name, s) for name, family in self.families.items() for s in family.sources)
+        return next((found for found in every if _matches(file, found[1].files)), None)
 
 
 def _matches(file: str, patterns: tuple[str, ...]) -> bool:
@@ -205,7 +194,7 @@ def phrases(score: Score) -> set[int]:
             for before, after in pairwise(part)
         ]
         for i in range(len(steps) - PHRASE_NOTES + 2):
-            run: Phrase = tuple(steps[i : i + PHRASE_NOTES - 1])
+            run = tuple(steps[i : i + PHRASE_NOTES - 1])
             if len(set(run)) >= MIN_STEPS:
                 found.add(hash(run))
     return found

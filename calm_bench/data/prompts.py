@@ -7,13 +7,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from calm_bench.asr import Recognizer, load_recognizer
-from calm_bench.asr.recognizer import hear
+from calm_bench.asr import load_recognizer
+from calm_bench.asr.recognizer import Recognizer, hear
 from calm_bench.config import BenchmarkSpec, PromptSpec, parse
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio, resample, same_file
 from calm_bench.core.files import json_lines
-from calm_bench.data.alignment import align_text, check_times, spread_text
+from calm_bench.data.alignment import align_text, check_times, spread
 from calm_bench.errors import BenchError, InputError
 from calm_bench.types import TimedWord, Wave, timed
 
@@ -143,7 +143,9 @@ class PromptShelf:
         words = align_text(text, heard.words, seconds, heard.language) if heard else None
         source: Literal["given", "estimated"] = "given" if words else "estimated"
         end = len(loaded.wave) / loaded.sample_rate
-        kept = tuple(word for word in words or spread_text(text, seconds) if word.start < end)
+        kept = tuple(
+            word for word in words or spread(text.split(), 0.0, seconds) if word.start < end
+        )
         return dataclasses.replace(loaded, words=kept, text_source=source)
 
     @cached_property
@@ -158,12 +160,10 @@ PromptsAt = Callable[[int], PromptShelf]
 def transcribe_prompt(
     prompt: LoadedPrompt, recognizer: Recognizer, prompt_seconds: float
 ) -> LoadedPrompt:
-    """The same prompt with recognised words, if its text was not given; only the prompt is heard.
+    """The same prompt with recognised words; only the prompt is heard.
 
     The continuation is left out, so that no reference is scored against its own transcript.
     """
-    if prompt.text_source != "none":
-        return prompt
     head = prompt.wave[: round(prompt_seconds * prompt.sample_rate)]
     heard = recognizer.transcribe(head, prompt.sample_rate)
     return dataclasses.replace(prompt, words=heard.words, text_source="transcribed")

@@ -22,18 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from calm_bench.core import files
 from calm_bench.core.audio import RESAMPLER, from_int16, to_int16
-from calm_bench.core.files import (
-    FileMark,
-    committed_lines,
-    disk_errors,
-    file_mark,
-    locked,
-    replace,
-    sealed,
-    sweep,
-    unsealed,
-)
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import SPLITS, Item, Split, read_manifest
 from calm_bench.errors import InputError
@@ -75,7 +65,7 @@ class _Header(StrictModel):
     width: int | None = Field(ge=1)
     lengths: list[Annotated[int, Field(ge=0)]]
     sha256: str | None = None
-    mark: FileMark = ()
+    mark: files.FileMark = ()
 
 
 _SHAPE = TypeAdapter(Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)])
@@ -86,8 +76,8 @@ def _header(path: Path) -> Path:
 
 
 def _write_header(path: Path, header: _Header) -> None:
-    marked = header.model_copy(update={"mark": file_mark(path)})
-    replace(_header(path), sealed(marked.model_dump_json().encode()))
+    marked = header.model_copy(update={"mark": files.file_mark(path)})
+    files.replace(_header(path), files.sealed(marked.model_dump_json().encode()))
 
 
 def is_packed(path: Path) -> bool:
@@ -105,7 +95,7 @@ def open_packed(path: Path) -> PackedArrays:
         raise InputError(f"{path} was not prepared, or not to its end")
     where = _header(path)
     try:
-        header = _Header.model_validate_json(unsealed(where.read_bytes(), where))
+        header = _Header.model_validate_json(files.unsealed(where.read_bytes(), where))
     except (InputError, ValidationError) as error:
         said = problem(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{where} is damaged ({said}): delete {path.parent}") from error
@@ -116,7 +106,7 @@ def open_packed(path: Path) -> PackedArrays:
     if path.stat().st_size != expected:
         found = path.stat().st_size
         raise InputError(f"{path} has {found} bytes, not {expected}: delete {path.parent}")
-    if header.sha256 is not None and file_mark(path) != header.mark:
+    if header.sha256 is not None and files.file_mark(path) != header.mark:
         if file_hash(path) != header.sha256:
             raise InputError(f"{path} is not what was prepared: delete {path.parent}")
         with suppress(InputError):  # where nothing can be written it is hashed each time
@@ -143,9 +133,8 @@ class Packer:
         return sum(math.prod(shape) for shape in shapes) * int(self.dtype.itemsize)
 
     def _finished(self) -> list[list[int]]:
-        """Shapes of the arrays that are whole on disk: each is logged after its samples."""
         try:
-            lines = committed_lines(self._log)
+            lines = files.committed_lines(self._log)
             shapes = [_SHAPE.validate_json(line, strict=True) for line in lines]
         except ValidationError as error:
             raise InputError(f"{self._log} is damaged: delete {self.path.parent}") from error
@@ -155,9 +144,9 @@ class Packer:
         return shapes
 
     def __enter__(self) -> "Packer":
-        with disk_errors(self.path):
+        with files.disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace(self._log, "".join(f"{shape}\n" for shape in self._shapes).encode())
+            files.replace(self._log, "".join(f"{shape}\n" for shape in self._shapes).encode())
             self._data.touch()
             self._out = self._data.open("r+b", buffering=0)
             self._out.truncate(self._size(self._shapes))
@@ -175,7 +164,7 @@ class Packer:
         if self._shapes and shape[1:] != self._shapes[0][1:]:
             raise ValueError(f"arrays of width {self._shapes[0][1:]} and {shape[1:]} in one file")
         left = memoryview(np.ascontiguousarray(array, self.dtype).tobytes())
-        with disk_errors(self.path):
+        with files.disk_errors(self.path):
             while left:
                 left = left[self._out.write(left) :]
             self._lines.write(f"{shape}\n")
@@ -184,7 +173,7 @@ class Packer:
 
     def finish(self) -> PackedArrays:
         """Give the file its name and header and open it."""
-        with disk_errors(self.path):
+        with files.disk_errors(self.path):
             os.fsync(self._out.fileno())
             self._close()
             self._data.replace(self.path)
@@ -239,11 +228,11 @@ def prepare(corpus: Path, sample_rate: int, split: Split = "train") -> Shards:
             can no longer be read.
     """
     every = read_manifest(corpus)
-    with disk_errors(corpus):
+    with files.disk_errors(corpus):
         (corpus / "shards").mkdir(exist_ok=True)
     prepared: dict[Split, Shards] = {}
-    with locked(corpus / "shards" / ".lock", wait=True):
-        sweep(corpus / "shards")
+    with files.locked(corpus / "shards" / ".lock", wait=True):
+        files.sweep(corpus / "shards")
         for name in SPLITS:
             if items := [item for item in every if item.split == name]:
                 prepared[name] = _prepare_split(corpus, name, items, sample_rate)
@@ -296,7 +285,7 @@ def write_frames(shards: Shards, codec_key: str, encode: Encode) -> PackedArrays
     path = frames_path(shards, codec_key)
     if is_packed(path):
         return open_packed(path)
-    with locked(path.with_name(f".{path.name}.lock"), wait=True):
+    with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
         if is_packed(path):  # by the process that was waited for
             return open_packed(path)
         return _encode_all(shards, path, encode)

@@ -17,18 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.core.progress import counted, ordered_map
+from calm_bench.data import speech
 from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
-from calm_bench.data.speech import (
-    VOICE,
-    VOICE_PACKAGE,
-    WORKER,
-    Speech,
-    speaking_job,
-    spoken_item,
-    spoken_lines,
-    voice_path,
-)
 from calm_bench.data.stories import FIRST_TRAIN, Story
 from calm_bench.errors import BenchError, InputError
 from calm_bench.seeds import content_hash
@@ -64,13 +55,17 @@ class Voice:
 
 
 VOICES = (
-    Voice(name="joe", chunks=6, scales=VOICE),
+    Voice(name="joe", chunks=6, scales=speech.VOICE),
     Voice(
         name="joe-lively",
         chunks=2,
-        scales={**VOICE, "noise_scale": 0.667, "noise_w_scale": 0.8, "length_scale": 1.0},
+        scales={**speech.VOICE, "noise_scale": 0.667, "noise_w_scale": 0.8, "length_scale": 1.0},
     ),
-    Voice(name="joe-slow", chunks=1, scales={**VOICE, "noise_scale": 0.667, "length_scale": 1.4}),
+    Voice(
+        name="joe-slow",
+        chunks=1,
+        scales={**speech.VOICE, "noise_scale": 0.667, "length_scale": 1.4},
+    ),
     Voice(name="slt", chunks=4),
     Voice(name="rms", chunks=3),
     Voice(name="awb", chunks=3),
@@ -103,7 +98,7 @@ def make_voices(
     chunks = {f"{chunk.voice.name}-{chunk.seed:05d}": chunk for chunk in plan(voices, seed)}
     settings = {
         "seed": seed,
-        "piper": VOICE_PACKAGE,
+        "piper": speech.VOICE_PACKAGE,
         "flite": flite_version(),
         "voices": {one.name: [one.chunks, dict(one.scales or {})] for one in voices},
         "text_hash": content_hash([[s.text for s in c.stories] for c in chunks.values()]),
@@ -116,7 +111,9 @@ def make_voices(
             for name, chunk in chunks.items()
             for line, story in zip(lines[name], chunk.stories, strict=True)
         ]
-        made = ordered_map(lambda one: spoken_item(out, *one[:2], speaker=one[2]), spoken, jobs)
+        made = ordered_map(
+            lambda one: speech.spoken_item(out, *one[:2], speaker=one[2]), spoken, jobs
+        )
         items = list(counted(made, len(spoken), "listing recordings"))
         return write_corpus(out, _in_turn(items), kind="speech", settings=settings)
 
@@ -145,7 +142,7 @@ def plan(voices: Sequence[Voice], seed: int) -> list[Chunk]:
     """Who speaks what, by voice; what one voice speaks does not hang on how much another does."""
     n = len(voices)
     needed = CHUNK_TEXTS * n * max(voice.chunks for voice in voices)
-    stories = Speech(train=max(FIRST_TRAIN, needed), seed=seed).stories()
+    stories = speech.Speech(train=max(FIRST_TRAIN, needed), seed=seed).stories()
     train = [story for story in stories if story.split == "train"]
     held_out = [story for story in stories if story.split == "validation"]
     chunks: list[Chunk] = []
@@ -155,14 +152,16 @@ def plan(voices: Sequence[Voice], seed: int) -> list[Chunk]:
         parts.append(held_out[HELD_OUT * i : HELD_OUT * (i + 1)])
         for number, part in enumerate(parts[-1:] + parts[:-1]):
             rng = random.Random(f"calm-bench voices {seed} {voice.name} {number}")
-            told = tuple(_told(story, voice, rng) for story in part)
+            told = tuple(
+                replace(
+                    story,
+                    story_id=f"{voice.name}-{story.story_id}",
+                    sentences=(*story.sentences, *made_up(rng)),
+                )
+                for story in part
+            )
             chunks.append(Chunk(voice=voice, seed=1000 * seed + number, stories=told))
     return chunks
-
-
-def _told(story: Story, voice: Voice, rng: random.Random) -> Story:
-    name = f"{voice.name}-{story.story_id}"
-    return replace(story, story_id=name, sentences=(*story.sentences, *made_up(rng)))
 
 
 def made_up(rng: random.Random) -> tuple[str, ...]:
@@ -181,23 +180,21 @@ def _word(rng: random.Random) -> str:
 
 
 def _speak(out: Path, chunks: Mapping[str, Chunk], jobs: int | None) -> dict[str, Lines]:
-    """A line per text, by chunk."""
-
     def job(name: str) -> dict[str, Any]:
         chunk = chunks[name]
-        asked, scales = speaking_job(out, chunk.stories, chunk.seed), chunk.voice.scales
+        asked, scales = speech.speaking_job(out, chunk.stories, chunk.seed), chunk.voice.scales
         if scales is None:
             return {**asked, "voice": chunk.voice.name}
-        return {**asked, "voice": str(voice_path()), "settings": dict(scales)}
+        return {**asked, "voice": str(speech.voice_path()), "settings": dict(scales)}
 
     lines: dict[str, Lines] = {}
-    for worker, is_piper in ((FLITE_WORKER, False), (WORKER, True)):
+    for worker, is_piper in ((FLITE_WORKER, False), (speech.WORKER, True)):
         own = {
             name: chunk.stories
             for name, chunk in chunks.items()
             if (chunk.voice.scales is not None) == is_piper
         }
-        lines |= make_chunks(out, own, worker, spoken_lines, job, jobs)
+        lines |= make_chunks(out, own, worker, speech.spoken_lines, job, jobs)
     return lines
 
 

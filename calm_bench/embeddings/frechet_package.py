@@ -43,7 +43,6 @@ class _PackageEmbedding(Embedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Package, model and the hash of its weights."""
         weights = self._weights_hash  # first, because it says what to do without the package
         return {
             "package": f"{_PACKAGE} {importlib.metadata.version(_PACKAGE)}",
@@ -153,7 +152,6 @@ class ClapEmbedding(_PackageEmbedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The package's, the checkpoint and the windows."""
         return {**super().recipe, "checkpoint": self.submodel, "window": 10.0, "hop": 1.0}
 
     def _parts(self, wave: Wave) -> Iterator[Wave]:
@@ -170,7 +168,6 @@ class ClapMusicEmbedding(ClapEmbedding):
 
 
 def _import_package(name: str) -> Any:
-    """The package, imported without a look at the network."""
     try:
         importlib.metadata.version(_PACKAGE)
         from huggingface_hub import constants

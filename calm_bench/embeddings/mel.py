@@ -40,7 +40,6 @@ class MelEmbedding(Embedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Bands, windows and floor; there are no weights."""
         return {
             "bands": f"{_BANDS} mel bands to {self.sample_rate // 2} Hz, log10 of power",
             "offset": "taken out",

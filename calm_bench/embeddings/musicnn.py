@@ -62,7 +62,6 @@ class MusicnnEmbedding(Embedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Package, weights, layer, and how patches are made."""
         WEIGHTS.find()
         return {
             "package": WEIGHTS.package,
@@ -94,7 +93,6 @@ class MusicnnNetwork:
     """The network as in the package's models.py, with the tensors of its checkpoint."""
 
     def __init__(self, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take a checkpoint's tensors by their names."""
         self._tensors = {name: torch.from_numpy(t.copy()) for name, t in tensors.items()}
 
     def penultimate(self, frames: Tensor) -> Tensor:

@@ -100,7 +100,6 @@ class Transcriber:
     def _activations(
         self, wave: Wave, n_frames: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities that a note begins and that it sounds, [T, 88] each."""
         n_windows, hop = math.ceil(n_frames / _KEPT), _KEPT * FRAME
         padded = np.zeros((n_windows - 1) * hop + _WINDOW, np.float32)
         room = padded[_MARGIN * FRAME :]
@@ -133,7 +132,6 @@ class NotesEmbedding(Embedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Network, gates, loudness, and what a vector is."""
         return {
             **_shared_recipe(),
             "window_seconds": _SECONDS,
@@ -178,7 +176,6 @@ class NotesDriftEmbedding(NotesEmbedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Network, gates, loudness, and what a vector is."""
         return {
             **_shared_recipe(),
             "window_seconds": f"first and last {_SECONDS:g}, or halves of what is shorter than two",

@@ -56,13 +56,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _handle(data: bytes, at: int) -> tuple[int, int]:
-    """Where a block begins, and its length."""
     start, at = _varint(data, at)
     return start, _varint(data, at)[0]
 
 
 def _entries(table: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block."""
     block, key, at = table[start : start + size], b"", 0
     (n_restarts,) = struct.unpack("<I", block[-4:])
     end = len(block) - 4 * (n_restarts + 1)

@@ -56,7 +56,6 @@ class ClipEmbedder:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """All that the vectors depend on besides the audio."""
         embedding = self.embedding
         recipe = {
             "embedding": embedding.name,
@@ -135,6 +134,5 @@ class ClipEmbedder:
         return vectors
 
     def _fit(self, vectors: Vectors) -> bool:
-        """Whether vectors are [N, E], finite and as wide as the embedding's."""
         wide = np.ndim(vectors) == 2 and np.shape(vectors)[1] == self.embedding.dim
         return wide and bool(np.isfinite(vectors).all())

@@ -12,7 +12,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.asr import FasterWhisperRecognizer, load_recognizer
+from calm_bench.asr import load_recognizer
+from calm_bench.asr.faster_whisper import FasterWhisperRecognizer
 from calm_bench.core.progress import ordered_map
 from calm_bench.core.waves import centred
 from calm_bench.embeddings.base import Embedding
@@ -40,7 +41,6 @@ class WhisperEmbedding(Embedding):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Weights, layer and window."""
         asr = self._recognizer.recipe
         shared = {key: asr[key] for key in ("engine", "runtime", "weights_sha256", "compute")}
         return shared | {

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from calm_bench.asr import FLAGS, THRESHOLDS
+from calm_bench.asr.recognizer import FLAGS, THRESHOLDS
 from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.metrics.text import missing_text
 from calm_bench.types import Clip, Column, MetricResult
@@ -32,7 +32,6 @@ class AsrHealth(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The alarms' thresholds."""
         return dict(THRESHOLDS)
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:

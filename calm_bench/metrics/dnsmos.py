@@ -57,7 +57,6 @@ class DnsmosMetric(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The network's hash and how audio is cut and repeated for it."""
         return {
             "metric": "dnsmos",
             "version": 2,
@@ -89,7 +88,6 @@ class DnsmosMetric(Metric):
 
     @cached_property
     def _known(self) -> dict[str, Fields]:
-        """What was found before, by what was heard."""
         return {}
 
     def _opinions(self, wave: Wave) -> Fields:
@@ -123,7 +121,6 @@ class DnsmosMetric(Metric):
 
 
 def _continuation(clip: Clip) -> tuple[float, Wave]:
-    """Its seconds, and the wave at the network's rate."""
     return clip.continuation_seconds, resample(clip.continuation, clip.sample_rate, _RATE)
 
 

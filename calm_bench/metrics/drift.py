@@ -51,25 +51,18 @@ class DriftMetric(Metric):
 
     name = "drift"
     scope = "clip"
-    columns = (
-        *_WHOLE,
-        *Segments().columns(_LOUDNESS),
-        *Segments().columns(_BANDWIDTH),
-    )
+    columns = (*_WHOLE, *Segments().columns(_LOUDNESS), *Segments().columns(_BANDWIDTH))
 
     def __init__(self, segments: Segments | None = None) -> None:
-        """Look at these segments (three of 3 s)."""
         self.segments = segments or Segments()
 
     @property
     def own_columns(self) -> tuple[Column, ...]:
-        """The columns of whole clips, and those of each segment."""
         over_time = (self.segments.columns(column) for column in (_LOUDNESS, _BANDWIDTH))
         return (*_WHOLE, *(column for columns in over_time for column in columns))
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Segments, thresholds and what they are relative to."""
         return {
             "metric": "drift",
             "version": 2,

@@ -211,12 +211,10 @@ class FadMetric(EmbeddingMetric):
 
     @cached_property
     def _measured(self) -> "dict[str, _Measured]":
-        """What was measured already, by what it was made of."""
         return {}
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The embedding's recipe and how distance, limit and interval are computed."""
         return {
             "metric": "fad",
             "version": 2,
@@ -229,7 +227,6 @@ class FadMetric(EmbeddingMetric):
     def estimates(
         self, rows: Sequence[VectorSet], theirs: VectorSet
     ) -> tuple[dict[str, Estimate], dict[str, float]]:
-        """Both columns of a row, or by how much they exceed those of a second, and its counts."""
         found, counts = self._estimates(rows, theirs)
         fewest = min(rows[0].n_clips, theirs.n_clips)
         if counts and len(rows) == 1 and fewest < FEW_CLIPS:
@@ -317,16 +314,13 @@ class FadMetric(EmbeddingMetric):
         return extrapolate(distance, B, sizes, _SEED)
 
     def _refusal(self, ours: VectorSet, theirs: VectorSet) -> str | None:
-        """Why these sets give no distance worth printing."""
         dim = self.embedder.embedding.dim
+        more = f"needs more than {dim} vectors for {dim} dimensions"
         for side, name in ((ours, "the row"), (theirs, "the reference")):
             if side.n_clips < self.fewest_clips:
                 return f"needs {self.fewest_clips} clips, {name} {side.has(side.n_clips)}"
             if side.n_vectors <= dim:
-                return (
-                    f"needs more than {dim} vectors for {dim} dimensions, "
-                    f"{name} {side.has(side.n_vectors)}"
-                )
+                return f"{more}, {name} {side.has(side.n_vectors)}"
         return None
 
 
@@ -402,18 +396,15 @@ class FadOverTime(FadMetric):
         cache: VectorCache | None = None,
         segments: Segments | None = None,
     ) -> None:
-        """Measure these segments (three of 3 s) with a registered embedding."""
         super().__init__(embedding, cache)
         self.segments = segments or Segments()
 
     @property
     def own_columns(self) -> tuple[Column, ...]:
-        """A column for each segment."""
         return self.segments.columns(_FAD)
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """FAD's own recipe, and the segments."""
         return {
             **super().recipe,
             "metric": "fad_over_time",
@@ -422,13 +413,7 @@ class FadOverTime(FadMetric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        estimates: dict[str, Estimate] = {}
-        beyond = 0
-        for span in self.segments.spans:
-            theirs, is_last = self._reference(reference, span)
-            beyond += is_last
-            name = self.segments.name(_FAD.name, span)
-            estimates[name] = self.distance(cut(clips, span), theirs)
+        estimates, beyond = self._distances(reference, clips)
         return MetricResult(
             estimates=estimates, counts={"n_segments_beyond_reference": float(beyond)}
         )
@@ -437,19 +422,22 @@ class FadOverTime(FadMetric):
         self, clips: Sequence[Clip], baseline: Sequence[Clip], reference: Sequence[Clip]
     ) -> Mapping[str, Estimate]:
         """Each segment's FAD over the prompts both rows have: `clips` minus `baseline`."""
-        found = {}
-        for span in self.segments.spans:
-            theirs, _ = self._reference(reference, span)
-            name = self.segments.name(_FAD.name, span)
-            found[name] = self.distance(cut(clips, span), theirs, cut(baseline, span))
-        return found
+        return self._distances(reference, clips, baseline)[0]
 
-    def _reference(self, reference: Sequence[Clip], span: Span) -> tuple[list[Clip], bool]:
-        """What a segment is compared with, and whether that is an earlier stretch.
+    def _distances(
+        self, reference: Sequence[Clip], *rows: Sequence[Clip]
+    ) -> tuple[dict[str, Estimate], int]:
+        """The distance of each segment, and how many are compared with an earlier one.
 
         Recordings may end one by one: a stretch that too few of them reach is no measure.
         """
-        earlier = (other for other in reversed(self.segments.spans) if other <= span)
-        found = [(cut(reference, other), other != span) for other in earlier]
-        enough = (pair for pair in found if len(pair[0]) >= self.fewest_clips)
-        return next(enough, max(found, key=lambda pair: len(pair[0])))
+        estimates, beyond = {}, 0
+        for span in self.segments.spans:
+            earlier = (other for other in reversed(self.segments.spans) if other <= span)
+            found = [(cut(reference, other), other != span) for other in earlier]
+            enough = (pair for pair in found if len(pair[0]) >= self.fewest_clips)
+            theirs, is_other = next(enough, max(found, key=lambda pair: len(pair[0])))
+            beyond += is_other
+            ours, *base = (cut(row, span) for row in rows)
+            estimates[self.segments.name(_FAD.name, span)] = self.distance(ours, theirs, *base)
+        return estimates, beyond

@@ -113,7 +113,6 @@ class FidelityMetric(_RoundTripMetric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Windows, bands and the variant of SI-SDR."""
         mel_distance = f"mean |dB| over windows and bands {_RESOLUTIONS}"
         return _recipe("fidelity", si_sdr="zero mean", mel_distance=mel_distance)
 
@@ -132,7 +131,6 @@ class StoiMetric(_RoundTripMetric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The variant of STOI and the version of the package."""
         return _recipe("stoi", extended=False, pystoi=_version("STOI", "offline", "pystoi"))
 
     def compare(self, wave: Wave, original: Wave, sample_rate: int) -> Mapping[str, float | str]:
@@ -156,7 +154,6 @@ class PesqMetric(_RoundTripMetric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Mode, rate, windows and the version of the package."""
         return _recipe(
             "pesq",
             mode="wb",

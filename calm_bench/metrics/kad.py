@@ -47,7 +47,6 @@ class KadMetric(EmbeddingMetric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """The embedding's recipe and how kernel, estimate and interval are computed."""
         return {
             "metric": "kad",
             "version": 2,
@@ -61,7 +60,6 @@ class KadMetric(EmbeddingMetric):
     def estimates(
         self, rows: Sequence[VectorSet], theirs: VectorSet
     ) -> tuple[dict[str, Estimate], dict[str, float]]:
-        """KAD of a row, or by how much it exceeds that of a second."""
         n, sigma = rows[0].n_clips, bandwidth_of(theirs)
         for row in rows:
             if refused := _refusal(row, theirs, sigma):
@@ -75,7 +73,6 @@ class KadMetric(EmbeddingMetric):
     def _distance(
         self, ours: VectorSet, theirs: VectorSet, groups: Sequence[str], sigma: float
     ) -> tuple[float, Floats]:
-        """The distance of two sets, and the same without each of the groups."""
         a, b = (_Stacked.of(side, groups) for side in (ours, theirs))
         centre = b.vectors.mean(axis=0)
         # ‖x‖² + ‖y‖² − 2xy keeps its digits around the centre.
@@ -101,7 +98,6 @@ class _Stacked:
 
     @classmethod
     def of(cls, found: VectorSet, groups: Sequence[str]) -> "_Stacked":
-        """The vectors of a set, thinned where they are too many to pair."""
         place = {group: index for index, group in enumerate(groups)}
         vectors, names = found.thinned(_MAX_VECTORS)
         owners = np.array([place[name] for name in names], dtype=np.int64)
@@ -139,7 +135,6 @@ def _mean_kernel(a: _Stacked, b: _Stacked) -> tuple[float, Floats]:
 
 
 def _refusal(ours: VectorSet, theirs: VectorSet, sigma: float) -> str | None:
-    """Why these sets cannot be compared."""
     for side, name in ((ours, "the row"), (theirs, "the reference")):
         if len(side.groups) < 2:
             return f"needs two recordings, {name} {side.has(len(side.groups))}"

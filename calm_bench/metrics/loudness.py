@@ -40,7 +40,6 @@ class LoudnessMetric(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Thresholds, windows and the standard behind each value."""
         return {
             "metric": "loudness",
             "version": 2,

@@ -80,7 +80,6 @@ class TrigramModel(LanguageModel):
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
-        """The model file's hash, and what stands for an unknown word."""
         return {
             "model": "pocketsphinx en-us trigram",
             "sha256": file_hash(_pocketsphinx_file("en-us/en-us.lm.bin")),
@@ -89,7 +88,6 @@ class TrigramModel(LanguageModel):
         }
 
     def score(self, words: Sequence[str], context: Sequence[str] = ()) -> TextScore | None:
-        """The likelihood of the words."""
         tokens = trigram_words(words)
         if not tokens:
             return None
@@ -133,7 +131,6 @@ class CausalModel(LanguageModel):
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
-        """The model's name and the commit of its weights, or their hash where they are local."""
         _, model = self._loaded
         files = sorted(Path(self.name).glob("*.safetensors"))
         commit = getattr(model.config, "_commit_hash", None) or self.revision or "unknown"
@@ -250,7 +247,6 @@ class Perplexity(Metric):
     model = "trigram"
 
     def __init__(self, lm: LanguageModel | None = None) -> None:
-        """Take another language model than the metric's own."""
         self._given = lm
         self._scored: dict[tuple[tuple[str, ...], tuple[str, ...]], Fields] = {}
 
@@ -261,12 +257,10 @@ class Perplexity(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Language model and which words count."""
         words = {name: text_recipe()[name] for name in ("spoken_form", "words")}
         return {"lm": dict(self.lm.recipe), "ppx_scope": "continuation", **words}
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        """Score each clip's heard words; empty transcripts are noted and counted."""
         found = each_clip(clips, self._score_clip)
         scored = [clip for clip in clips if found.clips[clip.clip_id]]
         counts = {
@@ -276,7 +270,6 @@ class Perplexity(Metric):
         return replace(found, counts=counts)
 
     def _unfit(self, clip: Clip) -> str | None:
-        """Why the language model cannot read a clip's text; None if it can."""
         reason = missing_text(clip)
         if reason is not None or clip.transcript is None:
             return reason
@@ -296,7 +289,6 @@ class Perplexity(Metric):
         return self._scored[text], None if self._scored[text] else _NOTHING
 
     def _score_words(self, words: Sequence[str], prompt: Sequence[str]) -> Fields:
-        """The per-clip fields; none of them where nothing was heard."""
         if not words:
             return {}
         found, short = (self.lm.score(text, prompt) for text in (words, words[:SHORT_WORDS]))

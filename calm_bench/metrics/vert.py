@@ -61,7 +61,6 @@ class Vert(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Normaliser, window and the definition's open choices."""
         return text_recipe() | {
             "self_bleu": "against the n - 1 other clips, counts clipped, no length penalty",
             "smoothing": "none",
@@ -70,7 +69,6 @@ class Vert(Metric):
         }
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        """The twelve values of the row with their intervals."""
         texts = _texts(clips)
         notes = {
             clip.clip_id: missing_text(clip) or "nothing was heard after the prompt"

@@ -62,11 +62,9 @@ class WordErrorRate(Metric):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """Normaliser and window; the recogniser's own recipe stands beside it."""
         return text_recipe() | {"alignment": "jiwer, whole clip"}
 
     def score(self, clips: Sequence[Clip], reference: Sequence[Clip]) -> MetricResult:
-        """Count the errors of each clip; clips without a text or a transcript are noted."""
         found = each_clip(clips, _fields)
         heard = [clip.transcript for clip in clips if clip.transcript is not None]
         return replace(

@@ -13,7 +13,8 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 from calm_bench import registry
-from calm_bench.asr import Recognizer, load_recognizer
+from calm_bench.asr import load_recognizer
+from calm_bench.asr.recognizer import Recognizer
 from calm_bench.config import BenchmarkSpec
 from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.code import computed_by

@@ -126,7 +126,6 @@ class FlatCalm(FlatSteps):
             self.output = None if out is None else pack(out.weight, None, precision)
 
     def frame_input(self, frame: Tensor, text: Tensor | None) -> Tensor:
-        """The latent's projection on top of the text's embedding."""
         return self.latent_input(frame) if text is None else self.latent_input.onto(text, frame)
 
     def new_head(self, sampling: SamplingParams, batch_size: int, like: Tensor) -> Head:
@@ -143,7 +142,6 @@ class FlatCalm(FlatSteps):
         return self.mlp.weight_bytes(steps)
 
     def input_bytes(self) -> int:
-        """Of the latent's projection, and of the short context."""
         short = 0 if self.short is None else self.short.weight_bytes()
         if self.short is not None and self.output is not None:
             short += self.output.nbytes
@@ -241,7 +239,6 @@ class CalmSystem(StreamingSystem):
             state.window = self.short.filled(state.frames[:, : state.prompt_end], lacking)
 
     def backbone_step(self, state: StreamState) -> Tensor:
-        """Advance backbone, text stream and short context by one frame: contexts Z [B, D]."""
         z = super().backbone_step(state)
         return z if state.window is None else z + self.read_window(state.window)
 
@@ -251,7 +248,6 @@ class CalmSystem(StreamingSystem):
         return self.short.read(window)
 
     def push(self, state: StreamState, frame: Tensor) -> None:
-        """Append the frame, and move the window on by it."""
         super().push(state, frame)
         if self.short is not None and state.window is not None:
             self.short.shift(state.window, frame)

@@ -62,7 +62,6 @@ class MimiCodec(Codec):
         return wave[:, 0]
 
     def start_decoding(self, batch_size: int) -> Any:
-        """A streaming state of the package's, taken out of its modules."""
         with self.mimi.streaming(batch_size):
             return self.mimi.get_streaming_state()
 
@@ -132,7 +131,6 @@ class MoshiSystem(DelayedSystem):
         return context
 
     def draw_codes(self, row: RowState, z: Tensor, step: int) -> None:
-        """All levels, one after another; known codes stay."""
         memory, lm = row.memory, self.lm
         choose = Chooser(row.sampling.temperature, row.sampling.top_k)
         draws = row.draws[step - len(row.given), 1:]

@@ -150,7 +150,6 @@ class MusicGenSystem(CodeSystem):
         self._draw_step(state, self.backbone_step(state))
 
     def _draw_step(self, state: StreamState, z: Tensor) -> None:
-        """Draw the codes of the step just taken into the stream, where they are free."""
         i = state.step - 1
         codes = self.head(state, z, i - state.prompt_end)
         state.stream[:, i] = torch.where(state.free[i], codes, state.stream[:, i])

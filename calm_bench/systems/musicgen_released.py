@@ -63,7 +63,6 @@ class EncodecCodec(Codec):
         return wave[:, 0, : frames.shape[2] * self.hop_length]
 
     def start_decoding(self, batch_size: int) -> list[Tensor]:
-        """The last frames; none so far."""
         return []
 
     def decode_step(self, frame: Tensor, state: list[Tensor]) -> Tensor:
@@ -79,10 +78,7 @@ class ReleasedMusicGen(DelayedSystem):
     Architecture: ClassVar[type[StrictModel]] = ReleasedMusicGenConfig
 
     def __init__(
-        self,
-        config: ReleasedMusicGenConfig,
-        folder: Path | None = None,
-        release: str | None = None,
+        self, config: ReleasedMusicGenConfig, folder: Path | None = None, release: str | None = None
     ) -> None:
         """Load the released weights of a hub repository; without a release, random ones.
 
@@ -99,7 +95,6 @@ class ReleasedMusicGen(DelayedSystem):
         self.special, self.draws_per_step = model.decoder.config.vocab_size, K
 
     def nfe(self, sampling: SamplingParams) -> int:
-        """One: all codebooks are drawn at once."""
         return 1
 
     def keep(self, row: RowState, prompt: Prompt, steps: int) -> dict[str, Any]:
@@ -123,7 +118,6 @@ class ReleasedMusicGen(DelayedSystem):
         return z
 
     def draw_codes(self, row: RowState, z: Tensor, step: int) -> None:
-        """All codebooks at once; known codes stay."""
         choose = Chooser(row.sampling.temperature, row.sampling.top_k)
         logits = torch.stack([head(z) for head in self.model.decoder.lm_heads])  # [K, V]
         drawn = choose(logits, row.draws[step - len(row.given)])

@@ -71,7 +71,6 @@ class PocketCodec(Codec):
         return self._decode(frames, self._state(len(frames), frames.shape[1]))
 
     def start_decoding(self, batch_size: int) -> dict[str, Any]:
-        """The package's state, and how many frames it has room for."""
         state = self._state(batch_size, FIRST_CAPACITY)
         return {"state": state, "capacity": FIRST_CAPACITY, "frames": 0}
 

@@ -209,7 +209,6 @@ class DelayedSystem(ReleasedSystem):
         return z
 
     def draw_row(self, row: RowState, z: Tensor) -> Tensor:
-        """Draw the step's codes; the frame [K] that they complete."""
         step = row.memory.at - 1
         self.draw_codes(row, z, step)
         return self.pattern.frame(row.memory.codes[None], step - self.lead)[0]

@@ -74,7 +74,6 @@ class RqConfig(Shape):
 
 
 def _fit(config: RqConfig, codec: Codec) -> None:
-    """Tell the codec how many levels to use, and check that the shapes agree."""
     K, V = len(config.depth.schedule), config.codebook_size
     if codec.continuous:
         raise InputError("a codec of latents has no codes for an RQ-Transformer")
@@ -116,7 +115,6 @@ class RqSystem(CodeSystem):
         return self.frame_width
 
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
-        """Uniform numbers [n_frames, K]."""
         return torch.rand(n_frames, self.frame_width, generator=generator, device=generator.device)
 
     def head_text(self, state: StreamState) -> Tensor | None:

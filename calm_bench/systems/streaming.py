@@ -287,7 +287,6 @@ class StreamingSystem(System):
         self.backbone_step(state)
 
     def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
-        """Uniform numbers [B, n_frames + lead]: one per step that no prompt decides."""
         if self.text_size is None:
             return None
         size = n_frames + self.lead
@@ -439,7 +438,6 @@ class FlatSteps(ABC):
     replaces: tuple[str, ...] = ("read", "frame_input", "step", "new_head")
 
     def __init__(self, system: StreamingSystem, precision: Precision, release: bool) -> None:
-        """Pack the system's weights; with `release` its modules let go of them."""
         self.owner = system
         self.precision: Precision = precision
         self.backbone = FlatTransformer(system.backbone, precision, release)

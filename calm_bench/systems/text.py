@@ -18,12 +18,7 @@ from calm_bench.config import load_model_config
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import Transformer, TransformerConfig
 from calm_bench.systems.monologue import SPECIALS, load_tokenizer
-from calm_bench.systems.streaming import (
-    StreamingSystem,
-    Vocabulary,
-    text_layers,
-    text_numbers,
-)
+from calm_bench.systems.streaming import StreamingSystem, Vocabulary, text_layers, text_numbers
 from calm_bench.types import Shape, StrictModel
 
 

@@ -140,7 +140,6 @@ def _noise(
 
 
 def _band(frequencies: Floats, changes: Changes) -> Floats:
-    """Gains [B, F] that fall to zero at the cut-off frequencies."""
     low, high = changes.low_pass[:, None], changes.high_pass[:, None]
     limit = np.minimum(low, 4 * frequencies[-1])  # neutral, and finite
     below = np.clip((limit - frequencies) / (_SLOPE * limit), 0, 1)

@@ -458,5 +458,4 @@ class CodecObjective(Objective):
         codec.latent_std.copy_(std.clamp_min(STD_FLOOR * std.median()))
 
     def facts(self) -> dict[str, Any]:
-        """Data behind the weights."""
         return self.train.facts

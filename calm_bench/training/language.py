@@ -178,7 +178,6 @@ class LanguageObjective(Objective):
         recipe: TrainingConfig,
         splits: tuple[FrameSplit, FrameSplit],
     ) -> None:
-        """`splits` are training and validation."""
         self.module: nn.Module = system
         self.system, self.config, self.recipe = system, config, recipe
         self.train, self.validation = splits
@@ -289,7 +288,6 @@ class LanguageObjective(Objective):
         return {key: value for key, value in state.items() if not key.startswith("codec.")}
 
     def facts(self) -> dict[str, Any]:
-        """Data behind the weights."""
         return self.train.shards.facts
 
 
@@ -299,7 +297,6 @@ class RqObjective(LanguageObjective):
     system: RqSystem
 
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
-        """Mean cross-entropy per code."""
         frames, text = head_frames(batch), None
         codes = batch["frames"].flatten(0, 1)[frames]  # [R, K]
         if "text" in batch:
@@ -320,7 +317,6 @@ class MusicGenObjective(LanguageObjective):
         return self.head_loss(z.flatten(0, 1), {"targets": targets.flatten(0, 1)}, step)
 
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
-        """Mean cross-entropy of `targets` [R, K] from contexts of steps z [R, D]."""
         return code_loss(self.system.logits(z), batch["targets"])
 
 
@@ -387,7 +383,6 @@ class FlowObjective(LatentObjective):
     """Flow matching of the head on TrigFlow's path (paper section 3.1)."""
 
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
-        """Mean flow-matching loss over frames and head-batch copies."""
         law, mlp = self.config.flow, self.system.mlp
         x, t, noise = self.copies(batch, step, law)
         embedded = mlp.condition(z).repeat(law.multiplier, 1)

@@ -27,26 +27,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
+from calm_bench.core import files
 from calm_bench.core.device import refuse_larger
-from calm_bench.core.files import (
-    append_lines,
-    committed_lines,
-    disk_errors,
-    json_value,
-    replace,
-    replacing,
-)
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.training.objective import Objective, TrainingConfig, TrainingError, seeded
-from calm_bench.training.sharding import (
-    clip_gradients,
-    clone,
-    load_module,
-    load_optimizer,
-    unsharded,
-    whole,
-)
+from calm_bench.training.sharding import clone, load_module, load_optimizer, unsharded, whole
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -123,14 +109,14 @@ class RunLog:
 
     def add(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a record, and its numbers to TensorBoard."""
-        append_lines(self.path, json.dumps({"step": step, **record}).encode() + b"\n")
+        files.append_lines(self.path, json.dumps({"step": step, **record}).encode() + b"\n")
         if find_spec("tensorboard") is None:
             return
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(self.path.with_name("tensorboard")))
-        with disk_errors(self.path):
+        with files.disk_errors(self.path):
             for name, value in _scalars(record):
                 self._board.add_scalar(name, value, step)
             self._board.flush()
@@ -142,9 +128,9 @@ class RunLog:
             TrainingError: If one is damaged.
         """
         found = []
-        for number, line in enumerate(committed_lines(self.path), 1):
+        for number, line in enumerate(files.committed_lines(self.path), 1):
             try:
-                record = json_value(line, number)
+                record = files.json_value(line, number)
             except InputError:
                 record = None
             if not isinstance(record, dict) or not isinstance(record.get("step"), int):
@@ -159,7 +145,7 @@ class RunLog:
         """Forget what was logged after a step."""
         if self.path.is_file():
             kept = [record for record in self.records() if record["step"] <= step]
-            replace(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            files.replace(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def last_validation(self) -> dict[str, float]:
         """The numbers of the last validation; empty if there was none."""
@@ -220,7 +206,6 @@ class LossModule(nn.Module):
     """The loss as a module's forward: the call that ranks synchronise and Fabric autocasts."""
 
     def __init__(self, objective: Objective) -> None:
-        """Hold the objective's module, so that its parameters are this module's."""
         super().__init__()
         self.module = objective.module
         self.objective = objective
@@ -297,7 +282,7 @@ class Trainer:
         if self.objective.adversary is not None:
             state["adversary"] = self.objective.adversary.state_dict()
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
-        with replacing(self.state_path) as file:
+        with files.replacing(self.state_path) as file:
             try:
                 torch.save({**state, "check": _checksum(state)}, file)
             except RuntimeError as error:  # torch meets what the disk refused once more, its way
@@ -399,7 +384,8 @@ class Trainer:
             means.add(logs)
         scaling: Any = self.fabric.strategy.precision
         scaling.unscale_gradients(self.optimizer.optimizer)  # at 16-mixed they are 2^16 as large
-        norm = clip_gradients(self.objective.module, config.clip)
+        parameters = self.objective.module.parameters()
+        norm = whole(nn.utils.clip_grad_norm_(parameters, config.clip))  # over all ranks
         if getattr(scaling, "scaler", None) is None:  # which leaves out a step beyond float16
             self._check(norm, step, "gradient norm")
         self.optimizer.step()
@@ -428,7 +414,6 @@ class Trainer:
         refuse_larger(max(0, of_two - of_one) * size, str(device), what)
 
     def _kept_for_backward(self, size: int) -> int:
-        """The bytes of all tensors that a loss of so many clips keeps, parameters apart."""
         own = {value.untyped_storage().data_ptr() for value in self.objective.module.parameters()}
         kept: dict[int, int] = {}
 
@@ -480,7 +465,6 @@ class Trainer:
                 self.average[key].copy_(value)
 
     def _over_ranks(self, logs: dict[str, float]) -> dict[str, float]:
-        """The means over all ranks of what each has logged."""
         if self.fabric.world_size == 1:
             return logs
         found: list[dict[str, float]] = [{} for _ in range(self.fabric.world_size)]

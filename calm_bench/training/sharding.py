@@ -78,12 +78,6 @@ def unsharded(module: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def clip_gradients(module: nn.Module, clip: float) -> Tensor:
-    """Clip a module's gradients to a norm over all ranks; returns the norm before clipping."""
-    norm: Tensor = whole(nn.utils.clip_grad_norm_(module.parameters(), clip))
-    return norm
-
-
 def clone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of a state, split as it is."""
     return {key: value.detach().clone() for key, value in state.items()}

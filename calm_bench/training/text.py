@@ -122,7 +122,6 @@ class TextObjective(Objective):
         recipe: TrainingConfig,
         splits: tuple[TokenTexts, TokenTexts],
     ) -> None:
-        """`splits` are training and validation."""
         self.module = self.model = model
         self.config, self.recipe = config, recipe
         self.train, self.validation = splits
@@ -137,7 +136,6 @@ class TextObjective(Objective):
         return {"tokens": self.train.crops(picks, starts, self.config.tokens)}
 
     def loss(self, batch: Mapping[str, Tensor], step: int) -> StepLoss:
-        """Mean cross-entropy of a token given those before it."""
         return StepLoss(_loss(self.model, batch["tokens"]), {})
 
     def validate(self) -> dict[str, float]:
@@ -145,11 +143,9 @@ class TextObjective(Objective):
         return {"loss": plain_text_loss(self.model, self.validation, self.config.tokens)}
 
     def export(self) -> dict[str, Tensor]:
-        """The model's weights."""
         return dict(self.model.state_dict())
 
     def facts(self) -> dict[str, Any]:
-        """Data behind the weights."""
         return {
             "texts": len(self.train.rows),
             "of_these_beside_the_corpus": self.config.stories,

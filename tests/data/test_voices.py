@@ -35,9 +35,9 @@ FLITE = Voice(name="slt", chunks=2)
 @pytest.fixture
 def spoken(worker: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A worker in place of both synthesisers, and by chunk what it was asked for."""
-    for name in ("WORKER", "FLITE_WORKER"):
-        monkeypatch.setattr(module, name, replace(getattr(module, name), command=[str(worker)]))
-    monkeypatch.setattr(module, "voice_path", lambda: Path("voice.onnx"))
+    for place, name in ((module.speech, "WORKER"), (module, "FLITE_WORKER")):
+        monkeypatch.setattr(place, name, replace(getattr(place, name), command=[str(worker)]))
+    monkeypatch.setattr(module.speech, "voice_path", lambda: Path("voice.onnx"))
     monkeypatch.setattr(module, "flite_version", lambda: "flite-0")
     return asked
 

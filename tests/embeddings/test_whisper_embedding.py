@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from calm_bench.asr import PINNED_SHA256
+from calm_bench.asr.faster_whisper import PINNED_SHA256
 from calm_bench.core.waves import centred
 from calm_bench.embeddings.whisper import WhisperEmbedding
 from calm_bench.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calm_bench import registry
-from calm_bench.asr import Recognizer
+from calm_bench.asr.recognizer import Recognizer
 from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.metrics.base import Metric, Need

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calm_bench.asr import Heard, Recognizer, recognizer
+from calm_bench.asr import recognizer
+from calm_bench.asr.recognizer import Heard, Recognizer
 from calm_bench.config import BenchmarkSpec, PromptSpec
 from calm_bench.core.audio import write_flac
 from calm_bench.core.sounds import sound_of
