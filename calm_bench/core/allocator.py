@@ -16,11 +16,8 @@ M_MMAP_MAX = -4
 def keep_freed_memory() -> bool:
     """Serve large blocks from the heap and never shrink it: freed memory is used again as it is.
 
-    The process keeps its peak of memory until it ends.
-
-    Returns:
-        Whether the C library could be told so. Others than glibc have no such settings and are
-        left as they are.
+    The process keeps its peak of memory until it ends. False where the C library is not glibc: no
+    other has such settings.
     """
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
@@ -32,9 +29,7 @@ def return_freed_memory() -> bool:
     """Give what was freed back to the system: a process that needs memory is to be started.
 
     Blocks of up to 32 MB stay with glibc otherwise, and those are most of a model of two billion.
-
-    Returns:
-        Whether anything was given back. Other C libraries have no such call and are left alone.
+    False where nothing was, as by other C libraries.
     """
     trim = getattr(_libc(), "malloc_trim", None)
     return trim is not None and bool(trim(0))

@@ -130,6 +130,9 @@ def describe_gpu(device: str) -> dict[str, object] | None:
     }
 
 
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
 def cache_of(device: str) -> int | None:
     """Bytes of the largest cache of a GPU, or of the processor; None where nothing tells."""
     if device.startswith("cuda"):
@@ -143,9 +146,6 @@ def cache_of(device: str) -> int | None:
         if unit and text[:-1].isdecimal():
             sizes.append(int(text[:-1]) * unit)
     return max(sizes, default=None)
-
-
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @cache

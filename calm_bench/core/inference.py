@@ -104,12 +104,8 @@ def reach_over_trainings(
     the trainings lie apart: it is added, each part with its own Student quantile (the modified
     large-sample interval of Graybill and Wang, 1980).
 
-    Args:
-        spread: Standard deviation over trainings.
-        prompt_error: Standard error over prompts that trainings share.
-        trainings: At least two.
-        n: Prompts.
-        missed: How often the truth may lie beyond.
+    It reaches from at least two trainings' `spread` and the `prompt_error` that they share, and
+    the truth may lie beyond it as often as `missed` says.
     """
     of_trainings = quantile(1 - missed / 2, trainings - 1) * spread / math.sqrt(trainings)
     return math.hypot(of_trainings, quantile(1 - missed / 2, n - 1) * prompt_error)
@@ -118,10 +114,8 @@ def reach_over_trainings(
 def over_trainings(effects: Sequence[Effect], prompt_error: float | None = None) -> Effect:
     """The effects of one claim in several trainings as one, with its interval over trainings.
 
-    Args:
-        effects: In each training, over the same prompts.
-        prompt_error: The standard error over prompts of the effects' mean. Without it all that
-            prompts do is taken to be alike in all trainings, which makes the interval wider.
+    They are of the same prompts. Without the standard error over prompts of their mean, all that
+    prompts do is taken to be alike in all trainings, which makes the interval wider.
     """
     k = len(effects)
     if k == 1:
@@ -160,10 +154,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(spread: float, prompt_error: float, trainings: int, n: int) -> float:
-    """The effect that so many trainings show at 5 % (two-sided) with 80 % power.
-
-    Arguments are those of `reach_over_trainings`.
-    """
+    """The effect that so many trainings show at 5 % (two-sided) with 80 % power."""
     from scipy.special import nctdtrinc, stdtridf
 
     total = math.hypot(spread / math.sqrt(trainings), prompt_error)

@@ -29,10 +29,7 @@ silenced = False
 def stage(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """A function to be called with the number of things just finished.
 
-    Args:
-        title: What is done, as it stands before the bar.
-        total: How many things there are in all.
-        done: How many of them an earlier start of the same command has finished.
+    An earlier start of the same command has finished `done` of all.
     """
     if silenced:
         yield lambda n: None

@@ -97,9 +97,10 @@ class Connected(Ranks):
                 "gloo", store=self._store, rank=rank, world_size=count, timeout=WORKING
             )
         except (RuntimeError, ValueError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
             raise BenchError(
-                f"the {count} ranks did not find each other within {COMING} "
-                f"({_first_line(error)}): under SLURM start them with srun, elsewhere with torchrun"
+                f"the {count} ranks did not find each other within {COMING} ({why}): "
+                "under SLURM start them with srun, elsewhere with torchrun"
             ) from error
         atexit.register(dist.destroy_process_group)
         progress.silenced = rank > 0
@@ -257,7 +258,3 @@ def _start(count: int) -> list[subprocess.Popen[bytes]]:
         children.append(subprocess.Popen(words, env={**os.environ, **place}))
         atexit.register(children[-1].wait)
     return children
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -113,9 +113,7 @@ def amount(n: int, noun: str) -> str:
 def group_of(rule: str, name: str) -> str:
     """What a file belongs to by its path below a folder: what `--group-by` finds there.
 
-    Args:
-        rule: `folder`, or a pattern whose first group, or all that it finds in a path, is the name.
-        name: The path, with suffix.
+    The rule is `folder`, or a pattern whose first group, or all that it finds, is the name.
 
     Raises:
         InputError: If the rule is no pattern, or finds nothing.

@@ -342,12 +342,9 @@ def _shifts(
 ) -> tuple[Floats, Floats]:
     """How far resamples lie from the value, and the linearised standard error of each, [R].
 
-    Args:
-        around: By group, side and its sums: what the numerator has beyond the rate, and the
-            denominator, [G, 2, k]; sums of squares of these keep their digits.
-        weights: What a change of each side's rate is worth, [k].
-        is_curved: Whether it is the exponential of a rate that changes.
-        counts: How often each group is drawn, [R, G].
+    `around` [G, 2, k] has by group and side what the numerator has beyond the rate, and the
+    denominator: sums of squares of these keep their digits. `weights` [k] say what a change of each
+    side's rate is worth; `counts` [R, G] how often each group is drawn.
     """
     G, _, k = around.shape
     flat = around.reshape(G, 2 * k)

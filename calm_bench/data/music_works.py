@@ -73,9 +73,13 @@ class Sources(StrictModel):
     families: dict[str, Family]
     left_out: tuple[LeftOut, ...]
 
+    def refused(self, file: str) -> str | None:
+        """Why a score is not played; None if nothing speaks against it."""
+        return next((e.reason for e in self.left_out if _matches(file, e.files)), None)
+
     def find(self, file: str) -> tuple[str, Source] | None:
         """The family and the source of a score that may be played; None if it may not."""
-        if any(_matches(file, entry.files) for entry in self.left_out):
+        if self.refused(file) is not None:
             return None
         every = ((name, s) for name, family in self.families.items() for s in family.sources)
         return next((found for found in every if _matches(file, found[1].files)), None)

@@ -162,7 +162,9 @@ def assign_splits(
     itself fills, and none that is asked for stays empty while there are groups enough. `shares` are
     of the groups that are drawn, for validation and for test.
     """
-    names = _components(candidates, hashes)
+    groups = together((c.groups[0], key) for c in candidates for key in c.groups)
+    each = zip(candidates, hashes, strict=True)
+    names = [groups[c.groups[0]] if c.groups else own for c, own in each]
     given: dict[str, Counter[Split]] = {name: Counter() for name in names}
     for name, candidate in zip(names, candidates, strict=True):
         if candidate.split is not None:
@@ -204,13 +206,6 @@ def together(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
         groups.add(other)
         groups.merge(one, other)
     return {key: min(group) for group in groups.subsets() for key in group}
-
-
-def _components(candidates: Sequence[Candidate], hashes: Sequence[str]) -> list[str]:
-    """A name for each recording that it shares with all that it must stay with."""
-    groups = together((c.groups[0], key) for c in candidates for key in c.groups)
-    each = zip(candidates, hashes, strict=True)
-    return [groups[c.groups[0]] if c.groups else own for c, own in each]
 
 
 def position(*name: str) -> float:

@@ -56,6 +56,7 @@ class ClipEmbedder:
 
     @property
     def recipe(self) -> dict[str, Any]:
+        """All that the vectors depend on besides the audio."""
         embedding = self.embedding
         recipe = {
             "embedding": embedding.name,

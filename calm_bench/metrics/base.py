@@ -107,7 +107,10 @@ def score_row(
     failed = dict(_not_finite(metric, found))
     failed |= {clip_id: describe(error) for clip_id, error in errors.items()}
     kept = {key: values for key, values in found.clips.items() if key not in failed}
-    numbers = {key: {k: _number(v) for k, v in values.items()} for key, values in kept.items()}
+    numbers = {
+        key: {name: None if value is None else float(value) for name, value in values.items()}
+        for key, values in kept.items()
+    }
     found = replace(
         found,
         clips={**numbers, **{clip_id: {} for clip_id in failed}},
@@ -161,17 +164,10 @@ def result_faults(metric: Metric, clips: Sequence[Clip], found: Any) -> Iterator
 
 def _not_finite(metric: Metric, found: MetricResult) -> Iterator[tuple[str, str]]:
     for clip_id, values in found.clips.items():
-        wrong = [f"{k} as {v}" for k, v in values.items() if v is not None and not _is_number(v)]
+        known = {key: value for key, value in values.items() if value is not None}
+        wrong = [k for k, v in known.items() if not (isinstance(v, Real) and math.isfinite(v))]
         if wrong:
-            yield clip_id, f"{called(metric)} gave {few(wrong)}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
+            yield clip_id, f"{called(metric)} gave {few([f'{k} as {known[k]}' for k in wrong])}"
 
 
 def _unsaid(metric: Metric, clips: Sequence[Clip], found: MetricResult) -> dict[str, str]:

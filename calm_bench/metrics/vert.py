@@ -16,7 +16,7 @@ where a text is also a reference of all others: too careful rather than too bold
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +31,11 @@ from calm_bench.types import Clip, Column, Estimate, MetricResult
 Ngram = tuple[str, ...]
 Texts = Mapping[str, Sequence[str]]
 
-_VARIANTS = tuple((order, mean) for order in (2, 3) for mean in ("arithmetic", "geometric"))
+_MEANS: dict[str, Callable[[Sequence[float]], float]] = {
+    "arithmetic": lambda precisions: sum(precisions) / len(precisions),
+    "geometric": lambda precisions: math.prod(precisions) ** (1 / len(precisions)),
+}
+_VARIANTS = tuple((order, mean) for order in (2, 3) for mean in _MEANS)
 _PARTS = {"vert": "VERT", "self_bleu": "self-BLEU", "auto_bleu": "auto-BLEU"}
 
 
@@ -98,7 +102,7 @@ def vert_values(texts: Sequence[Sequence[str]]) -> dict[str, float]:
     values: dict[str, float] = {}
     for order, mean in _VARIANTS:
         means = {
-            part: 100.0 * float(np.mean([_combine(row[:order], mean) for row in rows]))
+            part: 100.0 * float(np.mean([_MEANS[mean](row[:order]) for row in rows]))
             for part, rows in parts.items()
         }
         values |= {_name(part, order, mean): value for part, value in means.items()}
@@ -152,12 +156,6 @@ def auto_precisions(text: Sequence[str], order: int) -> list[float]:
 
 def _ngrams(text: Sequence[str], size: int) -> list[Ngram]:
     return list(zip(*(text[i:] for i in range(size)), strict=False))
-
-
-def _combine(precisions: Sequence[float], mean: str) -> float:
-    if mean == "arithmetic":
-        return sum(precisions) / len(precisions)
-    return math.prod(precisions) ** (1 / len(precisions))
 
 
 def _groups(clips: Sequence[Clip]) -> Mapping[str, str]:

@@ -98,8 +98,7 @@ class MusicGenSystem(CodeSystem):
         return FlatMusicGen(self, precision, release)
 
     def nfe(self, sampling: SamplingParams) -> int:
-        """One: all codebooks are drawn at once."""
-        return 1
+        return 1  # all codebooks are drawn at once
 
     def logits(self, z: Tensor) -> Tensor:
         """Contexts [..., D] to logits [..., K, V]."""

@@ -135,16 +135,13 @@ class PocketSystem(ReleasedSystem):
         if lm.insert_bos_before_voice:
             voice = torch.cat([lm.bos_before_voice, voice], dim=1)
         text = " ".join([*(word.word for word in prompt.words), self.config.say]).strip()
-        prefix = [voice]
-        if text:
-            prefix.append(lm.conditioner(lm.conditioner.prepare(text)))
-        before = torch.cat(prefix, dim=1)
+        said = [lm.conditioner(lm.conditioner.prepare(text))] if text else []
+        before = torch.cat([voice, *said], dim=1)
         length = before.shape[1] + 1 + len(row.given) + n_frames
-        row.memory = {"state": init_states(lm, 1, length), "unread": None}
-        empty = before.new_empty(1, 0, lm.ldim)
+        unread = torch.cat([lm.bos_emb[None], row.given])
+        row.memory = {"state": init_states(lm, 1, length), "unread": unread}
         if before.shape[1]:
-            self._read(row, before, empty)
-        row.memory["unread"] = torch.cat([lm.bos_emb[None], row.given])
+            self._read(row, before, before.new_empty(1, 0, lm.ldim))
 
     def _read(self, row: RowState, before: Tensor, latents: Tensor) -> Tensor:
         """The backbone over a prefix [1, N, D] and latents [1, T, C]; the cache moves on."""

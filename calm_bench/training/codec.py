@@ -322,13 +322,10 @@ class CodecObjective(Objective):
                 loss = loss + config.distillation * self.distillation(latents, wave)
             if config.time:
                 loss = loss + config.time * (output - wave).abs().mean()
-            if self.judges is not None and self._is_judged(step):
+            since = step // self.batches - config.adversarial_start
+            if self.judges is not None and since >= 0 and since % config.adversarial_every == 0:
                 loss = loss + self._judged(self.judges, wave, output, generator)
         return StepLoss(loss, {"spectral": float(spectral.detach()), **logs})
-
-    def _is_judged(self, step: int) -> bool:
-        since = step // self.batches - self.config.adversarial_start
-        return since >= 0 and since % self.config.adversarial_every == 0
 
     def _judged(
         self,
@@ -414,18 +411,16 @@ class CodecObjective(Objective):
             tried |= {f"spectral_{n}": frames[:, :n] for n in self.config.dropped_to}
             outputs = {name: codec.decode(kept) for name, kept in tried.items()}
             found = {name: float(spectral(output, wave)) for name, output in outputs.items()}
-            found["bits_per_frame"] = self._bits_per_frame(wave)
+            if isinstance(codec, VaeCodec):
+                nats = float(divergence(*codec.posterior(wave)).mean())
+                found["bits_per_frame"] = nats / math.log(2)
+            else:
+                found["bits_per_frame"] = codec.n_codebooks * math.log2(codec.codebook_size)
             for name, sound in {"locked": outputs["spectral"], "locked_recording": wave}.items():
                 found[name] = float(frame_locked(sound, codec.sample_rate, codec.frame_rate))
             for name, value in found.items():
                 losses.setdefault(name, []).append(value)
         return {name: sum(values) / len(values) for name, values in losses.items()}
-
-    def _bits_per_frame(self, wave: Tensor) -> float:
-        if isinstance(self.codec, VaeCodec):
-            return float(divergence(*self.codec.posterior(wave)).mean()) / math.log(2)
-        assert isinstance(self.codec, RvqCodec)
-        return self.codec.n_codebooks * math.log2(self.codec.codebook_size)
 
     def sample(self, folder: Path, step: int) -> None:
         """Write the round trip of one held-out clip."""

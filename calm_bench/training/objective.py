@@ -143,4 +143,5 @@ class Objective(ABC):
         """The weights to ship, by name, from the averaged module."""
 
     def facts(self) -> dict[str, Any]:
+        """What the card says of the training besides the loop's own facts."""
         return {}
