@@ -44,6 +44,10 @@ class Codec(nn.Module, ABC):
     def encode(self, wave: Tensor) -> Tensor:
         """Audio [B, S] to normalised latents [B, T, C] or codes [B, K, T], T = ceil(S / hop)."""
 
+    def draw(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        """Frames of a recording for training: as encoded, or drawn where they are draws."""
+        return self.encode(wave)
+
     @abstractmethod
     def decode(self, frames: Tensor) -> Tensor:
         """All frames of a clip to audio [B, T * hop_length]."""

@@ -439,10 +439,10 @@ class CodecObjective(Objective):
     def _measure_latents(self, codec: VaeCodec) -> None:
         codec.latent_mean.zero_()
         codec.latent_std.fill_(1.0)
-        step = max(1, len(self.train) // 128)
+        step, noise = max(1, len(self.train) // 128), torch.Generator().manual_seed(0)
         with torch.no_grad():
             latents = [
-                codec.encode(torch.from_numpy(self.train.read(i))[None].to(self.device))[0]
+                codec.draw(torch.from_numpy(self.train.read(i))[None].to(self.device), noise)[0]
                 for i in range(0, len(self.train), step)
             ]
         every = torch.cat(latents).double()  # [sum T, C]

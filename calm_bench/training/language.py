@@ -34,6 +34,7 @@ from calm_bench.nn.trigflow import (
     draw_times,
     flow_terms,
 )
+from calm_bench.seeds import derive_seed
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.calm import CalmSystem, inject_noise
 from calm_bench.systems.monologue import PAD
@@ -151,7 +152,8 @@ def frame_split(
 
     @torch.inference_mode()
     def encode(wave: NDArray[np.float32]) -> NDArray[Any]:
-        frames = codec.encode(torch.from_numpy(wave)[None])
+        generator = torch.Generator().manual_seed(derive_seed(wave.tobytes()))
+        frames = codec.draw(torch.from_numpy(wave)[None], generator)
         frames = frames if codec.continuous else frames.transpose(1, 2)
         return np.asarray(frames[0].numpy())
 

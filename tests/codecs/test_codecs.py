@@ -24,6 +24,7 @@ from calm_bench.codecs.blocks import (
 from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
 from calm_bench.codecs.trunk import TrunkConfig
+from calm_bench.codecs.vae import VaeCodec
 from calm_bench.config import ModelConfig, load_model_config
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import KvCache
@@ -57,12 +58,11 @@ STFT = {
 }
 
 
-def small_codec(kind: str, trunk: dict[str, Any] = WAVEFORM) -> Autoencoder:
+def small_codec(kind: str, trunk: dict[str, Any] = WAVEFORM, **own: Any) -> Autoencoder:
     codes = {"n_codebooks": 3, "codebook_size": 8, "code_dim": 4}
     frame = {"vae": {"latent_channels": 4}, "rvq": codes}
-    config = ModelConfig(
-        kind="codec", type=kind, description="", architecture={"trunk": trunk, **frame[kind]}
-    )
+    architecture = {"trunk": trunk, **frame[kind], **own}
+    config = ModelConfig(kind="codec", type=kind, description="", architecture=architecture)
     codec = build_module(config, Path("test"))
     assert isinstance(codec, Autoencoder)
     return codec.eval()
@@ -73,6 +73,7 @@ CODECS = {
     "rvq, mel": lambda: load_codec("rvq-debug"),
     "vae, stft": lambda: small_codec("vae", STFT),
     "rvq, stft": lambda: small_codec("rvq", STFT),
+    "vae, sampled": lambda: small_codec("vae", STFT, sampled=True),
     "vae, running phases": lambda: small_codec("vae", STFT | {"phase": "running"}),
     "vae, waveform and transformer": lambda: small_codec("vae"),
     "rvq, waveform and transformer": lambda: small_codec("rvq"),
@@ -142,6 +143,21 @@ def test_audio_is_padded_to_whole_frames(name: str) -> None:
     frames = codec.encode(noise(128 * 3 + 1))
     assert frames.shape[1 if codec.continuous else 2] == 4
     assert codec.decode(frames).shape[1] == 4 * codec.hop_length
+
+
+@torch.inference_mode()
+def test_drawn_frames_have_the_mean_and_the_spread_of_their_posterior() -> None:
+    codec = small_codec("vae", STFT, sampled=True)
+    assert isinstance(codec, VaeCodec)
+    codec.latent_mean.fill_(0.3)
+    codec.latent_std.fill_(2.0)
+    wave, generator = noise(128 * 5), torch.Generator().manual_seed(1)
+    mean, log_variance = codec.posterior(wave)
+    draws = torch.stack([codec.draw(wave, generator) for _ in range(4000)]) * 2.0 + 0.3
+    torch.testing.assert_close(draws.mean(0), mean, atol=0.06, rtol=0)
+    torch.testing.assert_close(draws.std(0), (0.5 * log_variance).exp(), atol=0, rtol=0.05)
+    short = codec.encode(wave[:, : 128 * 3])
+    torch.testing.assert_close(codec.encode(wave)[:, :3], short, atol=1e-5, rtol=0)
 
 
 def test_mel_filters_cover_the_band_and_peak_at_most_at_one() -> None:
