@@ -47,12 +47,13 @@ def ended(
     places: list[Mapping[str, str]],
     *also: str,
     words: tuple[str, ...] = ("-m", "calm_bench"),
+    verb: tuple[str, ...] = ("run", "smoke", "--no-latency", "--out"),
 ) -> list[tuple[int, str, str]]:
-    """Exit code, output and errors of `run smoke` in one process for each place."""
+    """Exit code, output and errors of `run smoke`, or another verb, in a process for each place."""
     home = folder.with_name(f"{folder.name}-home")
     home.mkdir(exist_ok=True)
     mine = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
-    asked = ["run", "smoke", "--no-latency", "--out", str(folder), *also]
+    asked = [*verb, str(folder), *also]
     begun = [
         subprocess.Popen(
             [sys.executable, *words, *asked],
@@ -127,3 +128,38 @@ def test_a_rank_that_dies_costs_its_batch_and_the_next_run_makes_it(
     trials, of_one = (RunStore(path).read(TrialRecord) for path in (folder, alone))
     assert {t.trial_id: t for t in trials} == {t.trial_id: t for t in of_one}
     assert (folder / "results.json").read_bytes() == (alone / "results.json").read_bytes()
+
+
+def apart(port: int, tmp_path: Path) -> list[Mapping[str, str]]:
+    """Two ranks with a home each, as on two machines that share no disk."""
+    homes = [tmp_path / f"home{rank}" for rank in (0, 1)]
+    return [
+        {**place, "CALM_BENCH_HOME": str(home)}
+        for place, home in zip(torchrun(port), homes, strict=True)
+    ]
+
+
+def test_ranks_that_share_no_home_say_so_and_make_the_same_run(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "apart"
+    (first, _, _), (other, _, errors) = ended(folder, apart(29_413, tmp_path))
+    assert (first, other) == (0, 0)
+    assert "rank 1 does not see" in errors
+    assert same(alone, folder)
+    assert not list((tmp_path / "home0/locks").glob("rank-0-*"))
+
+
+def test_a_training_whose_ranks_share_no_home_is_refused_in_one_line(
+    tmp_path: Path, checkout: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    text = (checkout / "models/calm-debug/config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        text + "training: {corpus: none, steps: 1, batch_size: 1, learning_rate: 0.1}\n"
+    )
+    places = apart(29_414, tmp_path)
+    (code, _, errors), (other, _, also) = ended(
+        folder, places, "--device", "cpu", "--threads", "1", verb=("train",)
+    )
+    assert (code, other, also) == (2, 2, "")
+    assert f"rank 1 does not see {tmp_path / 'home0'} of rank 0: let CALM_BENCH_HOME" in errors

@@ -11,18 +11,24 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
-from calm_bench.core import progress
+from calm_bench.core import paths, progress
+from calm_bench.core.files import disk_errors
 from calm_bench.errors import BenchError, InputError, describe
 
 T = TypeVar("T")
 
 COMING = timedelta(minutes=5)
 """How long ranks wait for each other to be there at all."""
+SEEING = 5.0
+"""Seconds until a file that one machine has written is seen on the others."""
 WORKING = timedelta(days=7)
 """And at a meeting: a rank that has died is found at once, one that is slow has all the time."""
 
@@ -184,6 +190,28 @@ class Connected(Ranks):
         place = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0
         index = int(place) % torch.cuda.device_count()
         return f"{name}:{index}" if index else name
+
+
+def leave_token() -> Path:
+    """A new file in rank 0's CALM_BENCH_HOME, for the others to look for.
+
+    Raises:
+        InputError: If nothing can be written there.
+    """
+    token = paths.home() / "locks" / f"rank-0-{uuid4().hex}"
+    with disk_errors(token):
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    return token
+
+
+def sees(token: Path) -> bool:
+    """Whether this rank has rank 0's token in its own CALM_BENCH_HOME, within a few seconds."""
+    own = paths.home() / "locks" / token.name
+    until = time.monotonic() + SEEING
+    while not (found := own.is_file()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
 
 
 def join(processes: int = 1) -> Ranks:

@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
 from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
+from calm_bench.core.ranks import leave_token, sees
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
     MADE_HERE,
@@ -175,7 +176,30 @@ def _fabric(recipe: TrainingConfig, options: TrainOptions) -> Fabric:
         fabric.launch()
     except ValueError as error:  # a launcher's variables say something else than the options
         raise InputError(str(error)) from error
+    _refuse_apart(fabric)
     return fabric
+
+
+def _refuse_apart(fabric: Fabric) -> None:
+    """Refuse ranks that do not see what the first one keeps: its corpora, and where to go on."""
+    if fabric.world_size == 1:
+        return
+    token: Path = fabric.broadcast(leave_token() if fabric.is_global_zero else Path())
+    found = [False] * fabric.world_size
+    torch.distributed.all_gather_object(found, sees(token))
+    if all(found):
+        token.unlink(missing_ok=True)
+        return
+    if not fabric.is_global_zero:  # until the first has spoken, a launcher must not end it
+        with suppress(RuntimeError):
+            fabric.barrier()
+        raise SystemExit(InputError.exit_code)
+    token.unlink(missing_ok=True)
+    apart = ", ".join(str(rank) for rank, seen in enumerate(found) if not seen)
+    raise InputError(
+        f"rank {apart} does not see {paths.home()} of rank 0: let CALM_BENCH_HOME name a folder on "
+        "a disk that all ranks share"
+    )
 
 
 def _check_batch(config: ModelConfig, recipe: TrainingConfig, options: TrainOptions) -> None:
