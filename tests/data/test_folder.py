@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from calm_bench.cli.app import app
 from calm_bench.core.files import locked
 from calm_bench.data import folder as module
 from calm_bench.data.corpus import Item, read_card, read_manifest
-from calm_bench.data.folder import FolderOptions, make_folder
+from calm_bench.data.folder import FolderOptions, folder_command, make_folder
 from calm_bench.data.shards import prepare
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.seeds import file_hash
@@ -315,6 +316,19 @@ def test_the_corpus_carries_the_terms_that_its_maker_names(source: Path, out: Pa
     assert "terms: CC BY 4.0 (2), CC0 (1)" in result.output
     assert [by_id(out)[name].licence for name in "abc"] == ["CC0", "CC BY 4.0", "CC BY 4.0"]
     assert read_card(out).licences == {"CC BY 4.0": 2, "CC0": 1}
+
+
+def test_what_a_corpus_was_made_by_makes_it_again(source: Path, out: Path) -> None:
+    for name in ("a_1", "a_2", "b_1"):
+        sound(source / f"{name}.wav")
+    given = ["--licence", "CC BY 4.0", "--group-by", "^(.)_", "--min-seconds", "0.5"]
+    assert cli("data", "folder", str(source), "--out", str(out), *given).exit_code == 0
+    before, command = (out / "manifest.jsonl").read_bytes(), shlex.split(folder_command(out))
+    assert {*given} < {*command}
+    (out / "manifest.jsonl").unlink()
+    assert cli(*command[1:]).exit_code == 0
+    assert (out / "manifest.jsonl").read_bytes() == before
+    assert "--transcribe faster-whisper" in folder_command(out, transcribe="faster-whisper")
 
 
 class Listener:

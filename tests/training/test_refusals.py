@@ -4,16 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from calm_bench.codecs.checkpoints import build_module, refuse_too_large, shape_of
-from calm_bench.config import load_model_config, parse
+from calm_bench.config import Models, load_model_config, parse
 from calm_bench.core import device
-from calm_bench.errors import InputError, MachineError
+from calm_bench.data.corpus import low_rates, read_manifest
+from calm_bench.errors import BenchError, InputError, MachineError, WeightsError
 from calm_bench.systems.loading import build_system, load_codec
 from calm_bench.training.objective import TrainingConfig
+from calm_bench.training.train import TrainOptions, train_model
 
 
 def changed(like: str, change: str, value: Any) -> Path:
@@ -134,3 +137,73 @@ def test_a_recipe_that_cannot_be_is_refused(field: str, value: Any) -> None:
     parse(TrainingConfig, RECIPE, "config.yaml: training")
     with pytest.raises(InputError, match=f"config.yaml: training: {field}"):
         parse(TrainingConfig, {**RECIPE, field: value}, "config.yaml: training")
+
+
+def own_model(folder: Path, like: str, **changes: Any) -> None:
+    """A model folder with a recipe, and an empty file in the place of weights that it names."""
+    config, _ = load_model_config(like)
+    data = config.model_dump(mode="json", exclude_none=True) | changes
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(data))
+    (folder / "weights.safetensors").touch()
+
+
+@pytest.fixture
+def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Any) -> Path:
+    """A reader's folder: a corpus of tones without words at 8 kHz, and recordings beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
+    Path("recordings").mkdir()
+    waves = [np.random.default_rng(n).normal(0, 0.1, 8000).astype(np.float32) for n in range(2)]
+    splits = ("train", "validation")
+    told = [(f"t{n}", splits[n], wave, {}) for n, wave in enumerate(waves)]
+    return lay_corpus(Path("my-corpus"), 8000, told)  # type: ignore[no-any-return]
+
+
+RECIPE = {"corpus": "my-corpus", "steps": 1, "batch_size": 1, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"corpus": "my-corpsu"},
+            r"did you mean my-corpus\? .*data folder RECORDINGS --out my-cor",
+        ),
+        ({"corpus": "recordings"}, r"no corpus: `calm-bench data folder recordings --out CORPUS`"),
+        ({"corpus": "music"}, r"no corpus 'music' here .*`calm-bench data music` makes it"),
+        ({}, r"no timed words: `calm-bench data folder RECORDINGS .* --transcribe faster-whisper`"),
+        ({"codec": "my-vea"}, r"unknown model 'my-vea'; did you mean my-vae"),
+        ({"codec": "new"}, r"its codec new has random weights: `calm-bench train new` comes first"),
+    ],
+)
+def test_what_is_missing_is_one_line_with_the_command_that_comes_next(
+    tones: Path, changes: dict[str, str], said: str
+) -> None:
+    own_model(Path("models/my-vae"), "vae-debug")
+    own_model(Path("models/new"), "vae-debug", training=RECIPE)
+    text = {"vocab_size": 300, "lead": 2, "tokenizer": "tokenizer.json"}
+    shapes = {**load_model_config("calm-debug")[0].architecture, "text": text}
+    recipe = {**RECIPE, **{k: v for k, v in changes.items() if k == "corpus"}}
+    codec = changes.get("codec", "my-vae")
+    own_model(Path("models/mine"), "calm-debug", codec=codec, architecture=shapes, training=recipe)
+    with pytest.raises(BenchError, match=said) as caught:
+        train_model("mine", TrainOptions(accelerator="cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_system_that_heard_other_codec_weights_is_refused(tones: Path) -> None:
+    weights = [{"sha256": name * 64} for name in "ab"]
+    own_model(Path("models/my-vae"), "vae-debug", weights=weights[0])
+    heard = {**weights[1], "codec": "c" * 64}
+    own_model(Path("models/mine"), "calm-debug", codec="my-vae", weights=heard)
+    with pytest.raises(WeightsError, match="`calm-bench train mine --fresh` trains it on these"):
+        Models().identity("mine", "system")
+
+
+def test_recordings_below_the_models_rate_are_counted(tones: Path) -> None:
+    note = low_rates(read_manifest(tones), 16000)
+    assert note is not None
+    assert note.startswith("2 of 2 recordings have fewer than 16000 samples a second (8000 the")
+    assert note.endswith("nothing above 4 kHz")
+    assert low_rates(read_manifest(tones), 8000) is None
