@@ -15,7 +15,7 @@ from calm_bench.store.run_store import RunStore
 
 SHIPPED = ("calm-speech-tiny", "rq-speech-tiny", "rvq-speech-tiny", "vae-speech-tiny")
 QUICK = {
-    "train": ["--threads", "1", "--set", "steps=2", "batch_size=2", "warmup=1"],
+    "train": ["--threads", "1", "--set", "steps=2", "batch_size=2", "precision=32-true"],
     "run": ["--temps", "0.8", "--prompts", "1", "--no-latency"],
 }
 """What makes a command of the page quick."""

@@ -144,6 +144,20 @@ def test_a_dry_run_says_which_codec_cannot_carry_a_prompt(voices: tuple[Path, Pa
     assert "cannot carry" not in done("run", "speech", "--dry-run", "--prompts", "2")
 
 
+def test_a_codec_of_ones_own_is_asked_about_the_shipped_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, like in (("my-vae", "vae-debug"), ("mine", "calm-debug")):
+        text = (paths.models_dirs()[-1] / like / "config.yaml").read_text()
+        path = tmp_path / "models" / name / "config.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text.replace("codec: vae-debug", "codec: my-vae"))
+    said = done("run", "smoke", "--dry-run", "--systems", "mine", "calm")
+    assert "my-vae returns the 2 prompts at" in said
+    assert "vae-debug returns" not in said
+
+
 def test_music_is_not_judged_by_the_intelligibility_of_speech(voices: tuple[Path, Path]) -> None:
     tune = paths.benchmarks_dir() / "prompts/music/test-00002.flac"
     said = done("run", "music", "--dry-run", "--systems", "calm", "--prompt-audio", tune)

@@ -77,6 +77,11 @@ def is_packaged(folder: Path) -> bool:
     return folder.resolve().is_relative_to(_PACKAGE / "_shipped")
 
 
+def is_shipped_model(folder: Path) -> bool:
+    """Whether a model's folder is one of those that came with calm-bench."""
+    return folder.resolve().is_relative_to(_shipped("models").resolve())
+
+
 def runs_dir() -> Path:
     """Where runs are written unless --out says otherwise."""
     return working_dir() / "results" / "runs"

@@ -33,17 +33,20 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
     """The plan with what its codecs make of its prompts, and notes that say so.
 
     What the run's folder or the plan already knows is not computed again. The shipped prompts were
-    made like those that the shipped codecs were trained on, and are left alone.
+    made like those that the shipped codecs were trained on: these are not asked about them.
 
     Raises:
         InputError: If some prompts cannot be used.
     """
+    codecs = _codecs(plan)
     if plan.root == paths.benchmarks_dir():
+        codecs = [name for name in codecs if not paths.is_shipped_model(plan.models[name][1])]
+    if not codecs:
         return plan
     known = {check.recipe_id: check for check in (*store.read(CodecCheck), *plan.checks)}
     wanted = {
         _recipe_id(plan, prompt, codec): (prompt, codec)
-        for codec in _codecs(plan)
+        for codec in codecs
         for prompt in plan.prompts
     }
     missing = [pair for recipe_id, pair in wanted.items() if recipe_id not in known]

@@ -625,19 +625,19 @@ def _rebuild(config: ModelConfig, corpus: str, command: str) -> str:
     before = [made]
     if config.codec is not None:
         codec, home = load_model_config(config.codec)
-        before += [train_command(config.codec)] if codec.training and not _is_shipped(home) else []
+        before += (
+            [train_command(config.codec)]
+            if codec.training and not paths.is_shipped_model(home)
+            else []
+        )
     return " && ".join([*before, command])
-
-
-def _is_shipped(folder: Path) -> bool:
-    return folder.resolve().is_relative_to(paths.models_dirs()[-1].resolve())
 
 
 def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
     """On which terms the weights are given, if they are, and those of what they learned from."""
     if (kind := read_card(corpus).kind) in MADE_OF:
         terms = MADE_OF[kind]
-        named = config.licence or ("MIT" if _is_shipped(folder) else None)
+        named = config.licence or ("MIT" if paths.is_shipped_model(folder) else None)
     else:
         trained = [item for item in read_manifest(corpus) if item.split == "train"]
         terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())
