@@ -118,7 +118,7 @@ def run(
 
         plan, manifest = ranks.share(begin)
         _refuse_apart(store, manifest, ranks)
-        _make(plan, store, device, ranks)
+        _make(plan, manifest, store, device, ranks)
         rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
         return _finish(plan.spec, manifest, rows, store, plan.models, ranks)
 
@@ -140,11 +140,37 @@ def _begin(
         seeds=plan.n_seeds,
         unusable=list(plan.unusable),
     )
+    begun = store.read_manifest() if store.holds_run and not fresh else None
+    taken = wanted.options["kernels"] = _kernels_of(plan, device, begun)
+    if taken != "fixed":
+        wanted.options["notes"].append(MEASURED)
     # Labels, metrics and tables may have changed since the run began: the plan in hand counts.
     manifest = store.begin(wanted, fresh=fresh)
     known = store.read(CodecCheck)
     store.append(*(check for check in plan.checks if check not in known))
     return plan, manifest.model_copy(update={"options": wanted.options})
+
+
+MEASURED = "kernels as measured on this machine: the same seeds give other clips on another one"
+
+
+def _kernels_of(plan: Plan, device: str, begun: Manifest | None) -> Any:
+    """`fixed`, or by shape what every product of the plan's systems takes on this machine.
+
+    A run that goes on keeps what it began with. Found before anything is made: several ranks do
+    alike, and so does a run that goes on.
+    """
+    if plan.kernels == "fixed" or device != "cpu":
+        return "fixed"
+    if begun is not None:
+        return begun.options.get("kernels", "fixed")  # another plan is refused soon
+    from calm_bench.systems.loading import OpenModels, measured_kernels
+
+    kernels = measured_kernels()
+    for name, precision in dict.fromkeys(opened_as(row) for row in plan.rows):
+        if name and precision:
+            OpenModels(plan.models, device, kernels).system(name, precision)
+    return kernels.taken
 
 
 def _order(plan: Plan) -> dict[str, int]:
@@ -217,7 +243,9 @@ def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequen
         }
         wanted = _manifest_of(plan, rows, plan.request.device, command, **asked)
         manifest = store.begin(wanted, fresh=fresh)
-        measure_plan(plan, store)
+        taken = measure_plan(plan, store, manifest.options.get("kernels"))
+        options = manifest.options | {"kernels": taken}
+        manifest = manifest.model_copy(update={"options": options})
         return finish(store, manifest, tidy(plan, rows, store))
 
 
@@ -248,13 +276,17 @@ def prompts_of(plan: Plan) -> PromptsAt:
     return cache(partial(PromptShelf, plan.spec, plan.root))
 
 
-def _make(plan: Plan, store: RunStore, device: str, ranks: Ranks) -> None:
+def _make(plan: Plan, manifest: Manifest, store: RunStore, device: str, ranks: Ranks) -> None:
     """Clips, held-out losses and times: a system is loaded once and stays open for all three."""
+    from calm_bench.nn.kernels import Kernels
     from calm_bench.systems.loading import OpenModels
+
+    taken = manifest.options["kernels"]
 
     stays = [list(rows) for _, rows in groupby(plan.rows, key=opened_as)]
     with _shared(plan, store, ranks):
-        opened = OpenModels(plan.models, device)
+        kernels = Kernels(told=None if taken == "fixed" else taken)
+        opened = OpenModels(plan.models, device, kernels)
         prompts_at = prompts_of(plan)
         studio = Studio(plan, store, opened, prompts_at, ranks)
         held_out = HeldOut(plan, store, opened, prompts_at)

@@ -54,6 +54,8 @@ Mode = Literal["plain", "eager", "graph", "compile"]
 """How a step runs: the modules as they are trained, always float32, which the others are checked
 against; the flat step; the flat step captured as CUDA graphs; the flat step through
 torch.compile."""
+KernelsOf = Literal["fixed", "measured"]
+"""Which kernels products of packed weights take: by constants, or as measured on the machine."""
 Aggregate = Literal["mean", "share", "exp_mean", "ratio", "exp_ratio", "median", "set"]
 """How clip values become one number: mean x; share: the mean of x that is 0 or 1; exp(mean x);
 sum a / sum b; exp(sum a / sum b); median x; set: the metric's own estimate, because no clip values

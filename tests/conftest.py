@@ -134,7 +134,7 @@ def lay_corpus() -> Callable[..., Path]:
 def packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices are packed at every precision however small, as those of larger models are."""
     for name in ("FROM_FBGEMM", "FROM_ONEDNN", "FROM_SPLIT"):
-        monkeypatch.setattr(f"calm_bench.nn.product.{name}", 0)
+        monkeypatch.setattr(f"calm_bench.nn.kernels.{name}", 0)
 
 
 @pytest.fixture

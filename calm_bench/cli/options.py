@@ -385,6 +385,17 @@ Device = Annotated[
     ),
 ]
 
+Kernels = Annotated[
+    str,
+    typer.Option(
+        parser=one_of("choice of kernels", "fixed", "measured"),
+        metavar="fixed|measured",
+        help="Which kernels multiply packed weights on a processor: those of constants, or the "
+        "fastest as timed once on this machine. The latter may change a clip's last digits, as a "
+        "precision does, and so what is drawn of it.",
+    ),
+]
+
 Processes = Annotated[
     int,
     typer.Option(

@@ -12,7 +12,7 @@ from calm_bench.cli.report import FAILED_TRIALS, say, show, show_plan
 if TYPE_CHECKING:
     from calm_bench.core.ranks import Ranks
     from calm_bench.plan.plan import Plan
-    from calm_bench.types import Precision
+    from calm_bench.types import KernelsOf, Precision
 
 
 RUN_EXAMPLES = options.examples(
@@ -49,6 +49,7 @@ def run(
     asr: options.Asr = None,
     language: options.Language = None,
     device: options.Device = "auto",
+    kernels: options.Kernels = "fixed",
     processes: options.Processes = 1,
     out: options.Out = None,
     fresh: options.Fresh = False,
@@ -81,6 +82,7 @@ def run(
         embeddings=tuple(embedding or ()),
         asr=asr,
         language=language,
+        kernels=cast("KernelsOf", kernels),
     )
     ranks = join(1 if dry_run else processes)
     with waiting("reading prompts and models"):

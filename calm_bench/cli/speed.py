@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -161,6 +161,7 @@ def time_systems(
     device: options.Device = "auto",
     threads: Threads = None,
     clock: Clock = "wall",
+    kernels: options.Kernels = "measured",
     spec: SpeedFile = None,
     out: options.Out = None,
     fresh: options.Fresh = False,
@@ -180,7 +181,7 @@ def time_systems(
         "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
         "frames": frames, "rounds": rounds, "growth": not no_growth, "generation": generation,
         "device": resolve_device(device), "threads": threads, "clock": clock,
-        "spec": spec,
+        "kernels": kernels, "spec": spec,
     }  # fmt: skip
     plans = [expand(Request(part=part, **given)) for part in parts]
     folders = [out / part if out and len(parts) > 1 else out for part in parts]
@@ -239,6 +240,7 @@ def peers(
         int, typer.Option(min=2, metavar="N", help="How often every arm is timed.")
     ] = 24,
     threads: Annotated[int, typer.Option(min=1, metavar="N", help="Threads of both sides.")] = 1,
+    kernels: options.Kernels = "measured",
     out: options.Out = None,
     fresh: options.Fresh = False,
     as_json: options.Json = False,
@@ -255,13 +257,14 @@ def peers(
     from calm_bench.speed.peers.items import choose_pairs
     from calm_bench.speed.peers.table import build_tables
     from calm_bench.speed.peers.worker import PeerRequest
-    from calm_bench.types import Precision
+    from calm_bench.types import KernelsOf, Precision
 
     request = PeerRequest(
         pairs=tuple(choose_pairs(pairs or ())),
         precisions=tuple(dict.fromkeys(precision or get_args(Precision))),
         rounds=rounds,
         threads=threads,
+        kernels=cast("KernelsOf", kernels),
         command=("calm-bench", *sys.argv[1:]),
     )
     folder = run_peers(request, out, fresh=fresh)

@@ -30,7 +30,8 @@ from calm_bench.codecs.blocks import (
     history,
 )
 from calm_bench.codecs.trunk import Bottleneck, Decoder, Encoder, TrunkConfig
-from calm_bench.nn.product import Product, foreign, pack, say_once
+from calm_bench.nn.kernels import pack
+from calm_bench.nn.product import Product, foreign, say_once
 from calm_bench.nn.transformer import FlatTransformer, KvCache
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import Product, discard, pack, set_aside
+from calm_bench.nn.kernels import pack
+from calm_bench.nn.product import Product, discard, set_aside
 from calm_bench.nn.trigflow import SamplerPath
 from calm_bench.types import Count, Precision, Shape, Size
 

@@ -29,7 +29,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from calm_bench.nn.product import LayerProducts, discard, pack, set_aside
+from calm_bench.nn.kernels import LayerProducts, pack
+from calm_bench.nn.product import discard, set_aside
 from calm_bench.nn.transformer import (
     Dropout,
     RmsNorm,

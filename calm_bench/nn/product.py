@@ -3,21 +3,17 @@
 M rows, I and O widths. At inference a linear map is read far more often than it is used for
 arithmetic: at M = 1 its time is the time to read its weights. So weights are laid out beforehand
 the way the kernel wants them (oneDNN's blocks; fbgemm's int8), and at lower precision there is
-less to read. What was measured, and why each size takes the kernel it takes, stands at `pack`.
+less to read. Which of these products a matrix takes is `nn/kernels.py`'s to say.
 """
 
 import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from math import isfinite
-from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from calm_bench.errors import InputError
-from calm_bench.types import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +62,6 @@ def discard(module: nn.Module, *names: str) -> None:
 
 PACKED_FOR = 8
 """Rows that oneDNN lays weights out for: this layout serves 1 and 32 rows as well as their own."""
-FROM_FBGEMM, FROM_ONEDNN, FROM_SPLIT = 1 << 15, 1 << 16, 1 << 17
-"""Weights from which on a call of each library costs less than it gains, and from which on float32
-is split."""
 
 
 class Product(ABC):
@@ -83,6 +76,10 @@ class Product(ABC):
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Rows [M, O]."""
+
+    @abstractmethod
+    def whole(self) -> Tensor:
+        """The weights [O, I] as they are multiplied."""
 
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         """`base` [M, O] plus the product: rows [M, O]."""
@@ -100,9 +97,9 @@ class Dense(Product):
     time (256 x 2816: 180 us, the other way 363).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """`weight` [O, I]; transposed for good where O is at least I."""
-        wide = weight.shape[0] >= weight.shape[1]
+    def __init__(self, weight: Tensor, bias: Tensor | None, across: bool = False) -> None:
+        """`weight` [O, I]; transposed for good where O is at least I, with `across` where not."""
+        wide = (weight.shape[0] >= weight.shape[1]) != across
         self.weight = weight.t().contiguous() if wide and weight.is_cpu else weight.t()
         self.bias = bias
         self.narrow = weight.dtype != torch.float32
@@ -130,7 +127,6 @@ class Dense(Product):
             torch.addmm(self.bias, x, self.weight, out=out)
 
     def whole(self) -> Tensor:
-        """The weights [O, I]."""
         return self.weight.t()
 
 
@@ -153,6 +149,10 @@ class Packed(Product):
         run = torch.ops.mkldnn._linear_pointwise.binary
         y: Tensor = run(x, base.expand(len(x), -1), self.weight, self.bias, "add")
         return y
+
+    def whole(self) -> Tensor:
+        weight: Tensor = self.weight.to_dense()
+        return weight
 
     def _run(self, x: Tensor) -> Tensor:
         run = torch.ops.mkldnn._linear_pointwise.default
@@ -186,38 +186,11 @@ class Split(Product):
         self._joined(self.parts(x), 1, out)
 
     def whole(self) -> Tensor:
-        """The weights [O, I] again."""
-        return self._joined(self.parts.rounded(), 0)
+        return self._joined(self.parts.whole(), 0)
 
     def _joined(self, parts: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
         high, low = parts.chunk(2, dim)
         return torch.add(high, low, alpha=1 / self.SHIFT, out=out)
-
-
-class ByRows(Product):
-    """One product for few rows, another for many, which is packed when it is first needed (CPU)."""
-
-    def __init__(self, few: Product, from_rows: int, many: Callable[[], Product]) -> None:
-        """`few` multiplies fewer than `from_rows` rows, what `many` packs all others."""
-        self.few, self.from_rows, self._pack = few, from_rows, many
-        self.many: Product | None = None
-        self.nbytes = few.nbytes
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._of(x)(x)
-
-    def onto(self, base: Tensor, x: Tensor) -> Tensor:
-        return self._of(x).onto(base, x)
-
-    def into(self, out: Tensor, x: Tensor) -> None:
-        self._of(x).into(out, x)
-
-    def _of(self, x: Tensor) -> Product:
-        if len(x) < self.from_rows:
-            return self.few
-        if self.many is None:
-            self.many = self._pack()
-        return self.many
 
 
 class Half(Product):
@@ -236,8 +209,7 @@ class Half(Product):
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.weight)
         return y
 
-    def rounded(self) -> Tensor:
-        """The weights [O, I] as they are multiplied."""
+    def whole(self) -> Tensor:
         weight: Tensor = torch.ops.quantized.linear_unpack_fp16(self.weight)[0]
         return weight
 
@@ -259,9 +231,11 @@ class Quantised(Product):
     def __init__(self, weight: Tensor, bias: Tensor | None, inner: bool = False) -> None:
         """Quantise `weight` [O, I] by its largest entries."""
         weight = weight.float()
-        scales = weight.abs().amax(1).clamp_min(1e-8) / 127
+        scales = _scales(weight)
         zeros = torch.zeros(len(weight), dtype=torch.long)
-        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():  # it will go; then `QuantisedRows` takes its place
+            warnings.filterwarnings("ignore", "torch.quantize_per_tensor")
+            quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.weight, self.bias = torch.ops.quantized.linear_prepack(quantised, bias), bias
         self.inner, self.seven_bits = inner, not torch.cpu._is_vnni_supported()
         self.nbytes = weight.numel() + _bytes(scales, bias)
@@ -281,9 +255,47 @@ class Quantised(Product):
         y = y * peak if self.bias is None else (y - self.bias) * peak + self.bias
         return y.masked_fill(broken, torch.nan)
 
+    def whole(self) -> Tensor:
+        weight: Tensor = torch.ops.quantized.linear_unpack(self.weight)[0].dequantize()
+        return weight
+
     def _run(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x, self.weight, self.seven_bits)
         return y
+
+
+class QuantisedRows(Product):
+    """Weights int8 with a scale per output, activations 8 bits with one per row (oneDNN, CPU).
+
+    A row's digits depend on no other row: what is broken fails alone by itself. The error is that
+    of `Quantised`, in torch's own tensors of 8 bits; the time, on an EPYC, twice as long.
+    """
+
+    ZERO = 128
+    """What stands for 0: oneDNN is fast for unsigned rows and signed weights."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Quantise `weight` [O, I] by its largest entries."""
+        weight = weight.float()
+        self.scales, self.bias = _scales(weight), bias
+        quantised = (weight / self.scales[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(quantised, None)
+        self.zeros = torch.zeros(len(weight), dtype=torch.long)
+        self.middle = torch.tensor(self.ZERO + 0.5)  # what is cut off behind it is rounded
+        self.nbytes = weight.numel() + _bytes(self.scales, bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scales = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True)  # [M, 1]
+        scales = scales.clamp_min_(1e-30).div_(127)
+        rows = torch.addcdiv(self.middle, x, scales).to(torch.uint8)
+        given = (rows, 1.0, self.ZERO, self.weight, self.scales, self.zeros, None)
+        run = torch.ops.onednn.qlinear_pointwise.default
+        y: Tensor = run(*given, 1.0, 0, torch.float32, "none", [], "")
+        return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
+
+    def whole(self) -> Tensor:
+        weight: Tensor = self.weight.to_dense()
+        return weight.t() * self.scales[:, None]
 
 
 def set_aside(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -294,94 +306,14 @@ def set_aside(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return x.masked_fill(broken.view(-1, *[1] * (x.ndim - 1)), 0.0), broken
 
 
-def pack(weight: Tensor, bias: Tensor | None, precision: Precision, inner: bool = False) -> Product:
-    """The fastest product found for weights [O, I] and bias [O] at a precision, on their device.
-
-    On a CPU that depends on M. fp32, up to three rows: the split product, or the plain one where
-    weights are few, the longer side contiguous. From there on (three rows of few weights) oneDNN's
-    packed one. 1024 x 4096 on one thread of an EPYC: the plain product takes 1.5 times as long as
-    the split one at M = 1, 2.9 times at M = 2, and 2.3 times as long as the packed one at M = 8.
-    bf16, packed, is 4.8 times faster than the plain one at M = 8. One or two rows take fbgemm's
-    float16 product instead, which holds the same rounded weights: 8192 x 2560 at M = 1 are read at
-    28 GB/s on one thread and 31 on two, packed at 16 and 24, where memory gives 32 and 34. int8 is
-    8.4, 21 and 10 times faster than the plain one at M = 1, 2 and 8; fp16 2.6 times at M = 1, while
-    at M = 8 bf16 has overtaken it. Small matrices stay plain fp32 at every precision: a call of the
-    others costs more than they gain. On a GPU it is the library's own product.
-
-    Args:
-        weight: [O, I].
-        bias: [O].
-        precision: What weights are multiplied in.
-        inner: Whether rows come from inside a stack that has looked at them (see `Quantised`).
-
-    Raises:
-        InputError: For fp16 where nothing multiplies it.
-    """
-    bias = None if bias is None else bias.float()
-    if weight.device.type != "cpu":
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        return Dense(weight.to(dtype), None if bias is None else bias.to(dtype))
-    size = weight.numel()
-    if precision == "fp16" and not has_fbgemm():
-        raise InputError("precision fp16 needs fbgemm, which this processor has not: use bf16")
-    if size >= FROM_FBGEMM and precision in ("fp16", "int8"):
-        return Half(weight, bias) if precision == "fp16" else Quantised(weight, bias, inner)
-    if size >= FROM_ONEDNN and precision == "bf16":
-        return _narrow(weight.bfloat16(), bias)
-    weight = weight.float()
-    if size < FROM_ONEDNN or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return Dense(weight, bias)
-    return _exact(weight, bias)
-
-
-class LayerProducts(NamedTuple):
-    """The four products of a Transformer's layer; norm weights and layer scales are in them."""
-
-    qkv: Product
-    out: Product
-    up: Product
-    down: Product
-
-    @classmethod
-    def packed(cls, precision: Precision, *weights: Tensor) -> Self:
-        """Of the four matrices, in this order."""
-        return cls(*(pack(weight, None, precision, inner=True) for weight in weights))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights that one evaluation of each reads."""
-        return sum(product.nbytes for product in self)
-
-
-def _exact(weight: Tensor, bias: Tensor | None) -> ByRows:
-    """Float32 weights: split for up to three rows where they are many and in range, else plain."""
-    size = weight.numel()
-    few: Split | Dense
-    if size >= FROM_SPLIT and _fits_half(weight):
-        few, from_rows = Split(weight, bias), 4
-    else:
-        few, from_rows = Dense(weight, bias), 2 if size >= 1 << 20 else 3
-    return ByRows(few, from_rows, lambda: Packed(few.whole(), bias))
-
-
-def _narrow(weight: Tensor, bias: Tensor | None) -> Product:
-    """Bfloat16 weights: for up to two rows as float16, which has all of their 8 bits.
-
-    Entries below 6e-5 lose bits there: they are off by 3e-8 at most.
-    """
-    if not _fits_half(weight):
-        return Packed(weight, bias)
-    few = Half(weight, bias)
-    return ByRows(few, 3, lambda: Packed(few.rounded().bfloat16(), bias))
-
-
-def _fits_half(weight: Tensor) -> bool:
-    return has_fbgemm() and bool((weight.abs() <= 65504).all())
-
-
 def has_fbgemm() -> bool:
     """Whether this build of torch multiplies float16 weights by float32 rows."""
     return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _scales(weight: Tensor) -> Tensor:
+    """What one step of 8 bits is worth in each row of weights [O, I]: [O]."""
+    return weight.abs().amax(1).clamp_min(1e-8) / 127
 
 
 def _bytes(*tensors: Tensor | None) -> int:

@@ -26,7 +26,7 @@ from calm_bench.plan.rows import (
     with_precisions,
     with_trainings,
 )
-from calm_bench.types import Precision
+from calm_bench.types import KernelsOf, Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class Overrides:
         embeddings: What they look through, in place of the benchmark's.
         asr: Who hears the words.
         language: What is spoken.
+        kernels: Which kernels products take on a processor.
     """
 
     temperatures: tuple[float, ...] = ()
@@ -64,6 +65,7 @@ class Overrides:
     embeddings: tuple[str, ...] = ()
     asr: str | None = None
     language: str | None = None
+    kernels: KernelsOf = "fixed"
 
 
 def apply_overrides(

@@ -23,6 +23,7 @@ from calm_bench.plan.overrides import Overrides, apply_overrides, check_lengths
 from calm_bench.plan.rows import identity_of, rows_of, with_own_round_trips
 from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import CodecCheck, Row, row_title, swept
+from calm_bench.types import KernelsOf
 
 
 def lacking(spec: BenchmarkSpec, models: Models) -> str | None:
@@ -86,6 +87,7 @@ class Plan:
         weights: By model, the sha256 of its weights; None for random ones.
         notes: What the options changed that the user may not expect.
         unusable: Why recordings that were to be prompts are none.
+        kernels: Which kernels products take on a processor.
         checks: What the codecs make of the prompts, where that was looked at.
     """
 
@@ -98,6 +100,7 @@ class Plan:
     weights: Mapping[str, str | None]
     plan_hash: str
     n_seeds: int
+    kernels: KernelsOf = "fixed"
     notes: tuple[str, ...] = ()
     unusable: tuple[str, ...] = ()
     checks: tuple[CodecCheck, ...] = ()
@@ -156,6 +159,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         overrides.n_seeds,
         spec.latency.model_dump() if spec.latency else None,
         *(asked for asked in (overrides.asr, overrides.language) if asked is not None),
+        *(["kernels measured"] if overrides.kernels == "measured" else []),
     )
     return Plan(
         spec=spec,
@@ -168,6 +172,7 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         weights=models.weights,
         plan_hash=plan_hash,
         n_seeds=overrides.n_seeds,
+        kernels=overrides.kernels,
         notes=(
             *notes,
             *found.notes,

@@ -14,7 +14,7 @@ from typing import Any
 from calm_bench.speed.frames import HostClock
 from calm_bench.speed.protocol import Arm, peak_allocated, time_arm
 from calm_bench.speed.timetable import Request, expand
-from calm_bench.speed.timing import arm_of, open_row
+from calm_bench.speed.timing import arm_of, kernels_of, open_row
 
 STATUS = Path("/proc/self/status")
 UNKNOWN = "the system does not say how much memory a process held at most"
@@ -36,7 +36,7 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
     import calm_bench.systems.loading  # noqa: F401  # what it imports is no memory of the row
 
     before = _memory("VmRSS")
-    system, prompts = open_row(plan, row)
+    system, prompts = open_row(plan, row, kernels_of(plan))
     found: dict[int, dict[str, Any]] = {}
     for batch in plan.setting.batch:
         arm = arm_of(row, system, prompts, batch)

@@ -28,7 +28,7 @@ from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.plan.rows import has_text, with_head_steps
 from calm_bench.seeds import content_hash
 from calm_bench.store.records import Row
-from calm_bench.types import Mode, Precision, StrictModel
+from calm_bench.types import KernelsOf, Mode, Precision, StrictModel
 
 MIN_ROUNDS = 5
 """Below that an interval of ratios is as good as none."""
@@ -149,6 +149,7 @@ class Request(StrictModel):
     growth: bool = True
     generation: bool = False
     clock: Literal["wall", "cpu"] = "wall"
+    kernels: KernelsOf = "fixed"
     spec: Path | None = None
 
 
@@ -241,6 +242,7 @@ def expand(request: Request) -> SpeedPlan:
         [[row.cell_id, row.head_steps, row.top_k] for row in rows],
         identities,
         [prompt.sha256 for prompt in prompts],
+        *(["kernels measured"] if request.kernels == "measured" else []),
     )
     return SpeedPlan(
         request=request,
@@ -342,6 +344,8 @@ def _notes(request: Request, setting: Setting, models: Models) -> Iterator[str]:
             f"the paper's shapes on a processor: {setting.frames} frames, {setting.rounds} rounds, "
             f"{', '.join(setting.precisions)}; a look at ratios, no measurement of 30 s"
         )
+    if request.kernels == "measured" and request.device == "cpu":
+        yield "kernels as measured on this machine; manifest.json has those of every shape"
     if request.clock == "cpu":
         yield (
             "times are processor time of the one thread that works: what else runs on the machine "

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calm_bench.config import BenchmarkSpec, LatencySpec, PromptSpec
 from calm_bench.core.allocator import keep_freed_memory, return_freed_memory
@@ -35,20 +35,34 @@ from calm_bench.store.run_store import RunStore
 from calm_bench.systems.grid import Grid, system_prompt
 
 if TYPE_CHECKING:
+    from calm_bench.nn.kernels import Kernels
     from calm_bench.systems.base import Prompt, System
     from calm_bench.systems.loading import OpenModels
 
 
-def measure_plan(plan: SpeedPlan, store: RunStore) -> None:
-    """Do what is missing of a plan, as many systems at a time as fit into memory."""
+def measure_plan(plan: SpeedPlan, store: RunStore, told: Any = None) -> Any:
+    """Do what is missing of a plan, as many systems at a time as fit into memory.
+
+    `told` is what was returned before, if it was: `fixed`, or by shape which kernels were taken.
+    """
     if plan.setting.together:  # as a quality run does; not where two rows hardly fit into memory
         keep_freed_memory()
     if plan.request.threads is not None:
         import torch
 
         torch.set_num_threads(plan.request.threads)
+    kernels = kernels_of(plan, told)
     for index, rows in enumerate(sessions(plan)):
-        _session(plan, index, rows, store)
+        _session(plan, index, rows, store, kernels)
+    return kernels.taken if plan.request.kernels == "measured" else "fixed"
+
+
+def kernels_of(plan: SpeedPlan, told: Any = None) -> "Kernels":
+    """Which kernels a plan's products take."""
+    from calm_bench.nn.kernels import Kernels
+    from calm_bench.systems.loading import measured_kernels
+
+    return measured_kernels(told) if plan.request.kernels == "measured" else Kernels()
 
 
 def missing_times(plan: Plan, store: RunStore) -> list[int]:
@@ -133,7 +147,9 @@ def _missing_rounds(
     return unfinished(rounds, wanted, done)
 
 
-def _session(plan: SpeedPlan, index: int, rows: Sequence[Row], store: RunStore) -> None:
+def _session(
+    plan: SpeedPlan, index: int, rows: Sequence[Row], store: RunStore, kernels: "Kernels"
+) -> None:
     """What is missing of rows that are in memory together, and then the memory of each apart."""
     known = {record.cell_id for record in store.read(FootprintRecord)}
     control, n = control_of(plan.rows), plan.setting.rounds
@@ -145,7 +161,7 @@ def _session(plan: SpeedPlan, index: int, rows: Sequence[Row], store: RunStore) 
         unknown={row.cell_id for row in rows} - known,
     )
     if todo.rounds or todo.repeats or todo.growing or todo.unknown:
-        looked = _measure(plan, rows, todo, store)
+        looked = _measure(plan, rows, todo, store, kernels)
         if looked:  # the systems are gone: each row has the memory to itself
             _add_peaks(plan, looked, store)
 
@@ -161,14 +177,14 @@ class _Todo:
 
 
 def _measure(
-    plan: SpeedPlan, rows: Sequence[Row], todo: _Todo, store: RunStore
+    plan: SpeedPlan, rows: Sequence[Row], todo: _Todo, store: RunStore, kernels: "Kernels"
 ) -> list[tuple[int, FootprintRecord]]:
     """All but peak memory; of rows of unknown footprint, their frames and what they hold."""
     setting, growth, whole = plan.setting, plan.setting.growth, plan.setting.generation
     opened = {}
     for row in rows:
         if _step(row) not in opened:
-            opened[_step(row)] = open_row(plan, row)
+            opened[_step(row)] = open_row(plan, row, kernels)
     base_rate = opened[_step(control_of(rows) or rows[0])][0].codec.frame_rate
     arms = []
     for row in rows:
@@ -243,7 +259,7 @@ def _step(row: Row) -> tuple[object, ...]:
     return row.model, row.mode, row.precision
 
 
-def open_row(plan: SpeedPlan, row: Row) -> "tuple[System, list[Prompt]]":
+def open_row(plan: SpeedPlan, row: Row, kernels: "Kernels") -> "tuple[System, list[Prompt]]":
     """The system of a row in its mode and precision, and the plan's prompts on its frames.
 
     Raises:
@@ -252,14 +268,15 @@ def open_row(plan: SpeedPlan, row: Row) -> "tuple[System, list[Prompt]]":
     from calm_bench.systems.loading import load_system
 
     device = plan.request.device
-    system = load_system(
-        str(row.model),
-        device,
-        precision=row.precision or "fp32",
-        mode=row.mode or "plain",
-        random_weights=plan.random,
-        models=plan.models,
-    )
+    with kernels.choosing():
+        system = load_system(
+            str(row.model),
+            device,
+            precision=row.precision or "fp32",
+            mode=row.mode or "plain",
+            random_weights=plan.random,
+            models=plan.models,
+        )
     return system, _prompts_of(plan.prompts, plan.benchmark, plan.root, system, device)
 
 

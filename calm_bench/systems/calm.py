@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from calm_bench.codecs.base import Codec
 from calm_bench.errors import InputError
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
-from calm_bench.nn.product import pack
+from calm_bench.nn.kernels import pack
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.nn.trigflow import SamplerPath, TimeWeight, consistency_path, rotation_path, sample
 from calm_bench.systems.streaming import (

@@ -7,7 +7,7 @@ the precision they will run at. The 2.2B speech model never exists in float32.
 
 import gc
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,12 @@ from calm_bench.codecs.checkpoints import (
     shape_of,
 )
 from calm_bench.config import ModelConfig, Models
+from calm_bench.core.cache import ContentCache
+from calm_bench.core.device import device_name
+from calm_bench.core.progress import waiting
 from calm_bench.errors import InputError
+from calm_bench.nn.kernels import KERNELS, Choice, Kernels, Shape, as_choice, measure
+from calm_bench.seeds import content_hash
 from calm_bench.systems.base import System
 from calm_bench.systems.engine import prepare
 from calm_bench.types import Mode, Precision
@@ -106,6 +111,28 @@ def _build_at_random(
     return system
 
 
+def measured_kernels(told: Mapping[str, Any] | None = None) -> Kernels:
+    """The fastest kernels on this machine, each shape timed once for all runs to come.
+
+    `told` are choices that hold here. What is found is kept by processor, instructions, version of
+    torch and threads.
+    """
+    kept = ContentCache("kernels")
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = [device_name("cpu"), capability, torch.__version__, list(KERNELS)]
+
+    def find(shape: Shape) -> Choice:
+        key = content_hash(*machine, torch.get_num_threads(), shape)
+        known = kept.read(key, as_choice)
+        if known is None:
+            with waiting("timing kernels"):
+                known = measure(shape)
+            kept.write(key, known)
+        return known
+
+    return Kernels(find, told)
+
+
 Opened = tuple[str, Precision | None]
 """A model and the precision it is open in; a codec has none."""
 
@@ -116,15 +143,17 @@ class OpenModels:
     Systems share a codec's weights with each other and with its round trips.
     """
 
-    def __init__(self, models: Models, device: str) -> None:
+    def __init__(self, models: Models, device: str, kernels: Kernels | None = None) -> None:
         """Nothing is open yet; models that cannot be built are refused now.
+
+        Products take these kernels, without any those of the constants.
 
         Raises:
             InputError: If an architecture has wrong or unknown fields.
         """
         for config, folder in models.values():
             shape_of(config, folder)
-        self.models, self.device = models, device
+        self.models, self.device, self.kernels = models, device, kernels or Kernels()
         self._open: dict[Opened, Any] = {}
         self._bytes: Counter[Opened] = Counter()
         self._last: Opened | None = None
@@ -147,9 +176,10 @@ class OpenModels:
             codec = self.models[name][0].codec
             shared = None if codec is None else self.codec(codec)
             self._turn_to((name, precision))
-            self._open[name, precision] = load_system(
-                name, self.device, precision=precision, models=self.models, codec=shared
-            )
+            with self.kernels.choosing():
+                self._open[name, precision] = load_system(
+                    name, self.device, precision=precision, models=self.models, codec=shared
+                )
         self._turn_to((name, precision))
         system: System = self._open[name, precision]
         return system

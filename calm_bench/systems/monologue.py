@@ -132,7 +132,7 @@ class TextStream:
             if not pieces or self._starts_word[token]:
                 pieces.append((frame, []))
             pieces[-1][1].append(int(token))
-        ends = [frame for frame, _ in pieces[1:]] + [len(stream)]
+        ends = [*(frame for frame, _ in pieces[1:]), len(stream)][: len(pieces)]
         words = []
         for (frame, tokens), end in zip(pieces, ends, strict=True):
             text = self.tokenizer.decode(tokens).strip()

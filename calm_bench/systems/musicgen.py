@@ -24,7 +24,8 @@ from calm_bench.codecs.base import Codec
 from calm_bench.errors import InputError
 from calm_bench.nn.delay import DelayPattern
 from calm_bench.nn.depth import Chooser
-from calm_bench.nn.product import discard, pack
+from calm_bench.nn.kernels import pack
+from calm_bench.nn.product import discard
 from calm_bench.nn.transformer import TransformerConfig
 from calm_bench.systems.streaming import CodeSystem, FlatCodes, Head, StreamState, chooser, float32
 from calm_bench.types import Precision, SamplingParams, Shape, Size, StrictModel

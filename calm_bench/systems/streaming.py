@@ -34,7 +34,8 @@ from calm_bench.codecs.base import Codec
 from calm_bench.core.paths import FileName
 from calm_bench.errors import InputError
 from calm_bench.nn.depth import Chooser, draw_tokens
-from calm_bench.nn.product import Product, discard, pack
+from calm_bench.nn.kernels import pack
+from calm_bench.nn.product import Product, discard
 from calm_bench.nn.transformer import FlatTransformer, KvCache, Transformer, TransformerConfig
 from calm_bench.systems.base import Generation, Prompt, System
 from calm_bench.systems.monologue import FREE, SPECIALS, TextStream

@@ -8,7 +8,8 @@ import torch
 
 from calm_bench.nn.adaln import AdaLnConfig, AdaLnMlp, FlatHead
 from calm_bench.nn.depth import Chooser, draw_tokens
-from calm_bench.nn.product import ByRows, Product, Split, pack
+from calm_bench.nn.kernels import ByRows, pack
+from calm_bench.nn.product import Product, Split
 from calm_bench.nn.transformer import (
     FlatTransformer,
     KvCache,
@@ -75,8 +76,8 @@ def test_split_weights_keep_their_digits() -> None:
     weight = torch.randn(40, 60) * torch.logspace(-6, 3, 40)[:, None]  # float16 alone loses rows
     product = pack(weight, None, "fp32")
     assert isinstance(product, ByRows)
-    assert isinstance(product.few, Split)
-    torch.testing.assert_close(product.few.whole(), weight, rtol=2**-21, atol=1e-10)
+    assert isinstance(product.source, Split)
+    torch.testing.assert_close(product.whole(), weight, rtol=2**-21, atol=1e-10)
     x = torch.randn(1, 60)
     true = torch.nn.functional.linear(x.double(), weight.double())
     torch.testing.assert_close(product(x).double(), true, rtol=1e-4, atol=1e-9)
@@ -98,10 +99,9 @@ def test_few_rows_of_bfloat16_weights_lose_nothing_more() -> None:
     true = torch.nn.functional.linear(x.double(), rounded, torch.ones(40).double())
     for rows in (1, 2):  # activations stay float32
         torch.testing.assert_close(product(x[:rows]).double(), true[:rows], rtol=1e-5, atol=1e-5)
-    assert product.many is None
+    assert "bfloat16" not in product.packed
     torch.testing.assert_close(product(x).double(), true, rtol=0.02, atol=0.1)
-    assert product.many is not None
-    assert product.nbytes == product.many.nbytes + 2 * 40  # the bias alone is float32 here
+    assert product.nbytes == product.packed["bfloat16"].nbytes + 2 * 40  # this bias is float32
 
 
 @pytest.mark.usefixtures("packs_all")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from calm_bench.nn.product import Quantised, pack, set_aside
+from calm_bench.nn.kernels import pack
+from calm_bench.nn.product import Quantised, set_aside
 from calm_bench.types import Precision
 
 PRECISIONS: list[Precision] = ["fp32", "fp16", "bf16", "int8"]

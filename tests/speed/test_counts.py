@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from calm_bench.nn.product import Split, pack
+from calm_bench.nn.kernels import pack
+from calm_bench.nn.product import Split
 from calm_bench.speed.counts import StageCounts, Tally, count_frame
 from calm_bench.store.records import Stage
 from calm_bench.systems.loading import load_system

@@ -35,7 +35,7 @@ def test_a_run_measures_reports_and_goes_on_where_it_stopped(
     out = tmp_path / "out"
     spec = listed(generation={"batch": 2, "repeats": 2})
     command = ("speed", "all", "--spec", str(spec), "--out", str(out), "--threads", "1",
-               "--clock", "cpu", "--generation")  # fmt: skip
+               "--clock", "cpu", "--generation", "--kernels", "fixed")  # fmt: skip
     # A machine that runs the tests as well is no place to judge its own fitness.
     monkeypatch.setattr(Results, "is_unfit", False)
     # Slow, and tested apart.

@@ -15,7 +15,7 @@ from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none, 
 from calm_bench.speed.peers.worker import PeerRequest
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import StrictModel
+from calm_bench.types import KernelsOf, StrictModel
 
 MACHINE_FILE = "machine.json"
 PACKAGES = ("torch", "pocket-tts", "moshi", "transformers", "torchao")
@@ -28,6 +28,7 @@ class Machine(StrictModel):
     processor: str
     cores: int
     threads: int
+    kernels: KernelsOf = "fixed"
     python: str
     versions: dict[str, str | None]
     calm_bench: str
@@ -37,7 +38,7 @@ class Machine(StrictModel):
 
     def differs(self, other: "Machine") -> list[str]:
         """In what two descriptions differ that keeps their times apart."""
-        names = ("processor", "threads", "versions", "calm_bench", "commit")
+        names = ("processor", "threads", "kernels", "versions", "calm_bench", "commit")
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
@@ -98,6 +99,7 @@ def _describe(request: PeerRequest) -> Machine:
         processor=str(found["device_name"]),
         cores=cores(),
         threads=request.threads,
+        kernels=request.kernels,
         python=platform.python_version(),
         versions={name: version_of(name) for name in PACKAGES},
         calm_bench=__version__,

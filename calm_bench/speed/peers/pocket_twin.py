@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.vae import VaeCodec, VaeConfig
 from calm_bench.nn.adaln import AdaLnConfig
-from calm_bench.nn.product import pack
+from calm_bench.nn.kernels import pack
 from calm_bench.speed.peers.copying import (
     fill_decoder,
     fill_linear,

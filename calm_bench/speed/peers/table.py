@@ -175,6 +175,8 @@ def _notes(machine: Machine) -> list[str]:
     versions = ", ".join(f"{k} {v}" for k, v in machine.versions.items() if v is not None)
     without = [name for name, version in machine.versions.items() if version is None]
     threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    if machine.kernels == "measured":
+        threads += ", our kernels as measured on it"
     cpu = "the calling thread's" if machine.threads == 1 else "all threads'"
     return [
         f"{machine.processor}, {machine.cores} cores, {threads}; Python {machine.python}, "

@@ -18,7 +18,7 @@ from calm_bench.speed.peers.items import CONTROL, PACKAGE, Item, Pair, is_ours, 
 from calm_bench.speed.protocol import unfinished
 from calm_bench.store.records import Record
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Precision, StrictModel
+from calm_bench.types import KernelsOf, Precision, StrictModel
 
 if TYPE_CHECKING:
     from calm_bench.speed.peers.sides import Side
@@ -33,6 +33,7 @@ class PeerRequest(StrictModel):
     precisions: tuple[str, ...] = get_args(Precision)
     rounds: int = 24
     threads: int = 1
+    kernels: KernelsOf = "fixed"
     command: tuple[str, ...] = ()
 
 
@@ -80,9 +81,14 @@ def _time_item(
 ) -> None:
     import torch
 
+    from calm_bench.nn.kernels import Kernels
+    from calm_bench.systems.loading import measured_kernels
+
     torch.manual_seed(0)
     title = f"{load_peers().pairs[item.pair].title}, {item.title}"
-    sides = {arm: _open(item, PACKAGE if arm == CONTROL else arm) for arm in arms if arm != CONTROL}
+    kernels = measured_kernels() if request.kernels == "measured" else Kernels()
+    with kernels.choosing():
+        sides = {arm: _open(item, arm) for arm in arms if arm != CONTROL}
     sides[CONTROL] = sides[PACKAGE]
     torch.set_num_threads(request.threads)  # a package may have set its own while it was imported
     for _ in range(WARM_UP_BLOCKS):
