@@ -43,6 +43,8 @@ def build_module(config: ModelConfig, home: Path, **parts: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return cls(shape, **parts)
+    except InputError as error:
+        raise InputError(f"{home / 'config.yaml'}: {error}") from error
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{home / 'config.yaml'} cannot be built: {describe(error)}") from error
 
@@ -94,7 +96,8 @@ def fill_weights(
     if found != config.weights.sha256:
         raise WeightsError(
             f"{path} has sha256 {found[:12]}, but config.yaml names {config.weights.sha256[:12]}: "
-            "the file is damaged or belongs to another version"
+            "restore the file that belongs to it, or make weights anew by "
+            f"`calm-bench train {folder.name}`"
         )
     try:
         state = load_file(path)

@@ -200,9 +200,12 @@ class CalmSystem(StreamingSystem):
         """
         C, D = config.latent_channels, config.backbone.dim
         if not codec.continuous:
-            raise InputError("a codec of codes has no latents for CALM")
+            raise InputError("a codec of codes has no latents for CALM: name one of `type: vae`")
         if (given := getattr(codec, "latent_channels", C)) != C:
-            raise InputError(f"{C} latent_channels do not fit the codec, which has {given}")
+            raise InputError(
+                f"{C} latent_channels do not fit the codec, which has {given}: set "
+                f"`latent_channels: {given}`"
+            )
         super().__init__(config.backbone, config.text, codec, folder, C)
         self.config = config
         self.latent_input = nn.Linear(C, D, bias=False)

@@ -76,7 +76,9 @@ class RqConfig(Shape):
 def _fit(config: RqConfig, codec: Codec) -> None:
     K, V = len(config.depth.schedule), config.codebook_size
     if codec.continuous:
-        raise InputError("a codec of latents has no codes for an RQ-Transformer")
+        raise InputError(
+            "a codec of latents has no codes for an RQ-Transformer: name one of `type: rvq`"
+        )
     if not isinstance(codec, RvqCodec):  # a codec of another package: its shapes are its own
         return
     if config.levels is not None:
