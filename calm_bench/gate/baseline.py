@@ -247,6 +247,9 @@ def differences(found: Found, baseline: Baseline) -> Counted:
             notes.append(f"{system} is not gated: the baseline lacks it; --update stores it")
             continue
         versioned = baseline.dispatched.get(key, {}).get(system, {})
+        if key in baseline.dispatched and not versioned:  # stored under another torch since
+            lacks = f"none of {system} are stored for {key}; --update stores them"
+            notes.append(f"operators and FLOPs are not gated: {lacks}")
         for name, counts in stages.items():
             parts = (baseline.counts[system].get(name), versioned.get(name))
             before = {k: v for part in parts if part for k, v in part.model_dump().items()}

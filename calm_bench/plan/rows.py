@@ -88,6 +88,7 @@ def with_own_round_trips(spec: BenchmarkSpec, models: Models) -> BenchmarkSpec:
         if own.levels is not None:
             base, label = f"{base}-{own.levels}", f"{label}, {own.levels} levels"
         name = next(n for n in (base, *(f"{base}-{i}" for i in range(2, 100))) if n not in codecs)
+        label += "" if name == base else f", {own.model}"
         codecs[name] = own.model_copy(update={"label": label})
         references.insert(references.index(f"{trips[-1]}{ROUND_TRIP}") + 1, f"{name}{ROUND_TRIP}")
         trips.append(name)

@@ -76,6 +76,20 @@ def test_updating_under_another_torch_keeps_what_was_stored(
     assert differences(found(), both).grown == ()
 
 
+def test_a_system_that_was_stored_under_another_torch_alone_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    two = {name: found()["calm-debug"] for name in ("calm-debug", "rq-debug")}
+    monkeypatch.setattr(baselines.metadata, "version", lambda package: "9.9.1")
+    both = stored(two, STORED)
+    monkeypatch.undo()
+    two["rq-debug"] = found(operators=99, calls=2)["calm-debug"]
+    counted = differences(two, both)
+    assert [(change.system, change.count) for change in counted.grown] == [("rq-debug", "calls")]
+    (note,) = counted.notes
+    assert note.startswith("operators and FLOPs are not gated: none of rq-debug are stored for")
+
+
 def test_systems_that_come_and_go_are_said() -> None:
     new = {"rq-debug": found()["calm-debug"]}
     counted = differences(new, STORED)

@@ -282,7 +282,7 @@ def test_prompts_may_lie_anywhere(write: Write, tmp_path: Path, listed: str, aud
     check_prompts(found)
 
 
-def test_a_system_brings_the_round_trip_of_its_own_codec(write: Write) -> None:
+def test_a_system_brings_the_round_trip_of_its_own_codec(write: Write, tmp_path: Path) -> None:
     """At the levels that it uses, and once for all systems of one codec."""
     mine = [{"model": name, "label": name} for name in ("rq-levels-debug", "musicgen-debug")]
     found = expand(write(systems=mine), Overrides())
@@ -297,6 +297,15 @@ def test_a_system_brings_the_round_trip_of_its_own_codec(write: Write) -> None:
         "reference", "vae_round_trip", "rvq_round_trip", "rvq-debug-2_round_trip",
         "rvq4-debug_round_trip", "silence",
     ]  # fmt: skip
+    folders = []
+    for name in ("a", "b"):  # as two people name theirs
+        codec = shutil.copytree(paths.models_dirs()[-1] / "vae-debug", tmp_path / name / "vae")
+        own = shutil.copytree(paths.models_dirs()[-1] / "calm-debug", tmp_path / name / "calm")
+        text = (own / "config.yaml").read_text().replace("codec: vae-debug", f"codec: {codec}")
+        (own / "config.yaml").write_text(text)
+        folders.append(str(own))
+    labels = [row.label for row in plan(systems=folders).rows if row.kind == "round_trip"]
+    assert labels[-2:] == [f"vae round trip, {tmp_path / name / 'vae'}" for name in ("a", "b")]
     asked = plan(systems=("calm", "musicgen-debug"))
     assert cell_ids(asked).count("rvq4-debug_round_trip") == 1
     bare = expand(write(systems=mine, references=["reference"]), Overrides())
