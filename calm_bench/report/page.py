@@ -57,11 +57,6 @@ class PageColumn:
     look: Look | None = None
 
     @property
-    def is_system(self) -> bool:
-        """Whether plots draw it in a colour of its own."""
-        return self.look is not None
-
-    @property
     def option(self) -> str:
         """What the column is called where rows are sorted by it."""
         return f"{self.name}, {self.details.split(' · ')[0]}" if self.details else self.name

@@ -369,18 +369,13 @@ def _over_trainings(results: Results) -> Table:
         a, b = rows[pool.cell_ids[0]], rows[pool.baseline_cell_ids[0]]
         titles = [system_title(row, several).replace(trained(row.training), "") for row in (a, b)]
         names = *titles, _between(a, b)
-        fields = (_gap(table, pool, shown), *_spread(pool, shown), str(pool.n))
-        table.add_row(*names, shown.heading, *fields, ruled=bool(last) and names != last)
+        spread = "—" if pool.sd is None else plain_number(pool.sd, shown.decimals + 1)
+        effects = (plain_number(x, shown.decimals + 1) for x in pool.detectable.values())
+        shown_by = "—" if pool.sd is None else " / ".join(effects) or "—"
+        fields = (shown.heading, _gap(table, pool, shown), spread, shown_by, str(pool.n))
+        table.add_row(*names, *fields, ruled=bool(last) and names != last)
         last = names
     return table
-
-
-def _spread(pool: Pooled, shown: Shown) -> tuple[str, str]:
-    """How far trainings lie apart, and which differences more of them would show."""
-    if pool.sd is None:
-        return "—", "—"
-    effects = (plain_number(effect, shown.decimals + 1) for effect in pool.detectable.values())
-    return plain_number(pool.sd, shown.decimals + 1), " / ".join(effects) or "—"
 
 
 def held_out_table(results: Results) -> Table:

@@ -83,7 +83,7 @@ class Folder:
 def score_folders(
     folder: Path,
     reference: Path | None,
-    asked: FolderScores | None = None,
+    asked: FolderScores,
     *,
     out: Path | None = None,
     command: Sequence[str] = (),
@@ -98,7 +98,6 @@ def score_folders(
             metric that is asked for needs what is not there.
         UnknownNameError: If there is no such metric or embedding.
     """
-    asked = asked or FolderScores()
     _check_names(asked, alone=reference is None)
     listings = _list_sides(folder, reference)
     pairing = _pair(listings, asked.pair_by)

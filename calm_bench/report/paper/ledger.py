@@ -69,11 +69,6 @@ class Evidence(StrictModel):
         """What makes evidence for a claim another one: run, scale, recipe, and by what."""
         return self.run, self.scale, self.recipe_id or "", self.by or ""
 
-    @property
-    def is_counted(self) -> bool:
-        """Whether it is exact; equal ends of what was measured more than once are not."""
-        return self.n == 1 and self.low == self.high
-
 
 Family = Literal["headline", "exploratory", "times", "exact", "joint", ""]
 
@@ -235,7 +230,9 @@ def _fields(one: Evidence | None) -> dict[str, str]:
         return dict.fromkeys(_FIELDS, "")
     decimals = _decimals(one.high - one.low)
     ends = (plain_number(end, decimals) for end in (one.low, one.high))
-    interval, n = ("exact", "") if one.is_counted else (f"[{', '.join(ends)}]", str(one.n))
+    # Equal ends of what was measured more than once are not exact.
+    counted = one.n == 1 and one.low == one.high
+    interval, n = ("exact", "") if counted else (f"[{', '.join(ends)}]", str(one.n))
     spread = "" if one.spread is None else plain_number(one.spread, _decimals(one.spread))
     trainings, by = str(one.trainings or ""), one.by or ""
     known = (one.ours, interval, n, trainings, spread, one.scale, by, one.run)

@@ -294,7 +294,10 @@ class PaperTable:
 
     def table(self) -> Table:
         """The table as text."""
-        spec, keys = self.spec, self._keys
+        spec = self.spec
+        temps = {row.temp for row in spec.rows if row.temp is not None}
+        name = "System" if any(row.model for row in spec.rows) else "head steps"
+        keys = ("from", "temp", name) if len(temps) > 1 else ("from", name)
         lines = [line for block in self.blocks for line in block.rows.values()]
         columns = [
             column
@@ -318,12 +321,6 @@ class PaperTable:
         if all(block.scale == "published" for block in self.blocks):
             table.notes.append(f"not measured in any stored run; {spec.command} measures it")
         return table
-
-    @property
-    def _keys(self) -> tuple[str, ...]:
-        temps = {row.temp for row in self.spec.rows if row.temp is not None}
-        name = "System" if any(row.model for row in self.spec.rows) else "head steps"
-        return ("from", "temp", name) if len(temps) > 1 else ("from", name)
 
     def _name(self, block: Block) -> str:
         """Where a block's rows come from; runs of one scale are told apart by their ids."""
