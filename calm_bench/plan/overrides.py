@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from calm_bench import registry
 from calm_bench.asr import listener
@@ -27,6 +27,8 @@ from calm_bench.plan.rows import (
     with_trainings,
 )
 from calm_bench.types import KernelsOf, Precision
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +79,13 @@ def apply_overrides(
         UnknownNameError: For a system that does not exist.
         InputError: If an option does not fit the benchmark.
     """
-    temperatures = tuple(dict.fromkeys(overrides.temperatures)) or spec.temperatures
-    update: dict[str, Any] = {"asr": _listener(spec, overrides), "temperatures": temperatures}
     spec, notes = _measured(spec, overrides)
+    update: dict[str, Any] = {
+        "asr": _listener(spec, overrides),
+        "temperatures": _once(overrides.temperatures or spec.temperatures),
+        "references": _once(spec.references),
+        "metrics": _once(spec.metrics),
+    }
     if overrides.seconds is not None:
         if overrides.seconds <= spec.prompt_seconds:
             raise InputError(
@@ -107,6 +113,10 @@ def apply_overrides(
         spec, more = _at_checkpoints(spec)
         notes += more
     return spec, notes
+
+
+def _once(named: Sequence[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(named))
 
 
 def _measured(spec: BenchmarkSpec, overrides: Overrides) -> tuple[BenchmarkSpec, tuple[str, ...]]:

@@ -104,7 +104,7 @@ def score_folders(
     versions = {"clips": pairing.originals} if reference is not None else {}
     sides = {r: read_folder(f, versions.get(r), asked.group_by) for r, f in listings.items()}
     lacking = () if pairing.originals else ("paired_reference",)
-    names = list(asked.metrics) or _metrics_without({"text", "transcript", *lacking})
+    names = list(dict.fromkeys(asked.metrics)) or _metrics_without({"text", "transcript", *lacking})
     unpaired = list(pairing.notes(str(folder), str(reference)))
     setting = Setting(
         asr=asked.asr,

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_a_system_is_chosen_by_name_by_its_first_part_or_by_label(name: str) -> 
 def test_a_model_outside_the_benchmark_becomes_a_row() -> None:
     found = plan(systems=("rq-debug", "calm-speech-paper"))
     assert "calm-speech-paper-t1" in cell_ids(found)
+
+
+def test_what_is_named_twice_is_made_once(write: Write) -> None:
+    once = {"references": ["reference", "silence"], "temperatures": [1.0], "metrics": ["loudness"]}
+    twice = expand(write(**{name: found * 2 for name, found in once.items()}), Overrides())
+    assert cell_ids(twice) == ["reference", "silence", "rq-debug-t1", "calm-debug-t1"]
+    assert twice.spec.metrics == ("loudness",)
+    assert twice == replace(expand(write(**once), Overrides()), models=twice.models)
 
 
 def test_systems_of_one_label_are_told_apart_by_their_models(tmp_path: Path, write: Write) -> None:
