@@ -113,17 +113,12 @@ class CodecRow(StrictModel):
     levels: int | None = Field(default=None, ge=1)
 
 
-def _as_row(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
+_AS_ROW = BeforeValidator(lambda value: {"model": value} if isinstance(value, str) else value)
+_AS_LIST = BeforeValidator(lambda value: [value] if isinstance(value, str) else value or ())
 
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value or ()
-
-
-Codecs = dict[str, Annotated[CodecRow, BeforeValidator(_as_row)]]
+Codecs = dict[str, Annotated[CodecRow, _AS_ROW]]
 """Codecs by what their round-trip rows are called; a bare name is a model."""
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+Names = Annotated[tuple[str, ...], _AS_LIST]
 """A list of names, or one name alone."""
 
 

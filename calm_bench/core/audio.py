@@ -276,11 +276,8 @@ def read_audio(
 
     A file may lack its last samples, up to 50 ms and 1 % of it: `examine` says so.
 
-    Args:
-        path: The sound file.
-        sample_rate: The rate of what comes out; None for the file's own.
-        start: Where to begin, in seconds; what lies before is not decoded.
-        seconds: How much to read, less if the file ends before; None for all of it.
+    What lies before `start` is not decoded; it has as many `seconds` as are asked for, or fewer if
+    the file ends before.
 
     Raises:
         InputError: If the file is missing, damaged, cut short or empty, or holds NaN or infinity.

@@ -124,27 +124,20 @@ _SEAL = re.compile(rb',\s*"check":\s*"([0-9a-f]{16})"\s*\}\s*')
 
 
 def sealed(body: bytes, about: str = "") -> bytes:
-    """A JSON object with one more field at its end: a checksum of the others.
+    """A JSON object of at least one field with one more at its end: a checksum of the others.
 
-    Args:
-        body: The object, which has at least one field.
-        about: What else the checksum is of, as the name that the object is kept under.
+    It is of `about`, too, as the name that the object is kept under.
     """
     start = body.rstrip().removesuffix(b"}").rstrip()
     return b'%b,"check":"%b"}' % (start, content_hash(about, start).encode())
 
 
 def unsealed(data: bytes, where: object, about: str = "", *, always: bool = False) -> bytes:
-    """What was `sealed`, without its checksum.
-
-    Args:
-        data: A JSON object.
-        where: What the object is called where it is refused.
-        about: As it was sealed.
-        always: Whether one without a checksum, as older versions wrote them, is refused, too.
+    """What was `sealed` about something, without its checksum.
 
     Raises:
-        InputError: If the object is not what was written.
+        InputError: If the object is not what was written, at `where`; if `always`, even where it
+            has no checksum, as older versions wrote them.
     """
     found = _SEAL.search(data, max(0, len(data) - 64))
     if found is None or found.end() < len(data):
@@ -192,9 +185,8 @@ _COUNTER = count()
 def replacing(path: Path, beside: Path | None = None) -> Iterator[BinaryIO]:
     """Open what takes a file's place once it is whole and synced; its folder is made.
 
-    Args:
-        path: The file that is made or replaced, with the user's ordinary permissions.
-        beside: The folder that it grows in, on the same disk; None for its own.
+    It has the user's ordinary permissions, and grows in its own folder, or in `beside` on the same
+    disk.
 
     Raises:
         InputError: If the disk is full or not writable; the old file stays.
@@ -268,14 +260,9 @@ def locked(
 ) -> Iterator[None]:
     """Hold a lock file; the system drops the lock with the process, however it dies.
 
-    Args:
-        path: The lock file.
-        instead: What else the user can do, in the message.
-        what: What is locked, there; None for the folder that the lock file lies in.
-        wait: Whether to wait for the process that holds it, where its work is what is wanted.
-
     Raises:
-        BenchError: If another process holds it and is not waited for.
+        BenchError: If another process holds it and is not waited for: it is at work on `what`, or
+            on the folder that the file lies in; the user can do something `instead`.
         InputError: If the lock file cannot be made.
     """
     with disk_errors(path):

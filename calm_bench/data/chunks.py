@@ -67,13 +67,8 @@ def make_chunks(
 ) -> dict[str, Lines]:
     """Have the missing chunks made, in their order, and return the lines of all by name.
 
-    Args:
-        out: The corpus folder.
-        chunks: By name, what each is made of.
-        worker: Who makes them.
-        kept: The lines of a chunk at a path if it is there; it refuses what is another chunk.
-        job: What the worker reads to make a chunk.
-        jobs: How many are made at a time; None for one per core.
+    `kept` gives the lines of a chunk at a path if it is there, and refuses what is another chunk;
+    `job` what the worker reads to make one. `jobs` are made at a time, or one per core.
 
     Raises:
         BenchError: If a worker fails.

@@ -61,12 +61,6 @@ class Item(StrictModel):
     ) -> tuple[Wave, int]:
         """The recording, or a stretch of it, as `read_audio` gives it; the rest is not decoded.
 
-        Args:
-            corpus: The folder of the corpus.
-            sample_rate: The rate of what comes out; None for the file's own.
-            start: Where in the recording to begin, in seconds.
-            seconds: How much to read; None for all that follows.
-
         Raises:
             InputError: If the file can no longer be read, or is not the one that was listed.
         """

@@ -89,6 +89,7 @@ class Music:
         """Everything that decides the audio, as corpus.json records it."""
         counts = {"train": self.train, "validation": self.validation, "test": self.test}
         soundfont = soundfont_path()
+        of_soundfont = {"file": soundfont.name, "sha256": file_hash(soundfont)}
         return {
             "seed": self.seed,
             "recordings": counts,
@@ -96,11 +97,7 @@ class Music:
             "works": list_hash(),
             "performance": music_worker.PERFORMANCE,
             "packages": {name: metadata.version(name) for name in PACKAGES},
-            "soundfont": {
-                "file": soundfont.name,
-                "sha256": file_hash(soundfont),
-                "licence": SOUNDFONT_LICENCE,
-            },
+            "soundfont": of_soundfont | {"licence": SOUNDFONT_LICENCE},
             "loudness_lufs": music_worker.LOUDNESS_LUFS,
             "peak": music_worker.PEAK,
         }

@@ -81,14 +81,11 @@ def _said(names: Sequence[str]) -> tuple[str, Split] | None:
 
 
 def grouped(source: Source, candidates: Sequence[Candidate], rule: str) -> list[Candidate]:
-    """The recordings with what must stay together, by a rule.
+    """The recordings with what must stay together, by a rule; a note says if folders do.
 
-    Args:
-        source: Where they are from; a note says if folders stay together.
-        candidates: The recordings, with the groups of their layout.
-        rule: auto (the layout's groups; without any, microphones of one utterance and the outermost
-            folders that differ), folder, none, or a pattern whose first group, or all that it
-            finds in a path, is the group.
+    The rule is auto (the layout's groups; without any, microphones of one utterance and the
+    outermost folders that differ), folder, none, or a pattern whose first group, or all that it
+    finds in a path, is the group.
 
     Raises:
         InputError: If the rule is no pattern, or finds nothing in a recording's path.

@@ -164,7 +164,8 @@ class PositionTable(nn.Module):
         """Rows [length, Dh | D] of the positions from `start`."""
         if len(self.table) < start + length or self.table.device != like.device:
             size = max(256, 2 * (start + length))
-            self.table = position_rows(self.config, size, like.device)
+            with torch.inference_mode(False):  # a sample in training may make it; steps go on
+                self.table = position_rows(self.config, size, like.device)
         return self.table[start : start + length].to(like.dtype)
 
 

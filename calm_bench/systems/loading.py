@@ -58,15 +58,9 @@ def load_system(
 ) -> System:
     """Load a system with its codec by model name or folder, ready for inference.
 
-    Args:
-        name: A model's name or folder.
-        device: Where it is to run.
-        precision: What its weights are multiplied in.
-        mode: How its steps run; `plain` is the modules as they were trained.
-        random_weights: Draw all weights, the codec's too, and read no file. Except in mode plain
-            the modules then keep no copy of what is packed, and cannot be trained.
-        models: Those that were read already.
-        codec: Its codec, where that is loaded already and on the device; it stays as it is.
+    Mode `plain` is the modules as they were trained. With `random_weights` no file is read, and
+    except in mode plain the modules keep no copy of what is packed, and cannot be trained. `models`
+    were read already, and a `codec` that is on the device already stays as it is.
 
     Raises:
         UnknownNameError: If there is no such model.

@@ -106,10 +106,8 @@ class TextStream:
     ) -> NDArray[np.int64]:
         """What prompts decide of the text [B, steps], FREE elsewhere.
 
-        Args:
-            rows: Timed words of each prompt; those that begin in its audio are written out.
-            counts: Frames of each prompt; it ends at frame max(counts).
-            steps: Length of the stream.
+        Of each prompt's `rows` of words, those that begin in its `counts` of frames are written
+        out; all prompts end at frame max(counts).
         """
         given = np.full((len(rows), steps), FREE, np.int64)
         longest = max(counts)

@@ -98,8 +98,6 @@ class MoshiSystem(DelayedSystem):
     def nfe(self, sampling: SamplingParams) -> int:
         return int(self.lm.dep_q)
 
-    # -- a row ---------------------------------------------------------------------------------
-
     def keep(self, row: RowState, prompt: Prompt, steps: int) -> dict[str, Any]:
         """The streams beside the row's own codes, and the package's state."""
         text = torch.full((steps,), self.lm.text_padding_token_id, device=self.device)

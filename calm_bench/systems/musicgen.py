@@ -106,12 +106,9 @@ class MusicGenSystem(CodeSystem):
         return torch.einsum("...d,kvd->...kv", z, self.code_heads)
 
     def contexts(self, frames: Tensor, text: Tensor | None, seen: Tensor | None = None) -> Tensor:
-        """What the backbone makes of true codes at every step: [B, S, D].
+        """What the backbone makes of true codes [B, T, K] at every step: [B, S, D].
 
-        Args:
-            frames: Codes [B, T, K].
-            text: None: there is no text stream.
-            seen: Which frames [B, T] later steps may read; the codes of others enter as SPECIAL.
+        Codes of frames that are not `seen` enter as SPECIAL; there is no text stream.
         """
         assert text is None
         if seen is not None:
@@ -120,8 +117,6 @@ class MusicGenSystem(CodeSystem):
         x = self.embed_frames(self.pattern.inputs(stream, self.special))
         z: Tensor = self.backbone(x)
         return z
-
-    # -- generation ----------------------------------------------------------------------------
 
     def prefill(self, state: StreamState) -> None:
         """Lay the prompts out as a stream, read it, and take the steps before the first frame."""

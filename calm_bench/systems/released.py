@@ -72,8 +72,6 @@ class ReleasedSystem(System):
 
     brings_codec: ClassVar[bool] = True
 
-    # -- what a subclass adds ------------------------------------------------------------------
-
     @abstractmethod
     def draw(self, n_frames: int, sampling: SamplingParams, generator: torch.Generator) -> Tensor:
         """All random numbers of one clip, [steps, ...]."""
@@ -89,8 +87,6 @@ class ReleasedSystem(System):
     @abstractmethod
     def draw_row(self, row: RowState, z: Tensor) -> Tensor:
         """The next frame [C] or [K] from its context [D]."""
-
-    # -- the system's methods ------------------------------------------------------------------
 
     def start(
         self,

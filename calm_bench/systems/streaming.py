@@ -161,8 +161,6 @@ class StreamingSystem(System):
                         f"vocab_size {text.vocab_size}"
                     )
 
-    # -- what a head adds ----------------------------------------------------------------------
-
     @abstractmethod
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Frames [B, T, C] or [B, T, K] to backbone inputs [B, T, D]."""
@@ -178,8 +176,6 @@ class StreamingSystem(System):
     def head_text(self, state: StreamState) -> Tensor | None:
         """The text tokens [B] that the head sees, if it sees any."""
         return None
-
-    # -- training ------------------------------------------------------------------------------
 
     def contexts(self, frames: Tensor, text: Tensor | None, seen: Tensor | None = None) -> Tensor:
         """What the backbone makes of true streams at every step: [B, T + lead, D].
@@ -208,8 +204,6 @@ class StreamingSystem(System):
         numbers b T + t.
         """
         return z[:, self.lead :].flatten(0, 1)[chosen]
-
-    # -- generation ----------------------------------------------------------------------------
 
     def _encode_prompts(
         self, prompts: Sequence[Prompt], device: torch.device
@@ -477,8 +471,6 @@ class FlatSteps(ABC):
             return None
         top_k = text_top_k(sampling)
         return draw_tokens(self.text_head(z), draws, sampling.text_temperature, top_k)
-
-    # -- what it reads -------------------------------------------------------------------------
 
     def weight_bytes(self, steps: int) -> dict[str, int]:
         """Bytes of weights that one frame reads, by stage; the head takes so many steps."""

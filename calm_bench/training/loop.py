@@ -233,15 +233,11 @@ class Trainer:
         *,
         global_batch: bool = False,
     ) -> None:
-        """Set up optimiser and averages; nothing is loaded or written yet.
+        """Set up optimiser and averages; nothing is loaded or written to the folder yet.
 
-        Args:
-            objective: What to train, on the CPU; it is moved to Fabric's device.
-            config: The recipe.
-            folder: Where state, log and samples go.
-            fabric: Launched Fabric: device, precision, strategy.
-            global_batch: Whether ranks share the batches of a step, which `accumulate` counts, and
-                take the step of one process; else each rank has as many of its own.
+        The objective is moved to the device of a launched Fabric. With `global_batch` ranks share
+        the batches of a step, which `accumulate` counts, and take the step of one process; else
+        each rank has as many of its own.
         """
         self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
         self.parts = config.accumulate // (fabric.world_size if global_batch else 1)
@@ -497,8 +493,7 @@ class Trainer:
     def train(self, *, until: int | None = None) -> Iterator[dict[str, float]]:
         """Take the remaining steps, yielding the mean logs of each stretch of `log_every`.
 
-        Args:
-            until: Stop before this step; the schedule stays that of the whole run.
+        The schedule is that of the whole run, though it stop before step `until`.
         """
         stop = min(self.config.steps, until or self.config.steps)
         if self.progress.step < stop:

@@ -238,11 +238,6 @@ def speaks() -> bool:
 def train_model(name: str, options: TrainOptions, report: Report | None = None) -> Path | None:
     """Train a model, or go on where its last run stopped; write its folder when steps are done.
 
-    Args:
-        name: The model's name or folder; its config.yaml holds the recipe.
-        options: Devices, threads and limits; `export` writes the model although steps are left.
-        report: Called after every stretch of steps, for a progress bar.
-
     Returns:
         The model's folder if its weights were written (by the first rank), None if the run stopped
         before its last step.
