@@ -42,14 +42,8 @@ from calm_bench.training.objective import TrainingConfig
 from calm_bench.types import SamplingParams
 
 BUDGET = 470.0  # seconds of all steps together
-DEBUG = (
-    "calm-debug",
-    "calm-music-debug",
-    "musicgen-debug",
-    "rq-debug",
-    "rq-levels-debug",
-    "trigflow-debug",
-)
+KINDS = ("calm", "calm-music", "musicgen", "rq", "rq-levels", "trigflow")
+DEBUG = tuple(f"{kind}-debug" for kind in KINDS)
 SAMPLING = SamplingParams(temperature=0.9, text_temperature=0.8, head_steps=3, top_k=9)
 Found = dict[str, Any]
 

@@ -191,14 +191,8 @@ def test_the_machine_refuses_what_cuda_refuses() -> None:
     assert moving(CUDA)(x.T[None]).device == CUDA
 
 
-SYSTEMS = [
-    "calm-debug",
-    "calm-music-debug",
-    "musicgen-debug",
-    "rq-debug",
-    "rq-levels-debug",
-    "trigflow-debug",
-]
+KINDS = ("calm", "calm-music", "musicgen", "rq", "rq-levels", "trigflow")
+SYSTEMS = [f"{kind}-debug" for kind in KINDS]
 STEPS: list[tuple[Mode, Precision]] = [
     ("plain", "fp32"),
     ("plain", "bf16"),

@@ -14,13 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from calm_bench.codecs.autoencoder import Autoencoder
-from calm_bench.codecs.blocks import (
-    ComplexMel,
-    InverseStft,
-    LogMel,
-    Stream,
-    mel_filterbank,
-)
+from calm_bench.codecs.blocks import ComplexMel, InverseStft, LogMel, Stream, mel_filterbank
 from calm_bench.codecs.checkpoints import build_module, load_codec
 from calm_bench.codecs.rvq import ResidualQuantiser, RvqConfig
 from calm_bench.codecs.trunk import TrunkConfig

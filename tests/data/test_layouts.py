@@ -334,10 +334,7 @@ def test_timit_times_its_words_in_samples_at_16_khz(source: Path) -> None:
             {"meta.lst": "u|a|p.wav|b\nu|a | b|p.wav|c\n", "p.wav": 1.1},
             "meta.lst:2: column 5 ('c')",
         ),
-        (
-            {"A.WAV": 1.1, "A.WRD": "0 10 a\n0 ten b\n"},
-            "A.WRD:2: '0 ten' is no start and end",
-        ),
+        ({"A.WAV": 1.1, "A.WRD": "0 10 a\n0 ten b\n"}, "A.WRD:2: '0 ten' is no start and end"),
         ({"x.jsonl": '{"audio_filepath": "a.wav", "duration": "long"}\n'}, "x.jsonl:1: duration"),
     ],
 )
@@ -431,11 +428,7 @@ def test_a_list_that_says_a_split_counts_before_one_that_says_none(source: Path)
     lists = {"metadata.csv": "x|1\ny|2\nz|3\n", "metadata_train.csv": "x|1\n"}
     lay(source, {**lists, "metadata_val.csv": "y|2\nx|1\n"})
     items, card = read(source)
-    assert {i: x.split for i, x in items.items()} == {
-        "x": "train",
-        "y": "validation",
-        "z": "test",
-    }
+    assert {i: x.split for i, x in items.items()} == {"x": "train", "y": "validation", "z": "test"}
     assert card.skipped[0].reason.endswith("x.wav, which is in train, this one in validation")
 
 

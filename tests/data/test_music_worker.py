@@ -85,11 +85,7 @@ def test_no_note_begins_before_the_last_of_its_pitch_has_ended(seed: int) -> Non
 
 def test_voices_in_unison_sound_as_long_and_as_loud_as_either() -> None:
     voices = [(0.0, 0.4, 60, 70), (0.02, 1.0, 60, 90), (0.8, 1.5, 60, 50), (0.8, 1.5, 61, 50)]
-    assert apart(voices) == (
-        (0.0, 0.8, 60, 90),
-        (0.8, 1.5, 60, 50),
-        (0.8, 1.5, 61, 50),
-    )
+    assert apart(voices) == ((0.0, 0.8, 60, 90), (0.8, 1.5, 60, 50), (0.8, 1.5, 61, 50))
 
 
 def test_the_lowest_part_has_the_lowest_instrument() -> None:

@@ -15,13 +15,7 @@ from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import default_dir, read_card, read_manifest
 from calm_bench.data.piper_worker import match_groups
 from calm_bench.data.prompts import read_prompt_specs
-from calm_bench.data.speech import (
-    Speech,
-    check_overlap,
-    check_times,
-    make_speech,
-    time_errors,
-)
+from calm_bench.data.speech import Speech, check_overlap, check_times, make_speech, time_errors
 from calm_bench.data.stories import Story
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 from calm_bench.types import TimedWord, Transcript

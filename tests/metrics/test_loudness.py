@@ -90,11 +90,7 @@ def test_drift_sees_level_and_timbre_and_is_nil_without_change() -> None:
 def test_the_metric_notes_what_it_cannot_say() -> None:
     rate = 16_000
     tone = sine(4, rate, level_db=-20.0)
-    cases = {
-        "tone": tone,
-        "silent": np.zeros_like(tone),
-        "faded": np.concatenate([tone, 0 * tone]),
-    }
+    cases = {"tone": tone, "silent": np.zeros_like(tone), "faded": np.concatenate([tone, 0 * tone])}
     clips = [
         Clip(
             clip_id=name,

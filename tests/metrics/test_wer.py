@@ -69,10 +69,7 @@ ALIKE = [
         "Mr. & Mrs. Brown took No. 5 at 50 % off.",
         "mister and missus brown took number five at fifty percent off",
     ),
-    (
-        "At \u22125 degrees 1\u202f000\u00a0000 people",
-        "at minus five degrees one million people",
-    ),
+    ("At \u22125 degrees 1\u202f000\u00a0000 people", "at minus five degrees one million people"),
     (
         "I don\u02bct, you don\u2032t, we don`t, they don\uff07t, it is five o\u2019clock",
         "I don't you don't we don't they don't it is 5 o'clock",

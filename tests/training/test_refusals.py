@@ -82,12 +82,7 @@ def test_a_shape_that_cannot_be_is_refused_when_it_is_read(
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_refused_when_they_are_built(
-    like: str,
-    change: str,
-    value: Any,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    like: str, change: str, value: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config, folder = load_model_config(str(changed(like, change, value)))
