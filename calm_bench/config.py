@@ -15,6 +15,8 @@ from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
 """In a model's name: `calm-music-tiny@2000` is that model after 2,000 training steps."""
+CORPORA = ("speech", "voices", "music")
+"""Those that `calm-bench data` makes, each by a word of its own."""
 MAX_SECONDS = 600.0
 MAX_TEMPERATURE = 10.0  # a softmax is all but uniform, CALM's noise 3.2 times as wide as trained
 
@@ -387,6 +389,11 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
         content = [config.type, config.version, config.architecture, config.seed]
         self._identities[name] = content_hash(content, self.weights[name], codec)
         return self._identities[name]
+
+
+def is_shipped(config: ModelConfig, folder: Path) -> bool:
+    """Whether a model came with calm-bench; a checkout's models/ may hold the reader's, too."""
+    return paths.is_shipped_model(folder) and config.training.get("corpus") in (None, *CORPORA)
 
 
 def is_untrained(config: ModelConfig, folder: Path) -> bool:

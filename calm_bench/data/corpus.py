@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from calm_bench.config import parse
+from calm_bench.config import CORPORA, parse
 from calm_bench.core import files, paths
 from calm_bench.core.audio import read_audio, same_file
 from calm_bench.core.paths import RelativePath, check_relative
@@ -102,10 +102,6 @@ def default_dir(name: str) -> Path:
     return paths.home() / "data" / name
 
 
-MADE_HERE = ("speech", "voices", "music")
-"""The corpora that `calm-bench data` makes, each by a word of its own."""
-
-
 def corpus_dir(name: str) -> Path:
     """The folder of a corpus, by path or by its name under the data home.
 
@@ -121,9 +117,9 @@ def corpus_dir(name: str) -> Path:
             f"{name} is a folder and no corpus: `calm-bench data folder {name} --out CORPUS` makes "
             "one of the recordings in it"
         )
-    if name not in MADE_HERE:
+    if name not in CORPORA:
         around = (p.parent for d in (Path(), default_dir("")) for p in d.glob("*/manifest.jsonl"))
-        near = near_names(name, {*MADE_HERE, *(folder.name for folder in around)})
+        near = near_names(name, {*CORPORA, *(folder.name for folder in around)})
         hint = f"did you mean {' or '.join(near)}? Else " if near else ""
         make = f"{hint}`calm-bench data folder RECORDINGS --out {name}` makes it of yours"
     raise InputError(f"no corpus {name!r} here or in {default_dir(name).parent}: {make}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench.asr import load_recognizer
-from calm_bench.config import parse
+from calm_bench.config import CORPORA, parse
 from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
 from calm_bench.core.code import computed_by
 from calm_bench.core.files import append_lines, committed_lines, json_value, sealed, unsealed
@@ -112,6 +112,24 @@ def make_folder(
             checks=checks,
             notes=[*listed.notes, *remarks],
         )
+
+
+def data_command(corpus: Path, name: str) -> str:
+    """The command that makes a corpus again, ours or the user's own, which recipes call `name`.
+
+    Raises:
+        InputError: If the folder holds no corpus.
+    """
+    card = read_card(corpus)
+    if card.kind == "folder":
+        return folder_command(corpus)
+    if name in CORPORA:
+        return f"calm-bench data {name}"
+    words = ["calm-bench", "data", "voices" if "voices" in card.settings else card.kind]
+    counts = card.settings.get("stories") or card.settings.get("recordings") or {}
+    for option, value in {**counts, "seed": card.settings.get("seed", 0), "out": name}.items():
+        words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 def folder_command(corpus: Path, **changes: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calm_bench import registry
-from calm_bench.config import PromptSpec
+from calm_bench.config import PromptSpec, is_shipped
 from calm_bench.core import paths
 from calm_bench.core.code import computed_by
 from calm_bench.core.recordings import few
@@ -40,7 +40,7 @@ def check_codecs(plan: Plan, store: RunStore) -> Plan:
     """
     codecs = _codecs(plan)
     if plan.root == paths.benchmarks_dir():
-        codecs = [name for name in codecs if not paths.is_shipped_model(plan.models[name][1])]
+        codecs = [name for name in codecs if not is_shipped(*plan.models[name])]
     if not codecs:
         return plan
     known = {check.recipe_id: check for check in (*store.read(CodecCheck), *plan.checks)}

@@ -25,7 +25,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from calm_bench.codecs.checkpoints import build_module, load_codec, refuse_too_large
-from calm_bench.config import ModelConfig, WeightsSpec, load_model_config, parse, train_command
+from calm_bench.config import (
+    ModelConfig,
+    WeightsSpec,
+    is_shipped,
+    load_model_config,
+    parse,
+    train_command,
+)
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
@@ -33,14 +40,13 @@ from calm_bench.core.files import disk_errors, locked, replace, sweep, text_line
 from calm_bench.core.ranks import leave_token, sees
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
-    MADE_HERE,
     corpus_dir,
     licences,
     low_rates,
     read_card,
     read_manifest,
 )
-from calm_bench.data.folder import folder_command
+from calm_bench.data.folder import data_command
 from calm_bench.data.shards import prepare
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.seeds import AT_SEED, content_hash, training_of
@@ -613,18 +619,11 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
 
 def _rebuild(config: ModelConfig, corpus: str, command: str) -> str:
     """All that makes a model again: its corpus, a codec of the user's own, its training."""
-    folder = corpus_dir(corpus)
-    made = folder_command(folder)
-    if (kind := read_card(folder).kind) in MADE_OF:
-        made = f"calm-bench data {corpus if corpus in MADE_HERE else f'{kind} --out {corpus}'}"
-    before = [made]
+    before = [data_command(corpus_dir(corpus), corpus)]
     if config.codec is not None:
         codec, home = load_model_config(config.codec)
-        before += (
-            [train_command(config.codec)]
-            if codec.training and not paths.is_shipped_model(home)
-            else []
-        )
+        trained = codec.training and not is_shipped(codec, home)
+        before += [train_command(config.codec)] if trained else []
     return " && ".join([*before, command])
 
 
@@ -632,7 +631,7 @@ def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
     """On which terms the weights are given, if they are, and those of what they learned from."""
     if (kind := read_card(corpus).kind) in MADE_OF:
         terms = MADE_OF[kind]
-        named = config.licence or ("MIT" if paths.is_shipped_model(folder) else None)
+        named = config.licence or ("MIT" if is_shipped(config, folder) else None)
     else:
         trained = [item for item in read_manifest(corpus) if item.split == "train"]
         terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())

@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 from calm_bench.cli.app import app
 from calm_bench.core.files import locked
 from calm_bench.data import folder as module
-from calm_bench.data.corpus import Item, read_card, read_manifest
-from calm_bench.data.folder import FolderOptions, folder_command, make_folder
+from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
+from calm_bench.data.folder import FolderOptions, data_command, folder_command, make_folder
 from calm_bench.data.shards import prepare
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.seeds import file_hash
@@ -329,6 +329,16 @@ def test_what_a_corpus_was_made_by_makes_it_again(source: Path, out: Path) -> No
     assert cli(*command[1:]).exit_code == 0
     assert (out / "manifest.jsonl").read_bytes() == before
     assert "--transcribe faster-whisper" in folder_command(out, transcribe="faster-whisper")
+
+
+def test_a_corpus_of_ours_is_made_again_by_its_own_word(tmp_path: Path) -> None:
+    settings = {"seed": 3, "stories": {"train": 64, "test": 8}}
+    for name, more in {"small": {}, "loud": {"voices": {"joe": []}}}.items():
+        write_corpus(tmp_path / name, [], kind="speech", settings={**settings, **more})
+    made = data_command(tmp_path / "small", "small")
+    assert made == "calm-bench data speech --train 64 --test 8 --seed 3 --out small"
+    assert data_command(tmp_path / "small", "speech") == "calm-bench data speech"
+    assert data_command(tmp_path / "loud", "loud").startswith("calm-bench data voices --train 64")
 
 
 class Listener:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from calm_bench.codecs.checkpoints import build_module, refuse_too_large, shape_of
-from calm_bench.config import Models, load_model_config, parse
+from calm_bench.config import Models, is_shipped, load_model_config, parse
 from calm_bench.core import device
 from calm_bench.data.corpus import low_rates, read_manifest
 from calm_bench.errors import BenchError, InputError, MachineError, WeightsError
@@ -202,3 +202,11 @@ def test_recordings_below_the_models_rate_are_counted(tones: Path) -> None:
     assert note.startswith("2 of 2 recordings have fewer than 16000 samples a second (8000 the")
     assert note.endswith("nothing above 4 kHz")
     assert low_rates(read_manifest(tones), 8000) is None
+
+
+def test_a_readers_model_in_the_checkout_is_not_one_of_ours() -> None:
+    config, folder = load_model_config("vae-speech-tiny")
+    assert is_shipped(config, folder)
+    assert is_shipped(*load_model_config("calm-debug"))
+    own = config.model_copy(update={"training": {**config.training, "corpus": "my-corpus"}})
+    assert not is_shipped(own, folder.parent / "my-vae")
