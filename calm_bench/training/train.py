@@ -57,17 +57,9 @@ from calm_bench.systems.monologue import train_tokenizer
 from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.text import load_text_model
+from calm_bench.training import language
 from calm_bench.training.codec import CodecObjective, CodecTraining
 from calm_bench.training.curve import curve_of
-from calm_bench.training.language import (
-    CalmObjective,
-    FlowObjective,
-    LanguageObjective,
-    LanguageTraining,
-    MusicGenObjective,
-    RqObjective,
-    frame_split,
-)
 from calm_bench.training.loop import WITHOUT_EFFECT, Trainer
 from calm_bench.training.objective import Objective, TrainingConfig
 from calm_bench.training.sharding import sharded_strategy
@@ -417,7 +409,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
         return TextObjective(model, reading, recipe, (learned, held_out))
     name = str(config.codec)
     system = build_system(config, folder, load_codec(name))
-    options = parse(LanguageTraining, recipe.objective, its_own)
+    options = parse(language.LanguageTraining, recipe.objective, its_own)
     objective = _objective_of(system)
     if objective is None:
         raise InputError(
@@ -426,8 +418,8 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     _say_low_rates(corpus, system.codec.sample_rate)
     begun = start_from(system, recipe.start_from, where) if recipe.start_from else None
     splits = (
-        frame_split(corpus, "train", name, system),
-        frame_split(corpus, "validation", name, system),
+        language.frame_split(corpus, "train", name, system),
+        language.frame_split(corpus, "validation", name, system),
     )
     built = objective(system, options, recipe, splits)
     if begun is not None:
@@ -463,12 +455,13 @@ def _ensure_tokenizer(config: ModelConfig, folder: Path, corpus: Path, like: str
     replace(folder / name, tokenizer.to_str(pretty=True).encode())
 
 
-def _objective_of(system: object) -> type[LanguageObjective] | None:
+def _objective_of(system: object) -> type[language.LanguageObjective] | None:
     if isinstance(system, CalmSystem):
-        return FlowObjective if system.config.sampler == "trigflow" else CalmObjective
+        is_flow = system.config.sampler == "trigflow"
+        return language.FlowObjective if is_flow else language.CalmObjective
     if isinstance(system, RqSystem):
-        return RqObjective
-    return MusicGenObjective if isinstance(system, MusicGenSystem) else None
+        return language.RqObjective
+    return language.MusicGenObjective if isinstance(system, MusicGenSystem) else None
 
 
 @contextmanager
