@@ -232,7 +232,6 @@ def expand(request: Request) -> SpeedPlan:
     rows = tuple(
         row for system in systems for row in _rows_of(system, variants, part.temperature, models)
     )
-    identities = [models.identity(system.model, "system") for system in systems]
     benchmark, root = load_benchmark(part.prompts_of), paths.benchmarks_dir()
     prompts = _prompts(benchmark, root, setting)
     plan_hash = content_hash(
@@ -240,7 +239,7 @@ def expand(request: Request) -> SpeedPlan:
         request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
         setting.model_dump(mode="json"),
         [[row.cell_id, row.head_steps, row.top_k] for row in rows],
-        identities,
+        [models.identity(system.model, "system") for system in systems],
         [prompt.sha256 for prompt in prompts],
         *(["kernels measured"] if request.kernels == "measured" else []),
     )

@@ -1,6 +1,7 @@
 """Which kernel a matrix takes: every kernel keeps its word, and a choice is more than noise."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from math import inf, nan
 from typing import Any
 
@@ -135,46 +136,39 @@ def test_rows_take_their_kernels_packed_when_they_are_needed() -> None:
     assert [*product.packed] == ["dense", "packed", "split"]
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a bench of kernels that take the times they are given, one after another."""
+class Told(Bench):
+    """A bench whose kernels take the times they are given, one after another."""
 
-    def made(**times: Sequence[float]) -> Bench:
-        now = 0.0
+    def __init__(self, **times: Sequence[int]) -> None:
+        super().__init__({name: [lambda x: x] for name in times})  # type: ignore[list-item,misc]
+        self.told = {name: cycle(own) for name, own in times.items()}
 
-        def packed(own: Sequence[float]) -> list[Any]:
-            at = iter([0.0, *own, *own, *own])  # warming up first; the usual one runs twice
-
-            def call(x: Tensor) -> None:
-                nonlocal now
-                now += next(at)
-
-            return [call]
-
-        bench = Bench({name: packed(own) for name, own in times.items()})
-        bench.clock = lambda: int(now * 1000)
-        return bench
-
-    return made
+    def time(self, name: str, x: Tensor) -> int:
+        return next(self.told[name])
 
 
-def test_a_faster_kernel_is_taken_when_it_gains_more_than_noise(bench: Any) -> None:
+def test_a_faster_kernel_is_taken_when_it_gains_more_than_noise() -> None:
     x = torch.zeros(1, 1)
-    still, fast, little = [10.0] * 5, [9.0] * 5, [9.9] * 5
-    assert bench(usual=still, other=fast).fastest(x, "usual") == "other"
-    assert bench(usual=still, other=little).fastest(x, "usual") == "usual"
-    assert bench(usual=still, other=[11.0] * 5).fastest(x, "usual") == "usual"
-    shaken = [10.0, 11.5] * 5  # in every round one of the two is slower by as much as is gained
-    assert bench(usual=[10.0, 10.9] * 5, other=fast).fastest(x, "usual") in ("usual", "other")
-    assert bench(usual=shaken, other=[9.6] * 5).fastest(x, "usual") == "usual"
+    for other, best in ((90, "other"), (99, "usual"), (110, "usual"), (50, "other")):
+        assert Told(usual=[100] * 9, other=[other] * 9).fastest(x, "usual") == best
+    shaken = Told(usual=[100] + [108] * 14, other=[92] * 9)  # one of the two is never below 108
+    assert shaken.fastest(x, "usual") == "usual"
 
 
-def test_what_is_far_slower_is_not_timed_to_the_end(bench: Any) -> None:
+def test_what_is_far_slower_is_not_timed_to_the_end() -> None:
     x = torch.zeros(1, 1)
-    times = bench(usual=[10.0] * 5, near=[12.0] * 5, far=[25.0] * 5).times(x, "usual")
+    times = Told(usual=[100] * 5, near=[120] * 5, far=[250] * 5).times(x, "usual")
     assert sorted(times) == ["", "near", "usual"]
     assert len(times["near"]) == kernels.ROUNDS
-    assert len(bench(usual=[10.0] * 5, far=[25.0] * 5).times(x, "usual")["usual"]) == 1
+    assert len(Told(usual=[100] * 5, far=[250] * 5).times(x, "usual")["usual"]) == 1
+
+
+def test_a_bench_times_products_and_sums() -> None:
+    weight, x = torch.randn(64, 48), torch.randn(2, 48)
+    packed = {n: [KERNELS[n].make(weight, None, True) for _ in range(2)] for n in ("dense", "int8")}
+    bench = Bench(packed)
+    assert bench.fastest(x, "dense") in packed
+    assert min(bench.time("int8", x) for _ in range(3)) > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
