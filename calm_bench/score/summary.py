@@ -89,25 +89,17 @@ def summarise_run(
         notes: What must be said of the clips.
     """
     rows, latency = scorer.rows, scorer.store.read(LatencyRecord)
-    rates = _bit_rates(rows, scorer.store)
-    speed = speed_rows(rows, latency)
+    speed, rates = speed_rows(rows, latency), _bit_rates(rows, scorer.store)
     numbers = [_Numbers(score, scorer.clips) for score in scores]
     scored = [value for part in numbers for value in part.values(rows)]
     values = [*speed.values, *rates, *scored]
-    codecs = [BITS_PER_SECOND.model_copy(update={"metric": "codec"})] if rates else []
-    by_metric = (
-        column.model_copy(update={"metric": score.metric})
-        for score in scores
-        for column in score.columns
-    )
-    columns = {column.name: column for column in (*codecs, *by_metric)}
     recipes = {s.recipe_id: {"metric": s.metric, **s.recipe} for s in scores if s.recipe_id}
     return Results(
         run_id=manifest.run_id,
         benchmark=manifest.benchmark,
         benchmark_version=manifest.version,
         cells=tuple(rows),
-        columns=(*(SPEED_COLUMNS if latency else ()), *columns.values()),
+        columns=(*(SPEED_COLUMNS if latency else ()), *_columns(scores, codecs=bool(rates))),
         table=table,
         recipes={**speed.recipes, **recipes},
         rows=tuple(values),
@@ -126,6 +118,13 @@ def summarise_run(
             *_noise_notes(rows, table, scores, values),
         ),
     )
+
+
+def _columns(scores: Sequence[MetricScores], *, codecs: bool) -> Iterable[Column]:
+    found = [BITS_PER_SECOND.model_copy(update={"metric": "codec"})] if codecs else []
+    for score in scores:
+        found += [c.model_copy(update={"metric": score.metric}) for c in score.columns]
+    return {column.name: column for column in found}.values()
 
 
 class _Numbers:
