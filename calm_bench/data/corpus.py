@@ -241,6 +241,13 @@ def read_card(folder: Path) -> CorpusCard:
     return parse(CorpusCard, card, str(path))
 
 
+def card_of(folder: Path) -> CorpusCard:
+    """What corpus.json says; of a manifest that was written by hand, that it is the user's own."""
+    if (folder / "corpus.json").exists():
+        return read_card(folder)
+    return CorpusCard(kind="folder", settings={}, counts={})
+
+
 def read_manifest(folder: Path) -> list[Item]:
     """Every recording of a corpus, in the manifest's order.
 

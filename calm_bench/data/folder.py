@@ -25,7 +25,7 @@ from calm_bench.data.corpus import (
     Item,
     Skipped,
     Split,
-    read_card,
+    card_of,
     working_on,
     write_corpus,
 )
@@ -120,7 +120,7 @@ def data_command(corpus: Path, name: str) -> str:
     Raises:
         InputError: If the folder holds no corpus.
     """
-    card = read_card(corpus)
+    card = card_of(corpus)
     if card.kind == "folder":
         return folder_command(corpus)
     if name in CORPORA:
@@ -142,7 +142,7 @@ def folder_command(corpus: Path, **changes: str) -> str:
     Raises:
         InputError: If the folder holds no corpus.
     """
-    settings = {**read_card(corpus).settings, **changes}
+    settings = {**card_of(corpus).settings, **changes}
     plain = {**asdict(FolderOptions()), "layout": "files"}
     words = ["calm-bench", "data", "folder", str(settings.get("source", "RECORDINGS"))]
     words += ["--out", str(corpus)]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from calm_bench.data.corpus import Item, Split, read_card, read_manifest
+from calm_bench.data.corpus import Item, Split, card_of, read_manifest
 from calm_bench.data.folder import folder_command
 from calm_bench.data.speech import Speech
 from calm_bench.data.stories import more_texts
@@ -61,7 +61,7 @@ def texts_of(corpus: Path, split: Split, *, timed: bool = False) -> list[str]:
     if not texts:
         what = "timed words" if timed else "texts"
         heard = "a list that has them"
-        if read_card(corpus).kind == "folder":
+        if card_of(corpus).kind == "folder":
             heard = f"`{folder_command(corpus, transcribe='faster-whisper')}`"
         raise InputError(f"the {split} recordings of {corpus} have no {what}: {heard} gives them")
     return texts

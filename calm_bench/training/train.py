@@ -40,10 +40,10 @@ from calm_bench.core.files import disk_errors, locked, replace, sweep, text_line
 from calm_bench.core.ranks import leave_token, sees
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
+    card_of,
     corpus_dir,
     licences,
     low_rates,
-    read_card,
     read_manifest,
 )
 from calm_bench.data.folder import data_command
@@ -622,7 +622,7 @@ def _rebuild(config: ModelConfig, corpus: str, command: str) -> str:
 
 def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
     """On which terms the weights are given, if they are, and those of what they learned from."""
-    if (kind := read_card(corpus).kind) in MADE_OF:
+    if (kind := card_of(corpus).kind) in MADE_OF:
         terms = MADE_OF[kind]
         named = config.licence or ("MIT" if is_shipped(config, folder) else None)
     else:
