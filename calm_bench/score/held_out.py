@@ -147,6 +147,7 @@ class HeldOut:
         return content_hash(
             *("losses", computed_by(__name__, kind), plan.models.identity(model, "system")),
             *(version_of("torch"), self.opened.device.partition(":")[0]),
+            _recipe(model, plan.models),
             *(plan.spec.prompt_seconds, plan.spec.seconds, plan.spec.batch_size, plan.spec.asr),
             [prompt.model_dump(mode="json") for prompt in plan.prompts],
             length=40,

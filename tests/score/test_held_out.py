@@ -123,6 +123,15 @@ def test_what_is_recorded_is_not_measured_again(
     assert made.read(ScoreRecord) == before
 
 
+def test_losses_of_another_tokenizer_are_not_taken(
+    plan: Plan, made: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = HeldOut(plan, made, OpenModels(plan.models, "cpu"), prompts_of(plan))
+    key = held_out._key("calm-debug")
+    monkeypatch.setattr("calm_bench.score.held_out._recipe", lambda *_: {"tokenizer": "another"})
+    assert held_out._key("calm-debug") != key
+
+
 def test_a_recording_without_known_words_says_so(
     plan: Plan, made: RunStore, tmp_path: Path
 ) -> None:
