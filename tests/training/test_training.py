@@ -651,7 +651,7 @@ def test_missing_corpus_and_recipe_are_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="no training section"):
         train_model("vae-debug", CPU)
-    with pytest.raises(InputError, match="calm-bench data tones"):
+    with pytest.raises(InputError, match="calm-bench data folder RECORDINGS --out tones"):
         train_model(model("mine", **KINDS["vae"]), CPU)
 
 
