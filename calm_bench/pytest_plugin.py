@@ -18,19 +18,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(OPTION, action="append", default=[], metavar="NAME", help=about)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-k` chooses among tests
-def pytest_collection_modifyitems(
-    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
-) -> None:
-    """Add a test for each check of each part."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what nothing is called by, once for all workers."""
     for name in config.getoption(OPTION):
         from calm_bench import contracts
         from calm_bench.errors import BenchError
 
         try:
-            kind, load = contracts.found(name)
+            contracts.found(name)
         except BenchError as error:
             raise pytest.UsageError(f"{OPTION} {name}: {error}") from error
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-k` chooses among tests
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Add a test for each check of each part."""
+    for name in dict.fromkeys(config.getoption(OPTION)):
+        from calm_bench import contracts
+
+        kind, load = contracts.found(name)
         for check in contracts.CHECKS[kind]:
             title = f"{OPTION} {name}: {check.__name__}"
             items.append(Contract.from_parent(session, name=title, check=check, load=load))

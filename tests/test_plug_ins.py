@@ -137,6 +137,8 @@ def test_an_embedding_of_ones_own_is_looked_through(install: Install, tmp_path: 
     plan = expand("smoke", Overrides(metrics=("kad",), embeddings=("wrong",), **asked))
     run(plan, out=folder, device="cpu")
     assert numbers(folder)["kad"] == {"wrong"}
+    with pytest.raises(UnknownNameError, match="unknown embedding 'mle'; did you mean mel"):
+        score_run(folder, embeddings=["mle"])
     score_run(folder, embeddings=["mel"])
     assert numbers(folder)["kad"] == {"wrong", "mel"}
 

@@ -42,8 +42,11 @@ def test_a_contract_that_fails_is_a_test_that_fails_with_its_line(theirs: pytest
     chosen.assert_outcomes(passed=1, deselected=5)
 
 
-def test_a_name_that_nothing_has_is_one_line(theirs: pytest.Pytester) -> None:
-    result = theirs.runpytest_subprocess(*PLUG_IN, "--calm-bench-verify", "suor")
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one", "xdist"])
+def test_a_name_that_nothing_has_is_one_line(
+    theirs: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = theirs.runpytest_subprocess(*PLUG_IN, "--calm-bench-verify", "suor", *workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*unknown system, codec, metric or embedding 'suor'*mean sour*"])
 

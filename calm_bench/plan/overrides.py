@@ -143,6 +143,8 @@ def with_measures(
         UnknownNameError: For a metric or an embedding that does not exist.
         InputError: If no metric looks through an embedding.
     """
+    for name in embeddings:
+        registry.load("embedding", name)
     own = spec.metrics if beside or not metrics else ()
     chosen = {name: registry.load("metric", name) for name in (*own, *metrics)}
     if embeddings and not any(hasattr(metric, "embedder") for metric in chosen.values()):

@@ -232,12 +232,14 @@ class Trainer:
         fabric: Fabric,
         *,
         global_batch: bool = False,
+        of: Any = None,
     ) -> None:
         """Set up optimiser and averages; nothing is loaded or written to the folder yet.
 
         The objective is moved to the device of a launched Fabric. With `global_batch` ranks share
         the batches of a step, which `accumulate` counts, and take the step of one process; else
-        each rank has as many of its own.
+        each rank has as many of its own. A state is resumed only by a trainer of the same recipe,
+        data, and whatever else it is `of`: shape and codec.
         """
         self.objective, self.config, self.folder, self.fabric = objective, config, folder, fabric
         self.parts = config.accumulate // (fabric.world_size if global_batch else 1)
@@ -257,7 +259,7 @@ class Trainer:
         self.log = RunLog(folder)
         self.keep: Callable[[int, Mapping[str, Tensor]], None] | None = None  # if `keep_every`
         recipe = config.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-        self.identity = content_hash(recipe, objective.origin)
+        self.identity = content_hash(recipe, objective.origin, objective.facts(), of)
 
     @property
     def state_path(self) -> Path:
@@ -306,8 +308,9 @@ class Trainer:
             ) from error
         if identity != self.identity:
             raise TrainingError(
-                f"{self.state_path} belongs to another training recipe than this one: repeat the "
-                "command with the --set it began with, or start over with --fresh"
+                f"{self.state_path} belongs to another training than this one: of another recipe, "
+                "shape, codec or other recordings; repeat the command with what it began with, or "
+                "start over with --fresh"
             )
         try:
             self._take(state)

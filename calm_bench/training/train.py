@@ -265,7 +265,8 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
             if options.fresh and fabric.local_rank == 0:
                 _forget(work)
         work.mkdir(parents=True, exist_ok=True)
-        trainer = Trainer(objective, recipe, work, fabric, global_batch=options.global_batch)
+        of = [config.type, config.architecture, _heard(config)]
+        trainer = Trainer(objective, recipe, work, fabric, global_batch=options.global_batch, of=of)
         if recipe.keep_every:
             trainer.keep = partial(_keep, work, config, folder)
         if trainer.resume():
@@ -310,8 +311,7 @@ def _write(
     seed, done = trainer.config.seed, trainer.progress
     facts = {"recipe": _recipe_hash(config, trainer.objective.origin), "steps": done.step}
     if config.codec is not None:
-        heard = load_model_config(config.codec)[0].weights
-        facts["codec"] = heard and heard.sha256
+        facts["codec"] = _heard(config)
     with _writing(folder):
         if further:
             sha256, card = write_training(folder, seed, weights, facts), None
@@ -346,13 +346,16 @@ def _from_seed(
     return config, recipe.model_copy(update=seed), f"{AT_SEED}{options.seed}"
 
 
+def _heard(config: ModelConfig) -> str | None:
+    """The sha256 of the weights of a system's codec."""
+    weights = None if config.codec is None else load_model_config(config.codec)[0].weights
+    return None if weights is None else weights.sha256
+
+
 def _recipe_hash(config: ModelConfig, origin: str | None) -> str:
     """What decides a training besides its seed: shapes, recipe, codec, and what it starts from."""
     recipe = {k: v for k, v in config.training.items() if k not in {"seed", *WITHOUT_EFFECT}}
-    codec = None
-    if config.codec is not None:
-        weights = load_model_config(config.codec)[0].weights
-        codec = config.codec, weights and weights.sha256
+    codec = None if config.codec is None else (config.codec, _heard(config))
     parts = [config.type, config.architecture, recipe, codec, *([origin] if origin else [])]
     return content_hash(*parts, length=12)
 
@@ -630,6 +633,7 @@ def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
         terms = ", ".join(f"{name} ({n} recordings)" for name, n in licences(trained).items())
         named = config.licence
     stated = named or "none stated (`licence:` in config.yaml states one)"
+    stated = " ".join(stated.split()).replace("|", "\\|")
     return f"{stated}; trained on {terms}"
 
 

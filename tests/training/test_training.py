@@ -549,7 +549,7 @@ def test_a_start_that_was_trained_anew_is_another_training(corpus: Path) -> None
     first, (whole, _) = text_and_system()
     train_model(whole, replace(CPU, until=2))
     trained(first, "--fresh", "--set", "seed=1")
-    with pytest.raises(TrainingError, match="another training recipe"):
+    with pytest.raises(TrainingError, match="another training than this"):
         train_model(whole, CPU)
 
 
@@ -570,8 +570,27 @@ def test_a_start_rate_of_zero_leaves_what_was_given_as_it_was(corpus: Path) -> N
 def test_state_of_another_recipe_is_refused(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
     train_model(name, replace(CPU, until=1))
-    with pytest.raises(TrainingError, match="another training recipe"):
+    with pytest.raises(TrainingError, match="another training than this"):
         train_model(name, replace(CPU, overrides={"seed": 1}))
+
+
+def test_state_of_other_recordings_or_another_shape_is_refused(corpus: Path) -> None:
+    name = model("mine", **KINDS["trigflow"])
+    train_model(name, replace(CPU, until=1))
+    config, written = Path("models/mine/config.yaml"), (corpus / "manifest.jsonl").read_text()
+    before = config.read_text()
+    changed = yaml.safe_load(before)
+    changed["architecture"]["grid_spread"] = 0.5
+    config.write_text(yaml.safe_dump(changed))
+    with pytest.raises(TrainingError, match="shape"):
+        train_model(name, CPU)
+    config.write_text(before)
+    lines = written.splitlines(keepends=True)
+    (corpus / "manifest.jsonl").write_text("".join(lines[1:]))
+    with pytest.raises(TrainingError, match="other recordings"):
+        train_model(name, CPU)
+    (corpus / "manifest.jsonl").write_text(written)
+    train_model(name, CPU)
 
 
 @pytest.mark.parametrize(
