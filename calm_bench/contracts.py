@@ -63,12 +63,12 @@ def verify(name: str) -> Iterator[Found]:
                 check(part)
         except BenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plug-in may end the process, or try to
             fault = fault_of(error)
         yield Found(sentence(check), fault)
 
 
-def fault_of(error: Exception) -> str:
+def fault_of(error: BaseException) -> str:
     """Why a check does not hold, in one line."""
     if isinstance(error, AssertionError):  # to which pytest, where it runs us, adds what it saw
         error.args = (str(error).partition("\nassert ")[0],)

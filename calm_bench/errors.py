@@ -61,7 +61,7 @@ class UnknownNameError(BenchError):
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An error as one line, with the plug-in it came from, its file and line.
 
     Its traceback goes to the run's log and, where BENCH_DEBUG is set, to standard error.
@@ -76,7 +76,7 @@ def describe(error: Exception) -> str:
     return f"{blamed}: {text}" if (blamed := blame(error)) else text
 
 
-def blame(error: Exception) -> str | None:
+def blame(error: BaseException) -> str | None:
     """The plug-in whose code an error came from, with file and line; None if it is none's."""
     frames = [(f.f_code, line) for f, line in traceback.walk_tb(error.__traceback__)]
     for code, line in reversed(frames):

@@ -59,10 +59,7 @@ class Contract(pytest.Item):
         """The line that `calm-bench verify` says."""
         from calm_bench.contracts import fault_of, sentence
 
-        error = excinfo.value
-        return (
-            f"{sentence(self.check)}: {fault_of(error) if isinstance(error, Exception) else error}"
-        )
+        return f"{sentence(self.check)}: {fault_of(excinfo.value)}"
 
     def reportinfo(self) -> tuple[Any, None, str]:
         """Where it is from."""

@@ -103,15 +103,29 @@ def make_folder(
         if options.transcribe is not None:
             items, checks["text"] = _transcribe(items, hashes, out, options.transcribe)
         remarks += [remark for found in kept for remark in found.sound.remarks]
+        settings = {"source": str(source), **asdict(options), "layout": listed.layout}
         return write_corpus(
             out,
             items,
             kind="folder",
-            settings={"source": str(source), **asdict(options), "layout": listed.layout},
+            settings=settings,
             skipped=skipped,
             checks=checks,
-            notes=[*listed.notes, *remarks],
+            notes=[*_replaced(out, settings), *listed.notes, *remarks],
         )
+
+
+def _replaced(out: Path, settings: dict[str, Any]) -> list[str]:
+    """A note where a corpus of another source or other options lies."""
+    if not (out / "corpus.json").is_file():
+        return []
+    try:
+        known = card_of(out).settings == settings
+    except InputError:
+        return []  # damaged, and about to be whole again
+    if known:
+        return []
+    return [f"this takes the place of a corpus that `{data_command(out, out.name)}` made"]
 
 
 def data_command(corpus: Path, name: str) -> str:

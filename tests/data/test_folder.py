@@ -304,6 +304,11 @@ def test_one_command_at_a_time(source: Path, out: Path) -> None:
         make_folder(source, out)
 
 
+def told(result: Any) -> str:
+    """What a command said, on one line."""
+    return " ".join(result.output.split())
+
+
 def test_the_corpus_carries_the_terms_that_its_maker_names(source: Path, out: Path) -> None:
     for name in "abc":
         sound(source / f"{name}.wav")
@@ -315,7 +320,10 @@ def test_the_corpus_carries_the_terms_that_its_maker_names(source: Path, out: Pa
     result = cli("data", "folder", str(path), "--out", str(out), "--licence", "CC BY 4.0")
     assert "terms: CC BY 4.0 (2), CC0 (1)" in result.output
     assert [by_id(out)[name].licence for name in "abc"] == ["CC0", "CC BY 4.0", "CC BY 4.0"]
+    assert f"the place of a corpus that `calm-bench data folder {path} --out {out}" in told(result)
     assert read_card(out).licences == {"CC BY 4.0": 2, "CC0": 1}
+    result = cli("data", "folder", str(path), "--out", str(out), "--licence", "CC BY 4.0")
+    assert "takes the place" not in told(result)
 
 
 def test_what_a_corpus_was_made_by_makes_it_again(source: Path, out: Path) -> None:
