@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from calm_bench import config
 from calm_bench.cli import doctor
+from calm_bench.seeds import file_hash
 
 WEIGHTS_BUDGET = 90_000_000
 TRAININGS_BUDGET = 60_000_000
@@ -140,3 +142,14 @@ def test_every_model_folder_says_what_it_is(name: str) -> None:
     assert spec.description
     if spec.weights is not None:
         assert (folder / "card.md").is_file()
+
+
+def test_coming_weights_are_whole_and_heard_through_coming_codecs(checkout: Path) -> None:
+    models = checkout / "models"
+    coming = {path.parent.parent.name: path for path in models.glob("*/next/config.yaml")}
+    specs = {name: yaml.safe_load(path.read_text()) for name, path in coming.items()}
+    for name, spec in specs.items():
+        weights = spec["weights"]
+        assert file_hash(coming[name].parent / weights["file"]) == weights["sha256"]
+        if "codec" in spec:
+            assert weights["codec"] == specs[spec["codec"]]["weights"]["sha256"]
