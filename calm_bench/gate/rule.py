@@ -137,9 +137,10 @@ def _estimates(
 
 def _verdict(quantity: Quantity, ratio: Estimate, control: Estimate) -> tuple[Verdict, str]:
     ends = ratio.low, ratio.high, control.value, control.low, control.high
-    if None in ends:
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
         raise ValueError("an interval needs two rounds")
-    low, high, own, own_low, own_high = (end or 0.0 for end in ends)
+    low, high, own, own_low, own_high = known
     if not own_low <= 1.0 <= own_high and abs(own - 1) > quantity.control_off:
         return "unfit", f"the reference differs from itself by {100 * (own - 1):+.1f} %"
     if low >= quantity.threshold:

@@ -97,8 +97,9 @@ def restlessness(
     if aa is None or aa.value is None or aa.low is None or aa.high is None:
         return [], None
     sure = time_ratio(control, twin, "total", level=0.99)
-    is_off = not (sure.low or 0.0) <= 1.0 <= (sure.high or 0.0)
-    if is_off and abs(aa.value - 1) > CONTROL_OFF:
+    assert sure.low is not None
+    assert sure.high is not None
+    if not sure.low <= 1.0 <= sure.high and abs(aa.value - 1) > CONTROL_OFF:
         note = (
             f"{UNFIT} by {100 * (aa.value - 1):+.1f} % on this machine: "
             "something else was running, and the speed columns are not to be trusted"
