@@ -54,11 +54,11 @@ def predicted_speedup(baseline: Sums, own: Sums) -> float:
     p is the head's share of the baseline's time, s the heads' ratio, b the ratio of all else. Where
     it is far from the measured ratio of totals, time was booked on the wrong stage or on none.
     """
-    p = baseline.head / baseline.total
+    p, total = baseline.head / baseline.total, baseline.per_audio("total")
     rest, base_rest = (x.per_audio("backbone") + x.per_audio("codec") for x in (own, baseline))
-    b = rest / base_rest
-    p_over_s = own.per_audio("head") / baseline.per_audio("total")  # of no head, too, that is 0
-    return 1 / ((1 - p) * b + p_over_s)
+    # Of a baseline that is all head, and of a head that takes no time, the quotients' limits.
+    others = (1 - p) * rest / base_rest if base_rest else rest / total
+    return 1 / (others + own.per_audio("head") / total)
 
 
 def time_ratio(
@@ -283,7 +283,7 @@ def estimates(
     found = {name: _quotient(name, own) for name in _QUOTIENTS} | {
         "overall_speedup": speedup(baseline, own, "total"),
         "head_speedup": speedup(baseline, own, "head"),
-        "first_audio_ms": typical([(r.first_audio_ns or 0) / 1e6 for r in own]),
+        "first_audio_ms": typical([r.first_audio_ns / 1e6 for r in own if r.first_audio_ns]),
         "frame_p50_ms": typical([median(r.stage_ns["total"]) / 1e6 for r in own]),
         "frame_max_ms": Estimate(value=slowest / 1e6, n=len(own)),
         "peak_mb": _peak(own),

@@ -43,6 +43,10 @@ def test_the_identity_is_exact_for_sums_whatever_the_stages_took() -> None:
     assert predicted_speedup(baseline, own) == pytest.approx(baseline.total / own.total, rel=1e-9)
 
 
+def test_the_identity_holds_of_a_baseline_that_is_all_head() -> None:
+    assert predicted_speedup(sums(0.0, 2.0), sums(0.5, 0.5)) == pytest.approx(2.0)
+
+
 def cell(name: str, temperature: float, *, baseline: bool = False) -> Row:
     return Row(
         cell_id=f"{name}-t{temperature:g}",
@@ -120,6 +124,12 @@ def test_every_speed_column_of_a_known_machine() -> None:
     assert values == pytest.approx(wanted | {"second_ms": 50.0, "head_second_ms": 6.25})
     assert found["peak_mb"].value is None
     assert "GPUs only" in str(found["peak_mb"].reason)
+
+
+def test_a_first_audio_that_nobody_timed_is_not_nothing() -> None:
+    records = [r.model_copy(update={"first_audio_ns": None}) for r in rounds()]
+    found = by_cell(speed_rows(CELLS, records).values, "calm-t0.8")["first_audio_ms"]
+    assert (found.value, found.reason) == (None, "nothing was measured")
 
 
 def test_no_share_of_the_time_is_more_than_all_of_it() -> None:
