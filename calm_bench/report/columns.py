@@ -3,6 +3,7 @@
 There is one column per number and recipe, because recipes are not comparable.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -157,7 +158,17 @@ def decimals_of(column: Column, values: Iterable[float | None]) -> int:
     if column.decimals is not None:
         return column.decimals
     largest = max((abs(value) for value in values if value is not None), default=0.0)
-    return next((d for d, limit in enumerate((1000.0, 10.0, 1.0)) if largest >= limit), 3)
+    limits = enumerate((1000.0, 10.0, 1.0))
+    return next((d for d, limit in limits if largest >= limit), two_figures(largest, 3))
+
+
+def two_figures(value: float, least: int) -> int:
+    """So many decimals, and as many more as two significant figures of a small number take.
+
+    What is below a millionth is what rounding has left of nothing.
+    """
+    size = abs(value)
+    return least if size < 1e-6 else max(least, 1 - math.floor(math.log10(size)))
 
 
 def plain_number(value: float, decimals: int) -> str:

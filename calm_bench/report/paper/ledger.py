@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from calm_bench.core.inference import ALPHA, POWER, holm, range_needed, trainings_needed
-from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, signed
+from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, signed, two_figures
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
 from calm_bench.report.paper.measure import Measured, Missing, counted, level_reach, measure
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
@@ -37,7 +37,7 @@ class Evidence(StrictModel):
             link's own.
         n: Prompts, or rounds of timing.
         trainings: Of how many of each model; None where weights change nothing.
-        spread: The standard deviation of the effect over trainings.
+        spread: The standard deviation of the effect over trainings; of factors, itself a factor.
         p: Of the verdict, two-sided.
         paired: Whether the run paired the rows; None where one row alone was judged.
         by: What of the rows a reader must know: language model, embedding, device; and code,
@@ -403,7 +403,7 @@ def _one(claim: Claim, run: StoredRun | None, scale: Scale, result: Measured) ->
         high=of(effect.high),
         n=effect.n,
         trainings=result.trainings if claim.family == "quality" else None,
-        spread=effect.spread,
+        spread=None if effect.spread is None else of(effect.spread),
         p=result.p,
         paired=effect.paired,
         by=", ".join(filter(None, by)) or None,
@@ -425,13 +425,13 @@ def _ours(claim: Claim, result: Measured) -> str:
         return " → ".join(_number(value.value or 0.0, value.unit) for value in values)
     a, b = (_number(value.value or 0.0, value.unit) for value in values[:2])
     sign = "" if function == "ratio" else signed(value, _decimals(value))
-    return f"{a} against {b}: {sign or f'×{value:.2f}'}"
+    return f"{a} against {b}: {sign or f'×{value:.{two_figures(value, 2)}f}'}"
 
 
 def _decimals(value: float) -> int:
-    """Enough for three significant figures, at most four."""
-    size = abs(value)
-    return next((d for d, limit in enumerate((100.0, 10.0, 1.0, 0.1)) if size >= limit), 4)
+    """Enough for three significant figures; of small numbers four, or enough for two."""
+    limits = enumerate((100.0, 10.0, 1.0, 0.1))
+    return next((d for d, limit in limits if abs(value) >= limit), two_figures(value, 4))
 
 
 def _number(value: float, unit: str) -> str:
@@ -451,8 +451,12 @@ def _note(claim: Claim, result: Measured) -> str | None:
         reach = _number(level_reach(claim, result.values), "")
         parts.append(f"δ is {100 * claim.delta:g} % of the second row: ±{reach}")
     if found := effect.detectable:
-        shown = " / ".join(_number(x, "") for x in found.values())
-        parts.append(f"detectable with {' / '.join(map(str, found))} trainings: {shown}")
+        sizes = [
+            _number(math.exp(x), "×") if claim.is_factor else _number(x, "") for x in found.values()
+        ]
+        parts.append(
+            f"detectable with {' / '.join(map(str, found))} trainings: {' / '.join(sizes)}"
+        )
     parts += [f"without {name}: {why}" for name, why in result.without.items()]
     if effect.marked:
         parts.append(MARKED.removeprefix(f"{MARK} "))

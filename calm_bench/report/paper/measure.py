@@ -11,7 +11,7 @@ effect is that over trainings.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import sub, truediv
 from statistics import fmean
 
@@ -45,7 +45,7 @@ class Measured:
         values: The numbers that were compared; of several trainings their means.
         trainings: How many of the model that has the fewest.
         alike: Whether scale and device are those of the published number.
-        without: By training that the run holds and that has no part in it, why.
+        without: By training and instrument that the run holds and that have no part in it, why.
     """
 
     effect: Effect
@@ -77,27 +77,46 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
         Missing: If they say nothing of it.
         InputError: If a selector of the claim fits several rows of the run.
     """
-    trained = list(run.by_training().items())
+    # A time is of no training: all rows of a model share it.
+    parts = {"": run} if claim.family == "times" else run.by_training()
     found: dict[str | None, dict[tuple[str, ...], _Compared]] = {}
     problems: dict[str, Missing] = {}
-    for name, part in trained[:1] if claim.family == "times" else trained:
+    unheard: dict[str | None, dict[str, Missing]] = {}
+    for name, part in parts.items():
         try:
             compared = _compared(claim, part, scale)
         except Missing as missing:
             problems[name] = missing
-        else:
-            for recipe_id, one in compared.items():
+            continue
+        for recipe_id, one in compared.items():
+            if isinstance(one, Missing):
+                unheard.setdefault(recipe_id, {})[name] = one
+            else:
                 # What has no training, such as a codec, is the same in all of them.
                 names = tuple(value.cell_id for value in one.values)
                 found.setdefault(recipe_id, {})[names] = one
     if not found:
-        raise min(problems.values(), key=lambda missing: missing.lacks)
+        reasons = [*problems.values(), *(r for by in unheard.values() for r in by.values())]
+        raise min(reasons, key=lambda missing: missing.lacks)
     if scale not in claim.scales:
         about = f"the claim is about scale {' or '.join(claim.scales)}"
         raise Missing(f"{run.name} is of scale {scale}; {about}", lacks=-1)
-    without = {name: str(missing) for name, missing in problems.items()}
-    results = [_measured(claim, run, scale, list(seen.values())) for seen in found.values()]
-    return [replace(result, without=without) for result in results]
+    by_none = {
+        run.instrument(recipe_id) or f"recipe {str(recipe_id)[:8]}": next(iter(reasons.values()))
+        for recipe_id, reasons in unheard.items()
+        if recipe_id not in found
+    }
+    return [
+        replace(
+            _measured(claim, run, scale, list(seen.values())),
+            without=_words(problems | unheard.get(recipe_id, {}) | by_none),
+        )
+        for recipe_id, seen in found.items()
+    ]
+
+
+def _words(problems: Mapping[str, Missing]) -> dict[str, str]:
+    return {name: str(missing) for name, missing in problems.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,29 +127,33 @@ class _Compared:
     links: tuple[Effect, ...]
 
 
-def _compared(claim: Claim, run: StoredRun, scale: Scale) -> dict[str | None, _Compared]:
+def _compared(
+    claim: Claim, run: StoredRun, scale: Scale
+) -> dict[str | None, "_Compared | Missing"]:
+    """By each recipe of any of the rows, what they say or why nothing."""
     if absent := [row for row in claim.rows if not _rows(row, run, scale)]:
         raise Missing(f"{run.name} has no row {absent[0]}", len(absent))
     found = [find_rows(selector, run, scale) for selector in claim.rows]
-    shared = [key for key in found[0] if all(key in values for values in found)]
-    if not shared:
-        raise Missing("its rows were made by different recipes")
-    results, problems = {}, []
-    for key in shared:
-        values = tuple(of_row[key] for of_row in found)
+    results: dict[str | None, _Compared | Missing] = {}
+    for key in dict.fromkeys(chain.from_iterable(found)):
         try:
-            links = tuple(_links(claim, run, values))
+            values = tuple(_known(of_row.get(key)) for of_row in found)
+            results[key] = _Compared(values=values, links=tuple(_links(claim, run, values)))
         except Missing as missing:
-            problems.append(missing)
-        else:
-            results[key] = _Compared(values=values, links=links)
-    if not results:
-        raise problems[0]
+            results[key] = missing
     return results
 
 
+def _known(value: Value | None) -> Value:
+    if value is None:
+        raise Missing("its rows were made by different recipes")
+    if value.value is None:
+        raise Missing(f"{value.metric} of {value.cell_id}: {value.reason}")
+    return value
+
+
 def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[str | None, Value]:
-    """A selector's number under each recipe that gave it one.
+    """A selector's number under each recipe, at least one of which gave it one.
 
     Raises:
         Missing: If there is none.
@@ -146,14 +169,15 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[s
             raise Missing(f"the weights of {row.model} are random: only its speed means something")
     values = [value for row in rows for value in run.values(metric, row)]
     found: dict[str | None, Value] = {}
-    for value in values:
-        known = value if value.value is None else found.setdefault(value.recipe_id, value)
-        if known.cell_id != value.cell_id and metric not in OF_THE_MODEL:
+    for value in sorted(values, key=lambda value: value.value is None):
+        known = found.setdefault(value.recipe_id, value)
+        several = known.cell_id != value.cell_id and value.value is not None
+        if several and metric not in OF_THE_MODEL:
             raise InputError(
                 f"{metric} of {selector} fits several rows of {run.name} "
                 f"({known.cell_id}, {value.cell_id}): the claim must say temp or steps"
             )
-    if found:
+    if any(value.value is not None for value in found.values()):
         return found
     if values:
         raise Missing(values[0].reason or "no reason was recorded")
@@ -222,10 +246,12 @@ def _prompt_error(
     claim: Claim, run: StoredRun, seen: Sequence[_Compared], link: int
 ) -> float | None:
     """What the run says of how far prompts move the mean of a difference over trainings."""
-    a, b = (link + 1, link) if claim.measure == "order" else (0, 1)
-    if len(seen) < 2 or len(seen[0].values) < 2:
+    if len(seen) < 2 or claim.measure not in ("difference", "order"):
         return None
+    a, b = (link + 1, link) if claim.measure == "order" else (0, 1)
     first = seen[0].values[a]
+    if first.metric != seen[0].values[b].metric:
+        return None
     pairs = {frozenset((one.values[a].cell_id, one.values[b].cell_id)) for one in seen}
     for found in run.results.pooled_differences:
         rows = zip(found.cell_ids, found.baseline_cell_ids, strict=True)
@@ -296,7 +322,7 @@ def _links(claim: Claim, run: StoredRun, values: Sequence[Value]) -> list[Effect
         found = [_difference(run, after, before) for before, after in pairwise(values)]
     if claim.family == "quality":
         # What has an interval is of two prompts or more, however many of their clips failed.
-        prompts = (max(2, effect.n // run.seeds) for effect in found)
+        prompts = (max(2, run.prompts_behind(effect.n)) for effect in found)
         found = [replace(e, n=n, df=n - 1) for e, n in zip(found, prompts, strict=True)]
     if not claim.is_factor:
         return found

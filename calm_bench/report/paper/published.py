@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
-from calm_bench.report.columns import MARKED, TIMES, interval_text, plain_number
+from calm_bench.report.columns import MARKED, TIMES, interval_text, plain_number, two_figures
 from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
@@ -175,7 +175,8 @@ def _found(spec: TableSpec, run: StoredRun, scale: Scale) -> Found:
         metric, model = column.metric, column.model or row.model or ""
         selector = Selector(metric=metric, model=model, temp=row.temp, steps=row.steps)
         try:
-            found[index, column.key] = list(find_rows(selector, run, scale).values())
+            known = find_rows(selector, run, scale).values()
+            found[index, column.key] = [value for value in known if value.value is not None]
         except Missing as missing:
             stored = any(run.values(metric, cell) for cell in run.results.cells)
             found[index, column.key] = str(missing) if stored else f"the run stores no {metric}"
@@ -261,7 +262,8 @@ def number_text(value: Value, column: ColumnSpec) -> str:
     assert value.value is not None
     decimals = column.decimals
     if decimals is None:
-        decimals = max(0, (column.significant or 3) - len(str(int(abs(value.value)))))
+        whole = len(str(int(abs(value.value))))
+        decimals = two_figures(value.value, max(0, (column.significant or 3) - whole))
     text = plain_number(value.value, decimals) + interval_text(value, decimals)
     return TIMES + text if column.unit == TIMES else f"{text} {column.unit}".strip()
 
@@ -282,7 +284,12 @@ class PaperTable:
             InputError: If a row is ambiguous in a run.
         """
         parts = [
-            Part(run=run, scale=scale, step=step + trained, found=_found(spec, run, scale))
+            Part(
+                run=run,
+                scale=scale,
+                step=", ".join(filter(None, (step, trained))),
+                found=_found(spec, run, scale),
+            )
             for whole in runs
             for step, timed in whole.by_step().items()
             for trained, run in timed.over_trainings().items()

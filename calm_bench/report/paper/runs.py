@@ -90,10 +90,10 @@ class StoredRun:
         """The sha256 of each model's weights, None for random ones; empty without a manifest."""
         return self.manifest.weights if self.manifest else {}
 
-    @property
-    def seeds(self) -> int:
-        """How often each prompt was continued."""
-        return int(self.manifest.options.get("seeds", 1)) if self.manifest else 1
+    def prompts_behind(self, n_clips: int) -> int:
+        """Of how many prompts so many clips are at most: copies of one recording are one clip."""
+        options = self.manifest.options if self.manifest else {}
+        return min(n_clips, len(options.get("prompts", ())) or n_clips)
 
     @property
     def models(self) -> set[str]:
@@ -205,7 +205,10 @@ class StoredRun:
         return parts or {"": self}
 
     def over_trainings(self) -> dict[str, "StoredRun"]:
-        """The run as it is, or with the means of several trainings as the first one's values."""
+        """The run as it is, or with the means of several trainings as the first one's values.
+
+        Systems of which it has one training are a run of their own then.
+        """
         groups = pooled_rows(self.results.cells)
         if not groups:
             return {"": self}
@@ -213,12 +216,15 @@ class StoredRun:
         values = []
         for value in self.results.rows:
             pool = pools.get((value.cell_id, value.metric, value.recipe_id))
-            ends = ("value", "low", "high") if pool and pool.value is not None else ()
+            ends = ("value", "low", "high", "reason") if pool else ()
             values.append(value.model_copy(update={end: getattr(pool, end) for end in ends}))
+        firsts = {group[0].cell_id for group in groups}
         others = {row.cell_id for group in groups for row in group[1:]}
-        rows = tuple(row for row in self.results.cells if row.cell_id not in others)
-        update = {"rows": tuple(values), "cells": rows}
-        return {"mean of trainings": replace(self, results=self.results.model_copy(update=update))}
+        rows = [row for row in self.results.cells if row.cell_id not in others]
+        alone = [row for row in rows if row.training is not None and row.cell_id not in firsts]
+        means = replace(self, results=self.results.model_copy(update={"rows": tuple(values)}))
+        found = {"mean of trainings": means._of(row for row in rows if row not in alone)}
+        return found | ({"one training": self._of(alone)} if alone else {})
 
     def _of(self, rows: Iterable[Row]) -> "StoredRun":
         return replace(self, results=self.results.model_copy(update={"cells": tuple(rows)}))

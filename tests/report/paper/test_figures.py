@@ -178,3 +178,16 @@ def test_figures_are_drawn_twice_alike_and_never_empty(
         assert data.startswith(b"\x89PNG") == name.endswith(".png")
         assert b"<dc:date>" not in data
         assert len(data) > 5000
+
+
+def test_a_system_without_numbers_over_time_is_named_below(ablations: StoredRun) -> None:
+    lost = {"value": None, "low": None, "high": None, "reason": "too short"}
+    values = tuple(
+        value.model_copy(update=lost) if "no-noise" in value.cell_id else value
+        for value in ablations.results.rows
+    )
+    results = ablations.results.model_copy(update={"rows": values})
+    (panel,) = fad_over_time(replace(ablations, results=results))
+    assert "not drawn for want of a value: No noise injection" in panel.caption
+    (panel,) = fad_over_time(ablations)
+    assert "not drawn" not in panel.caption

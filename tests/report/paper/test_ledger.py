@@ -21,7 +21,7 @@ from calm_bench.report.paper.ledger import (
     ledger_tables,
 )
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.store.results import UNFIT
+from calm_bench.store.results import UNFIT, Pooled
 
 
 def row(metric: str, model: str, steps: int | None = None) -> dict[str, Any]:
@@ -180,16 +180,76 @@ def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
     assert far.verdict == "contradicted"
 
 
-def test_failed_clips_leave_as_many_prompts_as_an_interval_has(
-    make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clips_are_of_the_prompts_that_there_are(make: SimpleNamespace) -> None:
     seeds = (0, 1)
     rows = trained(make, seeds, {"calm": (6.0, 6.1), "rq32": (9.0, 9.1)}, "tiny")
-    run = make.run(rows, paired(rows, seeds, (-3.0, -2.9)), n=5)
-    monkeypatch.setattr(StoredRun, "seeds", 3)  # of two prompts, of which one clip failed
-    (found,) = line(claim(*PAIR), run).evidence
-    assert found.n == 2
-    assert 0.0 < found.p < 1.0
+
+    def found(n: int, prompts: int) -> Evidence:
+        run = make.run(rows, paired(rows, seeds, (-3.0, -2.9)), n=n)
+        options = {"prompts": list(range(prompts)), "seeds": 3}
+        known = run.manifest.model_copy(update={"options": options})
+        (one,) = line(claim(*PAIR), replace(run, manifest=known)).evidence
+        return one
+
+    assert found(5, 2).n == 2  # of three draws each, of which one failed
+    assert 0.0 < found(5, 2).p < 1.0
+    assert found(64, 64).n == 64  # recordings, which count once however often they are drawn
+
+
+def broken(run: StoredRun, *rows: str) -> StoredRun:
+    """The run, had whisper not heard these rows."""
+    lost = {"value": None, "low": None, "high": None, "n": 0, "reason": "whisper broke"}
+    values = tuple(
+        value.model_copy(update=lost)
+        if value.recipe_id == "fad-whisper" and value.cell_id in rows
+        else value
+        for value in run.results.rows
+    )
+    return replace(run, results=run.results.model_copy(update={"rows": values}))
+
+
+def test_an_ear_that_heard_less_says_so(make: SimpleNamespace) -> None:
+    rows = trained(make, (0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.1, 9.2)}, "tiny")
+    run = make.run(rows, instruments=("mel", "whisper"))
+    names = [row.cell_id for row, _ in rows]
+    found = {one.by: one for one in evidence(claim(*PAIR), broken(run, names[2]))}
+    assert {by: one.trainings for by, one in found.items()} == {"mel": 3, "whisper": 2}
+    assert f"without training 2: fad of {names[2]}: whisper broke" in (found["whisper"].note or "")
+    assert "without" not in (found["mel"].note or "")
+    (alone,) = evidence(claim(*PAIR), broken(run, *names))
+    assert f"without whisper: fad of {names[0]}: whisper broke" in (alone.note or "")
+
+
+def test_times_are_of_no_training(make: SimpleNamespace) -> None:
+    rows = trained(make, (0, 1), {"calm": (5.0, 6.0), "rq32": (9.0, 9.1)}, "tiny")
+    speeds = (make.around(2.0), make.around(2.0), 1.0, make.around(1.0))
+    rows = [(row, {"overall_speedup": speed}) for (row, _), speed in zip(rows, speeds, strict=True)]
+    # What one has in its first training alone, and the other in its second, was timed in one run.
+    run = make.run([rows[0], rows[3]])
+    metric = "overall_speedup"
+    ratio = claim("ratio", row(metric, "calm-music", 4), row(metric, "rq32-music"), side="above")
+    (one,) = evidence(ratio, run)
+    assert one.value == pytest.approx(2.0)
+
+
+def test_a_factor_of_several_trainings_has_the_spread_of_a_factor(make: SimpleNamespace) -> None:
+    rows = trained(make, (0, 1), {"calm": (4.0, 5.0), "rq32": (8.0, 8.0)}, "tiny")
+    run = make.run(rows)
+    pool = Pooled(
+        cell_ids=tuple(row.cell_id for row, _ in rows[:2]),
+        baseline_cell_ids=tuple(row.cell_id for row, _ in rows[2:]),
+        metric="fad",
+        recipe_id="fad-mel",
+        prompt_error=1e-9,  # of a difference: it says nothing of a factor
+        n=2,
+    )
+    pooled = run.results.model_copy(update={"pooled_differences": (pool,)})
+    ratio = claim("ratio", *PAIR[1:])
+    (one,) = evidence(ratio, replace(run, results=pooled))
+    assert one == evidence(ratio, run)[0]
+    assert one.value == pytest.approx((4.0 * 5.0) ** 0.5 / 8.0)
+    assert one.spread == pytest.approx(1.25 ** (0.5**0.5))
+    assert "detectable with 3 / 5 / 10 trainings: ×" in (one.note or "")
 
 
 def test_a_training_that_one_side_lacks_has_no_part(make: SimpleNamespace) -> None:

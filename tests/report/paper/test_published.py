@@ -10,9 +10,10 @@ import yaml
 
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex
-from calm_bench.report.paper.published import PaperTable, load_tables
+from calm_bench.report.paper.published import ColumnSpec, PaperTable, load_tables, number_text
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.report.tables import Table
+from calm_bench.store.results import Value
 
 # The published cells as they were printed, row by row; "–" where the paper has none.
 PUBLISHED = {
@@ -93,6 +94,14 @@ def test_thirty_seconds_follow_from_the_rtf(music: StoredRun) -> None:
         if source == "music-1":
             values[row, column] = float(value)
     assert values["10", "seconds_for_30s"] == pytest.approx(30 * values["10", "rtf"])
+
+
+def test_a_small_number_keeps_two_significant_figures() -> None:
+    value = Value(cell_id="a", system="a", metric="si_sdr", value=0.0123, low=0.01, high=0.0146)
+    column = ColumnSpec(metric="si_sdr", heading="SI-SNR", significant=3)
+    assert number_text(value, column) == "0.012 ± 0.002"
+    longer = value.scaled(100.0)
+    assert number_text(longer, column) == "1.23 ± 0.23"
 
 
 def test_the_ablation_table_shows_first_and_last_segment(ablations: StoredRun) -> None:

@@ -156,6 +156,19 @@ def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> N
     assert (value.value, value.low, value.high) == (5.5, 5.1, 5.9)
     (other,) = found.values("fad", found.results.cells[1])
     assert other in run.results.rows
+    # No mean of what one training lacks; and of one training there is none.
+    lost = Pooled(
+        cell_ids=names, metric="fad", n=1, recipe_id="fad-mel", reason="no number of training 1"
+    )
+    cells = (*run.results.cells[:2], run.results.cells[2].model_copy(update={"training": 0}))
+    results = run.results.model_copy(update={"pooled": (lost,), "cells": cells})
+    parts = replace(run, results=results).over_trainings()
+    assert {name: [row.label for row in part.results.cells] for name, part in parts.items()} == {
+        "mean of trainings": ["CALM, training 0"],
+        "one training": ["MusicGen"],
+    }
+    (value,) = parts["mean of trainings"].values("fad", cells[0])
+    assert (value.value, value.low, value.reason) == (None, None, "no number of training 1")
 
 
 @pytest.mark.parametrize(
