@@ -144,7 +144,7 @@ def _pooled_lines(results: Results) -> list[dict[str, object]]:
         line = lines.setdefault(pool.cell_ids, about | drawn)
         key = keys[pool.metric, pool.recipe_id]
         line[key] = pool.value
-        for part in ("least", "greatest", "n", "reason", "recipe_id"):
+        for part in ("low", "high", "least", "greatest", "n", "reason", "recipe_id"):
             line[f"{key}_{part}"] = getattr(pool, part)
     return list(lines.values())
 

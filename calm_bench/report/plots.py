@@ -64,17 +64,21 @@ def run_title(results: Results) -> str:
 
 
 def by_temperature(results: Results) -> list[Panel]:
-    """Each quality column against temperature, a line per system; none below two of them."""
+    """Each quality column against temperature, a line per system; none below two of them.
+
+    What has no temperature stands beside them at any.
+    """
     warm = [(row, row.temperature) for row in results.cells if row.temperature is not None]
     warm.sort(key=lambda pair: pair[1])
-    if len({row.temperature for row in results.cells if row.kind == "system"}) < 2:
+    if len(temperatures_of(results)) < 2:
         return []
     columns = [
         shown
         for shown in shown_columns(results)
         if not shown.is_speed and _with_value([row for row, _ in warm], [shown])
     ]
-    caption = caption_of(results, columns, _with_value([row for row, _ in warm], columns))
+    systems = [row for row in results.cells if row.kind == "system"]
+    caption = caption_of(results, columns, _with_value(systems, columns))
     return [
         Panel(
             title=shown.heading,
@@ -82,8 +86,8 @@ def by_temperature(results: Results) -> list[Panel]:
             lines=_lines(results, shown, warm),
             levels={
                 row.label: shown.value(row.cell_id)
-                for row in _references(results)
-                if row.kind != "silence"
+                for row in results.cells
+                if row.temperature is None and row.kind != "silence"
             },
             shared_x=True,
             caption=caption,
@@ -94,10 +98,9 @@ def by_temperature(results: Results) -> list[Panel]:
 
 def by_row(results: Results) -> list[Panel]:
     """Each quality column with a line for each row; none if temperatures vary or weights do."""
-    temperatures = {row.temperature for row in results.cells if row.kind == "system"}
     trained = any(row.training_step is not None for row in results.cells)
     columns = _quality_columns(results)
-    if len(temperatures) != 1 or trained:
+    if len(temperatures_of(results)) > 1 or trained:
         return []
     caption = caption_of(results, columns, _with_value(results.cells, columns), "—: no value")
     own_looks = looks_of(results, by_label=True)
@@ -201,9 +204,10 @@ def over_time(results: Results, only: str = "") -> list[Panel]:
     notes = [f"off the scale where they are missing: {labels}"] if labels else []
     if len(rows) < len(results.cells):
         notes.append("of systems with many head steps, the first number alone")
-    everyone = {row.cell_id for row in results.cells}
     columns = [shown for segments in found for shown in segments]
-    caption = caption_of(results, columns, everyone, "; ".join(notes))
+    left_out = {row.cell_id for row in results.cells} - {row.cell_id for row in rows}
+    drawn = left_out | _with_value(results.cells, columns)
+    caption = caption_of(results, columns, drawn, "; ".join(notes))
     panels = []
     for segments, floor in zip(found, floors, strict=True):
         spans = [shown.column.span or (0.0, 0.0) for shown in segments]
@@ -327,7 +331,7 @@ def trade_off(results: Results) -> list[Panel]:
     markers = dict(
         zip([r.cell_id for r in _references(results)], cycle(GREY_MARKERS), strict=False)
     )
-    warm = len({row.temperature for row in results.cells if row.kind == "system"}) > 1
+    warm = len(temperatures_of(results)) > 1
     dots: dict[str, list[Dot]] = defaultdict(list)
     drawn = set()
     for row in sorted(results.cells, key=lambda row: row.kind != "system"):
@@ -552,10 +556,16 @@ def _floors(results: Results, shown: Shown) -> set[str]:
     return {key for key in quiet if largest and sizes[key] > _OFF_SCALE * largest}
 
 
+def temperatures_of(results: Results) -> set[float]:
+    """At which temperatures systems drew, those that have any."""
+    found = (row.temperature for row in results.cells if row.kind == "system")
+    return {temperature for temperature in found if temperature is not None}
+
+
 def row_name(results: Results, row: Row) -> str:
     """A row's name with what tells it from other rows: steps where swept, and temperature."""
     several = swept(results.cells)
-    if len({c.temperature for c in results.cells if c.kind == "system"}) < 2:
+    if len(temperatures_of(results)) < 2:
         return system_title(row, several)
     return row_title(row, several)
 

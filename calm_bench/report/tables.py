@@ -232,9 +232,8 @@ def _add_pool(
             fields.append(table.text("—", found.reason if found else "of no training"))
         else:
             fields.append(pooled_text(found, shown.decimals))
-    counts = [results.trials[row.cell_id].ok for row in group if row.cell_id in results.trials]
     name = f"{first.system[1]}, mean of {len(group)} trainings"
-    table.add_row(name, *drawn, *fields, *([str(sum(counts))] if results.trials else []))
+    table.add_row(name, *drawn, *fields, *([_clips(results, *group)] if results.trials else []))
 
 
 def _remarks(results: Results, footnotes: Sequence[str] = ()) -> Iterator[str]:
@@ -283,12 +282,11 @@ def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 
-def _clips(results: Results, row: Row) -> str:
-    """How many clips the row has, of how many that were tried if some failed."""
-    count = results.trials.get(row.cell_id)
-    if count is None:
-        return ""
-    return f"{count.ok}/{count.ok + count.failed}" if count.failed else str(count.ok)
+def _clips(results: Results, *rows: Row) -> str:
+    """How many clips the rows have, of how many that were tried if some failed."""
+    counts = [results.trials[row.cell_id] for row in rows if row.cell_id in results.trials]
+    ok, failed = (sum(getattr(count, name) for count in counts) for name in ("ok", "failed"))
+    return "" if not counts else f"{ok}/{ok + failed}" if failed else str(ok)
 
 
 def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str:

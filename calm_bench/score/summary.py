@@ -148,8 +148,8 @@ class _Numbers:
         """Every column's difference over several trainings of the same two systems."""
         training = {row.cell_id: row.training for row in rows}
         for group, column in product(pooled_pairs(rows, pairs), self.score.columns):
-            both = [pair for pair in group if set(pair) <= self.score.results.keys()]
-            if len(both) < len(group):
+            known = [set(pair) <= self.score.results.keys() for pair in group]
+            if not any(known):
                 continue
             ours, theirs = zip(*group, strict=True)
             about = Pooled(
@@ -158,10 +158,13 @@ class _Numbers:
                 metric=column.name,
                 unit=column.unit,
                 recipe_id=self.score.recipe_id,
-                prompt_error=self._prompt_error(group, column),
+                prompt_error=self._prompt_error(group, column) if all(known) else None,
                 n=0,
             )
-            numbers = [self._difference(pair, column) for pair in group]
+            numbers = [
+                self._difference(pair, column) if has else None
+                for pair, has in zip(group, known, strict=True)
+            ]
             yield as_one(about, [training[name] for name in ours], numbers)
 
     def _prompt_error(self, group: Sequence[Pair], column: Column) -> float | None:

@@ -16,7 +16,7 @@ from calm_bench.report.build import build_report
 from calm_bench.report.columns import shown_columns
 from calm_bench.report.looks import looks
 from calm_bench.report.players import ClipLookup, Word, mark_differences
-from calm_bench.report.plots import by_stage, caption_of, render_plots
+from calm_bench.report.plots import by_row, by_stage, by_temperature, caption_of, render_plots
 from calm_bench.store.records import LatencyRecord, ScoreRecord, TranscriptRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
@@ -127,6 +127,27 @@ def test_a_caption_says_how_many_clips_and_what_temperature_is(results: Results)
         "speech-0123abcd: bars: 95 % intervals over prompts, n = 3 clips",
         "temperature is the softmax divisor",
     ]
+
+
+def cold(results: Results, name: str, *without: str) -> Results:
+    """These results, had one of the systems no temperature, and without some rows."""
+    nothing = {"temperature": None, "text_temperature": None, "temperature_kind": "none"}
+    cells = tuple(
+        row.model_copy(update=nothing if row.cell_id == name else {})
+        for row in results.cells
+        if row.cell_id not in without
+    )
+    return results.model_copy(update={"cells": cells, "differences": ()})
+
+
+def test_what_has_no_temperature_is_no_second_one(results: Results) -> None:
+    alone = cold(results, "rq-t0.8", "rq-t1", "calm-t1")
+    assert by_temperature(alone) == []
+    drawn = {len(panel.lines) for panel in by_row(alone)}
+    assert drawn == {4, 5}  # silence has no PPX
+    panels = by_temperature(cold(results, "rq-t0.8", "rq-t1"))
+    assert [panel.levels["RQ 8 & <i>codebooks</i>"] for panel in panels] == [88.1, 33.1, 18.8, 2.75]
+    assert all("not drawn" not in panel.caption for panel in panels)
 
 
 def test_without_values_there_are_no_plots(results: Results) -> None:

@@ -24,7 +24,7 @@ from calm_bench.report.tables import (
     main_table,
 )
 from calm_bench.store.records import row_title
-from calm_bench.store.results import Difference, Results, Value
+from calm_bench.store.results import Difference, Pooled, Results, TrialCount, Value
 from calm_bench.types import Column
 
 
@@ -243,6 +243,7 @@ def test_numbers_have_true_signs_and_no_minus_zero() -> None:
 def test_a_column_chooses_its_decimals_and_its_arrow() -> None:
     column = Column(name="m", label="M", unit="ms", higher_is_better=None)
     assert [decimals_of(column, [v, None]) for v in (0.5, 5, 50, 5000)] == [3, 2, 1, 0]
+    assert [decimals_of(column, [v]) for v in (0.0067, -0.0004, 2e-14, 0)] == [4, 5, 3, 3]
     assert decimals_of(column.model_copy(update={"decimals": 4}), [5]) == 4
     assert heading(column) == "M (ms)"
 
@@ -303,6 +304,21 @@ def test_csv_holds_plain_numbers_of_every_column(results: Results) -> None:
     assert (rows[6]["n_ok"], rows[6]["n_tried"]) == ("2", "3")
     assert (rows[2]["ppx_geo"], rows[2]["ppx_geo_reason"]) == ("", "every transcript is empty")
     assert "rtf" in calm  # not shown in the table, but part of the run
+
+
+def test_a_mean_of_trainings_says_how_many_clips_failed(results: Results) -> None:
+    one, other = (
+        results.cells[5].model_copy(update={"training": seed, "cell_id": f"calm-{seed}"})
+        for seed in (0, 1)
+    )
+    mean = {"value": 120.0, "low": 40.0, "high": 200.0, "least": 80.0, "greatest": 160.0, "n": 2}
+    about = {"cell_ids": ("calm-0", "calm-1"), "metric": "ppx_geo", "recipe_id": "ppx_geo-recipe"}
+    counts = {"calm-0": TrialCount(ok=3), "calm-1": TrialCount(ok=2, failed=1)}
+    changes = {"cells": (one, other), "trials": counts, "pooled": (Pooled(**about, **mean),)}
+    changed = results.model_copy(update={**changes, "differences": ()})
+    assert texts(main_table(changed))[-1][-1] == "5/6"
+    (*_, line) = csv.DictReader(io.StringIO(to_csv(changed)))
+    assert (line["ppx_geo_low"], line["ppx_geo_high"]) == ("40.0", "200.0")
 
 
 def test_footnotes_are_lettered() -> None:

@@ -93,6 +93,27 @@ def test_a_loss_counts_for_a_draw_whose_first_has_lost_its_clip(tmp_path: Path) 
     assert [(row.value, row.n) for row in results.rows if row.cell_id == "a"] == [(2.0, 1)]
 
 
+def test_a_difference_that_one_training_lacks_is_no_mean_and_says_so() -> None:
+    def trained(name: str, seed: int) -> Row:
+        about = {"label": f"{name}, training {seed}", "model": f"{name}@seed{seed}"}
+        return Row(cell_id=f"{name}{seed}", kind="system", training=seed, **about)
+
+    rows = [trained(name, seed) for name in ("a", "b") for seed in (0, 1)]
+    pairs = [("a0", "b0"), ("a1", "b1")]
+    gap = Estimate(value=-1.0, low=-2.0, high=0.0, n=8)
+    found = MetricScores(
+        metric="m",
+        columns=(column("FAD"),),
+        recipe_id="r",
+        results={name: MetricResult() for name in ("a0", "b0", "b1")},
+        reasons={"a1": "it gave no clip"},
+        differences={("a0", "b0"): {"FAD": gap}},
+    )
+    scorer = Scorer(rows, Clips({}), RunStore(Path("nowhere")))
+    (pool,) = summarise_run(scorer, [found], pairs, MANIFEST, trials={}).pooled_differences
+    assert (pool.value, pool.n, pool.reason) == (None, 1, "no number of training 1")
+
+
 def test_rows_in_their_right_order_raise_no_note() -> None:
     found = scores(
         (column("FAD"),), reference=(0.1,), noise=(10.3,), silence=(20.0,), a=(2.0,), b=(None,)
