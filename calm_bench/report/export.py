@@ -7,7 +7,7 @@ Names are those of inspect_ai and lm-eval where they have one: `task_name`, `mod
 
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +70,7 @@ def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
         (unfinished / "clips").mkdir(parents=True)
         for number, (trial, clip) in enumerate(zip(made, clips, strict=True)):
             name = f"clips/{number:05}.flac"
-            shutil.copyfile(clip, unfinished / name)
+            files.replace(unfinished / name, clip.read_bytes())  # on the disk before `out` is
             words = " ".join(word for word, *_ in trial.words or ())
             about = trial.model_dump(include={"prompt_seconds", "sample_rate"})
             about |= {"text": words or None, **_of(results, cells[trial.cell_id]), **_drawn(trial)}
@@ -140,6 +140,21 @@ def _of_rows(results: Results) -> Iterator[Line]:
             }
 
 
+def _refuse_lost(results: Results, scores: Sequence[ScoreRecord], store: RunStore) -> None:
+    """Refuse to leave out clips that stand behind numbers of the results; they may all be gone."""
+    there = Counter((score.metric, score.recipe_id, score.cell_id) for score in scores)
+    metric_of = {column.name: str(column.metric) for column in results.columns if column.fields}
+    for value in results.rows if there else ():
+        if value.metric not in metric_of or value.value is None:
+            continue
+        found = there[metric_of[value.metric], str(value.recipe_id), value.cell_id]
+        if found < value.n:
+            raise InputError(
+                f"{store.root / ScoreRecord.file} has {found} of {value.n} clips behind "
+                f"{value.metric} of {value.cell_id}: `calm-bench score {store.root}` restores them"
+            )
+
+
 def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
     """What is on record of single clips; one that was not made has a line with its error."""
     trials = {trial.trial_id: trial for trial in store.read(TrialRecord)}
@@ -148,7 +163,9 @@ def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
     for column in results.columns:
         if column.fields:
             of_metric[column.metric].append(column)
-    for score in store.read(ScoreRecord):
+    scores = store.read(ScoreRecord)
+    _refuse_lost(results, scores, store)
+    for score in scores:
         trial = trials.get(score.trial_id)
         if trial is None or trial.cell_id not in cells or score.recipe_id not in results.recipes:
             continue  # of an earlier scoring, which the results are not of

@@ -1,11 +1,14 @@
-"""How a model's losses fell in each of its trainings: models/<name>/curve.jsonl, a line a point."""
+"""How a model's losses fell in each of its trainings: models/<name>/curve.jsonl, a line a point.
+
+Lines end with a checksum; those of older versions have none.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from calm_bench.core.files import json_lines, replace
+from calm_bench.core.files import replace, sealed, text_lines, unsealed
 from calm_bench.errors import InputError
 from calm_bench.types import StrictModel, problem
 
@@ -38,9 +41,10 @@ def read_curve(folder: Path) -> list[CurvePoint]:
     if not (folder / FILE).exists():
         return points
     try:
-        for where, line in json_lines(folder / FILE):
+        for number, line in text_lines(folder / FILE):
+            where = f"{folder / FILE}:{number}"
             try:
-                points.append(CurvePoint.model_validate(line))
+                points.append(CurvePoint.model_validate_json(unsealed(line.encode(), where)))
             except ValidationError as error:
                 raise InputError(f"{where}: {problem(error)}") from error
     except InputError as error:
@@ -53,5 +57,5 @@ def write_curve(folder: Path, seed: int, points: Iterable[CurvePoint]) -> None:
     """Put one training's points in the place of those it had; other trainings' stay."""
     every = [point for point in read_curve(folder) if point.seed != seed] + list(points)
     every.sort(key=lambda point: (point.seed, point.step, bool(point.validation)))
-    lines = (point.model_dump_json(exclude_defaults=True) + "\n" for point in every)
-    replace(folder / FILE, "".join(lines).encode())
+    lines = (sealed(point.model_dump_json(exclude_defaults=True).encode()) for point in every)
+    replace(folder / FILE, b"".join(line + b"\n" for line in lines))

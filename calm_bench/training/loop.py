@@ -101,15 +101,23 @@ def _scalars(record: Mapping[str, Any], prefix: str = "training") -> Iterator[tu
 
 
 class RunLog:
-    """One JSON line per record in <folder>/log.jsonl, in step with the saved state."""
+    """One JSON line per record in <folder>/log.jsonl, in step with the saved state.
+
+    Each ends with a checksum of it and of its number, by which one that was changed, removed or
+    moved is found; older logs have none.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "log.jsonl"
+        self._lines: int | None = None  # how many there are, once one is to be added
         self._board: Any = None  # made by the first record: who only reads leaves no files
 
     def add(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a record, and its numbers to TensorBoard."""
-        files.append_lines(self.path, json.dumps({"step": step, **record}).encode() + b"\n")
+        if self._lines is None:
+            self._lines = len(files.committed_lines(self.path))
+        files.append_lines(self.path, _log_line({"step": step, **record}, self._lines + 1))
+        self._lines += 1
         if find_spec("tensorboard") is None:
             return
         if self._board is None:
@@ -130,10 +138,11 @@ class RunLog:
         found = []
         for number, line in enumerate(files.committed_lines(self.path), 1):
             try:
-                record = files.json_value(line, number)
+                body = files.unsealed(line, number, str(number))
+                record = files.json_value(body, number)
             except InputError:
                 record = None
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            if not _is_record(record):
                 raise TrainingError(
                     f"{self.path}:{number} is damaged: restore it, delete the file to go on "
                     "without its losses, or start over with --fresh"
@@ -145,12 +154,29 @@ class RunLog:
         """Forget what was logged after a step."""
         if self.path.is_file():
             kept = [record for record in self.records() if record["step"] <= step]
-            files.replace(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            lines = (_log_line(record, number) for number, record in enumerate(kept, 1))
+            files.replace(self.path, b"".join(lines))
+            self._lines = len(kept)
 
     def last_validation(self) -> dict[str, float]:
         """The numbers of the last validation; empty if there was none."""
         found = [record["validation"] for record in self.records() if "validation" in record]
         return dict(found[-1]) if found else {}
+
+
+def _log_line(record: Mapping[str, Any], number: int) -> bytes:
+    return files.sealed(json.dumps(record).encode(), str(number)) + b"\n"
+
+
+def _is_record(record: Any) -> bool:
+    """Whether it says what was found after which step, in numbers."""
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        return False
+    losses = {"validation": {}, "processor_seconds": None, **record}
+    found = losses.pop("validation")
+    return isinstance(found, dict) and all(
+        isinstance(value, int | float) for value in (*losses.values(), *found.values())
+    )
 
 
 def _checksum(state: Mapping[str, Any]) -> str:

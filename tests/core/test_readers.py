@@ -13,11 +13,13 @@ from calm_bench.core import files, paths
 from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.files import json_lines
 from calm_bench.data.corpus import read_manifest
-from calm_bench.errors import InputError
+from calm_bench.data.folder import Journal
+from calm_bench.errors import BenchError
 from calm_bench.listening.votes import VoteBook
 from calm_bench.store.curves import read_curve
 from calm_bench.store.records import Manifest, ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
+from calm_bench.training.loop import RunLog
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -59,7 +61,7 @@ def refusal(read: Callable[[], Any]) -> str:
         found = read()
         if hasattr(found, "__next__"):
             list(found)
-    except InputError as error:
+    except BenchError as error:
         return str(error)
     return ""
 
@@ -80,6 +82,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "scores.jsonl": lambda path: RunStore(path.parent).read(ScoreRecord),
     "manifest.json": lambda path: RunStore(path.parent).read_manifest(),
     "results.json": lambda path: RunStore(path.parent).read_results(),
+    "log.jsonl": lambda path: RunLog(path.parent).records(),
+    "inspected.jsonl": Journal,
     "votes.jsonl": VoteBook.read,
 }
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -68,6 +69,26 @@ def test_a_folder_is_whole_or_not_there(
     assert not out.exists()
     assert export(run_store.root, "audiofolder", out)[1] == len(metadata(out))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_there_is_on_the_disk(
+    run_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda n: (synced.add(os.fstat(n).st_ino), sync(n)))
+    out, _ = export(run_store.root, "audiofolder", tmp_path / "out")
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) > 1
+    assert {path.stat().st_ino for path in files} <= synced
+
+
+def test_clips_whose_numbers_are_lost_are_named(run_store: RunStore, tmp_path: Path) -> None:
+    shutil.copytree(run_store.root, tmp_path / "run")
+    path = tmp_path / "run" / "scores.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[::2]))
+    with pytest.raises(InputError, match=r"scores\.jsonl has \d+ of \d+ clips"):
+        export(tmp_path / "run", "audiofolder", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -36,3 +36,13 @@ def test_a_damaged_curve_is_one_line(tmp_path: Path, line: str) -> None:
     (tmp_path / FILE).write_text(line + "\n")
     with pytest.raises(InputError, match=rf"{FILE}:1: "):
         read_curve(tmp_path)
+
+
+def test_another_loss_than_the_one_that_was_written_is_named(tmp_path: Path) -> None:
+    write_curve(tmp_path, 0, [point(0, 5, training={"loss": 3.5})])
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes().replace(b"3.5", b"3.4"))
+    with pytest.raises(InputError, match="checksum"):
+        read_curve(tmp_path)
+    path.write_text('{"seed": 0, "step": 5, "processor_seconds": 1.0}\n')  # of an older version
+    assert len(read_curve(tmp_path)) == 1

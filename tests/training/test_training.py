@@ -851,3 +851,37 @@ def test_devices_that_are_not_there_are_refused(options: dict[str, Any], said: s
     name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64}})
     with pytest.raises(InputError, match=said):
         train_model(name, replace(CPU, **options))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [lines[0], lines[1].replace(b"0.5", b"0.4"), *lines[2:]],
+        lambda lines: [lines[0], *lines[2:]],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [b'{"step": 1, "processor_seconds": 1.0, "loss": "x"}', *lines[1:]],
+        lambda lines: [b'{"step": 1, "processor_seconds": 1.0, "validation": 7}', *lines[1:]],
+        lambda lines: [b'{"step": 1}', *lines[1:]],
+    ],
+)
+def test_a_log_line_that_is_not_what_was_written_is_named(
+    tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    log = RunLog(tmp_path)
+    for step in range(1, 5):
+        log.add(step, {"processor_seconds": 1.0, "loss": 0.5})
+    assert [record["step"] for record in log.records()] == [1, 2, 3, 4]
+    lines = damage(log.path.read_bytes().splitlines())
+    log.path.write_bytes(b"".join(line + b"\n" for line in lines))
+    with pytest.raises(TrainingError, match=r"log\.jsonl:[12] is damaged"):
+        log.records()
+
+
+def test_a_log_goes_on_after_it_was_cut_and_after_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "processor_seconds": 1.0, "loss": 2.0}\n')
+    for start in (2, 4):
+        log = RunLog(tmp_path)
+        log.cut(start - 1)
+        for step in range(start, start + 4):
+            log.add(step, {"processor_seconds": 1.0, "loss": 0.5})
+    assert [record["step"] for record in RunLog(tmp_path).records()] == [*range(1, 8)]
