@@ -102,6 +102,8 @@ class ConsistencyConfig(TimeLaw):
     Attributes:
         warmup: Steps over which the part of the tangent beyond flow matching grows to full size.
         normalise_tangent: Divide the tangent by its RMS plus `tangent_constant`, per row.
+        tangent_constant: sCM's by default. The division is of a random tangent, so it biases the
+            fixed point where velocities are skewed; less so with a larger constant.
     """
 
     warmup: int = Field(default=1000, ge=0)

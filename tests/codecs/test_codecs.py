@@ -321,9 +321,11 @@ def test_wrong_missing_and_unfitting_weights_are_told_apart(tmp_path: Path) -> N
         load_codec(str(folder))
 
 
-def test_weights_without_the_averages_of_training_load(checkout: Path) -> None:
+def test_weights_without_the_averages_of_training_load() -> None:
     codec = load_codec("rvq-music-tiny")
-    with safe_open(checkout / "models/rvq-music-tiny/weights.safetensors", "pt") as file:
+    config, folder = load_model_config("rvq-music-tiny")
+    assert config.weights is not None
+    with safe_open(folder / config.weights.file, "pt") as file:
         names = set(file.keys())
     assert set(codec.state_dict()) - names == {"quantiser.usage", "quantiser.sums"}
     lost = {k: v for k, v in codec.state_dict().items() if k != "quantiser.codebooks"}
