@@ -1,8 +1,11 @@
 """What a corpus is on disk: manifest.jsonl, a line per recording, and corpus.json about all."""
 
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +17,10 @@ from calm_bench.core.audio import read_audio, same_file
 from calm_bench.core.paths import RelativePath, check_relative
 from calm_bench.core.recordings import amount, few
 from calm_bench.errors import InputError, near_names
+from calm_bench.seeds import file_hash
 from calm_bench.types import StrictModel, Wave, WordTimes
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
 CorpusKind = Literal["speech", "music", "folder"]
@@ -85,7 +91,8 @@ class CorpusCard(StrictModel):
     """corpus.json: how a corpus was made, what it holds, what was left out and what was checked.
 
     `licences` counts the recordings had on each kind of terms. `notes` are what its maker has to
-    know: as what a source was read, what decided its splits.
+    know: as what a source was read, what decided its splits. `manifest_sha256` is that of the
+    manifest written with it; older ones have none.
     """
 
     kind: CorpusKind
@@ -95,6 +102,7 @@ class CorpusCard(StrictModel):
     checks: dict[str, Any] = Field(default_factory=dict)
     licences: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    manifest_sha256: str | None = None
 
 
 def default_dir(name: str) -> Path:
@@ -207,6 +215,7 @@ def write_corpus(
     notes: Sequence[str] = (),
 ) -> CorpusCard:
     """Write manifest.jsonl and corpus.json and return what the latter says."""
+    lines = "".join(f"{item.model_dump_json()}\n" for item in items).encode()
     card = CorpusCard(
         kind=kind,
         settings=dict(settings),
@@ -215,9 +224,9 @@ def write_corpus(
         checks=dict(checks or {}),
         licences=licences(items),
         notes=tuple(notes),
+        manifest_sha256=hashlib.sha256(lines).hexdigest(),
     )
-    lines = "".join(f"{item.model_dump_json()}\n" for item in items)
-    files.replace(folder / "manifest.jsonl", lines.encode())
+    files.replace(folder / "manifest.jsonl", lines)
     files.replace(folder / "corpus.json", f"{card.model_dump_json(indent=2)}\n".encode())
     return card
 
@@ -251,10 +260,25 @@ def card_of(folder: Path) -> CorpusCard:
 def read_manifest(folder: Path) -> list[Item]:
     """Every recording of a corpus, in the manifest's order.
 
+    A manifest that is not the one that was made is said to be another: it may have lost recordings.
+
     Raises:
         InputError: If there is no manifest, or a line of it is not an item.
     """
-    path = folder / "manifest.jsonl"
+    path, card = folder / "manifest.jsonl", folder / "corpus.json"
     if not path.is_file():
         raise InputError(f"no corpus in {folder}: make it with `calm-bench data folder`")
+    if card.is_file():
+        _say_unlike(folder, files.file_mark(path), files.file_mark(card))
     return [parse(Item, line, where) for where, line in files.json_lines(path)]
+
+
+@lru_cache(maxsize=64)
+def _say_unlike(folder: Path, *_: files.FileMark) -> None:
+    """Say once of files that the manifest is not the one that corpus.json was written with."""
+    wanted, path = read_card(folder).manifest_sha256, folder / "manifest.jsonl"
+    if wanted is not None and file_hash(path) != wanted:
+        logger.warning(
+            "%s is not as it was made: if you have not changed it, repeat the command that made it",
+            path,
+        )

@@ -1,5 +1,6 @@
 """From vote files to rows of the table: Elo or mean opinions with intervals, n and recipe."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from calm_bench.store.records import TrialRecord
 from calm_bench.store.results import Rated, Ratings, Results, TrialCount
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column, Estimate
+
+logger = logging.getLogger(__name__)
 
 ONE_LISTENER = "an interval needs two listeners and two prompts"
 ALIKE = "an interval needs votes that differ"
@@ -78,7 +81,18 @@ def join_run(folder: Path, polls: Sequence[Poll]) -> None:
     with store.lock():
         known = store.read_ratings(run_id).questions
         new: dict[str, Rated] = {poll.session.question: rated(poll) for poll in polls}
+        for question, now in new.items():
+            before = _n_votes(known[question]) if question in known else 0
+            if _n_votes(now) < before:
+                logger.warning(
+                    "%s counted %s votes on %s, and now %s: name all files that are to count",
+                    *(store.root / "ratings.json", before, question, _n_votes(now)),
+                )
         store.write_json("ratings.json", Ratings(run_id=run_id, questions={**known, **new}))
+
+
+def _n_votes(found: Rated) -> int:
+    return sum(int(recipe.get("votes", 0)) for recipe in found.recipes.values())
 
 
 def _preferences(poll: Poll) -> Rated:

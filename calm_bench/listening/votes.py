@@ -6,6 +6,7 @@ without its newline was being written when the server died: its listener was not
 counts, and is asked again. The votes of several files make a poll.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,8 @@ from calm_bench.errors import InputError
 from calm_bench.listening.session import QUESTIONS, Asked, Ballot, Session
 from calm_bench.seeds import content_hash
 from calm_bench.types import StrictModel, problem
+
+logger = logging.getLogger(__name__)
 
 Answer = Literal["first", "second", "tie", 1, 2, 3, 4, 5]
 _LINE = re.compile(rb'\{"check":"([0-9a-f]{16})","record":(\{.*\})\}', re.DOTALL)
@@ -93,9 +96,10 @@ class VoteBook:
         """The book of a session that begins or goes on.
 
         Raises:
-            InputError: If the file holds another session or is damaged.
+            InputError: If the file holds another session, is damaged or someone else's.
         """
         if not files.committed_lines(path):
+            _refuse_foreign(path)
             book = cls(path, wanted)
             book._append(wanted)
             return book
@@ -203,6 +207,13 @@ class VoteBook:
         self._check = check
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Leave a file without a whole line alone, unless it is half a line of ours, or empty."""
+    begun, there = b'{"check":"', path.read_bytes() if path.is_file() else b""
+    if not begun.startswith(there[: len(begun)]):
+        raise InputError(f"{path} is no vote file: collect votes into another with --votes")
+
+
 def _with_line(book: VoteBook | None, line: bytes, path: Path) -> VoteBook:
     """The book with what the next line of its file says, once that was checked."""
     found = _LINE.fullmatch(line)
@@ -268,6 +279,9 @@ def read_polls(files: Sequence[Path]) -> list[Poll]:
         InputError: If a file is damaged, given twice, or speaks of another run than the others.
     """
     books = [VoteBook.read(path) for path in files]
+    for path in files:
+        if not path.read_bytes().endswith(b"\n"):
+            logger.warning("%s ends in half a line, which does not count", path)
     seen: dict[str, VoteBook] = {}
     for book in books:
         first = seen.setdefault(book.session.session, book)

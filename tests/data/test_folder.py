@@ -397,3 +397,22 @@ def test_missing_texts_and_times_are_transcribed_once(
         counts = dict.fromkeys(("transcribed", "aligned", "not_aligned", "nothing_heard"), 1)
         assert card.checks["text"] == {"recogniser": {"engine": "listener"}, **counts}
     assert listener.heard == 4
+
+
+def test_a_manifest_that_has_lost_recordings_is_told(
+    source: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abcd":
+        sound(source / f"{name}.wav")
+    make_folder(source, out)
+    assert len(read_manifest(out)) == 4
+    assert not caplog.messages
+    lines = (out / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_text("".join(lines[:3]))
+    assert len(read_manifest(out)) == len(read_manifest(out)) == 3
+    assert [f"{out / 'manifest.jsonl'} is not as it was made" in m for m in caplog.messages] == [
+        True
+    ]
+    make_folder(source, out)
+    assert len(read_manifest(out)) == 4
+    assert len(caplog.messages) == 1

@@ -66,6 +66,32 @@ def test_a_torn_last_line_is_no_vote_and_is_cut_off(book: VoteBook, fill: Fill) 
     assert sum(map(len, VoteBook.read(book.path).votes.values())) == 27
 
 
+@pytest.mark.parametrize("there", [b"hello", b'{"run_id": "a"}', b"\0"])
+def test_someones_file_without_a_line_is_left_alone(
+    tmp_path: Path, planned: tuple[Session, ClipFiles], there: bytes
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(there)
+    with pytest.raises(InputError, match="is no vote file"):
+        VoteBook.open(path, planned[0])
+    assert path.read_bytes() == there
+    path.write_bytes(b'{"check":"01')  # where the first line of ours was torn
+    assert VoteBook.read(VoteBook.open(path, planned[0]).path).session == planned[0]
+
+
+def test_fewer_votes_than_before_are_told(
+    run_store: RunStore, book: VoteBook, caplog: pytest.LogCaptureFixture
+) -> None:
+    join_run(run_store.root, read_polls([book.path]))
+    assert not caplog.messages
+    whole = lines(book.path)
+    book.path.write_bytes(b"".join(whole[:-4]) + whole[-4][:-20])
+    join_run(run_store.root, read_polls([book.path]))
+    torn, fewer = caplog.messages
+    assert "ends in half a line" in torn
+    assert "counted 27 votes on meaningfulness, and now 23" in fewer
+
+
 @pytest.mark.parametrize("change", ["edit", "drop", "copy", "swap", "rubbish"])
 def test_every_damage_is_found_with_its_line(book: VoteBook, change: str) -> None:
     found = lines(book.path)
