@@ -176,12 +176,13 @@ class Packer:
         with files.disk_errors(self.path):
             os.fsync(self._out.fileno())
             self._close()
+            sha256 = file_hash(self._data)
+            self._log.unlink()  # first: nothing looks for it beside a finished file
             self._data.replace(self.path)
         width = self._shapes[0][1] if self._shapes and len(self._shapes[0]) > 1 else None
         lengths = [shape[0] for shape in self._shapes]
-        about = {"width": width, "lengths": lengths, "sha256": file_hash(self.path)}
+        about = {"width": width, "lengths": lengths, "sha256": sha256}
         _write_header(self.path, _Header.model_validate({"dtype": self.dtype.str, **about}))
-        self._log.unlink()
         return open_packed(self.path)
 
     def _close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from calm_bench.core import files
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import locked
+from calm_bench.data import shards as module
 from calm_bench.data.corpus import read_card, read_manifest, write_corpus
 from calm_bench.data.shards import (
     PackedArrays,
@@ -214,6 +215,27 @@ def test_after_a_kill_whole_arrays_are_kept_and_torn_ones_written_again(
         packed = packer.finish()
     assert [int(packed[i][0]) for i in range(2)] == [1, 3]
     assert packed.data.size == 20
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.bin.json"]
+
+
+@pytest.mark.parametrize("at", ["_write_header", "open_packed"])
+def test_a_kill_at_the_end_leaves_no_part_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.bin"
+    with monkeypatch.context() as broken, Packer(path, np.int16) as packer:
+        broken.setattr(module, at, killed)
+        packer.append(np.arange(4))
+        with pytest.raises(KeyboardInterrupt):
+            packer.finish()
+    if not is_packed(path):
+        with Packer(path, np.int16) as packer:
+            packer.append(np.arange(4))
+            packer.finish()
+    assert open_packed(path)[0].tolist() == [0, 1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.bin.json"]
 
 
