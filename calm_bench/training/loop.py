@@ -153,7 +153,7 @@ class RunLog:
     def cut(self, step: int) -> None:
         """Forget what was logged after a step."""
         if self.path.is_file():
-            kept = [record for record in self.records() if record["step"] <= step]
+            kept = [record for record in self.records() if record["step"] <= step] if step else []
             lines = (_log_line(record, number) for number, record in enumerate(kept, 1))
             files.replace(self.path, b"".join(lines))
             self._lines = len(kept)
@@ -315,12 +315,14 @@ class Trainer:
                 raise
 
     def resume(self) -> bool:
-        """Load the last state if there is one; the log is cut back to it.
+        """Load the last state if there is one; the log is cut back to it, or to nothing.
 
         Raises:
             TrainingError: If the state cannot be read or belongs to another recipe.
         """
         if not self.state_path.is_file():
+            if self.fabric.is_global_zero:
+                self.log.cut(0)  # of a start that was killed before it saved
             return False
         try:
             state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)

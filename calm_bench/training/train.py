@@ -48,7 +48,7 @@ from calm_bench.data.corpus import (
 )
 from calm_bench.data.folder import data_command
 from calm_bench.data.shards import prepare
-from calm_bench.errors import InputError, WeightsError
+from calm_bench.errors import BenchError, InputError, WeightsError
 from calm_bench.seeds import AT_SEED, content_hash, training_of
 from calm_bench.store.curves import read_curve, write_curve
 from calm_bench.systems.calm import CalmSystem
@@ -257,7 +257,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     if options.strategy == "fsdp" and config.kind == "codec":
         raise InputError("--strategy fsdp is for systems; a codec fits on every device, use ddp")
     work = paths.home() / "training" / (folder.name + suffix)
-    with _alone(work, fabric):
+    with _alone(work, fabric), _others(fabric):
         # Weights, gradients, two moments and the average.
         refuse_too_large(config, folder, str(fabric.device), each=20, doing="train")
         with fabric.rank_zero_first(local=True):  # one rank prepares data, the others find it
@@ -296,6 +296,21 @@ def _alone(work: Path, fabric: Fabric) -> Iterator[None]:
         sweep(work)
         _remove_forgotten(work)
         yield
+
+
+@contextmanager
+def _others(fabric: Fabric) -> Iterator[None]:
+    """Say in one line that another rank has ended, without which the others cannot go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+        if fabric.world_size == 1 or not lost:
+            raise
+        raise BenchError(
+            "another rank has ended before the training was done; what was saved is kept, the same "
+            "command goes on from there"
+        ) from error
 
 
 def _write(

@@ -885,3 +885,32 @@ def test_a_log_goes_on_after_it_was_cut_and_after_an_older_one(tmp_path: Path) -
         for step in range(start, start + 4):
             log.add(step, {"processor_seconds": 1.0, "loss": 0.5})
     assert [record["step"] for record in RunLog(tmp_path).records()] == [*range(1, 8)]
+
+
+@pytest.mark.usefixtures("corpus")
+def test_what_was_logged_before_anything_was_saved_is_not_logged_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed(_: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    name = model("mine", "vae-debug", {"steps": 2, "objective": {"seconds": 0.64}})
+    with monkeypatch.context() as broken:
+        broken.setattr(Trainer, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_model(name, CPU)
+    assert [line["step"] for line in read_log(name)] == [1]
+    train_model(name, CPU)
+    assert [line["step"] for line in read_log(name)] == [1, 2, 2]  # the last is the validation
+
+
+def test_a_rank_that_has_ended_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    said = "[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
+    with pytest.raises(RuntimeError, match="Read error"), module._others(fabric):
+        raise RuntimeError(said)
+    monkeypatch.setattr(Fabric, "world_size", 2)
+    with pytest.raises(BenchError, match="another rank has ended"), module._others(fabric):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="shapes"), module._others(fabric):
+        raise RuntimeError("shapes do not fit")
