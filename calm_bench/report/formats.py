@@ -152,14 +152,8 @@ def _pooled_lines(results: Results) -> list[dict[str, object]]:
 _COLUMN, _TABLE = 3, 1  # what rich draws around each column and around the table
 _NOTE_WIDTH = 100
 _FEW_ROWS = 2  # that can be read side by side
-_KEY_WIDTHS = (
-    24,
-    20,
-    16,
-    14,
-    12,
-    10,
-)  # of names in a table that has no room, till a number is let in
+_KEY_WIDTHS = (24, 20, 16, 14, 12, 10)
+"""Of names in a table that has no room, till a number is let in."""
 _TEXT_WIDTH = 30  # of words there that are no names
 _ELSEWHERE = "a wider terminal, or a pipe, shows them"
 

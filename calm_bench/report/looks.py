@@ -13,7 +13,6 @@ from calm_bench.report.paper.runs import ModelName
 from calm_bench.seeds import content_hash
 
 GREY = "#6b6b6b"
-GREY_MARKERS = ("*", "x", "P", "1", "2", "3", "4")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 FILLS = ("full", "none", "left", "right", "top", "bottom")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

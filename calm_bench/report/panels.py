@@ -111,7 +111,6 @@ class Panel:
 
     title: str = ""
     x_label: str = ""
-    y_label: str = ""
     lines: Sequence[Line] = ()
     levels: Mapping[str, float | None] = field(default_factory=dict)
     uprights: Mapping[str, float] = field(default_factory=dict)
@@ -236,10 +235,8 @@ def _draw_group(
             axis.set_yticks(range(len(panel.rows)), [] if said else panel.rows)
             axis.set_ylim(len(panel.rows) - 0.5, -0.5)
         axis.set_title(panel.title, loc="left", fontweight="bold")
-        scales = (panel.x_label, panel.log_x), (panel.y_label, panel.log_y)
-        x_label, y_label = (", ".join([s] * bool(s) + ["log scale"] * log) for s, log in scales)
-        axis.set_xlabel(x_label)
-        axis.set_ylabel(y_label)
+        axis.set_xlabel(", ".join(filter(None, [panel.x_label, "log scale" * panel.log_x])))
+        axis.set_ylabel("log scale" * panel.log_y)
     _legend(part, axes, panels)
 
 
@@ -378,9 +375,8 @@ def _bars(axis: "Axes", panel: Panel) -> None:
         low, high = panel.ends.get(name) or (end, end)
         axis.plot([low, high], [y, y], color="black", marker="|", ms=6, lw=1.3)
         share = f", head {100 * parts['head'] / end:.0f} %" if parts.get("head") else ""
-        time = (
-            f"{end:.3g}" if end < 1000 else f"{end:,.0f}"
-        )  # three digits, or all before the point
+        # Three digits, or all before the point.
+        time = f"{end:.3g}" if end < 1000 else f"{end:,.0f}"
         place: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axis.annotate(f"{time} ms{share}", (max(end, high), y), **place)
         tips.append(max(end, high))

@@ -1,4 +1,4 @@
-"""Plots of a run: quality by all that varies, time by stage, and how time and memory grow.
+"""Plots of a run: quality by what varies, time by stage, and how time and memory grow.
 
 A row without a value is not drawn, and the caption below the axes says so.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from calm_bench.numbers.speed import arm_key
 from calm_bench.report.columns import TEMPERATURE_KINDS, Shown, plain_number, shown_columns
-from calm_bench.report.looks import GREY, GREY_MARKERS, LINES, Look, looks
+from calm_bench.report.looks import GREY, LINES, Look, looks
 from calm_bench.report.panels import Dot, Line, Panel, Picture, far_apart, interval_of, render
 from calm_bench.report.tables import is_of_votes
 from calm_bench.store.records import (
@@ -21,7 +21,6 @@ from calm_bench.store.records import (
     row_title,
     swept,
     system_title,
-    temperature_text,
 )
 from calm_bench.store.results import Results, Value
 
@@ -42,10 +41,8 @@ def render_plots(results: Results, growth: Sequence[GrowthRecord] = ()) -> dict[
         "quality_vs_temperature": ("quality by temperature", by_temperature(results)),
         "quality_by_row": ("quality of every row", by_row(results)),
         "quality_over_time": ("quality along the clips", over_time(results)),
-        "quality_vs_head_time": ("quality against computing time", against_time(results)),
         "quality_vs_training_step": ("quality while training", against_training(results)),
         "time_per_frame": ("where the time goes", by_stage(results)),
-        "wer_vs_ppx": ("right words against words that make sense", trade_off(results)),
         "growth_position": ("time and memory along a generation", by_position(results, growth)),
         "growth_batch": ("clips that share a step", by_batch(results)),
     }
@@ -130,42 +127,6 @@ def by_row(results: Results) -> list[Panel]:
     return panels
 
 
-def against_time(results: Results) -> list[Panel]:
-    """The first quality column against the head's time and the total, where head steps vary."""
-    timed: dict[str, Shown] = {}  # of the first recipe that each has
-    for shown in shown_columns(results, everything=True):
-        if shown.is_speed and shown.values:
-            timed.setdefault(shown.column.name, shown)
-    frame = _baseline_frame(results, timed)
-    columns = _first_quality(results)
-    if not columns or not swept(results.cells) or frame is None:
-        return []
-    rows = [row for row in results.cells if row.training_step is None]
-    rows.sort(key=lambda row: (row.temperature or 0, row.head_steps or 0))
-    note = "numbers at points: head steps"
-    caption = caption_of(results, columns, _with_value(results.cells, columns), note)
-    panels = []
-    for shown in columns:
-        for name, what in (("head_second_ms", "head"), ("second_ms", "all stages")):
-            times = ((row, _value(timed[name], row)) for row in rows)
-            places = [(row, time.scaled(frame)) for row, time in times if time is not None]
-            lines = _lines(results, shown, places, by_label=True)
-            dots = [dot for line in lines for dot in line.dots]
-            low, high = (end((dot.x for dot in dots), default=0.0) for end in (min, max))
-            panels.append(
-                Panel(
-                    title=shown.heading,
-                    x_label=f"{what}, ms per {1000 * frame:g} ms of audio",
-                    lines=lines,
-                    uprights={"real time": 1000 * frame} if low < 1000 * frame < 3 * high else {},
-                    log_x=low > 0,  # a system may have no head
-                    log_y=far_apart(dot.y for dot in dots),
-                    caption=caption,
-                )
-            )
-    return panels
-
-
 def against_training(results: Results) -> list[Panel]:
     """The first quality column against the training step, where rows are checkpoints."""
     steps = [(row, row.training_step) for row in results.cells if row.training_step is not None]
@@ -174,7 +135,7 @@ def against_training(results: Results) -> list[Panel]:
     caption = caption_of(results, columns, _with_value(results.cells, columns))
     panels = []
     for shown in columns:
-        lines = _lines(results, shown, steps, by_label=True)
+        lines = _lines(results, shown, steps)
         panels.append(
             Panel(
                 title=shown.heading,
@@ -320,37 +281,6 @@ def timed_on(results: Results, rows: Sequence[Row]) -> str:
     return "; " + ", ".join(words) if words else ""
 
 
-def trade_off(results: Results) -> list[Panel]:
-    """Whether words come out right (WER) against whether they make sense (PPX), a point per row."""
-    columns = [shown for shown in shown_columns(results) if not shown.is_speed]
-    across = next((shown for shown in columns if shown.column.name.startswith("wer")), None)
-    up = next((shown for shown in columns if shown.column.name.startswith("ppx")), None)
-    if across is None or up is None:
-        return []
-    several, own_looks = swept(results.cells), looks_of(results)
-    markers = dict(
-        zip([r.cell_id for r in _references(results)], cycle(GREY_MARKERS), strict=False)
-    )
-    warm = len(temperatures_of(results)) > 1
-    dots: dict[str, list[Dot]] = defaultdict(list)
-    drawn = set()
-    for row in sorted(results.cells, key=lambda row: row.kind != "system"):
-        x, y = _value(across, row), _value(up, row)
-        if x is None or y is None or row.kind == "silence":
-            continue  # what a recogniser hears in silence would stretch the axes and say nothing
-        name = system_title(row, several)
-        if row.kind != "system":
-            own_looks[name] = Look(color=GREY, marker=markers[row.cell_id])
-        note = temperature_text(row.temperature) if warm else ""
-        dots[name].append(Dot.of(x, y, note))
-        drawn.add(row.cell_id)
-    lines = [Line(label=name, look=own_looks[name], dots=found) for name, found in dots.items()]
-    note = "numbers at points: temperatures" if warm else ""
-    caption = caption_of(results, [across, up], drawn, note)
-    x_label, y_label = across.heading, up.heading
-    return [Panel(x_label=x_label, y_label=y_label, lines=lines, caption=caption)] if lines else []
-
-
 def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]:
     """Stages and memory against seconds generated, a line for each row."""
     if not growth:
@@ -449,25 +379,14 @@ def looks_of(results: Results, *, by_label: bool = False) -> dict[str, Look]:
     return looks({system_title(row, several): row.model or row.label for row in systems})
 
 
-def _lines(
-    results: Results,
-    shown: Shown,
-    places: Iterable[tuple[Row, float | Value]],
-    *,
-    by_label: bool = False,
-) -> list[Line]:
-    """A line for each system with the numbers of these rows, at these x and in this order.
-
-    With `by_label`, head steps that vary stand at a line's points, and give no lines of their own.
-    """
-    several, own_looks = swept(results.cells), looks_of(results, by_label=by_label)
+def _lines(results: Results, shown: Shown, places: Iterable[tuple[Row, float]]) -> list[Line]:
+    """A line for each system with the numbers of these rows, at these x and in this order."""
+    several, own_looks = swept(results.cells), looks_of(results)
     dots: dict[str, list[Dot]] = {name: [] for name in own_looks}
     for row, x in places:
         value = _value(shown, row)
         if row.kind == "system" and value is not None:
-            name = row.label if by_label else system_title(row, several)
-            note = str(row.head_steps or "") if by_label and row.label in several else ""
-            dots[name].append(Dot.of(x, value, note))
+            dots[system_title(row, several)].append(Dot.of(x, value))
     found = {name: line for name, line in dots.items() if line}
     return [Line(label=name, look=own_looks[name], dots=line) for name, line in found.items()]
 
@@ -498,18 +417,6 @@ def _quality_columns(results: Results) -> list[Shown]:
 def _first_quality(results: Results) -> list[Shown]:
     columns = _quality_columns(results)
     return [shown for shown in columns if shown.column.name == columns[0].column.name]
-
-
-def _baseline_frame(results: Results, timed: Mapping[str, Shown]) -> float | None:
-    """The seconds of a frame of the baseline, or else of the first timed row."""
-    wanted = ("frame_ms", "second_ms", "head_second_ms")
-    if any(name not in timed for name in wanted):
-        return None
-    for row in sorted(results.cells, key=lambda row: not row.baseline):
-        frame, second = (timed[name].value(row.cell_id) for name in wanted[:2])
-        if frame and second:
-            return round(frame / second, 6)
-    return None
 
 
 def _rows_over_time(results: Results) -> list[Row]:

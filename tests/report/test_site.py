@@ -84,9 +84,9 @@ def test_the_page_needs_its_folder_and_nothing_else(site: Path) -> None:
     assert "http" not in text
     names = sources(text)
     assert names == contents(site).keys() - {"index.html"}
-    # Two rows of seven clips with a prompt, each clip with its spectrogram, and two plots a run.
+    # Two rows of seven clips with a prompt, each clip with its spectrogram, and a plot a run.
     assert sum(name.endswith(".opus") for name in names) == 2 * 2 * (7 + 1)
-    assert sum(name.endswith(".svg") for name in names) == 2 * 2
+    assert sum(name.endswith(".svg") for name in names) == 2
 
 
 def test_runs_stand_in_the_order_in_which_they_are_named(site: Path) -> None:

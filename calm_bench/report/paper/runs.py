@@ -320,50 +320,38 @@ def _replaced(run: StoredRun, before: Sequence[StoredRun]) -> dict[str, str]:
 
 def _prompted(run: StoredRun, before: Sequence[StoredRun]) -> str:
     """What sets a run's prompts apart from those of the first run of the same list of prompts."""
-    if (own := Prompts.of(run)) is None:
+    if (listed := _listed(run)) is None:
         return ""
-    known = ((other.name, Prompts.of(other)) for other in before)
-    listed = [(name, other) for name, other in known if other and other.listed == own.listed]
-    alike = [(name, other) for name, other in listed if other.version == own.version]
+    own, version = _prompts(run), run.results.benchmark_version
+    older = [other for other in before if _listed(other) == listed]
+    alike = [other for other in older if other.results.benchmark_version == version]
     parts = []
-    if listed and listed[0][1].version != own.version:
-        parts.append(f"version {own.version}")
-    if alike and not own.goes_with(alike[0][1]):
-        first = next((name for name, prompts in alike if own.goes_with(prompts)), run.name)
+    if older and older[0].results.benchmark_version != version:
+        parts.append(f"version {version}")
+    if alike and not _go_together(own, _prompts(alike[0])):
+        first = next((o.name for o in alike if _go_together(own, _prompts(o))), run.name)
         parts.append(f"prompts of {first}")
     return ", ".join(parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """What a run's clips continue.
+def _listed(run: StoredRun) -> str | None:
+    """The file of prompts that benchmarks share; None of a run that continues none."""
+    spec = run.manifest.options.get("spec") if run.manifest else None
+    return spec and str(spec["prompts"])
 
-    Attributes:
-        listed: The file that benchmarks share.
-        version: Of the benchmark, which changes with them.
-        sha256: By id; empty where a run did not record them.
-    """
 
-    listed: str
-    version: int
-    sha256: Mapping[str, str]
+def _prompts(run: StoredRun) -> dict[str, str]:
+    """The sha256 of each prompt by id; empty where a run did not record them."""
+    options = run.manifest.options if run.manifest else {}
+    return dict(zip(options.get("prompts", ()), options.get("prompts_sha256", ()), strict=False))
 
-    @classmethod
-    def of(cls, run: StoredRun) -> "Prompts | None":
-        """A run's; None of one that continues none, or has no manifest."""
-        options = run.manifest.options if run.manifest else {}
-        if "spec" not in options:
-            return None
-        known = zip(options.get("prompts", ()), options.get("prompts_sha256", ()), strict=False)
-        version = run.results.benchmark_version
-        return cls(listed=options["spec"]["prompts"], version=version, sha256=dict(known))
 
-    def goes_with(self, other: "Prompts") -> bool:
-        """Whether no prompt differs of those that both have, as far as that is known."""
-        shared = self.sha256.keys() & other.sha256.keys()
-        if self.sha256 and other.sha256 and not shared:
-            return False
-        return all(self.sha256[name] == other.sha256[name] for name in shared)
+def _go_together(some: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    """Whether no prompt differs of those that two runs have, as far as that is known."""
+    shared = some.keys() & others.keys()
+    if some and others and not shared:
+        return False
+    return all(some[name] == others[name] for name in shared)
 
 
 def _read(folder: Path) -> StoredRun:
