@@ -18,6 +18,7 @@ from calm_bench.core.inference import ALPHA, quantile
 from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.numbers.stored import read_current
+from calm_bench.report.columns import shown_columns
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
@@ -57,9 +58,13 @@ def export(folder: Path, form: Form, out: Path | None) -> tuple[Path, int]:
 def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
     """Clips by their numbers: of names of rows and prompts (`test-…`) splits would be made."""
     numbers: defaultdict[str, Line] = defaultdict(dict)
+    # Numbers by different recipes are not comparable, and have columns of their own.
+    shown = [s for s in shown_columns(results, everything=True) if s.column.fields]
+    keys = {(s.column.name, s.recipe_id): s.key for s in shown}
     for line in _of_clips(results, store):
-        numbers[line["trial_id"]][line["metric"]] = line["value"]
-    names = {column.name: None for column in results.columns if column.fields}
+        if key := keys.get((line["metric"], line.get("recipe_id"))):
+            numbers[line["trial_id"]][key] = line["value"]
+    names = dict.fromkeys(keys.values())
     cells = {row.cell_id: row for row in results.cells}
     made = [trial for trial in store.read(TrialRecord) if trial.clip and trial.cell_id in cells]
     clips = _whole_clips(store, made)

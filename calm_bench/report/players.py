@@ -332,7 +332,7 @@ class RowBuilder:
     def _score(self, trial: TrialRecord, shown: Shown) -> Score | None:
         value, note = self.lookup.score(trial, shown)
         unit = f" ({shown.column.unit})" if shown.column.unit else ""
-        label = shown.column.label + unit
+        label = shown.label + unit
         if value is not None:
             return Score(label=label, text=plain_number(value, shown.decimals))
         return Score(label=label, text="—", reason=note) if note else None

@@ -16,7 +16,7 @@ import pytest
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.report import export as module
 from calm_bench.report.export import export
-from calm_bench.store.records import TrialRecord
+from calm_bench.store.records import ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
 
 
@@ -38,6 +38,27 @@ def test_every_clip_is_there_with_what_is_known_of_it(run_store: RunStore, tmp_p
     assert len({frozenset(line) for line in lines}) == 1
     with pytest.raises(InputError, match="is there already"):
         export(run_store.root, "audiofolder", out)
+
+
+def test_numbers_by_two_recipes_share_no_column(run_store: RunStore, tmp_path: Path) -> None:
+    shutil.copytree(run_store.root, tmp_path / "run")
+    store = RunStore(tmp_path / "run")
+    results = store.read_results()
+    other = {"recipe_id": "wer-other"}
+    moved = "wer", "calm-t1"
+    rows = tuple(
+        value.model_copy(update=other if (value.metric, value.cell_id) == moved else {})
+        for value in results.rows
+    )
+    recipes = results.recipes | {"wer-other": {"metric": "wer", "version": 2}}
+    store.write_results(results.model_copy(update={"rows": rows, "recipes": recipes}))
+    scores = [s for s in store.read(ScoreRecord) if (s.metric, s.cell_id) == moved]
+    store.append(*(score.model_copy(update=other) for score in scores))
+    lines = metadata(export(store.root, "audiofolder", tmp_path / "out")[0])
+    names = {"wer@wer-recipe", "wer@wer-other"}
+    assert all(names <= line.keys() and "wer" not in line for line in lines)
+    wer = 100 * 2.0 / 4.0
+    assert [lines[0][name] for name in sorted(names)] == [None, wer]
 
 
 def test_a_clip_that_is_not_what_its_record_says_is_refused_before_any_is_copied(
