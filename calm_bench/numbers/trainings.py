@@ -1,6 +1,7 @@
 """Several trainings of one system as one number: their mean and how far apart they lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -37,8 +38,13 @@ def pooled_pairs(
     return [group for group in found.values() if len(group) > 1]
 
 
-def pooled(rows: Sequence[Row], values: Sequence[Value]) -> list[Pooled]:
-    """The mean over trainings of every number, of those that depend on weights, that each has."""
+def pooled(
+    rows: Sequence[Row], values: Sequence[Value], n_prompts: Mapping[str, int]
+) -> list[Pooled]:
+    """The mean over trainings of every number, of those that depend on weights, that each has.
+
+    `n_prompts` says of how many prompts a row's clips are.
+    """
     by_row: dict[str, dict[tuple[str, str | None], Value]] = {}
     for value in values:
         by_row.setdefault(value.cell_id, {})[value.metric, value.recipe_id] = value
@@ -48,14 +54,21 @@ def pooled(rows: Sequence[Row], values: Sequence[Value]) -> list[Pooled]:
         for key, value in by_row.get(names[0], {}).items():
             about = Pooled(cell_ids=names, metric=key[0], recipe_id=key[1], unit=value.unit, n=0)
             numbers = [by_row.get(name, {}).get(key) for name in names]
-            found.append(as_one(about, [row.training for row in group], numbers))
+            fewest = min(n_prompts[name] for name in names)
+            found.append(as_one(about, [row.training for row in group], numbers, fewest))
     return found
 
 
 def as_one(
-    about: Pooled, trainings: Sequence[int | None], numbers: Sequence[Value | Difference | None]
+    about: Pooled,
+    trainings: Sequence[int | None],
+    numbers: Sequence[Value | Difference | None],
+    n_prompts: int,
 ) -> Pooled:
-    """The numbers of several trainings as one; `about` says which, and what is known of prompts."""
+    """The numbers of several trainings as one; `about` says which, and what is known of prompts.
+
+    An interval over prompts knows as much as so many prompts do, however often each was continued.
+    """
     known = [number for number in numbers if number is not None and number.value is not None]
     about = about.model_copy(update={"n": len(known)})
     reasons = {number.reason if number is not None else None for number in numbers}
@@ -74,6 +87,8 @@ def as_one(
     effects = [effect for number in known if (effect := effect_of(number)) is not None]
     if len(effects) < len(known):
         return found
+    counts = [max(2, min(effect.n, n_prompts)) for effect in effects]
+    effects = [replace(e, n=n, df=n - 1) for e, n in zip(effects, counts, strict=True)]
     together = over_trainings(effects, about.prompt_error)
     planned = together.detectable if about.baseline_cell_ids else {}
     ends = {"low": together.low, "high": together.high}

@@ -6,6 +6,7 @@ further observations: each is scored and counted once (`firsts`), and of two row
 recordings is compared once (`Clips.shared`).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -177,6 +178,12 @@ class Clips:
     def of(self, cell_id: str) -> Sequence[StoredClip]:
         """A row's clips."""
         return self._rows.get(cell_id, ())
+
+    @property
+    def n_groups(self) -> Mapping[str, int]:
+        """By row, how many prompts or recordings its clips are of; 0 of a row without clips."""
+        found = {row: len({clip.group for clip in own}) for row, own in self._rows.items()}
+        return defaultdict(int, found)
 
     def ends_before(self, cell_id: str, seconds: float) -> dict[str, float]:
         """By prompt, where a row's clips end that are shorter than that."""

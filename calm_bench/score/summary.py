@@ -104,7 +104,7 @@ def summarise_run(
         recipes={**speed.recipes, **recipes},
         rows=tuple(values),
         differences=tuple(d for part in numbers for d in part.differences(pairs)),
-        pooled=tuple(pooled(rows, scored)),
+        pooled=tuple(pooled(rows, scored, scorer.clips.n_groups)),
         pooled_differences=tuple(d for part in numbers for d in part.pooled(rows, pairs)),
         trials={row: _with_failures(made, row, scorer) for row, made in trials.items()},
         unusable=len(manifest.options.get("unusable", ())),
@@ -146,7 +146,7 @@ class _Numbers:
 
     def pooled(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> Iterator[Pooled]:
         """Every column's difference over several trainings of the same two systems."""
-        training = {row.cell_id: row.training for row in rows}
+        training, n_prompts = {row.cell_id: row.training for row in rows}, self.clips.n_groups
         for group, column in product(pooled_pairs(rows, pairs), self.score.columns):
             known = [set(pair) <= self.score.results.keys() for pair in group]
             if not any(known):
@@ -165,7 +165,8 @@ class _Numbers:
                 self._difference(pair, column) if has else None
                 for pair, has in zip(group, known, strict=True)
             ]
-            yield as_one(about, [training[name] for name in ours], numbers)
+            prompts = min(n_prompts[name] for name in (*ours, *theirs))
+            yield as_one(about, [training[name] for name in ours], numbers, prompts)
 
     def _prompt_error(self, group: Sequence[Pair], column: Column) -> float | None:
         """The standard error over prompts of a difference's mean over trainings."""
