@@ -306,7 +306,12 @@ def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str
     partial = not shown.is_speed and count is not None and value.n not in (0, count.ok)
     text = value_text(value, shown.column, shown.decimals)
     why = f": {value.reason}" if value.reason else ""
-    return table.text(text, f"n = {value.n}{why}" if partial else None)
+    return table.text(text, f"n = {value.n}{why}" if partial else without_interval(value))
+
+
+def without_interval(number: Value | Difference | Pooled) -> str | None:
+    """Why a number has no interval, if that is known; None of one that has its own."""
+    return number.reason if number.low is None else None
 
 
 def is_of_votes(results: Results, value: Value) -> bool:
@@ -492,5 +497,6 @@ def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference,
 def _gap(table: Table, difference: Difference | Pooled, shown: Shown) -> Text | str:
     if difference.value is None:
         return table.text("—", difference.reason or NO_REASON)
-    value = signed(difference.value, shown.decimals)
-    return value + interval_text(difference, shown.decimals, sign=True)
+    text = signed(difference.value, shown.decimals)
+    text += interval_text(difference, shown.decimals, sign=True)
+    return table.text(text, without_interval(difference))

@@ -100,6 +100,21 @@ def test_an_n_that_is_not_the_rows_is_said(results: Results) -> None:
     assert [table.footnotes[i] for i in field.footnotes] == ["n = 1"]
 
 
+def test_a_number_without_an_interval_says_why(results: Results) -> None:
+    alone = {"low": None, "high": None, "reason": "an interval needs two"}
+    rows = tuple(v.model_copy(update=alone if v.metric == "wer" else {}) for v in results.rows)
+    gaps = tuple(
+        gap.model_copy(update=alone if gap.value == 8.6 else {}) for gap in results.differences
+    )
+    changed = results.model_copy(update={"rows": rows, "differences": gaps})
+    table = main_table(changed)
+    text = named(table, 5)["WER (%) ↓"]
+    assert (text.text, table.footnotes[text.footnotes[0]]) == ("16.1", "an interval needs two")
+    table = difference_tables(changed)[0]
+    text = table.rows[1][3]
+    assert (text.text, table.footnotes[text.footnotes[0]]) == ("+8.6", "an interval needs two")
+
+
 def test_a_row_that_was_never_measured_says_so(results: Results) -> None:
     rows = tuple(r for r in results.rows if (r.cell_id, r.metric) != ("calm-t1", "vert"))
     table = main_table(results.model_copy(update={"rows": rows}))

@@ -1,16 +1,19 @@
-"""The paper's figures: how the rows of stored runs become panels.
+"""The paper's figures: how the rows of stored runs, and losses in training, become panels.
 
 A figure without data in any stored run is not drawn: it is listed with the command that makes it.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import mean
 
+from calm_bench.config import load_model_config
+from calm_bench.errors import UnknownNameError
 from calm_bench.report.columns import heading
 from calm_bench.report.looks import looks
 from calm_bench.report.panels import Dot, Line, Panel, Picture, far_apart, render
-from calm_bench.report.paper.curves import AXES, LOSSES, curve_dots, curves_of
 from calm_bench.report.paper.runs import ModelName, StoredRun, is_part
 from calm_bench.report.plots import (
     against_training,
@@ -22,6 +25,7 @@ from calm_bench.report.plots import (
     times_along,
     unit_of,
 )
+from calm_bench.store.curves import CurvePoint, read_curve
 from calm_bench.store.records import Row, swept, system_title, temperature_text
 from calm_bench.store.results import Value
 
@@ -32,6 +36,18 @@ MULTIPLIED = frozenset(("calm-music", "calm-music-no-multiplier"))
 _SWEEP = 3  # rows of a system that show what steps do
 _WIDE = 3.0  # a span of x beyond which a logarithmic axis pays
 _SHOWN = "eager fp32"  # the mode and precision whose stages are shown, where a run has several
+LOSSES = {
+    "text": "loss of the text stream, nats",
+    "plain_text": "loss of plain text, nats",
+    "codes": "loss of a code, nats",
+    "one_step_mse": "squared error of one-step samples",
+    "flow": "flow-matching error",
+}
+"""What validations measure that several models have in common."""
+AXES: dict[str, Callable[[CurvePoint], float]] = {
+    "training step": lambda point: point.step,
+    "processor hours": lambda point: point.processor_seconds / 3600,
+}
 Named = tuple[str, str]
 """A line's label and the model whose look it has."""
 
@@ -207,6 +223,35 @@ def held_out_losses(runs: Sequence[StoredRun], corpus: str) -> Iterator[Panel]:
                     caption="means over trainings, bars from the least to the most; "
                     f"trainings: {counted}",
                 )
+
+
+def curves_of(runs: Sequence[StoredRun], corpus: str) -> dict[str, list[CurvePoint]]:
+    """The validations of each system that runs show and that was trained on a corpus, by model."""
+    rows = (row for run in runs for row in run.results.cells if row.kind == "system")
+    found = {}
+    for name in sorted({str(row.model).partition("@")[0] for row in rows}):
+        try:
+            config, folder = load_model_config(name)
+        except UnknownNameError:  # of another checkout
+            continue
+        points = [point for point in read_curve(folder) if point.validation]
+        if points and config.training.get("corpus") == corpus:
+            found[folder.name] = points
+    return found
+
+
+def curve_dots(points: Sequence[CurvePoint], loss: str, axis: str) -> list[Dot]:
+    """A loss at each step: the mean of the trainings that took it, with the least and the most."""
+    steps: dict[int, list[CurvePoint]] = defaultdict(list)
+    for point in points:
+        if loss in point.validation:
+            steps[point.step].append(point)
+    dots = []
+    for _, alike in sorted(steps.items()):
+        values = [point.validation[loss] for point in alike]
+        spread = (min(values), max(values)) if len(values) > 1 else None
+        dots.append(Dot(x=mean(map(AXES[axis], alike)), y=mean(values), y_interval=spread))
+    return dots
 
 
 FIGURES = (

@@ -23,7 +23,7 @@ from calm_bench.report.columns import MARKED, TIMES, interval_text, plain_number
 from calm_bench.report.paper.claims import Selector
 from calm_bench.report.paper.measure import Missing, find_rows
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
-from calm_bench.report.tables import Table, Text
+from calm_bench.report.tables import Table, Text, without_interval
 from calm_bench.store.records import temperature_text
 from calm_bench.store.results import Value
 from calm_bench.types import StrictModel
@@ -343,7 +343,7 @@ class PaperTable:
             return self._rank(block, index, column.metric + shown.key.removeprefix(column.key))
         found = block.rows[index].get(shown.key)
         if isinstance(found, Value):
-            return number_text(found, column)
+            return table.text(number_text(found, column), without_interval(found))
         # A recording has no head to be timed: nothing is missing.
         if found is None or (column.metric in SPEED_METRICS and model == "reference"):
             return UNPUBLISHED
