@@ -5,6 +5,7 @@ as they are, and where the records do not give a value and its n again, so does 
 of sets of clips (FAD, VERT) and of times are as old as their runs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +45,18 @@ def refresh(store: RunStore) -> Results:
         with store.lock():
             store.write_results(current)
     return store.read_results()
+
+
+def lost_scores(results: Results, scores: Sequence[ScoreRecord]) -> str | None:
+    """A number of which not all clips are on record, in words; None if there is none."""
+    there = Counter((score.metric, score.recipe_id, score.cell_id) for score in scores)
+    metric_of = {column.name: str(column.metric) for column in results.columns if column.fields}
+    for value in results.rows:
+        if value.metric in metric_of and value.value is not None:
+            found = there[metric_of[value.metric], str(value.recipe_id), value.cell_id]
+            if found < value.n:
+                return f"has {found} of {value.n} clips behind {value.metric} of {value.cell_id}"
+    return None
 
 
 def with_intervals(results: Results, store: RunStore) -> Results:

@@ -7,6 +7,7 @@ folders of the runs.
 
 import base64
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -17,8 +18,9 @@ from urllib.parse import unquote
 
 from calm_bench.core import files, paths
 from calm_bench.core.progress import waiting
+from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
-from calm_bench.numbers.stored import read_current
+from calm_bench.numbers.stored import lost_scores, read_current
 from calm_bench.report.columns import shown_recipes
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.page import SITE_MARK, Section, write_page, write_site
@@ -30,9 +32,11 @@ from calm_bench.report.tables import (
     held_out_table,
     main_tables,
 )
-from calm_bench.store.records import GrowthRecord, TrialRecord
+from calm_bench.store.records import GrowthRecord, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
+
+logger = logging.getLogger(__name__)
 
 _OURS = re.compile(r"run-\d+")
 _SOURCE = re.compile(r'(src|data-image)="(run-[^"]+)"')
@@ -67,7 +71,23 @@ def read_section(store: RunStore) -> Section:
         tables += [held_out_table(results), counts_table(results)]
     plots = render_plots(results, store.read(GrowthRecord))
     tables = [table for table in tables if table.rows]
+    _say_lost(store, results)
     return Section(store=store, results=results, tables=tables, plots=plots)
+
+
+def _say_lost(store: RunStore, results: Results) -> None:
+    """Say which clips, and numbers of clips, a page goes without; a run without clips has none."""
+    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
+    gone = [clip for clip in clips if not paths.inside(store.root, clip).is_file()]
+    if len(gone) == len(clips):
+        return
+    if gone:
+        logger.warning(
+            "%s has lost %s of %s clips: %s", store.root, len(gone), len(clips), few(gone)
+        )
+    if lost := lost_scores(results, store.read(ScoreRecord)):
+        where = store.root / ScoreRecord.file
+        logger.warning("%s %s: `calm-bench score` restores them", where, lost)
 
 
 def _write_tables(store: RunStore, results: Results, tables: Sequence[Table]) -> None:

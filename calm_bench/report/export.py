@@ -7,7 +7,7 @@ Names are those of inspect_ai and lm-eval where they have one: `task_name`, `mod
 
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from calm_bench.core import files, paths
 from calm_bench.core.inference import ALPHA, quantile
 from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.numbers.stored import read_current
+from calm_bench.numbers.stored import lost_scores, read_current
 from calm_bench.report.columns import shown_columns
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
@@ -145,21 +145,6 @@ def _of_rows(results: Results) -> Iterator[Line]:
             }
 
 
-def _refuse_lost(results: Results, scores: Sequence[ScoreRecord], store: RunStore) -> None:
-    """Refuse to leave out clips that stand behind numbers of the results; they may all be gone."""
-    there = Counter((score.metric, score.recipe_id, score.cell_id) for score in scores)
-    metric_of = {column.name: str(column.metric) for column in results.columns if column.fields}
-    for value in results.rows if there else ():
-        if value.metric not in metric_of or value.value is None:
-            continue
-        found = there[metric_of[value.metric], str(value.recipe_id), value.cell_id]
-        if found < value.n:
-            raise InputError(
-                f"{store.root / ScoreRecord.file} has {found} of {value.n} clips behind "
-                f"{value.metric} of {value.cell_id}: `calm-bench score {store.root}` restores them"
-            )
-
-
 def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
     """What is on record of single clips; one that was not made has a line with its error."""
     trials = {trial.trial_id: trial for trial in store.read(TrialRecord)}
@@ -169,7 +154,10 @@ def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
         if column.fields:
             of_metric[column.metric].append(column)
     scores = store.read(ScoreRecord)
-    _refuse_lost(results, scores, store)
+    if lost := lost_scores(results, scores):
+        raise InputError(
+            f"{store.root / ScoreRecord.file} {lost}: `calm-bench score` restores them"
+        )
     for score in scores:
         trial = trials.get(score.trial_id)
         if trial is None or trial.cell_id not in cells or score.recipe_id not in results.recipes:

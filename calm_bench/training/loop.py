@@ -109,15 +109,19 @@ class RunLog:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "log.jsonl"
-        self._lines: int | None = None  # how many there are, once one is to be added
+        self._lines: int | None = None  # how many there are, once somebody asks
         self._board: Any = None  # made by the first record: who only reads leaves no files
+
+    def __len__(self) -> int:
+        if self._lines is None:
+            self._lines = len(files.committed_lines(self.path))
+        return self._lines
 
     def add(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a record, and its numbers to TensorBoard."""
-        if self._lines is None:
-            self._lines = len(files.committed_lines(self.path))
-        files.append_lines(self.path, _log_line({"step": step, **record}, self._lines + 1))
-        self._lines += 1
+        number = len(self) + 1
+        files.append_lines(self.path, _log_line({"step": step, **record}, number))
+        self._lines = number
         if find_spec("tensorboard") is None:
             return
         if self._board is None:
@@ -143,17 +147,22 @@ class RunLog:
             except InputError:
                 record = None
             if not _is_record(record):
-                raise TrainingError(
-                    f"{self.path}:{number} is damaged: restore it, delete the file to go on "
-                    "without its losses, or start over with --fresh"
-                )
+                raise TrainingError(f"{self.path}:{number} is damaged: {_LOST}")
             found.append(record)
         return found
 
-    def cut(self, step: int) -> None:
-        """Forget what was logged after a step."""
+    def cut(self, step: int, least: int = 0) -> None:
+        """Forget what was logged after a step.
+
+        Raises:
+            TrainingError: If a line is damaged, or fewer are there than the `least` that were.
+        """
+        if least and not self.path.is_file():
+            logger.warning("%s is gone: going on without its losses", self.path)
         if self.path.is_file():
             kept = [record for record in self.records() if record["step"] <= step] if step else []
+            if len(kept) < least:
+                raise TrainingError(f"{self.path} has {len(kept)} of {least} lines: {_LOST}")
             lines = (_log_line(record, number) for number, record in enumerate(kept, 1))
             files.replace(self.path, b"".join(lines))
             self._lines = len(kept)
@@ -162,6 +171,9 @@ class RunLog:
         """The numbers of the last validation; empty if there was none."""
         found = [record["validation"] for record in self.records() if "validation" in record]
         return dict(found[-1]) if found else {}
+
+
+_LOST = "restore it, delete the file to go on without its losses, or start over with --fresh"
 
 
 def _log_line(record: Mapping[str, Any], number: int) -> bytes:
@@ -306,6 +318,7 @@ class Trainer:
         if self.objective.adversary is not None:
             state["adversary"] = self.objective.adversary.state_dict()
             state["adversary_optimizer"] = self.adversary_optimizer.state_dict()
+        state["log_lines"] = len(self.log)
         with files.replacing(self.state_path) as file:
             try:
                 torch.save({**state, "check": _checksum(state)}, file)
@@ -347,7 +360,7 @@ class Trainer:
                 f"{self.state_path} does not fit this model: restore it, or start over with --fresh"
             ) from error
         if self.fabric.is_global_zero:
-            self.log.cut(state["step"])
+            self.log.cut(state["step"], state.get("log_lines", 0))  # older states have none
         return True
 
     def _take(self, state: Mapping[str, Any]) -> None:

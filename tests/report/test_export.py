@@ -15,6 +15,7 @@ import pytest
 
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.report import export as module
+from calm_bench.report.build import build_site
 from calm_bench.report.export import export
 from calm_bench.store.records import ScoreRecord, TrialRecord
 from calm_bench.store.run_store import RunStore
@@ -110,6 +111,21 @@ def test_clips_whose_numbers_are_lost_are_named(run_store: RunStore, tmp_path: P
     with pytest.raises(InputError, match=r"scores\.jsonl has \d+ of \d+ clips"):
         export(tmp_path / "run", "audiofolder", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_page_says_what_it_goes_without(
+    run_store: RunStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run_store.root, tmp_path / "run")
+    build_site([tmp_path / "run"], tmp_path / "site", 1)
+    assert not caplog.messages
+    clips = sorted((tmp_path / "run" / "clips").rglob("*.flac"))
+    clips[0].unlink()
+    (tmp_path / "run" / "scores.jsonl").write_bytes(b"")
+    build_site([tmp_path / "run"], tmp_path / "site", 1)
+    lost, numbers = caplog.messages
+    assert f"has lost 1 of {len(clips)} clips: clips/" in lost
+    assert "scores.jsonl has 0 of" in numbers
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -914,3 +914,19 @@ def test_a_rank_that_has_ended_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="shapes"), module._others(fabric):
         raise RuntimeError("shapes do not fit")
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_log_that_has_lost_its_end_is_named_and_one_that_was_deleted_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = model("mine", "vae-debug", {"steps": 3, "objective": {"seconds": 0.64}})
+    train_model(name, replace(CPU, until=2))
+    path = paths.home() / "training" / name / "log.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(TrainingError, match=r"log\.jsonl has 1 of 2 lines: restore it, delete"):
+        train_model(name, CPU)
+    path.unlink()
+    train_model(name, CPU)
+    assert f"{path} is gone: going on without its losses" in caplog.messages
+    assert [line["step"] for line in read_log(name)] == [3, 3]
