@@ -249,6 +249,7 @@ def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
         f"{results.run_id}: means over {most} rounds, black ends: 95 % intervals of the sum"
         f"{timed_on(results, rows)}"
     )
+    untimed = [r for r in results.cells if r.kind == "system" and arm_key(r) not in timed]
     return [
         Panel(
             title=title,
@@ -256,7 +257,7 @@ def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
             ends=ends,
             x_label="milliseconds for a second of audio, batch 1",
             uprights={"real time": 1000.0} if longest > 1000.0 else {},
-            caption=caption,
+            caption=caption + not_drawn(untimed),
         )
     ]
 
@@ -483,10 +484,13 @@ def caption_of(results: Results, columns: Sequence[Shown], drawn: set[str], note
     bars = f"{results.run_id}: bars: 95 % intervals over prompts{_counted(results, columns, drawn)}"
     recipes = ((s.label, results.recipes.get(s.recipe_id or "", {}).get("lm")) for s in columns)
     readers = "; ".join(f"{label} under {lm['model']}" for label, lm in recipes if lm)
-    texts = [bars, readers, _temperatures(results), note]
-    if missing:
-        texts.append(f"not drawn for want of a value: {'; '.join(map(row_title, missing))}")
-    return "\n".join(text for text in texts if text)
+    texts = (bars, readers, _temperatures(results), note)
+    return "\n".join(filter(None, texts)) + not_drawn(missing)
+
+
+def not_drawn(rows: Sequence[Row]) -> str:
+    """Which systems a plot lacks, as the last line of its caption; nothing where it has all."""
+    return f"\nnot drawn for want of a value: {'; '.join(map(row_title, rows))}" if rows else ""
 
 
 def _counted(results: Results, columns: Sequence[Shown], drawn: set[str]) -> str:

@@ -174,6 +174,15 @@ def test_stages_sum_to_the_time_of_a_second_of_audio(run_store: RunStore) -> Non
     assert sum(rq.values()) == pytest.approx(12.5 * (9.2 + 5 + 3 + 0.05), abs=1)
 
 
+def test_a_system_that_was_not_timed_is_named_below(run_store: RunStore) -> None:
+    whole = timed(run_store)
+    (panel,) = by_stage(whole)
+    assert "not drawn" not in panel.caption
+    rows = tuple(value for value in whole.rows if not value.cell_id.startswith("calm"))
+    (panel,) = by_stage(whole.model_copy(update={"rows": rows}))
+    assert panel.caption.endswith("value: CALM 1 step, temp 0.8; CALM 1 step, temp 1.0")
+
+
 def test_every_source_exists_and_is_relative(built: RunStore, html: str) -> None:
     elements = Elements(html)
     sources = [a["src"] or "" for a in elements.all("audio") + elements.all("img")]

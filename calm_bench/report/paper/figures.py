@@ -19,6 +19,7 @@ from calm_bench.report.plots import (
     against_training,
     by_stage,
     by_temperature,
+    not_drawn,
     over_time,
     run_title,
     timed_on,
@@ -107,7 +108,8 @@ def quality_speed(run: StoredRun) -> Iterator[Panel]:
                 log_x=far_apart((dot.x for dot in dots), _WIDE),
                 log_y=far_apart(dot.y for dot in dots),
                 caption=caption_of(run, [values[c.cell_id] for c in shown], rounds)
-                + f"; the baseline is ×1 by definition{named}",
+                + f"; the baseline is ×1 by definition{named}"
+                + not_drawn([row for row in systems_of(run) if row not in shown]),
             )
 
 
