@@ -231,12 +231,14 @@ def whole_clips(codec: Codec) -> None:
 
 
 def frame_by_frame(codec: Codec) -> None:
-    """Decoding frame by frame gives the audio of the whole clip."""
+    """Decoding frame by frame, or several at a time, gives the audio of the whole clip."""
     frames = codec.encode(noise(6 * codec.hop_length, 0)[None])
-    state = codec.start_decoding(1)
+    state, whole = codec.start_decoding(1), codec.decode(frames)
     steps = frames.unbind(1 if codec.continuous else 2)
-    streamed = torch.cat([codec.decode_step(frame, state) for frame in steps], dim=1)
-    close(streamed, codec.decode(frames))
+    close(torch.cat([codec.decode_step(frame, state) for frame in steps], dim=1), whole)
+    state = codec.start_decoding(1)
+    first, rest = codec.decode_step(steps[0], state), torch.stack(steps[1:], 1).split(3, 1)
+    close(torch.cat([first, *(codec.decode_steps(part, state) for part in rest)], dim=1), whole)
 
 
 def is_causal(codec: Codec) -> None:

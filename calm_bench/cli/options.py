@@ -218,6 +218,7 @@ LISTS = {
     "--mode": ListOption(_any),
     "--precision": ListOption(lambda word: not _is_benchmark(word)),
     "--batch": ListOption(_any),
+    "--codec-frames": ListOption(_any),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }
 

@@ -49,6 +49,17 @@ Batch = Annotated[
     ),
 ]
 
+CodecFrames = Annotated[
+    list[int] | None,
+    typer.Option(
+        parser=whole_number("number of frames", 1024),
+        metavar="N [N …]",
+        help="Frames that the codec decodes at a time, each number a row: the first frame alone, "
+        "then so many a call, with what that makes frames wait. 1 is always timed.",
+        show_default="1",
+    ),
+]
+
 Frames = Annotated[
     int | None,
     typer.Option(
@@ -154,6 +165,7 @@ def time_systems(
     precision: options.Precisions = None,
     batch: Batch = None,
     head_steps: options.HeadSteps = None,
+    codec_frames: CodecFrames = None,
     frames: Frames = None,
     rounds: Rounds = None,
     no_growth: NoGrowth = False,
@@ -179,6 +191,7 @@ def time_systems(
     given: dict[str, Any] = {
         "scale": scale, "modes": tuple(mode or ()), "precisions": tuple(precision or ()),
         "batch": tuple(batch or ()), "head_steps": tuple(head_steps or ()),
+        "codec_frames": tuple(codec_frames or ()),
         "frames": frames, "rounds": rounds, "growth": not no_growth, "generation": generation,
         "device": resolve_device(device), "threads": threads, "clock": clock,
         "kernels": kernels, "spec": spec,

@@ -151,7 +151,7 @@ _QUOTIENTS = {
 
 def arm_key(row: Row) -> tuple[object, ...]:
     """What rows that are timed together have in common."""
-    return row.system[0], row.head_steps, row.top_k, row.precision, row.mode
+    return row.system[0], row.head_steps, row.top_k, row.precision, row.mode, row.codec_frames
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ runs twice or a constant no longer folded; they say nothing of an operator that 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from calm_bench.speed.frames import by_stage, marked_frame
+from calm_bench.speed.frames import InGroups, by_stage, marked_frame
 from calm_bench.store.records import Stage
 from calm_bench.types import SamplingParams
 
@@ -108,9 +109,12 @@ class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def count_frame(system: "System", sampling: SamplingParams) -> dict[Stage, StageCounts]:
+def count_frame(
+    system: "System", sampling: SamplingParams, codec_frames: int = 1
+) -> dict[Stage, StageCounts]:
     """The counts of one frame by stage, `push` being part of the backbone, and their total.
 
+    Where the codec decodes several frames at a time it is the mean of one call, rounded up.
     Bytes come from the system's own `weight_bytes` where it has prepared its weights: packed ones
     cannot be seen from outside.
     """
@@ -120,13 +124,17 @@ def count_frame(system: "System", sampling: SamplingParams) -> dict[Stage, Stage
     wave = 0.1 * torch.randn(PROMPT_FRAMES * system.codec.hop_length, generator=generator)
     with torch.inference_mode():
         prompt = Prompt(wave=wave.to(system.device))
-        state = system.start([prompt], sampling, [generator], FRAME + 1)
+        n_frames = FRAME * codec_frames + 1
+        state = system.start([prompt], sampling, [generator], n_frames)
         decoder = system.start_decoding(1)
+        stepped = InGroups(system, codec_frames, n_frames) if codec_frames > 1 else system
         with tally:
-            for _ in range(FRAME + 1):
-                _, marks = marked_frame(system, state, decoder, tally.mark)
+            marks = [marked_frame(stepped, state, decoder, tally.mark)[1] for _ in range(n_frames)]
     known, calls = system.weight_bytes(sampling), system.nfe(sampling)
-    counts: dict[Stage, Counts] = {s: c[0] for s, c in by_stage([marks], tally.between).items()}
+    if "codec" in known:
+        known["codec"] = -(-known["codec"] // codec_frames)
+    by_frame = by_stage(marks[-codec_frames:], tally.between)
+    counts: dict[Stage, Counts] = {name: _mean(found) for name, found in by_frame.items()}
     stages: dict[Stage, StageCounts] = {
         stage: StageCounts(
             calls=calls if stage == "head" else 1,
@@ -146,6 +154,11 @@ def count_frame(system: "System", sampling: SamplingParams) -> dict[Stage, Stage
         bytes_read=sum(part.bytes_read for part in stages.values()),
     )
     return stages
+
+
+def _mean(frames: Sequence[Counts]) -> Counts:
+    total = sum(frames, Counter[str | int]())
+    return Counter({key: -(-count // len(frames)) for key, count in total.items()})
 
 
 def _all_parameters(system: "System") -> int:

@@ -117,11 +117,11 @@ def reading(arm: Arm, n_frames: int) -> tuple[dict[Stage, int], dict[Stage, int]
     """
     from calm_bench.speed.counts import count_frame
 
-    counts = count_frame(arm.system, arm.sampling)
+    counts = count_frame(arm.system, arm.sampling, arm.codec_frames)
     read: dict[Stage, int] = {stage: counts[stage].bytes_read for stage in STAGES}
     position = -(-len(arm.prompts[0].wave) // arm.system.codec.hop_length) + n_frames // 2
     for stage, size in _cache_bytes(arm.system, position).items():
-        read[stage] += size
+        read[stage] += size // (arm.codec_frames if stage == "codec" else 1)
     read["total"] = sum(read[stage] for stage in STAGES)
     return read, {stage: found.operators for stage, found in counts.items()}
 

@@ -34,6 +34,32 @@ def marked_frame(
     return frame, (start, after_backbone, after_head, after_push, mark())
 
 
+class InGroups:
+    """Stands for a system whose codec decodes one frame, and then up to `at_once` at a time.
+
+    So does a player that wants its first audio at once and then takes what waits. With the last of
+    `n_frames` nothing is left waiting.
+    """
+
+    def __init__(self, system: Any, at_once: int, n_frames: int) -> None:
+        """Everything but decoding is the system's own."""
+        self.backbone_step, self.head_step = system.backbone_step, system.head_step
+        self.push, self.decode_steps = system.push, system.codec.decode_steps
+        self.at_once, self.left = at_once, n_frames
+        self.wanted, self.waiting = 1, list[Any]()
+
+    def decode_step(self, frame: Any, decoder: Any) -> Any:
+        """Audio [B, N * hop_length] of the N frames that waited; None while they wait for more."""
+        import torch
+
+        self.waiting.append(frame)
+        self.left -= 1
+        if self.left and len(self.waiting) < self.wanted:
+            return None
+        frames, self.waiting, self.wanted = torch.stack(self.waiting, 1), [], self.at_once
+        return self.decode_steps(frames, decoder)
+
+
 def by_stage(
     marks: Sequence[Marks[Mark]], between: Callable[[Mark, Mark], Any]
 ) -> "dict[Stage, tuple[Any, ...]]":

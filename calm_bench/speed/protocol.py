@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.frames import Clock, HostClock, by_stage, marked_frame, quiet
+from calm_bench.speed.frames import Clock, HostClock, InGroups, by_stage, marked_frame, quiet
 from calm_bench.store.records import LatencyRecord, Stage
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import SamplingParams
@@ -51,6 +51,7 @@ class Arm:
     Attributes:
         n_frames: How many frames, where not the benchmark's: a codec of a higher frame rate takes
             more of them for the same stretch of audio.
+        codec_frames: How many the codec decodes at a time, once the first is heard.
         peak_bytes: The most GPU memory it held at once, weights included, where that was looked at.
     """
 
@@ -60,6 +61,7 @@ class Arm:
     prompts: tuple["Prompt", ...]
     control: bool = False
     n_frames: int | None = None
+    codec_frames: int = 1
     peak_bytes: int | None = None
 
     def generators(self) -> "list[torch.Generator]":
@@ -171,12 +173,15 @@ def time_arm(arm: Arm, n_frames: int, clock: Clock) -> ArmTimes:
     import torch
 
     generators, mark, marks = arm.generators(), clock.mark, []
+    system: Any = arm.system
+    if arm.codec_frames > 1:
+        system = InGroups(system, arm.codec_frames, n_frames)
     with quiet(), torch.inference_mode():
         clock.wait()
         begin = mark()
         state, decoder = arm.begin(n_frames, generators)
         for _ in range(n_frames):
-            marks.append(marked_frame(arm.system, state, decoder, mark)[1])
+            marks.append(marked_frame(system, state, decoder, mark)[1])
         clock.wait()
     return ArmTimes(
         stage_ns=by_stage(marks, clock.between),

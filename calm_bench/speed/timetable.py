@@ -64,6 +64,7 @@ class Setting(StrictModel):
         frames: Of the baseline's generations; other frame rates take as many as last as long.
         warmup: Generations before anything counts, at least.
         rounds: Each times every row once.
+        codec_frames: How many frames the codec decodes at a time, each number a row.
         together: Whether all systems fit into memory at once; else the baseline and one more do.
     """
 
@@ -73,6 +74,7 @@ class Setting(StrictModel):
     modes: tuple[Mode, ...] = ("plain", "eager")
     precisions: tuple[Precision, ...] = ("fp32",)
     batch: tuple[int, ...] = (1,)
+    codec_frames: tuple[int, ...] = (1,)
     together: bool = True
     growth: Growth | None = None
     generation: Whole | None = None
@@ -143,6 +145,7 @@ class Request(StrictModel):
     precisions: tuple[Precision, ...] = ()
     batch: tuple[int, ...] = ()
     head_steps: tuple[int, ...] = ()
+    codec_frames: tuple[int, ...] = ()
     frames: int | None = None
     rounds: int | None = None
     threads: int | None = None
@@ -193,7 +196,7 @@ class SpeedPlan:
         if self.setting.growth is None:
             return ()
         by_system: dict[tuple[object, ...], Row] = {}
-        for row in self.rows:
+        for row in frame_by_frame(self.rows):
             known = by_system.get((row.model, row.head_steps))
             if known is None or known.mode == "plain":
                 by_system[row.model, row.head_steps] = row
@@ -209,6 +212,11 @@ class SpeedPlan:
             "prompts": [prompt.id for prompt in self.prompts],
             "notes": list(self.notes),
         }
+
+
+def frame_by_frame(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose codec decodes frames one by one: what else is timed is the others', too."""
+    return [row for row in rows if row.codec_frames == 1]
 
 
 def expand(request: Request) -> SpeedPlan:
@@ -230,14 +238,22 @@ def expand(request: Request) -> SpeedPlan:
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
     rows = tuple(
-        row for system in systems for row in _rows_of(system, variants, part.temperature, models)
+        _in_groups(row, at_once)
+        for system in systems
+        for row in _rows_of(system, variants, part.temperature, models)
+        for at_once in setting.codec_frames
     )
+    if captured := {"graph", "compile"} & {row.mode for row in rows if row.codec_frames > 1}:
+        raise InputError(
+            f"a step of mode {min(captured)} decodes one frame: "
+            "--codec-frames needs --mode plain or eager"
+        )
     benchmark, root = load_benchmark(part.prompts_of), paths.benchmarks_dir()
     prompts = _prompts(benchmark, root, setting)
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
         request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
-        setting.model_dump(mode="json"),
+        setting.model_dump(mode="json", exclude={"codec_frames"}),  # rows tell
         [[row.cell_id, row.head_steps, row.top_k] for row in rows],
         [models.identity(system.model, "system") for system in systems],
         [prompt.sha256 for prompt in prompts],
@@ -268,11 +284,13 @@ def _prompts(benchmark: BenchmarkSpec, root: Path, setting: Setting) -> tuple[Pr
 
 
 def _setting(setting: Setting, request: Request) -> Setting:
-    """A device's setting with the options applied; batch 1 is always timed and comes first."""
+    """A device's setting with the options applied; batch 1 and one frame a call come first."""
     given = request.model_dump(include={"modes", "precisions", "frames", "rounds"})
     changed = {name: value for name, value in given.items() if value}
     batch = sorted({1, *(request.batch or setting.batch)})
+    at_once = sorted({1, *(request.codec_frames or setting.codec_frames)})
     parts = {
+        "codec_frames": tuple(at_once),
         "growth": setting.growth if request.growth else None,
         "generation": (setting.generation or Whole()) if request.generation else None,
     }
@@ -325,6 +343,19 @@ def _rows_of(
             )
 
 
+def _in_groups(row: Row, at_once: int) -> Row:
+    """The row with its codec decoding so many frames at a time."""
+    if at_once == 1:
+        return row
+    return row.model_copy(
+        update={
+            "cell_id": f"{row.cell_id}-f{at_once}",
+            "label": f"{row.label}, {at_once} frames a call",
+            "codec_frames": at_once,
+        }
+    )
+
+
 def _notes(request: Request, setting: Setting, models: Models) -> Iterator[str]:
     """What the table must say of how it was made."""
     weights = models.weights
@@ -349,6 +380,12 @@ def _notes(request: Request, setting: Setting, models: Models) -> Iterator[str]:
         yield (
             "times are processor time of the one thread that works: what else runs on the machine "
             "is not in them, except through caches and memory that it shares"
+        )
+    if max(setting.codec_frames) > 1:
+        yield (
+            "frames a call: the codec decodes the first frame alone, then so many at a time, and "
+            "what is left with the last; live, where frames come as they are heard, the first of "
+            "them waits for the others (a column)"
         )
     if setting.rounds < MIN_ROUNDS:
         yield f"{setting.rounds} rounds: the intervals are as good as none"

@@ -15,6 +15,7 @@ from calm_bench.config import BenchmarkSpec, LatencySpec, PromptSpec
 from calm_bench.core.allocator import keep_freed_memory, return_freed_memory
 from calm_bench.core.progress import stage
 from calm_bench.data.prompts import load_prompt
+from calm_bench.errors import InputError
 from calm_bench.numbers.speed import arm_key
 from calm_bench.plan.plan import Plan
 from calm_bench.plan.rows import opened_as, sampling_of
@@ -23,7 +24,7 @@ from calm_bench.speed.footprint import ReadProbe, footprint, measure_peaks
 from calm_bench.speed.frames import ThreadClock, clock_for
 from calm_bench.speed.generations import time_generations, time_growth
 from calm_bench.speed.protocol import Arm, measure, peak_allocated, unfinished
-from calm_bench.speed.timetable import SpeedPlan, sessions
+from calm_bench.speed.timetable import SpeedPlan, frame_by_frame, sessions
 from calm_bench.store.records import (
     FootprintRecord,
     GenerationRecord,
@@ -156,7 +157,9 @@ def _session(
     numbers = range(index * n, (index + 1) * n)
     todo = _Todo(
         rounds=_missing_rounds(rows, control, plan.setting.batch, numbers, store),
-        repeats=missing_generations(plan, {row.cell_id for row in rows}, index, store),
+        repeats=missing_generations(
+            plan, {row.cell_id for row in frame_by_frame(rows)}, index, store
+        ),
         growing=_missing_growth(plan, rows, store),
         unknown={row.cell_id for row in rows} - known,
     )
@@ -199,7 +202,8 @@ def _measure(
         measure(twice, setting, store, todo.rounds, seed=seed, clock=clock, probe=probe)
         del probe
     if todo.repeats and whole:
-        several = [arm_of(row, *opened[_step(row)], whole.batch) for row in rows]
+        whole_rows = frame_by_frame(rows)
+        several = [arm_of(row, *opened[_step(row)], whole.batch) for row in whole_rows]
         time_generations(several, todo.repeats, plan.benchmark, clock, plan.plan_hash, store)
     if todo.growing and growth:
         single = {arm.cell_id: arm for arm in arms if len(arm.prompts) == 1}
@@ -265,6 +269,7 @@ def open_row(plan: SpeedPlan, row: Row, kernels: "Kernels") -> "tuple[System, li
     Raises:
         BenchError: If it cannot be loaded, or the device has no such mode.
     """
+    from calm_bench.systems.base import System
     from calm_bench.systems.loading import load_system
 
     device = plan.request.device
@@ -276,6 +281,11 @@ def open_row(plan: SpeedPlan, row: Row, kernels: "Kernels") -> "tuple[System, li
             mode=row.mode or "plain",
             random_weights=plan.random,
             models=plan.models,
+        )
+    if max(plan.setting.codec_frames) > 1 and type(system).decode_step is not System.decode_step:
+        raise InputError(
+            f"{row.model} decodes by a decode_step of its own, one frame a call: "
+            "leave --codec-frames out, or this system"
         )
     return system, _prompts_of(plan.prompts, plan.benchmark, plan.root, system, device)
 
@@ -294,6 +304,7 @@ def arm_of(
         sampling=sampling_of(row),
         prompts=tuple(prompts[index % len(prompts)] for index in range(batch)),
         n_frames=n_frames,
+        codec_frames=row.codec_frames,
     )
 
 

@@ -51,6 +51,7 @@ class Row(StrictModel):
             model name it, too.
         levels: Codebooks that a round trip keeps; None for all.
         precision, mode: How its frame step runs, where rows differ in it.
+        codec_frames: How many frames its codec decodes at a time, once the first is heard.
     """
 
     cell_id: str
@@ -67,6 +68,7 @@ class Row(StrictModel):
     levels: int | None = None
     precision: Precision | None = None
     mode: Mode | None = None
+    codec_frames: int = 1
     baseline: bool = False
 
     @property

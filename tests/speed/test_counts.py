@@ -48,6 +48,17 @@ def test_a_prepared_frame_costs_no_more_than_the_plain_one(name: str) -> None:
     assert fast["total"].parameters == plain["total"].parameters
 
 
+def test_a_codec_that_decodes_several_frames_a_call_reads_its_weights_once_for_them() -> None:
+    system, one = counted("calm-debug", mode="eager")
+    sampling = SamplingParams(temperature=1.0, text_temperature=1.0, head_steps=1)
+    four = count_frame(system, sampling, 4)
+    assert four["codec"].bytes_read == -(-one["codec"].bytes_read // 4)
+    assert four["codec"].operators < one["codec"].operators / 3
+    assert abs(four["codec"].flops / one["codec"].flops - 1) < 0.1
+    assert four["head"] == one["head"]
+    assert four["backbone"].operators == one["backbone"].operators
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_products_on_packed_weights_have_flops(precision: Precision) -> None:
     product = pack(torch.ones(1024, 512), None, precision)

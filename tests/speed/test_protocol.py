@@ -1,5 +1,6 @@
 import gc
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +10,13 @@ import torch
 
 from calm_bench.config import LatencySpec
 from calm_bench.speed import timing
-from calm_bench.speed.frames import HostClock, clock_for
+from calm_bench.speed.frames import HostClock, InGroups, clock_for, marked_frame
 from calm_bench.speed.protocol import Arm, measure, time_arm, unfinished, warm_up
 from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.run_store import RunStore
-from calm_bench.systems.loading import OpenModels
-from calm_bench.types import SamplingParams
+from calm_bench.systems.base import Prompt
+from calm_bench.systems.loading import OpenModels, load_system
+from calm_bench.types import Mode, SamplingParams
 
 SAMPLING = SamplingParams(temperature=1.0, text_temperature=1.0)
 
@@ -100,6 +102,52 @@ def test_stages_run_in_the_order_in_which_clips_are_made() -> None:
     clock, log = FakeClock(), list[str]()
     time_arm(arm(clock, log, "a"), 2, clock)
     assert log == ["start a", *["backbone", "head", "push", "decode"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "calls"), [(2, [1, 2, 2, 2]), (3, [1, 3, 3]), (4, [1, 4, 2]), (9, [1, 6])]
+)
+def test_the_first_frame_is_decoded_alone_and_then_so_many_and_what_is_left(
+    at_once: int, calls: list[int]
+) -> None:
+    clock, sizes = FakeClock(), list[int]()
+    grouped = replace(arm(clock, [], "a"), codec_frames=at_once)
+
+    def decode_steps(frames: torch.Tensor, decoder: None) -> None:
+        sizes.append(frames.shape[1])
+        clock.now += 40 + 10 * frames.shape[1]
+
+    grouped.system.codec.decode_steps = decode_steps  # type: ignore[method-assign]
+    grouped.system.head_step = lambda *_: torch.zeros(1, 4)  # type: ignore[method-assign]
+    times = time_arm(grouped, 7, clock)
+    assert sizes == calls
+    assert times.first_audio_ns == 1000 + 107 + 50
+    assert sum(times.stage_ns["codec"]) == 40 * len(calls) + 10 * 7
+    assert times.stage_ns["codec"][:2] == (50, 0)
+    assert sum(times.stage_ns["total"]) == 107 * 7 + sum(times.stage_ns["codec"])
+
+
+@pytest.mark.parametrize("at_once", [2, 4])
+@pytest.mark.parametrize("name", ["calm-debug", "musicgen-debug", "rq-debug", "trigflow-debug"])
+@pytest.mark.parametrize("mode", ["plain", "eager"])
+def test_frames_decoded_several_at_a_time_give_the_audio_of_one_by_one(
+    name: str, mode: Mode, at_once: int
+) -> None:
+    system = load_system(name, mode=mode)
+    wave = 0.1 * torch.randn(5 * system.codec.hop_length, generator=torch.manual_seed(0))
+    heard = []
+    for stepped in (system, InGroups(system, at_once, 7)):
+        with torch.inference_mode():
+            generator = torch.Generator().manual_seed(0)
+            state = system.start([Prompt(wave=wave)], SAMPLING, [generator], 7)
+            decoder, parts = system.start_decoding(1), []
+            decode = stepped.decode_step
+            stepped.decode_step = lambda *of, to=parts, by=decode: to.append(by(*of))
+            for _ in range(7):
+                marked_frame(stepped, state, decoder, lambda: 0)
+        heard.append(torch.cat([part for part in parts if part is not None], 1))
+    assert heard[0].shape[1] == 7 * system.codec.hop_length
+    torch.testing.assert_close(*heard, atol=1e-4, rtol=0)
 
 
 def test_garbage_collection_comes_back_after_an_error() -> None:

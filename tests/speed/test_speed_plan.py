@@ -56,6 +56,20 @@ def test_batch_one_is_always_timed_and_sizes_are_in_order(expanded: Expand) -> N
     assert expanded(batch=(16, 4)).setting.batch == (1, 4, 16)
 
 
+def test_frames_a_call_of_the_codec_are_rows_beside_those_of_one(expanded: Expand) -> None:
+    plan = expanded(modes=("plain", "eager"), codec_frames=(4, 2), generation=True)
+    assert plan.setting.codec_frames == (1, 2, 4)
+    assert [row.codec_frames for row in plan.rows] == [1, 2, 4] * 4
+    assert plan.rows[2].label == "RQ, plain fp32, 4 frames a call"
+    assert len({row.cell_id for row in plan.rows}) == 12
+    assert [row.codec_frames for row in plan.growth_rows] == [1, 1]
+    assert plan.run_id != expanded(modes=("plain", "eager"), generation=True).run_id
+    assert any("a call: the codec decodes the first frame alone" in note for note in plan.notes)
+    once = expanded(codec_frames=(1,))
+    assert [row.cell_id for row in once.rows] == [row.cell_id for row in expanded().rows]
+    assert once.run_id == expanded().run_id
+
+
 def test_what_decides_the_numbers_decides_the_runs_name(expanded: Expand) -> None:
     names = {
         expanded(**changes).run_id
@@ -98,6 +112,10 @@ def test_random_weights_and_few_rounds_are_said(expanded: Expand) -> None:
         ({"part": "toy"}, "unknown part of the speed benchmark 'toy'; did you mean toys?"),
         ({"scale": "paper"}, "names no systems of toys at scale paper"),
         ({"clock": "cpu"}, "it needs --device cpu --threads 1"),
+        (
+            {"modes": ("graph",), "codec_frames": (2,)},
+            "a step of mode graph decodes one frame: --codec-frames needs --mode plain or eager",
+        ),
         ({"modes": ("plain",), "precisions": ("int8",)}, "the plain step is always fp32"),
     ],
 )

@@ -130,6 +130,7 @@ def test_an_unfit_machine_is_another_exit_code(
         (["--mode", "plan"], "'plan' is no mode: did you mean plain?"),
         (["--precision", "fp64"], "'fp64' is no precision"),
         (["--batch", "1", "0"], "'0' is no batch size"),
+        (["--codec-frames", "2", "x"], "'x' is no number of frames"),
         (["--scale", "small"], "'small' is no scale"),
         (["--mode", "plain", "--precision", "int8"], "the plain step is always fp32"),
         (["--spec", "lost.yaml"], "cannot read lost.yaml"),

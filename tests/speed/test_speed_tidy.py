@@ -132,6 +132,37 @@ def test_whole_generations_are_compared_repeat_by_repeat(expanded: Expand, tmp_p
     assert "Whole generations of 16 clips: toys, tiny scale" in results.tables
 
 
+def test_frames_a_call_say_what_they_bring_and_what_they_make_frames_wait(
+    expanded: Expand, tmp_path: Path
+) -> None:
+    plan, store = expanded(batch=(1,), codec_frames=(2,)), RunStore(tmp_path / "groups")
+    one, two = plan.rows[:2]
+    head, calls = 12_000_000, {1: (8_000_000,) * 6, 2: (8_000_000, 0, 9_000_000, 0, 9_000_000, 9)}
+    for number in range(3):
+        for row in (one, two):
+            own = calls[row.codec_frames]
+            stages = {"backbone": (0,) * 6, "head": (head,) * 6, "codec": own}
+            total = tuple(head + codec for codec in own)
+            times = record(row, number).model_copy(
+                update={"stage_ns": {**stages, "total": total}, "frame_ns": 15_000_000}
+            )
+            store.append(times)
+    results = tidy(plan, (one, two), store)
+    assert "Frames a call of the codec: toys, tiny scale" in results.tables
+    alone, pairs = rows_of(results, one.cell_id), rows_of(results, two.cell_id)
+    assert (alone["codec_frames"].value, pairs["codec_frames"].value) == (1, 2)
+    assert alone["codec_speedup"].value == 1
+    assert pairs["codec_speedup"].value == pytest.approx(48 / 26.000009)
+    assert pairs["overall_speedup"].value == 1  # against the baseline that decodes as many
+    # After 50 ms a frame of 15 ms every 20: the sixth is 5 x 5 late. Of pairs, every second one is
+    # on time, at 33 ms, and the one before it waited for it: 18, 21 and, alone at the end, 11 late.
+    assert alone["gapless_ms"].value == pytest.approx(50 + 25)
+    assert pairs["gapless_ms"].value == pytest.approx(50 + max(33 - 15, 66 - 45, 78.000009 - 75))
+    assert (alone["live_wait_ms"].value, pairs["live_wait_ms"].value) == (0, 15)
+    assert alone["frame_p50_ms"].value is not None
+    assert pairs["frame_p50_ms"].reason == "most frames wait to be decoded"
+
+
 def test_what_a_whole_generation_lacks_is_said(expanded: Expand, tmp_path: Path) -> None:
     plan = expanded(modes=("eager",), generation=True)
     row = rows_of(tidied(plan, tmp_path / "whole"), "calm-debug-eager-fp32")
