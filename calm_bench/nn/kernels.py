@@ -230,6 +230,9 @@ class ByRows(Product):
     def onto(self, base: Tensor, x: Tensor) -> Tensor:
         return self._at(len(x)).onto(base, x)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        return self._at(len(x)).gelu(x)
+
     def into(self, out: Tensor, x: Tensor) -> None:
         self._at(len(x)).into(out, x)
 

@@ -85,6 +85,10 @@ class Product(ABC):
         """`base` [M, O] plus the product: rows [M, O]."""
         return base + self(x)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """The exact GELU of the product: rows [M, O]."""
+        return F.gelu(self(x))
+
     def into(self, out: Tensor, x: Tensor) -> None:
         """Write the product to `out` [M, O]."""
         out.copy_(self(x))
@@ -150,13 +154,16 @@ class Packed(Product):
         y: Tensor = run(x, base.expand(len(x), -1), self.weight, self.bias, "add")
         return y
 
+    def gelu(self, x: Tensor) -> Tensor:
+        return super().gelu(x) if self.narrow else self._run(x, "gelu", "none")
+
     def whole(self) -> Tensor:
         weight: Tensor = self.weight.to_dense()
         return weight
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor, then: str = "none", how: str = "") -> Tensor:
         run = torch.ops.mkldnn._linear_pointwise.default
-        y: Tensor = run(x, self.weight, self.bias, "none", [], "")
+        y: Tensor = run(x, self.weight, self.bias, then, [], how)
         return y
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from calm_bench.errors import InputError
 from calm_bench.nn import kernels
@@ -48,6 +49,7 @@ def test_a_kernel_errs_by_no_more_than_it_says(
         packed.into(out, x)
         for made in (packed(x), out, packed.onto(base, x) - base):
             assert rms(made - true) < kernel.error * rms(true)
+        torch.testing.assert_close(packed.gelu(x), F.gelu(packed(x)))
         assert rms(packed.whole() - weight) <= kernel.error
         assert packed.nbytes >= kernel.nbytes * weight.numel()
 
@@ -132,6 +134,7 @@ def test_rows_take_their_kernels_packed_when_they_are_needed() -> None:
     )
     for rows, name in ((1, "packed"), (2, "split"), (4, "split"), (5, "dense"), (9, "dense")):
         torch.testing.assert_close(product(x[:rows]), x[:rows] @ weight.T)
+        torch.testing.assert_close(product.gelu(x[:rows]), F.gelu(x[:rows] @ weight.T))
         assert product.names[min(rows, product.last)] == name
     assert [*product.packed] == ["dense", "packed", "split"]
 
