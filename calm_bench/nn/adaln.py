@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from calm_bench.nn.kernels import pack
 from calm_bench.nn.product import Product, discard, set_aside
+from calm_bench.nn.transformer import WideRmsNorm
 from calm_bench.nn.trigflow import SamplerPath
 from calm_bench.types import Count, Precision, Shape, Size
 
@@ -62,7 +63,7 @@ class TimeEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.exp(-math.log(10_000) * steps), persistent=False)
         self.first = nn.Linear(TIME_FEATURES, width)
         self.second = nn.Linear(width, width)
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = WideRmsNorm(width, eps=1e-5)
 
     def forward(self, t: Tensor) -> Tensor:
         """Times [R] to embeddings [R, W]."""

@@ -1,5 +1,7 @@
 """The backbone: cache, context window, padding and causality."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from calm_bench.nn.transformer import (
     RmsNormModule,
     Transformer,
     TransformerConfig,
+    WideRmsNorm,
     attention,
 )
 
@@ -152,6 +155,19 @@ def test_the_norm_for_training_is_torchs_with_its_gradients(
         scale = other.abs().max().item()
         torch.testing.assert_close(one.double(), other, atol=tolerance * scale, rtol=tolerance)
     assert ours[0].dtype == dtype
+
+
+def test_narrow_rows_are_normalised_as_torch_does_without_its_warning() -> None:
+    x, weight = torch.randn(10, 24).bfloat16(), torch.randn(24)
+    ours, torchs = WideRmsNorm(24, eps=1e-5), torch.nn.RMSNorm(24, eps=1e-5)
+    for norm in (ours, torchs):
+        norm.load_state_dict({"weight": weight})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = torchs(x)
+    assert ours(x).dtype == torch.bfloat16
+    assert torch.equal(ours(x), expected)
+    assert torch.equal(ours(x.float()), torchs(x.float()))
 
 
 def test_attention_in_training_at_half_precision_is_that_of_float32() -> None:
