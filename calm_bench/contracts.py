@@ -24,7 +24,7 @@ from calm_bench.config import Models, model_names
 from calm_bench.core.progress import waiting
 from calm_bench.core.stats import compare, summarise
 from calm_bench.embeddings.base import Embedding
-from calm_bench.errors import BenchError, InputError, UnknownNameError, describe
+from calm_bench.errors import BenchError, InputError, UnknownNameError, blame, called, describe
 from calm_bench.metrics.base import Metric, score_row
 from calm_bench.seeds import content_hash
 from calm_bench.systems.base import Generation, Prompt, System
@@ -65,6 +65,8 @@ def verify(name: str) -> Iterator[Found]:
             raise
         except (Exception, SystemExit) as error:  # a plug-in may end the process, or try to
             fault = fault_of(error)
+            if not (isinstance(error, AssertionError) or blame(error)):
+                fault = called(part) + f": {fault}"  # its code was not reached, or is no function
         yield Found(sentence(check), fault)
 
 
@@ -237,7 +239,8 @@ def frame_by_frame(codec: Codec) -> None:
     steps = frames.unbind(1 if codec.continuous else 2)
     close(torch.cat([codec.decode_step(frame, state) for frame in steps], dim=1), whole)
     state = codec.start_decoding(1)
-    first, rest = codec.decode_step(steps[0], state), torch.stack(steps[1:], 1).split(3, 1)
+    first = codec.decode_step(steps[0], state)
+    rest = torch.split(torch.stack(steps[1:], 1), 3, 1)
     close(torch.cat([first, *(codec.decode_steps(part, state) for part in rest)], dim=1), whole)
 
 

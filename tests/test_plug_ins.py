@@ -400,6 +400,18 @@ def test_verify_says_what_a_system_does_not_do(
         assert words in str(fault)
 
 
+def test_verify_names_the_file_of_a_part_whose_code_was_not_reached(
+    install: Install, model: Path
+) -> None:
+    file = install("system", "    pass", "    finish = None")
+    faults = [each.fault for each in verify(str(model)) if each.fault]
+    assert len(faults) >= 5
+    for fault in faults:
+        assert re.match(
+            rf"the plug-in system 'wrong' \({re.escape(str(file))}:\d+\): TypeError", fault
+        )
+
+
 def test_our_own_keep_their_flat_step() -> None:
     for name in ("calm-debug", "rq-debug", "musicgen-debug"):
         assert load_system(name).steps is not None, name
