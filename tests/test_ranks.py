@@ -162,4 +162,4 @@ def test_a_training_whose_ranks_share_no_home_is_refused_in_one_line(
         folder, places, "--device", "cpu", "--threads", "1", verb=("train",)
     )
     assert (code, other, also) == (2, 2, "")
-    assert f"rank 1 does not see {tmp_path / 'home0'} of rank 0: let CALM_BENCH_HOME" in errors
+    assert f"rank 1: it does not see {tmp_path / 'home0'} of rank 0: let CALM_BENCH_HOME" in errors

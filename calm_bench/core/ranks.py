@@ -83,10 +83,16 @@ ALONE = Ranks()
 
 
 class Connected(Ranks):
-    """One of several ranks, which speak to each other by Gloo, as torch's launchers arrange it."""
+    """One of several ranks, which speak to each other in torch's process group."""
 
-    def __init__(self, rank: int, count: int, children: Sequence[subprocess.Popen[bytes]]) -> None:
-        """Find the others, at MASTER_ADDR and MASTER_PORT.
+    def __init__(
+        self, rank: int, count: int, children: Sequence[subprocess.Popen[bytes]] = ()
+    ) -> None:
+        """Of these ranks, some of them its children; they are connected, or `connect` does it."""
+        self.rank, self.count, self._children, self._met = rank, count, children, 0
+
+    def connect(self) -> None:
+        """Find the others by Gloo, at MASTER_ADDR and MASTER_PORT.
 
         Raises:
             BenchError: If they do not come, or nothing says where.
@@ -95,8 +101,7 @@ class Connected(Ranks):
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
 
-        self.rank, self.count, self._children = rank, count, children
-        self._met = 0
+        rank, count = self.rank, self.count
         try:
             self._store, *_ = next(iter(rendezvous("env://", rank, count, timeout=COMING)))
             dist.init_process_group(
@@ -234,7 +239,9 @@ def join(processes: int = 1) -> Ranks:
         found, children = (0, processes), _start(processes)
     if found is None or found[1] == 1:
         return ALONE
-    return Connected(*found, children)
+    ranks = Connected(*found, children)
+    ranks.connect()
+    return ranks
 
 
 def _place() -> tuple[int, int] | None:

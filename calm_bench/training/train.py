@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
 from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
-from calm_bench.core.ranks import leave_token, sees
+from calm_bench.core.ranks import Connected, leave_token, sees
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
     card_of,
@@ -103,6 +103,7 @@ One recipe, from another seed each; more come from `calm-bench train {name} --se
 | --: | --: | --: | :-- |
 """
 _TRAININGS = re.compile(r"\n## Trainings\n.*?(?=\n## |\Z)", re.DOTALL)
+_REBUILD = re.compile(r"^Rebuild: `(.+)`$", re.MULTILINE)
 _MEASURED_OF = re.compile(r"Of weights ([0-9a-f]{8})")
 """How notes begin that quote what was measured."""
 _LINE = re.compile(r"^\| (\d+) \|.*\n", re.MULTILINE)
@@ -182,22 +183,17 @@ def _refuse_apart(fabric: Fabric) -> None:
     """Refuse ranks that do not see what the first one keeps: its corpora, and where to go on."""
     if fabric.world_size == 1:
         return
-    token: Path = fabric.broadcast(leave_token() if fabric.is_global_zero else Path())
-    found = [False] * fabric.world_size
-    torch.distributed.all_gather_object(found, sees(token))
-    if all(found):
+    ranks = Connected(fabric.global_rank, fabric.world_size)
+    token = ranks.share(leave_token)
+    try:
+        with ranks.meeting():
+            if not sees(token):
+                raise InputError(
+                    f"it does not see {token.parent.parent} of rank 0: let CALM_BENCH_HOME name a "
+                    "folder on a disk that all ranks share"
+                )
+    finally:
         token.unlink(missing_ok=True)
-        return
-    if not fabric.is_global_zero:  # until the first has spoken, a launcher must not end it
-        with suppress(RuntimeError):
-            fabric.barrier()
-        raise SystemExit(InputError.exit_code)
-    token.unlink(missing_ok=True)
-    apart = ", ".join(str(rank) for rank, seen in enumerate(found) if not seen)
-    raise InputError(
-        f"rank {apart} does not see {paths.home()} of rank 0: let CALM_BENCH_HOME name a folder on "
-        "a disk that all ranks share"
-    )
 
 
 def _check_batch(config: ModelConfig, recipe: TrainingConfig, options: TrainOptions) -> None:
@@ -249,6 +245,7 @@ def train_model(name: str, options: TrainOptions, report: Report | None = None) 
     config, folder = load_model_config(name)
     config, recipe = with_settings(config, str(folder / "config.yaml"), options.overrides)
     config, recipe, suffix = _from_seed(config, recipe, name, options)
+    _say_lost(config, folder, options.seed)
     for known in ("card.md", "notes.md"):  # refused now, not when hours of steps are done
         _text(folder / known)
     read_curve(folder)
@@ -338,6 +335,18 @@ def _write(
         line = f"| {seed} | {done.step:,} | {hours:.2f} h | {sha256[:12]} |\n"
         _write_card(folder, seed, line, card)
         write_curve(folder, seed, curve_of(trainer.log.records(), trainer.config))
+
+
+def _say_lost(config: ModelConfig, folder: Path, seed: int | None) -> None:
+    """Warn of further trainings that config.yaml names and that are not there: it was copied."""
+    named = {at: spec.file for at, spec in config.trainings.items() if at != seed}
+    if lost := [at for at, file in named.items() if not (folder / file).is_file()]:
+        logger.warning(
+            "%s names under trainings: what is not there: %s; take it out where the file was "
+            "copied, or train it anew (%s --seed %s)",
+            *(folder / "config.yaml", ", ".join(named[at] for at in lost)),
+            *(train_command(str(folder)), lost[0]),
+        )
 
 
 def _from_seed(
@@ -624,18 +633,26 @@ def _command(name: str, recipe: TrainingConfig, options: TrainOptions, step: int
         words += [option, str(count)] if count > 1 else []  # each rank adds a batch to a step
     words += ["--global-batch"] if options.global_batch else []
     words += ["--steps", str(step), "--export"] if step < recipe.steps else []
-    first = "" if recipe.start_from is None else f"{train_command(recipe.start_from)} && "
-    return first + shlex.join(words)
+    return shlex.join(words)
 
 
-def _rebuild(config: ModelConfig, corpus: str, command: str) -> str:
-    """All that makes a model again: its corpus, a codec of the user's own, its training."""
-    before = [data_command(corpus_dir(corpus), corpus)]
+def _rebuild(config: ModelConfig, recipe: TrainingConfig, command: str) -> str:
+    """All that makes a model again: corpus, a codec of the user's own, what it begins as."""
+    steps = [data_command(corpus_dir(recipe.corpus), recipe.corpus)]
     if config.codec is not None:
         codec, home = load_model_config(config.codec)
-        trained = codec.training and not is_shipped(codec, home)
-        before += [train_command(config.codec)] if trained else []
-    return " && ".join([*before, command])
+        if codec.training and not is_shipped(codec, home):
+            steps += _made_by(config.codec)
+    if recipe.start_from is not None:
+        steps += _made_by(recipe.start_from)
+    return " && ".join(dict.fromkeys([*steps, command]))
+
+
+def _made_by(name: str) -> list[str]:
+    """The commands that make a model again, as its card has them; of a further training its own."""
+    own = training_of(name)[1] is None
+    made = _REBUILD.search(_text(load_model_config(name)[1] / "card.md")) if own else None
+    return made[1].split(" && ") if made else [train_command(name)]
 
 
 def _licence(config: ModelConfig, folder: Path, corpus: Path) -> str:
@@ -694,7 +711,7 @@ def _card(folder: Path, config: ModelConfig, trainer: Trainer, command: str, sha
         sha256=sha256[:12],
         data=", ".join(f"{k.replace('_', ' ')} {v}" for k, v in trainer.objective.facts().items()),
         validation=", ".join(f"{k} {v:.4g}" for k, v in validation.items()) or "none yet",
-        command=_rebuild(config, recipe.corpus, command),
+        command=_rebuild(config, recipe, command),
         licence=_licence(config, folder, corpus),
     )
     return text + _notes(folder, sha256)

@@ -368,6 +368,54 @@ def test_what_was_set_is_in_the_config_and_the_cards_command_trains_the_same(cor
         assert load_model_config(name)[0] == config
 
 
+def test_the_card_of_a_system_has_the_commands_that_made_its_codec(corpus: Path) -> None:
+    codec = model("codec", **KINDS["vae"])
+    trained(codec, "--set", "steps=2")
+    card = {}
+    for name, changes in (("mine", {"codec": codec}), ("other", {"codec": f"{codec}@seed1"})):
+        if changes["codec"] != codec:
+            trained(codec, "--seed", "1")
+        trained(model(name, **KINDS["calm"], **changes), "--set", "steps=1")
+        text = Path(f"models/{name}/card.md").read_text()
+        card[name] = text.partition("Rebuild: `")[2].partition("`")[0].split(" && ")
+    data = card["mine"][0]
+    assert data.startswith("calm-bench data ")
+    own = "calm-bench train {} --set steps=1"
+    assert card["mine"] == [data, "calm-bench train codec --set steps=2", own.format("mine")]
+    assert card["other"] == [data, "calm-bench train codec --seed 1", own.format("other")]
+
+
+def test_trainings_that_a_copied_config_names_are_told(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = {"file": "trainings/{}.safetensors", "sha256": "0" * 64}
+    named = {seed: {**spec, "file": spec["file"].format(seed)} for seed in (1, 2)}
+    name = model("mine", **KINDS["vae"], trainings=named)
+    train_model(name, replace(CPU, until=1))
+    (said,) = (r.getMessage() for r in caplog.records if "what is not there" in r.getMessage())
+    assert "config.yaml names under trainings: what is not there" in said
+    assert "trainings/1.safetensors, trainings/2.safetensors; take it out" in said
+    assert said.endswith("models/mine --seed 1)")
+    caplog.clear()
+    for seed in named:
+        path = Path("models/mine/trainings", f"{seed}.safetensors")
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    train_model(name, replace(CPU, until=2))
+    assert "not there" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["calm", "trigflow"])
+def test_training_in_fewer_bits_warns_of_nothing(corpus: Path, kind: str) -> None:
+    recipe = KINDS[kind]["training"] | {"steps": 1, "validate_every": 1}
+    like = KINDS[kind]["like"]
+    torch.set_warn_always(True)  # torch says most of its warnings once in a process
+    try:
+        train_model(model("mine", like, recipe | {"precision": "bf16-mixed"}), CPU)
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_the_cards_command_trains_what_was_exported_early(corpus: Path) -> None:
     name = model("mine", **KINDS["vae"])
     trained(name, "--steps", "3", "--export")
