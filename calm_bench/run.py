@@ -20,7 +20,7 @@ from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
 from calm_bench.core.progress import waiting
-from calm_bench.core.ranks import ALONE, Ranks, leave_token, sees
+from calm_bench.core.ranks import ALONE, Ranks
 from calm_bench.core.recordings import few
 from calm_bench.data.prompts import PromptsAt, PromptShelf
 from calm_bench.errors import InputError, UnknownNameError
@@ -211,15 +211,12 @@ def _settled(device: str, ranks: Ranks) -> str:
 
 def _say_apart(ranks: Ranks) -> None:
     """Say which ranks cannot keep what they hear and score where the first one finds it."""
-    token = ranks.share(leave_token)
-    with ranks.meeting():
-        if not sees(token):
-            logger.warning(
-                "rank %s does not see %s of rank 0 (CALM_BENCH_HOME): what it hears and scores, "
-                "rank 0 does again; let both lie on one disk",
-                *(ranks.rank, token.parent.parent),
-            )
-    token.unlink(missing_ok=True)
+    if home := ranks.apart():
+        logger.warning(
+            "rank %s does not see %s of rank 0 (CALM_BENCH_HOME): what it hears and scores, "
+            "rank 0 does again; let both lie on one disk",
+            *(ranks.rank, home),
+        )
 
 
 def _refuse_apart(store: RunStore, manifest: Manifest, ranks: Ranks) -> None:

@@ -65,6 +65,21 @@ class Ranks:
         """What rank 0 finds, on every rank."""
         return find()
 
+    def apart(self) -> Path | None:
+        """Rank 0's CALM_BENCH_HOME, if this rank's is another: looked for in a few seconds.
+
+        Raises:
+            InputError: If nothing can be written there.
+        """
+        token = self.share(_leave_token)
+        with self.meeting():
+            own = paths.home() / "locks" / token.name
+            until = time.monotonic() + SEEING
+            while not (seen := own.is_file()) and time.monotonic() < until:
+                time.sleep(0.1)
+        token.unlink(missing_ok=True)
+        return None if seen else token.parent.parent
+
     @contextmanager
     def meeting(self) -> Iterator[None]:
         """What is inside is done by all ranks, each its part, before any goes on.
@@ -197,26 +212,12 @@ class Connected(Ranks):
         return f"{name}:{index}" if index else name
 
 
-def leave_token() -> Path:
-    """A new file in rank 0's CALM_BENCH_HOME, for the others to look for.
-
-    Raises:
-        InputError: If nothing can be written there.
-    """
+def _leave_token() -> Path:
     token = paths.home() / "locks" / f"rank-0-{uuid4().hex}"
     with disk_errors(token):
         token.parent.mkdir(parents=True, exist_ok=True)
         token.touch()
     return token
-
-
-def sees(token: Path) -> bool:
-    """Whether this rank has rank 0's token in its own CALM_BENCH_HOME, within a few seconds."""
-    own = paths.home() / "locks" / token.name
-    until = time.monotonic() + SEEING
-    while not (found := own.is_file()) and time.monotonic() < until:
-        time.sleep(0.1)
-    return found
 
 
 def join(processes: int = 1) -> Ranks:

@@ -133,8 +133,8 @@ def count_frame(
     known, calls = system.weight_bytes(sampling), system.nfe(sampling)
     if "codec" in known:
         known["codec"] = -(-known["codec"] // codec_frames)
-    by_frame = by_stage(marks[-codec_frames:], tally.between)
-    counts: dict[Stage, Counts] = {name: _mean(found) for name, found in by_frame.items()}
+    stages_of = by_stage(marks[-codec_frames:], tally.between)
+    counts = {name: _mean(found) for name, found in stages_of.items()}
     stages: dict[Stage, StageCounts] = {
         stage: StageCounts(
             calls=calls if stage == "head" else 1,

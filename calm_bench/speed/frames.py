@@ -35,14 +35,9 @@ def marked_frame(
 
 
 class InGroups:
-    """Stands for a system whose codec decodes one frame, and then up to `at_once` at a time.
-
-    So does a player that wants its first audio at once and then takes what waits. With the last of
-    `n_frames` nothing is left waiting.
-    """
+    """A system whose codec decodes the first of `n_frames` alone, then `at_once`, then the rest."""
 
     def __init__(self, system: Any, at_once: int, n_frames: int) -> None:
-        """Everything but decoding is the system's own."""
         self.backbone_step, self.head_step = system.backbone_step, system.head_step
         self.push, self.decode_steps = system.push, system.codec.decode_steps
         self.at_once, self.left = at_once, n_frames

@@ -6,7 +6,6 @@ claims are about one clip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 from math import ceil
 from statistics import median
 
@@ -45,6 +44,7 @@ NOTHING_READ = "this stage reads no weights"
 NOT_LOOKED = "memory was not looked at"
 NOT_PLAIN = "the plain step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
+MOST_WAIT = "most frames wait to be decoded"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
 LIMITS: dict[Stage, str] = {
@@ -95,15 +95,9 @@ def batch_columns(batch: int) -> tuple[Column, ...]:
 GROUPS = (
     speed_column("codec_frames", "frames a call", better=None),
     speed_column("codec_speedup", "codec against one frame a call", "×", better=True),
-    speed_column("gapless_ms", "first audio, gapless", "ms"),
     speed_column("live_wait_ms", "a frame waits, live", "ms"),
 )
-"""What it brings and costs that the codec decodes several frames at a time.
-
-Gapless: from prompts in hand to when playing may begin, so that no frame is late. Live, frames are
-made as they are heard, and the first of a call waits for the last, whatever the machine.
-"""
-
+"""Live, frames are made as they are heard: the first of a call waits for the last."""
 
 WHOLE = (
     speed_column("generation_s", "all clips", "s"),
@@ -142,7 +136,7 @@ def tables_of(part: str, scale: str, setting: Setting) -> dict[str, tuple[str, .
     if max(setting.codec_frames) > 1:
         shown[f"Frames a call of the codec: {name}"] = (
             "codec_frames", "codec_ms", "codec_speedup", "frame_ms", "rtf", "first_audio_ms",
-            "gapless_ms", "live_wait_ms",
+            "live_wait_ms",
         )  # fmt: skip
     if several:
         shown[f"Batches: {name}"] = tuple(
@@ -179,21 +173,17 @@ class _Facts:
 
     def baseline_of(self, row: Row) -> Row | None:
         """The baseline in a row's own mode and precision."""
-        alike = {name: getattr(row, name) for name in ("mode", "precision", "codec_frames")}
-        return self._first(baseline=True, **alike)
+        return self.first(row, "mode", "precision", "codec_frames", baseline=True)
 
     def plain_of(self, row: Row) -> Row | None:
         """The plain step of a row's system, in the row's precision or else in fp32."""
-        same = {name: getattr(row, name) for name in ("model", "head_steps", "codec_frames")}
-        alike = same | {"mode": "plain"}
-        return self._first(**alike, precision=row.precision) or self._first(**alike)
+        same = "model", "head_steps", "codec_frames"
+        exact = self.first(row, *same, "precision", mode="plain")
+        return exact or self.first(row, *same, mode="plain")
 
-    def one_a_call(self, row: Row) -> Row | None:
-        """The row with its codec at one frame a call."""
-        names = "model", "head_steps", "mode", "precision"
-        return self._first(codec_frames=1, **{name: getattr(row, name) for name in names})
-
-    def _first(self, **wanted: object) -> Row | None:
+    def first(self, row: Row, *same: str, **wanted: object) -> Row | None:
+        """The first row that is like this one in some fields, and in others as wanted."""
+        wanted |= {name: getattr(row, name) for name in same}
         alike = (c for c in self.rows if all(getattr(c, k) == v for k, v in wanted.items()))
         return next(alike, None)
 
@@ -208,7 +198,7 @@ def tidy(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> Results:
         found |= estimates(own, baseline, control)
         found["vs_plain"] = _against_plain(facts, row)
         found |= _identity(baseline, own)
-        found |= _thirty(own, row.codec_frames, setting.frames)
+        found |= _thirty(own, setting.frames)
         if max(setting.codec_frames) > 1:
             found |= _groups(facts, row, own)
         footprint = facts.footprint(row, 1)
@@ -295,10 +285,10 @@ def _identity(baseline: Records, own: Records) -> Found:
     }
 
 
-def _thirty(own: Records, each: int, frames: int) -> Found:
+def _thirty(own: Records, frames: int) -> Found:
     """Half a minute: as it was measured, and at the measured time of a frame.
 
-    The codec took `each` at a time; `frames` is what `--frames` was, in the baseline's frames.
+    `frames` is what `--frames` was, in the baseline's frames.
     """
     frame = (own[0].frame_ns or 0) / 1e9
     n_frames = len(own[0].stage_ns["total"])
@@ -312,31 +302,20 @@ def _thirty(own: Records, each: int, frames: int) -> Found:
             f"not measured: a generation lasts {seconds:.3g} s here; --frames {needed} measures it"
         )
         return {"thirty_s": Estimate(value=None, reason=reason), **found}
-    whole = [_ready_ns(record, each)[wanted - 1] / 1e9 for record in own]
+    whole = [((r.first_audio_ns or 0) + sum(r.stage_ns["total"][1:wanted])) / 1e9 for r in own]
     return {"thirty_s": typical(whole, "speed", "thirty"), **found}
 
 
 def _groups(facts: _Facts, row: Row, own: Records) -> Found:
     """What several frames at a time bring and cost; a median over frames says nothing of them."""
     each, frame_ns = row.codec_frames, own[0].frame_ns or 0
-    ready = [_ready_ns(record, each) for record in own]
-    late = [max(at - i * frame_ns for i, at in enumerate(times)) / 1e6 for times in ready]
-    found = {
+    alone = facts.first(row, "model", "head_steps", "mode", "precision", codec_frames=1)
+    found = {} if each == 1 else {"frame_p50_ms": Estimate(value=None, reason=MOST_WAIT)}
+    return found | {
         "codec_frames": Estimate(value=each, n=1),
-        "codec_speedup": speedup(facts.timed.own(facts.one_a_call(row)), own, "codec"),
-        "gapless_ms": typical(late, "speed", "groups"),
+        "codec_speedup": speedup(facts.timed.own(alone), own, "codec"),
         "live_wait_ms": Estimate(value=(each - 1) * frame_ns / 1e6, n=1),
     }
-    if each > 1:
-        found["frame_p50_ms"] = Estimate(value=None, reason="most frames wait to be decoded")
-    return found
-
-
-def _ready_ns(record: LatencyRecord, each: int) -> list[int]:
-    """When each frame's audio was there, from prompts in hand; the codec took so many at a time."""
-    steps = [record.first_audio_ns or 0, *record.stage_ns["total"][1:]]
-    done, last = list(accumulate(steps)), len(steps) - 1
-    return [done[min(last, -(-index // each) * each)] for index in range(len(steps))]
 
 
 def _frame_ms(records: Records) -> list[float]:

@@ -196,7 +196,9 @@ class SpeedPlan:
         if self.setting.growth is None:
             return ()
         by_system: dict[tuple[object, ...], Row] = {}
-        for row in frame_by_frame(self.rows):
+        for row in self.rows:
+            if row.codec_frames > 1:  # every frame is timed alone there
+                continue
             known = by_system.get((row.model, row.head_steps))
             if known is None or known.mode == "plain":
                 by_system[row.model, row.head_steps] = row
@@ -214,11 +216,6 @@ class SpeedPlan:
         }
 
 
-def frame_by_frame(rows: Sequence[Row]) -> list[Row]:
-    """The rows whose codec decodes frames one by one: what else is timed is the others', too."""
-    return [row for row in rows if row.codec_frames == 1]
-
-
 def expand(request: Request) -> SpeedPlan:
     """Turn what was asked into rows, batches and rounds.
 
@@ -234,20 +231,13 @@ def expand(request: Request) -> SpeedPlan:
     scale, part = spec.scale(request.part, request.scale), spec.parts[request.part]
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
     models, systems = Models(), scale.systems
-    variants = _variants(setting.modes, setting.precisions, request.device)
+    steps = _variants(setting.modes, setting.precisions, request.device)
+    variants = [(*step, at_once) for step in steps for at_once in setting.codec_frames]
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
     rows = tuple(
-        _in_groups(row, at_once)
-        for system in systems
-        for row in _rows_of(system, variants, part.temperature, models)
-        for at_once in setting.codec_frames
+        row for system in systems for row in _rows_of(system, variants, part.temperature, models)
     )
-    if captured := {"graph", "compile"} & {row.mode for row in rows if row.codec_frames > 1}:
-        raise InputError(
-            f"a step of mode {min(captured)} decodes one frame: "
-            "--codec-frames needs --mode plain or eager"
-        )
     benchmark, root = load_benchmark(part.prompts_of), paths.benchmarks_dir()
     prompts = _prompts(benchmark, root, setting)
     plan_hash = content_hash(
@@ -318,19 +308,22 @@ def _variants(
 
 def _rows_of(
     row: SystemRow,
-    variants: Sequence[tuple[Mode, Precision]],
+    variants: Sequence[tuple[Mode, Precision, int]],
     temperature: float,
     models: Models,
 ) -> Iterator[Row]:
     for steps in row.head_steps:
-        for mode, precision in variants:
+        for mode, precision, at_once in variants:
             name = f"{Path(row.model).name}-{mode}-{precision}"
+            name += f"-f{at_once}" if at_once > 1 else ""
             label = row.label
             if len(row.head_steps) > 1:
                 label += f", {steps} step{'s' * (steps != 1)}"
+            label += f", {mode} {precision}" if len(variants) > 1 else ""
+            label += f", {at_once} frames a call" if at_once > 1 else ""
             yield Row(
                 cell_id=name + (f"-s{steps}" if len(row.head_steps) > 1 else ""),
-                label=label + (f", {mode} {precision}" if len(variants) > 1 else ""),
+                label=label,
                 kind="system",
                 model=row.model,
                 temperature=temperature,
@@ -339,21 +332,9 @@ def _rows_of(
                 top_k=row.top_k,
                 precision=precision,
                 mode=mode,
+                codec_frames=at_once,
                 baseline=row.baseline,
             )
-
-
-def _in_groups(row: Row, at_once: int) -> Row:
-    """The row with its codec decoding so many frames at a time."""
-    if at_once == 1:
-        return row
-    return row.model_copy(
-        update={
-            "cell_id": f"{row.cell_id}-f{at_once}",
-            "label": f"{row.label}, {at_once} frames a call",
-            "codec_frames": at_once,
-        }
-    )
 
 
 def _notes(request: Request, setting: Setting, models: Models) -> Iterator[str]:
@@ -383,9 +364,8 @@ def _notes(request: Request, setting: Setting, models: Models) -> Iterator[str]:
         )
     if max(setting.codec_frames) > 1:
         yield (
-            "frames a call: the codec decodes the first frame alone, then so many at a time, and "
-            "what is left with the last; live, where frames come as they are heard, the first of "
-            "them waits for the others (a column)"
+            "frames a call: the codec decodes the first alone, then so many at a time; live, where "
+            "frames come as they are heard, the first of those waits for the others"
         )
     if setting.rounds < MIN_ROUNDS:
         yield f"{setting.rounds} rounds: the intervals are as good as none"

@@ -24,7 +24,7 @@ from calm_bench.speed.footprint import ReadProbe, footprint, measure_peaks
 from calm_bench.speed.frames import ThreadClock, clock_for
 from calm_bench.speed.generations import time_generations, time_growth
 from calm_bench.speed.protocol import Arm, measure, peak_allocated, unfinished
-from calm_bench.speed.timetable import SpeedPlan, frame_by_frame, sessions
+from calm_bench.speed.timetable import SpeedPlan, sessions
 from calm_bench.store.records import (
     FootprintRecord,
     GenerationRecord,
@@ -157,9 +157,7 @@ def _session(
     numbers = range(index * n, (index + 1) * n)
     todo = _Todo(
         rounds=_missing_rounds(rows, control, plan.setting.batch, numbers, store),
-        repeats=missing_generations(
-            plan, {row.cell_id for row in frame_by_frame(rows)}, index, store
-        ),
+        repeats=missing_generations(plan, {row.cell_id for row in rows}, index, store),
         growing=_missing_growth(plan, rows, store),
         unknown={row.cell_id for row in rows} - known,
     )
@@ -202,8 +200,7 @@ def _measure(
         measure(twice, setting, store, todo.rounds, seed=seed, clock=clock, probe=probe)
         del probe
     if todo.repeats and whole:
-        whole_rows = frame_by_frame(rows)
-        several = [arm_of(row, *opened[_step(row)], whole.batch) for row in whole_rows]
+        several = [arm_of(row, *opened[_step(row)], whole.batch) for row in rows]
         time_generations(several, todo.repeats, plan.benchmark, clock, plan.plan_hash, store)
     if todo.growing and growth:
         single = {arm.cell_id: arm for arm in arms if len(arm.prompts) == 1}
@@ -282,11 +279,9 @@ def open_row(plan: SpeedPlan, row: Row, kernels: "Kernels") -> "tuple[System, li
             random_weights=plan.random,
             models=plan.models,
         )
-    if max(plan.setting.codec_frames) > 1 and type(system).decode_step is not System.decode_step:
-        raise InputError(
-            f"{row.model} decodes by a decode_step of its own, one frame a call: "
-            "leave --codec-frames out, or this system"
-        )
+    own = getattr(system.decode_step, "__func__", None) is not System.decode_step
+    if own and max(plan.setting.codec_frames) > 1:
+        raise InputError(f"{row.label} decodes one frame a call: leave --codec-frames out, or it")
     return system, _prompts_of(plan.prompts, plan.benchmark, plan.root, system, device)
 
 

@@ -37,7 +37,7 @@ from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
 from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
-from calm_bench.core.ranks import Connected, leave_token, sees
+from calm_bench.core.ranks import Connected
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
     card_of,
@@ -184,16 +184,13 @@ def _refuse_apart(fabric: Fabric) -> None:
     if fabric.world_size == 1:
         return
     ranks = Connected(fabric.global_rank, fabric.world_size)
-    token = ranks.share(leave_token)
-    try:
-        with ranks.meeting():
-            if not sees(token):
-                raise InputError(
-                    f"it does not see {token.parent.parent} of rank 0: let CALM_BENCH_HOME name a "
-                    "folder on a disk that all ranks share"
-                )
-    finally:
-        token.unlink(missing_ok=True)
+    home = ranks.apart()
+    with ranks.meeting():
+        if home is not None:
+            raise InputError(
+                f"it does not see {home} of rank 0: let CALM_BENCH_HOME name a folder on a disk "
+                "that all ranks share"
+            )
 
 
 def _check_batch(config: ModelConfig, recipe: TrainingConfig, options: TrainOptions) -> None:

@@ -112,10 +112,6 @@ def test_random_weights_and_few_rounds_are_said(expanded: Expand) -> None:
         ({"part": "toy"}, "unknown part of the speed benchmark 'toy'; did you mean toys?"),
         ({"scale": "paper"}, "names no systems of toys at scale paper"),
         ({"clock": "cpu"}, "it needs --device cpu --threads 1"),
-        (
-            {"modes": ("graph",), "codec_frames": (2,)},
-            "a step of mode graph decodes one frame: --codec-frames needs --mode plain or eager",
-        ),
         ({"modes": ("plain",), "precisions": ("int8",)}, "the plain step is always fp32"),
     ],
 )

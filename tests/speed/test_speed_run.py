@@ -19,6 +19,7 @@ from calm_bench.store.records import (
 )
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
+from calm_bench.systems.calm import CalmSystem
 
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 Listed = Callable[..., Path]
@@ -141,6 +142,20 @@ def test_what_cannot_be_done_is_one_line(args: list[str], message: str) -> None:
     assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_a_system_that_decodes_in_its_own_way_decodes_one_frame_a_call(
+    listed: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CalmSystem, "decode_step", lambda self, frame, decoder: frame)
+    done = call(
+        *("speed", "all", "--spec", str(listed()), "--out", str(tmp_path), "--device", "cpu"),
+        *("--kernels", "fixed", "--codec-frames", "2"),
+    )
+    assert done.exit_code == 2
+    assert (
+        "CALM, plain fp32 decodes one frame a call: leave --codec-frames out, or it" in done.stderr
+    )
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
