@@ -64,7 +64,7 @@ def test_frames_a_call_of_the_codec_are_rows_beside_those_of_one(expanded: Expan
     assert len({row.cell_id for row in plan.rows}) == 12
     assert [row.codec_frames for row in plan.growth_rows] == [1, 1]
     assert plan.run_id != expanded(modes=("plain", "eager"), generation=True).run_id
-    assert any("a call: the codec decodes the first frame alone" in note for note in plan.notes)
+    assert any("a call: the codec decodes the first alone" in note for note in plan.notes)
     once = expanded(codec_frames=(1,))
     assert [row.cell_id for row in once.rows] == [row.cell_id for row in expanded().rows]
     assert once.run_id == expanded().run_id

@@ -149,7 +149,16 @@ def test_a_system_that_decodes_in_its_own_way_decodes_one_frame_a_call(
 ) -> None:
     monkeypatch.setattr(CalmSystem, "decode_step", lambda self, frame, decoder: frame)
     done = call(
-        *("speed", "all", "--spec", str(listed()), "--out", str(tmp_path), "--device", "cpu"),
+        *(
+            "speed",
+            "all",
+            "--spec",
+            str(listed()),
+            "--out",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+        ),
         *("--kernels", "fixed", "--codec-frames", "2"),
     )
     assert done.exit_code == 2
