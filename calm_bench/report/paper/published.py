@@ -322,7 +322,7 @@ class PaperTable:
                 texts = {"from": self._name(block), "temp": temperature_text(row.temp)}
                 cells = (self._cell(table, block, index, column) for column in columns)
                 table.add_row(*(texts.get(key, row.label) for key in keys), *cells)
-            table.notes += block.notes
+            table.notes += [note for note in block.notes if note not in table.notes]
         if any(isinstance(x, Value) and x.marked for line in lines for x in line.values()):
             table.notes.append(MARKED)
         if all(block.scale == "published" for block in self.blocks):
@@ -350,15 +350,17 @@ class PaperTable:
         return table.text("—", found)
 
     def _rank(self, block: Block, index: int, key: str) -> str:
-        """The place of a system among the systems, equal for equal numbers."""
+        """The place of a system among those of its source, equal for equal numbers."""
         values = {
-            i: number.value or 0.0
-            for i, line in block.rows.items()
+            (other.step, i): number.value or 0.0
+            for other in self.blocks
+            if (other.source, other.scale) == (block.source, block.scale)
+            for i, line in other.rows.items()
             if self.spec.rows[i].model != "reference" and isinstance(number := line.get(key), Value)
         }
-        if index not in values:
+        if (place := (block.step, index)) not in values:
             return UNPUBLISHED
-        return str(1 + sum(value > values[index] for value in values.values()))
+        return str(1 + sum(value > values[place] for value in values.values()))
 
     def csv(self) -> str:
         """Every number of the table, published and ours, one a line and unrounded."""
