@@ -30,7 +30,6 @@ from calm_bench.metrics.embedded import DEFAULT_EMBEDDING
 from calm_bench.metrics.fidelity import BITS_PER_SECOND
 from calm_bench.numbers.pairs import compared_rows
 from calm_bench.numbers.speed import SPEED_COLUMNS
-from calm_bench.numbers.stored import refresh
 from calm_bench.plan.overrides import with_measures
 from calm_bench.plan.plan import Plan
 from calm_bench.plan.rows import opened_as, with_temperature_kind
@@ -85,12 +84,12 @@ def _places(name: str) -> tuple[Path, Path]:
 
 
 def read_run(folder: Path) -> Outcome:
-    """What a finished run found, with its intervals as they are made today.
+    """What a finished run found.
 
     Raises:
         InputError: If the run is not finished, or its results do not fit this version.
     """
-    return Outcome(folder=folder, results=refresh(RunStore(folder)))
+    return Outcome(folder=folder, results=RunStore(folder).read_results())
 
 
 def run(

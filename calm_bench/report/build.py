@@ -20,7 +20,6 @@ from calm_bench.core import files, paths
 from calm_bench.core.progress import waiting
 from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
-from calm_bench.numbers.stored import lost_scores, read_current
 from calm_bench.report.columns import shown_recipes
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.page import SITE_MARK, Section, write_page, write_site
@@ -66,7 +65,7 @@ def read_section(store: RunStore) -> Section:
         InputError: If the folder is no finished run.
     """
     with waiting("reading the run's records"):
-        results = read_current(store)
+        results = store.read_results()
         tables = [*main_tables(results), *difference_tables(results)]
         tables += [held_out_table(results), counts_table(results)]
     plots = render_plots(results, store.read(GrowthRecord))
@@ -85,7 +84,7 @@ def _say_lost(store: RunStore, results: Results) -> None:
         logger.warning(
             "%s has lost %s of %s clips: %s", store.root, len(gone), len(clips), few(gone)
         )
-    if lost := lost_scores(results, store.read(ScoreRecord)):
+    if lost := results.lost(store.read(ScoreRecord)):
         where = store.root / ScoreRecord.file
         logger.warning("%s %s: `calm-bench score` restores them", where, lost)
 

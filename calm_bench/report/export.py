@@ -17,7 +17,6 @@ from calm_bench.core import files, paths
 from calm_bench.core.inference import ALPHA, quantile
 from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError, MissingExtraError
-from calm_bench.numbers.stored import lost_scores, read_current
 from calm_bench.report.columns import shown_columns
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
@@ -36,7 +35,7 @@ def export(folder: Path, form: Form, out: Path | None) -> tuple[Path, int]:
         MissingExtraError: If Parquet cannot be written here.
     """
     store = RunStore(folder)
-    results = read_current(store)
+    results = store.read_results()
     suffix = ".parquet" if form == "parquet" else "-audiofolder"
     out = Path(f"{results.run_id}{suffix}") if out is None else out
     if out.exists():
@@ -154,7 +153,7 @@ def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
         if column.fields:
             of_metric[column.metric].append(column)
     scores = store.read(ScoreRecord)
-    if lost := lost_scores(results, scores):
+    if lost := results.lost(scores):
         raise InputError(
             f"{store.root / ScoreRecord.file} {lost}: `calm-bench score` restores them"
         )

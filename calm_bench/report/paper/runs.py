@@ -23,7 +23,6 @@ from typing import Any, Literal, NamedTuple, get_args
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.numbers.speed import SPEED_COLUMNS
-from calm_bench.numbers.stored import read_current
 from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.seeds import training_of
 from calm_bench.store.records import GrowthRecord, Manifest, Row
@@ -356,7 +355,7 @@ def _go_together(some: Mapping[str, str], others: Mapping[str, str]) -> bool:
 
 def _read(folder: Path) -> StoredRun:
     store = RunStore(folder)
-    results = read_current(store)
+    results = store.read_results()
     models = {row.model for row in results.cells if row.model}
     if debug := sorted(model for model in models if ModelName.of(model).scale == "debug"):
         raise InputError(
