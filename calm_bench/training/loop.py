@@ -334,8 +334,9 @@ class Trainer:
             TrainingError: If the state cannot be read or belongs to another recipe.
         """
         if not self.state_path.is_file():
-            if self.fabric.is_global_zero:
-                self.log.cut(0)  # of a start that was killed before it saved
+            if self.fabric.is_global_zero and len(self.log):
+                logger.warning("nothing was saved in %s: the training begins anew", self.folder)
+                self.log.cut(0)
             return False
         try:
             state = torch.load(self.state_path, map_location=self.fabric.device, weights_only=True)

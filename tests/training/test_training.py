@@ -937,7 +937,7 @@ def test_a_log_goes_on_after_it_was_cut_and_after_an_older_one(tmp_path: Path) -
 
 @pytest.mark.usefixtures("corpus")
 def test_what_was_logged_before_anything_was_saved_is_not_logged_twice(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def killed(_: Trainer) -> None:
         raise KeyboardInterrupt
@@ -950,6 +950,7 @@ def test_what_was_logged_before_anything_was_saved_is_not_logged_twice(
     assert [line["step"] for line in read_log(name)] == [1]
     train_model(name, CPU)
     assert [line["step"] for line in read_log(name)] == [1, 2, 2]  # the last is the validation
+    assert sum("the training begins anew" in message for message in caplog.messages) == 1
 
 
 def test_a_rank_that_has_ended_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
