@@ -139,8 +139,10 @@ class VoteBook:
         """Hold a vote file for writing, making its folder; the lock dies with the process.
 
         Raises:
-            BenchError: If another server collects votes into it, or the folder cannot be made.
+            BenchError: If another server collects votes into it, or it is someone else's, or its
+                folder cannot be made.
         """
+        _refuse_foreign(path)
         with files.disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock")
@@ -208,9 +210,16 @@ class VoteBook:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Leave a file without a whole line alone, unless it is half a line of ours, or empty."""
-    begun, there = b'{"check":"', path.read_bytes() if path.is_file() else b""
-    if not begun.startswith(there[: len(begun)]):
+    """Leave a file alone that is not empty and does not begin as ours do, if only with half a line.
+
+    Raises:
+        InputError: If it is someone else's.
+    """
+    begun, there = b'{"check":"', b""
+    if path.is_file():
+        with path.open("rb") as file:
+            there = file.read(len(begun))
+    if not begun.startswith(there):
         raise InputError(f"{path} is no vote file: collect votes into another with --votes")
 
 

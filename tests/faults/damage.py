@@ -4,6 +4,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import inputs
@@ -50,6 +51,10 @@ class Hurt:
     file: Path
     damage: str
     line: str
+    bench: str
+
+    def __str__(self) -> str:
+        return f"{self.bench}: {self.file} {self.damage}, {self.line}"
 
 
 class Bench:
@@ -72,7 +77,10 @@ class Bench:
         for line in first:
             said = call(shlex.split(line), self.good / "here", self.good / "home", limit=300)
             assert said.code == 0, said.text
-        self.wanted = {line: self._outcome(line)[1] for line in lines}
+        inputs.lay_votes(self.good / "here" / "run")
+        said = {line: self._outcome(line) for line in lines}
+        self.wanted = {line: found for line, (_, found, _) in said.items()}
+        self.warnings = {line: text.count("WARNING") for line, (_, _, text) in said.items()}
 
     def _outcome(self, line: str, hurt: Hurt | None = None) -> tuple[int, kills.Outcome, str]:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -88,26 +96,29 @@ class Bench:
         return said.code, self.lines[line](folder) if said.code != 2 else {}, said.text
 
     def cases(self) -> Iterator[Hurt]:
-        """Every file of the patterns with every damage, each met by one command after the other."""
-        lines, n = list(self.lines), 0
+        """Every file of the patterns with every damage, each met by one command after the other.
+
+        Another digit, which nothing but a checksum tells, is met by all of them.
+        """
+        turns = cycle(self.lines)
         for pattern in self.files:
             for path in sorted(self.good.glob(pattern))[:4]:
                 for damage in self.damages:
-                    yield Hurt(path.relative_to(self.good), damage, lines[n % len(lines)])
-                    n += 1
+                    for line in self.lines if damage == "flipped" else [next(turns)]:
+                        yield Hurt(path.relative_to(self.good), damage, line, self.name)
 
     def tried(self, hurt: Hurt) -> str | None:
         """What is wrong with what a command makes of a damaged file; None if nothing is."""
         code, found, text = self._outcome(hurt.line, hurt)
-        where = f"{self.name}: {hurt.file} {hurt.damage}, {hurt.line}"
         last = ascii(text.strip().split("\n")[-1])[:200]
         if "fault" in found:
-            return f"{where}: {found['fault']}: {last}"
+            return f"{found['fault']}: {last}"
         if code == 2:
-            return None if "error" in text else f"{where}: no line says what is wrong: {last}"
+            return None if "error" in text else f"no line says what is wrong: {last}"
         if code == 4:
             return None  # which the table names
-        return None if found == self.wanted[hurt.line] else f"{where}: other numbers, in silence"
+        told = text.count("WARNING") > self.warnings[hurt.line]
+        return None if told or found == self.wanted[hurt.line] else "other numbers, in silence"
 
 
 def numbers_of(folder: Path) -> kills.Outcome:
@@ -130,19 +141,24 @@ def lay_sounds(folder: Path) -> None:
         write_flac(folder / "ours" / f"{index}.flac", 0.9 * wave, 8000)
 
 
-BENCHES = 4
 _RUN = "run smoke --out run"
 _SCORE = (
     "score sounds/ours --reference sounds/theirs --metrics loudness fidelity fad --embedding mel "
     "--out scores"
 )
+_MEASURED = "run bench.yaml --no-latency --kernels measured --out o"
+_MINE = "run bench.yaml --no-latency --systems mine --out o"
+_SEEDS = "run bench.yaml --no-latency --systems mine --trainings 0,1 --out o"
+_FOLDER = "data folder sounds/ours --out c --min-seconds 0.1"
+_AUDIO = "export run --to audiofolder --out x"
+_KINDS = [name for name in DAMAGES if name != "other"]
 
 
-def benches(work: Path) -> Iterator[Bench]:
-    """A finished run, a home with kept scores, a trained model, and a training half way."""
-    kinds = [name for name in DAMAGES if name != "other"]
-    yield Bench(
-        work, "run", [_RUN],
+BENCHES: tuple[
+    tuple[str, list[str], dict[str, Callable[[Path], kills.Outcome]], list[str], list[str]], ...
+] = (
+    (
+        "run", [_RUN],
         {
             _RUN: lambda here: numbers_of(here / "run"),
             "score run": lambda here: numbers_of(here / "run"),
@@ -151,24 +167,58 @@ def benches(work: Path) -> Iterator[Bench]:
         },
         ["here/run/*.json", "here/run/*.jsonl", "here/run/clips/*/*-0.0.flac"],
         list(DAMAGES),
-    )  # fmt: skip
-    yield Bench(
-        work, "cache", [_SCORE.replace("--out scores", "--out first")],
+    ),
+    (
+        "cache", [_SCORE.replace("--out scores", "--out first")],
         {_SCORE: lambda here: numbers_of(here / "scores")},
-        ["home/cache/sounds/*/*", "home/cache/scores/*/*", "home/cache/vectors/*/*"],
-        kinds,
-    )  # fmt: skip
-    yield Bench(
-        work, "model", ["train mine"],
-        {"run bench.yaml --no-latency --systems mine --out o": lambda here: numbers_of(here / "o")},
-        ["here/models/mine/weights-*"], kinds,
-    )  # fmt: skip
-    yield Bench(
-        work, "training", ["train mine --steps 1"],
+        [f"home/cache/{kind}/*/*" for kind in ("sounds", "scores", "vectors", "code")],
+        _KINDS,
+    ),
+    (
+        "model", ["train mine"], {_MINE: lambda here: numbers_of(here / "o")},
+        ["here/models/mine/weights-*"], _KINDS,
+    ),
+    (
+        "training", ["train mine --steps 1"],
         {"train mine": lambda here: kills.weights_of(here / "models" / "mine")},
         [
             "home/training/mine/state.pt", "home/training/mine/log.jsonl", "home/data/tones/0.flac",
             "home/data/tones/shards/train-*/*", "here/models/mine/card.md",
         ],
-        kinds,
-    )  # fmt: skip
+        _KINDS,
+    ),
+    (
+        "taken", [_RUN],
+        {
+            _AUDIO: lambda here: kills.files_of(here / "x"),
+            "report run --out s": lambda here: kills.files_of(here / "s"),
+        },
+        ["here/run/*.json", "here/run/*.jsonl", "here/run/clips/*/*-0.0.flac"],
+        _KINDS,
+    ),
+    (
+        "votes", [_RUN],
+        {
+            "elo run": lambda here: kills.ratings_of(here / "run"),
+            "elo run --json": lambda here: kills.ratings_of(here / "run"),
+        },
+        ["here/run/votes/*"], list(DAMAGES),
+    ),
+    (
+        "seeds", ["train mine", "train mine --seed 1"],
+        {
+            _SEEDS: lambda here: numbers_of(here / "o"),
+            "train mine --seed 1": lambda here: kills.weights_of(here / "models" / "mine"),
+        },
+        ["here/models/mine/trainings/*", "here/models/mine/*.yaml", "here/models/mine/*.md"],
+        _KINDS,
+    ),
+    (
+        "kernels", [_MEASURED.replace("--out o", "--out first")], {_MEASURED: lambda here: {}},
+        ["home/cache/kernels/*/*"], _KINDS,
+    ),
+    (
+        "corpus", [_FOLDER], {_FOLDER: lambda here: kills.corpus_of(here / "c")},
+        ["here/c/*.json*"], _KINDS,
+    ),
+)  # fmt: skip

@@ -2,15 +2,18 @@
 
 A child has all modules loaded already, so that thousands of commands can be tried. It is killed by
 SIGKILL just before it opens a file for writing, renames, removes or syncs one below its folders.
+If power is lost, too, what was not synced by then is gone, or half of it.
 """
 
+import gc
+import math
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ class Said:
     code: int
     text: str
     seconds: float
-    """Of a processor; as many as it was given where it was stopped."""
+    """Of a processor; without end where it was stopped."""
 
     @property
     def fault(self) -> str | None:
@@ -47,6 +50,7 @@ def call(
     home: Path,
     *,
     kill_at: int | None = None,
+    power: bool = True,
     limit: float = STOPPED,
     **environ: str,
 ) -> Said:
@@ -58,6 +62,7 @@ def call(
         home: Its CALM_BENCH_HOME.
         kill_at: The number of the point at which it is killed; None for none. Points are counted
             below the folder and the home.
+        power: Whether it stays on; without it a kill loses what was not synced.
         limit: Seconds after which it is stopped.
         environ: More of its environment.
     """
@@ -69,15 +74,16 @@ def call(
     if pid == 0:
         code = 71
         try:
-            code = _child(words, folder, said, {"CALM_BENCH_HOME": str(home), **environ}, kill_at)
+            disk = Disk((str(folder), str(home)), kill_at, power) if kill_at is not None else None
+            code = _child(words, folder, said, {"CALM_BENCH_HOME": str(home), **environ}, disk)
         finally:
             os._exit(code)
     code, seconds = _wait(pid, begun + limit)
-    return Said(code, said.read_text(errors="replace"), seconds or limit)
+    return Said(code, said.read_text(errors="replace"), seconds)
 
 
 def _wait(pid: int, until: float) -> tuple[int, float]:
-    """A child's exit code and processor time; no time if it had to be stopped."""
+    """A child's exit code and processor time."""
     pause = 0.001
     while True:
         found, status, used = os.wait4(pid, os.WNOHANG)
@@ -86,14 +92,15 @@ def _wait(pid: int, until: float) -> tuple[int, float]:
         if time.monotonic() > until:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            return -int(signal.SIGKILL), 0.0
+            return -int(signal.SIGKILL), math.inf
         time.sleep(pause)
         pause = min(0.05, 2 * pause)
 
 
 def _child(
-    words: Sequence[str], folder: Path, said: Path, environ: dict[str, str], kill_at: int | None
+    words: Sequence[str], folder: Path, said: Path, environ: dict[str, str], disk: "Disk | None"
 ) -> int:
+    gc.freeze()  # what all children share stays shared
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -108,9 +115,8 @@ def _child(
     command = typer.main.get_command(app)
     if "stay" not in environ:  # in a folder that is gone
         os.chdir(folder)
-    points = [0]
-    if kill_at is not None:
-        _arm((str(folder), environ["CALM_BENCH_HOME"]), kill_at, points)
+    if disk is not None:
+        disk.watch()
     try:
         command(list(words), prog_name="calm-bench")
     except SystemExit as end:
@@ -120,33 +126,79 @@ def _child(
         return 70
     finally:
         sys.stdout.flush()
-        sys.stderr.write(f"points: {points[0]}" if kill_at is not None else "")
+        sys.stderr.write(f"points: {disk.n}" if disk else "")
         sys.stderr.flush()
+        if disk and not disk.power:
+            disk.lose()
     return 0
 
 
-def _arm(roots: tuple[str, ...], kill_at: int, points: list[int]) -> None:
-    """Die at the point of this number; count those before it."""
+@dataclass
+class Disk:
+    """What a child does to files below some folders, and the end it finds in it.
 
-    def point(path: Any) -> None:
-        if isinstance(path, str | bytes | os.PathLike):
-            place = str(Path.cwd() / os.fsdecode(path))
-            if place.startswith(roots):
-                if points[0] == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                points[0] += 1
+    Attributes:
+        kill_at: The number of the point at which it dies.
+        power: Whether what it has not synced then stays.
+        n: Points so far.
+        synced: By path of what it wrote, how many bytes of it are certain to be on the disk.
+    """
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & WRITING):
+    roots: tuple[str, ...]
+    kill_at: int
+    power: bool = True
+    n: int = 0
+    synced: dict[str, int] = field(default_factory=dict)
+
+    def watch(self) -> None:
+        """Look at all that this process does from now on."""
+        sync: Callable[[int], None] = os.fsync
+
+        def fsync(file: int) -> None:
+            path = str(Path(f"/proc/self/fd/{file}").readlink())
+            if self._point(path):
+                self.synced[path] = os.fstat(file).st_size
+            sync(file)
+
+        os.fsync = fsync  # type: ignore[assignment]
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        flags = arguments[2] if event == "open" else 0
+        if event not in POINTS or (event == "open" and not (flags or 0) & WRITING):
             return
-        if event in POINTS:
-            point(arguments[POINTS[event]])
+        path = arguments[POINTS[event]]
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        place = str(Path.cwd() / os.fsdecode(path))
+        if not self._point(place):
+            return
+        if event == "open":
+            whole = (
+                0 if flags & os.O_TRUNC or not Path(place).exists() else Path(place).stat().st_size
+            )
+            self.synced[place] = min(whole, self.synced.get(place, whole))
+        elif event == "os.rename":
+            old = str(Path.cwd() / os.fsdecode(arguments[0]))
+            for known in [p for p in self.synced if p == old or p.startswith(f"{old}/")]:
+                self.synced[place + known.removeprefix(old)] = self.synced.pop(known)
 
-    sync: Callable[[int], None] = os.fsync
+    def _point(self, place: str) -> bool:
+        """Whether a path lies below the folders; if its turn has come the process dies."""
+        if not place.startswith(self.roots):
+            return False
+        if self.n == self.kill_at:
+            if not self.power:
+                self.lose()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.n += 1
+        return True
 
-    def fsync(file: int) -> None:
-        point(Path(f"/proc/self/fd/{file}").readlink())
-        sync(file)
-
-    os.fsync = fsync  # type: ignore[assignment]
-    sys.addaudithook(hook)
+    def lose(self) -> None:
+        """Cut off what was not synced, or half of it, which tears a line or an array."""
+        torn, self.kill_at = self.kill_at % 2, -1
+        for name, whole in self.synced.items():
+            path = Path(name)
+            left = path.stat().st_size - whole if path.is_file() else 0
+            if left > 0:
+                os.truncate(path, whole + (left // 2 if torn else 0))

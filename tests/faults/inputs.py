@@ -20,7 +20,10 @@ from harness import Said, call
 
 from calm_bench.core import paths
 from calm_bench.core.audio import write_flac
+from calm_bench.listening.session import Wanted, plan_session, vote_file
+from calm_bench.listening.votes import Answer, Vote, VoteBook
 from calm_bench.seeds import file_hash
+from calm_bench.store.run_store import RunStore
 
 LONG = "n" * 300
 DIGITS = "9" * 5000
@@ -144,6 +147,8 @@ WITH_OUT = (
     "speed speech --spec speed.yaml --out {}",
     "speed peers --out {}",
     "paper run --out {}",
+    "export run --to audiofolder --out {}",
+    "export run --to parquet --out {}",
 )
 
 OPTIONS = """
@@ -298,6 +303,23 @@ elo nowhere.jsonl
 elo run
 elo text.txt
 elo wav
+elo run --run nowhere
+elo run --run wav
+export run
+export run --to csv
+export nowhere --to parquet
+export wav --to parquet
+export foreign --to audiofolder
+export {long} --to audiofolder
+verify
+verify nowhere
+verify {long}
+verify wav
+run bench.yaml --kernels nothing
+speed speech --kernels nothing
+listen run --votes foreign/manifest.json
+listen run --votes text.txt
+listen foreign --votes foreign/song.flac
 paper nowhere
 paper wav
 paper foreign
@@ -324,7 +346,7 @@ ALSO_RIGHT = {
 VERBS = (
     *("run bench.yaml --dry-run", "score wav --metrics loudness", "report run-that-is-not"),
     *("train mine", "data folder wav --out c", "speed nothing", "list", "doctor"),
-    *("listen nowhere", "elo nowhere", "paper nowhere"),
+    *("listen nowhere", "elo nowhere", "paper nowhere", "export nowhere --to parquet"),
 )
 
 
@@ -439,6 +461,10 @@ def lay(folder: Path, home: Path) -> None:
     (folder / "bench.yaml").write_bytes(dump(benchmark()))
     (folder / "models" / "mine" / "config.yaml").write_bytes(dump(model()))
     shutil.copyfile(paths.benchmarks_dir() / "speed.yaml", folder / "speed.yaml")
+    stored = Path(__file__).parents[2] / "results" / "speed-speech-tiny"
+    for name in ("results.json", "manifest.json"):  # what a ledger is made of
+        (folder / "stored").mkdir(exist_ok=True)
+        shutil.copyfile(stored / name, folder / "stored" / name)
     lay_corpus(home / "data" / "tones")
     (folder / "corpus").symlink_to(home / "data" / "tones")
 
@@ -457,8 +483,30 @@ def lay_corpus(folder: Path) -> None:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def tried(case: Case, good: Path, work: Path) -> tuple[Said, str | None]:
-    """What a command makes of a bad input in a copy of good files, and what is wrong with that."""
+def lay_votes(run: Path) -> None:
+    """What five listeners said of a run, if there is one."""
+    store = RunStore(run)
+    if not store.holds_run:
+        return
+    session, _ = plan_session(store, Wanted(question="enjoyment", per_rater=4))
+    path = vote_file(run, "enjoyment")
+    path.parent.mkdir()
+    book = VoteBook.open(path, session.model_copy(update={"session": "a" * 16, "created": "now"}))
+    for number, rater in enumerate("abcde"):
+        book.welcome(rater)
+        while (asked := book.pending(rater)) is not None:
+            done, (prompt, draw) = len(book.votes[rater]), session.items[asked.item]
+            answer: Answer = ("first", "second", "tie")[(number + done) % 3]  # type: ignore[assignment]
+            about = {"cells": asked.rows, "prompt_id": prompt, "seed_index": draw}
+            book.add(
+                Vote(
+                    rater=rater, number=done, answer=answer, heard=(1, 1), seconds=2, at="", **about
+                )
+            )
+
+
+def tried(case: Case, good: Path, work: Path) -> str | None:
+    """What is wrong with what a command makes of a bad input in a copy of good files."""
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(good, work, symlinks=True)
     folder, home = work / "here", work / "home"
@@ -482,7 +530,8 @@ def tried(case: Case, good: Path, work: Path) -> tuple[Said, str | None]:
         fault = "someone's folder was changed"
     if fault is None and any("ESC" in path.name for path in work.rglob("*")):
         fault = "something was written outside of its folder"
-    return said, fault
+    last = ascii(said.text.strip().split("\n")[-1])[:300]
+    return None if fault is None else f"{fault}: {last}"
 
 
 def _call_in_gone(case: Case, work: Path, home: Path) -> Said:

@@ -66,15 +66,19 @@ def test_a_torn_last_line_is_no_vote_and_is_cut_off(book: VoteBook, fill: Fill) 
     assert sum(map(len, VoteBook.read(book.path).votes.values())) == 27
 
 
-@pytest.mark.parametrize("there", [b"hello", b'{"run_id": "a"}', b"\0"])
+@pytest.mark.parametrize("there", [b"hello", b'{"run_id": "a"}', b"\0", b"a line\n"])
 def test_someones_file_without_a_line_is_left_alone(
     tmp_path: Path, planned: tuple[Session, ClipFiles], there: bytes
 ) -> None:
-    path = tmp_path / "notes.txt"
+    path = tmp_path / "notes" / "notes.txt"
+    path.parent.mkdir()
     path.write_bytes(there)
     with pytest.raises(InputError, match="is no vote file"):
         VoteBook.open(path, planned[0])
+    with pytest.raises(InputError, match="is no vote file"), VoteBook.locked(path):
+        pass
     assert path.read_bytes() == there
+    assert list(path.parent.iterdir()) == [path]
     path.write_bytes(b'{"check":"01')  # where the first line of ours was torn
     assert VoteBook.read(VoteBook.open(path, planned[0]).path).session == planned[0]
 
