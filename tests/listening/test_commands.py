@@ -108,7 +108,7 @@ def test_a_test_that_cannot_begin_is_one_line(run_store: RunStore, tmp_path: Pat
     assert "none does not exist" in refused("listen", str(tmp_path / "none"))
     assert "is no run: a run's folder holds manifest.json" in refused("listen", str(tmp_path))
     (tmp_path / "x.jsonl").write_text("hello\n")
-    assert "not a line of a vote file" in refused(
+    assert "is no vote file" in refused(
         "listen", run, "--votes", str(tmp_path / "x.jsonl"), "--no-open"
     )
 
