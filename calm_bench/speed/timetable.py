@@ -6,7 +6,7 @@ what was asked for changes that.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,12 +232,11 @@ def expand(request: Request) -> SpeedPlan:
     setting = _setting(scale.cuda if request.device.startswith("cuda") else scale.cpu, request)
     models, systems = Models(), scale.systems
     steps = _variants(setting.modes, setting.precisions, request.device)
-    variants = [(*step, at_once) for step in steps for at_once in setting.codec_frames]
+    variants = [(*step, frames) for step in steps for frames in setting.codec_frames]
     if request.head_steps:
         systems = with_head_steps(systems, request.head_steps, models)
-    rows = tuple(
-        row for system in systems for row in _rows_of(system, variants, part.temperature, models)
-    )
+    found = (_rows_of(system, variants, part.temperature, models) for system in systems)
+    rows = tuple(chain.from_iterable(found))
     benchmark, root = load_benchmark(part.prompts_of), paths.benchmarks_dir()
     prompts = _prompts(benchmark, root, setting)
     plan_hash = content_hash(
