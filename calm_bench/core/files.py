@@ -1,17 +1,19 @@
 """Durable files: a kill at any moment leaves the state before a write or the state after it."""
 
 import errno
+import glob
 import json
 import logging
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from calm_bench.errors import BenchError, InputError
@@ -195,8 +197,7 @@ def replacing(path: Path, beside: Path | None = None) -> Iterator[BinaryIO]:
         folder = path.parent if beside is None else beside
         for place in {path.parent, folder}:
             place.mkdir(parents=True, exist_ok=True)
-        mark = f"{os.getpid()}-{_PROCESS}-{next(_COUNTER)}"
-        temporary = folder / f".{path.name[:50]}.{mark}.unfinished"
+        temporary = folder / _temporary(path)
         try:
             with temporary.open("xb") as file:
                 yield file
@@ -218,6 +219,46 @@ def replace(path: Path, data: bytes, beside: Path | None = None) -> None:
         _write_all(file, data)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Make what becomes a folder at a path, where nothing lies, once it is whole.
+
+    Raises:
+        InputError: If the disk is full or not writable, or something lies there by then.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name[:50])}.*.unfinished"):
+            if left.is_dir() and _is_left(left):
+                shutil.rmtree(left)
+        folder = path.with_name(_temporary(path))
+        folder.mkdir()
+        try:
+            yield folder
+            folder.rename(path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def remove(root: Path, *patterns: str) -> None:
+    """Remove files, and of the folders that they lay in those that are empty then."""
+    for pattern in patterns:
+        for path in root.glob(pattern):
+            if not path.is_dir():
+                path.unlink()
+    folders = {str(p) for pattern in patterns for p in PurePosixPath(pattern).parents}
+    for folder in sorted(folders - {"."}, reverse=True):
+        for path in root.glob(folder):
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _temporary(path: Path) -> str:
+    mark = f"{os.getpid()}-{_PROCESS}-{next(_COUNTER)}"
+    return f".{path.name[:50]}.{mark}.unfinished"
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a file is one that was to take another's place, by its name."""
     return _TEMPORARY.fullmatch(path.name) is not None
@@ -230,10 +271,15 @@ def sweep(folder: Path) -> None:
         InputError: If one cannot be removed.
     """
     for path in folder.rglob(".*.unfinished"):
-        made = _TEMPORARY.fullmatch(path.name)
-        if made and not _is_at_work(int(made[1]), made[2]):
+        if _is_left(path):
             with disk_errors(path):
                 path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a killed process had begun what lies there."""
+    made = _TEMPORARY.fullmatch(path.name)
+    return made is not None and not _is_at_work(int(made[1]), made[2])
 
 
 def _is_at_work(pid: int, process: str) -> bool:
@@ -263,12 +309,15 @@ def locked(
     Raises:
         BenchError: If another process holds it and is not waited for: it is at work on `what`, or
             on the folder that the file lies in; the user can do something `instead`.
-        InputError: If the lock file cannot be made.
+        InputError: If the lock file cannot be made, or is someone else's.
     """
     with disk_errors(path):
         path.touch()
         file = path.open("r+b", buffering=0)
     with file:
+        if not re.fullmatch(rb"\d{0,20}\n?", file.read(32)):
+            raise InputError(f"{path} is no lock of ours: {instead}")
+        file.seek(0)
         told = False
         while not _try_lock(file):
             owner = file.read(32).decode(errors="replace").strip()

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +37,13 @@ from calm_bench.store.run_store import RunStore
 logger = logging.getLogger(__name__)
 
 _OURS = re.compile(r"run-\d+")
+_WRITTEN = tuple(
+    f"run-[0-9]*/{name}"
+    for name in (
+        *("prompts/[0-9][0-9][0-9].opus", "plots/*.svg", "plots/*.png"),
+        *(f"{kind}/{'[0-9a-f]' * 16}.*" for kind in ("clips", "spectrograms")),
+    )
+)
 _SOURCE = re.compile(r'(src|data-image)="(run-[^"]+)"')
 _KINDS = {".opus": "audio/ogg", ".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -120,8 +126,8 @@ def build_site(runs: Sequence[Path], root: Path, max_rows: int) -> int:
     sections = [read_section(store) for store in stores]
     _clear(root)
     write_site(sections, root, max_rows)
-    written = [root / "index.html", *(f for folder in _ours(root) for f in folder.rglob("*"))]
-    return sum(path.stat().st_size for path in written if path.is_file())
+    written = [path for name in ("index.html", *_WRITTEN) for path in root.glob(name)]
+    return sum(path.stat().st_size for path in written)
 
 
 def build_file(runs: Sequence[Path], path: Path, max_rows: int) -> int:
@@ -191,10 +197,12 @@ def _ours(root: Path) -> list[Path]:
 
 
 def _clear(root: Path) -> None:
-    """An empty page in place of an earlier one, marked as ours, should a kill leave it so."""
+    """An empty page in place of an earlier one, marked as ours, should a kill leave it so.
+
+    Files of names that no page has are someone's, and stay.
+    """
     with files.disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         files.sweep(root)
         files.replace(root / "index.html", f"<!doctype html>{SITE_MARK}not finished".encode())
-        for folder in _ours(root):
-            shutil.rmtree(folder)
+        files.remove(root, *_WRITTEN)

@@ -6,7 +6,6 @@ Names are those of inspect_ai and lm-eval where they have one: `task_name`, `mod
 """
 
 import json
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -68,10 +67,7 @@ def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
     made = [trial for trial in store.read(TrialRecord) if trial.clip and trial.cell_id in cells]
     clips = _whole_clips(store, made)
     lines = []
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    with files.disk_errors(out):
-        shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
-        (unfinished / "clips").mkdir(parents=True)
+    with files.replacing_folder(out) as unfinished:
         for number, (trial, clip) in enumerate(zip(made, clips, strict=True)):
             name = f"clips/{number:05}.flac"
             files.replace(unfinished / name, clip.read_bytes())  # on the disk before `out` is
@@ -81,7 +77,6 @@ def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
             lines.append({"file_name": name, **about, **names, **numbers[trial.trial_id]})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         files.replace(unfinished / "metadata.jsonl", text.encode())
-        unfinished.rename(out)
     return len(lines)
 
 

@@ -22,10 +22,11 @@ checksum: what is read is what was written. A folder is a run's if its manifest 
 files of the names that are written here are ever removed.
 """
 
+import glob
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
@@ -44,10 +45,12 @@ R = TypeVar("R", bound=Record)
 M = TypeVar("M", bound=BaseModel)
 
 _RANKS = "ranks"
+_IMAGES = ("png", "svg")
 _WRITTEN = (
     *(f"{_RANKS}/*/trials.jsonl", f"{_RANKS}/*/run.log"),
-    *("clips/*/*.flac", "page/index.html", "page/prompts/*.flac", "page/spectrograms/*.png"),
-    *("plots/*.png", "plots/*.svg", "tables/*.csv", "tables/*.md", "tables/*.tex"),
+    *("clips/*/*.[0-9]*.flac", "page/index.html", "page/prompts/[0-9][0-9][0-9].flac"),
+    f"page/spectrograms/{'[0-9a-f]' * 16}.png",
+    *(f"plots/{kind}_*.{suffix}" for kind in ("quality", "time", "growth") for suffix in _IMAGES),
 )
 """What a run's folder holds beside its records: clips and what is rebuilt from them."""
 
@@ -115,19 +118,10 @@ class RunStore:
         ours, and removed last.
         """
         records = [kind.file for kind in Record.__subclasses__()]
+        name = glob.escape(self.read_manifest().benchmark) if self.holds_run else ""
+        tables = [f"tables/{name}.{suffix}" for suffix in ("csv", "md", "tex")]
         with disk_errors(self.root):
-            self._remove("results.json", "run.log", *records, *_WRITTEN, *also)
-
-    def _remove(self, *patterns: str) -> None:
-        """Remove files, and of the folders that they lay in those that are empty then."""
-        for pattern in patterns:
-            for path in self.root.glob(pattern):
-                path.unlink()
-        folders = {str(p) for pattern in patterns for p in PurePosixPath(pattern).parents}
-        for folder in sorted(folders - {"."}, reverse=True):
-            for path in self.root.glob(folder):
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
+            files.remove(self.root, "results.json", "run.log", *records, *_WRITTEN, *tables, *also)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -173,7 +167,7 @@ class RunStore:
             for log in self.root.glob(f"{_RANKS}/*/run.log"):
                 with self.path("run.log").open("ab") as file:
                     file.write(log.read_bytes())
-            self._remove(f"{_RANKS}/*/{TrialRecord.file}", f"{_RANKS}/*/run.log")
+            files.remove(self.root, f"{_RANKS}/*/{TrialRecord.file}", f"{_RANKS}/*/run.log")
 
     @contextmanager
     def opened(
@@ -269,12 +263,15 @@ class RunStore:
         """The run's tidy rows, with those made from votes if there are any.
 
         Raises:
-            InputError: If the run has none yet, or they do not fit this version of calm-bench.
+            InputError: If the run has none yet, or they do not fit this version of calm-bench, or
+                belong to another run.
         """
         results = self.read_json(Results, "results.json")
-        if not results.weights and (self.root / "manifest.json").is_file():
-            weights = self.read_manifest().named_weights
-            results = results.model_copy(update={"weights": weights})
+        if (self.root / "manifest.json").is_file():
+            manifest = self.read_manifest()
+            _refuse_another(results.run_id, manifest.run_id, self.root / "results.json")
+            if not results.weights:
+                results = results.model_copy(update={"weights": manifest.named_weights})
         return results.joined(self.read_ratings(results.run_id))
 
     def read_ratings(self, run_id: str) -> Ratings:
@@ -286,10 +283,7 @@ class RunStore:
         if not (self.root / "ratings.json").is_file():
             return Ratings(run_id=run_id)
         ratings = self.read_json(Ratings, "ratings.json")
-        if ratings.run_id != run_id:
-            raise InputError(
-                f"{self.root / 'ratings.json'} speaks of the run {ratings.run_id}, not of {run_id}"
-            )
+        _refuse_another(ratings.run_id, run_id, self.root / "ratings.json")
         return ratings
 
     def write_json(self, name: str, model: BaseModel) -> None:
@@ -316,6 +310,11 @@ class RunStore:
                 "`calm-bench run` writes these to results/runs/"
             ) from error
         return _load(model, data, str(path))
+
+
+def _refuse_another(found: str, wanted: str, path: Path) -> None:
+    if found != wanted:
+        raise InputError(f"{path} speaks of the run {found}, not of {wanted}")
 
 
 def _load(model: type[M], data: bytes, where: str) -> M:

@@ -293,8 +293,9 @@ def test_votes_on_clips_that_have_changed_do_not_join(run_store: RunStore, book:
     run_store.append(trial.model_copy(update={"clip_id": "0" * 16}))
     with pytest.raises(InputError, match="no longer those"):
         join_run(run_store.root, read_polls([book.path]))
-    manifest = run_store.read_manifest().model_copy(update={"run_id": "other"})
-    run_store.write_manifest(manifest)
+    other = {"run_id": "other"}
+    run_store.write_results(run_store.read_results().model_copy(update=other))
+    run_store.write_manifest(run_store.read_manifest().model_copy(update=other))
     with pytest.raises(InputError, match="is the run other"):
         join_run(run_store.root, read_polls([book.path]))
 

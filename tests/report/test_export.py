@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from calm_bench.core import files
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.report import export as module
 from calm_bench.report.build import build_site
@@ -84,12 +85,26 @@ def test_a_folder_is_whole_or_not_there(
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
+    theirs = tmp_path / ".out.unfinished"
+    theirs.mkdir()
+    (tmp_path / ".out.999999999-0123abcd-0.unfinished/clips").mkdir(parents=True)  # was killed
     with monkeypatch.context() as broken:
         broken.setattr(module.files, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             export(run_store.root, "audiofolder", out)
     assert not out.exists()
     assert export(run_store.root, "audiofolder", out)[1] == len(metadata(out))
+    assert {path.name for path in tmp_path.iterdir()} == {"out", theirs.name}
+
+
+def test_two_exports_to_one_place_do_not_mix(run_store: RunStore, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = files.replacing_folder(out)
+    (first.__enter__() / "half").touch()
+    export(run_store.root, "audiofolder", out)
+    with pytest.raises(InputError, match="cannot write"):
+        first.__exit__(None, None, None)
+    assert len(metadata(out)) == len([*out.glob("clips/*")])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -52,8 +52,8 @@ def runs(run_store: RunStore, tmp_path_factory: pytest.TempPathFactory) -> tuple
     shutil.copytree(run_store.root, music.root)
     renamed = {"run_id": "music-4567cdef", "benchmark": "music"}
     music.write_results(run_store.read_results().model_copy(update=renamed))
-    spec = {"spec": {"description": "3 s of a <work>, continued"}}
-    music.write_manifest(music.read_manifest().model_copy(update={"options": spec}))
+    changes = renamed | {"options": {"spec": {"description": "3 s of a <work>, continued"}}}
+    music.write_manifest(music.read_manifest().model_copy(update=changes))
     for store in (run_store, music):
         build_report(store.root)
     return run_store.root, music.root
@@ -155,7 +155,9 @@ def test_one_file_holds_what_the_folder_does(
 def test_two_runs_of_one_benchmark_are_told_apart(runs: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "run")
     other = RunStore(tmp_path / "run")
-    other.write_results(other.read_results().model_copy(update={"run_id": "speech-2"}))
+    renamed = {"run_id": "speech-2"}
+    other.write_results(other.read_results().model_copy(update=renamed))
+    other.write_manifest(other.read_manifest().model_copy(update=renamed))
     call(runs[0], other.root, "--out", tmp_path / "site", "--clips", "1")
     text = (tmp_path / "site/index.html").read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["speech-0123abcd", "speech-2"]
@@ -207,6 +209,20 @@ def test_someone_elses_folder_is_left_alone(runs: tuple[Path, Path], tmp_path: P
     assert "is a file" in refused(runs[0], "--out", home / "notes")
     (tmp_path / "other/run-1").mkdir(parents=True)
     assert "is not ours" in refused(runs[0], "--out", tmp_path / "other")
+
+
+def test_someones_files_beside_an_earlier_page_stay(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    assert call(*runs, "--out", home).exit_code == 0
+    theirs = [home / name for name in ("run-20240101/weights.bin", "run-2/clips/my song.opus")]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    assert call(runs[0], "--out", home).exit_code == 0
+    assert [path.read_text() for path in theirs] == ["mine", "mine"]
+    assert sorted(contents(home / "run-2")) == ["clips/my song.opus"]
 
 
 def test_a_page_is_neither_in_a_run_nor_around_it(runs: tuple[Path, Path]) -> None:

@@ -265,6 +265,7 @@ def test_a_fresh_run_removes_files_of_our_names_alone(store: RunStore) -> None:
     store.append(trial(0))
     ours = ("results.json", "tables/speech.md", "clips/a/p.0.flac", "page/index.html")
     theirs = ("ratings.json", "votes/mine.jsonl", "package.json", "notes.jsonl", "clips/my.wav")
+    theirs += ("clips/a/mine.flac", "plots/mine.png", "tables/mine.csv", "page/prompts/voice.flac")
     for name in (*ours, *theirs):
         store.path(name).write_text("{}")
     ratings = Ratings(run_id="speech-1234")
@@ -279,6 +280,24 @@ def test_a_fresh_run_removes_files_of_our_names_alone(store: RunStore) -> None:
         store.opened("other-1", {"calm-speech-tiny": "aa"}, fresh=True),
     ):
         pass
+
+
+@pytest.mark.parametrize("text", ["my notes\n", "1234\nand more"])
+def test_a_lock_file_of_someone_is_left_alone(store: RunStore, text: str) -> None:
+    store.path(".lock").write_text(text)
+    with pytest.raises(InputError, match="no lock of ours"), store.lock():
+        pass
+    assert store.path(".lock").read_text() == text
+
+
+def test_results_of_another_run_are_not_shown_as_those_of_this_one(store: RunStore) -> None:
+    store.begin(manifest())
+    other = Results(
+        run_id="speech-99", benchmark="speech", benchmark_version=1, cells=(), columns=(), rows=()
+    )
+    store.write_results(other)
+    with pytest.raises(InputError, match=r"results\.json speaks of the run speech-99, not of"):
+        store.read_results()
 
 
 @pytest.mark.parametrize("text", ["{}", '{"run_id": "a", "plan_hash": "b"}', "[" * 9999, "x"])

@@ -91,9 +91,9 @@ def _texts(runs: Sequence[StoredRun]) -> tuple[Ledger, dict[str, str]]:
     head = f"{ledger.summary}.\n\n{_HEAD.format(runs=', '.join(run.name for run in runs))}"
     tables = "\n".join(to_markdown(table) for table in ledger_tables(ledger))
     texts = {
+        "ledger.json": ledger.model_dump_json(indent=1) + "\n",  # first: whose folder it is
         "ledger.md": f"# Claims ledger\n\n{head}\n{tables}",
         "ledger.csv": ledger_csv(ledger),
-        "ledger.json": ledger.model_dump_json(indent=1) + "\n",
     }
     for spec in load_tables():
         filled = PaperTable.of(spec, runs)
@@ -127,31 +127,25 @@ def _not_measured(spec: TableSpec | FigureSpec) -> str:
 def _refuse_foreign(folder: Path) -> None:
     """Write into a folder of ours or an empty one, never among someone's files.
 
-    A first build may have been killed before its third file, the ledger that tells it.
+    The ledger tells it, which is the first file of a build.
     """
     path = folder / "ledger.json"
     if path.is_file():
         known = files.json_value(path.read_bytes(), path)
         if not isinstance(known, dict) or "runs" not in known:
             raise InputError(f"{path} is no ledger of ours: choose another --out")
-    elif folder.is_dir():
-        begun = ("ledger.md", "ledger.csv", "tables", "figures")
-        others = [p for p in folder.iterdir() if p.name not in begun and not files.is_unfinished(p)]
-        if others:
-            raise InputError(f"{folder} holds something that is not ours: choose another --out")
+    elif folder.is_dir() and not all(map(files.is_unfinished, folder.iterdir())):
+        raise InputError(f"{folder} holds something that is not ours: choose another --out")
 
 
 def _write(folder: Path, data: Mapping[str, bytes]) -> None:
     """Write all files, and remove what an earlier build wrote and this one does not."""
     _refuse_foreign(folder)
-    ours = [f"tables/{spec.name}.*" for spec in load_tables()]
-    ours += [f"figures/{spec.name}.*" for spec in FIGURES]
+    ours = {f"tables/{spec.name}.{end}" for spec in load_tables() for end in ("md", "csv", "tex")}
+    ours |= {f"figures/{spec.name}.{end}" for spec in FIGURES for end in ("png", "svg")}
+    files.sweep(folder)
     with disk_errors(folder):
-        for sub in ("", "tables", "figures"):
-            (folder / sub).mkdir(parents=True, exist_ok=True)
-        files.sweep(folder)
-        for path in (path for pattern in ours for path in folder.glob(pattern)):
-            if path.relative_to(folder).as_posix() not in data:
-                path.unlink()
+        for name in ours - data.keys():
+            (folder / name).unlink(missing_ok=True)
     for name, content in data.items():
         files.replace(folder / name, content)

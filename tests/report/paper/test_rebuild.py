@@ -65,7 +65,7 @@ def test_ledger_and_index_begin_with_the_counts(checkout: Path) -> None:
 
 def test_what_is_stale_goes_and_what_is_not_drawn_is_listed(checkout: Path) -> None:
     out = checkout / "paper"
-    (out / "figures").mkdir(parents=True)
+    build_paper([], out)
     (out / "figures" / "convergence.png").write_bytes(b"old")
     paper = build_paper([], out)
     assert not (out / "figures" / "convergence.png").exists()
@@ -73,6 +73,24 @@ def test_what_is_stale_goes_and_what_is_not_drawn_is_listed(checkout: Path) -> N
     index = (out / "README.md").read_text(encoding="utf-8")
     assert "Convergence with and without the head-batch multiplier: not measured" in index
     assert "`calm-bench train calm-music-tiny && calm-bench train" in index
+
+
+@pytest.mark.parametrize("name", ["ledger.csv", "ledger.md", "tables/music.tex", "figures/a.pdf"])
+def test_someones_files_are_left_alone(checkout: Path, name: str) -> None:
+    path = checkout / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match="not ours"):
+        build_paper([], checkout / "mine")
+    assert contents(checkout / "mine") == {name: b"mine"}
+
+
+def test_a_figure_of_another_kind_beside_ours_stays(checkout: Path) -> None:
+    build_paper([], checkout / "paper")
+    path = checkout / "paper/figures/training_music.pdf"
+    path.write_text("mine")
+    build_paper([], checkout / "paper")
+    assert path.read_text() == "mine"
 
 
 def test_verify_accepts_what_was_built(checkout: Path) -> None:
