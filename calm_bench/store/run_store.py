@@ -25,7 +25,7 @@ files of the names that are written here are ever removed.
 import glob
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -53,6 +53,21 @@ _WRITTEN = (
     *(f"plots/{kind}_*.{suffix}" for kind in ("quality", "time", "growth") for suffix in _IMAGES),
 )
 """What a run's folder holds beside its records: clips and what is rebuilt from them."""
+
+
+class _Log(logging.FileHandler):
+    """Tracebacks of what is told elsewhere; where the disk takes none, that is not told again."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class RunStore:
@@ -134,13 +149,17 @@ class RunStore:
         """
         with files.locked(self.path(".lock")):
             files.sweep(self.root)
-            with self.logged():
-                yield
+            try:
+                with self.logged():
+                    yield
+            finally:
+                if [path.name for path in self.root.glob("[!.]*")] == ["run.log"]:
+                    self.path("run.log").unlink()  # a folder with nothing else is begun anew
 
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Take the tracebacks of errors into run.log."""
-        handler = logging.FileHandler(self.path("run.log"), delay=True, encoding="utf-8")
+        handler = _Log(self.path("run.log"), delay=True, encoding="utf-8")
         errors.log.addHandler(handler)
         try:
             yield

@@ -282,6 +282,32 @@ def test_a_fresh_run_removes_files_of_our_names_alone(store: RunStore) -> None:
         pass
 
 
+def test_a_run_that_could_not_begin_begins_in_the_same_folder(store: RunStore) -> None:
+    with pytest.raises(InputError, match="is full"), store.opened("r", {}, fresh=False):
+        raise InputError("the disk is full")
+    with store.opened("r", {}, fresh=False):
+        store.begin(manifest())
+    with pytest.raises(InputError, match="is full"), store.opened("r", {}, fresh=False):
+        raise InputError("the disk is full")
+    assert "the disk is full" in store.path("run.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_log_that_takes_nothing_hides_no_error(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store.begin(manifest())
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr("logging.FileHandler._open", lambda _: os.fdopen(full, "w"))
+    with pytest.raises(InputError, match="what went wrong"), store.lock():
+        raise InputError("what went wrong")
+    assert capfd.readouterr().err == ""
+    monkeypatch.undo()
+    store.path("run.log").mkdir()
+    with pytest.raises(InputError, match="what went wrong"), store.lock():
+        raise InputError("what went wrong")
+
+
 @pytest.mark.parametrize("text", ["my notes\n", "1234\nand more"])
 def test_a_lock_file_of_someone_is_left_alone(store: RunStore, text: str) -> None:
     store.path(".lock").write_text(text)
