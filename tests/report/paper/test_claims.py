@@ -37,6 +37,7 @@ from calm_bench.report.paper.published import load_tables
 from calm_bench.report.paper.runs import ModelName
 from calm_bench.score.held_out import TEXT_LOSS
 from calm_bench.speed.timetable import load_spec
+from calm_bench.store.run_store import RunStore
 
 # What the paper's result sections and the demo page hold, and the claims that speak of each: every
 # table with its rows, every sentence above a demo table. An entry without a claim is a hole.
@@ -393,3 +394,31 @@ def test_claims_are_no_benchmark() -> None:
     assert not {"claims", "published"} & set(benchmark_names())
     with pytest.raises(UnknownNameError, match="unknown benchmark 'claims'"):
         load_benchmark("claims")
+
+
+def test_music_is_claimed_of_at_the_temperatures_that_validation_prompts_chose(
+    checkout: Path,
+) -> None:
+    run = RunStore(checkout / "results/validation/music-tiny").read_results()
+    rows = {row.cell_id: row for row in run.cells}
+    tried: dict[tuple[str, int | None], dict[float, float]] = {}
+    for value in run.rows:
+        recipe = run.recipes.get(str(value.recipe_id), {})
+        row = rows[value.cell_id]
+        if value.metric == "fad" and recipe["embedding"] == "musicnn" and row.kind == "system":
+            assert row.temperature is not None
+            assert value.value is not None
+            of_row = tried.setdefault((ModelName.of(str(row.model)).base, row.head_steps), {})
+            of_row[row.temperature] = value.value
+    assert all(by.keys() == {0.6, 0.8, 1.0} for by in tried.values())
+    claimed = {
+        (row.model, row.steps): row.temp
+        for claim in load_claims()
+        if claim.section == "music" and claim.family == "quality"
+        for row in claim.rows
+    }
+    assert len(claimed) == len(tried)
+    for (model, steps), temperature in claimed.items():
+        of_model = {key: by for key, by in tried.items() if key[0] == model}
+        by = of_model[model, steps] if steps is not None else next(iter(of_model.values()))
+        assert temperature == min(by, key=by.__getitem__), (model, steps)

@@ -171,7 +171,7 @@ def test_figures_are_drawn_twice_alike_and_never_empty(
     music: StoredRun, ablations: StoredRun
 ) -> None:
     drawn = draw_figures([ablations])
-    names = {spec.name for spec in FIGURES} & {"fad_over_time", "convergence"}
+    names = {spec.name for spec in FIGURES} & {"fad_over_time", "convergence", "training_music"}
     assert set(drawn) == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert drawn == draw_figures([ablations])
     for name, data in drawn.items():
