@@ -11,11 +11,11 @@ from torch import nn
 
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
-from calm_bench.config import ModelConfig, Models, parse
+from calm_bench.config import ModelConfig, Models, parse, train_command
 from calm_bench.core.device import refuse_larger
 from calm_bench.core.files import file_mark
 from calm_bench.errors import InputError, WeightsError, describe
-from calm_bench.seeds import content_hash, file_hash
+from calm_bench.seeds import AT_SEED, content_hash, file_hash
 from calm_bench.types import Shape
 
 
@@ -87,17 +87,16 @@ def fill_weights(
     if config.weights is None:
         return None
     path = folder / config.weights.file
+    further = f"{AT_SEED}{path.stem}" if path.parent.name == "trainings" else ""
+    again = train_command(folder.name + further)
     if not path.is_file():
-        raise WeightsError(
-            f"{path} is missing: check the checkout, or run `calm-bench train {folder.name}`"
-        )
+        raise WeightsError(f"{path} is missing: check the checkout, or run `{again}`")
     before = file_mark(path)
     found = file_hash(path)
     if found != config.weights.sha256:
         raise WeightsError(
             f"{path} has sha256 {found[:12]}, but config.yaml names {config.weights.sha256[:12]}: "
-            "restore the file that belongs to it, or make weights anew by "
-            f"`calm-bench train {folder.name}`"
+            f"restore the file that belongs to it, or make weights anew by `{again}`"
         )
     try:
         state = load_file(path)

@@ -316,6 +316,12 @@ def test_wrong_missing_and_unfitting_weights_are_told_apart(tmp_path: Path) -> N
     save_file({"x": torch.zeros(1)}, folder / "weights.safetensors")
     with pytest.raises(WeightsError, match="has sha256"):
         load_codec(str(folder))
+    data["trainings"] = {1: {"file": "trainings/1.safetensors", "sha256": "1" * 64}}
+    write("0" * 64)
+    (folder / "trainings").mkdir()
+    save_file({"x": torch.ones(1)}, folder / "trainings/1.safetensors")
+    with pytest.raises(WeightsError, match=r"has sha256.*calm-bench train mine --seed 1`"):
+        load_codec(f"{folder}@seed1")
     write(file_hash(folder / "weights.safetensors"))
     with pytest.raises(WeightsError, match="does not fit"):
         load_codec(str(folder))
