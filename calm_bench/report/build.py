@@ -30,7 +30,7 @@ from calm_bench.report.tables import (
     held_out_table,
     main_tables,
 )
-from calm_bench.store.records import GrowthRecord, ScoreRecord, TrialRecord
+from calm_bench.store.records import GrowthRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -84,15 +84,14 @@ def _say_lost(store: RunStore, results: Results) -> None:
     """Say which clips, and numbers of clips, a page goes without; a run without clips has none."""
     clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
     gone = [clip for clip in clips if not paths.inside(store.root, clip).is_file()]
-    if len(gone) == len(clips):
+    if clips and len(gone) == len(clips):
         return
     if gone:
         logger.warning(
             "%s has lost %s of %s clips: %s", store.root, len(gone), len(clips), few(gone)
         )
-    if lost := results.lost(store.read(ScoreRecord)):
-        where = store.root / ScoreRecord.file
-        logger.warning("%s %s: `calm-bench score` restores them", where, lost)
+    if lost := store.lost(results):
+        logger.warning("%s", lost)
 
 
 def _write_tables(store: RunStore, results: Results, tables: Sequence[Table]) -> None:

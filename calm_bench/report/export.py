@@ -147,12 +147,9 @@ def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
     for column in results.columns:
         if column.fields:
             of_metric[column.metric].append(column)
-    scores = store.read(ScoreRecord)
-    if lost := results.lost(scores):
-        raise InputError(
-            f"{store.root / ScoreRecord.file} {lost}: `calm-bench score` restores them"
-        )
-    for score in scores:
+    if lost := store.lost(results):
+        raise InputError(lost)
+    for score in store.read(ScoreRecord):
         trial = trials.get(score.trial_id)
         if trial is None or trial.cell_id not in cells or score.recipe_id not in results.recipes:
             continue  # of an earlier scoring, which the results are not of

@@ -3,14 +3,12 @@
 A value that could not be computed is None and says why; nothing here is ever a stand-in number.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from calm_bench.core.paths import FileName
-from calm_bench.store.records import Row, ScoreRecord, Weights
+from calm_bench.store.records import Row, Weights
 from calm_bench.types import Column, StrictModel, TemperatureKind
 
 
@@ -154,18 +152,6 @@ class Results(StrictModel):
     def is_unfit(self) -> bool:
         """Whether ratios of times are not to be believed."""
         return self.fit is False
-
-    def lost(self, scores: Iterable[ScoreRecord]) -> str | None:
-        """A number of which not all clips are on record, in words; None if there is none."""
-        there = Counter((score.metric, score.recipe_id, score.cell_id) for score in scores)
-        metric_of = {column.name: str(column.metric) for column in self.columns if column.fields}
-        for value in self.rows:
-            if value.metric in metric_of and value.value is not None:
-                found = there[metric_of[value.metric], str(value.recipe_id), value.cell_id]
-                if found < value.n:
-                    clips = f"{found} of {value.n} clips"
-                    return f"has {clips} behind {value.metric} of {value.cell_id}"
-        return None
 
     def joined(self, ratings: "Ratings") -> Self:
         """These results with what listeners said of the same run."""

@@ -24,6 +24,7 @@ files of the names that are written here are ever removed.
 
 import glob
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +38,7 @@ from calm_bench.core import files, paths
 from calm_bench.core.files import disk_errors
 from calm_bench.core.recordings import few
 from calm_bench.errors import InputError
-from calm_bench.store.records import Manifest, Record, TrialRecord, Weights
+from calm_bench.store.records import Manifest, Record, ScoreRecord, TrialRecord, Weights
 from calm_bench.store.results import Ratings, Results
 from calm_bench.types import problem
 
@@ -246,6 +247,33 @@ class RunStore:
             lines.setdefault(record.file, []).append(line)
         for name, added in lines.items():
             files.append_lines(self.path(name), b"".join(added))
+
+    def lost(self, results: Results) -> str | None:
+        """What results are of and records hold no more, and how to have it again; None if nothing.
+
+        A run that was kept without the records of its clips has lost none.
+        """
+        if not self.path(TrialRecord.file).exists():
+            return None
+        made = Counter(trial.cell_id for trial in self.read(TrialRecord) if trial.clip)
+        for cell_id, count in results.trials.items():
+            if made[cell_id] < count.ok:
+                return (
+                    f"{self.path(TrialRecord.file)} has {made[cell_id]} of {count.ok} clips of "
+                    f"{cell_id}: repeat the command that made them"
+                )
+        records = self.read(ScoreRecord)
+        there = Counter((record.metric, record.recipe_id, record.cell_id) for record in records)
+        metric_of = {column.name: str(column.metric) for column in results.columns if column.fields}
+        for value in results.rows:
+            if value.metric in metric_of and value.value is not None:
+                found = there[metric_of[value.metric], str(value.recipe_id), value.cell_id]
+                if found < value.n:
+                    return (
+                        f"{self.path(ScoreRecord.file)} has {found} of {value.n} clips behind "
+                        f"{value.metric} of {value.cell_id}: `calm-bench score` restores them"
+                    )
+        return None
 
     def read(self, kind: type[R]) -> list[R]:
         """All records of one kind in the order they were first written, the latest of each key.

@@ -119,13 +119,19 @@ def test_what_is_there_is_on_the_disk(
     assert {path.stat().st_ino for path in files} <= synced
 
 
-def test_clips_whose_numbers_are_lost_are_named(run_store: RunStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["scores.jsonl", "trials.jsonl"])
+def test_records_that_are_lost_are_named(
+    run_store: RunStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     shutil.copytree(run_store.root, tmp_path / "run")
-    path = tmp_path / "run" / "scores.jsonl"
+    path = tmp_path / "run" / name
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[::2]))
-    with pytest.raises(InputError, match=r"scores\.jsonl has \d+ of \d+ clips"):
+    told = rf"{name} has \d+ of \d+ clips"
+    with pytest.raises(InputError, match=told):
         export(tmp_path / "run", "audiofolder", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    build_site([tmp_path / "run"], tmp_path / "site", 1)
+    assert re.search(told, caplog.messages[-1])
 
 
 def test_a_page_says_what_it_goes_without(
