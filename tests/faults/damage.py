@@ -80,7 +80,7 @@ class Bench:
         inputs.lay_votes(self.good / "here" / "run")
         said = {line: self._outcome(line) for line in lines}
         self.wanted = {line: found for line, (_, found, _) in said.items()}
-        self.warnings = {line: text.count("WARNING") for line, (_, _, text) in said.items()}
+        self.warnings = {line: _told(text) for line, (_, _, text) in said.items()}
 
     def _outcome(self, line: str, hurt: Hurt | None = None) -> tuple[int, kills.Outcome, str]:
         shutil.rmtree(self.work, ignore_errors=True)
@@ -117,8 +117,13 @@ class Bench:
             return None if "error" in text else f"no line says what is wrong: {last}"
         if code == 4:
             return None  # which the table names
-        told = text.count("WARNING") > self.warnings[hurt.line] or "random weights in mine" in text
+        told = _told(text) > self.warnings[hurt.line]
         return None if told or found == self.wanted[hurt.line] else "other numbers, in silence"
+
+
+def _told(text: str) -> int:
+    """How often a command warns, or says that a model's weights are drawn at random."""
+    return text.count("WARNING") + text.count("random weights in mine")
 
 
 def numbers_of(folder: Path) -> kills.Outcome:
