@@ -128,18 +128,21 @@ def _begin(
     """The plan with what its codecs make of its prompts, and the manifest of its run."""
     store.gather(_order(plan))
     plan = check_codecs(plan, store)
+    begun = store.read_manifest() if store.holds_run and not fresh else None
+    spec = plan.spec.model_dump(mode="json")
+    if begun is not None and spec["latency"] is None:
+        spec["latency"] = begun.latency  # a run keeps the times that it has
     wanted = _manifest_of(
         plan,
         [with_temperature_kind(row, plan.models) for row in plan.rows],
         device,
         command,
-        spec=plan.spec.model_dump(mode="json"),
+        spec=spec,
         prompts=[prompt.id for prompt in plan.prompts],
         prompts_sha256=[prompt.sha256[:12] for prompt in plan.prompts],
         seeds=plan.n_seeds,
         unusable=list(plan.unusable),
     )
-    begun = store.read_manifest() if store.holds_run and not fresh else None
     taken = wanted.options["kernels"] = _kernels_of(plan, device, begun)
     if taken != "fixed":
         wanted.options["notes"].append(MEASURED)

@@ -156,7 +156,7 @@ NoLatency = Annotated[
     bool,
     typer.Option(
         "--no-latency",
-        help="Time nothing. A run with times is another run; scores are shared between them.",
+        help="Time nothing. Without it, the same command times a run later, on the clips it has.",
     ),
 ]
 # A minus sign followed by what float() reads is a value, however wrong, and not an option.

@@ -151,13 +151,12 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
     prompts = found.prompts
     notes += check_lengths(spec, root, prompts)
     rows = tuple(rows_of(spec, overrides.text_temperature, models))
-    # Labels, descriptions, metrics and tables change no clip and are no part of the run's identity.
+    # Labels, metrics, tables and timing change no clip and are no part of the run's identity.
     plan_hash = content_hash(
         [spec.name, spec.version, spec.prompt_seconds, spec.seconds, spec.batch_size],
         [identity_of(row, models) for row in rows],
         [[p.id, p.sha256, *filter(None, [p.group])] for p in prompts],
         overrides.n_seeds,
-        spec.latency.model_dump() if spec.latency else None,
         *(asked for asked in (overrides.asr, overrides.language) if asked is not None),
         *(["kernels measured"] if overrides.kernels == "measured" else []),
     )

@@ -447,6 +447,18 @@ class Manifest(StrictModel):
         known = known or self.environment.get("commit") or self.environment.get("calm_bench")
         return dict.fromkeys(CONCERNS, str(known))
 
+    @property
+    def latency(self) -> Any:
+        """How its systems are timed; None if they are not, and for runs of another kind."""
+        spec = self.options.get("spec")
+        return spec.get("latency") if isinstance(spec, dict) else None
+
+    def timed_by(self, later: Self) -> Self:
+        """This manifest, where a later command is the first to time its systems."""
+        code = {**later.code, "clips": self.code["clips"]}
+        environment = {**later.environment, "code": code}
+        return self.model_copy(update={"environment": environment, "command": later.command})
+
     def scored_by(self, code: Mapping[str, str]) -> Self:
         """This manifest after its clips were scored by the code of these hashes."""
         made = {**self.code, "scores": code["scores"]}

@@ -221,8 +221,8 @@ class RunStore:
             The manifest on disk: of an existing run the one it began with, set to running again.
 
         Raises:
-            InputError: If the folder holds another plan, or the same plan made by another device
-                type, torch version or other weights, whose clips must not be mixed with these.
+            InputError: If the folder holds another plan, or the same plan timed otherwise or made
+                by another device type, torch version or other weights: neither must be mixed.
         """
         if (self.root / "manifest.json").exists() and not fresh:
             known = self.read_manifest()
@@ -231,7 +231,8 @@ class RunStore:
                     f"{self.root} cannot go on: {'; '.join(changes)}. Clips of both would be "
                     "mixed: start a new run with --out, or remove the folder"
                 )
-            manifest = known.model_copy(update={"status": "running"})
+            known = known.model_copy(update={"status": "running"})
+            manifest = known.timed_by(manifest) if manifest.latency and not known.latency else known
         self.write_manifest(manifest)
         return manifest
 
@@ -382,6 +383,8 @@ def _changes(known: Manifest, wanted: Manifest) -> list[str]:
         changes.append(f"it holds what other weights made ({weights})")
     elif before == now and known.plan_hash != wanted.plan_hash:
         changes.append("it was planned with other options or recordings")
+    if known.latency and wanted.latency and known.latency != wanted.latency:
+        changes.append("its systems were timed over other frames or rounds")
     for name in ("device", "torch"):
         before, now = known.environment[name], wanted.environment[name]
         if before != now:

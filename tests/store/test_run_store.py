@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from calm_bench.core import files
 from calm_bench.errors import BenchError, InputError
 from calm_bench.store.records import (
+    CONCERNS,
     LatencyRecord,
     Manifest,
     RowScore,
@@ -235,6 +236,7 @@ def test_a_run_goes_on_where_it_was(store: RunStore) -> None:
         ({"environment": {"device": "cuda", "torch": "2.13.0"}}, "device cpu, this is device cuda"),
         ({"environment": {"device": "cpu", "torch": "2.11.0"}}, "torch 2.13.0, this is torch 2.11"),
         ({"plan_hash": "xyz"}, "planned with other options"),
+        ({"options": {"spec": {"latency": {"rounds": 6}}}}, "timed over other frames or rounds"),
         ({"version": 2}, "holds speech version 1, not speech version 2"),
         ({"weights": {"calm-speech-tiny": "bb"}}, r"made \(calm-speech-tiny aa, now bb\)"),
     ],
@@ -242,10 +244,22 @@ def test_a_run_goes_on_where_it_was(store: RunStore) -> None:
 def test_a_run_is_not_mixed_with_another(
     store: RunStore, change: dict[str, object], said: str
 ) -> None:
-    store.begin(manifest())
+    first = manifest(options={"spec": {"latency": {"rounds": 5}}})
+    store.begin(first)
     with pytest.raises(InputError, match=said):
         store.begin(manifest(**change))
-    assert store.read_manifest() == manifest()
+    assert store.read_manifest() == first
+
+
+def test_times_are_of_the_machine_and_command_that_took_them(store: RunStore) -> None:
+    told = {"device": "cpu", "torch": "2.13.0"}
+    clips, later = dict.fromkeys(CONCERNS, "a"), dict.fromkeys(CONCERNS, "b")
+    store.begin(manifest(environment={**told, "device_name": "busy", "code": clips}))
+    spec = {"spec": {"latency": {"rounds": 5}}}
+    quiet = {**told, "device_name": "quiet", "code": later}
+    begun = store.begin(manifest(environment=quiet, options=spec, command=("timed",)))
+    assert (begun.environment["device_name"], begun.command) == ("quiet", ("timed",))
+    assert begun.code == {"clips": "a", "times": "b", "scores": "b"}
 
 
 def test_a_fresh_run_of_other_weights_removes_nothing(store: RunStore) -> None:
