@@ -64,10 +64,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     Raises:
         ArithmeticError: If the result is negative by more than rounding can explain.
     """
-    values, axes = np.linalg.eigh(a.covariance)
-    root = (axes * np.sqrt(np.clip(values, 0.0, None))) @ axes.T
-    inner = root @ b.covariance @ root
-    products = np.linalg.eigvalsh((inner + inner.T) / 2)
+    products = _eigenvalues(a.covariance, b.covariance)
     # What is left of a zero eigenvalue after rounding has a root of 1e-8, and small sets have many.
     rounding = products[-1] * len(products) * np.finfo(np.float64).eps
     overlap = np.sqrt(products[products > rounding]).sum()
@@ -78,6 +75,20 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     return max(distance, 0.0)
 
 
+def _eigenvalues(a: Floats, b: Floats) -> Floats:
+    """Those of the product of two covariances [E, E], ascending."""
+    from scipy import linalg
+
+    try:  # by a Cholesky factor of b, a third of the time of its root
+        values = linalg.eigh(a, b, type=2, driver="gv", eigvals_only=True)
+    except linalg.LinAlgError:  # b is singular
+        parts, axes = np.linalg.eigh(b)
+        root = (axes * np.sqrt(np.clip(parts, 0.0, None))) @ axes.T
+        inner = root @ a @ root
+        values = np.linalg.eigvalsh((inner + inner.T) / 2)
+    return np.asarray(values)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
     """The moments of blocks of vectors; those of any union of blocks follow by adding up."""
@@ -86,6 +97,7 @@ class Blocks:
     counts: Floats  # [B]
     sums: Floats  # around the centre, [B, E]
     scatters: Floats  # around the centre, [B, E, E]
+    scatter: Floats  # of all blocks, [E, E]
 
     @classmethod
     def of(cls, parts: Iterable[tuple[str, Floats]], blocks: Sequence[Sequence[str]]) -> "Blocks":
@@ -110,13 +122,18 @@ class Blocks:
             cross = np.outer(shift, total)
             scatter += n * np.outer(shift, shift) - cross - cross.T
             total -= n * shift
-        return cls(centre=start + shift, counts=counts, sums=sums, scatters=scatters)
+        scatter = scatters.sum(axis=0)
+        return cls(
+            centre=start + shift, counts=counts, sums=sums, scatters=scatters, scatter=scatter
+        )
 
     def gaussian(self, chosen: Floats) -> Gaussian:
         """The Gaussian of the union of the blocks that `chosen` [B] marks with 1."""
         n = chosen @ self.counts
         mean = (chosen @ self.sums) / n
-        scatter = np.tensordot(chosen, self.scatters, axes=1) - n * np.outer(mean, mean)
+        scatter = self.scatter - n * np.outer(mean, mean)
+        for left_out in np.flatnonzero(chosen == 0):  # few, mostly one
+            scatter -= self.scatters[left_out]
         return Gaussian(self.centre + mean, scatter / (n - 1))
 
 
