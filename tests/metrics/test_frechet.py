@@ -77,6 +77,19 @@ def test_agrees_with_the_matrix_root_of_the_product(rng: np.random.Generator) ->
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_flat_reference_is_measured_too(rng: np.random.Generator) -> None:
+    wide = np.diag([1.0, 4.0, 9.0, 0.0])  # no Cholesky factor
+    other = np.cov(rng.standard_normal((50, 4)), rowvar=False)
+    expected = (
+        np.trace(wide + other) - 2 * np.sqrt(np.linalg.eigvals(wide @ other).real.clip(0)).sum()
+    )
+    a, b = Gaussian(np.zeros(4), other), Gaussian(np.zeros(4), wide)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-6)
+    flat = Gaussian(np.zeros(4), np.zeros((4, 4)))
+    assert frechet_distance(flat, flat) == 0.0
+
+
 def test_a_negative_distance_beyond_rounding_is_an_error() -> None:
     broken = Gaussian(np.zeros(2), np.diag([1.0, -3.0]))
     with pytest.raises(ArithmeticError):
