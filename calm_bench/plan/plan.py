@@ -281,9 +281,15 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> tuple
     wanted = overrides.n_prompts or spec.default_prompts or len(listed)
     is_short = len(there) < (len(listed) if overrides.n_prompts else wanted)
     some = f"{len(there)} of {amount(max(wanted, len(listed)), 'prompt')}: {_WHEEL}"
-    drawn = subset([(p.id, p.group) for p in there], overrides.n_prompts)
-    chosen = tuple(there[index] for index in drawn[:wanted])
+    # Of all, those that the benchmark takes by itself come first: fewer are a part of them.
+    own, others = there[: spec.default_prompts], there[spec.default_prompts or len(there) :]
+    chosen = (*_drawn(own, wanted), *_drawn(others, max(0, wanted - len(own))))
     return root, OwnPrompts(prompts=chosen, notes=(some,) if is_short else (), unusable=())
+
+
+def _drawn(prompts: Sequence[PromptSpec], n: int) -> Iterator[PromptSpec]:
+    for index in subset([(prompt.id, prompt.group) for prompt in prompts], n):
+        yield prompts[index]
 
 
 def _root(folder: Path, index: Path, first: PromptSpec) -> Path:

@@ -399,7 +399,10 @@ def test_a_number_of_prompts_is_drawn_from_all_of_the_list() -> None:
     few, more = ([p.id for p in expand("speech", Overrides(n_prompts=n)).prompts] for n in (8, 16))
     assert few == [name for name in listed if name in few]
     assert few != listed[:8]
-    assert set(few) < set(more)
+    assert set(few) < set(more) < set(listed)
+    many = [prompt.id for prompt in expand("speech", Overrides(n_prompts=48)).prompts]
+    assert (many[:32], len(set(many))) == (listed, 48)
+    assert many != [p.id for p in expand("speech", Overrides(n_prompts=128)).prompts][:48]
     assert few == [p.id for p in expand("speech", Overrides(n_prompts=8)).prompts]
 
 
