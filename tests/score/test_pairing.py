@@ -47,15 +47,15 @@ def si_sdr(found: Any) -> Any:
     )
 
 
-def test_what_does_not_pair_is_named_with_its_true_reason(score: Any) -> None:
-    clips = ["a.wav", "b_gen.wav", "C.wav", "sub/d.wav", "e_1.wav", "zzz.wav"]
-    code, found = score(clips, ["a.flac", "b.wav", "c.wav", "d.wav", "f.wav"], *FIDELITY)
+def test_what_does_not_pair_is_named(score: Any) -> None:
+    clips = ["a.wav", "b_gen.wav", "C.wav", "sub/d.wav", "e.mp3", "zzz.wav"]
+    originals = ["a.flac", "b.wav", "c.wav", "d.wav", "e.wav", "e.flac"]
+    code, found = score(clips, originals, *FIDELITY)
     assert (code, si_sdr(found)["n"]) == (0, 1)
     (note,) = [note for note in found["notes"] if "have no original" in note]
     assert note.startswith("5 of 6 files in ")
-    assert "C.wav (there is c.wav, in other case), b_gen.wav (there is b.wav)" in note
-    assert "e_1.wav (there is nothing like it) and 2 more" in note
-    assert any("4 files in" in note and "have no version" in note for note in found["notes"])
+    assert "C.wav, b_gen.wav, e.mp3 (it could be a version of e.flac or e.wav) and 2 more" in note
+    assert any("5 files in" in note and "have no version" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_without_pairs_only_what_needs_none_is_measured(score: Any) -> None:
     assert code == 0
     assert "loudness" in metrics
     assert "si_sdr" not in metrics
-    assert any("x1.wav (there is nothing like it)" in note for note in found["notes"])
+    assert any("1 of 1 files" in note and "x1.wav" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(
     ("originals", "rule", "said"),
     [
         (["x/a.wav", "y/a.wav"], "stem", "a.wav in .* could be a version of x/a.wav, y/a.wav"),
-        (["b.wav"], "stem", "pairs nothing: 1 of 1 .* a.wav .there is nothing like it"),
-        (["a.wav"], "{}x", r"1 of 1 .* a.wav .the rule does not fit its name.; --pair-by 'path'"),
+        (["b.wav"], "stem", "pairs nothing: 1 of 1 .* a.wav"),
+        (["a.wav"], "{}x", "1 of 1 .* a.wav; --pair-by 'path'"),
     ],
 )
 def test_a_rule_that_does_not_hold_is_refused(
