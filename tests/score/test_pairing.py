@@ -1,6 +1,5 @@
 """What belongs together in two folders, by the command and by names alone."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
+from commands import call, refused
 
-from calm_bench.cli.app import app
 from calm_bench.score.pairing import pair
 
 RATE = 16_000
@@ -29,11 +27,9 @@ def score(tmp_path: Path) -> Any:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rng = np.random.default_rng([index, len(side)])
                 soundfile.write(path, 0.1 * rng.standard_normal(RATE // 2), RATE)
-        line = ["score", str(tmp_path / "clips"), "--reference", str(tmp_path / "real"), "--json"]
-        line += ["--out", str(tmp_path / "run"), *words]
-        result = CliRunner().invoke(app, line)
-        answer = " ".join(result.output.split())
-        return result.exit_code, json.loads(result.stdout) if result.stdout else answer
+        line = ["score", tmp_path / "clips", "--reference", tmp_path / "real", "--json"]
+        said = call(*line, "--out", tmp_path / "run", *words, code=(0, 2))
+        return said.code, said.json if said.out else said.text
 
     return run
 
@@ -106,9 +102,7 @@ def test_a_rule_that_does_not_hold_is_refused(
 
 def test_pairing_without_a_reference_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.ones(RATE), RATE)
-    result = CliRunner().invoke(app, ["score", str(tmp_path), "--pair-by", "stem"])
-    assert result.exit_code == 2
-    assert "--reference DIR" in " ".join(result.output.split())
+    assert "--reference DIR" in refused("score", tmp_path, "--pair-by", "stem")
 
 
 @pytest.mark.parametrize(
