@@ -147,12 +147,6 @@ def test_a_resumed_run_takes_the_steps_of_an_uninterrupted_one(corpus: Path, kin
     assert_loads(whole)
 
 
-def test_training_goes_on_after_a_sample_longer_than_its_crops(corpus: Path) -> None:
-    name = model("mine", "musicgen-debug", {"steps": 3, "objective": {"frames": 40}})
-    train_model(name, replace(CPU, overrides={"validate_every": 1}))
-    assert len(losses(name)) == 3
-
-
 def assert_loads(name: str) -> None:
     """What was trained can be loaded, and its card speaks of it."""
     is_codec = load_model_config(name)[0].kind == "codec"
