@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import clip_of
 from commands import call
 from safetensors.torch import save_file
 
@@ -31,16 +32,8 @@ def clips(n_segments: int, growth: float, seed: int) -> list[Clip]:
     for index in range(16):
         noise = np.random.default_rng([seed, index]).standard_normal((1 + 3 * n_segments) * RATE)
         gain = growth ** np.clip((np.arange(len(noise)) / RATE - 1) // 3, 0, None)
-        found.append(
-            Clip(
-                clip_id=f"{seed}-{index}-{growth}",
-                prompt_id=f"p{index}",
-                seed_index=0,
-                wave=(0.01 * gain * noise).astype(np.float32),
-                sample_rate=RATE,
-                prompt_seconds=1.0,
-            )
-        )
+        wave, name = 0.01 * gain * noise, f"{seed}-{index}-{growth}"
+        found.append(clip_of(wave, name, RATE, prompt=f"p{index}", prompt_seconds=1.0))
     return found
 
 
