@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from records import manifest
 
 from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.server import Desk, ListeningServer
 from calm_bench.listening.session import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
-from calm_bench.store.records import Manifest, Row, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord, TrialRecord
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column
@@ -51,18 +52,9 @@ def make_run(root: Path, benchmark: str = "speech") -> RunStore:
         )
         for c in cells
     ]
-    store.begin(
-        Manifest(
-            run_id=run_id,
-            benchmark=benchmark,
-            version=1,
-            created="2026-11-22T12:00:00+00:00",
-            command=("calm-bench", "run", benchmark),
-            plan_hash="0123abcd",
-            environment={"device": "cpu", "torch": "2.13.0"},
-            status="finished",
-        )
-    )
+    command = ("calm-bench", "run", benchmark)
+    about = {"run_id": run_id, "benchmark": benchmark, "command": command}
+    store.begin(manifest(**about, status="finished"))
     store.write_results(
         Results(
             run_id=run_id,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clips import clip_of
 
 from calm_bench import registry
 from calm_bench.config import load_model_config
@@ -192,8 +193,7 @@ def test_what_is_wrong_with_a_class_is_said_as_it_is_loaded(install: Install, ca
 
 
 def clip(i: int) -> Clip:
-    wave = np.full(16000, 0.1 + i, np.float32)
-    return Clip(clip_id=f"c{i}", prompt_id=f"p{i}", seed_index=0, wave=wave, sample_rate=16000)
+    return clip_of(np.full(16000, 0.1 + i), f"c{i}", prompt=f"p{i}")
 
 
 IN_A_ROW = {

@@ -10,9 +10,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from commands import call
 
-from calm_bench.cli.app import app
 from calm_bench.core import paths
 from calm_bench.core.audio import read_audio, resample, write_flac
 from calm_bench.embeddings.mel import MelEmbedding
@@ -25,18 +24,11 @@ from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
 RATE = 16_000
 ABOUT = ("prompt_id", "seed_index", "sample_rate", "prompt_seconds", "group")
-PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-
-
-def call(*args: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args], env=PLAIN)
 
 
 def done(*args: str | Path) -> str:
     """All that a command said, on one line."""
-    result = call(*args)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
+    return call(*args).text
 
 
 def benchmark(folder: Path, **changes: object) -> Path:
@@ -164,7 +156,7 @@ def test_music_is_not_judged_by_the_intelligibility_of_speech(voices: tuple[Path
     assert "vae-music-tiny returns the prompt at" in said
     assert "STOI" not in said
     result = call("run", "music", "--dry-run", "--json", "--prompt-audio", voices[1])
-    checks = json.loads(result.stdout)["codec_checks"]
+    checks = result.json["codec_checks"]
     assert {check["codec"] for check in checks} >= {"vae-music-tiny", "rvq-music-tiny"}
     for check in checks:
         assert check["returned_level_db"] < check["level_db"] - 10
@@ -199,7 +191,7 @@ def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
     monkeypatch.setattr(
         "calm_bench.generate.codec_check.computed_by", lambda *r: roots.extend(r) or "other code"
     )
-    assert call(*command, "--dry-run").exit_code == 70  # so it would be looked at again
+    call(*command, "--dry-run", code=70)  # so it would be looked at again
     assert {"calm_bench.codecs.vae", "calm_bench.generate.codec_check"} <= {*roots}
 
 
@@ -313,12 +305,11 @@ def test_a_folder_is_all_that_is_in_it_and_what_is_left_out_is_said(tmp_path: Pa
     (folder / "more").mkdir(parents=True)
     for index, name in enumerate(("b.flac", "a.flac", "more/c.flac", ".hidden.flac")):
         record(folder / name, 1.0, index)
-    result = call("run", "smoke", "--dry-run", "--json", "--prompt-audio", folder)
-    plan = json.loads(result.stdout)
+    plan = call("run", "smoke", "--dry-run", "--json", "--prompt-audio", folder).json
     assert [name.partition("-")[0] for name in plan["prompts"]] == ["a", "b", "c"]
     assert any(".hidden.flac" in note for note in plan["notes"])
     few = call("run", "smoke", "--dry-run", "--json", "--prompts", "2", "--prompt-audio", folder)
-    chosen = json.loads(few.stdout)["prompts"]
+    chosen = few.json["prompts"]
     assert len(chosen) == 2
     assert set(chosen) < set(plan["prompts"])
 
@@ -338,25 +329,20 @@ def test_of_a_folder_or_list_what_cannot_be_used_costs_itself_alone(
         names = (path.name for path in sorted(folder.iterdir()))
         source = write_list(folder / "mine.jsonl", *({"audio": name} for name in names))
     line = ("run", "smoke", "--no-latency", "--prompt-audio", source, "--out", tmp_path / "run")
-    plan = call(*line, "--dry-run", "--json")
-    assert plan.exit_code == 4
-    found = json.loads(plan.stdout)
+    found = call(*line, "--dry-run", "--json", code=4).json
     assert [name.partition("-")[0] for name in found["prompts"]] == ["good", "long"]
     assert len(found["unusable"]) == 2
-    result = call(*line)
-    assert result.exit_code == 4
-    said = " ".join(result.output.split())
+    said = call(*line, code=4).text
     assert "2 recordings could not be used; the notes of the table say why" in said
     for name in ("broken.wav is not a readable sound file", "short.flac lasts 0.10 s, too short"):
-        assert name in " ".join(call(*line, "--dry-run").output.split())
+        assert name in call(*line, "--dry-run", code=4).text
         assert said.count(name) == 2  # in the plan and under the table
         assert name in (tmp_path / "run/page/index.html").read_text()
     assert f"same.flac (of {folder / 'good.flac'})" in said
     assert "× 2 prompts" in said
     assert RunStore(tmp_path / "run").read_results().trials["reference"].ok == 2
-    typed = call(*line[:5], folder / "broken.wav", "--out", tmp_path / "other")
-    assert typed.exit_code == 2
-    assert "broken.wav is not a readable" in " ".join(typed.output.split())
+    typed = call(*line[:5], folder / "broken.wav", "--out", tmp_path / "other", code=2)
+    assert "broken.wav is not a readable" in typed.text
 
 
 def test_words_that_are_timed_in_part_are_said(tmp_path: Path) -> None:
@@ -378,9 +364,8 @@ def test_a_folder_without_a_usable_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     (tmp_path / "voices/broken.wav").write_bytes(b"RIFF and then nothing")
     for more in ((), ("--dry-run",)):
-        result = call("run", "smoke", "--prompt-audio", tmp_path / "voices", *more)
-        assert result.exit_code == 2
-        assert "1 of 1 recording cannot be used" in " ".join(result.output.split())
+        result = call("run", "smoke", "--prompt-audio", tmp_path / "voices", *more, code=2)
+        assert "1 of 1 recording cannot be used" in result.text
 
 
 @pytest.mark.parametrize(
@@ -399,6 +384,5 @@ def test_a_list_that_cannot_be_used_is_refused_in_one_line(
 ) -> None:
     record(tmp_path / "a.flac", 1.0)
     listed = write_list(tmp_path / "mine.jsonl", line)
-    result = call("run", "smoke", "--dry-run", "--prompt-audio", listed)
-    assert result.exit_code == 2
-    assert re.search(message, " ".join(result.output.split()))
+    result = call("run", "smoke", "--dry-run", "--prompt-audio", listed, code=2)
+    assert re.search(message, result.text)

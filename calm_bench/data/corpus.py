@@ -163,7 +163,7 @@ def working_on(folder: Path, *inside: str) -> Iterator[None]:
 
 
 _OURS = {".lock", "audio", "chunks", "scores", "shards", "inspected.jsonl", "heard.jsonl"}
-"""What a corpus folder holds before it is one."""
+"""What a corpus folder holds before it is one; the last two were written by older versions."""
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -1,24 +1,26 @@
 """A corpus of the user's own: any folder or manifest of recordings, checked, split and listed.
 
-The audio stays where it is; the corpus folder holds the manifest, what was found out on the way,
-and later the shards. Every answer is journalled, so a killed command goes on where it stopped.
+The audio stays where it is; the corpus folder holds the manifest, and later the shards. What was
+heard in a recording is kept on this machine, so a killed command goes on where it stopped.
 """
 
-import json
 import shlex
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from calm_bench.asr import load_recognizer
-from calm_bench.config import CORPORA, parse
+from calm_bench.asr.recognizer import Transcripts
+from calm_bench.config import CORPORA
 from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
+from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
-from calm_bench.core.files import append_lines, committed_lines, json_value, sealed, unsealed
 from calm_bench.core.paths import expanded
 from calm_bench.core.progress import counted, ordered_map
+from calm_bench.core.sounds import sound_of
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import (
     CorpusCard,
@@ -34,8 +36,9 @@ from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.types import StrictModel, TimedWord, WordTimes, timed
+from calm_bench.types import TimedWord, Transcript, WordTimes, timed
 
+_FACTS = TypeAdapter(AudioFacts)
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
 
@@ -87,8 +90,7 @@ def make_folder(
     if options.transcribe is not None:
         refuse_other_languages(candidates, options.transcribe)
     with working_on(out):
-        journal = Journal(out / "inspected.jsonl")
-        kept, skipped = keep_usable(candidates, inspect(candidates, journal, jobs), options)
+        kept, skipped = keep_usable(candidates, inspect(candidates, jobs), options)
         if not kept:
             why, n = _reasons(skipped), len(skipped)
             raise InputError(f"none of the {n} recordings in {source} is usable: {why}")
@@ -98,7 +100,7 @@ def make_folder(
         items = [
             _item(found, split, options.licence) for found, split in zip(kept, splits, strict=True)
         ]
-        remarks += left_out_note([*_partly_timed(items, hashes, out, journal)])
+        remarks += left_out_note([*_partly_timed(items, hashes, out)])
         checks: dict[str, Any] = {}
         if options.transcribe is not None:
             items, checks["text"] = _transcribe(items, hashes, out, options.transcribe)
@@ -197,87 +199,51 @@ class Inspected:
         return round(self.sound.n_samples / self.sound.sample_rate, 4)
 
 
-class _Answer(StrictModel):
-    """A line of a journal."""
-
-    key: str
-    value: Any
-
-
-class Journal:
-    """Answers that were dear to get, one JSON line each, so that a killed command keeps them."""
-
-    def __init__(self, path: Path) -> None:
-        """Read what an earlier start has written; a torn last line is dropped.
-
-        Raises:
-            InputError: If another line is damaged.
-        """
-        self.path = path
-        self._lock = threading.Lock()
-        self._known: dict[str, Any] = {}
-        for number, line in enumerate(committed_lines(path), 1):
-            where = f"{path}:{number}"
-            record = parse(_Answer, json_value(unsealed(line, where), where), where)
-            self._known[record.key] = record.value
-
-    def get(self, key: str) -> Any | None:
-        """The answer under a key, None if there is none."""
-        return self._known.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Keep an answer."""
-        line = json.dumps({"key": key, "value": value}, ensure_ascii=False).encode()
-        with self._lock:
-            append_lines(self.path, sealed(line) + b"\n")
-            self._known[key] = value
-
-
 def inspect(
-    candidates: Sequence[Candidate], journal: Journal, jobs: int | None = None
+    candidates: Sequence[Candidate], jobs: int | None = None
 ) -> Iterator[Inspected | InputError]:
     """What every candidate holds, or why it cannot be read, in order.
 
-    The journal knows a file by what it holds: it is decoded once, however often it is listed; one
-    put in its place is seen, whatever its size and date, and one that was moved is not decoded
-    again.
+    A file is known by what it holds: it is decoded once, however often it is listed; one put in its
+    place is seen, whatever its size and date, and one that was moved is not decoded again.
     """
 
     def look(candidate: Candidate) -> Inspected | InputError:
+        path = candidate.path
         try:
-            with readable(candidate.path):
-                return _inspected(candidate, journal)
+            with readable(path):
+                sha256, stretch = file_hash(path), _stretch(candidate)
+                sound = _part(path, sha256, *stretch) if stretch else sound_of(path)
         except InputError as error:
             return error
+        start = stretch[0] if stretch else None
+        return Inspected(candidate=candidate, sha256=sha256, start=start, sound=sound)
 
     results = ordered_map(look, candidates, jobs)
     return counted(results, len(candidates), "inspecting recordings")
 
 
-def _inspected(candidate: Candidate, journal: Journal) -> Inspected:
-    sha256 = file_hash(candidate.path)
-    asked = [] if candidate.start is None else [candidate.start, candidate.seconds]
-    key = " ".join(map(str, (computed_by(AudioFacts.__module__), sha256, *asked)))
-    known = journal.get(key)
-    if known is None:
-        start, seconds = _stretch(candidate)
-        found = examine(candidate.path, start or 0.0, seconds)
-        known = {"start": start, "sound": asdict(found)}
-        journal.put(key, known)
-    sound = AudioFacts(**{**known["sound"], "remarks": tuple(known["sound"]["remarks"])})
-    return Inspected(candidate=candidate, sha256=sha256, start=known["start"], sound=sound)
+def _part(path: Path, sha256: str, start: float, seconds: float) -> AudioFacts:
+    """What a stretch of a file holds, decoded once on this machine."""
+    cache = ContentCache("parts")
+    key = content_hash(sha256, computed_by(AudioFacts.__module__), start, seconds, length=40)
+    found = cache.read(key, _FACTS.validate_python)
+    if found is None:
+        found = examine(path, start, seconds)
+        cache.write(key, asdict(found))
+    return found
 
 
-def _stretch(candidate: Candidate) -> tuple[float | None, float | None]:
-    """From where on and how long a recording is in its file; two None for the whole of it."""
+def _stretch(candidate: Candidate) -> tuple[float, float] | None:
+    """From where on and how long a recording is in its file; None for the whole of it."""
     if candidate.start is None:
-        return None, None
+        return None
     start, whole = candidate.start, probe_audio(candidate.path).seconds
     end = whole if candidate.seconds is None else start + candidate.seconds
     if start >= whole or end > whole + TOLERANCE:
         raise InputError(f"{candidate.path} lasts {whole:g} s and has no {start:g} to {end:g} s")
     if start == 0 and end >= whole - TOLERANCE:
-        return None, None
+        return None
     return start, min(end, whole) - start
 
 
@@ -344,19 +310,18 @@ def _item(found: Inspected, split: Split, licence: str | None) -> Item:
     )
 
 
-def _partly_timed(
-    items: Sequence[Item], hashes: Sequence[str], out: Path, journal: Journal
-) -> Iterator[str]:
+def _partly_timed(items: Sequence[Item], hashes: Sequence[str], out: Path) -> Iterator[str]:
     """The recordings that come with timed words which leave speech out."""
+    cache = ContentCache("sparse")
     for item, audio_hash in zip(items, hashes, strict=True):
         if item.words is None:
             continue
         code = computed_by(leaves_speech_out.__module__)
-        key = content_hash("speech left out", code, audio_hash, item.words)
-        known = journal.get(key)
+        key = content_hash(code, audio_hash, item.words, length=40)
+        known = cache.read(key, bool)
         if known is None:
             known = leaves_speech_out(timed(item.words), *item.read(out))
-            journal.put(key, known)
+            cache.write(key, known)
         if known:
             yield item.id
 
@@ -366,32 +331,32 @@ def _transcribe(
 ) -> tuple[list[Item], dict[str, Any]]:
     """Items with a heard text where none was given and times where none were known."""
     recognizer = load_recognizer(name)
-    journal = Journal(out / "heard.jsonl")
-    recipe = content_hash(dict(recognizer.recipe))
-    keys = {item.id: f"{sha} {recipe}" for item, sha in zip(items, hashes, strict=True)}
-    wanted = [item for item in items if item.words is None]
-    unheard = [item for item in wanted if journal.get(keys[item.id]) is None]
-    waves = (item.read(out) for item in unheard)
-    done = len(wanted) - len(unheard)
-    heard = counted(recognizer.transcribe_all(waves), len(wanted), "transcribing", done)
-    for item, transcript in zip(unheard, heard, strict=True):
-        journal.put(keys[item.id], asdict(transcript))
+    kept = Transcripts(recognizer)
+    wanted = {i.id: (i, sha) for i, sha in zip(items, hashes, strict=True) if i.words is None}
+    known = {name: kept.get(sha) for name, (_, sha) in wanted.items()}
+    heard = {name: transcript for name, transcript in known.items() if transcript is not None}
+    unheard = [pair for name, pair in wanted.items() if name not in heard]
+    waves = (item.read(out) for item, _ in unheard)
+    answers = counted(
+        recognizer.transcribe_all(waves), len(wanted), "transcribing", done=len(heard)
+    )
+    for (item, sha), answer in zip(unheard, answers, strict=True):
+        heard[item.id] = kept.keep(sha, answer)
     counts = {"transcribed": 0, "aligned": 0, "not_aligned": 0, "nothing_heard": 0}
     result = {item.id: item for item in items}
-    for item in wanted:
-        result[item.id], outcome = _with_words(item, journal.get(keys[item.id]))
+    for name, (item, _) in wanted.items():
+        result[name], outcome = _with_words(item, heard[name])
         counts[outcome] += 1
     return list(result.values()), {"recogniser": dict(recognizer.recipe), **counts}
 
 
-def _with_words(item: Item, heard: Any) -> tuple[Item, str]:
-    words = tuple(TimedWord(**word) for word in heard["words"])
+def _with_words(item: Item, heard: Transcript) -> tuple[Item, str]:
     if item.text is None:
-        if not words:
+        if not heard.words:
             return item, "nothing_heard"
-        known = {"text": heard["text"], "text_source": "transcribed"}
-        return item.model_copy(update={**known, "words": _triples(words)}), "transcribed"
-    aligned = align_text(item.text, words, item.seconds, heard["language"])
+        known = {"text": heard.text, "text_source": "transcribed"}
+        return item.model_copy(update={**known, "words": _triples(heard.words)}), "transcribed"
+    aligned = align_text(item.text, heard.words, item.seconds, heard.language)
     if aligned is None:
         return item, "not_aligned"
     return item.model_copy(update={"words": _triples(aligned)}), "aligned"

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from statistics import median
-from typing import Any
 
 from calm_bench.numbers.speed import arm_key
 from calm_bench.report.columns import TEMPERATURE_KINDS, Shown, plain_number, shown_columns
@@ -25,11 +24,6 @@ from calm_bench.store.records import (
 from calm_bench.store.results import Results, Value
 
 PARTS: tuple[Stage, ...] = ("backbone", "head", "codec")
-_BATCHES = {
-    "step_ms": "step, ms",
-    "rows_per_s": "frames per second, all clips",
-    "peak_mb": "peak memory, MB",
-}
 _UNSEEN = 0.005  # a share of a frame that no bar can show
 _OFF_SCALE = 2.0  # times the largest of the other rows
 _MANY_ROWS = 8  # systems from which lines over time cannot be told apart
@@ -44,7 +38,6 @@ def render_plots(results: Results, growth: Sequence[GrowthRecord] = ()) -> dict[
         "quality_vs_training_step": ("quality while training", against_training(results)),
         "time_per_frame": ("where the time goes", by_stage(results)),
         "growth_position": ("time and memory along a generation", by_position(results, growth)),
-        "growth_batch": ("clips that share a step", by_batch(results)),
     }
     name = run_title(results)
     return render(
@@ -298,43 +291,25 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
     found: dict[str, Mapping[str, Sequence[Dot]]] = {
         f"{stage}, ms per {per}": times_along(results, growth, stage) for stage in PARTS
     }
-    return _growing(
-        results, found | {"kept between steps, MB": kept}, "seconds of audio generated", caption
-    )
-
-
-def by_batch(results: Results) -> list[Panel]:
-    """A step's time, its yield and its memory against how many clips share it."""
-    found: dict[str, dict[str, list[Dot]]] = {title: {} for title in _BATCHES.values()}
-    for value in results.rows:
-        base, at, batch = value.metric.partition("@b")
-        if base in _BATCHES and at and value.value is not None:
-            dots = found[_BATCHES[base]].setdefault(value.cell_id, [])
-            dots.append(Dot.of(float(batch), value))
-    if max((len(dots) for dots in found[_BATCHES["step_ms"]].values()), default=0) < 2:
-        return []
-    caption = f"{results.run_id}: bars: 95 % intervals over rounds"
-    return _growing(results, found, "clips in a batch", caption)
-
-
-def _growing(
-    results: Results,
-    found: Mapping[str, Mapping[str, Sequence[Dot]]],
-    x_label: str,
-    caption: str,
-) -> list[Panel]:
-    """A panel by title, with a line for each row that has dots there."""
     several, own_looks = swept(results.cells), looks_of(results)
     panels = []
-    for title, dots in found.items():
+    for title, dots in (found | {"kept between steps, MB": kept}).items():
         lines = [
             Line(look=own_looks[name], label=name, dots=sorted(own, key=lambda dot: dot.x))
             for row in results.cells
             if (own := dots.get(row.cell_id)) and (name := system_title(row, several))
         ]
-        log_x = far_apart(dot.x for line in lines for dot in line.dots)
-        how: Any = {"log_x": log_x, "from_zero": True, "shared_x": True, "caption": caption}
-        panels.append(Panel(title=title, x_label=x_label, lines=lines, **how))
+        panels.append(
+            Panel(
+                title=title,
+                x_label="seconds of audio generated",
+                lines=lines,
+                log_x=far_apart(dot.x for line in lines for dot in line.dots),
+                from_zero=True,
+                shared_x=True,
+                caption=caption,
+            )
+        )
     return panels
 
 

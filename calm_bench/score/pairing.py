@@ -59,7 +59,6 @@ class Pairing:
         ambiguous: By the name of a file, the originals that it could be a version of.
         unpaired: Files without an original, the ambiguous ones among them.
         childless: Originals without a version.
-        reasons: Why the first unpaired files are: with their names.
         suggestion: The rule that would pair more of them, the best if there are several.
     """
 
@@ -67,24 +66,27 @@ class Pairing:
     ambiguous: Mapping[str, Sequence[str]]
     unpaired: Sequence[str]
     childless: Sequence[str]
-    reasons: Sequence[str]
     suggestion: str | None
 
     def notes(self, folder: str, reference: str) -> Iterator[str]:
-        """What does not pair: how many, the first three and why, and what would pair them."""
+        """What does not pair: how many, the first three, and what would pair them."""
         n = len(self.originals) + len(self.unpaired)
         if self.unpaired:
-            reasons = few(self.reasons, len(self.unpaired))
+            named = [self._named(name) for name in self.unpaired]
             hint = f"; --pair-by '{self.suggestion}' would pair more" if self.suggestion else ""
             yield (
                 f"{len(self.unpaired)} of {n} files in {folder} have no original in {reference}: "
-                f"{reasons}{hint}"
+                f"{few(named)}{hint}"
             )
         if self.originals and self.childless:
             yield (
                 f"{len(self.childless)} files in {reference} have no version in {folder}: "
                 f"{few(self.childless)}"
             )
+
+    def _named(self, name: str) -> str:
+        fitting = self.ambiguous.get(name, ())[:3]
+        return f"{name} (it could be a version of {' or '.join(fitting)})" if fitting else name
 
 
 def pair(names: Sequence[str], originals: Sequence[str], rule: str = DEFAULT_RULE) -> Pairing:
@@ -95,14 +97,12 @@ def pair(names: Sequence[str], originals: Sequence[str], rule: str = DEFAULT_RUL
     """
     found, ambiguous = _match(names, originals, rule)
     unpaired = [name for name in names if name not in found]
-    near = _Near(originals)
     taken = set(found.values())
     return Pairing(
         originals=found,
         ambiguous=ambiguous,
         unpaired=unpaired,
         childless=[name for name in originals if name not in taken],
-        reasons=[f"{n} ({near.reason(n, ambiguous.get(n, ()))})" for n in unpaired[:3]],
         suggestion=_suggestion(names, originals, unpaired) if unpaired else None,
     )
 
@@ -161,35 +161,6 @@ def _template(template: str, rule: str) -> Key:
         return match[1] if match else None
 
     return key
-
-
-class _Near:
-    def __init__(self, originals: Sequence[str]) -> None:
-        self.paths = {_path(name) for name in originals}
-        self.by_stem: dict[str, str] = {}
-        self.by_case: dict[str, str] = {}
-        self.by_piece: dict[str, str] = {}
-        for name in originals:
-            stem = _stem(name)
-            self.by_stem.setdefault(stem, name)
-            self.by_case.setdefault(stem.casefold(), name)
-            for piece, _ in _pieces(stem):
-                self.by_piece.setdefault(piece, name)
-
-    def reason(self, name: str, fitting: Sequence[str]) -> str:
-        """Why a name has no original."""
-        if fitting:
-            return f"it could be a version of {' or '.join(fitting[:3])}"
-        stem = _stem(name)
-        if _path(name) in self.paths:
-            return "the rule does not fit its name"
-        if stem in self.by_stem:
-            return f"there is {self.by_stem[stem]}, in another folder"
-        if stem.casefold() in self.by_case:
-            return f"there is {self.by_case[stem.casefold()]}, in other case"
-        inside = [self.by_stem[piece] for piece, _ in _pieces(stem) if piece in self.by_stem]
-        near = inside[0] if inside else self.by_piece.get(stem)
-        return f"there is {near}" if near else "there is nothing like it"
 
 
 def _pieces(stem: str) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ B batch, S samples, F frequency bins, T STFT frames.
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from calm_bench.codecs.autoencoder import Autoencoder
 from calm_bench.codecs.blocks import LOG_FLOOR
 from calm_bench.codecs.rvq import AVERAGES, RvqCodec
 from calm_bench.codecs.vae import VaeCodec
-from calm_bench.core.audio import resample, write_flac
+from calm_bench.core.audio import resample
 from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.training.augment import Augment, change_crops, draw_changes
@@ -421,13 +420,6 @@ class CodecObjective(Objective):
             for name, value in found.items():
                 losses.setdefault(name, []).append(value)
         return {name: sum(values) / len(values) for name, values in losses.items()}
-
-    def sample(self, folder: Path, step: int) -> None:
-        """Write the round trip of one held-out clip."""
-        folder.mkdir(parents=True, exist_ok=True)
-        wave = torch.from_numpy(self.validation.read(0, 0, 10 * self.codec.sample_rate))[None]
-        output = self.codec.decode(self.codec.encode(wave.to(self.device)))[0].cpu().numpy()
-        write_flac(folder / f"{step:07d}.flac", output, self.codec.sample_rate)
 
     def export(self) -> dict[str, Tensor]:
         """The codec's weights; for a VAE with the latent statistics of the training set."""

@@ -10,7 +10,6 @@ the head runs on several copies of it, with times and noise of their own (the he
 multiplier); R counts the head's frames, or their copies.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calm_bench.codecs.checkpoints import codec_key, load_codec
-from calm_bench.core.audio import write_flac
-from calm_bench.core.files import replace
 from calm_bench.data.shards import PackedArrays, Shards, prepare, write_frames
 from calm_bench.nn.trigflow import (
     ConsistencyConfig,
@@ -35,7 +32,6 @@ from calm_bench.nn.trigflow import (
     flow_terms,
 )
 from calm_bench.seeds import derive_seed
-from calm_bench.systems.base import Prompt
 from calm_bench.systems.calm import CalmSystem, inject_noise
 from calm_bench.systems.monologue import PAD
 from calm_bench.systems.musicgen import MusicGenSystem
@@ -49,7 +45,7 @@ from calm_bench.training.objective import (
     step_rng,
 )
 from calm_bench.training.text import TokenTexts, plain_text_loss, text_of
-from calm_bench.types import SamplingParams, StrictModel, timed
+from calm_bench.types import StrictModel, timed
 
 
 def code_loss(logits: Tensor, codes: Tensor) -> StepLoss:
@@ -64,7 +60,6 @@ def code_loss(logits: Tensor, codes: Tensor) -> StepLoss:
 
 VALIDATION_STEP = -1  # the step whose generator validation draws from
 VALIDATION_BATCH = 32
-SAMPLE_SECONDS = (3.0, 12.0)  # a sample's prompt, and its end: those of the benchmarks
 
 
 class LanguageTraining(StrictModel):
@@ -259,30 +254,6 @@ class LanguageObjective(Objective):
         if self.plain is not None and self.plain.rows:
             means["plain_text"] = plain_text_loss(self.system, self.plain)
         return means
-
-    def sample(self, folder: Path, step: int) -> None:
-        """Continue the first held-out recordings and write what is heard and what was meant."""
-        folder.mkdir(parents=True, exist_ok=True)
-        codec, shards = self.system.codec, self.validation.shards
-        given, end = (math.ceil(seconds * codec.frame_rate) for seconds in SAMPLE_SECONDS)
-        seconds = given / codec.frame_rate
-        prompts, generators = [], []
-        for index in range(min(4, len(shards))):
-            wave = torch.from_numpy(shards.read(index, 0, round(seconds * codec.sample_rate)))
-            words = tuple(w for w in timed(shards.items[index].words or ()) if w.start < seconds)
-            prompts.append(Prompt(wave=wave, words=words))
-            generators.append(torch.Generator().manual_seed(index))
-        sampling = SamplingParams(
-            temperature=0.8 if self.system.text_size else 1.0,  # the paper's for speech and music
-            text_temperature=0.8,
-            head_steps=self.system.default_head_steps,
-        )
-        made = self.system.generate(prompts, sampling, generators, end - given)
-        for index, wave in enumerate(made.wave):
-            write_flac(folder / f"{step:07d}-{index}.flac", wave.cpu().numpy(), codec.sample_rate)
-            if made.words is not None:
-                line = " ".join(word.word for word in made.words[index])
-                replace(folder / f"{step:07d}-{index}.txt", f"{line}\n".encode())
 
     def export(self) -> dict[str, Tensor]:
         """The system's own weights, without its codec's."""

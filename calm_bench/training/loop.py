@@ -1,8 +1,8 @@
 """One training loop for codecs and systems, on Lightning Fabric: resumable and exact.
 
-A run lives in <home>/training/<name>/: state.pt (replaced atomically every few minutes), log.jsonl,
-samples/. What it makes goes to models/<name>/: weights, what names them into config.yaml, and facts
-into card.md.
+A run lives in <home>/training/<name>/: state.pt (replaced atomically every few minutes) and
+log.jsonl. What it makes goes to models/<name>/: weights, what names them into config.yaml, and
+facts into card.md.
 """
 
 import hashlib
@@ -521,11 +521,9 @@ class Trainer:
             self.log.add(self.progress.step, {**took, **record})
 
     def validate(self) -> dict[str, float]:
-        """Held-out numbers and samples of the averaged weights, logged."""
+        """Held-out numbers of the averaged weights, logged."""
         with self.averaged(), torch.no_grad():
             numbers = self.objective.validate()
-            if self.fabric.is_global_zero:
-                self.objective.sample(self.folder / "samples", self.progress.step)
         self._log({"validation": numbers})
         return numbers
 

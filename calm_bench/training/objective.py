@@ -9,7 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -124,10 +123,6 @@ class Objective(ABC):
     @abstractmethod
     def validate(self) -> dict[str, float]:
         """Held-out numbers of the module as it is; called with averaged weights in place."""
-
-    def sample(self, folder: Path, step: int) -> None:
-        """Write held-out samples worth listening to; nothing by default."""
-        return
 
     def second_loss(self) -> Tensor | None:
         """An adversary's loss on the last batch, stepped by its own optimiser; None for none."""

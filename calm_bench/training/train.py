@@ -602,7 +602,7 @@ def _packed(weights: Mapping[str, Tensor]) -> tuple[bytes, str]:
 
 
 def _forget(work: Path) -> None:
-    """Remove all that an earlier training left: state, log, samples and kept checkpoints.
+    """Remove all that an earlier training left: state, log and kept checkpoints.
 
     One rename takes it out of the way, so that a kill leaves a whole training or none.
     """

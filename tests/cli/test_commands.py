@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import shutil
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from commands import call, refused
 from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from calm_bench.cli.app import app
 from calm_bench.core import paths
@@ -21,29 +20,12 @@ from calm_bench.store.records import TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
-PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-
-
-def call(*args: str) -> Result:
-    return CliRunner().invoke(app, list(args), env=PLAIN, catch_exceptions=True)
-
-
-def refused(*args: str, code: int = 2) -> str:
-    """The one line that a command is refused with."""
-    result = call(*args)
-    assert result.exit_code == code, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in result.output
-    return lines[0].removeprefix("error: ")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished smoke run."""
     out = tmp_path_factory.mktemp("runs") / "smoke"
-    result = call("run", "smoke", "--out", str(out))
-    assert result.exit_code == 0, result.output
+    call("run", "smoke", "--out", out)
     return out
 
 
@@ -59,9 +41,8 @@ def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path) -> None
     results = {}
     for seeds in ("1", "2"):
         out = tmp_path / seeds
-        options = ["--seeds", seeds, "--temps", "0", "1", "--no-latency", "--out", str(out)]
-        result = call("run", "smoke", *options)
-        assert result.exit_code == 0, result.output
+        options = ["--seeds", seeds, "--temps", "0", "1", "--no-latency", "--out", out]
+        call("run", "smoke", *options)
         results[seeds] = RunStore(out).read_results()
     rows = {
         seeds: {(r.cell_id, r.metric): r for r in found.rows if r.metric == "loudness"}
@@ -97,9 +78,7 @@ def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path) -> None
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:
-    result = call(*command.split(), "--help")
-    assert result.exit_code == 0
-    assert "Usage:" in result.output
+    assert "Usage:" in call(*command.split(), "--help").out
 
 
 def test_the_lines_of_a_docstring_flow() -> None:
@@ -110,14 +89,14 @@ def test_the_lines_of_a_docstring_flow() -> None:
 
 @pytest.mark.parametrize("command", ["run", "score", "report"])
 def test_help_teaches_by_examples_that_parse(command: str) -> None:
-    text = call(command, "--help").output
+    text = call(command, "--help").out
     examples = re.findall(rf"calm-bench {command} (.*?)  ", text)
     assert len(examples) >= 3
     assert all("--" in example or "speech" in example for example in examples)
 
 
 def test_version() -> None:
-    assert call("--version").stdout.startswith("calm-bench 0.")
+    assert call("--version").out.startswith("calm-bench 0.")
 
 
 # -- run -----------------------------------------------------------------------------------------
@@ -138,9 +117,7 @@ def test_a_run_writes_everything_a_reader_needs(finished: Path) -> None:
 def test_the_same_command_again_makes_nothing_and_says_the_same(finished: Path) -> None:
     before = (finished / "results.json").read_bytes()
     records = {p.name: p.stat().st_mtime_ns for p in finished.glob("*.jsonl")}
-    result = call("run", "smoke", "--out", str(finished), "--json")
-    assert result.exit_code == 0
-    found = json.loads(result.stdout)
+    found = call("run", "smoke", "--out", finished, "--json").json
     assert found.pop("folder") == str(finished)
     assert (finished / "results.json").read_bytes() == before
     assert Results.model_validate(found) == RunStore(finished).read_results()
@@ -149,39 +126,34 @@ def test_the_same_command_again_makes_nothing_and_says_the_same(finished: Path) 
 
 def test_the_plan_comes_first_and_the_table_last(tmp_path: Path) -> None:
     options = ["--systems", "calm", "--temps", "0.5", "--prompts", "1"]
-    result = call("run", "smoke", *options, "--out", str(tmp_path / "run"))
-    assert result.exit_code == 0
-    assert result.stderr.startswith("smoke (version 1)")
-    assert "5 rows × 1 prompt = 5 clips" in result.stderr
-    assert "CALM (debug)" in result.stdout
-    assert "noise variance" in result.stdout
-    assert str(tmp_path / "run" / "page" / "index.html") in result.stdout
+    result = call("run", "smoke", *options, "--out", tmp_path / "run")
+    assert result.err.startswith("smoke (version 1)")
+    assert "5 rows × 1 prompt = 5 clips" in result.err
+    assert "CALM (debug)" in result.out
+    assert "noise variance" in result.out
+    assert str(tmp_path / "run" / "page" / "index.html") in result.out
 
 
 def test_a_dry_run_meets_what_a_run_would(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("x")
-    result = call("run", "smoke", "--dry-run", "--out", str(taken))
-    assert result.exit_code == 2
-    assert "is a file: --out names the folder of the run" in " ".join(result.output.split())
-    result = call("run", "smoke", "--dry-run", "--systems", "clam")
-    assert "did you mean calm?" in " ".join(result.output.split())
+    said = refused("run", "smoke", "--dry-run", "--out", taken)
+    assert "is a file: --out names the folder of the run" in said
+    assert "did you mean calm?" in refused("run", "smoke", "--dry-run", "--systems", "clam")
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = call("run", "--temps", "0", "smoke", "--dry-run", "--out", str(out))
-    assert result.exit_code == 0
-    assert "temp 0" in result.stdout
+    assert "temp 0" in call("run", "--temps", "0", "smoke", "--dry-run", "--out", out).out
     assert not out.exists()
-    plan = json.loads(call("run", "smoke", "--dry-run", "--json").stdout)
+    plan = call("run", "smoke", "--dry-run", "--json").json
     assert plan["n_trials"] == 16
     assert plan["folder"].endswith(plan["run_id"])
 
 
 def test_argmax_in_both_streams_ignores_the_seed(tmp_path: Path) -> None:
     options = ["--temps", "0", "--systems", "rq", "--seeds", "2"]
-    assert call("run", "smoke", *options, "--out", str(tmp_path / "run")).exit_code == 0
+    call("run", "smoke", *options, "--out", tmp_path / "run")
     clips: dict[tuple[str, str], set[str | None]] = {}
     for record in RunStore(tmp_path / "run").read(TrialRecord):
         clips.setdefault((record.cell_id, record.prompt_id), set()).add(record.clip_id)
@@ -193,7 +165,7 @@ def test_fresh_starts_over_and_gives_the_same(finished: Path, tmp_path: Path) ->
     shutil.copytree(finished, out)
     old = RunStore(out).read_manifest()
     RunStore(out).write_manifest(old.model_copy(update={"created": "long ago"}))
-    assert call("run", "smoke", "--out", str(out), "--fresh").exit_code == 0
+    call("run", "smoke", "--out", out, "--fresh")
     assert RunStore(out).read_manifest().created != "long ago"
     assert quality(RunStore(out).read_results()) == quality(RunStore(finished).read_results())
 
@@ -207,9 +179,7 @@ def test_failed_clips_are_counted_and_give_exit_code_4(
         raise RuntimeError("the head fell off")
 
     monkeypatch.setattr(CalmSystem, "finish", broken)
-    result = call("run", "smoke", "--out", str(tmp_path / "run"))
-    assert result.exit_code == 4
-    assert "4 clips failed" in result.stderr
+    assert "4 clips failed" in call("run", "smoke", "--out", tmp_path / "run", code=4).err
     results = RunStore(tmp_path / "run").read_results()
     assert results.trials["calm-debug-t1"].failed == 2
     assert any("the head fell off" in note for note in results.notes)
@@ -221,9 +191,8 @@ def test_ones_own_voice_is_continued(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     soundfile.write(voice, rng.normal(0, 0.1, (8000, 2)), 22050)
     out = tmp_path / "run"
-    result = call("run", "--prompt-audio", str(voice), "smoke", "--out", str(out))
-    assert result.exit_code == 0, result.output
-    assert "1 of 1 recordings end before the clips' 0.96 s" in " ".join(result.stderr.split())
+    result = call("run", "--prompt-audio", voice, "smoke", "--out", out)
+    assert "1 of 1 recordings end before the clips' 0.96 s" in result.text
     records = RunStore(out).read(TrialRecord)
     assert {record.prompt_text_source for record in records} == {"none"}
     assert {record.cell_id for record in records} >= {"reference", "silence", "calm-debug-t1"}
@@ -232,10 +201,9 @@ def test_ones_own_voice_is_continued(tmp_path: Path) -> None:
 def test_without_latency_the_clips_are_the_same_and_nothing_is_timed(
     finished: Path, tmp_path: Path
 ) -> None:
-    result = call("run", "smoke", "--no-latency", "--out", str(tmp_path))
-    assert result.exit_code == 0
-    assert "latency:" not in result.output
-    assert "overall ×" not in result.output
+    result = call("run", "smoke", "--no-latency", "--out", tmp_path)
+    assert "latency:" not in result.text
+    assert "overall ×" not in result.text
     assert not (tmp_path / "latency.jsonl").exists()
 
     def heard(folder: Path) -> dict[str, str | None]:
@@ -297,8 +265,7 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
     assert done.stdout.split() == [str(-signal.SIGKILL)] * 2
     for name, lines in kills.items():
         assert (out / name).read_bytes().count(b"\n") >= lines
-    result = call(*run)
-    assert result.exit_code == 0, result.output
+    call(*run)
     assert quality(RunStore(out).read_results()) == quality(RunStore(finished).read_results())
     clips = {p.relative_to(out): p.read_bytes() for p in out.glob("clips/*/*.flac")}
     assert clips == {
@@ -352,11 +319,11 @@ def test_what_is_wrong_is_one_line(
 
 @pytest.mark.parametrize("args", ["run smoke --seeds 0", "run smoke --prompts 0", "run"])
 def test_usage_errors_exit_with_2(args: str) -> None:
-    assert call(*args.split()).exit_code == 2
+    assert "Usage:" in call(*args.split(), code=2).err
 
 
 def test_a_device_that_is_not_there_exits_with_3(tmp_path: Path) -> None:
-    line = refused("run", "smoke", "--device", "cuda:77", "--out", str(tmp_path), code=3)
+    line = refused("run", "smoke", "--device", "cuda:77", "--out", tmp_path, code=3)
     assert "no device cuda:77" in line
 
 
@@ -374,7 +341,7 @@ def test_a_damaged_prompt_stops_the_run_before_it_begins(
     shutil.copytree(paths.benchmarks_dir() / "prompts", tmp_path / "prompts")
     shutil.copy(paths.benchmarks_dir() / "smoke.yaml", tmp_path / "mine.yaml")
     damage(tmp_path / "prompts" / "smoke" / "smoke-1.flac")  # type: ignore[operator]
-    line = refused("run", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "run"))
+    line = refused("run", tmp_path / "mine.yaml", "--out", tmp_path / "run")
     assert message in line
     assert "smoke-1" in line
     assert not (tmp_path / "run" / "trials.jsonl").exists()
@@ -394,14 +361,13 @@ def test_recordings_that_are_no_prompts_are_refused(
 ) -> None:
     path = tmp_path / "me.wav"
     soundfile.write(path, samples, 16000, subtype="FLOAT")
-    line = refused("run", "smoke", "--prompt-audio", str(path), "--out", str(tmp_path / "run"))
-    assert message in line
+    assert message in refused("run", "smoke", "--prompt-audio", path, "--out", tmp_path / "run")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders are protected otherwise there")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot write" in refused("run", "smoke", "--out", str(tmp_path / "file" / "run"))
+    assert "cannot write" in refused("run", "smoke", "--out", tmp_path / "file" / "run")
     for more in ((), ("--dry-run",)):
         assert "cannot write" in refused("run", "smoke", "--out", "/proc/run", *more)
     assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
@@ -421,7 +387,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
         return real(path, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(clips, "write_flac", full)
-    assert "No space left" in refused("run", "smoke", "--out", str(tmp_path / "run"))
+    assert "No space left" in refused("run", "smoke", "--out", tmp_path / "run")
     assert len(RunStore(tmp_path / "run").read(TrialRecord)) == 4
 
 
@@ -435,17 +401,16 @@ def test_what_a_library_calls_an_os_error_is_not_the_machines(
         raise error
 
     monkeypatch.setattr("calm_bench.plan.plan.expand", broken)
-    said = refused("run", "smoke", code=code)
-    assert (said == "x: Input/output error") == (code == 2)
+    assert (refused("run", "smoke", code=code) == "x: Input/output error") == (code == 2)
 
 
 def test_someone_elses_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    assert "is not empty and holds no run" in refused("run", "smoke", "--out", str(tmp_path))
+    assert "is not empty and holds no run" in refused("run", "smoke", "--out", tmp_path)
 
 
 def test_another_plans_folder_is_not_mixed_with(finished: Path) -> None:
-    line = refused("run", "smoke", "--temps", "0.1", "--out", str(finished))
+    line = refused("run", "smoke", "--temps", "0.1", "--out", finished)
     assert "cannot go on: it was planned with other options" in line
 
 
@@ -458,7 +423,7 @@ def test_weights_of_another_hash_are_refused(
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "weights": {"sha256": "0" * 64}}))
     (folder / "weights.safetensors").write_bytes(b"not these")
     monkeypatch.chdir(tmp_path)
-    line = refused("run", "smoke", "--systems", "calm-wrong", "--out", str(tmp_path / "run"))
+    line = refused("run", "smoke", "--systems", "calm-wrong", "--out", tmp_path / "run")
     assert "weights.safetensors has sha256" in line
 
 
@@ -470,33 +435,32 @@ def test_a_report_is_rebuilt_from_the_records(finished: Path) -> None:
     table = finished / "tables" / "smoke.md"
     before = table.read_bytes()
     shutil.rmtree(finished / "tables")
-    result = call("report", str(finished))
-    assert result.exit_code == 0
+    call("report", finished)
     assert table.read_bytes() == before
     assert min(path.stat().st_size for path in (finished / "plots").iterdir()) > 5000
-    found = json.loads(call("report", str(finished), "--json").stdout)
+    found = call("report", finished, "--json").json
     assert found["run_id"] == RunStore(finished).read_results().run_id
 
 
 def test_a_run_is_scored_again(finished: Path) -> None:
     before = quality(RunStore(finished).read_results())
-    assert call("score", str(finished)).exit_code == 0
+    call("score", finished)
     assert quality(RunStore(finished).read_results()) == before
-    assert "which has its own" in refused("score", str(finished), "--pair-by", "stem")
+    assert "which has its own" in refused("score", finished, "--pair-by", "stem")
 
 
 def test_a_run_without_its_clips_keeps_its_scores(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "stored"
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("clips"))
     before = (copy / "results.json").read_bytes()
-    assert "clips are on disk, so that nothing can be scored again" in refused("score", str(copy))
+    assert "clips are on disk, so that nothing can be scored again" in refused("score", copy)
     assert (copy / "results.json").read_bytes() == before
 
 
 def test_everything_that_has_a_name_is_listed() -> None:
-    found = json.loads(call("list", "--json").stdout)
+    found = call("list", "--json").json
     assert "smoke" in found["benchmarks"]
     assert "calm-debug" in found["models"]
-    text = call("list").stdout
+    text = call("list").out
     assert "calm-debug" in text
     assert "loudness" in text

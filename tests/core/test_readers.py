@@ -13,7 +13,6 @@ from calm_bench.core import files, paths
 from calm_bench.core.cache import ArrayCache, ContentCache
 from calm_bench.core.files import json_lines
 from calm_bench.data.corpus import read_manifest
-from calm_bench.data.folder import Journal
 from calm_bench.errors import BenchError
 from calm_bench.listening.votes import VoteBook
 from calm_bench.store.curves import read_curve
@@ -83,7 +82,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "manifest.json": lambda path: RunStore(path.parent).read_manifest(),
     "results.json": lambda path: RunStore(path.parent).read_results(),
     "log.jsonl": lambda path: RunLog(path.parent).records(),
-    "inspected.jsonl": Journal,
     "votes.jsonl": VoteBook.read,
 }
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner, Result
+from commands import Said, call
 
-from calm_bench.cli.app import app
 from calm_bench.config import PromptSpec
 from calm_bench.core import audio
 from calm_bench.core.audio import read_audio
@@ -30,20 +29,18 @@ def lay(root: Path, recordings: Mapping[str, tuple[float, dict[str, Any]]]) -> P
         lines.append({"audio": f"{name}.wav", "split": "test", "speaker": name, **known})
     (root / "source" / "list.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
     source, corpus = root / "source" / "list.jsonl", root / "corpus"
-    made = CliRunner().invoke(app, ["data", "folder", str(source), "--out", str(corpus)])
-    assert made.exit_code == 0, made.output
+    call("data", "folder", source, "--out", corpus)
     return root
 
 
-def call(root: Path, *options: str, seconds: float = 2.0) -> Result:
+def asked(root: Path, *options: str, seconds: float = 2.0, code: int = 0) -> Said:
     places = [str(root / "corpus"), "--out", str(root / "benchmarks" / "prompts")]
     length = ["--seconds", str(seconds), "--sample-rate", str(RATE)]
-    return CliRunner().invoke(app, ["data", "prompts", *places, *length, *options])
+    return call("data", "prompts", *places, *length, *options, code=code)
 
 
 def cut(root: Path, *options: str, seconds: float = 2.0) -> list[PromptSpec]:
-    result = call(root, *options, seconds=seconds)
-    assert result.exit_code == 0, result.output
+    asked(root, *options, seconds=seconds)
     return read_prompt_specs(root / "benchmarks" / "prompts" / "speech.jsonl")
 
 
@@ -81,21 +78,19 @@ def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
     assert starts(tmp_path, cut(tmp_path, "--n", "1", "--offset", "3.5")) == {"a": 3.5}
     two = cut(tmp_path, "--n", "2", "--offset", "4", "--per-recording", "2")
     assert starts(tmp_path, two) == {"a-1": 4.0, "a-2": 8.0}
-    result = call(tmp_path, "--n", "2", "--offset", "3.5")
-    assert result.exit_code == 2
-    assert "1 test recordings of at least 5.5 s, not 2" in result.stderr
-    result = call(tmp_path, "--n", "9", "--per-recording", "3")
-    assert "which give 5 clips, not 9" in result.stderr
-    result = call(tmp_path, "--n", "1", seconds=13.0)
-    assert "no test recording of at least 13 s: the longest of 2 lasts 12.00 s" in result.stderr
+    result = asked(tmp_path, "--n", "2", "--offset", "3.5", code=2)
+    assert "1 test recordings of at least 5.5 s, not 2" in result.err
+    result = asked(tmp_path, "--n", "9", "--per-recording", "3", code=2)
+    assert "which give 5 clips, not 9" in result.err
+    result = asked(tmp_path, "--n", "1", seconds=13.0, code=2)
+    assert "no test recording of at least 13 s: the longest of 2 lasts 12.00 s" in result.err
 
 
 def test_choices_are_made_on_prompts_of_the_validation_split(tmp_path: Path) -> None:
     lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {"split": "validation"})})
     assert starts(tmp_path, cut(tmp_path, "--n", "1", "--split", "validation")) == {"b": 3.0}
-    failed = call(tmp_path, "--n", "2", "--split", "validation")
-    assert failed.exit_code == 2
-    assert "1 validation recordings of at least 2 s, not 2" in failed.stderr
+    failed = asked(tmp_path, "--n", "2", "--split", "validation", code=2)
+    assert "1 validation recordings of at least 2 s, not 2" in failed.err
 
 
 def test_a_cut_begins_with_a_word_and_keeps_its_times(tmp_path: Path) -> None:
@@ -137,17 +132,15 @@ def test_the_rest_of_a_recording_is_not_decoded(
 def test_a_recording_that_was_changed_since_it_was_listed_is_refused(tmp_path: Path) -> None:
     lay(tmp_path, {"a": (10.0, {})})
     soundfile.write(tmp_path / "source" / "a.wav", np.ones(10 * RATE) / 2, RATE, subtype="FLOAT")
-    result = call(tmp_path, "--n", "1")
-    assert result.exit_code == 2
-    assert "was changed since" in result.stderr
+    assert "was changed since" in asked(tmp_path, "--n", "1", code=2).err
     assert not (tmp_path / "benchmarks" / "prompts" / "speech.jsonl").exists()
 
 
 def test_too_few_recordings_are_refused(tmp_path: Path) -> None:
     lay(tmp_path, {"a": (10.0, {}), "b": (4.0, {}), "c": (1.0, {})})
-    message = call(tmp_path, "--n", "3").stderr
+    message = asked(tmp_path, "--n", "3", code=2).err
     assert "2 test recordings of at least 2 s, not 3: --n asks for fewer" in message
-    message = call(tmp_path, "--n", "9", "--per-recording", "4").stderr
+    message = asked(tmp_path, "--n", "9", "--per-recording", "4", code=2).err
     assert "2 test recordings of at least 2 s, which give 6 clips, not 9" in message
 
 
@@ -163,5 +156,5 @@ def test_a_continuation_that_training_holds_word_by_word_makes_no_prompt(tmp_pat
     # After the prompt of 3 s a goes on with "3.", which d of the training split says too.
     specs = cut(tmp_path, "--n", "1", "--offset", "0", seconds=5.0)
     assert [spec.id for spec in specs] == ["c"]
-    result = call(tmp_path, "--n", "2", "--offset", "0", seconds=5.0)
-    assert "1 test recordings of at least 5 s, not 2" in result.stderr
+    result = asked(tmp_path, "--n", "2", "--offset", "0", seconds=5.0, code=2)
+    assert "1 test recordings of at least 5 s, not 2" in result.err

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner, Result
+from commands import call
+from commands import refused as refused_line
 
-from calm_bench.cli.app import app
 from calm_bench.data.corpus import CorpusCard, Item, read_card, read_manifest
 from calm_bench.data.layouts import LAYOUTS
 
@@ -36,25 +36,17 @@ def lay(root: Path, files: Files) -> Path:
     return root
 
 
-def call(source: Path, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(app, ["data", "folder", str(source), "--out", str(out), *options])
-
-
 def read(source: Path, *options: str) -> tuple[dict[str, Item], CorpusCard]:
     """The corpus that the command makes of a source."""
     out = source.parent / "corpus"
-    result = call(source, out, *options)
-    assert result.exit_code in (0, 4), result.output
+    said = call("data", "folder", source, "--out", out, *options, code=(0, 4))
     card = read_card(out)
-    assert (result.exit_code == 4) == any(skipped.failed for skipped in card.skipped)
+    assert (said.code == 4) == any(skipped.failed for skipped in card.skipped)
     return {item.id: item for item in read_manifest(out)}, card
 
 
 def refused(source: Path, *options: str) -> str:
-    result = call(source, source.parent / "corpus", *options)
-    assert result.exit_code == 2, result.output
-    (line,) = [text for text in result.stderr.splitlines() if text.startswith("error: ")]
-    return line
+    return refused_line("data", "folder", source, "--out", source.parent / "corpus", *options)
 
 
 @pytest.fixture
@@ -279,7 +271,7 @@ def test_every_layout_is_known_by_its_looks_and_by_its_name(source: Path, name: 
 
 def test_every_layout_has_a_case_and_stands_in_the_help() -> None:
     assert {layout for layout, _, _ in CASES.values()} == {*LAYOUTS}
-    text = " ".join(CliRunner().invoke(app, ["data", "folder", "--help"]).output.split())
+    text = call("data", "folder", "--help").text
     for name in LAYOUTS:
         assert name in text
 
@@ -408,9 +400,9 @@ def test_stretches_of_long_files_are_recordings(source: Path) -> None:
 
 def test_where_two_layouts_fit_the_first_is_taken_and_said(source: Path) -> None:
     lay(source, {**CASES["LibriSpeech"][1], "wav.scp": "u1 dev-clean/84/5/84-5-0000.flac\n"})
-    result = call(source, source.parent / "corpus")
-    assert "read as kaldi: wav.scp lists sounds; it looks like librispeech (" in result.output
-    assert "3 sound files are in no list and left out" in result.output
+    said = call("data", "folder", source, "--out", source.parent / "corpus").text
+    assert "read as kaldi: wav.scp lists sounds; it looks like librispeech (" in said
+    assert "3 sound files are in no list and left out" in said
     items, _ = read(source, "--layout", "librispeech")
     assert len(items) == 4
 

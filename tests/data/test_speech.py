@@ -9,7 +9,6 @@ import pytest
 
 from calm_bench.config import PromptSpec
 from calm_bench.core.audio import read_audio
-from calm_bench.core.files import locked
 from calm_bench.data import speech as module
 from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import default_dir, read_card, read_manifest
@@ -150,13 +149,6 @@ def test_without_piper_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"calm-bench\[data\]"):
         make_speech(tmp_path / "speech", SMALL, check=False)
-
-
-def test_one_command_at_a_time(tmp_path: Path, spoken: dict[str, Any]) -> None:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    with locked(folder / ".lock"), pytest.raises(BenchError, match="another process"):
-        make_speech(folder, SMALL, check=False)
 
 
 def test_a_corpus_is_never_made_among_someones_files(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner, Result
+from commands import Said, call
 
-from calm_bench.cli.app import app
 from calm_bench.data.corpus import Item, read_card, read_manifest
 from calm_bench.data.splits import named_split
 
@@ -27,14 +26,13 @@ def lay(root: Path, names: Iterable[str]) -> Path:
     return root
 
 
-def call(source: Path, *options: str) -> Result:
+def listed(source: Path, *options: str, code: int = 0) -> Said:
     out = source.parent / "corpus"
-    return CliRunner().invoke(app, ["data", "folder", str(source), "--out", str(out), *options])
+    return call("data", "folder", source, "--out", out, *options, code=code)
 
 
 def read(source: Path, *options: str) -> list[Item]:
-    result = call(source, *options)
-    assert result.exit_code == 0, result.output
+    listed(source, *options)
     return read_manifest(source.parent / "corpus")
 
 
@@ -98,8 +96,8 @@ def test_splits_of_small_corpora_are_filled(source: Path, n: int) -> None:
 @pytest.mark.parametrize(("n", "empty"), [(1, ["validation", "test"]), (2, ["validation"])])
 def test_a_split_that_cannot_be_filled_is_said(source: Path, n: int, empty: list[str]) -> None:
     lay(source, [f"{k}.wav" for k in range(n)])
-    result = call(source)
-    lines = [line for line in result.output.splitlines() if " is empty: " in line]
+    result = listed(source)
+    lines = [line for line in result.out.splitlines() if " is empty: " in line]
     groups = "1 group" if n == 1 else "2 groups"
     assert lines == [
         f"{split} is empty: {groups} cannot fill every split (see --group-by)" for split in empty
@@ -151,9 +149,7 @@ def test_a_pattern_says_what_stays_together(source: Path) -> None:
     assert all(len(splits) == 1 for splits in found.values())
     assert set.union(*found.values()) == {"train", "validation", "test"}
     for wrong, message in (("(", "nor a pattern"), ("night", "nothing like it in take0/day0-0")):
-        result = call(source, "--group-by", wrong)
-        assert result.exit_code == 2
-        assert message in result.stderr
+        assert message in listed(source, "--group-by", wrong, code=2).err
 
 
 def test_speakers_and_works_of_a_list_stay_together(source: Path) -> None:
@@ -186,8 +182,7 @@ def test_the_same_recording_in_two_splits_is_said(source: Path) -> None:
     (source / "test").mkdir()
     (source / "test" / "b.wav").write_bytes((source / "train" / "a.wav").read_bytes())
     lay(source, ["test/c.wav"])
-    result = call(source)
-    assert "which is in test, this one in train" in result.output
+    assert "which is in test, this one in train" in listed(source).text
 
 
 NAMED = {

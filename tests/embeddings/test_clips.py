@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
@@ -31,7 +32,7 @@ class Means(Embedding):
         return [np.array([[wave.mean(), len(wave)]], np.float32) for wave in waves]
 
 
-def clip_of(
+def steady(
     value: float,
     *,
     clip_id: str,
@@ -41,19 +42,12 @@ def clip_of(
 ) -> Clip:
     wave = np.full(round(seconds * rate), value, np.float32)
     wave[: round(prompt_seconds * rate)] = -1.0
-    return Clip(
-        clip_id=clip_id,
-        prompt_id=clip_id,
-        seed_index=0,
-        wave=wave,
-        sample_rate=rate,
-        prompt_seconds=prompt_seconds,
-    )
+    return clip_of(wave, clip_id, rate, prompt_seconds=prompt_seconds)
 
 
 def test_the_continuation_is_embedded_at_the_embeddings_rate() -> None:
     embedder = ClipEmbedder(Means(), MemoryCache())
-    found = embedder.embed([clip_of(0.5, clip_id="a"), clip_of(0.5, clip_id="b", rate=2000)])
+    found = embedder.embed([steady(0.5, clip_id="a"), steady(0.5, clip_id="b", rate=2000)])
     assert found.vectors["a"].tolist() == [[0.5, 1000.0]]
     mean, length = found.vectors["b"][0]
     assert length == 1000.0
@@ -62,8 +56,8 @@ def test_the_continuation_is_embedded_at_the_embeddings_rate() -> None:
 
 def test_too_short_clips_are_named_and_not_embedded() -> None:
     embedding = Means()
-    short = clip_of(0.5, clip_id="short", seconds=1.4)
-    found = ClipEmbedder(embedding, MemoryCache()).embed([short, clip_of(0.1, clip_id="ok")])
+    short = steady(0.5, clip_id="short", seconds=1.4)
+    found = ClipEmbedder(embedding, MemoryCache()).embed([short, steady(0.1, clip_id="ok")])
     assert set(found.vectors) == {"ok"}
     assert "0.40 s after the prompt, means needs 0.5 s" in found.notes["short"]
     assert len(embedding.waves) == 1
@@ -72,11 +66,11 @@ def test_too_short_clips_are_named_and_not_embedded() -> None:
 def test_vectors_are_found_by_audio_prompt_length_and_recipe() -> None:
     cache, embedding = MemoryCache(), Means()
     embedder = ClipEmbedder(embedding, cache)
-    clips = [clip_of(0.1, clip_id="a"), clip_of(0.2, clip_id="b"), clip_of(0.1, clip_id="a")]
+    clips = [steady(0.1, clip_id="a"), steady(0.2, clip_id="b"), steady(0.1, clip_id="a")]
     embedder.embed(clips)
     embedder.embed(clips)
     assert len(embedding.waves) == 2
-    embedder.embed([clip_of(0.1, clip_id="a", prompt_seconds=0.5)])
+    embedder.embed([steady(0.1, clip_id="a", prompt_seconds=0.5)])
     assert len(embedding.waves) == 3
     other = Means(window="hann")
     ClipEmbedder(other, cache).embed(clips)
@@ -84,7 +78,7 @@ def test_vectors_are_found_by_audio_prompt_length_and_recipe() -> None:
 
 
 def test_more_clips_than_a_batch_keep_their_vectors() -> None:
-    clips = [clip_of(i / 100, clip_id=f"c{i}") for i in range(40)]
+    clips = [steady(i / 100, clip_id=f"c{i}") for i in range(40)]
     found = ClipEmbedder(Means(), MemoryCache()).embed(clips)
     assert [round(float(found.vectors[f"c{i}"][0, 0]) * 100) for i in range(40)] == list(range(40))
 
@@ -94,7 +88,7 @@ def test_an_embedding_that_breaks_its_promise_is_an_error() -> None:
         dim = 3
 
     with pytest.raises(BenchError, match=r"Wide gave vectors .* \[N, 3\]"):
-        ClipEmbedder(Wide(), MemoryCache()).embed([clip_of(0.1, clip_id="a")])
+        ClipEmbedder(Wide(), MemoryCache()).embed([steady(0.1, clip_id="a")])
 
 
 def test_the_memory_cache_forgets_what_was_used_longest_ago() -> None:
@@ -118,7 +112,7 @@ def test_what_is_longer_than_the_embedding_takes_is_cut_into_equal_windows() -> 
         max_seconds = 1.0
 
     embedding = Short()
-    clips = [clip_of(0.5, clip_id=f"{n}", seconds=1.0 + n) for n in (0.6, 1.0, 1.001, 2.5)]
+    clips = [steady(0.5, clip_id=f"{n}", seconds=1.0 + n) for n in (0.6, 1.0, 1.001, 2.5)]
     found = ClipEmbedder(embedding, MemoryCache()).embed(clips).vectors
     lengths = {name: [int(length) for _, length in vectors] for name, vectors in found.items()}
     assert lengths == {"0.6": [600], "1.0": [1000], "1.001": [501, 500], "2.5": [834, 833, 833]}

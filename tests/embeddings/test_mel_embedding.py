@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench.embeddings.mel import MelEmbedding
 from calm_bench.metrics.fad import FadMetric
@@ -37,15 +38,8 @@ def test_lost_bandwidth_shows_in_fad_by_more_than_another_draw() -> None:
             spectrum = np.fft.rfft(noise)
             spectrum[len(spectrum) // 2 :] *= 0.01 if low_pass else 1.0
             wave = 0.05 * np.fft.irfft(spectrum, len(noise))
-            found.append(
-                Clip(
-                    clip_id=f"{seed}{index}{low_pass}",
-                    prompt_id=f"p{index}",
-                    seed_index=0,
-                    wave=wave.astype(np.float32),
-                    sample_rate=RATE,
-                )
-            )
+            name = f"{seed}{index}{low_pass}"
+            found.append(clip_of(wave, name, RATE, prompt=f"p{index}"))
         return found
 
     metric = FadMetric(MelEmbedding())

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from records import manifest
 
 from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.session import ClipFiles, Session, Wanted, plan_session
 from calm_bench.listening.votes import Vote, VoteBook
-from calm_bench.store.records import Manifest, Row, TrialRecord
+from calm_bench.store.records import Row, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -28,16 +29,7 @@ def make_cells() -> tuple[Row, ...]:
 
 def make_run(root: Path, seconds: float = 0.5) -> RunStore:
     store, cells = RunStore(root), make_cells()
-    store.begin(
-        Manifest(
-            run_id="speech-0123abcd",
-            benchmark="speech",
-            version=1,
-            created="2026-11-22T12:00:00+00:00",
-            plan_hash="0123abcd",
-            environment={"device": "cpu", "torch": "2.13.0"},
-        )
-    )
+    store.begin(manifest())
     store.write_results(
         Results(
             run_id="speech-0123abcd",

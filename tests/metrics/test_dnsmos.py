@@ -6,25 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics.dnsmos import DnsmosMetric
-from calm_bench.types import Clip, Wave
 
 WINDOW = 144_160
-
-
-def clip_of(
-    wave: Wave, *, rate: int = 16_000, prompt_seconds: float = 0.0, clip_id: str = "a"
-) -> Clip:
-    return Clip(
-        clip_id=clip_id,
-        prompt_id="p",
-        seed_index=0,
-        wave=np.asarray(wave, dtype=np.float32),
-        sample_rate=rate,
-        prompt_seconds=prompt_seconds,
-    )
 
 
 class FakeSession:
@@ -75,7 +62,7 @@ def test_what_sounds_the_same_is_heard_once(metric: DnsmosMetric) -> None:
     rng = np.random.default_rng(0)
     prompts, tail = rng.uniform(-0.5, 0.5, (4, 100)), rng.uniform(-0.5, 0.5, 2 * 16_000)
     waves = [*(np.concatenate([prompt, tail]) for prompt in prompts), rng.uniform(-1, 1, 32_100)]
-    clips = [clip_of(w, prompt_seconds=100 / 16_000, clip_id=f"{i}") for i, w in enumerate(waves)]
+    clips = [clip_of(w, prompt_seconds=100 / 16_000, name=f"{i}") for i, w in enumerate(waves)]
     metric.score(clips[:1], [])
     assert len(metric._session.fed) == 1
     found = metric.score(clips, []).clips
@@ -94,7 +81,7 @@ def test_short_audio_is_repeated_to_one_window(metric: DnsmosMetric, n_samples: 
 
 def test_an_offset_is_not_heard(metric: DnsmosMetric) -> None:
     wave = 0.3 * np.sin(np.arange(3 * WINDOW)).astype(np.float32)
-    metric.score([clip_of(wave, clip_id="a"), clip_of(wave + 0.1, clip_id="b")], [])
+    metric.score([clip_of(wave, name="a"), clip_of(wave + 0.1, name="b")], [])
     half = len(metric._session.fed) // 2
     plain, moved = (np.concatenate(metric._session.fed[at:][:half]) for at in (0, half))
     np.testing.assert_allclose(plain, moved, atol=1e-6)
@@ -109,7 +96,7 @@ def test_other_rates_are_resampled_and_loud_samples_clipped(metric: DnsmosMetric
 
 
 def test_what_is_too_short_is_noted_not_scored(metric: DnsmosMetric) -> None:
-    found = metric.score([clip_of(np.zeros(1280), clip_id="short"), clip_of(np.zeros(WINDOW))], [])
+    found = metric.score([clip_of(np.zeros(1280), name="short"), clip_of(np.zeros(WINDOW))], [])
     assert found.clips["short"] == {"dnsmos": None, "dnsmos_sig": None, "dnsmos_bak": None}
     assert "too short" in found.notes["short"]
     assert found.counts["n_too_short"] == 1

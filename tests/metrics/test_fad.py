@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench.core.cache import MemoryCache
 from calm_bench.core.stats import student_interval
@@ -50,13 +51,8 @@ def clips_of(
     vectors = scale * (own + 0.5 * rng.standard_normal((n, frames, 4))) + shift
     waves = np.concatenate([np.full((n, 1, 4), 9.0), vectors], axis=1).astype(np.float32)
     return [
-        Clip(
-            clip_id=f"{prefix}{seed}-{i}",
-            prompt_id=f"{prefix}{i:03d}",
-            seed_index=0,
-            wave=wave.reshape(-1),
-            sample_rate=RATE,
-            prompt_seconds=4 / RATE,
+        clip_of(
+            wave, f"{prefix}{seed}-{i}", RATE, prompt=f"{prefix}{i:03d}", prompt_seconds=4 / RATE
         )
         for i, wave in enumerate(waves)
     ]

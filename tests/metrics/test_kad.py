@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench.core.cache import MemoryCache
 from calm_bench.embeddings.base import Embedding
@@ -30,16 +31,7 @@ class Rows(Embedding):
 
 
 def clips_of(waves: Sequence[Wave], prefix: str) -> list[Clip]:
-    return [
-        Clip(
-            clip_id=f"{prefix}{i}",
-            prompt_id=f"{prefix}{i}",
-            seed_index=0,
-            wave=np.asarray(wave, dtype=np.float32).reshape(-1),
-            sample_rate=100,
-        )
-        for i, wave in enumerate(waves)
-    ]
+    return [clip_of(wave, f"{prefix}{i}", 100) for i, wave in enumerate(waves)]
 
 
 def metric_of(dim: int) -> KadMetric:

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench.core import waves
 from calm_bench.core.waves import integrated_loudness, k_weighting
 from calm_bench.metrics import loudness
 from calm_bench.metrics.loudness import LoudnessMetric, silence_share, spectral_drift
-from calm_bench.types import Clip, Wave
+from calm_bench.types import Wave
 
 
 def sine(seconds: float, rate: int, hertz: float = 997.0, level_db: float = 0.0) -> Wave:
@@ -91,17 +92,7 @@ def test_the_metric_notes_what_it_cannot_say() -> None:
     rate = 16_000
     tone = sine(4, rate, level_db=-20.0)
     cases = {"tone": tone, "silent": np.zeros_like(tone), "faded": np.concatenate([tone, 0 * tone])}
-    clips = [
-        Clip(
-            clip_id=name,
-            prompt_id=name,
-            seed_index=0,
-            wave=wave,
-            sample_rate=rate,
-            prompt_seconds=1.0,
-        )
-        for name, wave in cases.items()
-    ]
+    clips = [clip_of(wave, name, rate, prompt_seconds=1.0) for name, wave in cases.items()]
     found = LoudnessMetric().score(clips, [])
     assert set(found.notes) == {"silent"}
     assert found.clips["silent"] == {"loudness": None, "silence_share": 1.0, "spectral_drift": None}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from records import manifest
 
 from calm_bench.core.audio import write_flac
 from calm_bench.core.sounds import sound_of
 from calm_bench.store.records import (
     LatencyRecord,
-    Manifest,
     Row,
     ScoreRecord,
     TranscriptRecord,
@@ -161,13 +161,8 @@ def make_results() -> Results:
 def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat")) -> RunStore:
     store = RunStore(root)
     store.begin(
-        Manifest(
-            run_id="speech-0123abcd",
-            benchmark="speech",
-            version=1,
-            created="2026-11-22T12:00:00+00:00",
+        manifest(
             command=("calm-bench", "run", "speech", "--temps", "0.8", "1.0"),
-            plan_hash="0123abcd",
             environment={"device": "cpu", "torch": "2.13.0", "device_name": "2 cores"},
             weights={"calm-speech-tiny": "ab" * 32, "rq-debug": None},
         )

@@ -8,28 +8,21 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from commands import Said, call
+from commands import refused as refused_line
 
-from calm_bench.cli.app import app
 from calm_bench.core.audio import probe_audio, read_audio, write_flac
 from calm_bench.report.build import build_report
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 
-PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+def report(*words: object, code: int = 0) -> Said:
+    return call("report", *words, code=code)
 
 
-def call(*args: str | Path) -> Result:
-    return CliRunner().invoke(app, ["report", *map(str, args)], env=PLAIN)
-
-
-def refused(*args: str | Path) -> str:
-    result = call(*args)
-    assert result.exit_code == 2, result.output
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in result.output
-    return errors[0]
+def refused(*words: object) -> str:
+    return refused_line("report", *words)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -64,9 +57,8 @@ def site(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     """The page of both, the second named first."""
     root = tmp_path_factory.mktemp("published") / "site"
     before = [contents(run) for run in runs]
-    result = call(*reversed(runs), "--out", root, "--clips", "2")
-    assert result.exit_code == 0, result.output
-    assert f"listen: {root / 'index.html'}" in result.stdout
+    result = report(*reversed(runs), "--out", root, "--clips", "2")
+    assert f"listen: {root / 'index.html'}" in result.out
     assert [contents(run) for run in runs] == before
     return root
 
@@ -131,8 +123,8 @@ def test_a_second_page_is_the_same_and_leaves_nothing_of_the_first(
     out = tmp_path / "site"
     out.mkdir()
     (out / "CNAME").write_text("listen.example")
-    assert call(*runs, "--out", out, "--clips", "3").exit_code == 0
-    assert call(*reversed(runs), "--out", out, "--clips", "2").exit_code == 0
+    report(*runs, "--out", out, "--clips", "3")
+    report(*reversed(runs), "--out", out, "--clips", "2")
     assert contents(out) == contents(site) | {"CNAME": b"listen.example"}
 
 
@@ -141,8 +133,8 @@ def test_one_file_holds_what_the_folder_does(
 ) -> None:
     out = tmp_path / "made" / "page.html"
     for _ in range(2):
-        result = call(*reversed(runs), "--out", out, "--clips", "2")
-        assert f"listen: {out} ({out.stat().st_size / 1e6:.1f} MB" in result.stdout
+        result = report(*reversed(runs), "--out", out, "--clips", "2")
+        assert f"listen: {out} ({out.stat().st_size / 1e6:.1f} MB" in result.out
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
     held = re.findall(r'(?:src|data-image)="data:([a-z/+]+);base64,([^"]+)"', out.read_text())
     assert {kind for kind, _ in held} == {"audio/ogg", "image/png", "image/svg+xml"}
@@ -158,7 +150,7 @@ def test_two_runs_of_one_benchmark_are_told_apart(runs: tuple[Path, Path], tmp_p
     renamed = {"run_id": "speech-2"}
     other.write_results(other.read_results().model_copy(update=renamed))
     other.write_manifest(other.read_manifest().model_copy(update=renamed))
-    call(runs[0], other.root, "--out", tmp_path / "site", "--clips", "1")
+    report(runs[0], other.root, "--out", tmp_path / "site", "--clips", "1")
     text = (tmp_path / "site/index.html").read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["speech-0123abcd", "speech-2"]
 
@@ -173,7 +165,7 @@ def test_rows_are_spread_over_those_that_can_be_heard(emptied: RunStore, tmp_pat
         path = {"clip": "clips/lost.flac" if i < 2 else "clips/one.flac"}
         emptied.append(trial.model_copy(update=made | path))
     for n in (4, 9):
-        call(emptied.root, "--out", tmp_path / "site", "--clips", n)
+        report(emptied.root, "--out", tmp_path / "site", "--clips", n)
         shown[n] = prompts((tmp_path / "site/index.html").read_text())
     assert shown[4] == ["p2", "p4", "p6", "p8"]
     assert shown[9] == ["p0", *(f"p{i}" for i in range(2, 10))]
@@ -192,7 +184,7 @@ def test_a_run_without_clips_says_what_makes_them(emptied: RunStore, tmp_path: P
 def test_a_clip_that_is_lost_shows_its_reason(runs: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "run")
     (tmp_path / "run/clips/calm-t0.8/0 #1.flac").unlink()
-    assert call(tmp_path / "run", "--out", tmp_path / "site").exit_code == 0
+    report(tmp_path / "run", "--out", tmp_path / "site")
     text = (tmp_path / "site/index.html").read_text()
     assert "the file clips/calm-t0.8/0 #1.flac is missing" in text
     assert len(prompts(text)) == 3
@@ -215,12 +207,12 @@ def test_someones_files_beside_an_earlier_page_stay(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    assert call(*runs, "--out", home).exit_code == 0
+    report(*runs, "--out", home)
     theirs = [home / name for name in ("run-20240101/weights.bin", "run-2/clips/my song.opus")]
     for path in theirs:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
-    assert call(runs[0], "--out", home).exit_code == 0
+    report(runs[0], "--out", home)
     assert [path.read_text() for path in theirs] == ["mine", "mine"]
     assert sorted(contents(home / "run-2")) == ["clips/my song.opus"]
 

@@ -1,13 +1,11 @@
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
+from commands import call
 
-from calm_bench.cli.app import app
 from calm_bench.errors import UnknownNameError
 from calm_bench.score.folders import FolderScores, score_folders
 from calm_bench.store.run_store import RunStore
@@ -53,21 +51,17 @@ def test_two_folders_are_scored_and_kept(folders: tuple[Path, Path], tmp_path: P
 def test_a_metric_that_folders_cannot_have_is_refused_with_what_is_missing(
     folders: tuple[Path, Path], tmp_path: Path, metric: str, message: str
 ) -> None:
-    line = ["score", str(folders[0]), "--metrics", "loudness", metric]
-    result = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "run")])
-    assert result.exit_code == 2
-    assert re.search(message, " ".join(result.output.split()))
+    line = ["score", folders[0], "--metrics", "loudness", metric]
+    assert re.search(message, call(*line, "--out", tmp_path / "run", code=2).text)
     assert not (tmp_path / "run").exists()
     if metric == "wer":
-        line += ["--reference", str(folders[1])]
-        assert CliRunner().invoke(app, line).exit_code == 2
+        call(*line, "--reference", folders[1], code=2)
 
 
 def test_without_a_reference_clip_metrics_remain(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(app, ["score", str(folders[0]), "--out", str(tmp_path / "run")])
-    assert result.exit_code == 0
+    call("score", folders[0], "--out", tmp_path / "run")
     rows = {row.metric: row for row in RunStore(tmp_path / "run").read_results().rows}
     assert rows["loudness"].value is not None
     assert rows["fad"].reason == "there are no reference clips"
@@ -83,19 +77,17 @@ def test_unknown_names_are_refused_before_anything_is_read(tmp_path: Path) -> No
 def test_the_command_takes_metrics_before_the_folder(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    line = ["score", "--metrics", "loudness", "fidelity", str(folders[0])]
-    line += ["--reference", str(folders[1]), "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, [*line, "--json"])
-    assert result.exit_code == 0, result.output
-    assert {row["metric"] for row in json.loads(result.stdout)["rows"]} >= {"loudness", "si_sdr"}
+    line = ["score", "--metrics", "loudness", "fidelity", folders[0]]
+    line += ["--reference", folders[1], "--out", tmp_path / "run"]
+    found = call(*line, "--json").json
+    assert {row["metric"] for row in found["rows"]} >= {"loudness", "si_sdr"}
     assert (tmp_path / "run" / "tables" / "score.md").is_file()
     manifest = RunStore(tmp_path / "run").read_manifest()
     assert manifest.command[0] == "calm-bench"
     assert manifest.options["metrics"] == ["loudness", "fidelity"]
     (folders[0] / "broken.wav").write_bytes(b"RIFF and then nothing")
-    result = CliRunner().invoke(app, [*line[:-1], str(tmp_path / "other")])
-    assert result.exit_code == 4
-    assert "listen:" not in result.output  # the clips are not in the run: there is no page
+    said = call(*line[:-1], tmp_path / "other", code=4).text
+    assert "listen:" not in said  # the clips are not in the run: there is no page
 
 
 def test_copies_in_a_folder_are_said_and_count_once(tmp_path: Path) -> None:
@@ -106,10 +98,8 @@ def test_copies_in_a_folder_are_said_and_count_once(tmp_path: Path) -> None:
             wave = 0.1 * np.random.default_rng(seed).normal(size=32000)
             soundfile.write(folder / f"{index}.wav", wave, 16000)
     out, options = tmp_path / "run", ["--metrics", "fad", "kad", "loudness", "fidelity"]
-    call = ["score", str(ours), "--reference", str(theirs), "--embedding", "mel", *options]
-    result = CliRunner().invoke(app, [*call, "--out", str(out)])
-    assert result.exit_code == 0
-    assert "n 20, distinct 1" in " ".join(result.output.split())
+    line = ["score", ours, "--reference", theirs, "--embedding", "mel", *options]
+    assert "n 20, distinct 1" in call(*line, "--out", out).text
     found = RunStore(out).read_results()
     rows = {row.metric: row for row in found.rows if row.cell_id == "clips"}
     assert rows["fad"].reason == "needs 16 clips, the row has 1"
@@ -137,10 +127,9 @@ def test_cuts_of_one_recording_are_resampled_together(tmp_path: Path) -> None:
     found = {}
     for rule in ("", "folder", r"^(song\d)/"):
         out = tmp_path / f"run{len(found)}"
-        call = ["score", str(ours), "--reference", str(theirs), "--embedding", "mel"]
-        call += ["--metrics", "fad", "loudness", "--pair-by", "path", "--out", str(out)]
-        result = CliRunner().invoke(app, call + (["--group-by", rule] if rule else []))
-        assert result.exit_code == 0, result.output
+        line = ["score", ours, "--reference", theirs, "--embedding", "mel"]
+        line += ["--metrics", "fad", "loudness", "--pair-by", "path", "--out", out]
+        call(*line, *(["--group-by", rule] if rule else []))
         found[rule] = RunStore(out).read_results()
     rows = {
         rule: {row.metric: row for row in results.rows if row.cell_id == "clips"}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from commands import call, refused
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -18,7 +19,6 @@ from calm_bench.metrics.fidelity import FidelityMetric, si_sdr
 
 RATE = 16_000
 METRICS = ("loudness", "drift", "fidelity", "stoi", "fad", "kad")
-PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 Floats = NDArray[np.float64]
 
@@ -48,11 +48,7 @@ def write(path: Path, wave: Floats, **options: Any) -> None:
 def score(folder: Path, *options: str, code: int = 0) -> dict[str, Any]:
     """The results of the command."""
     out = folder.parent / f"{folder.name}-scores"
-    line = ["score", str(folder), *options, "--out", str(out), "--json"]
-    result = CliRunner().invoke(app, line, env=PLAIN)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    found: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = call("score", folder, *options, "--out", out, "--json", code=code).json
     return found
 
 
@@ -78,7 +74,7 @@ def test_the_same_clip_has_one_value_per_original(tmp_path: Path) -> None:
     for name, original in (("near", near), ("far", far)):
         write(tmp_path / "made" / f"{name}.wav", same, subtype="FLOAT")
         write(tmp_path / "originals" / f"{name}.wav", original, subtype="FLOAT")
-    options = ["--reference", str(tmp_path / "originals"), "--metrics", "fidelity"]
+    options = ["--reference", tmp_path / "originals", "--metrics", "fidelity"]
     found = score(tmp_path / "made", *options)
     values = [v for v in by_clip(tmp_path / "made", "si_sdr").values() if v is not None]
     wanted = [si_sdr(same.astype("f4"), other.astype("f4")) for other in (far, near)]
@@ -138,7 +134,7 @@ def test_a_metric_that_raises_on_a_clip_costs_that_clip_alone(
     for seed in range(4):
         write(tmp_path / "originals" / f"{seed}.wav", noise(seed))
         write(tmp_path / "clips" / f"{seed}.wav", noise(seed) + 0.1 * noise(seed + 50))
-    options = ["--reference", str(tmp_path / "originals"), "--metrics", "fidelity", "loudness"]
+    options = ["--reference", tmp_path / "originals", "--metrics", "fidelity", "loudness"]
     whole = score(tmp_path / "clips", *options)
     values = by_clip(tmp_path / "clips", "si_sdr")
     home("second")
@@ -180,7 +176,7 @@ def test_a_decoder_that_raises_costs_one_file_and_shows_its_traceback_when_asked
     assert found["trials"]["clips"] == {"ok": 2, "failed": 1, "unscored": 0}
     assert any("1.wav cannot be read: ValueError: array is too big" in n for n in found["notes"])
     line = ["score", str(tmp_path / "clips"), "--metrics", "loudness"]
-    result = CliRunner().invoke(app, line, env={**PLAIN, "BENCH_DEBUG": "1"})
+    result = CliRunner().invoke(app, line, env={"BENCH_DEBUG": "1"})
     assert 'raise ValueError("array is too big")' in result.stderr
 
 
@@ -189,9 +185,6 @@ def test_what_nobody_expected_is_one_line_that_says_how_to_see_more(
 ) -> None:
     write(tmp_path / "clips" / "a.wav", noise(0))
     monkeypatch.setattr("calm_bench.score.folders.Clips", None)
-    result = CliRunner().invoke(app, ["score", str(tmp_path / "clips")], env=PLAIN)
-    assert result.exit_code == 70
-    (line,) = [n for n in result.stderr.splitlines() if n.startswith("error: ")]
+    line = refused("score", tmp_path / "clips", code=70)
     assert "TypeError: 'NoneType' object is not callable" in line
     assert "BENCH_DEBUG=1" in line
-    assert "Traceback" not in result.output

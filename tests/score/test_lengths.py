@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
+from commands import call
 
-from calm_bench.cli.app import app
 from calm_bench.core.audio import read_audio
 from calm_bench.core.paths import benchmarks_dir
 from calm_bench.store.records import ScoreRecord
@@ -36,8 +35,7 @@ def write(folder: Path, waves: dict[str, Wave]) -> Path:
 
 def score(out: Path, *line: object) -> dict[str, Value]:
     """What the command finds in the first folder, by column."""
-    result = CliRunner().invoke(app, ["score", *map(str, line), "--out", str(out)])
-    assert result.exit_code == 0, result.output
+    call("score", *line, "--out", out)
     rows = RunStore(out).read_results().rows
     return {row.metric: row for row in rows if row.cell_id == "clips"}
 

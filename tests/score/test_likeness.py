@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
-
-from calm_bench.cli.app import app
+from commands import call
 
 RATE = 16_000
 
@@ -35,11 +33,8 @@ def scored(tmp_path: Path, clips: list[np.ndarray], originals: list[np.ndarray])
         (tmp_path / name).mkdir()
         for index, wave in enumerate(waves):
             soundfile.write(tmp_path / name / f"{index}.wav", wave, RATE)
-    call = ["score", str(tmp_path / "ours"), "--reference", str(tmp_path / "theirs")]
-    call += ["--metrics", "fidelity", "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, call)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
+    line = ["score", tmp_path / "ours", "--reference", tmp_path / "theirs"]
+    return call(*line, "--metrics", "fidelity", "--out", tmp_path / "run").text
 
 
 @pytest.mark.parametrize("n", [2, 5, 20])

@@ -1,6 +1,5 @@
 """What belongs together in two folders, by the command and by names alone."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
+from commands import call, refused
 
-from calm_bench.cli.app import app
 from calm_bench.score.pairing import pair
 
 RATE = 16_000
@@ -29,11 +27,9 @@ def score(tmp_path: Path) -> Any:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rng = np.random.default_rng([index, len(side)])
                 soundfile.write(path, 0.1 * rng.standard_normal(RATE // 2), RATE)
-        line = ["score", str(tmp_path / "clips"), "--reference", str(tmp_path / "real"), "--json"]
-        line += ["--out", str(tmp_path / "run"), *words]
-        result = CliRunner().invoke(app, line)
-        answer = " ".join(result.output.split())
-        return result.exit_code, json.loads(result.stdout) if result.stdout else answer
+        line = ["score", tmp_path / "clips", "--reference", tmp_path / "real", "--json"]
+        said = call(*line, "--out", tmp_path / "run", *words, code=(0, 2))
+        return said.code, said.json if said.out else said.text
 
     return run
 
@@ -47,15 +43,15 @@ def si_sdr(found: Any) -> Any:
     )
 
 
-def test_what_does_not_pair_is_named_with_its_true_reason(score: Any) -> None:
-    clips = ["a.wav", "b_gen.wav", "C.wav", "sub/d.wav", "e_1.wav", "zzz.wav"]
-    code, found = score(clips, ["a.flac", "b.wav", "c.wav", "d.wav", "f.wav"], *FIDELITY)
+def test_what_does_not_pair_is_named(score: Any) -> None:
+    clips = ["a.wav", "b_gen.wav", "C.wav", "sub/d.wav", "e.mp3", "zzz.wav"]
+    originals = ["a.flac", "b.wav", "c.wav", "d.wav", "e.wav", "e.flac"]
+    code, found = score(clips, originals, *FIDELITY)
     assert (code, si_sdr(found)["n"]) == (0, 1)
     (note,) = [note for note in found["notes"] if "have no original" in note]
     assert note.startswith("5 of 6 files in ")
-    assert "C.wav (there is c.wav, in other case), b_gen.wav (there is b.wav)" in note
-    assert "e_1.wav (there is nothing like it) and 2 more" in note
-    assert any("4 files in" in note and "have no version" in note for note in found["notes"])
+    assert "C.wav, b_gen.wav, e.mp3 (it could be a version of e.flac or e.wav) and 2 more" in note
+    assert any("5 files in" in note and "have no version" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(
@@ -85,15 +81,15 @@ def test_without_pairs_only_what_needs_none_is_measured(score: Any) -> None:
     assert code == 0
     assert "loudness" in metrics
     assert "si_sdr" not in metrics
-    assert any("x1.wav (there is nothing like it)" in note for note in found["notes"])
+    assert any("1 of 1 files" in note and "x1.wav" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize(
     ("originals", "rule", "said"),
     [
         (["x/a.wav", "y/a.wav"], "stem", "a.wav in .* could be a version of x/a.wav, y/a.wav"),
-        (["b.wav"], "stem", "pairs nothing: 1 of 1 .* a.wav .there is nothing like it"),
-        (["a.wav"], "{}x", r"1 of 1 .* a.wav .the rule does not fit its name.; --pair-by 'path'"),
+        (["b.wav"], "stem", "pairs nothing: 1 of 1 .* a.wav"),
+        (["a.wav"], "{}x", "1 of 1 .* a.wav; --pair-by 'path'"),
     ],
 )
 def test_a_rule_that_does_not_hold_is_refused(
@@ -106,9 +102,7 @@ def test_a_rule_that_does_not_hold_is_refused(
 
 def test_pairing_without_a_reference_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.ones(RATE), RATE)
-    result = CliRunner().invoke(app, ["score", str(tmp_path), "--pair-by", "stem"])
-    assert result.exit_code == 2
-    assert "--reference DIR" in " ".join(result.output.split())
+    assert "--reference DIR" in refused("score", tmp_path, "--pair-by", "stem")
 
 
 @pytest.mark.parametrize(

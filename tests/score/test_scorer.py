@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from records import manifest
 
 from calm_bench import registry
 from calm_bench.asr.recognizer import Recognizer
@@ -17,7 +18,6 @@ from calm_bench.score.clips import Clips
 from calm_bench.score.scorer import MetricScores, Scorer
 from calm_bench.score.summary import summarise_run
 from calm_bench.store.records import (
-    Manifest,
     Row,
     RowScore,
     ScoreRecord,
@@ -38,14 +38,7 @@ CELLS = (
 )
 ALL = {cell.cell_id for cell in CELLS}
 PAIRS = [("b", "a")]
-MANIFEST = Manifest(
-    run_id="r",
-    benchmark="x",
-    version=1,
-    created="today",
-    plan_hash="p",
-    environment={"device": "cpu", "torch": "2"},
-)
+MANIFEST = manifest()
 
 
 class Level(Metric):

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+from records import manifest
 
 from calm_bench.core.audio import write_flac
 from calm_bench.core.sounds import sound_of
 from calm_bench.score.clips import Clips, StoredClip
 from calm_bench.score.scorer import MetricScores, Scorer
 from calm_bench.score.summary import summarise_run
-from calm_bench.store.records import Manifest, Row
+from calm_bench.store.records import Row
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column, Estimate, MetricResult
 
@@ -20,14 +21,7 @@ CELLS = (
     Row(cell_id="a", label="A", kind="system", model="a", temperature=1.0),
     Row(cell_id="b", label="B", kind="system", model="b", temperature=0.8),
 )
-MANIFEST = Manifest(
-    run_id="r",
-    benchmark="x",
-    version=1,
-    created="today",
-    plan_hash="p",
-    environment={"device": "cpu", "torch": "2"},
-)
+MANIFEST = manifest()
 
 
 def column(name: str, *, better: bool | None = False) -> Column:

@@ -254,7 +254,7 @@ def test_the_ledger_takes_each_step_for_a_run_of_its_own(results: Results) -> No
 
 
 @pytest.mark.usefixtures("drawn")
-def test_growth_is_drawn_along_the_clip_and_over_batches(results: Results, tmp_path: Path) -> None:
+def test_growth_is_drawn_along_the_clip(results: Results, tmp_path: Path) -> None:
     store = RunStore(tmp_path / "run")
     for cell in results.rows:
         store.append(*(
@@ -265,9 +265,7 @@ def test_growth_is_drawn_along_the_clip_and_over_batches(results: Results, tmp_p
     store.write_results(results)
     build_report(store.root)
     found = {path.name for path in (store.root / "plots").iterdir()}
-    assert {f"growth_{kind}.{end}" for kind in ("position", "batch") for end in ("png", "svg")} <= (
-        found
-    )
+    assert {"growth_position.png", "growth_position.svg"} <= found
     assert sorted(path.name for path in (store.root / "tables").iterdir()) == [
         "speed.csv", "speed.md", "speed.tex",
     ]  # fmt: skip

@@ -64,11 +64,6 @@ class Evidence(StrictModel):
     verdict: Verdict
     note: str | None = None
 
-    @property
-    def key(self) -> tuple[str, ...]:
-        """What makes evidence for a claim another one: run, scale, recipe, and by what."""
-        return self.run, self.scale, self.recipe_id or "", self.by or ""
-
 
 Family = Literal["headline", "exploratory", "times", "exact", "joint", ""]
 
@@ -487,31 +482,11 @@ def _needed(claim: Claim, result: Measured) -> str:
     return f"about {needed_text(n, few, many)} {unit} would {shown}"
 
 
-def changes(committed: Ledger, now: Ledger) -> list[str]:
-    """What a recomputed ledger says otherwise than a committed one; empty if nothing."""
-    found = []
-    before, after = ({line.claim: line for line in ledger.lines} for ledger in (committed, now))
-    for name, old, new in _matched(before, after):
-        if old is None or new is None:
-            found.append(f"{name} {_LACKS[old is None]}")
-        elif old.verdict != new.verdict:
-            found.append(f"{name}: committed as {old.verdict}, the stored runs say {new.verdict}")
-        else:
-            found += [f"{name}: {text}" for text in _other_evidence(old, new)]
-    return found
-
-
-_LACKS = {True: "is not in the committed ledger", False: "is no longer found"}
-
-
-def _other_evidence(old: Line, new: Line) -> Iterator[str]:
-    before, after = ({one.key: one for one in line.evidence} for line in (old, new))
-    for (run, scale, *_), one, other in _matched(before, after):
-        if one is None or other is None:
-            yield f"evidence of {run}, {scale} {_LACKS[one is None]}"
-        elif one != other:
-            yield f"the committed numbers of {run}, {scale} are not those of the stored runs"
-
-
-def _matched(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Iterator[tuple[Any, Any, Any]]:
-    return ((key, before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after]))
+def other_verdicts(committed: Ledger, now: Ledger) -> list[str]:
+    """The claims of which a recomputed ledger says otherwise than a committed one."""
+    known = {line.claim: line.verdict for line in committed.lines}
+    return [
+        f"{line.claim}: committed as {known[line.claim]}, the stored runs say {line.verdict}"
+        for line in now.lines
+        if known.get(line.claim, line.verdict) != line.verdict
+    ]

@@ -21,7 +21,13 @@ from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.report.paper.claims import load_claims
 from calm_bench.report.paper.figures import FIGURES, FigureSpec, draw_figures
-from calm_bench.report.paper.ledger import Ledger, build_ledger, changes, ledger_csv, ledger_tables
+from calm_bench.report.paper.ledger import (
+    Ledger,
+    build_ledger,
+    ledger_csv,
+    ledger_tables,
+    other_verdicts,
+)
 from calm_bench.report.paper.published import PaperTable, TableSpec, load_tables
 from calm_bench.report.paper.runs import StoredRun, find_stored, read_stored
 from calm_bench.types import problem
@@ -72,12 +78,14 @@ def verify_paper(names: Sequence[str], folder: Path) -> list[str]:
     except ValidationError as error:
         raise InputError(f"{path}: {problem(error)}; write it anew") from error
     ledger, texts = _texts(_read(names))
-    found = changes(committed, ledger)
-    if not found:
-        for path, text in sorted((folder / name, text) for name, text in texts.items()):
-            if not path.is_file() or path.read_bytes() != text.encode():
-                found.append(f"{path} is not what the stored runs give")
-    return found
+    if found := other_verdicts(committed, ledger):
+        return found
+    written = {folder / name: text.encode() for name, text in sorted(texts.items())}
+    return [
+        f"{path} is not what the stored runs give"
+        for path, data in written.items()
+        if not path.is_file() or path.read_bytes() != data
+    ]
 
 
 def _read(names: Sequence[str]) -> list[StoredRun]:

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from calm_bench.report.panels import by_legend
 from calm_bench.report.paper.figures import (
     FIGURES,
     convergence,
@@ -138,13 +137,6 @@ def test_position_is_where_speed_looked(music: StoredRun, make: SimpleNamespace)
     assert [(dot.x, dot.y, dot.y_interval) for dot in line.dots] == [
         (1.0, 100.0, (75.0, 112.5)), (120.0, 100.0, (75.0, 112.5)),
     ]  # fmt: skip
-
-
-def test_one_legend_serves_panels_in_which_a_look_means_one_system(
-    music: StoredRun, ablations: StoredRun
-) -> None:
-    assert len(by_legend(list(head_steps(music)))) == 1
-    assert len(by_legend([*fad_over_time(ablations), *quality_speed(music)])) == 2
 
 
 def test_times_are_those_of_speed_alone_where_it_has_timed(music: StoredRun) -> None:

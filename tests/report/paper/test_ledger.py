@@ -13,12 +13,11 @@ from calm_bench.errors import InputError
 from calm_bench.report.paper.claims import Claim, load_claims
 from calm_bench.report.paper.ledger import (
     Evidence,
-    Ledger,
     Line,
     build_ledger,
-    changes,
     ledger_csv,
     ledger_tables,
+    other_verdicts,
 )
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.store.results import UNFIT, Pooled
@@ -496,23 +495,10 @@ def test_what_is_confounded_says_so(music: StoredRun) -> None:
     assert any("confounded: two losses" in field.text for field in table.rows[0])
 
 
-def test_changes_are_told(music: StoredRun) -> None:
+def test_a_verdict_that_no_longer_follows_is_told(music: StoredRun) -> None:
     ledger = build_ledger([claim(*PAIR)], [music])
-    assert changes(ledger, ledger) == []
     (one,) = ledger.lines
-
-    def altered(**update: Any) -> Ledger:
-        return ledger.model_copy(update={"lines": (one.model_copy(update=update),)})
-
-    (text,) = changes(altered(verdict="contradicted"), ledger)
+    altered = one.model_copy(update={"verdict": "contradicted"})
+    assert other_verdicts(ledger, ledger) == []
+    (text,) = other_verdicts(ledger.model_copy(update={"lines": (altered,)}), ledger)
     assert text == f"a: committed as contradicted, the stored runs say {ONCE}"
-    first, second = one.evidence
-    other = first.model_copy(update={"low": -9.0})
-    (text,) = changes(altered(evidence=(other, second)), ledger)
-    assert text == "a: the committed numbers of music-1, tiny are not those of the stored runs"
-    (text,) = changes(altered(evidence=(first,)), ledger)
-    assert "evidence of music-1, tiny is not in the committed ledger" in text
-    (text,) = changes(ledger, altered(evidence=(first,)))
-    assert "is no longer found" in text
-    (text,) = changes(ledger.model_copy(update={"lines": ()}), ledger)
-    assert text == "a is not in the committed ledger"

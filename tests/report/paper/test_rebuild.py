@@ -6,9 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
+from commands import call
 
-from calm_bench.cli.app import app
 from calm_bench.errors import InputError
 from calm_bench.report.paper import rebuild
 from calm_bench.report.paper.claims import load_claims
@@ -125,30 +124,25 @@ def test_verify_without_a_ledger_is_one_line(checkout: Path) -> None:
 
 
 def test_the_command_writes_prints_and_verifies(checkout: Path) -> None:
-    runner = CliRunner()
-    done = runner.invoke(app, ["paper"])
-    assert done.exit_code == 0, done.output
-    assert "Claims by verdict" in done.output
-    assert "music-fad-consistency-4" in done.output
-    assert "not drawn: convergence" in done.output
-    lines = [line.split("  would measure ") for line in done.output.splitlines()]
+    done = call("paper")
+    assert "Claims by verdict" in done.text
+    assert "music-fad-consistency-4" in done.text
+    assert "not drawn: convergence" in done.text
+    lines = [line.split("  would measure ") for line in done.out.splitlines()]
     counts = {line[0].strip(): int(line[1].split()[0]) for line in lines if len(line) == 2}
     ledger = json.loads((checkout / "results/paper/ledger.json").read_text(encoding="utf-8"))
     absent = [e["command"] for e in ledger["lines"] if e["verdict"] == "not measured"]
     assert counts["calm-bench run speech"] == absent.count("calm-bench run speech") > 1
     assert not [command for command in counts if "RUN" in command or "then" in command]
-    assert f"says what {len(absent) - sum(counts.values())} more claims need" in done.output
-    assert runner.invoke(app, ["paper", "--verify"]).exit_code == 0
+    assert f"says what {len(absent) - sum(counts.values())} more claims need" in done.text
+    call("paper", "--verify")
     path = checkout / "results" / "paper" / "ledger.json"
     path.write_text(path.read_text().replace('"inconclusive"', '"reproduced"'), encoding="utf-8")
-    done = runner.invoke(app, ["paper", "--verify"])
-    assert done.exit_code == 1
-    assert "committed as reproduced" in done.output
+    assert "committed as reproduced" in call("paper", "--verify", code=1).out
 
 
 def test_json_is_one_object(checkout: Path) -> None:
-    done = CliRunner().invoke(app, ["paper", "music-1", "--out", "mine", "--json"])
-    found = json.loads(done.stdout)
+    found = call("paper", "music-1", "--out", "mine", "--json").json
     assert found["runs"] == ["music-1"]
     assert {line["verdict"] for line in found["lines"]} >= {"direction holds", "not measured"}
     assert (checkout / "mine" / "ledger.json").is_file()
@@ -166,8 +160,7 @@ def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
     data = json.loads(path.read_text(encoding="utf-8")) | {"created": "2031-01-01"}
     del data["check"]
     path.write_text(json.dumps(data | {"releases": {"calm-music-tiny": 2}}), encoding="utf-8")
-    done = CliRunner().invoke(app, ["paper", "music-1", "music-2", "--out", "mine"])
-    assert done.exit_code == 0, done.output
+    call("paper", "music-1", "music-2", "--out", "mine")
     ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
     lines = {line.claim: line.evidence for line in ledger.lines}
     fads = lines["music-fad-consistency-4"]
@@ -191,8 +184,7 @@ def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
     save(make.stored(make.music(), environment={"code": code}))
     again = make.music().model_copy(update={"run_id": "music-2"})
     save(make.stored(again, environment={"code": code | {"scores": "9" * 16}}))
-    done = CliRunner().invoke(app, ["paper", "music-1", "music-2", "--out", "mine"])
-    assert done.exit_code == 0, done.output
+    call("paper", "music-1", "music-2", "--out", "mine")
     ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
     lines = {line.claim: line.evidence for line in ledger.lines}
     (speed,) = lines["music-overall-1"]

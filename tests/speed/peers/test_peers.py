@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from commands import refused
 
-from calm_bench.cli.app import app
 from calm_bench.errors import BenchError, InputError
 from calm_bench.report.formats import to_latex, to_markdown
 from calm_bench.speed import frames
@@ -211,18 +210,11 @@ class TestRun:
 
 
 class TestCommand:
-    def refused(self, *args: str) -> str:
-        plain = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-        result = CliRunner().invoke(app, ["speed", "peers", *args], env=plain)
-        assert result.exit_code == 2, result.output
-        (line,) = [text for text in result.stderr.splitlines() if text.startswith("error: ")]
-        return line
-
     def test_unknown_names(self) -> None:
-        assert "did you mean mimi" in self.refused("--pairs", "mimmi")
-        assert "'fp8' is no precision" in self.refused("--precision", "fp8")
+        assert "did you mean mimi" in refused("speed", "peers", "--pairs", "mimmi")
+        assert "'fp8' is no precision" in refused("speed", "peers", "--precision", "fp8")
 
     def test_no_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(items, "version_of", lambda distribution: None)
-        line = self.refused("--pairs", "pocket", "mimi")
+        line = refused("speed", "peers", "--pairs", "pocket", "mimi")
         assert "pocket-tts is not installed: benchmarks/peers.sh prepares" in line
