@@ -173,6 +173,8 @@ def marked(page: str, mark: str) -> str:
 )
 def test_a_pages_table_is_the_stored_one(page: str, mark: str, stored: str) -> None:
     table = read(stored).replace("\\", "").split("\n\n### ")[0].partition("\n\n")[2].strip()
+    if page == "docs/music.md":  # which shows the temperature that was chosen
+        table = re.sub(r"^\|[^|]*\| 0\.[68] \|.*\n", "", table, flags=re.M)
     assert table.count("\n| ") >= 8
     assert table in marked(page, mark)
 
