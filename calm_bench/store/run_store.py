@@ -25,7 +25,7 @@ files of the names that are written here are ever removed.
 import glob
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -248,22 +248,24 @@ class RunStore:
         for name, added in lines.items():
             files.append_lines(self.path(name), b"".join(added))
 
-    def lost(self, results: Results) -> str | None:
+    def lost(
+        self, results: Results, trials: Sequence[TrialRecord], scores: Sequence[ScoreRecord]
+    ) -> str | None:
         """What results are of and records hold no more, and how to have it again; None if nothing.
 
-        A run that was kept without the records of its clips has lost none.
+        `trials` and `scores` are what was read here. A run that was kept without the records of its
+        clips has lost none.
         """
         if not self.path(TrialRecord.file).exists():
             return None
-        made = Counter(trial.cell_id for trial in self.read(TrialRecord) if trial.clip)
+        made = Counter(trial.cell_id for trial in trials if trial.clip)
         for cell_id, count in results.trials.items():
             if made[cell_id] < count.ok:
                 return (
                     f"{self.path(TrialRecord.file)} has {made[cell_id]} of {count.ok} clips of "
                     f"{cell_id}: repeat the command that made them"
                 )
-        records = self.read(ScoreRecord)
-        there = Counter((record.metric, record.recipe_id, record.cell_id) for record in records)
+        there = Counter((score.metric, score.recipe_id, score.cell_id) for score in scores)
         metric_of = {column.name: str(column.metric) for column in results.columns if column.fields}
         for value in results.rows:
             if value.metric in metric_of and value.value is not None:
