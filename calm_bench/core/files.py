@@ -241,6 +241,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+NUMBERED = tuple("[0-9]" * digits for digits in range(3, 10))
+"""Patterns of numbers from 000 on, which have more digits where there are a thousand."""
+
+
 def remove(root: Path, *patterns: str) -> None:
     """Remove files, and of the folders that they lay in those that are empty then."""
     for pattern in patterns:

@@ -41,7 +41,8 @@ _OURS = re.compile(r"run-\d+")
 _WRITTEN = tuple(
     f"run-[0-9]*/{name}"
     for name in (
-        *("prompts/[0-9][0-9][0-9].opus", "plots/*.svg", "plots/*.png"),
+        *("plots/*.svg", "plots/*.png"),
+        *(f"prompts/{number}.opus" for number in files.NUMBERED),
         *(f"{kind}/{'[0-9a-f]' * 16}.*" for kind in ("clips", "spectrograms")),
     )
 )

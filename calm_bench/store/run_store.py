@@ -49,7 +49,8 @@ _RANKS = "ranks"
 _IMAGES = ("png", "svg")
 _WRITTEN = (
     *(f"{_RANKS}/*/trials.jsonl", f"{_RANKS}/*/run.log"),
-    *("clips/*/*.[0-9]*.flac", "page/index.html", "page/prompts/[0-9][0-9][0-9].flac"),
+    *("clips/*/*.[0-9]*.flac", "page/index.html"),
+    *(f"page/prompts/{number}.flac" for number in files.NUMBERED),
     f"page/spectrograms/{'[0-9a-f]' * 16}.png",
     *(f"plots/{kind}_*.{suffix}" for kind in ("quality", "time", "growth") for suffix in _IMAGES),
 )
