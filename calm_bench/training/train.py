@@ -37,7 +37,7 @@ from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
 from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
-from calm_bench.core.ranks import Connected
+from calm_bench.core.ranks import Connected, tells_of_loss
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
     card_of,
@@ -298,8 +298,7 @@ def _others(fabric: Fabric) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-        if fabric.world_size == 1 or not lost:
+        if fabric.world_size == 1 or not tells_of_loss(error):
             raise
         raise BenchError(
             "another rank has ended before the training was done; what was saved is kept, the same "
