@@ -47,15 +47,17 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def append_lines(path: Path, data: bytes) -> None:
-    """Append whole lines and sync, first cutting off a line that an earlier kill tore.
+    """Append whole lines of JSON and sync, first cutting off a line that an earlier kill tore.
 
     Raises:
-        InputError: If the disk is full or not writable; nothing half-written stays.
+        InputError: If the disk is full or not writable; nothing half-written stays. Or if the file
+            ends in what is no line of ours.
     """
     with disk_errors(path):
         path.touch()
         with path.open("r+b", buffering=0) as file:
             start = _committed_size(file)
+            _refuse_foreign_end(path, file, start)
             file.truncate(start)
             file.seek(start)
             try:
@@ -64,6 +66,39 @@ def append_lines(path: Path, data: bytes) -> None:
             except OSError:
                 file.truncate(start)
                 raise
+
+
+def mend_end(path: Path, begins: bytes) -> None:
+    """Give a sealed last line that lacks only its newline the newline.
+
+    Raises:
+        InputError: If what the file ends in is not how our lines begin, or it cannot be written.
+    """
+    if not path.is_file():
+        return
+    with disk_errors(path):
+        with path.open("rb") as file:
+            last = _refuse_foreign_end(path, file, _committed_size(file), begins)
+        try:
+            unsealed(last, path, always=True)
+        except InputError:  # torn, or of an older version: the next line takes its place
+            return
+        with path.open("ab", buffering=0) as file:
+            _write_all(file, b"\n")
+            os.fsync(file.fileno())
+
+
+def _refuse_foreign_end(path: Path, file: BinaryIO, start: int, begins: bytes = b"{") -> bytes:
+    """What a file ends in from `start` on: half a line of ours, or nothing.
+
+    A disk without power may have left zeros in its place.
+    """
+    file.seek(start)
+    last = file.read()
+    found = last.strip(b"\0")
+    if not (found.startswith(begins) or begins.startswith(found)):
+        raise InputError(f"{path} ends in what is no line of ours ({found[:20]!r}): move it away")
+    return last
 
 
 def committed_lines(path: Path) -> list[bytes]:

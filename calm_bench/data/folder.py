@@ -16,7 +16,14 @@ from calm_bench.asr import load_recognizer
 from calm_bench.config import CORPORA, parse
 from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
 from calm_bench.core.code import computed_by
-from calm_bench.core.files import append_lines, committed_lines, json_value, sealed, unsealed
+from calm_bench.core.files import (
+    append_lines,
+    committed_lines,
+    json_value,
+    mend_end,
+    sealed,
+    unsealed,
+)
 from calm_bench.core.paths import expanded
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
@@ -208,11 +215,12 @@ class Journal:
     """Answers that were dear to get, one JSON line each, so that a killed command keeps them."""
 
     def __init__(self, path: Path) -> None:
-        """Read what an earlier start has written; a torn last line is dropped.
+        """Read what an earlier start has written; a torn last line is dropped, a whole one kept.
 
         Raises:
-            InputError: If another line is damaged.
+            InputError: If another line is damaged, or the last one is not ours.
         """
+        mend_end(path, b'{"key": ')
         self.path = path
         self._lock = threading.Lock()
         self._known: dict[str, Any] = {}

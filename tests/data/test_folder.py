@@ -14,7 +14,13 @@ from calm_bench.cli.app import app
 from calm_bench.core.files import locked
 from calm_bench.data import folder as module
 from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
-from calm_bench.data.folder import FolderOptions, data_command, folder_command, make_folder
+from calm_bench.data.folder import (
+    FolderOptions,
+    Journal,
+    data_command,
+    folder_command,
+    make_folder,
+)
 from calm_bench.data.shards import prepare
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.seeds import file_hash
@@ -215,6 +221,44 @@ def test_files_are_inspected_once(source: Path, out: Path, looks: list[str]) -> 
     make_folder(source, out)
     assert len(looks) == 2
     assert "c.wav" in looks
+
+
+def test_an_answer_that_lacks_its_newline_is_kept_and_followed_by_others(
+    source: Path, out: Path, looks: list[str]
+) -> None:
+    sound(source / "a.wav")
+    sound(source / "b.wav")
+    make_folder(source, out)
+    path = out / "inspected.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    looks.clear()
+    sound(source / "c.wav")
+    make_folder(source, out)
+    assert looks == ["c.wav"]
+    assert path.read_bytes().startswith(whole)
+    assert path.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize("end", [b"\0" * 300, b'{"ke', b'{"key": "an answer", "val'])
+def test_half_an_answer_is_cut_off(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / "inspected.jsonl"
+    Journal(path).put("a", 1)
+    path.write_bytes(path.read_bytes() + end)
+    journal = Journal(path)
+    journal.put("b", 2)
+    assert [Journal(path).get(key) for key in "ab"] == [1, 2]
+    assert path.read_bytes().count(b"\n") == 2
+
+
+@pytest.mark.parametrize("name", ["inspected.jsonl", "heard.jsonl"])
+def test_a_journal_that_is_someone_elses_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    for text in (b"what I heard: nothing", b'{"file": "a.wav"}'):
+        path.write_bytes(text)
+        with pytest.raises(InputError, match=f"{name} ends in what is no line of ours"):
+            Journal(path)
+        assert path.read_bytes() == text
 
 
 def test_a_decoder_that_raises_costs_one_file(

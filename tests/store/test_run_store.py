@@ -108,6 +108,14 @@ def test_a_later_record_with_the_same_key_replaces_the_earlier(store: RunStore) 
     assert [(t.trial_id, t.seed) for t in store.read(TrialRecord)] == [("t0", 2), ("t1", 7)]
 
 
+def test_an_end_that_is_someone_elses_is_not_cut_off(store: RunStore) -> None:
+    path = store.path("trials.jsonl")
+    path.write_bytes(b"my notes")
+    with pytest.raises(InputError, match="ends in what is no line of ours"):
+        store.append(trial(1))
+    assert path.read_bytes() == b"my notes"
+
+
 @pytest.mark.parametrize("torn", [b'{"trial_id": "t2", "cel', b"\0" * 200_000, b"{}"])
 def test_a_torn_last_line_is_left_out_and_then_overwritten(store: RunStore, torn: bytes) -> None:
     store.append(trial(0), trial(1))
