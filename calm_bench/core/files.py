@@ -261,6 +261,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: If the disk is full or not writable, or something lies there by then.
     """
+    with growing_folder(path) as folder:
+        yield folder
+        folder.rename(path)
+
+
+@contextmanager
+def growing_folder(path: Path) -> Iterator[Path]:
+    """A folder beside a path, for what will lie there; in the end what is left of it is removed.
+
+    Raises:
+        InputError: If the disk is full or not writable.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name[:50])}.*.unfinished"):
@@ -270,10 +282,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             yield folder
-            folder.rename(path)
-        except BaseException:
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
-            raise
 
 
 NUMBERED = tuple("[0-9]" * digits for digits in range(3, 10))

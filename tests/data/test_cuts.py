@@ -42,7 +42,7 @@ def call(root: Path, *options: str, seconds: float = 2.0) -> Result:
 
 
 def cut(root: Path, *options: str, seconds: float = 2.0) -> list[PromptSpec]:
-    result = call(root, *options, seconds=seconds)
+    result = call(root, *options, "--fresh", seconds=seconds)
     assert result.exit_code == 0, result.output
     return read_prompt_specs(root / "benchmarks" / "prompts" / "speech.jsonl")
 
@@ -88,6 +88,59 @@ def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
     assert "which give 5 clips, not 9" in result.stderr
     result = call(tmp_path, "--n", "1", seconds=13.0)
     assert "no test recording of at least 13 s: the longest of 2 lasts 12.00 s" in result.stderr
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    found = (path for path in (root / "benchmarks").rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def test_the_same_prompts_are_written_again_and_others_refused(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {})})
+    assert call(tmp_path, "--n", "2").exit_code == 0
+    whole = contents(tmp_path)
+    (tmp_path / "benchmarks/prompts/speech/a.flac").unlink()
+    assert call(tmp_path, "--n", "2").exit_code == 0
+    assert contents(tmp_path) == whole
+    for others in (["--n", "1"], ["--n", "2", "--offset", "0"]):
+        refused = call(tmp_path, *others)
+        assert refused.exit_code == 2
+        assert "speech.jsonl lists other prompts than these" in refused.stderr
+        assert contents(tmp_path) == whole
+    assert call(tmp_path, "--n", "2", "--offset", "0", "--name", "heads").exit_code == 0
+    assert contents(tmp_path).items() > whole.items()
+    assert starts(tmp_path, cut(tmp_path, "--n", "2", "--offset", "0")) == {"a": 0.0, "b": 0.0}
+
+
+def test_audio_without_a_list_is_taken_if_it_is_the_same(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {})})
+    assert call(tmp_path, "--n", "2").exit_code == 0
+    whole = contents(tmp_path)
+    (tmp_path / "benchmarks/prompts/speech.jsonl").unlink()  # as a kill leaves it
+    assert call(tmp_path, "--n", "2").exit_code == 0
+    assert contents(tmp_path) == whole
+    (tmp_path / "benchmarks/prompts/speech.jsonl").unlink()
+    mine = tmp_path / "benchmarks/prompts/speech/b.flac"
+    mine.write_bytes(b"mine")
+    refused = call(tmp_path, "--n", "2")
+    assert refused.exit_code == 2
+    assert "b.flac is there already and is another prompt" in refused.stderr
+    assert mine.read_bytes() == b"mine"
+    assert call(tmp_path, "--n", "2", "--fresh").exit_code == 0
+    assert contents(tmp_path) == whole
+
+
+def test_prompts_beside_the_reader_are_found_by_their_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"a": (10.0, {})})
+    (tmp_path / "benchmarks" / "prompts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "benchmarks" / "prompts")
+    words = ["--out", ".", "--n", "1", "--seconds", "2", "--sample-rate", str(RATE)]
+    made = CliRunner().invoke(app, ["data", "prompts", str(tmp_path / "corpus"), *words])
+    assert made.exit_code == 0, made.output
+    (spec,) = read_prompt_specs(tmp_path / "benchmarks" / "prompts" / "speech.jsonl")
+    assert starts(tmp_path, [spec]) == {"a": 4.0}
 
 
 def test_choices_are_made_on_prompts_of_the_validation_split(tmp_path: Path) -> None:
