@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from calm_bench.errors import BenchError, InputError
+from calm_bench.errors import BenchError, InputError, UnwritableError
 from calm_bench.seeds import content_hash
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: cannot write {path}; what was done so far is safe, "
                 "make room and repeat the command"
             ) from error
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose another folder with --out"
-        ) from error
+        raise UnwritableError(path, error.strerror or str(error)) from error
 
 
 def append_lines(path: Path, data: bytes) -> None:
@@ -365,7 +363,7 @@ def locked(
         file = path.open("r+b", buffering=0)
     with file:
         if not re.fullmatch(rb"\d{0,20}\n?", file.read(32)):
-            raise InputError(f"{path} is no lock of ours: {instead}")
+            raise InputError(f"{path} is no lock of ours: {'remove it' if wait else instead}")
         file.seek(0)
         told = False
         while not _try_lock(file):

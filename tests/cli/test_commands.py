@@ -395,6 +395,28 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("train vae-speech-tiny --device cpu", "CALM_BENCH_HOME names another place"),
+        ("data speech", "CALM_BENCH_HOME names another place"),
+        ("data folder {} --out {}/file/deeper", "choose another folder with --out"),
+        ("run smoke --out {}/file/deeper", "choose another folder with --out"),
+        ("score {} --metrics loudness --out {}/file/run", "choose another folder with --out"),
+        ("listen {run} --votes {}/file/votes.jsonl", "--votes names another file"),
+    ],
+)
+def test_what_cannot_be_written_names_what_its_command_has(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, instead: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(32000) / 9), 16000)
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "file" / "home"))
+    line = refused(*(word.format(tmp_path, run=finished) for word in command.split()))
+    assert line.startswith("cannot write ")
+    assert line.endswith(f"; {instead}")
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
