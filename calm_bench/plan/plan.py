@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import registry
-from calm_bench.config import BenchmarkSpec, Models, PromptSpec, is_untrained, load_benchmark
+from calm_bench.config import (
+    BenchmarkSpec,
+    Models,
+    PromptSpec,
+    is_untrained,
+    load_benchmark,
+    unnamed_weights,
+)
 from calm_bench.core import paths
 from calm_bench.core.recordings import amount, few
 from calm_bench.data.layouts import refuse_other_languages
@@ -49,6 +56,8 @@ def _state(name: str, models: Models) -> str:
         return "missing"
     except BenchError:
         return "broken"  # whoever loads it says how; `doctor` does
+    if unnamed_weights(config, folder) is not None:
+        return "broken"
     return "untrained" if is_untrained(config, folder) else "ready"
 
 

@@ -31,6 +31,7 @@ from calm_bench.config import (
     is_shipped,
     load_model_config,
     parse,
+    refuse_unnamed_weights,
     train_command,
 )
 from calm_bench.core import paths
@@ -452,7 +453,8 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
 
 def _check_codec(name: str, where: str) -> None:
     """Refuse a codec that has a recipe and was not trained by it; debug codecs have none."""
-    codec = load_model_config(name)[0]
+    codec, folder = load_model_config(name)
+    refuse_unnamed_weights(codec, folder)
     if codec.kind == "codec" and codec.training and codec.weights is None:
         raise WeightsError(
             f"{where}: its codec {name} has random weights: `{train_command(name)}` comes first"
