@@ -59,7 +59,7 @@ from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.text import load_text_model
 from calm_bench.training import language
-from calm_bench.training.codec import CodecObjective, CodecTraining
+from calm_bench.training.codec import CodecObjective, CodecTraining, refuse_other_bottleneck
 from calm_bench.training.curve import curve_of
 from calm_bench.training.loop import WITHOUT_EFFECT, Trainer
 from calm_bench.training.objective import Objective, TrainingConfig
@@ -420,6 +420,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     if config.kind == "codec":
         codec = build_module(config, folder)
         training = parse(CodecTraining, recipe.objective, its_own)
+        refuse_other_bottleneck(codec, training, its_own)
         _say_low_rates(corpus, codec.sample_rate)
         train = prepare(corpus, codec.sample_rate, "train")
         validation = prepare(corpus, codec.sample_rate, "validation")
@@ -434,11 +435,11 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     name = str(config.codec)
     system = build_system(config, folder, load_codec(name))
     options = parse(language.LanguageTraining, recipe.objective, its_own)
-    objective = _objective_of(system)
-    if objective is None:
+    if (objective := _objective_of(system)) is None:
         raise InputError(
             f"{where}: there is no training objective for systems of type {config.type!r}"
         )
+    language.refuse_other_head(objective, options, its_own)
     _say_low_rates(corpus, system.codec.sample_rate)
     begun = start_from(system, recipe.start_from, where) if recipe.start_from else None
     splits = (
