@@ -44,6 +44,18 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UnwritableError(path, error.strerror or str(error)) from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file lies at a path.
+
+    Raises:
+        InputError: If a folder or the like lies in its place.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file"
+        raise InputError(f"{path} is {what}, where a file belongs: move it away")
+    return path.is_file()
+
+
 def append_lines(path: Path, data: bytes) -> None:
     """Append whole lines of JSON and sync, first cutting off a line that an earlier kill tore.
 
@@ -72,7 +84,7 @@ def mend_end(path: Path, begins: bytes) -> None:
     Raises:
         InputError: If what the file ends in is not how our lines begin, or it cannot be written.
     """
-    if not path.is_file():
+    if not is_there(path):
         return
     with disk_errors(path):
         with path.open("rb") as file:
@@ -100,8 +112,17 @@ def _refuse_foreign_end(path: Path, file: BinaryIO, start: int, begins: bytes = 
 
 
 def committed_lines(path: Path) -> list[bytes]:
-    """The lines of a file without a last one that lacks its newline; none if there is no file."""
-    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    """The lines of a file without a last one that lacks its newline; none if there is no file.
+
+    Raises:
+        InputError: If a folder lies in its place, or it cannot be read.
+    """
+    if not is_there(path):
+        return []
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_text(path: Path) -> str:

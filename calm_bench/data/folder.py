@@ -19,6 +19,7 @@ from calm_bench.core.code import computed_by
 from calm_bench.core.files import (
     append_lines,
     committed_lines,
+    is_there,
     json_value,
     mend_end,
     sealed,
@@ -124,7 +125,7 @@ def make_folder(
 
 def _replaced(out: Path, settings: dict[str, Any]) -> list[str]:
     """A note where a corpus of another source or other options lies."""
-    if not (out / "corpus.json").is_file():
+    if not is_there(out / "corpus.json"):
         return []
     try:
         known = card_of(out).settings == settings

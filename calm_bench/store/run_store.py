@@ -112,7 +112,7 @@ class RunStore:
             return
         if not self.root.is_dir():
             raise InputError(f"{self.root} is a file: --out names the folder of the run")
-        if (self.root / "manifest.json").exists():
+        if files.is_there(self.root / "manifest.json"):
             self.read_manifest()
         elif any(p.name != ".lock" and not files.is_unfinished(p) for p in self.root.iterdir()):
             raise InputError(f"{self.root} is not empty and holds no run: choose another --out")
@@ -203,7 +203,7 @@ class RunStore:
         """
         self.refuse_foreign()
         with self.lock():
-            if fresh and (self.root / "manifest.json").exists():
+            if fresh and files.is_there(self.root / "manifest.json"):
                 if changes := _other_weights(self.read_manifest().weights, weights):
                     raise InputError(
                         f"{self.root} holds what other weights made ({changes}), which no command "
@@ -225,7 +225,7 @@ class RunStore:
             InputError: If the folder holds another plan, or the same plan made by another device
                 type, torch version or other weights, whose clips must not be mixed with these.
         """
-        if (self.root / "manifest.json").exists() and not fresh:
+        if files.is_there(self.root / "manifest.json") and not fresh:
             known = self.read_manifest()
             if changes := _changes(known, manifest):
                 raise InputError(
@@ -317,7 +317,7 @@ class RunStore:
                 belong to another run.
         """
         results = self.read_json(Results, "results.json")
-        if (self.root / "manifest.json").is_file():
+        if files.is_there(self.root / "manifest.json"):
             manifest = self.read_manifest()
             _refuse_another(results.run_id, manifest.run_id, self.root / "results.json")
             if not results.weights:
@@ -330,7 +330,7 @@ class RunStore:
         Raises:
             InputError: If ratings.json belongs to another run.
         """
-        if not (self.root / "ratings.json").is_file():
+        if not files.is_there(self.root / "ratings.json"):
             return Ratings(run_id=run_id)
         ratings = self.read_json(Ratings, "ratings.json")
         _refuse_another(ratings.run_id, run_id, self.root / "ratings.json")
@@ -352,13 +352,15 @@ class RunStore:
             InputError: If it is not there, or not what was written.
         """
         path = self.root / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
+        if not files.is_there(path):
             raise InputError(
                 f"{self.root} has no {name}: it is not the folder of a finished run; "
                 "`calm-bench run` writes these to results/runs/"
-            ) from error
+            )
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
         return _load(model, data, str(path))
 
 

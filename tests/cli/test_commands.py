@@ -395,6 +395,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "results.json", "trials.jsonl", "scores.jsonl"])
+def test_a_folder_in_the_place_of_a_runs_file_is_one_line(
+    finished: Path, tmp_path: Path, name: str
+) -> None:
+    run = tmp_path / "smoke"
+    shutil.copytree(finished, run)
+    (run / name).unlink()
+    (run / name).mkdir()
+    # To `score` a folder without a manifest of ours is one of audio.
+    scored = ["score {}"] if name != "manifest.json" else []
+    for command in ("report {}", "run smoke --out {}", *scored):
+        line = refused(*command.format(run).split())
+        assert line == f"{run / name} is a folder, where a file belongs: move it away"
+
+
 @pytest.mark.parametrize(
     ("command", "instead"),
     [

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,39 @@ def test_a_torn_last_line_is_left_out_and_then_overwritten(store: RunStore, torn
     assert [t.trial_id for t in store.read(TrialRecord)] == ["t0", "t1"]
     store.append(trial(2))
     assert [t.trial_id for t in store.read(TrialRecord)] == ["t0", "t1", "t2"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(store: RunStore) -> None:
+    kinds = [TrialRecord, ScoreRecord, RowScore, TranscriptRecord, LatencyRecord]
+    reads: dict[str, Callable[[], object]] = {
+        kind.file: partial(store.read, kind) for kind in kinds
+    }
+    reads |= {
+        "manifest.json": store.read_manifest,
+        "results.json": store.read_results,
+        "ratings.json": partial(store.read_ratings, "a run"),
+    }
+    for name in reads:
+        store.path(f"{name}/mine").touch()
+    for name, read in reads.items():
+        with pytest.raises(InputError, match=f"{name} is a folder, where a file belongs"):
+            read()
+    with pytest.raises(InputError, match=r"manifest\.json is a folder"):
+        store.refuse_foreign()
+    assert all((store.root / name / "mine").is_file() for name in reads)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(store: RunStore) -> None:
+    store.write_manifest(manifest())
+    store.append(trial(0))
+    for name, read in (
+        ("manifest.json", store.read_manifest),
+        ("trials.jsonl", partial(store.read, TrialRecord)),
+    ):
+        (store.root / name).chmod(0)
+        with pytest.raises(InputError, match=f"cannot read .*{name}: Permission denied"):
+            read()
 
 
 def test_a_damaged_line_in_the_middle_is_named(store: RunStore) -> None:
