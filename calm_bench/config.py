@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from calm_bench.core import files, paths
 from calm_bench.core.paths import AnyPath, FileName, RelativePath
 from calm_bench.errors import InputError, UnknownNameError, WeightsError, near_names
-from calm_bench.seeds import MAX_SEED, content_hash, is_number, training_of
+from calm_bench.seeds import MAX_SEED, content_hash, file_hash, is_number, training_of
 from calm_bench.types import Precision, StrictModel, WordTimes
 
 AT_STEP = "@"
@@ -365,7 +365,7 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
 
         Raises:
             InputError: If it is of another kind.
-            WeightsError: If its weights are not there.
+            WeightsError: If its weights are not there, or there and not named.
         """
         config, folder = self[name]
         if config.kind != kind:
@@ -378,6 +378,7 @@ class Models(dict[str, tuple[ModelConfig, Path]]):
                 f"{name} has no weights: {folder / config.weights.file} does not exist; "
                 f"{train_command(name)} makes them"
             )
+        refuse_unnamed_weights(config, folder)
         self.weights[name] = config.weights.sha256 if config.weights else config.release
         codec = self.identity(config.codec, "codec") if config.codec else None
         heard = config.weights.codec if config.weights else None
@@ -399,6 +400,28 @@ def is_shipped(config: ModelConfig, folder: Path) -> bool:
 def is_untrained(config: ModelConfig, folder: Path) -> bool:
     """Whether a model lacks the weights that it names."""
     return config.weights is not None and not (folder / config.weights.file).is_file()
+
+
+def unnamed_weights(config: ModelConfig, folder: Path) -> Path | None:
+    """Weights that lie in a model's folder whose config.yaml names none; None if there are none."""
+    if config.weights is not None or config.release is not None:
+        return None
+    return min(folder.glob("*.safetensors"), default=None)
+
+
+def refuse_unnamed_weights(config: ModelConfig, folder: Path) -> None:
+    """Refuse a model that would be drawn at random although it was trained.
+
+    Raises:
+        WeightsError: If weights lie beside a config.yaml that names none.
+    """
+    if (left := unnamed_weights(config, folder)) is not None:
+        named = f"weights: {{file: {left.name}, sha256: {file_hash(left)}}}"
+        raise WeightsError(
+            f"{folder / 'config.yaml'} names no weights, and {left.name} lies beside it: name them "
+            f"(`{named}`), make weights anew by `{train_command(folder.name)}`, or move the file "
+            "away"
+        )
 
 
 def training_step_of(name: str) -> tuple[str, int | None]:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 log = logging.getLogger(f"{__name__}.traced")
 """Takes the traceback of every error that is told in one line; a run's folder listens."""
@@ -25,6 +26,15 @@ class BenchError(Exception):
 
 class InputError(BenchError):
     """A file, option or configuration that cannot be used as it is."""
+
+
+class UnwritableError(InputError):
+    """A place that cannot be written; the command line adds what its command can do about it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """Say where, and what the system said."""
+        super().__init__(f"cannot write {path}: {reason}")
+        self.path = path
 
 
 class WeightsError(BenchError):

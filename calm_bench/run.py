@@ -19,6 +19,7 @@ from calm_bench import registry
 from calm_bench.config import BenchmarkSpec, Models, parse
 from calm_bench.core import paths
 from calm_bench.core.device import resolve_device
+from calm_bench.core.files import is_there
 from calm_bench.core.progress import waiting
 from calm_bench.core.ranks import ALONE, Ranks
 from calm_bench.core.recordings import few
@@ -413,7 +414,7 @@ _MADE_BY_RUNS = {column.name for column in (*SPEED_COLUMNS, *TEXT_LOSS, BITS_PER
 
 def _refuse_lost(manifest: Manifest, store: RunStore, results: Results) -> None:
     """Refuse to take back numbers of a run that scoring could not give again."""
-    if not (store.root / "results.json").is_file():
+    if not is_there(store.root / "results.json"):
         return
     known, found = (
         {(v.cell_id, v.metric): v.n for v in rows if v.value is not None}

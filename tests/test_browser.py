@@ -16,6 +16,7 @@ from calm_bench.listening.server import Desk, ListeningServer
 from calm_bench.listening.session import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
+from calm_bench.report.players import ClipLookup
 from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord, TrialRecord
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
@@ -112,7 +113,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
     store = make_run(tmp_path_factory.mktemp("runs") / "speech-0123abcd")
     results = store.read_results()
-    write_page(Section(store=store, results=results, tables=[main_table(results)]))
+    write_page(Section(clips=ClipLookup(store), results=results, tables=[main_table(results)]))
     return store
 
 
@@ -329,7 +330,7 @@ def test_a_page_of_several_runs_stands_alone(
     desktop: Watched, store: RunStore, tmp_path: Path
 ) -> None:
     music = make_run(tmp_path / "music", "music")
-    sections = [Section(store=s, results=s.read_results()) for s in (store, music)]
+    sections = [Section(clips=ClipLookup(s), results=s.read_results()) for s in (store, music)]
     write_site(sections, tmp_path / "site", max_rows=2)
     moved = (tmp_path / "site").rename(tmp_path / "moved here")
     page = opened(desktop, moved)

@@ -248,11 +248,15 @@ def prompts(
         Literal["test", "validation"],
         typer.Option(help="Choices are made on validation prompts, and judged on test prompts."),
     ] = "test",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Replace other prompts of this name.")
+    ] = False,
 ) -> None:
     """Cut prompts with their real continuations from a corpus's held-out recordings.
 
     Clips of one recording do not overlap; the list says which recording each is of, and intervals
-    resample them together.
+    resample them together. The same command writes the same prompts again; others of the same name
+    are refused.
     """
     from calm_bench.data.cuts import Cuts, write_prompts
 
@@ -264,7 +268,7 @@ def prompts(
         sample_rate=sample_rate,
         split=split,
     )
-    index = write_prompts(corpus, out, name, cuts)
+    index = write_prompts(corpus, out, name, cuts, fresh=fresh)
     typer.echo(f"wrote {index}")
 
 

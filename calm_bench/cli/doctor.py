@@ -201,6 +201,9 @@ def _model(name: str) -> Check:
     if spec.release is not None:
         detail = f"weights of {spec.release}, which another package fetches when they are needed"
         return Check(label, "ok", detail)
+    if (left := config.unnamed_weights(spec, folder)) is not None:
+        detail = f"{left.name} lies beside a config.yaml that names no weights"
+        return Check(label, "broken", detail, f"name it under weights:, or {train}")
     if spec.weights is None or path is None:
         return Check(label, "ok", f"random weights from seed {spec.seed}")
     if not path.is_file():

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from calm_bench.cli import options
 from calm_bench.core import progress
-from calm_bench.errors import BenchError, InputError, blame, describe
+from calm_bench.errors import BenchError, InputError, UnwritableError, blame, describe
 
 if TYPE_CHECKING:
     from calm_bench.plan.plan import Plan
@@ -180,7 +180,9 @@ class BenchGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            say(f"error: {describe(error)}", style="bold red")
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            line = describe(error) + _instead(error, command)
+            say(f"error: {line}", style="bold red")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             say("stopped; the same command goes on from here", style="bold")
@@ -197,6 +199,25 @@ class BenchGroup(TyperGroup):
                 style="bold red",
             )
             raise typer.Exit(UNEXPECTED) from error
+
+
+def _instead(error: BenchError, command: Any) -> str:
+    """Where else a command can write what it could not, by options that it has."""
+    if not isinstance(error, UnwritableError):
+        return ""
+    from calm_bench.core.paths import home
+
+    if error.path.absolute().is_relative_to(home().absolute()):
+        return "; CALM_BENCH_HOME names another place"
+    words = {name for one in _commands(command) for param in one.params for name in param.opts}
+    if "--out" in words:
+        return "; choose another folder with --out"
+    return "; --votes names another file" if "--votes" in words else "; make it writable"
+
+
+def _commands(command: Any) -> list[Any]:
+    """A command, or those of a group."""
+    return list(getattr(command, "commands", {"": command}).values()) if command else []
 
 
 _NO_MEMORY = re.compile("allocate .*memory|not enough memory|out of memory", re.IGNORECASE)

@@ -11,7 +11,13 @@ from torch import nn
 
 from calm_bench import registry
 from calm_bench.codecs.base import Codec
-from calm_bench.config import ModelConfig, Models, parse, train_command
+from calm_bench.config import (
+    ModelConfig,
+    Models,
+    parse,
+    refuse_unnamed_weights,
+    train_command,
+)
 from calm_bench.core.device import refuse_larger
 from calm_bench.core.files import file_mark
 from calm_bench.errors import InputError, WeightsError, describe
@@ -82,9 +88,11 @@ def fill_weights(
     Parameters whose names begin with `apart` are another model's (a system's codec) and stay.
 
     Raises:
-        WeightsError: If the file is missing, has another hash, or does not fit the architecture.
+        WeightsError: If the file is missing, has another hash, or does not fit the architecture; or
+            if the config names none and there is one.
     """
     if config.weights is None:
+        refuse_unnamed_weights(config, folder)
         return None
     path = folder / config.weights.file
     further = f"{AT_SEED}{path.stem}" if path.parent.name == "trainings" else ""

@@ -128,16 +128,16 @@ class MemoryCache:
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self.max_bytes = max_bytes
-        self._held: OrderedDict[str, Array] = OrderedDict()
+        self._held: OrderedDict[str, NDArray[Any]] = OrderedDict()
         self._bytes = 0
 
-    def read(self, key: str) -> Array | None:
+    def read(self, key: str) -> NDArray[Any] | None:
         """The array under a key, or None."""
         if key in self._held:
             self._held.move_to_end(key)
         return self._held.get(key)
 
-    def write(self, key: str, value: Array) -> None:
+    def write(self, key: str, value: NDArray[Any]) -> None:
         """Keep an array under a key."""
         if key in self._held:
             return

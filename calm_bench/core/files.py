@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from calm_bench.errors import BenchError, InputError
+from calm_bench.errors import BenchError, InputError, UnwritableError
 from calm_bench.seeds import content_hash
 
 logger = logging.getLogger(__name__)
@@ -41,21 +41,33 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: cannot write {path}; what was done so far is safe, "
                 "make room and repeat the command"
             ) from error
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; choose another folder with --out"
-        ) from error
+        raise UnwritableError(path, error.strerror or str(error)) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file lies at a path.
+
+    Raises:
+        InputError: If a folder or the like lies in its place.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no plain file"
+        raise InputError(f"{path} is {what}, where a file belongs: move it away")
+    return path.is_file()
 
 
 def append_lines(path: Path, data: bytes) -> None:
-    """Append whole lines and sync, first cutting off a line that an earlier kill tore.
+    """Append whole lines of JSON and sync, first cutting off a line that an earlier kill tore.
 
     Raises:
-        InputError: If the disk is full or not writable; nothing half-written stays.
+        InputError: If the disk is full or not writable; nothing half-written stays. Or if the file
+            ends in what is no line of ours.
     """
     with disk_errors(path):
         path.touch()
         with path.open("r+b", buffering=0) as file:
             start = _committed_size(file)
+            _refuse_foreign_end(path, file, start)
             file.truncate(start)
             file.seek(start)
             try:
@@ -66,9 +78,29 @@ def append_lines(path: Path, data: bytes) -> None:
                 raise
 
 
+def _refuse_foreign_end(path: Path, file: BinaryIO, start: int) -> None:
+    """What a file ends in from `start` on is half a line of ours, or nothing.
+
+    A disk without power may have left zeros in its place.
+    """
+    file.seek(start)
+    found = file.read().strip(b"\0")
+    if found and not found.startswith(b"{"):
+        raise InputError(f"{path} ends in what is no line of ours ({found[:20]!r}): move it away")
+
+
 def committed_lines(path: Path) -> list[bytes]:
-    """The lines of a file without a last one that lacks its newline; none if there is no file."""
-    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    """The lines of a file without a last one that lacks its newline; none if there is no file.
+
+    Raises:
+        InputError: If a folder lies in its place, or it cannot be read.
+    """
+    if not is_there(path):
+        return []
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_text(path: Path) -> str:
@@ -226,6 +258,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: If the disk is full or not writable, or something lies there by then.
     """
+    with growing_folder(path) as folder:
+        yield folder
+        folder.rename(path)
+
+
+@contextmanager
+def growing_folder(path: Path) -> Iterator[Path]:
+    """A folder beside a path, for what will lie there; in the end what is left of it is removed.
+
+    Raises:
+        InputError: If the disk is full or not writable.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name[:50])}.*.unfinished"):
@@ -235,10 +279,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             yield folder
-            folder.rename(path)
-        except BaseException:
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
-            raise
+
+
+NUMBERED = tuple("[0-9]" * digits for digits in range(3, 10))
+"""Patterns of numbers from 000 on, which have more digits where there are a thousand."""
 
 
 def remove(root: Path, *patterns: str) -> None:
@@ -316,7 +362,7 @@ def locked(
         file = path.open("r+b", buffering=0)
     with file:
         if not re.fullmatch(rb"\d{0,20}\n?", file.read(32)):
-            raise InputError(f"{path} is no lock of ours: {instead}")
+            raise InputError(f"{path} is no lock of ours: {'remove it' if wait else instead}")
         file.seek(0)
         told = False
         while not _try_lock(file):

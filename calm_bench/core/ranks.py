@@ -29,6 +29,8 @@ COMING = timedelta(minutes=5)
 """How long ranks wait for each other to be there at all."""
 SEEING = 5.0
 """Seconds until a file that one machine has written is seen on the others."""
+ANSWERING = 1.0
+"""Seconds in which it is seen that a rank to which something is said is gone."""
 WORKING = timedelta(days=7)
 """And at a meeting: a rank that has died is found at once, one that is slow has all the time."""
 
@@ -210,6 +212,30 @@ class Connected(Ranks):
         place = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0
         index = int(place) % torch.cuda.device_count()
         return f"{name}:{index}" if index else name
+
+
+def tells_of_loss(error: RuntimeError) -> bool:
+    """Whether an error came up because another rank of torch's process group is gone.
+
+    Gloo tells of it by an error of no type, in words that change. So the others are asked again:
+    where one is gone that fails at once, and those that are at work, or have the same error, do not
+    fail.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return False
+    if isinstance(error, dist.DistError) or dist.get_backend() != "gloo":
+        return isinstance(error, dist.DistError)
+    options, end = dist.BarrierOptions(), time.monotonic() + ANSWERING
+    options.timeout = timedelta(seconds=2 * ANSWERING)  # or it would outlast this process
+    try:
+        asked = dist.distributed_c10d._get_default_group().barrier(options)
+    except RuntimeError:
+        return True
+    while not asked.is_completed() and time.monotonic() < end:
+        time.sleep(0.01)
+    return asked.is_completed() and not asked.is_success()
 
 
 def _leave_token() -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from calm_bench.core.files import replace
+from calm_bench.core.files import is_there, replace
 from calm_bench.core.progress import Advance, ordered_map, stage
 from calm_bench.data.corpus import read_card
 from calm_bench.errors import BenchError, InputError
@@ -46,7 +46,7 @@ def refuse_other_settings(
     Raises:
         InputError: If it does; the message names the settings.
     """
-    if not (out / "corpus.json").is_file():
+    if not is_there(out / "corpus.json"):
         return
     known = read_card(out).settings
     every = {*known, *settings}.difference(growing)

@@ -238,12 +238,12 @@ def read_card(folder: Path) -> CorpusCard:
         InputError: If the folder holds no corpus, or one that cannot be read.
     """
     path = folder / "corpus.json"
+    if not files.is_there(path):
+        raise InputError(f"{folder} holds no corpus.json: make it with `calm-bench data folder`")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{folder} holds no corpus.json: make it with `calm-bench data folder`"
-        ) from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     card = files.json_value(data, path)
     if not isinstance(card, dict):
         raise InputError(f"{path} is damaged: it holds no object")
@@ -266,9 +266,9 @@ def read_manifest(folder: Path) -> list[Item]:
         InputError: If there is no manifest, or a line of it is not an item.
     """
     path, card = folder / "manifest.jsonl", folder / "corpus.json"
-    if not path.is_file():
+    if not files.is_there(path):
         raise InputError(f"no corpus in {folder}: make it with `calm-bench data folder`")
-    if card.is_file():
+    if files.is_there(card):
         _say_unlike(folder, files.file_mark(path), files.file_mark(card))
     return [parse(Item, line, where) for where, line in files.json_lines(path)]
 

@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from calm_bench.config import PromptSpec
 from calm_bench.core.audio import write_flac
-from calm_bench.core.files import replace
+from calm_bench.core.files import growing_folder, replace
 from calm_bench.core.paths import check_name
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.corpus import Item, Split, read_manifest
@@ -53,7 +54,9 @@ class _Clip:
     start: float
 
 
-def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
+def write_prompts(
+    corpus: Path, out_dir: Path, name: str, cuts: Cuts, *, fresh: bool = False
+) -> Path:
     """Cut the first `n` clips of a split's recordings that are long enough; none overlap.
 
     Recordings take turns, so that a shorter list has as many of them as it can. Where texts are
@@ -61,15 +64,16 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     is said in one training recording word by word: a model could have learned that by heart.
 
     Writes `<out_dir>/<name>/<id>.flac` and `<out_dir>/<name>.jsonl`, whose path is returned. It
-    names audio relative to the parent of `out_dir`, the benchmarks folder.
+    names audio relative to the parent of `out_dir`, the benchmarks folder. Other prompts of this
+    name are replaced only by a `fresh` list.
 
     Raises:
-        InputError: If the corpus has too few recordings of this length in the split, or the list
-            would replace what is none.
+        InputError: If the corpus has too few recordings of this length in the split, or other
+            prompts or what is no list lies there.
     """
     index = out_dir / f"{_named(name, '--name')}.jsonl"
-    if index.exists():
-        read_prompt_specs(index)  # what is no list of prompts is not ours to replace
+    # What is no list of prompts is not ours to replace.
+    listed = read_prompt_specs(index) if index.exists() else None
     known = read_manifest(corpus)
     held_out = [item for item in known if item.split == cuts.split]
     training = [_spoken(item, 0.0, math.inf) for item in known if item.split == "train"]
@@ -84,24 +88,46 @@ def write_prompts(corpus: Path, out_dir: Path, name: str, cuts: Cuts) -> Path:
     if len(clips) < cuts.n:
         raise InputError(f"{corpus} has {_too_few(clips, held_out, cuts)}")
 
-    def cut(clip: _Clip) -> PromptSpec:
-        item, rate = clip.item, cuts.sample_rate
-        wave, _ = item.read(corpus, rate, start=clip.start, seconds=cuts.seconds)
-        own = item.id if cuts.per_recording == 1 else f"{item.id}-{clip.number}"
-        path = out_dir / name / f"{_named(own, 'a prompt')}.flac"
-        write_flac(path, wave, rate)
-        return PromptSpec(
-            id=own,
-            audio=f"{out_dir.name}/{name}/{path.name}",
-            sha256=file_hash(path),
-            group=_group(item),
-            # A transcribed text is no ground truth: the run transcribes the prompt and says so.
-            words=_cut_words(clip, cuts.seconds) if item.text_source == "given" else None,
-        )
-
-    specs = counted(ordered_map(cut, clips[: cuts.n]), cuts.n, "cutting prompts")
-    replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
+    with growing_folder(out_dir / name) as folder:
+        cut = partial(_cut, corpus, cuts, folder, f"{out_dir.absolute().name}/{name}")
+        specs = [*counted(ordered_map(cut, clips[: cuts.n]), cuts.n, "cutting prompts")]
+        if not fresh:
+            _refuse_others(index, listed, specs)
+        (out_dir / name).mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            path.replace(out_dir / name / path.name)
+        replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     return index
+
+
+def _cut(corpus: Path, cuts: Cuts, folder: Path, place: str, clip: _Clip) -> PromptSpec:
+    """A clip as a prompt, whose audio is written into a folder and will lie at a place."""
+    item, rate = clip.item, cuts.sample_rate
+    wave, _ = item.read(corpus, rate, start=clip.start, seconds=cuts.seconds)
+    own = item.id if cuts.per_recording == 1 else f"{item.id}-{clip.number}"
+    path = folder / f"{_named(own, 'a prompt')}.flac"
+    write_flac(path, wave, rate)
+    return PromptSpec(
+        id=own,
+        audio=f"{place}/{path.name}",
+        sha256=file_hash(path),
+        group=_group(item),
+        # A transcribed text is no ground truth: the run transcribes the prompt and says so.
+        words=_cut_words(clip, cuts.seconds) if item.text_source == "given" else None,
+    )
+
+
+def _refuse_others(
+    index: Path, listed: Sequence[PromptSpec] | None, specs: Sequence[PromptSpec]
+) -> None:
+    """Refuse to replace other prompts; of a list of the same, audio that was lost is made again."""
+    instead = "choose another --name, or replace it with --fresh"
+    if listed is not None and list(listed) != list(specs):
+        raise InputError(f"{index} lists other prompts than these: {instead}")
+    for spec in specs if listed is None else ():
+        path = index.parent / index.stem / Path(spec.audio).name
+        if path.exists() and not (path.is_file() and file_hash(path) == spec.sha256):
+            raise InputError(f"{path} is there already and is another prompt: {instead}")
 
 
 def _named(name: str, what: str) -> str:

@@ -18,6 +18,7 @@ from calm_bench.config import CORPORA
 from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
+from calm_bench.core.files import is_there
 from calm_bench.core.paths import expanded
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.core.sounds import sound_of
@@ -119,7 +120,7 @@ def make_folder(
 
 def _replaced(out: Path, settings: dict[str, Any]) -> list[str]:
     """A note where a corpus of another source or other options lies."""
-    if not (out / "corpus.json").is_file():
+    if not is_there(out / "corpus.json"):
         return []
     try:
         known = card_of(out).settings == settings

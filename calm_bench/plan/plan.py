@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from calm_bench import registry
-from calm_bench.config import BenchmarkSpec, Models, PromptSpec, is_untrained, load_benchmark
+from calm_bench.config import (
+    BenchmarkSpec,
+    Models,
+    PromptSpec,
+    is_untrained,
+    load_benchmark,
+    unnamed_weights,
+)
 from calm_bench.core import paths
 from calm_bench.core.recordings import amount, few
 from calm_bench.data.layouts import refuse_other_languages
@@ -49,6 +56,8 @@ def _state(name: str, models: Models) -> str:
         return "missing"
     except BenchError:
         return "broken"  # whoever loads it says how; `doctor` does
+    if unnamed_weights(config, folder) is not None:
+        return "broken"
     return "untrained" if is_untrained(config, folder) else "ready"
 
 
@@ -282,8 +291,8 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> tuple
     is_short = len(there) < (len(listed) if overrides.n_prompts else wanted)
     some = f"{len(there)} of {amount(max(wanted, len(listed)), 'prompt')}: {_WHEEL}"
     # Of all, those that the benchmark takes by itself come first: fewer are a part of them.
-    own, others = there[: spec.default_prompts], there[spec.default_prompts or len(there) :]
-    chosen = (*_drawn(own, wanted), *_drawn(others, max(0, wanted - len(own))))
+    first, others = there[: spec.default_prompts], there[spec.default_prompts or len(there) :]
+    chosen = (*_drawn(first, wanted), *_drawn(others, max(0, wanted - len(first))))
     return root, OwnPrompts(prompts=chosen, notes=(some,) if is_short else (), unusable=())
 
 

@@ -22,6 +22,7 @@ from calm_bench.errors import InputError
 from calm_bench.report.columns import shown_recipes
 from calm_bench.report.formats import to_csv, to_latex, to_markdown
 from calm_bench.report.page import SITE_MARK, Section, write_page, write_site
+from calm_bench.report.players import ClipLookup
 from calm_bench.report.plots import render_plots
 from calm_bench.report.tables import (
     Table,
@@ -30,7 +31,7 @@ from calm_bench.report.tables import (
     held_out_table,
     main_tables,
 )
-from calm_bench.store.records import GrowthRecord, TrialRecord
+from calm_bench.store.records import GrowthRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -40,7 +41,8 @@ _OURS = re.compile(r"run-\d+")
 _WRITTEN = tuple(
     f"run-[0-9]*/{name}"
     for name in (
-        *("prompts/[0-9][0-9][0-9].opus", "plots/*.svg", "plots/*.png"),
+        *("plots/*.svg", "plots/*.png"),
+        *(f"prompts/{number}.opus" for number in files.NUMBERED),
         *(f"{kind}/{'[0-9a-f]' * 16}.*" for kind in ("clips", "spectrograms")),
     )
 )
@@ -54,35 +56,41 @@ def build_report(run_dir: Path) -> None:
     Raises:
         InputError: If the folder is no finished run, or the report cannot be written.
     """
-    section = read_section(RunStore(run_dir))
+    section = read_section(_clips_of(RunStore(run_dir)))
     files.sweep(run_dir)
     store = section.store
     _write_tables(store, section.results, section.tables)
     for name, data in section.plots.items():
         files.replace(store.path(f"plots/{name}"), data)
-    if store.read(TrialRecord):
+    if section.clips.trials:
         write_page(section)
 
 
-def read_section(store: RunStore) -> Section:
-    """What there is to show of a finished run; nothing is written.
+def _clips_of(store: RunStore) -> ClipLookup:
+    with waiting("reading the run's records"):
+        return ClipLookup(store)
+
+
+def read_section(clips: ClipLookup) -> Section:
+    """What there is to show of a finished run, whose clips are these; nothing is written.
 
     Raises:
         InputError: If the folder is no finished run.
     """
-    with waiting("reading the run's records"):
+    store = clips.store
+    with waiting("reading the run's results"):
         results = store.read_results()
         tables = [*main_tables(results), *difference_tables(results)]
         tables += [held_out_table(results), counts_table(results)]
     plots = render_plots(results, store.read(GrowthRecord))
     tables = [table for table in tables if table.rows]
-    _say_lost(store, results)
-    return Section(store=store, results=results, tables=tables, plots=plots)
+    _say_lost(clips, results)
+    return Section(clips=clips, results=results, tables=tables, plots=plots)
 
 
-def _say_lost(store: RunStore, results: Results) -> None:
+def _say_lost(records: ClipLookup, results: Results) -> None:
     """Say which clips, and numbers of clips, a page goes without; a run without clips has none."""
-    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
+    store, clips = records.store, [trial.clip for trial in records.trials if trial.clip]
     gone = [clip for clip in clips if not paths.inside(store.root, clip).is_file()]
     if clips and len(gone) == len(clips):
         return
@@ -90,7 +98,7 @@ def _say_lost(store: RunStore, results: Results) -> None:
         logger.warning(
             "%s has lost %s of %s clips: %s", store.root, len(gone), len(clips), few(gone)
         )
-    if lost := store.lost(results):
+    if lost := store.lost(results, records.trials, records.scores):
         logger.warning("%s", lost)
 
 
@@ -119,10 +127,10 @@ def build_site(runs: Sequence[Path], root: Path, max_rows: int) -> int:
             folder cannot be written, holds someone's page or has to do with a run's folder.
     """
     _refuse_folder(root, runs)
-    stores = [RunStore(run) for run in runs]
-    for store in stores:
-        _refuse_silent(store)
-    sections = [read_section(store) for store in stores]
+    lookups = [_clips_of(RunStore(run)) for run in runs]
+    for clips in lookups:
+        _refuse_silent(clips)
+    sections = [read_section(clips) for clips in lookups]
     _clear(root)
     write_site(sections, root, max_rows)
     written = [path for name in ("index.html", *_WRITTEN) for path in root.glob(name)]
@@ -174,10 +182,10 @@ def _refuse_folder(root: Path, runs: Sequence[Path]) -> None:
         raise InputError(f"{root} holds something that is not ours: choose another --out")
 
 
-def _refuse_silent(store: RunStore) -> None:
+def _refuse_silent(records: ClipLookup) -> None:
     """A page without a clip is none."""
+    store, clips = records.store, [trial.clip for trial in records.trials if trial.clip]
     results = store.read_results()
-    clips = [trial.clip for trial in store.read(TrialRecord) if trial.clip]
     if not clips:
         raise InputError(f"{store.root} ({results.benchmark}) made no clips: nothing to listen to")
     if not any(paths.inside(store.root, clip).is_file() for clip in clips):

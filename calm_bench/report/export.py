@@ -45,7 +45,7 @@ def export(folder: Path, form: Form, out: Path | None) -> tuple[Path, int]:
         raise MissingExtraError("a Parquet file", "export", "pyarrow")
     import pandas as pd
 
-    lines = [*_of_rows(results), *_of_clips(results, store)]
+    lines = [*_of_rows(results), *_of_clips(results, store, store.read(TrialRecord))]
     with files.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(out) as file:
@@ -59,12 +59,13 @@ def _audiofolder(results: Results, store: RunStore, out: Path) -> int:
     # Numbers by different recipes are not comparable, and have columns of their own.
     shown = [s for s in shown_columns(results, everything=True) if s.column.fields]
     keys = {(s.column.name, s.recipe_id): s.key for s in shown}
-    for line in _of_clips(results, store):
+    tried = store.read(TrialRecord)
+    for line in _of_clips(results, store, tried):
         if key := keys.get((line["metric"], line.get("recipe_id"))):
             numbers[line["trial_id"]][key] = line["value"]
     names = dict.fromkeys(keys.values())
     cells = {row.cell_id: row for row in results.cells}
-    made = [trial for trial in store.read(TrialRecord) if trial.clip and trial.cell_id in cells]
+    made = [trial for trial in tried if trial.clip and trial.cell_id in cells]
     clips = _whole_clips(store, made)
     lines = []
     with files.replacing_folder(out) as unfinished:
@@ -139,17 +140,18 @@ def _of_rows(results: Results) -> Iterator[Line]:
             }
 
 
-def _of_clips(results: Results, store: RunStore) -> Iterator[Line]:
+def _of_clips(results: Results, store: RunStore, tried: Sequence[TrialRecord]) -> Iterator[Line]:
     """What is on record of single clips; one that was not made has a line with its error."""
-    trials = {trial.trial_id: trial for trial in store.read(TrialRecord)}
+    trials = {trial.trial_id: trial for trial in tried}
     cells = {row.cell_id: row for row in results.cells}
     of_metric = defaultdict(list)
     for column in results.columns:
         if column.fields:
             of_metric[column.metric].append(column)
-    if lost := store.lost(results):
+    scores = store.read(ScoreRecord)
+    if lost := store.lost(results, tried, scores):
         raise InputError(lost)
-    for score in store.read(ScoreRecord):
+    for score in scores:
         trial = trials.get(score.trial_id)
         if trial is None or trial.cell_id not in cells or score.recipe_id not in results.recipes:
             continue  # of an earlier scoring, which the results are not of

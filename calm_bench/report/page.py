@@ -37,14 +37,20 @@ class Section:
     """One run on a page.
 
     Attributes:
+        clips: What its records say of its clips.
         tables: Shown below the players.
         plots: Pictures by file name; the page shows those that are SVG.
     """
 
-    store: RunStore
+    clips: ClipLookup
     results: Results
     tables: Sequence[Table] = ()
     plots: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def store(self) -> RunStore:
+        """The run's folder."""
+        return self.clips.store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +149,8 @@ def _write(root: Path, parts: Sequence[PagePart], *, alone: bool) -> None:
 
 
 def _part(section: Section, folder: PageFolder, max_rows: int) -> PagePart:
-    store, results = section.store, section.results
-    lookup, manifest = ClipLookup(store), store.read_manifest()
+    lookup, results = section.clips, section.results
+    manifest = section.store.read_manifest()
     # Systems first: that is what one came to hear.
     rows = sorted(results.cells, key=lambda row: row.kind != "system")
     builder = RowBuilder(folder, lookup, results, rows)

@@ -56,16 +56,21 @@ class Word:
 
 
 class ClipLookup:
-    """Trials, transcripts and per-clip scores of a run, by what the page asks for."""
+    """Trials, transcripts and per-clip scores of a run, by what the page asks for.
+
+    Attributes:
+        store: Where they were read.
+        trials: All of them, in the order of the run.
+        scores: Likewise.
+    """
 
     def __init__(self, store: RunStore) -> None:
         """Read the run's records once."""
-        self._trials = {(t.cell_id, t.prompt_id, t.seed_index): t for t in store.read(TrialRecord)}
+        self.store = store
+        self.trials, self.scores = store.read(TrialRecord), store.read(ScoreRecord)
+        self._trials = {(t.cell_id, t.prompt_id, t.seed_index): t for t in self.trials}
         self._transcripts = {t.clip_id: t for t in store.read(TranscriptRecord)}
-        self._scores = {
-            (score.trial_id, score.metric, score.recipe_id): score
-            for score in store.read(ScoreRecord)
-        }
+        self._scores = {(s.trial_id, s.metric, s.recipe_id): s for s in self.scores}
 
     def pairs(self) -> list[tuple[str, int]]:
         """Every prompt and seed index that was tried, in the order of the run."""

@@ -224,9 +224,8 @@ def by_stage(results: Results, title: str = "", step: str = "") -> list[Panel]:
     for row in rows:
         total = values[row.cell_id, "rtf"].scaled(1000.0)
         own = {part: values.get((row.cell_id, f"{part}_ms")) for part in PARTS}
-        parts: dict[str, float] = {
-            part: rates[row.cell_id] * (value.value or 0.0) for part, value in own.items() if value
-        }
+        known = {part: value.value for part, value in own.items() if value}
+        parts: dict[str, float] = {p: rates[row.cell_id] * ms for p, ms in known.items() if ms}
         rest = (total.value or 0.0) - sum(parts.values())
         if rest > _UNSEEN * (total.value or 0.0):
             parts["other"] = rest

@@ -44,6 +44,8 @@ NOTHING_READ = "this stage reads no weights"
 NOT_LOOKED = "memory was not looked at"
 NOT_PLAIN = "the plain step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
+NO_LENGTH = "how much audio a frame holds was not recorded"
+NO_FIRST = "first audio was not timed"
 MOST_WAIT = "most frames wait to be decoded"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
@@ -198,7 +200,7 @@ def tidy(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> Results:
         found |= estimates(own, baseline, control)
         found["vs_plain"] = _against_plain(facts, row)
         found |= _identity(baseline, own)
-        found |= _thirty(own, setting.frames)
+        found |= _thirty(own, setting.frames, row.codec_frames)
         if max(setting.codec_frames) > 1:
             found |= _groups(facts, row, own)
         footprint = facts.footprint(row, 1)
@@ -285,36 +287,47 @@ def _identity(baseline: Records, own: Records) -> Found:
     }
 
 
-def _thirty(own: Records, frames: int) -> Found:
+def _thirty(own: Records, frames: int, each: int) -> Found:
     """Half a minute: as it was measured, and at the measured time of a frame.
 
-    `frames` is what `--frames` was, in the baseline's frames.
+    `frames` is what `--frames` was, in the baseline's frames. Of a codec that decodes `each` frames
+    a call, the last frame is heard when the call that it is in has ended.
     """
-    frame = (own[0].frame_ns or 0) / 1e9
+    if not own[0].frame_ns:
+        lacking = Estimate(value=None, reason=NO_LENGTH)
+        return {"thirty_s": lacking, "thirty_s_at_frame": lacking}
+    frame = own[0].frame_ns / 1e9
     n_frames = len(own[0].stage_ns["total"])
-    wanted = ceil(round(THIRTY_SECONDS / frame, 6)) if frame else 0
+    wanted = ceil(round(THIRTY_SECONDS / frame, 6))
     at_frame = [ms * wanted / 1e3 for ms in _frame_ms(own)]
     found = {"thirty_s_at_frame": typical(at_frame, "speed", "thirty")}
-    if not wanted or n_frames < wanted:
+    if n_frames < wanted:
         seconds = n_frames * frame
-        needed = "more" if not frame else f"{ceil(frames * THIRTY_SECONDS / seconds)}"
+        needed = ceil(frames * THIRTY_SECONDS / seconds)
         reason = (
             f"not measured: a generation lasts {seconds:.3g} s here; --frames {needed} measures it"
         )
         return {"thirty_s": Estimate(value=None, reason=reason), **found}
-    whole = [((r.first_audio_ns or 0) + sum(r.stage_ns["total"][1:wanted])) / 1e9 for r in own]
-    return {"thirty_s": typical(whole, "speed", "thirty"), **found}
+    end = 1 + each * ceil((wanted - 1) / each)  # the first frame is decoded alone
+    whole = [
+        (record.first_audio_ns + sum(record.stage_ns["total"][1:end])) / 1e9
+        for record in own
+        if record.first_audio_ns is not None
+    ]
+    measured = typical(whole, "speed", "thirty")
+    return {"thirty_s": measured if whole else Estimate(value=None, reason=NO_FIRST), **found}
 
 
 def _groups(facts: _Facts, row: Row, own: Records) -> Found:
     """What several frames at a time bring and cost; a median over frames says nothing of them."""
-    each, frame_ns = row.codec_frames, own[0].frame_ns or 0
+    each, frame_ns = row.codec_frames, own[0].frame_ns
+    wait = None if frame_ns is None else (each - 1) * frame_ns
     alone = facts.first(row, "model", "head_steps", "mode", "precision", codec_frames=1)
     found = {} if each == 1 else {"frame_p50_ms": Estimate(value=None, reason=MOST_WAIT)}
     return found | {
         "codec_frames": Estimate(value=each, n=1),
         "codec_speedup": speedup(facts.timed.own(alone), own, "codec"),
-        "live_wait_ms": Estimate(value=(each - 1) * frame_ns / 1e6, n=1),
+        "live_wait_ms": _seen(wait, NO_LENGTH, 1e6),
     }
 
 

@@ -25,7 +25,7 @@ files of the names that are written here are ever removed.
 import glob
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +49,8 @@ _RANKS = "ranks"
 _IMAGES = ("png", "svg")
 _WRITTEN = (
     *(f"{_RANKS}/*/trials.jsonl", f"{_RANKS}/*/run.log"),
-    *("clips/*/*.[0-9]*.flac", "page/index.html", "page/prompts/[0-9][0-9][0-9].flac"),
+    *("clips/*/*.[0-9]*.flac", "page/index.html"),
+    *(f"page/prompts/{number}.flac" for number in files.NUMBERED),
     f"page/spectrograms/{'[0-9a-f]' * 16}.png",
     *(f"plots/{kind}_*.{suffix}" for kind in ("quality", "time", "growth") for suffix in _IMAGES),
 )
@@ -111,7 +112,7 @@ class RunStore:
             return
         if not self.root.is_dir():
             raise InputError(f"{self.root} is a file: --out names the folder of the run")
-        if (self.root / "manifest.json").exists():
+        if files.is_there(self.root / "manifest.json"):
             self.read_manifest()
         elif any(p.name != ".lock" and not files.is_unfinished(p) for p in self.root.iterdir()):
             raise InputError(f"{self.root} is not empty and holds no run: choose another --out")
@@ -202,7 +203,7 @@ class RunStore:
         """
         self.refuse_foreign()
         with self.lock():
-            if fresh and (self.root / "manifest.json").exists():
+            if fresh and files.is_there(self.root / "manifest.json"):
                 if changes := _other_weights(self.read_manifest().weights, weights):
                     raise InputError(
                         f"{self.root} holds what other weights made ({changes}), which no command "
@@ -224,7 +225,7 @@ class RunStore:
             InputError: If the folder holds another plan, or the same plan timed otherwise or made
                 by another device type, torch version or other weights: neither must be mixed.
         """
-        if (self.root / "manifest.json").exists() and not fresh:
+        if files.is_there(self.root / "manifest.json") and not fresh:
             known = self.read_manifest()
             if changes := _changes(known, manifest):
                 raise InputError(
@@ -249,22 +250,24 @@ class RunStore:
         for name, added in lines.items():
             files.append_lines(self.path(name), b"".join(added))
 
-    def lost(self, results: Results) -> str | None:
+    def lost(
+        self, results: Results, trials: Sequence[TrialRecord], scores: Sequence[ScoreRecord]
+    ) -> str | None:
         """What results are of and records hold no more, and how to have it again; None if nothing.
 
-        A run that was kept without the records of its clips has lost none.
+        `trials` and `scores` are what was read here. A run that was kept without the records of its
+        clips has lost none.
         """
         if not self.path(TrialRecord.file).exists():
             return None
-        made = Counter(trial.cell_id for trial in self.read(TrialRecord) if trial.clip)
+        made = Counter(trial.cell_id for trial in trials if trial.clip)
         for cell_id, count in results.trials.items():
             if made[cell_id] < count.ok:
                 return (
                     f"{self.path(TrialRecord.file)} has {made[cell_id]} of {count.ok} clips of "
                     f"{cell_id}: repeat the command that made them"
                 )
-        records = self.read(ScoreRecord)
-        there = Counter((record.metric, record.recipe_id, record.cell_id) for record in records)
+        there = Counter((score.metric, score.recipe_id, score.cell_id) for score in scores)
         metric_of = {column.name: str(column.metric) for column in results.columns if column.fields}
         for value in results.rows:
             if value.metric in metric_of and value.value is not None:
@@ -315,7 +318,7 @@ class RunStore:
                 belong to another run.
         """
         results = self.read_json(Results, "results.json")
-        if (self.root / "manifest.json").is_file():
+        if files.is_there(self.root / "manifest.json"):
             manifest = self.read_manifest()
             _refuse_another(results.run_id, manifest.run_id, self.root / "results.json")
             if not results.weights:
@@ -328,7 +331,7 @@ class RunStore:
         Raises:
             InputError: If ratings.json belongs to another run.
         """
-        if not (self.root / "ratings.json").is_file():
+        if not files.is_there(self.root / "ratings.json"):
             return Ratings(run_id=run_id)
         ratings = self.read_json(Ratings, "ratings.json")
         _refuse_another(ratings.run_id, run_id, self.root / "ratings.json")
@@ -350,13 +353,15 @@ class RunStore:
             InputError: If it is not there, or not what was written.
         """
         path = self.root / name
-        try:
-            data = path.read_bytes()
-        except OSError as error:
+        if not files.is_there(path):
             raise InputError(
                 f"{self.root} has no {name}: it is not the folder of a finished run; "
                 "`calm-bench run` writes these to results/runs/"
-            ) from error
+            )
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
         return _load(model, data, str(path))
 
 

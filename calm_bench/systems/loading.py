@@ -27,10 +27,11 @@ from calm_bench.codecs.checkpoints import (
 )
 from calm_bench.config import ModelConfig, Models
 from calm_bench.core.cache import ContentCache
+from calm_bench.core.code import SILENT, code_hash
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import waiting
 from calm_bench.errors import InputError
-from calm_bench.nn.kernels import KERNELS, Choice, Kernels, Shape, as_choice, measure
+from calm_bench.nn.kernels import Choice, Kernels, Shape, as_choice, measure
 from calm_bench.seeds import content_hash
 from calm_bench.systems.base import System
 from calm_bench.systems.engine import prepare
@@ -109,11 +110,12 @@ def measured_kernels(told: Mapping[str, Any] | None = None) -> Kernels:
     """The fastest kernels on this machine, each shape timed once for all runs to come.
 
     `told` are choices that hold here. What is found is kept by processor, instructions, version of
-    torch and threads.
+    torch, threads, and the code of the kernels and of how they are timed.
     """
     kept = ContentCache("kernels")
     capability = torch.backends.cpu.get_cpu_capability()
-    machine = [device_name("cpu"), capability, torch.__version__, list(KERNELS)]
+    code = code_hash(Kernels.__module__, without={*SILENT, "calm_bench.types"})
+    machine = [device_name("cpu"), capability, torch.__version__, code]
 
     def find(shape: Shape) -> Choice:
         key = content_hash(*machine, torch.get_num_threads(), shape)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from calm_bench.codecs.checkpoints import build_module, fill_weights
-from calm_bench.config import load_model_config
+from calm_bench.config import load_model_config, refuse_unnamed_weights
 from calm_bench.errors import InputError, WeightsError
 from calm_bench.nn.transformer import Transformer, TransformerConfig
 from calm_bench.systems.monologue import SPECIALS, load_tokenizer
@@ -88,6 +88,7 @@ def load_text_model(name: str) -> tuple[TextModel, str]:
     config, folder = load_model_config(name)
     if config.kind != "text":
         raise InputError(f"{name} is a {config.kind}; a text model is needed here")
+    refuse_unnamed_weights(config, folder)
     if config.weights is None:
         raise WeightsError(f"{name} has no weights: calm-bench train {name} makes them")
     model: TextModel = build_module(config, folder, folder=folder)

@@ -198,6 +198,20 @@ class CodecTraining(StrictModel):
     floor: float = Field(default=LOG_FLOOR, gt=0, allow_inf_nan=False)
 
 
+def refuse_other_bottleneck(codec: Autoencoder, config: CodecTraining, where: str) -> None:
+    """Refuse settings that say nothing to a codec, before any audio is prepared.
+
+    Raises:
+        InputError: If one is there; `where` is what settings stand in.
+    """
+    kind, others = ("VAE", _OF_RVQ) if codec.continuous else ("RVQ codec", ("kl",))
+    for name in sorted(config.model_fields_set.intersection(others)):
+        raise InputError(f"{where}.{name} says nothing to a {kind}: leave it out")
+    levels, dropped_to = getattr(codec, "n_codebooks", 0), config.dropped_to
+    if any(not 1 <= n <= levels for n in dropped_to):
+        raise InputError(f"{where}.dropped_to: {list(dropped_to)} of {levels} levels")
+
+
 class CodecObjective(Objective):
     """Crops of recordings through a VAE or RVQ codec."""
 
@@ -224,7 +238,6 @@ class CodecObjective(Objective):
                 self.distillation = Distillation(teacher, codec.sample_rate, channels)
             self.module = nn.ModuleDict({"codec": codec, "distillation": self.distillation})
         self.train, self.validation = train, validation
-        self._refuse_other_bottleneck()
         frames = round(config.seconds * codec.frame_rate)
         self.samples = frames * codec.hop_length
         heard = round((config.judged_seconds or config.seconds) * codec.sample_rate)
@@ -238,16 +251,6 @@ class CodecObjective(Objective):
                     config.discriminator_width, config.discriminator_sizes
                 )
         self._last: tuple[Tensor, Tensor] | None = None
-
-    def _refuse_other_bottleneck(self) -> None:
-        kind, others = ("VAE", _OF_RVQ) if self.codec.continuous else ("RVQ codec", ("kl",))
-        for name in sorted(self.config.model_fields_set.intersection(others)):
-            raise InputError(f"training.objective.{name} says nothing to a {kind}: leave it out")
-        levels, dropped_to = getattr(self.codec, "n_codebooks", 0), self.config.dropped_to
-        if any(not 1 <= n <= levels for n in dropped_to):
-            raise InputError(
-                f"training.objective.dropped_to: {list(dropped_to)} of {levels} levels"
-            )
 
     def _refuse_short(self) -> None:
         """Refuse stretches no longer than half an FFT, at which spectra reflect them."""

@@ -13,7 +13,7 @@ multiplier); R counts the head's frames, or their copies.
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from calm_bench.codecs.checkpoints import codec_key, load_codec
 from calm_bench.data.shards import PackedArrays, Shards, prepare, write_frames
+from calm_bench.errors import InputError
 from calm_bench.nn.trigflow import (
     ConsistencyConfig,
     TimeLaw,
@@ -166,7 +167,13 @@ def head_frames(batch: Mapping[str, Tensor]) -> Tensor:
 
 
 class LanguageObjective(Objective):
-    """Text cross-entropy plus a head's loss on frames: all, or a share of them."""
+    """Text cross-entropy plus a head's loss on frames: all, or a share of them.
+
+    Attributes:
+        of_head: Which of `OF_HEADS` says something to the head.
+    """
+
+    of_head: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -264,6 +271,22 @@ class LanguageObjective(Objective):
         return self.train.shards.facts
 
 
+OF_HEADS = {"consistency": "a consistency head", "flow": "a flow matching head"}
+"""Settings that are of one head alone, and of which."""
+
+
+def refuse_other_head(
+    objective: type[LanguageObjective], config: LanguageTraining, where: str
+) -> None:
+    """Refuse settings of another head, which would change nothing.
+
+    Raises:
+        InputError: If one is there; `where` is what settings stand in.
+    """
+    for name in sorted(config.model_fields_set & OF_HEADS.keys() - {objective.of_head}):
+        raise InputError(f"{where}.{name} is of {OF_HEADS[name]} alone: leave it out")
+
+
 class RqObjective(LanguageObjective):
     """All codebooks of a frame at once, each given the codes before it."""
 
@@ -324,6 +347,8 @@ class LatentObjective(LanguageObjective):
 class CalmObjective(LatentObjective):
     """Consistency training of the head (paper section 3.2)."""
 
+    of_head = "consistency"
+
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         """Mean consistency loss over frames and head-batch copies.
 
@@ -351,6 +376,8 @@ class CalmObjective(LatentObjective):
 
 class FlowObjective(LatentObjective):
     """Flow matching of the head on TrigFlow's path (paper section 3.1)."""
+
+    of_head = "flow"
 
     def head_loss(self, z: Tensor, batch: Mapping[str, Tensor], step: int) -> StepLoss:
         law, mlp = self.config.flow, self.system.mlp

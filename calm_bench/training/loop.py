@@ -333,7 +333,7 @@ class Trainer:
         Raises:
             TrainingError: If the state cannot be read or belongs to another recipe.
         """
-        if not self.state_path.is_file():
+        if not files.is_there(self.state_path):
             if self.fabric.is_global_zero and len(self.log):
                 logger.warning("nothing was saved in %s: the training begins anew", self.folder)
                 self.log.cut(0)

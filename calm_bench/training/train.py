@@ -31,13 +31,14 @@ from calm_bench.config import (
     is_shipped,
     load_model_config,
     parse,
+    refuse_unnamed_weights,
     train_command,
 )
 from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory
 from calm_bench.core.device import resolve_device
 from calm_bench.core.files import disk_errors, locked, replace, sweep, text_lines
-from calm_bench.core.ranks import Connected
+from calm_bench.core.ranks import Connected, tells_of_loss
 from calm_bench.core.recordings import amount
 from calm_bench.data.corpus import (
     card_of,
@@ -58,7 +59,7 @@ from calm_bench.systems.musicgen import MusicGenSystem
 from calm_bench.systems.rq import RqSystem
 from calm_bench.systems.text import load_text_model
 from calm_bench.training import language
-from calm_bench.training.codec import CodecObjective, CodecTraining
+from calm_bench.training.codec import CodecObjective, CodecTraining, refuse_other_bottleneck
 from calm_bench.training.curve import curve_of
 from calm_bench.training.loop import WITHOUT_EFFECT, Trainer
 from calm_bench.training.objective import Objective, TrainingConfig
@@ -298,8 +299,7 @@ def _others(fabric: Fabric) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-        if fabric.world_size == 1 or not lost:
+        if fabric.world_size == 1 or not tells_of_loss(error):
             raise
         raise BenchError(
             "another rank has ended before the training was done; what was saved is kept, the same "
@@ -420,6 +420,7 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     if config.kind == "codec":
         codec = build_module(config, folder)
         training = parse(CodecTraining, recipe.objective, its_own)
+        refuse_other_bottleneck(codec, training, its_own)
         _say_low_rates(corpus, codec.sample_rate)
         train = prepare(corpus, codec.sample_rate, "train")
         validation = prepare(corpus, codec.sample_rate, "validation")
@@ -434,11 +435,11 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
     name = str(config.codec)
     system = build_system(config, folder, load_codec(name))
     options = parse(language.LanguageTraining, recipe.objective, its_own)
-    objective = _objective_of(system)
-    if objective is None:
+    if (objective := _objective_of(system)) is None:
         raise InputError(
             f"{where}: there is no training objective for systems of type {config.type!r}"
         )
+    language.refuse_other_head(objective, options, its_own)
     _say_low_rates(corpus, system.codec.sample_rate)
     begun = start_from(system, recipe.start_from, where) if recipe.start_from else None
     splits = (
@@ -453,7 +454,8 @@ def build_objective(config: ModelConfig, recipe: TrainingConfig, where: str) -> 
 
 def _check_codec(name: str, where: str) -> None:
     """Refuse a codec that has a recipe and was not trained by it; debug codecs have none."""
-    codec = load_model_config(name)[0]
+    codec, folder = load_model_config(name)
+    refuse_unnamed_weights(codec, folder)
     if codec.kind == "codec" and codec.training and codec.weights is None:
         raise WeightsError(
             f"{where}: its codec {name} has random weights: `{train_command(name)}` comes first"

@@ -373,6 +373,43 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "results.json", "trials.jsonl", "scores.jsonl"])
+def test_a_folder_in_the_place_of_a_runs_file_is_one_line(
+    finished: Path, tmp_path: Path, name: str
+) -> None:
+    run = tmp_path / "smoke"
+    shutil.copytree(finished, run)
+    (run / name).unlink()
+    (run / name).mkdir()
+    # To `score` a folder without a manifest of ours is one of audio.
+    scored = ["score {}"] if name != "manifest.json" else []
+    for command in ("report {}", "run smoke --out {}", *scored):
+        line = refused(*command.format(run).split())
+        assert line == f"{run / name} is a folder, where a file belongs: move it away"
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("train vae-speech-tiny --device cpu", "CALM_BENCH_HOME names another place"),
+        ("data speech", "CALM_BENCH_HOME names another place"),
+        ("data folder {} --out {}/file/deeper", "choose another folder with --out"),
+        ("run smoke --out {}/file/deeper", "choose another folder with --out"),
+        ("score {} --metrics loudness --out {}/file/run", "choose another folder with --out"),
+        ("listen {run} --votes {}/file/votes.jsonl", "--votes names another file"),
+    ],
+)
+def test_what_cannot_be_written_names_what_its_command_has(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, instead: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(32000) / 9), 16000)
+    monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "file" / "home"))
+    line = refused(*(word.format(tmp_path, run=finished) for word in command.split()))
+    assert line.startswith("cannot write ")
+    assert line.endswith(f"; {instead}")
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

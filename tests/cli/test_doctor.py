@@ -43,6 +43,14 @@ def test_weights_are_missing_damaged_or_well(model: Path) -> None:
     assert check_of("mine").remedy == "calm-bench train mine"
 
 
+def test_weights_that_the_config_does_not_name_are_broken(model: Path) -> None:
+    (model / "weights.safetensors").write_bytes(b"weights")
+    (model / "config.yaml").write_text(CONFIG)
+    assert check_of("mine").status == "broken"
+    assert "weights.safetensors lies beside a config.yaml" in check_of("mine").detail
+    assert "calm-bench train mine" in str(check_of("mine").remedy)
+
+
 def test_a_bad_config_is_broken(model: Path) -> None:
     (model / "config.yaml").write_text(CONFIG + "colour: blue\n")
     assert check_of("mine").status == "broken"

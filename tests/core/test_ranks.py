@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calm_bench.core import progress
-from calm_bench.core.ranks import ALONE, Ranks, join
+from calm_bench.core.ranks import ALONE, Ranks, join, tells_of_loss
 from calm_bench.errors import InputError
 
 Started = list[subprocess.CompletedProcess[str]]
@@ -123,6 +123,53 @@ except BenchError as error:
     assert "another rank has ended before its work was done" in first.stdout
     assert "the same command goes on" in first.stdout
     assert other.returncode == -9
+
+
+AT_WORK = """
+import os, signal, sys, time
+import torch
+import torch.distributed as dist
+from calm_bench.core.ranks import tells_of_loss
+
+def step(n):
+    torch.ones(n, 3) @ torch.ones(3, 4)
+    for _ in range(2):
+        dist.all_reduce(torch.ones(9))
+
+step(2)
+try:
+{}
+except RuntimeError as error:
+    print(tells_of_loss(error), type(error).__name__, error)
+    raise
+"""
+"""Two ranks at steps of one work, in which something happens."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
+def test_a_rank_that_is_gone_is_known_whatever_the_error_says(how: str) -> None:
+    first, _ = start(AT_WORK.format(f"    {how} if ranks.rank else step(2)"))
+    assert first.stdout.startswith("True RuntimeError"), first
+
+
+@pytest.mark.slow
+def test_an_error_of_ones_own_is_no_loss_though_it_speaks_of_gloo() -> None:
+    own = """
+    if ranks.rank == 0:
+        raise RuntimeError("/home/gloo/transport: shapes do not fit")
+    step(2)"""
+    first, other = start(AT_WORK.format(own))
+    assert first.stdout.startswith("False RuntimeError /home/gloo")
+    assert first.returncode == other.returncode == 1  # neither waits for the other
+    assert other.stdout.startswith("True")
+    both = "    torch.ones(2, 3) @ torch.ones(4, 2)"
+    for one in start(AT_WORK.format(both)):
+        assert one.stdout.startswith("False RuntimeError mat1"), one
+
+
+def test_one_process_has_lost_nobody() -> None:
+    assert not tells_of_loss(RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error"))
 
 
 def test_one_process_takes_all_and_waits_for_nobody() -> None:

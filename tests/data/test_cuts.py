@@ -40,7 +40,7 @@ def asked(root: Path, *options: str, seconds: float = 2.0, code: int = 0) -> Sai
 
 
 def cut(root: Path, *options: str, seconds: float = 2.0) -> list[PromptSpec]:
-    asked(root, *options, seconds=seconds)
+    asked(root, *options, "--fresh", seconds=seconds)
     return read_prompt_specs(root / "benchmarks" / "prompts" / "speech.jsonl")
 
 
@@ -84,6 +84,56 @@ def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
     assert "which give 5 clips, not 9" in result.err
     result = asked(tmp_path, "--n", "1", seconds=13.0, code=2)
     assert "no test recording of at least 13 s: the longest of 2 lasts 12.00 s" in result.err
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    found = (path for path in (root / "benchmarks").rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def test_the_same_prompts_are_written_again_and_others_refused(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {})})
+    asked(tmp_path, "--n", "2")
+    whole = contents(tmp_path)
+    (tmp_path / "benchmarks/prompts/speech/a.flac").unlink()
+    asked(tmp_path, "--n", "2")
+    assert contents(tmp_path) == whole
+    for others in (["--n", "1"], ["--n", "2", "--offset", "0"]):
+        refused = asked(tmp_path, *others, code=2)
+        assert "speech.jsonl lists other prompts than these" in refused.err
+        assert contents(tmp_path) == whole
+    asked(tmp_path, "--n", "2", "--offset", "0", "--name", "heads")
+    assert contents(tmp_path).items() > whole.items()
+    assert starts(tmp_path, cut(tmp_path, "--n", "2", "--offset", "0")) == {"a": 0.0, "b": 0.0}
+
+
+def test_audio_without_a_list_is_taken_if_it_is_the_same(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {})})
+    asked(tmp_path, "--n", "2")
+    whole = contents(tmp_path)
+    (tmp_path / "benchmarks/prompts/speech.jsonl").unlink()  # as a kill leaves it
+    asked(tmp_path, "--n", "2")
+    assert contents(tmp_path) == whole
+    (tmp_path / "benchmarks/prompts/speech.jsonl").unlink()
+    mine = tmp_path / "benchmarks/prompts/speech/b.flac"
+    mine.write_bytes(b"mine")
+    refused = asked(tmp_path, "--n", "2", code=2)
+    assert "b.flac is there already and is another prompt" in refused.err
+    assert mine.read_bytes() == b"mine"
+    asked(tmp_path, "--n", "2", "--fresh")
+    assert contents(tmp_path) == whole
+
+
+def test_prompts_beside_the_reader_are_found_by_their_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(tmp_path, {"a": (10.0, {})})
+    (tmp_path / "benchmarks" / "prompts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "benchmarks" / "prompts")
+    length = ("--seconds", 2, "--sample-rate", RATE)
+    call("data", "prompts", tmp_path / "corpus", "--out", ".", "--n", 1, *length)
+    (spec,) = read_prompt_specs(tmp_path / "benchmarks" / "prompts" / "speech.jsonl")
+    assert starts(tmp_path, [spec]) == {"a": 4.0}
 
 
 def test_choices_are_made_on_prompts_of_the_validation_split(tmp_path: Path) -> None:

@@ -14,7 +14,12 @@ from calm_bench.core import sounds
 from calm_bench.core.files import locked
 from calm_bench.data import folder as module
 from calm_bench.data.corpus import Item, read_card, read_manifest, write_corpus
-from calm_bench.data.folder import FolderOptions, data_command, folder_command, make_folder
+from calm_bench.data.folder import (
+    FolderOptions,
+    data_command,
+    folder_command,
+    make_folder,
+)
 from calm_bench.data.shards import prepare
 from calm_bench.errors import BenchError, InputError, UnknownNameError
 from calm_bench.seeds import file_hash

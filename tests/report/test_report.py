@@ -1,7 +1,9 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,12 +14,19 @@ from calm_bench.core.audio import read_audio
 from calm_bench.errors import InputError
 from calm_bench.numbers.speed import speed_rows
 from calm_bench.report import page
-from calm_bench.report.build import build_report
+from calm_bench.report.build import build_report, build_site
 from calm_bench.report.columns import shown_columns
+from calm_bench.report.export import export
 from calm_bench.report.looks import looks
 from calm_bench.report.players import ClipLookup, Word, mark_differences
 from calm_bench.report.plots import by_row, by_stage, by_temperature, caption_of, render_plots
-from calm_bench.store.records import LatencyRecord, ScoreRecord, TranscriptRecord, TrialRecord
+from calm_bench.store.records import (
+    LatencyRecord,
+    Record,
+    ScoreRecord,
+    TranscriptRecord,
+    TrialRecord,
+)
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -67,6 +76,29 @@ def reports(root: Path) -> dict[str, bytes]:
     folders = (root / name for name in ("tables", "plots", "page"))
     found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def test_whatever_is_made_of_a_run_reads_its_records_once(
+    run_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, read, seen = tmp_path / "run", RunStore.read, Counter[str]()
+    shutil.copytree(run_store.root, root)
+
+    def counted(store: RunStore, kind: type[Record]) -> list[Record]:
+        seen[kind.file] += 1
+        return read(store, kind)
+
+    monkeypatch.setattr(RunStore, "read", counted)
+    once = {"trials.jsonl": 1, "scores.jsonl": 1}
+    for make in (
+        lambda: build_report(root),
+        lambda: build_site([root], tmp_path / "site", 2),
+        lambda: export(root, "audiofolder", tmp_path / "out"),
+    ):
+        seen.clear()
+        make()
+        assert {name: seen[name] for name in once} == once
+        assert set(seen.values()) == {1}
 
 
 @pytest.mark.usefixtures("drawn")
@@ -264,7 +296,7 @@ def test_rows_can_be_sorted_by_what_is_known_of_single_clips(html: str) -> None:
 def test_a_run_without_clips_of_its_own_has_no_players(built: RunStore, tmp_path: Path) -> None:
     plain = RunStore(tmp_path / "plain")
     plain.write_manifest(built.read_manifest())
-    section = page.Section(store=plain, results=built.read_results())
+    section = page.Section(clips=ClipLookup(plain), results=built.read_results())
     page.write_site([section], plain.root, max_rows=2)
     elements = Elements((plain.root / "index.html").read_text())
     assert not [a for a in elements.all("div") if a.get("class") in ("players", "tools")]
@@ -281,7 +313,7 @@ def test_a_long_run_shows_its_first_rows_and_says_so(
     copy: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_ROWS", 2)
-    page.write_page(page.Section(store=copy, results=copy.read_results()))
+    page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
     text = (copy.root / "page/index.html").read_text()
     assert "The first 2 of 3 rows" in text
     assert ">cat<" not in text
@@ -332,7 +364,7 @@ def test_a_run_that_was_cut_short_still_has_a_page(copy: RunStore) -> None:
     trials = copy.read(TrialRecord)
     (copy.root / "trials.jsonl").unlink()
     copy.append(*trials[:4])
-    page.write_page(page.Section(store=copy, results=copy.read_results()))
+    page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
     text = Elements((copy.root / "page/index.html").read_text()).text
     assert "partial" in text
     assert "not generated yet" in text
@@ -348,7 +380,7 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
 def test_a_clip_outside_of_the_run_is_refused(copy: RunStore, run_store: RunStore) -> None:
     (copy.root / "clips").symlink_to(run_store.root / "clips")
     with pytest.raises(InputError, match="points outside"):
-        page.write_page(page.Section(store=copy, results=copy.read_results()))
+        page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
 
 
 def test_a_report_needs_neither_torch_nor_scipy() -> None:
@@ -364,5 +396,5 @@ def test_only_a_page_with_words_explains_them(copy: RunStore, html: str) -> None
     (copy.root / "transcripts.jsonl").unlink()
     wordless = [t.model_copy(update={"words": None}) for t in copy.read(TrialRecord)]
     copy.append(*wordless)
-    page.write_page(page.Section(store=copy, results=copy.read_results()))
+    page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
     assert explained not in (copy.root / "page/index.html").read_text()

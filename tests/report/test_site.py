@@ -12,7 +12,8 @@ from commands import Said, call
 from commands import refused as refused_line
 
 from calm_bench.core.audio import probe_audio, read_audio, write_flac
-from calm_bench.report.build import build_report
+from calm_bench.report.build import build_report, build_site
+from calm_bench.report.players import RowBuilder
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.run_store import RunStore
 
@@ -201,6 +202,31 @@ def test_someone_elses_folder_is_left_alone(runs: tuple[Path, Path], tmp_path: P
     assert "is a file" in refused(runs[0], "--out", home / "notes")
     (tmp_path / "other/run-1").mkdir(parents=True)
     assert "is not ours" in refused(runs[0], "--out", tmp_path / "other")
+
+
+def test_prompts_beyond_a_thousand_are_counted_and_go_with_their_page(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = RowBuilder.row
+    with monkeypatch.context() as many:
+        many.setattr(RowBuilder, "row", lambda self, index, *pair: row(self, 999 + index, *pair))
+        n_bytes = build_site([runs[0]], tmp_path / "site", 2)
+    names = {path.name for path in (tmp_path / "site/run-1/prompts").iterdir()}
+    assert names == {"999.opus", "1000.opus"}
+    assert n_bytes == sum(map(len, contents(tmp_path / "site").values()))
+    build_site([runs[0]], tmp_path / "site", 1)
+    assert {path.name for path in (tmp_path / "site/run-1/prompts").iterdir()} == {"000.opus"}
+
+
+def test_a_run_that_begins_anew_has_no_prompts_of_its_old_page(
+    runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    kept = tmp_path / "run/page/prompts"
+    for name in ("1000.flac", "12345.flac", "12 bars.flac"):
+        (kept / name).touch()
+    RunStore(tmp_path / "run").clear()
+    assert [path.name for path in kept.iterdir()] == ["12 bars.flac"]
 
 
 def test_someones_files_beside_an_earlier_page_stay(

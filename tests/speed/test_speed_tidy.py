@@ -209,6 +209,62 @@ def test_a_generation_of_half_a_minute_measures_it(expanded: Expand, tmp_path: P
     assert row["thirty_s"].value == pytest.approx(0.05 + 374 * 0.015)
 
 
+def timed_as(
+    plan: SpeedPlan, folder: Path, row: Row, frames: int, **changes: object
+) -> Mapping[str, Value]:
+    """A row that was timed over three rounds, with what other records hold."""
+    store = RunStore(folder)
+    store.append(*(record(row, i, frames=frames).model_copy(update=changes) for i in range(3)))
+    return rows_of(tidy(plan, (row,), store), row.cell_id)
+
+
+def test_half_a_minute_without_its_first_audio_was_not_measured(
+    expanded: Expand, tmp_path: Path
+) -> None:
+    plan = expanded(frames=375)
+    row = timed_as(plan, tmp_path / "none", plan.rows[0], 375, first_audio_ns=None)
+    assert row["thirty_s"].value is None
+    assert row["thirty_s"].reason == "first audio was not timed"
+    assert row["thirty_s_at_frame"].value is not None
+    store = RunStore(tmp_path / "some")
+    rounds = [record(plan.rows[0], i, frames=375) for i in range(6)]
+    untimed = rounds[0].model_copy(update={"first_audio_ns": None})
+    store.append(untimed, *rounds[1:])
+    row = rows_of(tidy(plan, plan.rows[:1], store), plan.rows[0].cell_id)
+    assert row["thirty_s"].n == 5  # rounds that timed it
+
+
+def test_frames_of_unknown_length_make_no_half_minute_and_no_wait(
+    expanded: Expand, tmp_path: Path
+) -> None:
+    plan = expanded(batch=(1,), codec_frames=(2,))
+    row = timed_as(plan, tmp_path / "run", plan.rows[1], 375, frame_ns=None)
+    for name in ("thirty_s", "thirty_s_at_frame", "live_wait_ms"):
+        assert row[name].value is None
+        assert "a frame holds was not recorded" in str(row[name].reason)
+    assert row["rtf"].value is None
+
+
+def test_half_a_minute_ends_with_the_call_that_decodes_its_last_frame(
+    expanded: Expand, tmp_path: Path
+) -> None:
+    plan = expanded(batch=(1,), frames=400, codec_frames=(4,))
+    one, four = plan.rows[:2]
+    assert (one.codec_frames, four.codec_frames) == (1, 4)
+    # After the first, every fourth frame waits for a call: 374 = 93 * 4 + 2, and the last is
+    # in the 94th.
+    frame, call = 1_000_000, 50_000_000
+    total = (frame, *(frame + call * (i % 4 == 0) for i in range(1, 400)))
+    nothing = (0,) * 400
+    stages = {"backbone": total, "head": nothing, "codec": nothing, "total": total}
+    row = timed_as(plan, tmp_path / "four", four, 400, stage_ns=stages)
+    assert row["thirty_s"].value == pytest.approx(0.05 + 94 * 4 * 0.001 + 94 * 0.05)
+    cut = {name: times[:375] for name, times in stages.items()}
+    cut["total"] = (*cut["total"][:-1], frame + call)  # what is left is decoded at the end
+    row = timed_as(plan, tmp_path / "cut", four, 375, stage_ns=cut)
+    assert row["thirty_s"].value == pytest.approx(0.05 + 374 * 0.001 + 94 * 0.05)
+
+
 def test_a_batch_has_columns_of_its_own(results: Results) -> None:
     row = rows_of(results, "calm-debug-plain-fp32")
     assert row["step_ms@b2"].value == pytest.approx(2 * row["step_ms@b1"].value)

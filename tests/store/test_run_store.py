@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,14 @@ def test_a_later_record_with_the_same_key_replaces_the_earlier(store: RunStore) 
     assert [(t.trial_id, t.seed) for t in store.read(TrialRecord)] == [("t0", 2), ("t1", 7)]
 
 
+def test_an_end_that_is_someone_elses_is_not_cut_off(store: RunStore) -> None:
+    path = store.path("trials.jsonl")
+    path.write_bytes(b"my notes")
+    with pytest.raises(InputError, match="ends in what is no line of ours"):
+        store.append(trial(1))
+    assert path.read_bytes() == b"my notes"
+
+
 @pytest.mark.parametrize("torn", [b'{"trial_id": "t2", "cel', b"\0" * 200_000, b"{}"])
 def test_a_torn_last_line_is_left_out_and_then_overwritten(store: RunStore, torn: bytes) -> None:
     store.append(trial(0), trial(1))
@@ -117,6 +127,39 @@ def test_a_torn_last_line_is_left_out_and_then_overwritten(store: RunStore, torn
     assert [t.trial_id for t in store.read(TrialRecord)] == ["t0", "t1"]
     store.append(trial(2))
     assert [t.trial_id for t in store.read(TrialRecord)] == ["t0", "t1", "t2"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(store: RunStore) -> None:
+    kinds = [TrialRecord, ScoreRecord, RowScore, TranscriptRecord, LatencyRecord]
+    reads: dict[str, Callable[[], object]] = {
+        kind.file: partial(store.read, kind) for kind in kinds
+    }
+    reads |= {
+        "manifest.json": store.read_manifest,
+        "results.json": store.read_results,
+        "ratings.json": partial(store.read_ratings, "a run"),
+    }
+    for name in reads:
+        store.path(f"{name}/mine").touch()
+    for name, read in reads.items():
+        with pytest.raises(InputError, match=f"{name} is a folder, where a file belongs"):
+            read()
+    with pytest.raises(InputError, match=r"manifest\.json is a folder"):
+        store.refuse_foreign()
+    assert all((store.root / name / "mine").is_file() for name in reads)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(store: RunStore) -> None:
+    store.write_manifest(manifest())
+    store.append(trial(0))
+    for name, read in (
+        ("manifest.json", store.read_manifest),
+        ("trials.jsonl", partial(store.read, TrialRecord)),
+    ):
+        (store.root / name).chmod(0)
+        with pytest.raises(InputError, match=f"cannot read .*{name}: Permission denied"):
+            read()
 
 
 def test_a_damaged_line_in_the_middle_is_named(store: RunStore) -> None:
@@ -218,7 +261,7 @@ def test_a_short_write_is_continued(store: RunStore) -> None:
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="choose another folder with --out"):
+    with pytest.raises(InputError, match=r"cannot write .*: Not a directory"):
         RunStore(tmp_path / "file" / "run").write_manifest(manifest())
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from calm_bench.core import code
 from calm_bench.core.ranks import ALONE
 from calm_bench.errors import InputError
 from calm_bench.nn.kernels import Choice, Shape, fixed
@@ -46,6 +47,38 @@ def test_a_shape_is_timed_once_for_a_machine_and_its_threads(
     monkeypatch.setattr("calm_bench.systems.loading.device_name", lambda _: "another processor")
     measured_kernels()(SHAPE)
     assert timed == [SHAPE] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "times"),
+    [
+        ("nn.product", "FROM_LATER = 7\n", 2),
+        ("nn.kernels", "FROM_LATER = 7\n", 2),
+        ("nn.product", "# nothing is done by this\n", 1),
+        ("nn.trigflow", "FROM_LATER = 7\n", 1),
+    ],
+)
+def test_a_changed_kernel_is_timed_anew(
+    timed: list[Shape],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    change: str,
+    times: int,
+) -> None:
+    measured_kernels()(SHAPE)
+    file_of, changed = code._file_of, tmp_path / "changed.py"
+
+    def other(module: str) -> Path | None:
+        path = file_of(module)
+        if path is None or module != f"calm_bench.{name}":
+            return path
+        changed.write_text(path.read_text() + change)
+        return changed
+
+    monkeypatch.setattr(code, "_file_of", other)
+    assert measured_kernels()(SHAPE) == FOUND
+    assert timed == [SHAPE] * times
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", None])

@@ -299,8 +299,24 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
 
 @pytest.mark.parametrize(("name", "other"), [("vae-debug", "unquantised"), ("rvq-debug", "kl")])
 def test_what_is_of_the_other_bottleneck_is_refused(corpus: Path, name: str, other: str) -> None:
-    with pytest.raises(InputError, match=f"training.objective.{other} says nothing to a"):
+    with pytest.raises(InputError, match=f"here: training.objective.{other} says nothing to a"):
         codec_objective(name, **{other: 0.5})
+    assert not list(corpus.rglob("shards")), "nothing is prepared for what is refused"
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "head"),
+    [
+        ("calm-music-debug", "flow", "a flow matching head"),
+        ("trigflow-debug", "consistency", "a consistency head"),
+        ("rq-levels-debug", "consistency", "a consistency head"),
+        ("musicgen-debug", "flow", "a flow matching head"),
+    ],
+)
+def test_what_is_of_another_head_is_refused(corpus: Path, name: str, other: str, head: str) -> None:
+    said = f"training.objective.{other} is of {head} alone: leave it out"
+    with pytest.raises(InputError, match=said):
+        objective(name, frames=20, **{other: {"multiplier": 2}})
 
 
 def test_unquantised_clips_reach_the_decoder_as_they_are(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,9 +14,9 @@ from calm_bench.config import Models, is_shipped, load_model_config, parse
 from calm_bench.core import device
 from calm_bench.data.corpus import low_rates, read_manifest
 from calm_bench.errors import BenchError, InputError, MachineError, WeightsError
-from calm_bench.systems.loading import build_system, load_codec
+from calm_bench.systems.loading import build_system, load_codec, load_system
 from calm_bench.training.objective import TrainingConfig
-from calm_bench.training.train import TrainOptions, train_model
+from calm_bench.training.train import TrainOptions, train_model, write_weights
 
 
 def changed(like: str, change: str, value: Any) -> Path:
@@ -135,12 +135,13 @@ def test_a_recipe_that_cannot_be_is_refused(field: str, value: Any) -> None:
 
 
 def own_model(folder: Path, like: str, **changes: Any) -> None:
-    """A model folder with a recipe, and an empty file in the place of weights that it names."""
+    """A model folder, and an empty file in the place of weights that it names."""
     config, _ = load_model_config(like)
     data = config.model_dump(mode="json", exclude_none=True) | changes
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(data))
-    (folder / "weights.safetensors").touch()
+    if "weights" in data:
+        (folder / "weights.safetensors").touch()
 
 
 @pytest.fixture
@@ -194,6 +195,57 @@ def test_a_system_that_heard_other_codec_weights_is_refused(tones: Path) -> None
     own_model(Path("models/mine"), "calm-debug", codec="my-vae", weights=heard)
     with pytest.raises(WeightsError, match="`calm-bench train mine --fresh` trains it on these"):
         Models().identity("mine", "system")
+
+
+def forgotten(name: str, like: str) -> tuple[Path, str]:
+    """A model whose config.yaml has lost the name of its weights, and what it said of them."""
+    config, _ = load_model_config(like)
+    module = load_codec(like) if config.kind == "codec" else load_system(like)
+    folder = Path("models") / name
+    write_weights(folder, config, module.state_dict())
+    data = yaml.safe_load((folder / "config.yaml").read_text())
+    named = data.pop("weights")
+    (folder / "config.yaml").write_text(yaml.safe_dump(data))
+    return folder, f"weights: {{file: {named['file']}, sha256: {named['sha256']}}}"
+
+
+@pytest.mark.usefixtures("tones")
+@pytest.mark.parametrize(("like", "kind"), [("vae-debug", "codec"), ("calm-debug", "system")])
+def test_weights_that_no_config_names_are_not_replaced_by_random_ones(
+    like: str, kind: Literal["codec", "system"]
+) -> None:
+    load = load_codec if kind == "codec" else load_system
+    folder, lost = forgotten("mine", like)
+    for use in (lambda: Models().identity("mine", kind), lambda: load("mine")):
+        with pytest.raises(WeightsError, match="names no weights, and weights-") as caught:
+            use()
+        assert f"`{lost}`" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert load("mine", random_weights=True).card.weights_sha256 is None
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"{lost}\n")
+    assert Models().identity("mine", kind)
+    assert load("mine").card.weights_sha256 in lost
+
+
+@pytest.mark.usefixtures("tones")
+def test_a_codec_that_lost_the_name_of_its_weights_teaches_no_system() -> None:
+    forgotten("my-vae", "vae-debug")
+    own_model(Path("models/mine"), "calm-debug", codec="my-vae", training=RECIPE)
+    with pytest.raises(WeightsError, match="lies beside it: name them"):
+        train_model("mine", TrainOptions(accelerator="cpu"))
+
+
+@pytest.mark.usefixtures("tones")
+def test_a_model_that_is_trained_needs_no_name_of_its_weights() -> None:
+    folder, lost = forgotten("my-vae", "vae-debug")
+    with (folder / "config.yaml").open("a") as file:
+        file.write(yaml.safe_dump({"training": {**RECIPE, "objective": {"seconds": 0.64}}}))
+    train_model("my-vae", TrainOptions(accelerator="cpu", threads=1))
+    config, _ = load_model_config("my-vae")
+    assert config.weights is not None
+    assert config.weights.sha256 not in lost
+    assert load_codec("my-vae").card.weights_sha256 == config.weights.sha256
 
 
 def test_recordings_below_the_models_rate_are_counted(tones: Path) -> None:

@@ -15,7 +15,14 @@ from typing import Any, Literal
 from calm_bench.core.inference import ALPHA, POWER, holm, range_needed, trainings_needed
 from calm_bench.report.columns import MARK, MARKED, needed_text, plain_number, signed, two_figures
 from calm_bench.report.paper.claims import MOST_HEADLINES, Claim
-from calm_bench.report.paper.measure import Measured, Missing, counted, level_reach, measure
+from calm_bench.report.paper.measure import (
+    Measured,
+    Missing,
+    counted,
+    level_reach,
+    measure,
+    number_of,
+)
 from calm_bench.report.paper.runs import SPEED_METRICS, Scale, StoredRun
 from calm_bench.report.paper.verdicts import AGAINST, VERDICTS, Verdict, joined, settled
 from calm_bench.report.tables import Table
@@ -417,8 +424,8 @@ def _ours(claim: Claim, result: Measured) -> str:
     if function == "count":
         return f"{round(value):,}"
     if function == "order":
-        return " → ".join(_number(value.value or 0.0, value.unit) for value in values)
-    a, b = (_number(value.value or 0.0, value.unit) for value in values[:2])
+        return " → ".join(_number(number_of(value), value.unit) for value in values)
+    a, b = (_number(number_of(value), value.unit) for value in values[:2])
     sign = "" if function == "ratio" else signed(value, _decimals(value))
     return f"{a} against {b}: {sign or f'×{value:.{two_figures(value, 2)}f}'}"
 

@@ -147,9 +147,19 @@ def _compared(
 def _known(value: Value | None) -> Value:
     if value is None:
         raise Missing("its rows were made by different recipes")
+    number_of(value)
+    return value
+
+
+def number_of(value: Value) -> float:
+    """A value's number.
+
+    Raises:
+        Missing: If it has none.
+    """
     if value.value is None:
         raise Missing(f"{value.metric} of {value.cell_id}: {value.reason}")
-    return value
+    return value.value
 
 
 def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[str | None, Value]:
@@ -207,7 +217,7 @@ def _measured(claim: Claim, run: StoredRun, scale: Scale, seen: Sequence[_Compar
         for i in range(len(seen[0].links))
     ]
     values = tuple(
-        of_row[0].model_copy(update={"value": fmean(value.value or 0.0 for value in of_row)})
+        of_row[0].model_copy(update={"value": fmean(map(number_of, of_row))})
         for of_row in zip(*(one.values for one in seen), strict=True)
     )
     null = math.log(claim.null) if claim.is_factor else claim.null
@@ -281,7 +291,7 @@ def _margin(
 
 def level_reach(claim: Claim, values: Sequence[Value]) -> float:
     """How far from nil an effect may lie that is level with the second row."""
-    return (claim.delta or 0.0) * abs(values[1].value or 0.0)
+    return (claim.delta or 0.0) * abs(number_of(values[1]))
 
 
 def counted(claim: Claim) -> Measured:

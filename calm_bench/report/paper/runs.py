@@ -20,6 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from calm_bench.core.files import is_there
 from calm_bench.core.paths import runs_dir
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.numbers.speed import SPEED_COLUMNS
@@ -278,7 +279,7 @@ def find_stored(names: Sequence[str]) -> list[Path]:
 
 def _find(name: str, kept: Sequence[Path]) -> Path:
     for folder in (Path(name), runs_dir().parent / name, runs_dir() / name):
-        if (folder / "results.json").is_file():
+        if is_there(folder / "results.json"):
             return folder
     ids = (path.parent.name for path in runs_dir().glob("*/results.json"))
     raise UnknownNameError("stored run", name, [*(path.name for path in kept), *ids])
@@ -367,7 +368,7 @@ def _read(folder: Path) -> StoredRun:
     return StoredRun(
         name=results.run_id,
         results=results.model_copy(update={"cells": rows}),
-        manifest=store.read_manifest() if (folder / "manifest.json").is_file() else None,
+        manifest=store.read_manifest() if is_there(folder / "manifest.json") else None,
         growth=tuple(store.read(GrowthRecord)),
     )
 

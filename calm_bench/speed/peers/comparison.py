@@ -9,6 +9,7 @@ from pathlib import Path
 
 from calm_bench import __version__
 from calm_bench.core import paths
+from calm_bench.core.files import is_there
 from calm_bench.core.progress import cores
 from calm_bench.errors import BenchError, InputError
 from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none, version_of
@@ -55,7 +56,7 @@ def run_peers(request: PeerRequest, out: Path | None, *, fresh: bool = False) ->
     n = request.threads
     folder = out or paths.runs_dir() / f"peers-{n}-thread{'s'[: n - 1]}"
     store = RunStore(folder)
-    if (folder / MACHINE_FILE).is_file():
+    if is_there(folder / MACHINE_FILE):
         read_machine(folder)  # someone else's is refused
     elif folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no times of these: choose another --out")
@@ -76,14 +77,14 @@ def read_machine(folder: Path) -> Machine:
         InputError: If it is no folder of this kind.
     """
     path = folder / MACHINE_FILE
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(f"{folder} has no {MACHINE_FILE}: `calm-bench speed peers` writes one")
     return RunStore(folder).read_json(Machine, MACHINE_FILE)
 
 
 def _begin(store: RunStore, request: PeerRequest) -> None:
     now = _describe(request)
-    if not (store.root / MACHINE_FILE).is_file():
+    if not is_there(store.root / MACHINE_FILE):
         store.write_json(MACHINE_FILE, now)
         return
     if changes := read_machine(store.root).differs(now):

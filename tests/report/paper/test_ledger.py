@@ -19,8 +19,9 @@ from calm_bench.report.paper.ledger import (
     ledger_tables,
     other_verdicts,
 )
+from calm_bench.report.paper.measure import Missing, level_reach, number_of
 from calm_bench.report.paper.runs import StoredRun
-from calm_bench.store.results import UNFIT, Pooled
+from calm_bench.store.results import UNFIT, Pooled, Value
 
 
 def row(metric: str, model: str, steps: int | None = None) -> dict[str, Any]:
@@ -213,10 +214,19 @@ def test_an_ear_that_heard_less_says_so(make: SimpleNamespace) -> None:
     names = [row.cell_id for row, _ in rows]
     found = {one.by: one for one in evidence(claim(*PAIR), broken(run, names[2]))}
     assert {by: one.trainings for by, one in found.items()} == {"mel": 3, "whisper": 2}
+    assert [found[by].ours.partition(" ")[0] for by in ("mel", "whisper")] == ["6.00", "5.50"]
     assert f"without training 2: fad of {names[2]}: whisper broke" in (found["whisper"].note or "")
     assert "without" not in (found["mel"].note or "")
     (alone,) = evidence(claim(*PAIR), broken(run, *names))
     assert f"without whisper: fad of {names[0]}: whisper broke" in (alone.note or "")
+
+
+def test_a_number_that_is_missing_is_never_nought() -> None:
+    lacking = Value(cell_id="calm-1", system="CALM", metric="fad", value=None, reason="ear broke")
+    with pytest.raises(Missing, match="fad of calm-1: ear broke"):
+        number_of(lacking)
+    with pytest.raises(Missing, match="ear broke"):
+        level_reach(claim(*PAIR), [lacking, lacking])
 
 
 def test_times_are_of_no_training(make: SimpleNamespace) -> None:
