@@ -42,7 +42,7 @@ from calm_bench.speed.tidy import tidy
 from calm_bench.speed.timetable import SpeedPlan
 from calm_bench.speed.timing import measure_plan, missing_times, time_systems, timed_rows
 from calm_bench.store.environment import code_hashes, describe_environment
-from calm_bench.store.records import CodecCheck, Manifest, Row, TrialRecord
+from calm_bench.store.records import CodecCheck, LatencyRecord, Manifest, Row, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
@@ -131,7 +131,7 @@ def _begin(
     plan = check_codecs(plan, store)
     begun = store.read_manifest() if store.holds_run and not fresh else None
     spec = plan.spec.model_dump(mode="json")
-    if begun is not None and spec["latency"] is None:
+    if begun is not None and spec["latency"] is None and store.read(LatencyRecord):
         spec["latency"] = begun.latency  # a run keeps the times that it has
     wanted = _manifest_of(
         plan,

@@ -156,7 +156,8 @@ NoLatency = Annotated[
     bool,
     typer.Option(
         "--no-latency",
-        help="Time nothing. Without it, the same command times a run later, on the clips it has.",
+        help="Time nothing. Without it, the same command times a run later, on the clips it has "
+        "(but --fresh clears times and clips).",
     ),
 ]
 # A minus sign followed by what float() reads is a value, however wrong, and not an option.

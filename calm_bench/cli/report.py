@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,9 +208,10 @@ def _instead(error: BenchError, command: Any) -> str:
         return ""
     from calm_bench.core.paths import home
 
-    if error.path.absolute().is_relative_to(home().absolute()):
-        return "; CALM_BENCH_HOME names another place"
     words = {name for one in _commands(command) for param in one.params for name in param.opts}
+    given = "--out" in words and any(word.startswith("--out") for word in sys.argv)
+    if not given and error.path.absolute().is_relative_to(home().absolute()):
+        return "; CALM_BENCH_HOME names another place"
     if "--out" in words:
         return "; choose another folder with --out"
     return "; --votes names another file" if "--votes" in words else "; make it writable"

@@ -97,6 +97,8 @@ def write_prompts(
         for path in folder.iterdir():
             path.replace(out_dir / name / path.name)
         replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
+    for gone in {spec.audio for spec in listed or ()} - {spec.audio for spec in specs}:
+        (out_dir / name / Path(gone).name).unlink(missing_ok=True)
     return index
 
 

@@ -288,8 +288,8 @@ def _prompts(benchmark: str, spec: BenchmarkSpec, overrides: Overrides) -> tuple
     _check_count(spec.name, overrides.n_prompts, there, len(listed))
     _check_count(spec.name, spec.default_prompts, listed, len(listed))
     wanted = overrides.n_prompts or spec.default_prompts or len(listed)
-    is_short = len(there) < (len(listed) if overrides.n_prompts else wanted)
-    some = f"{len(there)} of {amount(max(wanted, len(listed)), 'prompt')}: {_WHEEL}"
+    whole = len(listed) if overrides.n_prompts else wanted
+    is_short, some = len(there) < whole, f"{len(there)} of {amount(whole, 'prompt')}: {_WHEEL}"
     # Of all, those that the benchmark takes by itself come first: fewer are a part of them.
     first, others = there[: spec.default_prompts], there[spec.default_prompts or len(there) :]
     chosen = (*_drawn(first, wanted), *_drawn(others, max(0, wanted - len(first))))

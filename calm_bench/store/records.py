@@ -454,10 +454,20 @@ class Manifest(StrictModel):
         return spec.get("latency") if isinstance(spec, dict) else None
 
     def timed_by(self, later: Self) -> Self:
-        """This manifest, where a later command is the first to time its systems."""
-        code = {**later.code, "clips": self.code["clips"]}
-        environment = {**later.environment, "code": code}
-        return self.model_copy(update={"environment": environment, "command": later.command})
+        """This manifest, where a later command is the first to time its systems.
+
+        The environment is that of the times from then on; `clips_made_on` keeps the other machine.
+        """
+        told = {"code": {**later.code, "clips": self.code["clips"]}}
+        if made_on := self.environment.get("device_name"):
+            told["clips_made_on"] = made_on
+        return self.model_copy(
+            update={
+                "environment": {**later.environment, **told},
+                "command": later.command,
+                "options": {**self.options, "spec": later.options["spec"]},
+            }
+        )
 
     def scored_by(self, code: Mapping[str, str]) -> Self:
         """This manifest after its clips were scored by the code of these hashes."""

@@ -212,14 +212,14 @@ def test_without_latency_the_clips_are_the_same_and_nothing_is_timed(
     assert heard(tmp_path) == heard(finished)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("clips/**/*.flac")}
 
-    timed = call("run", "smoke", "--out", str(tmp_path))  # on a quiet machine, say, the day after
-    assert (timed.exit_code, "overall ×" in timed.output) == (0, True)
+    timed = call("run", "smoke", "--out", tmp_path)  # on a quiet machine, say, the day after
+    assert "overall ×" in timed.text
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert "--no-latency" not in RunStore(tmp_path).read_manifest().command
     times = (tmp_path / "latency.jsonl").read_bytes()
 
-    again = call("run", "smoke", "--no-latency", "--out", str(tmp_path))
-    assert (again.exit_code, "overall ×" in again.output) == (0, True)
+    again = call("run", "smoke", "--no-latency", "--out", tmp_path)
+    assert "overall ×" in again.text
     assert (tmp_path / "latency.jsonl").read_bytes() == times
     assert RunStore(tmp_path).read_manifest().latency is not None
 

@@ -216,7 +216,7 @@ def test_each_precision_is_a_row_compared_with_the_first() -> None:
 
 def test_the_plan_says_which_metrics_will_say_nothing() -> None:
     few = expand("music", Overrides(n_prompts=8, n_seeds=2))  # the reference is 8 recordings
-    assert few.notes == ("8 clips a row leave a dash under fad, fad_over_time: 16 are needed",)
+    assert few.notes == ("8 clips a row leave a dash under fad: 16 are needed",)
     assert expand("music", Overrides(n_prompts=16)).notes == ()
     speech = expand("speech", Overrides(n_prompts=1, n_seeds=2)).notes
     assert "1 clip a row leaves a dash under fad: 16 are needed" in speech

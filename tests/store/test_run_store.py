@@ -302,7 +302,11 @@ def test_times_are_of_the_machine_and_command_that_took_them(store: RunStore) ->
     quiet = {**told, "device_name": "quiet", "code": later}
     begun = store.begin(manifest(environment=quiet, options=spec, command=("timed",)))
     assert (begun.environment["device_name"], begun.command) == ("quiet", ("timed",))
+    assert begun.environment["clips_made_on"] == "busy"
     assert begun.code == {"clips": "a", "times": "b", "scores": "b"}
+    assert store.read_manifest().latency == {"rounds": 5}  # should timing be killed now
+    with pytest.raises(InputError, match="timed over other frames or rounds"):
+        store.begin(manifest(options={"spec": {"latency": {"rounds": 6}}}))
 
 
 def test_a_fresh_run_of_other_weights_removes_nothing(store: RunStore) -> None:

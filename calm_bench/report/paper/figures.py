@@ -95,7 +95,8 @@ def quality_speed(run: StoredRun) -> Iterator[Panel]:
             steps = str(row.head_steps) if row.label in several else ""
             note = temperature_text(row.temperature) if warm else steps
             dot = Dot.of(speed[row.cell_id], values[row.cell_id], note)
-            found.setdefault((row.label, str(row.model)), []).append(dot)
+            name = system_title(row, several) if warm else row.label
+            found.setdefault((name, str(row.model)), []).append(dot)
         if len(found) > 1:
             dots = [dot for line in found.values() for dot in line]
             rounds = f", {max(value.n for value in speed.values())} rounds of timing"
@@ -127,7 +128,9 @@ def temperature_sweep(run: StoredRun) -> Iterator[Panel]:
 
 def head_steps(run: StoredRun) -> Iterator[Panel]:
     """FAD against head steps for the heads that take any number; the others as levels."""
-    rows = sorted(systems_of(run), key=lambda row: row.head_steps or 0)
+    every = sorted(systems_of(run), key=lambda row: row.head_steps or 0)
+    warmest = max((row.temperature or 0 for row in every), default=0)  # one line is one temperature
+    rows = [row for row in every if (row.temperature or 0) == warmest]
     several = swept(rows)
     if all(sum(row.label == label for row in rows) < _SWEEP for label in several):
         return

@@ -36,6 +36,17 @@ def test_two_step_numbers_are_no_sweep(make: SimpleNamespace) -> None:
     assert list(head_steps(make.run(numbers))) == []
 
 
+def test_a_line_over_steps_is_of_one_temperature(make: SimpleNamespace) -> None:
+    cells = [
+        make.system("calm-music-tiny", "CALM", temp=temp, steps=steps)
+        for temp in (0.8, 1.0)
+        for steps in (1, 4, 10)
+    ]
+    numbers = [(cell, {"fad": make.around(float(i))}) for i, cell in enumerate(cells, 1)]
+    (panel,) = head_steps(make.run(numbers))
+    assert [(dot.x, dot.y) for dot in panel.lines[0].dots] == [(1, 4.0), (4, 5.0), (10, 6.0)]
+
+
 def test_quality_stands_against_the_measured_speed(music: StoredRun) -> None:
     first = next(iter(quality_speed(music)))
     lines = {line.label: line.dots for line in first.lines}
@@ -43,6 +54,22 @@ def test_quality_stands_against_the_measured_speed(music: StoredRun) -> None:
     assert lines["RQ-Transformer 32 RVQ"][0].x_interval is None
     assert [dot.note for dot in lines["CALM consistency"]] == ["1", "4", "10", "25", "50", "100"]
     assert "12 rounds" in first.caption
+
+
+def test_where_temperatures_and_steps_vary_a_line_is_of_one_number_of_steps(
+    make: SimpleNamespace,
+) -> None:
+    cells = [
+        make.system("calm-music-tiny", "CALM", temp=temp, steps=steps)
+        for temp in (0.8, 1.0)
+        for steps in (1, 4)
+    ]
+    numbers = [
+        (cell, {"fad": make.around(5.0), "overall_speedup": make.around(2.0)}) for cell in cells
+    ]
+    (panel,) = quality_speed(make.run(numbers))
+    found = {line.label: [dot.note for dot in line.dots] for line in panel.lines}
+    assert found == {"CALM, 1 step": ["0.8", "1.0"], "CALM, 4 steps": ["0.8", "1.0"]}
 
 
 def test_temperatures_are_swept_where_there_are_two(
