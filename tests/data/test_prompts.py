@@ -184,7 +184,7 @@ def test_only_the_prompt_of_unknown_text_is_transcribed(benchmarks: Path) -> Non
 def test_the_shipped_prompts_are_whole() -> None:
     spec = SPEC.model_copy(update={"prompt_seconds": 3.0, "seconds": 12.0})
     prompts = load(paths.benchmarks_dir(), spec=spec)
-    assert len(prompts) == 32
+    assert len(prompts) == 128
     for prompt in prompts:
         assert prompt.sample_rate == 16000
         assert prompt.wave.size == 192000

@@ -206,7 +206,7 @@ def test_what_the_prompts_share_with_the_training_stories_is_what_we_say(checkou
         return any(f" {phrase} " in text for text in told)
 
     prompts = read_prompt_specs(checkout / "benchmarks/prompts/speech.jsonl")
-    assert sum(shared(prompt, 0.0, 3.0) for prompt in prompts) == 16
+    assert [sum(shared(p, 0.0, 3.0) for p in some) for some in (prompts, prompts[:32])] == [64, 16]
     assert not any(shared(prompt, 3.0, 12.0) for prompt in prompts)
 
 
