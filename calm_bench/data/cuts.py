@@ -88,8 +88,9 @@ def write_prompts(
     if len(clips) < cuts.n:
         raise InputError(f"{corpus} has {_too_few(clips, held_out, cuts)}")
 
+    place = f"{out_dir.absolute().name}/{name}"
     with growing_folder(out_dir / name) as folder:
-        cut = partial(_cut, corpus, cuts, folder, f"{out_dir.absolute().name}/{name}")
+        cut = partial(_cut, corpus, cuts, folder, place)
         specs = [*counted(ordered_map(cut, clips[: cuts.n]), cuts.n, "cutting prompts")]
         if not fresh:
             _refuse_others(index, listed, specs)
@@ -98,7 +99,8 @@ def write_prompts(
             path.replace(out_dir / name / path.name)
         replace(index, "".join(f"{spec.model_dump_json()}\n" for spec in specs).encode())
     for gone in {spec.audio for spec in listed or ()} - {spec.audio for spec in specs}:
-        (out_dir / name / Path(gone).name).unlink(missing_ok=True)
+        if Path(gone).parent == Path(place):  # another list may have had another place
+            (out_dir / name / Path(gone).name).unlink(missing_ok=True)
     return index
 
 

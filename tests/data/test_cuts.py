@@ -124,6 +124,19 @@ def test_audio_without_a_list_is_taken_if_it_is_the_same(tmp_path: Path) -> None
     assert contents(tmp_path) == whole
 
 
+def test_fresh_prompts_take_along_those_of_the_list_before_and_nothing_else(tmp_path: Path) -> None:
+    lay(tmp_path, {"a": (10.0, {}), "b": (8.0, {})})
+    cut(tmp_path, "--n", "2")
+    folder = tmp_path / "benchmarks/prompts/speech"
+    (folder / "mine.flac").write_bytes(b"mine")
+    cut(tmp_path, "--n", "1")
+    assert sorted(path.name for path in folder.iterdir()) == ["a.flac", "mine.flac"]
+    index = folder.with_suffix(".jsonl")
+    index.write_text(index.read_text().replace("prompts/speech/", "elsewhere/speech/"))
+    cut(tmp_path, "--n", "1", "--offset", "0")  # the folder had another name when that was written
+    assert sorted(path.name for path in folder.iterdir()) == ["a.flac", "mine.flac"]
+
+
 def test_prompts_beside_the_reader_are_found_by_their_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
