@@ -389,7 +389,7 @@ class Scorer:
     def _key(
         self, kind: str, metric: Metric, recipe: Mapping[str, Any], rows: Sequence[str]
     ) -> str:
-        heard = {name: asdict(said) for name, said in self._transcripts(metric).items()}
+        heard = self._said if "transcript" in metric.needs else {}
         clips = [[[*c.identity, heard.get(c.audio_id)] for c in self.clips.of(r)] for r in rows]
         about = [metric.name, dict(recipe), self._code(metric), self._ends(metric)]
         return content_hash(kind, about, clips, length=40)
@@ -414,6 +414,11 @@ class Scorer:
         except Exception:
             return False  # the metrics that need it meet the same error and give it as their reason
         return True
+
+    @cached_property
+    def _said(self) -> Mapping[str, Any]:
+        """The transcripts as keys hold them."""
+        return {name: asdict(said) for name, said in self._transcripts_by_id.items()}
 
     @cached_property
     def _transcripts_by_id(self) -> Mapping[str, Transcript]:
