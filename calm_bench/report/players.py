@@ -369,5 +369,5 @@ def spectrogram_png(wave: Wave, sample_rate: int) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(pixels.T[::-1]))
     image.putpalette(bytes.fromhex(_PALETTE.replace(" ", "")))
     out = io.BytesIO()
-    image.save(out, "PNG", bits=4, optimize=True)
+    image.save(out, "PNG", bits=4)
     return out.getvalue()
