@@ -44,8 +44,6 @@ NOTHING_READ = "this stage reads no weights"
 NOT_LOOKED = "memory was not looked at"
 NOT_PLAIN = "the plain step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
-NO_LENGTH = "how much audio a frame holds was not recorded"
-NO_FIRST = "first audio was not timed"
 MOST_WAIT = "most frames wait to be decoded"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
@@ -293,9 +291,6 @@ def _thirty(own: Records, frames: int, each: int) -> Found:
     `frames` is what `--frames` was, in the baseline's frames. Of a codec that decodes `each` frames
     a call, the last frame is heard when the call that it is in has ended.
     """
-    if not own[0].frame_ns:
-        lacking = Estimate(value=None, reason=NO_LENGTH)
-        return {"thirty_s": lacking, "thirty_s_at_frame": lacking}
     frame = own[0].frame_ns / 1e9
     n_frames = len(own[0].stage_ns["total"])
     wanted = ceil(round(THIRTY_SECONDS / frame, 6))
@@ -309,25 +304,19 @@ def _thirty(own: Records, frames: int, each: int) -> Found:
         )
         return {"thirty_s": Estimate(value=None, reason=reason), **found}
     end = 1 + each * ceil((wanted - 1) / each)  # the first frame is decoded alone
-    whole = [
-        (record.first_audio_ns + sum(record.stage_ns["total"][1:end])) / 1e9
-        for record in own
-        if record.first_audio_ns is not None
-    ]
-    measured = typical(whole, "speed", "thirty")
-    return {"thirty_s": measured if whole else Estimate(value=None, reason=NO_FIRST), **found}
+    whole = [(record.first_audio_ns + sum(record.stage_ns["total"][1:end])) / 1e9 for record in own]
+    return {"thirty_s": typical(whole, "speed", "thirty"), **found}
 
 
 def _groups(facts: _Facts, row: Row, own: Records) -> Found:
     """What several frames at a time bring and cost; a median over frames says nothing of them."""
-    each, frame_ns = row.codec_frames, own[0].frame_ns
-    wait = None if frame_ns is None else (each - 1) * frame_ns
+    each = row.codec_frames
     alone = facts.first(row, "model", "head_steps", "mode", "precision", codec_frames=1)
     found = {} if each == 1 else {"frame_p50_ms": Estimate(value=None, reason=MOST_WAIT)}
     return found | {
         "codec_frames": Estimate(value=each, n=1),
         "codec_speedup": speedup(facts.timed.own(alone), own, "codec"),
-        "live_wait_ms": _seen(wait, NO_LENGTH, 1e6),
+        "live_wait_ms": Estimate(value=(each - 1) * own[0].frame_ns / 1e6, n=1),
     }
 
 

@@ -175,8 +175,8 @@ class LatencyRecord(Record):
     control: bool = False
     batch: int = 1
     stage_ns: dict[Stage, tuple[int, ...]]
-    first_audio_ns: int | None = None
-    frame_ns: int | None = None
+    first_audio_ns: int
+    frame_ns: int
     device: str
     dtype: str
     threads: int

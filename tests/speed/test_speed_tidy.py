@@ -218,33 +218,6 @@ def timed_as(
     return rows_of(tidy(plan, (row,), store), row.cell_id)
 
 
-def test_half_a_minute_without_its_first_audio_was_not_measured(
-    expanded: Expand, tmp_path: Path
-) -> None:
-    plan = expanded(frames=375)
-    row = timed_as(plan, tmp_path / "none", plan.rows[0], 375, first_audio_ns=None)
-    assert row["thirty_s"].value is None
-    assert row["thirty_s"].reason == "first audio was not timed"
-    assert row["thirty_s_at_frame"].value is not None
-    store = RunStore(tmp_path / "some")
-    rounds = [record(plan.rows[0], i, frames=375) for i in range(6)]
-    untimed = rounds[0].model_copy(update={"first_audio_ns": None})
-    store.append(untimed, *rounds[1:])
-    row = rows_of(tidy(plan, plan.rows[:1], store), plan.rows[0].cell_id)
-    assert row["thirty_s"].n == 5  # rounds that timed it
-
-
-def test_frames_of_unknown_length_make_no_half_minute_and_no_wait(
-    expanded: Expand, tmp_path: Path
-) -> None:
-    plan = expanded(batch=(1,), codec_frames=(2,))
-    row = timed_as(plan, tmp_path / "run", plan.rows[1], 375, frame_ns=None)
-    for name in ("thirty_s", "thirty_s_at_frame", "live_wait_ms"):
-        assert row[name].value is None
-        assert "a frame holds was not recorded" in str(row[name].reason)
-    assert row["rtf"].value is None
-
-
 def test_half_a_minute_ends_with_the_call_that_decodes_its_last_frame(
     expanded: Expand, tmp_path: Path
 ) -> None:
