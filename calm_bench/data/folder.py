@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from calm_bench.asr import load_recognizer
 from calm_bench.asr.recognizer import Transcripts
 from calm_bench.config import CORPORA
-from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
+from calm_bench.core.audio import AudioFacts, probe_audio, readable
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.files import is_there
@@ -39,7 +37,6 @@ from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import TimedWord, Transcript, WordTimes, timed
 
-_FACTS = TypeAdapter(AudioFacts)
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
 
@@ -214,7 +211,7 @@ def inspect(
         try:
             with readable(path):
                 sha256, stretch = file_hash(path), _stretch(candidate)
-                sound = _part(path, sha256, *stretch) if stretch else sound_of(path)
+                sound = sound_of(path, *stretch or ())
         except InputError as error:
             return error
         start = stretch[0] if stretch else None
@@ -222,17 +219,6 @@ def inspect(
 
     results = ordered_map(look, candidates, jobs)
     return counted(results, len(candidates), "inspecting recordings")
-
-
-def _part(path: Path, sha256: str, start: float, seconds: float) -> AudioFacts:
-    """What a stretch of a file holds, decoded once on this machine."""
-    cache = ContentCache("parts")
-    key = content_hash(sha256, computed_by(AudioFacts.__module__), start, seconds, length=40)
-    found = cache.read(key, _FACTS.validate_python)
-    if found is None:
-        found = examine(path, start, seconds)
-        cache.write(key, asdict(found))
-    return found
 
 
 def _stretch(candidate: Candidate) -> tuple[float, float] | None:
