@@ -173,13 +173,12 @@ def spoken_item(out: Path, line: dict[str, Any], story: Story, **more: Any) -> I
 
 
 def check_overlap(stories: Sequence[Story]) -> dict[str, float]:
-    """How much of the test text the training text holds: no story, but sentences and phrases.
+    """How much of the test text the training text holds: no story, but sentences.
 
     Raises:
         InputError: If a whole test story, or one without its case and punctuation, is in training.
     """
-    training = [_plain(story.text) for story in stories if story.split == "train"]
-    known = set(training)
+    known = {_plain(story.text) for story in stories if story.split == "train"}
     tests = [story for story in stories if story.split == "test"]
     leaked = [story.story_id for story in tests if _plain(story.text) in known]
     if leaked:
@@ -189,29 +188,12 @@ def check_overlap(stories: Sequence[Story]) -> dict[str, float]:
     return {
         "test_stories_in_training": 0,
         "test_sentences_in_training": round(sum(shared) / len(shared), 4) if shared else 0.0,
-        "longest_shared_words": _longest_shared(training, [_plain(s.text) for s in tests]),
     }
 
 
 def _plain(text: str) -> tuple[str, ...]:
     kept = "".join(char if char.isalnum() or char in " '" else " " for char in text.lower())
     return tuple(kept.split())
-
-
-def _longest_shared(training: Sequence[tuple[str, ...]], tests: Sequence[tuple[str, ...]]) -> int:
-    """The most words in a row that any test text has in common with any training text."""
-    low, high = 0, max(map(len, tests), default=0)
-    while low < high:
-        length = (low + high + 1) // 2
-        if _phrases(training, length).isdisjoint(_phrases(tests, length)):
-            high = length - 1
-        else:
-            low = length
-    return low
-
-
-def _phrases(texts: Iterable[tuple[str, ...]], length: int) -> set[tuple[str, ...]]:
-    return {t[i : i + length] for t in texts for i in range(len(t) - length + 1)}
 
 
 def check_times(corpus: Path, items: Sequence[Item]) -> dict[str, Any]:
