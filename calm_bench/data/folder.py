@@ -39,6 +39,8 @@ from calm_bench.types import TimedWord, Transcript, WordTimes, timed
 
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
+SILENCE_DBFS = -60.0
+"""Recordings that are never louder are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +52,6 @@ class FolderOptions:
         group_by: What stays in one split: auto, folder, none or a pattern (`splits.grouped`).
         licence: On which terms the recordings were had, where the source does not say it.
         min_seconds: Shorter recordings are skipped.
-        silence_dbfs: Recordings that are never louder are skipped.
-        validation: Share of groups for validation, where the source gives no split.
-        test: Share for test.
         transcribe: A recogniser (`faster-whisper`) for missing texts and word times; None to leave
             them unknown.
     """
@@ -61,16 +60,7 @@ class FolderOptions:
     group_by: str = "auto"
     licence: str | None = None
     min_seconds: float = 1.0
-    silence_dbfs: float = -60.0
-    validation: float = 0.05
-    test: float = 0.1
     transcribe: str | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
-            raise InputError(
-                "the shares for validation and test must be at least 0 and leave some for training"
-            )
 
 
 def make_folder(
@@ -93,8 +83,7 @@ def make_folder(
             why, n = _reasons(skipped), len(skipped)
             raise InputError(f"none of the {n} recordings in {source} is usable: {why}")
         hashes = [found.sound.audio_id for found in kept]
-        shares: dict[Split, float] = {"validation": options.validation, "test": options.test}
-        splits, remarks = assign_splits([found.candidate for found in kept], hashes, shares)
+        splits, remarks = assign_splits([found.candidate for found in kept], hashes)
         items = [
             _item(found, split, options.licence) for found, split in zip(kept, splits, strict=True)
         ]
@@ -265,7 +254,7 @@ def _useless(found: Inspected, options: FolderOptions) -> str | None:
     level = found.sound.level_dbfs
     if level is None:
         return "silent: every sample is zero"
-    return f"silent: never louder than {level:.0f} dBFS" if level < options.silence_dbfs else None
+    return f"silent: never louder than {level:.0f} dBFS" if level < SILENCE_DBFS else None
 
 
 def _repeated(candidate: Candidate, first: Candidate) -> str:
