@@ -112,21 +112,22 @@ def _place(candidate: Candidate, source: Source) -> Path:
 
 
 def _default_groups(source: Source, candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
-    """The layout's groups; else one folder and the microphones of one utterance stay together."""
+    """What the layout knows; else one folder and the microphones of one utterance stay together."""
     places = [_place(candidate, source) for candidate in candidates]
-    folders = [] if any(c.groups for c in candidates) else _outer_folders(places)
+    known = [c.groups or tuple(filter(None, (c.speaker, c.work))) for c in candidates]
+    folders = [] if any(known) else _outer_folders(places)
     if folders:
         source.notes.append(
             "no speakers are known: the recordings of one folder stay in one split "
             f"({few(sorted({*folders} - {''}))}; --group-by none if they need not)"
         )
     groups = []
-    for index, (candidate, place) in enumerate(zip(candidates, places, strict=True)):
+    for index, (own, place) in enumerate(zip(known, places, strict=True)):
         folder = [part for part in place.parent.parts if not _MICROPHONE.fullmatch(part)]
         utterance = "/".join([*folder, _MICROPHONE.sub("", without_suffix(place.name))])
         keys = [folders[index]] if folders and folders[index] else []
         keys += [utterance] if utterance != without_suffix(place.as_posix()) else []
-        groups.append(candidate.groups or tuple(keys))
+        groups.append(own or tuple(keys))
     return groups
 
 
