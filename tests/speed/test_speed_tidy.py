@@ -64,6 +64,16 @@ def record(
     )
 
 
+def footprints(cell: Row) -> tuple[FootprintRecord, FootprintRecord]:
+    stages = {"backbone": 30_000_000, "head": 10_000_000, "codec": 0, "total": 40_000_000}
+    return (
+        FootprintRecord(cell_id=cell.cell_id, batch=1, peak_bytes=5_000_000, state_bytes=100,
+                        read_bytes=stages, operators={"total": 77}),
+        FootprintRecord(cell_id=cell.cell_id, batch=2, peak_reason="not looked at",
+                        state_bytes=200),
+    )  # fmt: skip
+
+
 def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) -> Results:
     store = RunStore(folder)
     for number in range(6):
@@ -79,14 +89,9 @@ def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) 
             ),
         )  # fmt: skip
     for cell in plan.rows:
-        stages = {"backbone": 30_000_000, "head": 10_000_000, "codec": 0, "total": 40_000_000}
-        store.append(
-            FootprintRecord(cell_id=cell.cell_id, batch=1, peak_bytes=5_000_000, state_bytes=100,
-                            read_bytes=stages, operators={"total": 77}),
-            FootprintRecord(cell_id=cell.cell_id, batch=2, peak_reason="not looked at"),
-        )  # fmt: skip
         frame = sum(TIMES[str(cell.model), str(cell.mode)])
         store.append(
+            *footprints(cell),
             *(
                 GenerationRecord(cell_id=cell.cell_id, repeat=i, batch=4, seconds=8.0,
                                  taken_ns=round(1e8 * frame * (1 + i)))
@@ -146,7 +151,7 @@ def test_frames_a_call_say_what_they_bring_and_what_they_make_frames_wait(
             times = record(row, number).model_copy(
                 update={"stage_ns": {**stages, "total": total}, "frame_ns": 15_000_000}
             )
-            store.append(times)
+            store.append(times, *footprints(row))
     results = tidy(plan, (one, two), store)
     assert "Frames a call of the codec: toys, tiny scale" in results.tables
     alone, pairs = rows_of(results, one.cell_id), rows_of(results, two.cell_id)
@@ -215,6 +220,7 @@ def timed_as(
     """A row that was timed over three rounds, with what other records hold."""
     store = RunStore(folder)
     store.append(*(record(row, i, frames=frames).model_copy(update=changes) for i in range(3)))
+    store.append(*footprints(row))
     return rows_of(tidy(plan, (row,), store), row.cell_id)
 
 
