@@ -109,9 +109,7 @@ def test_every_recording_is_played_and_listed_with_its_work_and_licence(
     reasons = [skipped.reason for skipped in card.skipped]
     assert reasons[0].startswith("too short")
     assert reasons[1] == "duplicate: the same audio as train-00002"
-    assert card.checks["works"]["test"] == 3
-    assert card.checks["held_out_works_sharing_a_phrase_with_training"] == 0
-    assert card.checks["ensembles"] == {"piano": 7}
+    assert card.checks == {"held_out_works_sharing_a_phrase_with_training": 0}
 
 
 def test_finished_chunks_are_kept_and_a_missing_one_gives_the_same_audio(
