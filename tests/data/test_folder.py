@@ -41,11 +41,6 @@ def by_id(out: Path) -> dict[str, Item]:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
-
-
-@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
