@@ -185,7 +185,8 @@ def over_time(results: Results, only: str = "") -> list[Panel]:
 def _lines_over_time(results: Results, columns: Sequence[Shown], rows: Sequence[Row]) -> list[Line]:
     """A quantity over time: systems in colour with bars, the other rows in grey without."""
     several, own_looks = swept(results.cells), looks_of(results)
-    greys = dict(zip([c.cell_id for c in _references(results)], cycle(LINES), strict=False))
+    others = [row.cell_id for row in results.cells if row.kind != "system"]
+    greys = dict(zip(others, cycle(LINES), strict=False))
     lines = []
     for row in sorted(rows, key=lambda row: row.kind != "system"):
         points = [
@@ -357,10 +358,6 @@ def _lines(results: Results, shown: Shown, places: Iterable[tuple[Row, float]]) 
 def _value(shown: Shown, row: Row) -> Value | None:
     value = shown.values.get(row.cell_id)
     return None if value is None or value.value is None else value
-
-
-def _references(results: Results) -> list[Row]:
-    return [row for row in results.cells if row.kind != "system"]
 
 
 def _with_value(rows: Iterable[Row], columns: Sequence[Shown]) -> set[str]:
