@@ -148,7 +148,7 @@ def test_the_corpus_lies_under_the_home(calm_bench_home: Path) -> None:
 
 
 def story(split: str, *sentences: str) -> Story:
-    return Story(story_id=f"{split}-0", split=split, shape="", sentences=sentences)
+    return Story(story_id=f"{split}-0", split=split, sentences=sentences)
 
 
 def test_a_test_story_in_training_is_refused_whatever_its_case() -> None:
