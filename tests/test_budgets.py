@@ -21,7 +21,7 @@ MAX_MODULES_OF_HELP = 600
 PACKAGE = Path(calm_bench.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Runs in a process of its own and imports what the package must not.
-SCRIPTS = {"calm_bench.data.piper_worker"}
+SCRIPTS = {"calm_bench.data.voice_worker"}
 MODULES = sorted({m.name for m in pkgutil.walk_packages([str(PACKAGE)], "calm_bench.")} - SCRIPTS)
 
 

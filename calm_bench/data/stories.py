@@ -50,11 +50,10 @@ def grammar() -> Grammar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """One story: its place in the split, the shape that told it, and its sentences."""
+    """One story: its place in the split, and its sentences."""
 
     story_id: str
     split: Split
-    shape: str
     sentences: tuple[str, ...]
 
     @property
@@ -77,17 +76,13 @@ def _draw_cast(rng: random.Random) -> dict[str, str]:
     return cast
 
 
-def tell_story(rng: random.Random) -> tuple[str, tuple[str, ...]]:
-    """Tell one story: draw a cast and a shape, then one sentence per beat.
-
-    Returns:
-        The shape's name and the sentences in order.
-    """
+def tell_story(rng: random.Random) -> tuple[str, ...]:
+    """The sentences of one story: draw a shape and a cast, then one sentence per beat."""
     shapes = grammar().shapes
     shape = rng.choice(sorted(shapes))
     cast = _draw_cast(rng)
     told = [rng.choice(beat).format(**cast) for beat in shapes[shape]]
-    return shape, tuple(text[0].upper() + text[1:] for text in told)
+    return tuple(text[0].upper() + text[1:] for text in told)
 
 
 def more_texts(count: int, seed: int, known: Collection[str]) -> list[str]:
@@ -95,7 +90,7 @@ def more_texts(count: int, seed: int, known: Collection[str]) -> list[str]:
     rng = random.Random(f"calm-bench more stories {seed}")
     texts: dict[str, None] = {}
     while len(texts) < count:
-        text = " ".join(tell_story(rng)[1])
+        text = " ".join(tell_story(rng))
         if text not in known:
             texts[text] = None
     return list(texts)
@@ -122,12 +117,10 @@ def write_stories(counts: Sequence[int], seed: int = 0) -> list[Story]:
     ]
     for split, indices, stream in blocks:
         for index in indices:
-            shape, sentences = tell_story(stream)
+            sentences = tell_story(stream)
             while " ".join(sentences) in seen:
-                shape, sentences = tell_story(stream)
-            story = Story(
-                story_id=f"{split}-{index:05d}", split=split, shape=shape, sentences=sentences
-            )
+                sentences = tell_story(stream)
+            story = Story(story_id=f"{split}-{index:05d}", split=split, sentences=sentences)
             seen.add(story.text)
             stories.append(story)
     return stories

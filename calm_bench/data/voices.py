@@ -18,7 +18,7 @@ from typing import Any
 
 from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data import speech
-from calm_bench.data.chunks import Lines, Worker, make_chunks, refuse_other_settings
+from calm_bench.data.chunks import Lines, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
 from calm_bench.data.stories import FIRST_TRAIN, Story
 from calm_bench.errors import BenchError, InputError
@@ -27,11 +27,6 @@ from calm_bench.seeds import content_hash
 CHUNK_TEXTS = 12
 HELD_OUT = 2
 MADE_UP_SENTENCES = 3
-FLITE_WORKER = Worker(
-    command=["-m", "calm_bench.data.flite_worker"],
-    title="speaking with flite",
-    failed="flite failed while speaking",
-)
 
 ONSETS = (
     "b bl br ch d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl sm sn sp st str sw "
@@ -187,15 +182,8 @@ def _speak(out: Path, chunks: Mapping[str, Chunk], jobs: int | None) -> dict[str
             return {**asked, "voice": chunk.voice.name}
         return {**asked, "voice": str(speech.voice_path()), "settings": dict(scales)}
 
-    lines: dict[str, Lines] = {}
-    for worker, is_piper in ((FLITE_WORKER, False), (speech.WORKER, True)):
-        own = {
-            name: chunk.stories
-            for name, chunk in chunks.items()
-            if (chunk.voice.scales is not None) == is_piper
-        }
-        lines |= make_chunks(out, own, worker, speech.spoken_lines, job, jobs)
-    return lines
+    stories = {name: chunk.stories for name, chunk in chunks.items()}
+    return make_chunks(out, stories, speech.WORKER, speech.spoken_lines, job, jobs)
 
 
 def _in_turn(items: Sequence[Item]) -> list[Item]:

@@ -39,13 +39,13 @@ class Sums:
         frames = [len(record.stage_ns["total"]) for record in records]
         return cls(
             **{name: sum(sum(record.stage_ns[name]) for record in records) for name in _STAGES},
-            audio=sum(n * (r.frame_ns or 0) for n, r in zip(frames, records, strict=True)),
+            audio=sum(n * r.frame_ns for n, r in zip(frames, records, strict=True)),
             frames=sum(frames),
         )
 
     def per_audio(self, name: str) -> float:
-        """A stage's time for a stretch of audio; per frame where nobody wrote a frame's length."""
-        return float(getattr(self, name)) / (self.audio or self.frames)
+        """A stage's time for a stretch of audio."""
+        return float(getattr(self, name)) / self.audio
 
 
 def predicted_speedup(baseline: Sums, own: Sums) -> float:
@@ -283,7 +283,7 @@ def estimates(
     found = {name: _quotient(name, own) for name in _QUOTIENTS} | {
         "overall_speedup": speedup(baseline, own, "total"),
         "head_speedup": speedup(baseline, own, "head"),
-        "first_audio_ms": typical([r.first_audio_ns / 1e6 for r in own if r.first_audio_ns]),
+        "first_audio_ms": typical([r.first_audio_ns / 1e6 for r in own]),
         "frame_p50_ms": typical([median(r.stage_ns["total"]) / 1e6 for r in own]),
         "frame_max_ms": Estimate(value=slowest / 1e6, n=len(own)),
         "peak_mb": _peak(own),

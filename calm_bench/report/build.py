@@ -178,7 +178,8 @@ def _refuse_folder(root: Path, runs: Sequence[Path]) -> None:
         raise InputError(f"{root} is a file: --out names a folder, or a file that ends in .html")
     if _is_ours(root / "index.html"):
         return
-    if (root / "index.html").exists() or _ours(root):
+    parts = any(_OURS.fullmatch(path.name) for path in root.glob("run-*"))
+    if (root / "index.html").exists() or parts:
         raise InputError(f"{root} holds something that is not ours: choose another --out")
 
 
@@ -197,10 +198,6 @@ def _refuse_silent(records: ClipLookup) -> None:
 
 def _is_ours(index: Path) -> bool:
     return index.is_file() and SITE_MARK in index.read_text(encoding="utf-8", errors="replace")
-
-
-def _ours(root: Path) -> list[Path]:
-    return [path for path in root.glob("run-*") if _OURS.fullmatch(path.name)]
 
 
 def _clear(root: Path) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from calm_bench.asr.words import align
 from calm_bench.core import audio, files, paths
 from calm_bench.report.columns import Shown, plain_number, shown_columns
 from calm_bench.store.records import (
@@ -116,19 +117,13 @@ def _plain(word: str) -> str:
 
 def _equal_words(a: Sequence[str], b: Sequence[str]) -> tuple[set[int], set[int]]:
     """Indices of the words that the alignment finds equal, on either side."""
-    import jiwer
-
     plain_a, plain_b = ({i: p for i, w in enumerate(side) if (p := _plain(w))} for side in (a, b))
     if not plain_a or not plain_b:
         return set(), set()
-    out = jiwer.process_words(" ".join(plain_a.values()), " ".join(plain_b.values()))
+    steps = align([*plain_a.values()], [*plain_b.values()])
+    equal = [step for step in steps if step.kind == "equal"]
     where_a, where_b = list(plain_a), list(plain_b)
-    equal: tuple[set[int], set[int]] = (set(), set())
-    for chunk in out.alignments[0]:
-        if chunk.type == "equal":
-            equal[0].update(where_a[chunk.ref_start_idx : chunk.ref_end_idx])
-            equal[1].update(where_b[chunk.hyp_start_idx : chunk.hyp_end_idx])
-    return equal
+    return {where_a[step.reference] for step in equal}, {where_b[step.heard] for step in equal}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,7 +185,8 @@ def over_time(results: Results, only: str = "") -> list[Panel]:
 def _lines_over_time(results: Results, columns: Sequence[Shown], rows: Sequence[Row]) -> list[Line]:
     """A quantity over time: systems in colour with bars, the other rows in grey without."""
     several, own_looks = swept(results.cells), looks_of(results)
-    greys = dict(zip([c.cell_id for c in _references(results)], cycle(LINES), strict=False))
+    others = [row.cell_id for row in results.cells if row.kind != "system"]
+    greys = dict(zip(others, cycle(LINES), strict=False))
     lines = []
     for row in sorted(rows, key=lambda row: row.kind != "system"):
         points = [
@@ -286,9 +287,8 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
     for record in growth:
         if record.state_bytes is not None:
             kept[record.cell_id].append(Dot.of(record.seconds, record.state_bytes / 1e6))
-    per = unit_of(results, growth)[0]
     found: dict[str, Mapping[str, Sequence[Dot]]] = {
-        f"{stage}, ms per {per}": times_along(results, growth, stage) for stage in PARTS
+        f"{stage}, ms per second of audio": times_along(results, growth, stage) for stage in PARTS
     }
     several, own_looks = swept(results.cells), looks_of(results)
     panels = []
@@ -312,28 +312,17 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
     return panels
 
 
-def unit_of(results: Results, growth: Sequence[GrowthRecord]) -> tuple[str, Mapping[str, float]]:
-    """What times are told by, and how many frames of each row that is.
-
-    A frame, unless all say how long theirs are.
-    """
-    rates = frame_rates(results)
-    everyone = {record.cell_id for record in growth}
-    known = everyone <= rates.keys()
-    return ("second of audio", rates) if known else ("frame", dict.fromkeys(everyone, 1.0))
-
-
 def times_along(
     results: Results, growth: Sequence[GrowthRecord], stage: Stage
 ) -> dict[str, list[Dot]]:
-    """By row, a stage's milliseconds by seconds generated, for rows that have any.
+    """By row, a stage's milliseconds for a second of audio by seconds generated, where known.
 
     A dot is the lower quartile of the frames there, its bar goes from the fastest to the median.
     """
-    scales = unit_of(results, growth)[1]
+    rates = frame_rates(results)
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for record in growth:
-        scale = scales[record.cell_id] / 1e6
+        scale = rates[record.cell_id] / 1e6
         found[record.cell_id, record.seconds] += [scale * ns for ns in record.stage_ns[stage]]
     lines: dict[str, list[Dot]] = defaultdict(list)
     for (cell_id, seconds), times in sorted(found.items()):
@@ -369,10 +358,6 @@ def _lines(results: Results, shown: Shown, places: Iterable[tuple[Row, float]]) 
 def _value(shown: Shown, row: Row) -> Value | None:
     value = shown.values.get(row.cell_id)
     return None if value is None or value.value is None else value
-
-
-def _references(results: Results) -> list[Row]:
-    return [row for row in results.cells if row.kind != "system"]
 
 
 def _with_value(rows: Iterable[Row], columns: Sequence[Shown]) -> set[str]:

@@ -165,12 +165,11 @@ def measure_peaks(plan: SpeedPlan, cell_id: str, n_frames: int) -> dict[int, dic
 def footprint(arm: Arm, n_frames: int) -> FootprintRecord:
     """What one row holds and reads at one batch size; its peak is still to be measured."""
     alone = len(arm.prompts) == 1
-    read, operators = reading(arm, n_frames) if alone else (None, None)
+    read, operators = reading(arm, n_frames) if alone else ({}, {})
     return FootprintRecord(
         cell_id=arm.cell_id,
         batch=len(arm.prompts),
         state_bytes=state_bytes(arm, n_frames),
         read_bytes=read,
-        read_reason=None if alone else "bytes are counted for one clip",
         operators=operators,
     )

@@ -9,7 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from calm_bench.store.records import Stage
@@ -80,35 +80,26 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-class Clock(Protocol):
-    """Marks on a time line, and nanoseconds between two of them."""
+class Clock:
+    """Marks on a time line, and nanoseconds between two of them: the processor's monotonic clock.
+
+    What the processor was asked for is done when the call returns; others may have to `wait`.
+    """
 
     def mark(self) -> Any:
         """Now, in this clock's own terms."""
+        return time.perf_counter_ns()
 
     def wait(self) -> None:
         """Return when everything asked for so far has been done."""
 
     def between(self, start: Any, end: Any) -> int:
         """Nanoseconds from one mark to another; to be asked after `wait`."""
+        nanoseconds: int = end - start
+        return nanoseconds
 
 
-class HostClock:
-    """The processor's monotonic clock."""
-
-    def mark(self) -> int:
-        """Now."""
-        return time.perf_counter_ns()
-
-    def wait(self) -> None:
-        """Nothing: what the processor was asked for is done when the call returns."""
-
-    def between(self, start: int, end: int) -> int:
-        """Nanoseconds from one mark to another."""
-        return end - start
-
-
-class ThreadClock(HostClock):
+class ThreadClock(Clock):
     """The processor time of the calling thread alone: what else runs is not in it.
 
     Nor is waiting, or what other threads do: for work on one thread only.
@@ -119,7 +110,7 @@ class ThreadClock(HostClock):
         return time.thread_time_ns()
 
 
-class CudaClock:
+class CudaClock(Clock):
     """Events in the GPU's stream: marks cost the host almost nothing and do not stop the GPU."""
 
     def mark(self) -> Any:
@@ -144,4 +135,4 @@ class CudaClock:
 
 def clock_for(device: str) -> Clock:
     """CUDA events on a GPU, the host's clock elsewhere."""
-    return CudaClock() if device.startswith("cuda") else HostClock()
+    return CudaClock() if device.startswith("cuda") else Clock()

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calm_bench.speed.frames import HostClock
+from calm_bench.speed.frames import Clock
 from calm_bench.speed.protocol import Arm, peak_allocated, time_arm
 from calm_bench.speed.timetable import Request, expand
 from calm_bench.speed.timing import arm_of, kernels_of, open_row
@@ -54,7 +54,7 @@ def _peaks(task: dict[str, Any]) -> dict[int, dict[str, Any]]:
 def _peak_resident(arm: Arm, n_frames: int, before: int | None) -> int | None:
     """The most memory of the process during a generation, beyond what it was `before`."""
     _reset_peak()
-    time_arm(arm, n_frames, HostClock())
+    time_arm(arm, n_frames, Clock())
     peak = _memory("VmHWM")
     return None if peak is None or before is None else peak - before
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from calm_bench.core.device import device_name
 from calm_bench.core.progress import stage
 from calm_bench.seeds import derive_seed
-from calm_bench.speed.frames import Clock, HostClock, InGroups, by_stage, marked_frame, quiet
+from calm_bench.speed.frames import Clock, InGroups, by_stage, marked_frame, quiet
 from calm_bench.store.records import LatencyRecord, Stage
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import SamplingParams
@@ -209,7 +209,7 @@ def peak_allocated(arm: Arm, n_frames: int, others: int = 0) -> int:
 
     device = arm.system.device
     torch.cuda.reset_peak_memory_stats(device)
-    time_arm(arm, n_frames, HostClock())  # torch counts on the host: no need to wait
+    time_arm(arm, n_frames, Clock())  # torch counts on the host: no need to wait
     peak: int = torch.cuda.max_memory_allocated(device) - others
     return peak
 

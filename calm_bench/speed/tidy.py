@@ -41,11 +41,8 @@ from calm_bench.types import Column, Estimate
 
 THIRTY_SECONDS = 30.0
 NOTHING_READ = "this stage reads no weights"
-NOT_LOOKED = "memory was not looked at"
 NOT_PLAIN = "the plain step of this system was not timed in the same rounds: add --mode plain"
 NO_BASELINE = "the baseline was not timed in this mode and precision"
-NO_LENGTH = "how much audio a frame holds was not recorded"
-NO_FIRST = "first audio was not timed"
 MOST_WAIT = "most frames wait to be decoded"
 NOT_CONTROL = "only the first row is timed twice in each round"
 CPU_PEAK = "resident memory of a process of its own, beyond one that has loaded no model"
@@ -168,11 +165,6 @@ class _Facts:
         for made in store.read(GenerationRecord):
             self.generations.setdefault(made.cell_id, {})[made.repeat] = made
 
-    def footprint(self, row: Row, batch: int) -> FootprintRecord:
-        """What a row needs at a batch size; nothing known of one that nobody looked at."""
-        nothing = FootprintRecord(cell_id=row.cell_id, batch=batch, peak_reason=NOT_LOOKED)
-        return self.footprints.get((row.cell_id, batch), nothing)
-
     def baseline_of(self, row: Row) -> Row | None:
         """The baseline in a row's own mode and precision."""
         return self.first(row, "mode", "precision", "codec_frames", baseline=True)
@@ -203,10 +195,10 @@ def tidy(plan: SpeedPlan, rows: Sequence[Row], store: RunStore) -> Results:
         found |= _thirty(own, setting.frames, row.codec_frames)
         if max(setting.codec_frames) > 1:
             found |= _groups(facts, row, own)
-        footprint = facts.footprint(row, 1)
+        footprint = facts.footprints[row.cell_id, 1]
         found |= limits(own, footprint, facts.bandwidth)
         found["peak_mb"] = _peak(footprint)
-        found["operators"] = _seen((footprint.operators or {}).get("total"), _UNCOUNTED)
+        found["operators"] = Estimate(value=footprint.operators["total"], n=1)
         for batch in setting.batch:
             found |= _batch(facts, row, batch)
         return found | (_generation(facts, row) if setting.generation else {})
@@ -237,14 +229,12 @@ def limits(own: Records, footprint: FootprintRecord, bandwidth: Mapping[int, flo
     """
     rounds = [record for record in own if record.round in bandwidth]
     speeds = [bandwidth[record.round] for record in rounds]
-    found = {"bandwidth_gbs": typical(speeds, *_LIMIT)}
     read = footprint.read_bytes
-    if read is None:
-        reason = footprint.read_reason or "bytes were not counted"
-        names = ("read_mb", "limit_ms", *LIMITS.values())
-        return found | {name: Estimate(value=None, reason=reason) for name in names}
-    found["read_mb"] = Estimate(value=read["total"] / 1e6, n=1)
-    found["limit_ms"] = typical([read["total"] / speed / 1e6 for speed in speeds], *_LIMIT)
+    found = {
+        "bandwidth_gbs": typical(speeds, *_LIMIT),
+        "read_mb": Estimate(value=read["total"] / 1e6, n=1),
+        "limit_ms": typical([read["total"] / speed / 1e6 for speed in speeds], *_LIMIT),
+    }
     sums = [Sums.of(record) for record in rounds]
     for stage, name in LIMITS.items():
         if not read.get(stage):
@@ -257,7 +247,6 @@ def limits(own: Records, footprint: FootprintRecord, bandwidth: Mapping[int, flo
 
 
 _LIMIT = ("speed", "limit")
-_UNCOUNTED = "operators were not counted"
 
 
 def _against_plain(facts: _Facts, row: Row, batch: int = 1) -> Estimate:
@@ -293,9 +282,6 @@ def _thirty(own: Records, frames: int, each: int) -> Found:
     `frames` is what `--frames` was, in the baseline's frames. Of a codec that decodes `each` frames
     a call, the last frame is heard when the call that it is in has ended.
     """
-    if not own[0].frame_ns:
-        lacking = Estimate(value=None, reason=NO_LENGTH)
-        return {"thirty_s": lacking, "thirty_s_at_frame": lacking}
     frame = own[0].frame_ns / 1e9
     n_frames = len(own[0].stage_ns["total"])
     wanted = ceil(round(THIRTY_SECONDS / frame, 6))
@@ -309,25 +295,19 @@ def _thirty(own: Records, frames: int, each: int) -> Found:
         )
         return {"thirty_s": Estimate(value=None, reason=reason), **found}
     end = 1 + each * ceil((wanted - 1) / each)  # the first frame is decoded alone
-    whole = [
-        (record.first_audio_ns + sum(record.stage_ns["total"][1:end])) / 1e9
-        for record in own
-        if record.first_audio_ns is not None
-    ]
-    measured = typical(whole, "speed", "thirty")
-    return {"thirty_s": measured if whole else Estimate(value=None, reason=NO_FIRST), **found}
+    whole = [(record.first_audio_ns + sum(record.stage_ns["total"][1:end])) / 1e9 for record in own]
+    return {"thirty_s": typical(whole, "speed", "thirty"), **found}
 
 
 def _groups(facts: _Facts, row: Row, own: Records) -> Found:
     """What several frames at a time bring and cost; a median over frames says nothing of them."""
-    each, frame_ns = row.codec_frames, own[0].frame_ns
-    wait = None if frame_ns is None else (each - 1) * frame_ns
+    each = row.codec_frames
     alone = facts.first(row, "model", "head_steps", "mode", "precision", codec_frames=1)
     found = {} if each == 1 else {"frame_p50_ms": Estimate(value=None, reason=MOST_WAIT)}
     return found | {
         "codec_frames": Estimate(value=each, n=1),
         "codec_speedup": speedup(facts.timed.own(alone), own, "codec"),
-        "live_wait_ms": _seen(wait, NO_LENGTH, 1e6),
+        "live_wait_ms": Estimate(value=(each - 1) * own[0].frame_ns / 1e6, n=1),
     }
 
 
@@ -340,15 +320,13 @@ def _batch(facts: _Facts, row: Row, batch: int) -> Found:
     """What a step of several clips takes, and what comes out of it."""
     own = facts.timed.own(row, batch)
     names = [column.name for column in batch_columns(batch)]
-    if not own:
-        return {name: Estimate(value=None, reason="not timed at this batch") for name in names}
-    steps, footprint = _frame_ms(own), facts.footprint(row, batch)
+    steps, footprint = _frame_ms(own), facts.footprints[row.cell_id, batch]
     baseline = facts.timed.own(facts.baseline_of(row), batch)
     rates = ratio_interval([1e3 * batch] * len(steps), steps, derive_seed("speed", "batch"))
     found = [typical(steps, "speed", "batch"), rates]
     found += [speedup(baseline, own, stage, "at this batch") for stage in ("total", "head")]
     found.append(_against_plain(facts, row, batch))
-    found += [_peak(footprint), _seen(footprint.state_bytes, NOT_LOOKED, 1e6)]
+    found += [_peak(footprint), Estimate(value=footprint.state_bytes / 1e6, n=1)]
     return dict(zip(names, found, strict=True))
 
 
@@ -381,14 +359,9 @@ def _generation_ratio(facts: _Facts, other: Row | None, row: Row, lacking: str) 
 
 
 def _peak(footprint: FootprintRecord) -> Estimate:
-    return _seen(footprint.peak_bytes, footprint.peak_reason or "no reason was recorded", 1e6)
-
-
-def _seen(value: float | None, reason: str, unit: float = 1.0) -> Estimate:
-    """What was looked at once, in its unit, or why there is nothing."""
-    if value is None:
-        return Estimate(value=None, reason=reason)
-    return Estimate(value=value / unit, n=1)
+    if footprint.peak_bytes is None:
+        return Estimate(value=None, reason=footprint.peak_reason)
+    return Estimate(value=footprint.peak_bytes / 1e6, n=1)
 
 
 def _how(plan: SpeedPlan, facts: _Facts) -> Iterator[str]:

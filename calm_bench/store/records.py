@@ -175,8 +175,8 @@ class LatencyRecord(Record):
     control: bool = False
     batch: int = 1
     stage_ns: dict[Stage, tuple[int, ...]]
-    first_audio_ns: int | None = None
-    frame_ns: int | None = None
+    first_audio_ns: int
+    frame_ns: int
     device: str
     dtype: str
     threads: int
@@ -208,8 +208,8 @@ class FootprintRecord(Record):
         peak_bytes: The most memory held at once, weights included; None with `peak_reason`.
         reserved_bytes: The most that torch took of a GPU's memory, what it held free counted.
         state_bytes: Of that, what cache, frames and decoder keep between steps.
-        read_bytes: By stage, weights and cache that a step reads; None with `read_reason`.
-        operators: By stage, operators dispatched in a step; None where nobody counted.
+        read_bytes: By stage, weights and cache that a step of one clip reads.
+        operators: By stage, operators dispatched in a step of one clip.
     """
 
     file = "footprints.jsonl"
@@ -220,10 +220,9 @@ class FootprintRecord(Record):
     peak_bytes: int | None = None
     peak_reason: str | None = None
     reserved_bytes: int | None = None
-    state_bytes: int | None = None
-    read_bytes: dict[Stage, int] | None = None
-    read_reason: str | None = None
-    operators: dict[Stage, int] | None = None
+    state_bytes: int
+    read_bytes: dict[Stage, int] = Field(default_factory=dict)
+    operators: dict[Stage, int] = Field(default_factory=dict)
 
 
 class GrowthRecord(Record):

@@ -1,4 +1,4 @@
-"""A synthesiser's stand-in."""
+"""Where sources lie, and a synthesiser's stand-in."""
 
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ for story in job["stories"]:
     timed = [{"word": w, "start": i / 10, "end": i / 10 + 0.1} for i, w in enumerate(words)]
     print(json.dumps({"id": story["id"], "audio": story["id"] + ".flac", "words": timed}))
 """
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The folder of recordings that a corpus is made of, still to be made."""
+    return tmp_path / "source"
 
 
 @pytest.fixture

@@ -41,25 +41,20 @@ def by_id(out: Path) -> dict[str, Item]:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
-
-
-@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
 def test_any_rate_channel_count_and_format_is_taken(source: Path, out: Path) -> None:
-    sound(source / "a.wav", rate=44100, channels=2)
-    sound(source / "deep" / "b.flac", rate=8000)
-    sound(source / "c.ogg", rate=22050, channels=3)
+    sound(source / "train" / "a.wav", rate=44100, channels=2)
+    sound(source / "train" / "deep" / "b.flac", rate=8000)
+    sound(source / "train" / "c.ogg", rate=22050, channels=3)
     sound(source / ".hidden" / "d.wav")
     (source / "notes.txt").write_text("no sound")
-    make_folder(source, out, FolderOptions(validation=0, test=0))
+    make_folder(source, out)
     items = by_id(out)
-    assert sorted(items) == ["a", "c", "deep-b"]
-    forms = [(items[name].sample_rate, items[name].channels) for name in ("a", "c", "deep-b")]
+    assert sorted(items) == ["train-a", "train-c", "train-deep-b"]
+    forms = [(items[name].sample_rate, items[name].channels) for name in sorted(items)]
     assert forms == [(44100, 2), (22050, 3), (8000, 1)]
     shards = prepare(out, 16000)
     assert shards.audio.lengths.tolist() == [pytest.approx(1.2 * 16000, abs=2)] * 3
@@ -165,19 +160,17 @@ def test_sources_that_hold_nothing_are_refused(source: Path, out: Path) -> None:
     (source / "metadata.csv").write_bytes(b"a|\xff\xfe|b\n")
     with pytest.raises(InputError, match="not UTF-8"):
         make_folder(source, out)
-    with pytest.raises(InputError, match="shares"):
-        FolderOptions(test=0.7, validation=0.3)
 
 
 def test_the_split_depends_on_the_audio_and_not_on_its_name(source: Path, out: Path) -> None:
     for index in range(40):
         sound(source / f"{index}.wav", 1.0, seed=index)
-    make_folder(source, out, FolderOptions(test=0.3, validation=0.2))
+    make_folder(source, out)
     first = {item.sha256: item.split for item in read_manifest(out)}
     assert set(first.values()) == {"train", "validation", "test"}
     for path in sorted(source.iterdir()):
         path.rename(source / f"renamed-{path.name}")
-    make_folder(source, out, FolderOptions(test=0.3, validation=0.2))
+    make_folder(source, out)
     assert {item.sha256: item.split for item in read_manifest(out)} == first
 
 

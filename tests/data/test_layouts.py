@@ -1,39 +1,18 @@
 """Tiny corpora of every known layout, read by `calm-bench data folder`."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from clips import Files, lay
 from commands import call
 from commands import refused as refused_line
 
 from calm_bench.data.corpus import CorpusCard, Item, read_card, read_manifest
 from calm_bench.data.layouts import LAYOUTS
-
-Files = Mapping[str, str | float]
-"""Files by name: a text, or the seconds of a sound."""
-
-RATE = 8000
-
-
-def lay(root: Path, files: Files) -> Path:
-    """Write files: texts, and sounds of noise of their own."""
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            path.write_bytes(content.encode())
-            continue
-        rng = np.random.default_rng(list(name.encode()))
-        wave = 0.1 * rng.standard_normal(round(content * RATE))
-        kind = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}
-        form = kind[path.suffix.lower()] if not path.suffix.isupper() else "NIST"
-        soundfile.write(path, wave, RATE, format=form)
-    return root
 
 
 def read(source: Path, *options: str) -> tuple[dict[str, Item], CorpusCard]:
@@ -47,11 +26,6 @@ def read(source: Path, *options: str) -> tuple[dict[str, Item], CorpusCard]:
 
 def refused(source: Path, *options: str) -> str:
     return refused_line("data", "folder", source, "--out", source.parent / "corpus", *options)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
 
 
 LJ = {f"wavs/LJ001-000{k}.wav": 1.1 for k in (1, 2)}

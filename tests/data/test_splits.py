@@ -5,25 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from clips import lay
 from commands import Said, call
 
 from calm_bench.data.corpus import Item, read_card, read_manifest
 from calm_bench.data.splits import named_split
-
-RATE = 8000
-
-
-def lay(root: Path, names: Iterable[str]) -> Path:
-    """Sounds of noise of their own."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(list(name.encode()))
-        soundfile.write(path, 0.1 * rng.standard_normal(RATE), RATE)
-    return root
 
 
 def listed(source: Path, *options: str, code: int = 0) -> Said:
@@ -48,11 +35,6 @@ def splits_by(
     for item in items:
         found[item.id.split("-")[part] if isinstance(part, int) else part(item)].add(item.split)
     return found
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return tmp_path / "source"
 
 
 def test_a_split_is_believed_anywhere_in_the_path(source: Path) -> None:

@@ -1,7 +1,5 @@
 import re
 
-import pytest
-
 from calm_bench.data.speech import Speech
 from calm_bench.data.stories import grammar, write_stories
 
@@ -46,12 +44,9 @@ def test_the_vocabulary_is_large_enough_to_lose_track_in() -> None:
     assert len(set(re.findall(r"[a-z']+", told))) >= 300
 
 
-@pytest.mark.parametrize("shape", sorted(grammar().shapes))
-def test_the_cast_recurs_and_no_slot_is_left_open(shape: str) -> None:
+def test_the_cast_recurs_and_no_slot_is_left_open() -> None:
     names = {name.split("/")[0] for name in grammar().words["names"]}
-    told = [story for story in write_stories((200, 0, 0)) if story.shape == shape]
-    assert told
-    for story in told:
+    for story in write_stories((200, 0, 0)):
         assert "{" not in story.text
         assert all(sentence[0].isupper() for sentence in story.sentences)
         mentions = [word for word in re.findall(r"\w+", story.text) if word in names]

@@ -13,8 +13,8 @@ import soundfile
 from calm_bench.core.audio import read_audio
 from calm_bench.data import voices as module
 from calm_bench.data.corpus import read_manifest
-from calm_bench.data.flite_worker import speak
 from calm_bench.data.speech import VOICE, Speech
+from calm_bench.data.voice_worker import speak_with_flite
 from calm_bench.data.voices import (
     CHUNK_TEXTS,
     HELD_OUT,
@@ -35,8 +35,8 @@ FLITE = Voice(name="slt", chunks=2)
 @pytest.fixture
 def spoken(worker: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A worker in place of both synthesisers, and by chunk what it was asked for."""
-    for place, name in ((module.speech, "WORKER"), (module, "FLITE_WORKER")):
-        monkeypatch.setattr(place, name, replace(getattr(place, name), command=[str(worker)]))
+    instead = replace(module.speech.WORKER, command=[str(worker)])
+    monkeypatch.setattr(module.speech, "WORKER", instead)
     monkeypatch.setattr(module.speech, "voice_path", lambda: Path("voice.onnx"))
     monkeypatch.setattr(module, "flite_version", lambda: "flite-0")
     return asked
@@ -123,7 +123,7 @@ def test_a_flite_that_speaks_nothing_is_one_line(
     (tmp_path / "flite").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(SystemExit, match=said):
-        speak("a text", "slt")
+        speak_with_flite("slt", ["a text"])
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")

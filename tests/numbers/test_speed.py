@@ -126,12 +126,6 @@ def test_every_speed_column_of_a_known_machine() -> None:
     assert "GPUs only" in str(found["peak_mb"].reason)
 
 
-def test_a_first_audio_that_nobody_timed_is_not_nothing() -> None:
-    records = [r.model_copy(update={"first_audio_ns": None}) for r in rounds()]
-    found = by_cell(speed_rows(CELLS, records).values, "calm-t0.8")["first_audio_ms"]
-    assert (found.value, found.reason) == (None, "nothing was measured")
-
-
 def test_no_share_of_the_time_is_more_than_all_of_it() -> None:
     uneven = [record(i, "rq-t0.8", (10, head, 0)) for i, head in enumerate((1, 90))]
     share = by_cell(speed_rows(CELLS, uneven).values, "rq-t0.8")["head_share"]

@@ -64,6 +64,16 @@ def record(
     )
 
 
+def footprints(cell: Row) -> tuple[FootprintRecord, FootprintRecord]:
+    stages = {"backbone": 30_000_000, "head": 10_000_000, "codec": 0, "total": 40_000_000}
+    return (
+        FootprintRecord(cell_id=cell.cell_id, batch=1, peak_bytes=5_000_000, state_bytes=100,
+                        read_bytes=stages, operators={"total": 77}),
+        FootprintRecord(cell_id=cell.cell_id, batch=2, peak_reason="not looked at",
+                        state_bytes=200),
+    )  # fmt: skip
+
+
 def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) -> Results:
     store = RunStore(folder)
     for number in range(6):
@@ -79,14 +89,9 @@ def tidied(plan: SpeedPlan, folder: Path, slower: float = 1.0, frames: int = 4) 
             ),
         )  # fmt: skip
     for cell in plan.rows:
-        stages = {"backbone": 30_000_000, "head": 10_000_000, "codec": 0, "total": 40_000_000}
-        store.append(
-            FootprintRecord(cell_id=cell.cell_id, batch=1, peak_bytes=5_000_000, state_bytes=100,
-                            read_bytes=stages, operators={"total": 77}),
-            FootprintRecord(cell_id=cell.cell_id, batch=2, peak_reason="not looked at"),
-        )  # fmt: skip
         frame = sum(TIMES[str(cell.model), str(cell.mode)])
         store.append(
+            *footprints(cell),
             *(
                 GenerationRecord(cell_id=cell.cell_id, repeat=i, batch=4, seconds=8.0,
                                  taken_ns=round(1e8 * frame * (1 + i)))
@@ -146,7 +151,7 @@ def test_frames_a_call_say_what_they_bring_and_what_they_make_frames_wait(
             times = record(row, number).model_copy(
                 update={"stage_ns": {**stages, "total": total}, "frame_ns": 15_000_000}
             )
-            store.append(times)
+            store.append(times, *footprints(row))
     results = tidy(plan, (one, two), store)
     assert "Frames a call of the codec: toys, tiny scale" in results.tables
     alone, pairs = rows_of(results, one.cell_id), rows_of(results, two.cell_id)
@@ -215,34 +220,8 @@ def timed_as(
     """A row that was timed over three rounds, with what other records hold."""
     store = RunStore(folder)
     store.append(*(record(row, i, frames=frames).model_copy(update=changes) for i in range(3)))
+    store.append(*footprints(row))
     return rows_of(tidy(plan, (row,), store), row.cell_id)
-
-
-def test_half_a_minute_without_its_first_audio_was_not_measured(
-    expanded: Expand, tmp_path: Path
-) -> None:
-    plan = expanded(frames=375)
-    row = timed_as(plan, tmp_path / "none", plan.rows[0], 375, first_audio_ns=None)
-    assert row["thirty_s"].value is None
-    assert row["thirty_s"].reason == "first audio was not timed"
-    assert row["thirty_s_at_frame"].value is not None
-    store = RunStore(tmp_path / "some")
-    rounds = [record(plan.rows[0], i, frames=375) for i in range(6)]
-    untimed = rounds[0].model_copy(update={"first_audio_ns": None})
-    store.append(untimed, *rounds[1:])
-    row = rows_of(tidy(plan, plan.rows[:1], store), plan.rows[0].cell_id)
-    assert row["thirty_s"].n == 5  # rounds that timed it
-
-
-def test_frames_of_unknown_length_make_no_half_minute_and_no_wait(
-    expanded: Expand, tmp_path: Path
-) -> None:
-    plan = expanded(batch=(1,), codec_frames=(2,))
-    row = timed_as(plan, tmp_path / "run", plan.rows[1], 375, frame_ns=None)
-    for name in ("thirty_s", "thirty_s_at_frame", "live_wait_ms"):
-        assert row[name].value is None
-        assert "a frame holds was not recorded" in str(row[name].reason)
-    assert row["rtf"].value is None
 
 
 def test_half_a_minute_ends_with_the_call_that_decodes_its_last_frame(

@@ -69,6 +69,8 @@ def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
         cell_id="c",
         order=1,
         stage_ns={"head": (5, 6), "total": (9, 9)},
+        first_audio_ns=7,
+        frame_ns=80_000_000,
         device="cpu",
         dtype="float32",
         threads=2,

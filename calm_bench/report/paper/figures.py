@@ -24,7 +24,6 @@ from calm_bench.report.plots import (
     run_title,
     timed_on,
     times_along,
-    unit_of,
 )
 from calm_bench.store.curves import CurvePoint, read_curve
 from calm_bench.store.records import Row, swept, system_title, temperature_text
@@ -197,10 +196,9 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
         }
     )
     if lines:
-        per = unit_of(run.results, run.growth)[0]
         how = "lower quartiles of the frames there, bars from fastest to median"
         yield Panel(
-            title=f"{run_title(run.results).removeprefix('speed-')}{step}, ms per {per}",
+            title=f"{run_title(run.results).removeprefix('speed-')}{step}, ms per second of audio",
             x_label="seconds of audio generated",
             lines=lines,
             log_x=far_apart(dot.x for line in lines for dot in line.dots),

@@ -106,17 +106,12 @@ def measure(claim: Claim, run: StoredRun, scale: Scale) -> list[Measured]:
         for recipe_id, reasons in unheard.items()
         if recipe_id not in found
     }
-    return [
-        replace(
-            _measured(claim, run, scale, list(seen.values())),
-            without=_words(problems | unheard.get(recipe_id, {}) | by_none),
-        )
-        for recipe_id, seen in found.items()
-    ]
-
-
-def _words(problems: Mapping[str, Missing]) -> dict[str, str]:
-    return {name: str(missing) for name, missing in problems.items()}
+    measured = []
+    for recipe_id, seen in found.items():
+        without = problems | unheard.get(recipe_id, {}) | by_none
+        whole = _measured(claim, run, scale, list(seen.values()))
+        measured.append(replace(whole, without={name: str(m) for name, m in without.items()}))
+    return measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

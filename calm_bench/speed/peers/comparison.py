@@ -9,10 +9,11 @@ from pathlib import Path
 
 from calm_bench import __version__
 from calm_bench.core import paths
+from calm_bench.core.code import version_of
 from calm_bench.core.files import is_there
 from calm_bench.core.progress import cores
 from calm_bench.errors import BenchError, InputError
-from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none, version_of
+from calm_bench.speed.peers.items import Pair, missing_package, refuse_if_none
 from calm_bench.speed.peers.worker import PeerRequest
 from calm_bench.store.environment import describe_environment
 from calm_bench.store.run_store import RunStore

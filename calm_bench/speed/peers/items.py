@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
-from importlib import metadata
 from typing import get_args
 
 from pydantic import Field
 
 from calm_bench.config import parse, read_yaml
 from calm_bench.core import paths
+from calm_bench.core.code import version_of
 from calm_bench.errors import BenchError, UnknownNameError
 from calm_bench.types import Precision, StrictModel
 
@@ -113,14 +113,6 @@ def missing_package(pair: Pair) -> str | None:
         f"the package {pair.distribution} is not installed: benchmarks/peers.sh prepares an "
         "environment with all of them"
     )
-
-
-def version_of(distribution: str) -> str | None:
-    """The version of a package that is installed; None for one that is not."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def refuse_if_none(pairs: Sequence[Pair]) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from records import manifest
 
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.store.records import Manifest, Row
@@ -140,15 +141,9 @@ def make_manifest(results: Results, **changes: Any) -> Manifest:
     models = {cell.model: "0" * 64 for cell in results.cells if cell.model is not None}
     weights = models | changes.pop("weights", {})
     environment = {"device": "cpu", "torch": "2", "calm_bench": "0.1", "commit": "abc"}
-    return Manifest(
-        run_id=results.run_id,
-        benchmark=results.benchmark,
-        version=1,
-        created="2026-01-01T00:00:00+00:00",
-        plan_hash="0",
-        environment=environment | changes.pop("environment", {}),
-        weights=weights,
-    )
+    environment |= changes.pop("environment", {})
+    known = {"run_id": results.run_id, "benchmark": results.benchmark, "weights": weights}
+    return manifest(**known, environment=environment)
 
 
 def stored(results: Results, **changes: Any) -> StoredRun:

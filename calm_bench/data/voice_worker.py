@@ -1,18 +1,22 @@
-"""Speak one chunk of stories with Piper; run as a subprocess and never imported by the package.
+"""Speak one chunk of stories, as a subprocess; the package never imports it.
 
-Piper is GPL-3.0: it stays in a process of its own, which `calm-bench data speech` starts and talks
-to by JSON lines. The job comes on standard input; a line per story goes to standard output.
+The job comes on standard input, a JSON line per story goes to standard output. A voice with
+settings is Piper's, which is GPL-3.0 and stays in this process; another is one of flite's.
 
-Word times come from the synthesiser itself: the voice's phoneme durations are exposed as a second
-model output, so they are exact to one hop (256 samples). Groups of phonemes are matched to words by
-edit distance, because espeak joins some neighbours ("in the" is one group).
+Piper's word times come from the synthesiser itself: the voice's phoneme durations are exposed as a
+second model output, so they are exact to one hop (256 samples). Groups of phonemes are matched to
+words by edit distance, because espeak joins some neighbours ("in the" is one group).
 
 The voice draws its noise from onnxruntime's seeded generator. A chunk is therefore the unit of
-reproducibility: it is spoken whole, in order, on one thread, or not at all.
+reproducibility: it is spoken whole, in order, on one thread, or not at all. Flite times no words
+and draws nothing: the same text in the same voice gives the same samples.
 """
 
 import json
+import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +26,9 @@ import soundfile
 LEVEL_RMS = 0.07  # about -23 dBFS, the level of broadcast speech
 SKIPPED_SYMBOLS = set("^$_")  # Piper's sentence marks and padding
 PUNCTUATION = set(",.!?;:")
+
+Spoken = tuple[np.ndarray, int, list[dict[str, Any]]]
+"""Audio [S], its rate, and the words, timed from its start if times are known."""
 
 
 def load_voice(model_path: Path, seed: int) -> Any:
@@ -83,6 +90,7 @@ class Speaker:
         from piper import SynthesisConfig
 
         self.voice = voice
+        self.pause_seconds = settings["pause_seconds"]
         self.config = SynthesisConfig(
             noise_scale=settings["noise_scale"],
             noise_w_scale=settings["noise_w_scale"],
@@ -135,32 +143,56 @@ class Speaker:
         return timed
 
 
-def speak_story(speaker: Speaker, story: dict[str, Any], pause_seconds: float) -> dict[str, Any]:
-    """Speak one story: audio [S], rate, and words timed from the story's start."""
+def speak_with_piper(speaker: Speaker, sentences: list[str]) -> Spoken:
+    """Speak one story, a pause after each sentence."""
     rate = speaker.voice.config.sample_rate
-    pause = np.zeros(round(pause_seconds * rate), np.float32)
+    pause = np.zeros(round(speaker.pause_seconds * rate), np.float32)
     pieces: list[np.ndarray] = []
     words: list[dict[str, Any]] = []
-    for sentence in story["sentences"]:
+    for sentence in sentences:
         offset = sum(len(piece) for piece in pieces) / rate
         audio, timed = speaker.sentence(sentence)
         for word in timed:
             words.append(word | {k: round(word[k] + offset, 4) for k in ("start", "end")})
         pieces += [audio, pause]
-    wave = np.concatenate(pieces)
-    wave = wave * (LEVEL_RMS / float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))))
-    return {"wave": np.clip(wave, -1, 1), "rate": rate, "words": words}
+    return np.concatenate(pieces), rate, words
+
+
+def speak_with_flite(voice: str, sentences: list[str]) -> Spoken:
+    """Speak one story as one text."""
+    text = " ".join(sentences)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spoken.wav"
+        done = subprocess.run(
+            ["flite", "-voice", voice, "-t", text, "-o", str(path)],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode or not path.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SystemExit(f"flite -voice {voice} (exit code {done.returncode}): {last}")
+        wave, rate = soundfile.read(path, dtype="float32")
+    if not wave.any():
+        raise SystemExit(f"flite -voice {voice} spoke nothing of: {text[:60]}")
+    return wave, rate, [{"word": word} for word in text.split()]
 
 
 def run_job(job: dict[str, Any], out: TextIO) -> None:
     """Speak every story of the job into its folder, one JSON line per story."""
-    voice = load_voice(Path(job["voice"]), job["seed"])
-    speaker = Speaker(voice, job["settings"])
+    if settings := job.get("settings"):
+        speaker = Speaker(load_voice(Path(job["voice"]), job["seed"]), settings)
+        speak = partial(speak_with_piper, speaker)
+    else:
+        speak = partial(speak_with_flite, job["voice"])
     for story in job["stories"]:
-        spoken = speak_story(speaker, story, job["settings"]["pause_seconds"])
+        wave, rate, words = speak(story["sentences"])
+        wave = wave * (LEVEL_RMS / float(np.sqrt(np.mean(np.square(wave, dtype=np.float64)))))
         path = Path(job["folder"]) / f"{story['id']}.flac"
-        soundfile.write(path, spoken["wave"], spoken["rate"], subtype="PCM_16")
-        line = {"id": story["id"], "audio": path.name, "words": spoken["words"]}
+        soundfile.write(path, np.clip(wave, -1, 1), rate, subtype="PCM_16")
+        line = {"id": story["id"], "audio": path.name, "words": words}
         out.write(json.dumps(line) + "\n")
         out.flush()
 
