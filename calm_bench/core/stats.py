@@ -115,23 +115,31 @@ def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
 
 
 def student_interval(
-    value: float, deleted: Floats, n: int, holds_from: int = HOLDS_FROM["set"]
+    value: float,
+    deleted: Floats,
+    n: int,
+    holds_from: int = HOLDS_FROM["set"],
+    fewest: int | None = None,
 ) -> Estimate:
-    """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g."""
+    """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g.
+
+    Where a set has some of the groups alone, it is known as well as the `fewest` of a set allow.
+    """
     from scipy.special import stdtrit
 
     G = len(deleted)
+    fewest = G if fewest is None else min(fewest, G)
     if G < 2 or not np.isfinite(deleted).all():
         return Estimate(value=value, n=n, reason="an interval needs more recordings")
     error = np.sqrt((G - 1) / G * np.sum((deleted - deleted.mean()) ** 2))
-    reach = float(stdtrit(G - 1, 0.975) * error)
+    reach = float(stdtrit(fewest - 1, 0.975) * error)
     return Estimate(
         value=value,
         low=value - reach,
         high=value + reach,
         n=n,
         method="jackknife",
-        marked=holds_from > G,
+        marked=holds_from > fewest,
         deleted=tuple(deleted.tolist()),
     )
 
