@@ -306,9 +306,9 @@ def with_oldest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in begun:
         kin = next((known for known in found if known.models & run.models), None)
-        replaced, prompted = _replaced(run, found), _prompted(run, found)
-        apart = {"replaced": replaced, "prompted": prompted, "lasting": _lasting(run, found)}
-        found.append(replace(run, oldest=kin and (kin.oldest or kin), **apart))
+        run = replace(run, prompted=_prompted(run, found), lasting=_lasting(run, found))
+        oldest = kin and (kin.oldest or kin)
+        found.append(replace(run, oldest=oldest, replaced=_replaced(run, found)))
     return found
 
 
@@ -350,9 +350,10 @@ def _lasting(run: StoredRun, before: Sequence[StoredRun]) -> str:
 
 def _lengths(run: StoredRun) -> tuple[float, float] | None:
     """The seconds of a run's clips and of their prompts; None where that is not on record."""
-    spec = run.manifest.options.get("spec") if run.manifest else None
-    seconds = [spec.get(name) for name in ("seconds", "prompt_seconds")] if spec else [None]
-    return None if None in seconds else (float(seconds[0]), float(seconds[1]))
+    spec: dict[str, float] = (run.manifest.options.get("spec") if run.manifest else None) or {}
+    if not {"seconds", "prompt_seconds"} <= spec.keys():
+        return None
+    return spec["seconds"], spec["prompt_seconds"]
 
 
 def _drawn_apart(row: Row) -> str:
