@@ -105,12 +105,13 @@ def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
     n_blocks = min(_MAX_BLOCKS, *(len(side) for side in sides))
     rng = np.random.default_rng(seed)
     members: list[list[str]] = [[] for _ in range(n_blocks)]
-    place = 0
+    dealt = np.zeros((n_blocks, len(sides)))
     for owner in sorted(set(owners.values()), reverse=True):
         stratum = [group for group in groups if owners[group] == owner]
         for index in rng.permutation(len(stratum)):
-            members[place % n_blocks].append(stratum[index])
-            place += 1
+            place = int(np.argmin(dealt @ owner))  # where its sets have fewest
+            members[place].append(stratum[index])
+            dealt[place] += owner
     return members
 
 
