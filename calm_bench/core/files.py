@@ -5,13 +5,15 @@ import glob
 import json
 import logging
 import os
+import platform
 import re
 import secrets
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -210,9 +212,20 @@ def _check_characters(value: Any, where: str) -> None:
         raise InputError(f"{where}: a text holds a zero character")
 
 
-_TEMPORARY = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})-\d+\.unfinished")
+_TEMPORARY = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})(?:-([0-9a-f]{8}))?-\d+\.unfinished")
 _PROCESS = secrets.token_hex(4)  # beside its number, which a later process may have
 _COUNTER = count()
+_ABANDONED = 86_400  # seconds after which another machine's file is taken for left
+
+
+@cache
+def _machine() -> str:
+    """What the processes that this one can see have in common: their machine or container."""
+    try:
+        seen = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        seen = ""
+    return content_hash(platform.node(), seen, length=8)
 
 
 @contextmanager
@@ -301,7 +314,7 @@ def remove(root: Path, *patterns: str) -> None:
 
 
 def _temporary(path: Path) -> str:
-    mark = f"{os.getpid()}-{_PROCESS}-{next(_COUNTER)}"
+    mark = f"{os.getpid()}-{_PROCESS}-{_machine()}-{next(_COUNTER)}"
     return f".{path.name[:50]}.{mark}.unfinished"
 
 
@@ -323,9 +336,18 @@ def sweep(folder: Path) -> None:
 
 
 def _is_left(path: Path) -> bool:
-    """Whether a killed process had begun what lies there."""
+    """Whether a killed process had begun what lies there.
+
+    Of a process of another machine, with which this one shares a disk, only its age tells.
+    """
     made = _TEMPORARY.fullmatch(path.name)
-    return made is not None and not _is_at_work(int(made[1]), made[2])
+    if made is None:
+        return False
+    if made[3] in (None, _machine()):
+        return not _is_at_work(int(made[1]), made[2])
+    with suppress(OSError):  # which its own process has given its place meanwhile
+        return time.time() - path.stat().st_mtime > _ABANDONED
+    return False
 
 
 def _is_at_work(pid: int, process: str) -> bool:

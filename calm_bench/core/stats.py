@@ -105,33 +105,42 @@ def deal_blocks(sides: Sequence[Collection[str]], seed: int) -> list[list[str]]:
     n_blocks = min(_MAX_BLOCKS, *(len(side) for side in sides))
     rng = np.random.default_rng(seed)
     members: list[list[str]] = [[] for _ in range(n_blocks)]
-    place = 0
+    dealt = np.zeros((n_blocks, len(sides)))
     for owner in sorted(set(owners.values()), reverse=True):
         stratum = [group for group in groups if owners[group] == owner]
         for index in rng.permutation(len(stratum)):
-            members[place % n_blocks].append(stratum[index])
-            place += 1
+            place = int(np.argmin(dealt @ owner))  # where its sets have fewest
+            members[place].append(stratum[index])
+            dealt[place] += owner
     return members
 
 
 def student_interval(
-    value: float, deleted: Floats, n: int, holds_from: int = HOLDS_FROM["set"]
+    value: float,
+    deleted: Floats,
+    n: int,
+    holds_from: int = HOLDS_FROM["set"],
+    fewest: int | None = None,
 ) -> Estimate:
-    """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g."""
+    """A value and its 95 % jackknife interval; `deleted[g]` is the value without group g.
+
+    Where a set has some of the groups alone, it is known as well as the `fewest` of a set allow.
+    """
     from scipy.special import stdtrit
 
     G = len(deleted)
+    fewest = G if fewest is None else min(fewest, G)
     if G < 2 or not np.isfinite(deleted).all():
         return Estimate(value=value, n=n, reason="an interval needs more recordings")
     error = np.sqrt((G - 1) / G * np.sum((deleted - deleted.mean()) ** 2))
-    reach = float(stdtrit(G - 1, 0.975) * error)
+    reach = float(stdtrit(fewest - 1, 0.975) * error)
     return Estimate(
         value=value,
         low=value - reach,
         high=value + reach,
         n=n,
         method="jackknife",
-        marked=holds_from > G,
+        marked=holds_from > fewest,
         deleted=tuple(deleted.tolist()),
     )
 

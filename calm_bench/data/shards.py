@@ -75,6 +75,10 @@ def _header(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def _log(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part.jsonl")
+
+
 def _write_header(path: Path, header: _Header) -> None:
     marked = header.model_copy(update={"mark": files.file_mark(path)})
     files.replace(_header(path), files.sealed(marked.model_dump_json().encode()))
@@ -93,6 +97,8 @@ def open_packed(path: Path) -> PackedArrays:
     """
     if not is_packed(path):
         raise InputError(f"{path} was not prepared, or not to its end")
+    with suppress(OSError):  # a process was killed right before it would have
+        _log(path).unlink(missing_ok=True)
     where = _header(path)
     try:
         header = _Header.model_validate_json(files.unsealed(where.read_bytes(), where))
@@ -123,7 +129,10 @@ class Packer:
         """Take up the work where it stopped, dropping an array that was half written."""
         self.path, self.dtype = path, np.dtype(dtype)
         self._data = path.with_name(f"{path.name}.part")
-        self._log = path.with_name(f"{path.name}.part.jsonl")
+        self._log = _log(path)
+        if path.is_file() and self._log.is_file() and not self._data.exists():
+            with files.disk_errors(path):  # it has its name, and there was no room for its header
+                path.replace(self._data)
         self._shapes = self._finished()
 
     def __len__(self) -> int:
@@ -177,13 +186,12 @@ class Packer:
             os.fsync(self._out.fileno())
             self._close()
             sha256 = file_hash(self._data)
-            self._log.unlink()  # first: nothing looks for it beside a finished file
             self._data.replace(self.path)
         width = self._shapes[0][1] if self._shapes and len(self._shapes[0]) > 1 else None
         lengths = [shape[0] for shape in self._shapes]
         about = {"width": width, "lengths": lengths, "sha256": sha256}
         _write_header(self.path, _Header.model_validate({"dtype": self.dtype.str, **about}))
-        return open_packed(self.path)
+        return open_packed(self.path)  # which removes the log: without a header it is needed
 
     def _close(self) -> None:
         self._out.close()

@@ -10,9 +10,10 @@ Vectors are read clip by clip, as often as they are needed: no set of clips lies
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ DEFAULT_EMBEDDING = "whisper"
 FEW_CLIPS = 500
 """Sets of fewer clips are said to be small."""
 _SAME_LENGTH = 0.05
+_LOST_BESIDE = "the other row's clip cannot be embedded"
 _AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,18 @@ class VectorSet:
     def identity(self) -> list[list[Any]]:
         """Which stretch of which clips these are."""
         return [[clip.clip_id, *clip.span] for clip in self.clips]
+
+    def with_keys(self, keys: Collection[str]) -> "VectorSet":
+        """The set of the clips with these pair keys; the others are lost."""
+        kept = [c.pair_key in keys for c in self.clips]
+        out = tuple(clip for clip in self.clips if clip.pair_key not in keys)
+        return replace(
+            self,
+            clips=tuple(compress(self.clips, kept)),
+            sizes=tuple(compress(self.sizes, kept)),
+            lost=(*self.lost, *out),
+            notes={**self.notes, **{clip.clip_id: _LOST_BESIDE for clip in out}},
+        )
 
     def parts(self) -> Iterator[tuple[str, Floats]]:
         """Group and vectors [N, E] of each clip."""
@@ -149,9 +163,12 @@ class EmbeddingMetric(Metric):
         )
 
     def vectors_of_both(self, clips: Sequence[Clip], baseline: Sequence[Clip]) -> list[VectorSet]:
-        """The vectors of two rows, of the prompts that both have."""
+        """The vectors of two rows, of the prompts of which both have a clip with vectors."""
         shared = {c.pair_key for c in clips} & {c.pair_key for c in baseline}
-        return [self.vectors_of([c for c in r if c.pair_key in shared]) for r in (clips, baseline)]
+        rows = ([c for c in row if c.pair_key in shared] for row in (clips, baseline))
+        found = [self.vectors_of(row) for row in rows]
+        a, b = ({clip.pair_key for clip in row.clips} for row in found)
+        return [row.with_keys(a & b) for row in found]
 
     @abstractmethod
     def estimates(

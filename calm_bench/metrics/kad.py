@@ -68,7 +68,9 @@ class KadMetric(EmbeddingMetric):
         (value, deleted), *base = (self._distance(row, theirs, groups, sigma) for row in rows)
         for other, without in base:
             value, deleted = value - other, deleted - without
-        return {"kad": student_interval(value, deleted, n)}, {"bandwidth": sigma}
+        fewest = min(len(side.groups) for side in (*rows, theirs))
+        kad = student_interval(value, deleted, n, fewest=fewest)
+        return {"kad": kad}, {"bandwidth": sigma}
 
     def _distance(
         self, ours: VectorSet, theirs: VectorSet, groups: Sequence[str], sigma: float

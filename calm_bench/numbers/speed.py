@@ -289,7 +289,7 @@ def estimates(
         "peak_mb": _peak(own),
     }
     if control:
-        found["aa_ratio"] = time_ratio(control, baseline, "total")
+        found["aa_ratio"] = time_ratio(control, own, "total")
     return {column.name: found[column.name] for column in SPEED_COLUMNS if column.name in found}
 
 

@@ -2,7 +2,8 @@
 
 The table has a line for each number of a row and for each number of a clip; `level` tells which.
 Names are those of inspect_ai and lm-eval where they have one: `task_name`, `model`, `n_samples`,
-`stderr`, `higher_is_better`. `stderr` is the interval's half width over Student's quantile.
+`stderr`, `higher_is_better`. `stderr` is the interval's half width over Student's quantile, which
+is of as many prompts or recordings as the clips are of.
 """
 
 import json
@@ -17,6 +18,7 @@ from calm_bench.core.inference import ALPHA, quantile
 from calm_bench.core.sounds import sounds_of
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.report.columns import shown_columns
+from calm_bench.report.tables import is_of_votes
 from calm_bench.store.records import Row, ScoreRecord, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
@@ -45,7 +47,8 @@ def export(folder: Path, form: Form, out: Path | None) -> tuple[Path, int]:
         raise MissingExtraError("a Parquet file", "export", "pyarrow")
     import pandas as pd
 
-    lines = [*_of_rows(results), *_of_clips(results, store, store.read(TrialRecord))]
+    tried = store.read(TrialRecord)
+    lines = [*_of_rows(results, tried), *_of_clips(results, store, tried)]
     with files.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(out) as file:
@@ -121,14 +124,20 @@ def _measured(column: Column, value: float | None, reason: str | None, n: int) -
     return {"metric": column.name, **about, "value": value, "reason": reason, "n_samples": n}
 
 
-def _of_rows(results: Results) -> Iterator[Line]:
+def _of_rows(results: Results, tried: Sequence[TrialRecord]) -> Iterator[Line]:
     cells = {row.cell_id: row for row in results.cells}
     columns = {column.name: column for column in results.columns}
+    groups: defaultdict[str, set[str]] = defaultdict(set)
+    for trial in tried:
+        if trial.clip:
+            groups[trial.cell_id].add(trial.group or trial.prompt_id)
     for value in results.rows:
         if value.cell_id in cells and value.metric in columns:
-            stderr = None
-            if value.low is not None and value.high is not None and value.n > 1:
-                stderr = (value.high - value.low) / 2 / quantile(1 - ALPHA / 2, value.n - 1)
+            stderr, n = None, value.n
+            if columns[value.metric].metric is not None and not is_of_votes(results, value):
+                n = min(n, len(groups[value.cell_id]) or n)
+            if value.low is not None and value.high is not None and n > 1:
+                stderr = (value.high - value.low) / 2 / quantile(1 - ALPHA / 2, n - 1)
             yield {
                 "level": "row",
                 **_of(results, cells[value.cell_id]),

@@ -1,9 +1,11 @@
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from calm_bench.core import files
 from calm_bench.core.cache import ArrayCache, ContentCache
 
 
@@ -72,6 +74,32 @@ def test_pickles_are_never_loaded() -> None:
     path.parent.mkdir(parents=True)
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert ArrayCache("vectors").read("abcd") is None
+
+
+def test_what_another_machine_is_writing_is_left_to_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ranks of several machines share this folder, and none sees the others' processes.
+    place = home / "cache" / "scores" / "ab" / "abcd.json"
+    with monkeypatch.context() as there:
+        there.setattr(files, "_machine", lambda: "0" * 8)
+        there.setattr(files.os, "getpid", lambda: 999_999_999)
+        with files.replacing(place, beside=home / "cache" / "unfinished") as file:
+            there.undo()
+            ContentCache("scores").write("abce", 1)
+            file.write(b"whole")
+    assert place.read_bytes() == b"whole"
+    assert ContentCache("scores").read("abce", int) == 1
+
+
+def test_what_another_machine_left_long_ago_is_swept(home: Path) -> None:
+    old, young = (home / f".a.{n}-0123abcd-00000000-0.unfinished" for n in (1, 2))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    files.sweep(home)
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_one_warning(

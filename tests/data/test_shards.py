@@ -116,6 +116,31 @@ def encode(wave: Wave) -> np.ndarray:
     return np.pad(wave, (0, frames * 100 - wave.size)).reshape(frames, 100)[:, :4]
 
 
+def test_a_disk_that_is_full_at_the_very_end_costs_nothing_that_was_computed(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, calls = prepare(corpus, RATE), []
+
+    def counting(wave: Wave) -> np.ndarray:
+        calls.append(wave.size)
+        return encode(wave)
+
+    def full(path: Path, header: object) -> None:
+        raise InputError(f"the disk is full: cannot write {path}")
+
+    expected = [encode(prepared.read(index)) for index in range(len(prepared))]
+    with monkeypatch.context() as there:
+        there.setattr(module, "_write_header", full)
+        with pytest.raises(InputError, match="the disk is full"):
+            write_frames(prepared, "codec", counting)
+    assert len(calls) == len(prepared)
+    frames = write_frames(prepared, "codec", counting)
+    assert len(calls) == len(prepared) + 1  # the first tells of what kind all are
+    for index, wanted in enumerate(expected):
+        np.testing.assert_array_equal(frames[index], wanted.astype(np.float16))
+    assert not [*prepared.folder.glob("*.part*")]
+
+
 def test_frames_are_computed_once_per_codec(corpus: Path) -> None:
     shards = prepare(corpus, RATE)
     calls = []

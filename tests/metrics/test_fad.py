@@ -143,6 +143,18 @@ def test_difference_is_over_the_prompts_both_rows_have(metric: FadMetric) -> Non
     assert gap == metric.difference(a[:24], b[:24], reference)["fad"]
 
 
+def test_a_clip_without_vectors_takes_that_of_the_other_row_along(metric: FadMetric) -> None:
+    # FAD follows the size of a set: over 40 clips against 24 it would not be of the systems alone.
+    reference = clips_of(40, 0)
+    a, b = clips_of(40, 1), clips_of(40, 2)
+    ended = [replace(clip, wave=clip.wave[:6]) for clip in b[24:]]
+    gap = metric.difference(a, [*b[:24], *ended], reference)["fad"]
+    assert gap == metric.difference(a[:24], b[:24], reference)["fad"]
+    few = metric.difference(a, [*b[:9], *(replace(c, wave=c.wave[:6]) for c in b[9:])], reference)
+    assert few["fad"].value is None
+    assert "the row has 9: of its 40 clips 9 can be embedded" in few["fad"].reason
+
+
 @pytest.mark.parametrize(
     ("n", "frames", "reason"),
     [(15, 10, "needs 16 clips, the row has 15"), (0, 10, "the row has 0")],

@@ -133,6 +133,18 @@ def test_a_third_side_with_the_same_prompts_leaves_the_groups_as_they_are() -> N
     assert deal_blocks([a, a], 0) == deal_blocks([a, a, a], 0)
 
 
+def test_sets_that_share_some_groups_are_dealt_evenly() -> None:
+    # As after pairing that found originals for 8 of 20 clips: no block may be without the others.
+    shared, ours, theirs = (
+        [f"{name}{i}" for i in range(n)] for name, n in zip("abc", (8, 12, 8), strict=True)
+    )
+    a, b = {*shared, *ours}, {*shared, *theirs}
+    blocks = deal_blocks([a, b], seed=0)
+    assert {len(b.intersection(block)) for block in blocks} == {1}
+    assert {len(a.intersection(block)) for block in blocks} == {1, 2}
+    assert sorted(group for block in blocks for group in block) == sorted(a | b)
+
+
 def test_a_block_without_vectors_of_a_set_is_empty(rng: np.random.Generator) -> None:
     moments = Blocks.of([("a", rng.standard_normal((4, 2)))], [["a"], ["b"]])
     assert moments.counts.tolist() == [4.0, 0.0]

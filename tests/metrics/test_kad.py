@@ -184,5 +184,16 @@ def test_two_prompts_give_a_value_without_interval() -> None:
     assert estimate.reason
 
 
+def test_a_few_clips_beside_many_others_are_still_few() -> None:
+    rng = np.random.default_rng(3)
+    few, many = rng.standard_normal((6, 4)), rng.standard_normal((60, 4))
+    found = metric_of(4).score(clips_of(few, "x"), clips_of(many, "r")).estimates["kad"]
+    without = np.array(found.deleted)
+    error = np.sqrt(len(without) - 1) * without.std()
+    assert len(without) == 66  # groups that only one of the sets has
+    assert found.high - found.value == pytest.approx(2.5706 * error, rel=1e-4)  # t of 5
+    assert found.marked
+
+
 def test_bandwidth_of_nothing_is_nil() -> None:
     assert bandwidth_of(metric_of(4).vectors_of([])) == 0.0

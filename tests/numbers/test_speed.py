@@ -189,9 +189,11 @@ def test_without_a_baseline_another_system_stands_for_the_machine() -> None:
     only = [c for c in CELLS if c.label == "calm"]
     own = [r for r in rounds() if r.cell_id == "calm-t0.8"]
     again = [r.model_copy(update={"control": True}) for r in own]
-    assert speed_rows(only, [*own, *again]).notes == (
-        "A/A, one system timed twice: ×1.00 [1.00, 1.00]",
-    )
+    found = speed_rows(only, [*own, *again])
+    assert found.notes == ("A/A, one system timed twice: ×1.00 [1.00, 1.00]",)
+    row = by_cell(found.values, "calm-t0.8")
+    assert row["aa_ratio"].value == 1.0
+    assert row["aa_ratio"].n == len(own)
 
 
 def test_time_that_belongs_to_no_stage_is_named() -> None:

@@ -192,6 +192,20 @@ def test_every_number_is_a_line_of_one_table(run_store: RunStore, tmp_path: Path
     assert len(clips) > len(rows) / 4
 
 
+def test_an_error_is_of_prompts_and_not_of_their_draws(run_store: RunStore, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    shutil.copytree(run_store.root, tmp_path / "run")
+    store = RunStore(tmp_path / "run")
+    two = [t for t in store.read(TrialRecord) if t.cell_id == "calm-t0.8"][:2]
+    store.append(*(trial.model_copy(update={"group": "one recording"}) for trial in two))
+    table = pd.read_parquet(export(store.root, "parquet", tmp_path / "all.parquet")[0])
+    found = table[(table.level == "row") & (table.metric == "wer")].set_index("cell_id")
+    for cell_id, student in (("calm-t0.8", 12.7062), ("rq-t0.8", 4.3027)):  # of 1, and of 2
+        line = found.loc[cell_id]
+        assert line.n_samples == 3
+        assert line.stderr == pytest.approx((line.ci_upper - line.ci_lower) / 2 / student, rel=1e-4)
+
+
 def test_duckdb_reads_the_table(run_store: RunStore, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     duckdb = pytest.importorskip("duckdb")

@@ -329,6 +329,8 @@ def _notes_on(run: StoredRun) -> Iterator[str]:
     if run.prompted:
         why = "whose prompts an older run does not have: what they decide stands apart"
         yield f"{run.prompted}, {why}"
+    if run.lasting:
+        yield f"{run.lasting}, unlike an older run: what lengths decide stands apart"
     yield from run.results.notes
 
 

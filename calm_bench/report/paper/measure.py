@@ -174,10 +174,13 @@ def find_rows(selector: Selector, run: StoredRun, scale: Scale | None) -> dict[s
             raise Missing(f"the weights of {row.model} are random: only its speed means something")
     values = [value for row in rows for value in run.values(metric, row)]
     found: dict[str | None, Value] = {}
+    steps = {row.cell_id: row.head_steps for row in rows}
     for value in sorted(values, key=lambda value: value.value is None):
         known = found.setdefault(value.recipe_id, value)
         several = known.cell_id != value.cell_id and value.value is not None
-        if several and metric not in OF_THE_MODEL:
+        # A temperature changes no time, but head steps do; of text, neither changes the loss.
+        timed_apart = metric in SPEED_METRICS and steps[known.cell_id] != steps[value.cell_id]
+        if several and (timed_apart or metric not in OF_THE_MODEL):
             raise InputError(
                 f"{metric} of {selector} fits several rows of {run.name} "
                 f"({known.cell_id}, {value.cell_id}): the claim must say temp or steps"

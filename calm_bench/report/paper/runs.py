@@ -26,7 +26,7 @@ from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.numbers.speed import SPEED_COLUMNS
 from calm_bench.numbers.trainings import pooled_rows
 from calm_bench.seeds import training_of
-from calm_bench.store.records import GrowthRecord, Manifest, Row
+from calm_bench.store.records import GrowthRecord, Manifest, Row, temperature_text
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 
@@ -75,6 +75,8 @@ class StoredRun:
             run that has them.
         prompted: What sets its prompts apart from those of the first run of the same list; "" if
             nothing does.
+        lasting: How long its clips are and what of them was given, where that is not as in the
+            first run of the same list; "" where it is.
     """
 
     name: str
@@ -84,6 +86,7 @@ class StoredRun:
     oldest: "StoredRun | None" = None
     replaced: Mapping[str, str] = field(default_factory=dict)
     prompted: str = ""
+    lasting: str = ""
 
     @property
     def weights(self) -> dict[str, str | None]:
@@ -120,13 +123,14 @@ class StoredRun:
                 yield f"{name} by code {hashed[:8]}"
         if timed:
             return
-        yield from filter(None, (self.prompted, self._weights_apart(value)))
+        row = next(row for row in self.results.cells if row.cell_id == value.cell_id)
+        drawn = "" if value.metric in OF_THE_MODEL else _drawn_apart(row)
+        yield from filter(None, (self.prompted, self.lasting, drawn, self._weights_apart(row)))
         if (known := self._known_recipes(value)) and value.recipe_id not in known:
             yield f"recipe {str(value.recipe_id)[:8]}"
 
-    def _weights_apart(self, value: Value) -> str:
+    def _weights_apart(self, row: Row) -> str:
         """Which weights a row has, where an older run shows the model with others."""
-        row = next(row for row in self.results.cells if row.cell_id == value.cell_id)
         if row.model is None:
             return ""
         # A codec's are those of all systems here: which of them uses it is not on record.
@@ -302,9 +306,9 @@ def with_oldest(runs: Sequence[StoredRun]) -> list[StoredRun]:
     found: list[StoredRun] = []
     for run in begun:
         kin = next((known for known in found if known.models & run.models), None)
-        replaced, prompted = _replaced(run, found), _prompted(run, found)
+        run = replace(run, prompted=_prompted(run, found), lasting=_lasting(run, found))
         oldest = kin and (kin.oldest or kin)
-        found.append(replace(run, oldest=oldest, replaced=replaced, prompted=prompted))
+        found.append(replace(run, oldest=oldest, replaced=_replaced(run, found)))
     return found
 
 
@@ -332,6 +336,31 @@ def _prompted(run: StoredRun, before: Sequence[StoredRun]) -> str:
         first = next((o.name for o in alike if _go_together(own, _prompts(o))), run.name)
         parts.append(f"prompts of {first}")
     return ", ".join(parts)
+
+
+def _lasting(run: StoredRun, before: Sequence[StoredRun]) -> str:
+    """How long a run's clips are, where the first run of the same list of prompts has others."""
+    listed = _listed(run)
+    first = next((one for one in before if listed is not None and _listed(one) == listed), None)
+    lengths, known = (_lengths(one) if one else None for one in (run, first))
+    if lengths is None or known is None or lengths == known:
+        return ""
+    return f"clips of {lengths[0]:g} s, {lengths[1]:g} s given"
+
+
+def _lengths(run: StoredRun) -> tuple[float, float] | None:
+    """The seconds of a run's clips and of their prompts; None where that is not on record."""
+    spec: dict[str, float] = (run.manifest.options.get("spec") if run.manifest else None) or {}
+    if not {"seconds", "prompt_seconds"} <= spec.keys():
+        return None
+    return spec["seconds"], spec["prompt_seconds"]
+
+
+def _drawn_apart(row: Row) -> str:
+    """At which temperature a row's text was drawn, where its audio was at another one."""
+    if row.text_temperature in (None, row.temperature):
+        return ""
+    return f"text temp {temperature_text(row.text_temperature)}"
 
 
 def _listed(run: StoredRun) -> str | None:

@@ -470,6 +470,12 @@ def test_a_selector_that_fits_two_rows_is_an_error(music: StoredRun) -> None:
         evidence(claim("difference", row("fad", "calm-music"), row("fad", "rq32-music")), music)
 
 
+def test_times_of_several_head_steps_are_no_one_time(music: StoredRun) -> None:
+    faster = claim("value", row("overall_speedup", "calm-music"), side="above", than=1)
+    with pytest.raises(InputError, match="must say temp or steps"):
+        evidence(faster, music)
+
+
 def test_what_is_missing_is_said_of_the_run_that_came_nearest(
     make: SimpleNamespace, music: StoredRun
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from calm_bench.errors import InputError, UnknownNameError
+from calm_bench.report.paper.claims import load_claims
+from calm_bench.report.paper.ledger import build_ledger
 from calm_bench.report.paper.runs import (
     SPEED_METRICS,
     ModelName,
@@ -129,6 +131,31 @@ def test_other_prompts_and_versions_stand_apart(music: StoredRun) -> None:
         {""},
         {""},
     ]
+
+
+def test_clips_of_other_lengths_stand_apart(music: StoredRun) -> None:
+    def of(day: int, seconds: float | None, listed: str = "music") -> StoredRun:
+        lengths = {} if seconds is None else {"seconds": seconds, "prompt_seconds": 3.0}
+        return later(music, day, options={"spec": {"prompts": listed, **lengths}})
+
+    runs = [of(1, 12.0), of(2, 30.0), of(3, 12.0), of(4, None), of(5, 6.0, listed="speech")]
+    long = "clips of 30 s, 3 s given"
+    found = with_oldest(runs)
+    assert [set(told_apart(run)) for run in found] == [{""}, {long}, {""}, {""}, {""}]
+    claims = [one for one in load_claims() if one.id == "speech-ppx-0.8"]
+    ledger = build_ledger(claims, found)
+    assert [note for note in ledger.notes if "lengths" in note] == [
+        f"music-2: {long}, unlike an older run: what lengths decide stands apart"
+    ]
+    times = [value for value in found[1].results.rows if value.metric == "rtf"]
+    assert found[1].apart(*times) == ""
+
+
+def test_text_drawn_at_another_temperature_stands_apart(make: SimpleNamespace) -> None:
+    cells = [make.system("calm-speech-tiny", "CALM", temp=temp) for temp in (0.8, 0.7)]
+    rows = [cell.model_copy(update={"text_temperature": 0.7}) for cell in cells]
+    run = make.run([(row, {"wer": make.around(20.0)}) for row in rows])
+    assert [run.apart(value) for value in run.results.rows] == ["text temp 0.7", ""]
 
 
 def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> None:
