@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from calm_bench import config
 from calm_bench.cli import doctor
-from calm_bench.seeds import file_hash
 
 WEIGHTS_BUDGET = 90_000_000
 TRAININGS_BUDGET = 60_000_000
@@ -99,7 +97,7 @@ def test_the_wheel_carries_models_and_benchmarks(wheel: zipfile.ZipFile, checkou
             path.relative_to(checkout).as_posix()
             for path in (checkout / folder).rglob("*")
             if path.is_file()
-            and not {"__pycache__", "next", "trainings"} & set(path.parts)
+            and not {"__pycache__", "trainings"} & set(path.parts)
             and path.suffix != ".flac"
         ]
         assert files
@@ -126,7 +124,7 @@ def test_the_wheel_carries_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"calm_bench"}
     assert "calm_bench/py.typed" in wheel.namelist()
-    assert [n for n in wheel.namelist() if "/trainings/" in n or "/next/" in n] == []
+    assert [n for n in wheel.namelist() if "/trainings/" in n] == []
 
 
 def test_shipped_weights_stay_small(checkout: Path) -> None:
@@ -142,14 +140,3 @@ def test_every_model_folder_says_what_it_is(name: str) -> None:
     assert spec.description
     if spec.weights is not None:
         assert (folder / "card.md").is_file()
-
-
-def test_coming_weights_are_whole_and_heard_through_coming_codecs(checkout: Path) -> None:
-    models = checkout / "models"
-    coming = {path.parent.parent.name: path for path in models.glob("*/next/config.yaml")}
-    specs = {name: yaml.safe_load(path.read_text()) for name, path in coming.items()}
-    for name, spec in specs.items():
-        weights = spec["weights"]
-        assert file_hash(coming[name].parent / weights["file"]) == weights["sha256"]
-        if "codec" in spec:
-            assert weights["codec"] == specs[spec["codec"]]["weights"]["sha256"]
