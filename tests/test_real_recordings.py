@@ -113,25 +113,29 @@ def test_fad_compares_each_clip_up_to_where_its_recording_ends(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def voices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A prompt like those the codecs know, and the same with nothing above 4 kHz."""
+def voices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A prompt like those the codecs know, the same in noise, and with nothing above 4 kHz."""
     source, rate = read_audio(paths.benchmarks_dir() / "prompts/speech/test-00000.flac")
     folder = tmp_path_factory.mktemp("voices")
     write_flac(folder / "wide.flac", source, rate)
+    hiss = np.random.default_rng(0).normal(0, 0.1, source.shape).astype(np.float32)
+    write_flac(folder / "noisy.flac", np.clip(source + hiss, -1, 1), rate)
     write_flac(folder / "narrow.flac", resample(source, rate, 8000), 8000)
-    return folder / "wide.flac", folder / "narrow.flac"
+    return folder / "wide.flac", folder / "noisy.flac", folder / "narrow.flac"
 
 
-def test_a_dry_run_says_which_codec_cannot_carry_a_prompt(voices: tuple[Path, Path]) -> None:
-    wide, narrow = voices
-    said = done("run", "speech", "--dry-run", "--prompt-audio", wide, narrow)
+def test_a_dry_run_says_which_codec_cannot_carry_a_prompt(
+    voices: tuple[Path, Path, Path],
+) -> None:
+    wide, noisy, narrow = voices
+    said = done("run", "speech", "--dry-run", "--prompt-audio", wide, noisy)
     for codec in ("vae", "rvq"):
-        assert f"note: {codec}-speech-tiny cannot carry 1 of 2 prompts (narrow-" in said
-    assert re.search(
-        r"bandwidth \d\.\d kHz \(before 3\.[89] kHz\): rows that hear through it do", said
-    )
-    said = done("run", "speech", "--dry-run", "--prompt-audio", wide)
+        assert f"note: {codec}-speech-tiny cannot carry 1 of 2 prompts (noisy-" in said
+    kept = r"STOI 0\.[0-6]\d, bandwidth 8\.0 kHz \(before 8\.0 kHz\)"
+    assert re.search(f"{kept}: rows that hear through it do", said)
+    said = done("run", "speech", "--dry-run", "--prompt-audio", wide, narrow)
     assert "cannot carry" not in said
+    said = done("run", "speech", "--dry-run", "--prompt-audio", wide)
     assert re.search(r"vae-speech-tiny returns the prompt at −\d\.\d dB, STOI 0\.[89]", said)
     assert "cannot carry" not in done("run", "speech", "--dry-run", "--prompts", "2")
 
@@ -150,12 +154,14 @@ def test_a_codec_of_ones_own_is_asked_about_the_shipped_prompts(
     assert "vae-debug returns" not in said
 
 
-def test_music_is_not_judged_by_the_intelligibility_of_speech(voices: tuple[Path, Path]) -> None:
+def test_music_is_not_judged_by_the_intelligibility_of_speech(
+    voices: tuple[Path, Path, Path],
+) -> None:
     tune = paths.benchmarks_dir() / "prompts/music/test-00002.flac"
     said = done("run", "music", "--dry-run", "--systems", "calm", "--prompt-audio", tune)
     assert "vae-music-tiny returns the prompt at" in said
     assert "STOI" not in said
-    result = call("run", "music", "--dry-run", "--json", "--prompt-audio", voices[1])
+    result = call("run", "music", "--dry-run", "--json", "--prompt-audio", voices[2])
     checks = result.json["codec_checks"]
     assert {check["codec"] for check in checks} >= {"vae-music-tiny", "rvq-music-tiny"}
     for check in checks:
@@ -164,22 +170,23 @@ def test_music_is_not_judged_by_the_intelligibility_of_speech(voices: tuple[Path
 
 
 def test_the_table_and_the_page_say_it_and_nothing_is_checked_twice(
-    tmp_path: Path, voices: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, voices: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = benchmark(
         tmp_path,
         systems=[{"model": "calm-speech-tiny", "label": "CALM"}],
         references=["vae_round_trip"],
         codecs={"vae": "vae-speech-tiny"},
-        metrics=["loudness"],
+        metrics=["loudness", "stoi"],
         prompt_seconds=1.0,
         seconds=1.2,
     )
     command = ("run", spec, "--out", tmp_path / "run", "--prompt-audio", voices[1])
-    note = "vae-speech-tiny cannot carry the prompt (narrow-"
+    note = "vae-speech-tiny cannot carry the prompt (noisy-"
     assert done(*command).count(note) >= 2  # in the plan and under the table
     (kept,) = (c for c in RunStore(tmp_path / "run").read(CodecCheck) if "vae-speech" in c.codec)
-    assert kept.change_db < -10
+    assert kept.stoi is not None
+    assert kept.stoi < 0.75
     page = (tmp_path / "run/page/index.html").read_text()
     assert "vae-speech-tiny cannot carry it: −" in page
     assert note in page
