@@ -62,7 +62,7 @@ def sounds_of(paths: Sequence[Path], title: str) -> Iterator[AudioFacts | InputE
 @lru_cache(maxsize=1 << 16)
 def _look(path: Path, mark: FileMark, start: float, seconds: float | None) -> AudioFacts:
     cache, stretch = ContentCache("sounds"), [start, seconds]
-    key = content_hash(_hash(path, mark), computed_by(AudioFacts.__module__), stretch, length=40)
+    key = content_hash(_hashed(path, mark), computed_by(AudioFacts.__module__), stretch, length=40)
     kept = cache.read(key, _FACTS.validate_python)
     if kept is not None:
         return kept
@@ -72,6 +72,11 @@ def _look(path: Path, mark: FileMark, start: float, seconds: float | None) -> Au
     return found
 
 
+def hash_of(path: Path) -> str:
+    """The sha256 of a file, read once by this process: stretches of a long one share it."""
+    return _hashed(path, file_mark(path))
+
+
 @lru_cache(maxsize=1 << 10)
-def _hash(path: Path, _: FileMark) -> str:
+def _hashed(path: Path, _: FileMark) -> str:
     return file_hash(path)

@@ -19,7 +19,7 @@ from calm_bench.core.code import computed_by
 from calm_bench.core.files import is_there
 from calm_bench.core.paths import expanded
 from calm_bench.core.progress import counted, ordered_map
-from calm_bench.core.sounds import sound_of
+from calm_bench.core.sounds import hash_of, sound_of
 from calm_bench.data.alignment import align_text, leaves_speech_out, left_out_note
 from calm_bench.data.corpus import (
     CorpusCard,
@@ -34,7 +34,7 @@ from calm_bench.data.layouts import find_recordings, refuse_other_languages
 from calm_bench.data.sources import Candidate
 from calm_bench.data.splits import assign_splits
 from calm_bench.errors import InputError
-from calm_bench.seeds import content_hash, file_hash
+from calm_bench.seeds import content_hash
 from calm_bench.types import TimedWord, Transcript, WordTimes, timed
 
 TOLERANCE = 0.05
@@ -199,7 +199,7 @@ def inspect(
         path = candidate.path
         try:
             with readable(path):
-                sha256, stretch = file_hash(path), _stretch(candidate)
+                sha256, stretch = hash_of(path), _stretch(candidate)
                 sound = sound_of(path, *stretch or ())
         except InputError as error:
             return error

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shlex
@@ -211,6 +212,26 @@ def test_files_are_inspected_once(
     sound(source / "c.wav")
     make_folder(source, tmp_path / "another")
     assert sorted(looks) == ["a.wav", "b.wav", "c.wav"]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_long_recording_is_hashed_once_for_all_its_stretches(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = sound(source / "long.wav", 9), list[Path]()
+    lines = [{"audio_filepath": "long.wav", "offset": 3 * i, "duration": 2} for i in range(3)]
+    (source / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    digest = hashlib.file_digest
+
+    def counted(file: Any, algorithm: str) -> Any:
+        read.append(Path(file.name))
+        return digest(file, algorithm)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    make_folder(source / "list.jsonl", out, jobs=1)
+    assert read.count(path) == 1
+    assert {item.sha256 for item in read_manifest(out)} == {file_hash(path)}
 
 
 @pytest.mark.usefixtures("home")
