@@ -212,11 +212,12 @@ class LanguageObjective(Objective):
             ]
         return crops
 
-    def text_loss(self, z: Tensor, text: Tensor) -> Tensor:
-        """Cross-entropy of the text stream, PAD weighing less."""
+    def text_loss(self, z: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """Cross-entropy of the text stream up to where its frames [B, T] end, PAD weighing less."""
         logits = self.system.text_head(z).float()
         losses = F.cross_entropy(logits.transpose(1, 2), text, reduction="none")  # [B, T + lead]
-        weights = torch.where(text == PAD, self.config.pad_weight, 1.0)
+        real = F.pad(mask, (self.system.lead, 0), value=True)
+        weights = torch.where(text == PAD, self.config.pad_weight, 1.0) * real
         return (losses * weights).sum() / weights.sum()
 
     def read(self, frames: Tensor, step: int) -> Tensor:
@@ -234,7 +235,7 @@ class LanguageObjective(Objective):
         contexts = self.system.frame_contexts(z, frames, head_frames(batch))  # [R, D]
         loss, logs = self.head_loss(contexts, batch, step)
         if text is not None:
-            text_loss = self.text_loss(z, text)
+            text_loss = self.text_loss(z, text, batch["mask"])
             loss = loss + self.config.text_weight * text_loss
             logs["text"] = float(text_loss.detach())
         return StepLoss(loss, logs)

@@ -31,13 +31,21 @@ from calm_bench.errors import BenchError, InputError, MachineError, WeightsError
 from calm_bench.seeds import file_hash
 from calm_bench.store.curves import read_curve
 from calm_bench.systems.loading import load_system
+from calm_bench.systems.monologue import PAD
 from calm_bench.systems.text import load_text_model
 from calm_bench.training import train as module
 from calm_bench.training.codec import Distillation, MultiScaleDiscriminator, hinge_discriminator
+from calm_bench.training.language import LanguageObjective
 from calm_bench.training.loop import RunLog, Trainer
 from calm_bench.training.objective import Objective, StepLoss, TrainingConfig, TrainingError
 from calm_bench.training.spectral import SpectralLoss
-from calm_bench.training.train import TrainOptions, train_model, write_training, write_weights
+from calm_bench.training.train import (
+    TrainOptions,
+    build_objective,
+    train_model,
+    write_training,
+    write_weights,
+)
 
 RATE = 1600
 CPU = TrainOptions(accelerator="cpu", threads=1)
@@ -970,3 +978,19 @@ def test_a_log_that_has_lost_its_end_is_named_and_one_that_was_deleted_is_told(
     train_model(name, CPU)
     assert f"{path} is gone: going on without its losses" in caplog.messages
     assert [line["step"] for line in read_log(name)] == [3, 3]
+
+
+def test_the_text_loss_ends_with_the_recording(corpus: Path) -> None:
+    config, _ = load_model_config("calm-debug")
+    recipe = TrainingConfig(corpus="tones", steps=1, batch_size=1, learning_rate=1e-3)
+    objective = build_objective(config, recipe, "here")
+    assert isinstance(objective, LanguageObjective)
+    whole, short = 20, 12
+    text = torch.randint(258, (2, whole + objective.system.lead))
+    text[:, short + objective.system.lead :] = PAD
+    z = torch.randn(*text.shape, objective.system.config.backbone.dim)
+    mask = torch.arange(whole).expand(2, whole) < short
+    cut = (part[:, : short + objective.system.lead] for part in (z, text))
+    torch.testing.assert_close(
+        objective.text_loss(z, text, mask), objective.text_loss(*cut, mask[:, :short])
+    )
