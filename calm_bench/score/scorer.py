@@ -217,7 +217,8 @@ class Scorer:
             recipe = self._recipe(metric)
             unfit = {row.cell_id for row in self.rows if self._unfit(metric, row)}
             for names in work:
-                if self.ranks.take(metric.name, setup.embedding, *names) and unfit.isdisjoint(names):
+                mine = self.ranks.take(metric.name, setup.embedding, *names)
+                if mine and unfit.isdisjoint(names):
                     find = self._found if len(names) == 1 else self._difference
                     find(metric, recipe, *names)
 
