@@ -23,6 +23,7 @@ from calm_bench import config, registry
 from calm_bench.asr import load_recognizer
 from calm_bench.asr.faster_whisper import PINNED_SHA256
 from calm_bench.core import paths
+from calm_bench.core.code import version_of
 from calm_bench.core.progress import waiting
 from calm_bench.errors import BenchError, MissingExtraError, WeightsError
 from calm_bench.plan.plan import lacking
@@ -129,7 +130,7 @@ def _core() -> Check:
         remedy = 'pip install -c constraints.txt -e ".[offline]" in the checkout'
         return Check("packages", "broken", "not installed", remedy)
     names = [REQUIREMENT_NAME.match(line) for line in required if "extra ==" not in line]
-    versions = {match[0]: _version(match[0]) for match in names if match}
+    versions = {match[0]: version_of(match[0]) for match in names if match}
     absent = [name for name, version in versions.items() if version is None]
     head = f"calm-bench {own}, Python {platform.python_version()}"
     if absent:
@@ -141,13 +142,6 @@ def _core() -> Check:
         )
     detail = ", ".join([head, *(f"{name} {version}" for name, version in versions.items())])
     return Check("packages", "ok", detail)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _device() -> Check:
