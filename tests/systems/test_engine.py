@@ -349,7 +349,7 @@ def test_a_system_knows_what_a_frame_reads(name: str) -> None:
     )
     assert half.weight_bytes()["backbone"] < 0.75 * weights["backbone"]
     assert half.weight_bytes()["head"] < 0.75 * weights["head"]
-    held = [full.kv_bytes(at, 2)["backbone"] for at in (0, 3, 10_000)]
+    held = [full.kv_bytes(at)["backbone"] for at in (0, 3, 10_000)]
     context = full.backbone.config.context
     assert held[1] == 4 * held[0]
     assert held[2] == held[0] * (context or 10_001)
