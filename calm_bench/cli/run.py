@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calm_bench.types import KernelsOf, Precision
 
 
-RUN_EXAMPLES = options.examples(
+EXAMPLES = options.examples(
     {
         "calm-bench run speech --temps 0.8 1.0": "both systems at two temperatures",
         "calm-bench run speech --prompts 8 --systems calm": "a quick look at one system",

@@ -10,6 +10,13 @@ from calm_bench.cli import options
 from calm_bench.errors import InputError
 from calm_bench.seeds import MAX_SEED
 
+EXAMPLES = options.examples(
+    {
+        "calm-bench train calm-speech-tiny --seed 1": "another training of a shipped model",
+        "calm-bench train models/mine": "a model of yours, by its folder; again, it goes on",
+    }
+)
+
 
 def train(
     name: Annotated[
