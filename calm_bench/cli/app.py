@@ -93,12 +93,12 @@ def list_names(as_json: options.Json = False) -> None:
 
     found = listing()
     if as_json:
-        echo_json({kind: {e.name: e.summary for e in entries} for kind, entries in found.items()})
+        echo_json(found)
         return
     for kind, entries in found.items():
         typer.echo(kind)
-        for entry in entries:
-            typer.echo(f"  {entry.name:<22} {entry.summary}")
+        for name, summary in entries.items():
+            typer.echo(f"  {name:<22} {summary}")
 
 
 @app.command(epilog=options.examples(VERIFY_EXAMPLES))

@@ -58,14 +58,6 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One name that can be used, and what it stands for in one sentence."""
-
-    name: str
-    summary: str
-
-
 def collect() -> list[Check]:
     """Every check: versions, device, disk, models, extras. Takes seconds: extras are imported."""
     parts: dict[str, Callable[[], list[Check]]] = {
@@ -86,21 +78,16 @@ def healthy(checks: list[Check]) -> bool:
     return all(check.status != "broken" for check in checks)
 
 
-def listing() -> dict[str, list[Entry]]:
-    """By kind, the systems, codecs, metrics, embeddings, models and benchmarks there are."""
+def listing() -> dict[str, dict[str, str]]:
+    """By kind, the systems, codecs, metrics, embeddings, models and benchmarks: a sentence each."""
     kinds: tuple[registry.Kind, ...] = ("system", "codec", "metric", "embedding")
     found = {
-        f"{kind}s": [Entry(name=n, summary=_class_summary(kind, n)) for n in registry.names(kind)]
+        f"{kind}s": {name: _class_summary(kind, name) for name in registry.names(kind)}
         for kind in kinds
     }
-    models = config.Models()
-    found["models"] = [
-        Entry(name=name, summary=models[name][0].description) for name in config.model_names()
-    ]
-    found["benchmarks"] = [
-        Entry(name=name, summary=_benchmark_summary(name, models))
-        for name in config.benchmark_names()
-    ]
+    models, names = config.Models(), config.benchmark_names()
+    found["models"] = {name: models[name][0].description for name in config.model_names()}
+    found["benchmarks"] = {name: _benchmark_summary(name, models) for name in names}
     return found
 
 
