@@ -169,7 +169,7 @@ class ListOption:
     """How a list of values is read.
 
     Attributes:
-        takes: Whether a further word can belong to the list; the first one always does.
+        takes: Whether a further word can belong to the list, `bool` any; the first always does.
         commas: Whether commas separate values, too.
     """
 
@@ -194,10 +194,6 @@ def _are_numbers(word: str) -> bool:
         return False
 
 
-def _any(word: str) -> bool:
-    return bool(word)
-
-
 def _is_measure(word: str) -> bool:
     """Whether a word is neither a folder, nor a run's id, nor a benchmark."""
     places = (Path(word), Path("results", "runs", word))
@@ -211,15 +207,15 @@ LISTS = {
     "--prompt-audio": ListOption(
         lambda word: Path(word).exists() or not _is_benchmark(word), commas=False
     ),
-    "--pairs": ListOption(_any),
+    "--pairs": ListOption(bool),
     "--metrics": ListOption(_is_measure),
     "--embedding": ListOption(_is_measure),
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
-    "--gates": ListOption(_any),
-    "--mode": ListOption(_any),
+    "--gates": ListOption(bool),
+    "--mode": ListOption(bool),
     "--precision": ListOption(lambda word: not _is_benchmark(word)),
-    "--batch": ListOption(_any),
-    "--codec-frames": ListOption(_any),
+    "--batch": ListOption(bool),
+    "--codec-frames": ListOption(bool),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }
 

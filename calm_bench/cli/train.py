@@ -121,15 +121,15 @@ def _reporter(name: str, stack: ExitStack) -> Callable[[int, int, Mapping[str, f
     """A progress bar that begins with the first report, whose step a resumed run decides."""
     from calm_bench.core.progress import stage
 
-    seen: list[int] = []
-    advance: list[Callable[[int], None]] = []
+    advance: Callable[[int], None] | None = None
+    last = 0
 
     def report(step: int, total: int, logs: Mapping[str, float]) -> None:
-        if not seen:
-            advance.append(stack.enter_context(stage(f"training {name}", total, step)))
-            seen.append(step)
-        advance[0](step - seen[-1])
-        seen.append(step)
+        nonlocal advance, last
+        if advance is None:
+            advance, last = stack.enter_context(stage(f"training {name}", total, step)), step
+        advance(step - last)
+        last = step
 
     return report
 
