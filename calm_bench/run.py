@@ -113,7 +113,7 @@ def run(
 
         def begin() -> tuple[Plan, Manifest]:
             _check_precisions(plan, device)
-            held.enter_context(store.opened(plan.run_id, plan.weights, fresh=fresh))
+            held.enter_context(store.opened(plan.run_id, plan.models.weights, fresh=fresh))
             return _begin(plan, store, device, command, fresh=fresh)
 
         plan, manifest = ranks.share(begin)
@@ -237,7 +237,7 @@ def run_speed(plan: SpeedPlan, *, out: Path | None, fresh: bool, command: Sequen
     """
     rows = [with_temperature_kind(row, plan.models) for row in plan.rows]
     store = RunStore(run_folder(plan, out))
-    with store.opened(plan.run_id, plan.weights, fresh=fresh):
+    with store.opened(plan.run_id, plan.models.weights, fresh=fresh):
         asked = {
             name: getattr(plan, name).model_dump(mode="json") for name in ("request", "setting")
         }
@@ -266,8 +266,8 @@ def _manifest_of(
             "notes": list(plan.notes),
         },
         environment=describe_environment(device),
-        weights=dict(plan.weights),
-        releases={name: plan.models[name][0].version for name in plan.weights},
+        weights=dict(plan.models.weights),
+        releases={name: plan.models[name][0].version for name in plan.models.weights},
     )
 
 

@@ -12,32 +12,27 @@ from typing import Annotated
 import typer
 
 from calm_bench import __version__
-from calm_bench.cli import options
-from calm_bench.cli.check import EXAMPLES as CHECK_EXAMPLES
-from calm_bench.cli.check import check
-from calm_bench.cli.data import data
-from calm_bench.cli.export import EXAMPLES as EXPORT_EXAMPLES
-from calm_bench.cli.export import export
-from calm_bench.cli.listen import listening
-from calm_bench.cli.paper import EXAMPLES, paper
-from calm_bench.cli.report import EXAMPLES as REPORT_EXAMPLES
-from calm_bench.cli.report import BenchGroup, echo_json, report
-from calm_bench.cli.run import RUN_EXAMPLES, run
-from calm_bench.cli.score import EXAMPLES as SCORE_EXAMPLES
-from calm_bench.cli.score import score
-from calm_bench.cli.speed import UNFIT, speed
-from calm_bench.cli.train import train
+from calm_bench.cli import (
+    check,
+    data,
+    export,
+    listen,
+    options,
+    paper,
+    report,
+    run,
+    score,
+    speed,
+    train,
+)
+from calm_bench.cli.report import echo_json
 
-TRAIN_EXAMPLES = {
-    "calm-bench train calm-speech-tiny --seed 1": "another training of a shipped model",
-    "calm-bench train models/mine": "a model of yours, by its folder; again, it goes on",
-}
 VERIFY_EXAMPLES = {
     "calm-bench verify mine-debug": "a system or codec by a model of it, or the model's folder",
     "calm-bench verify mine": "a metric or an embedding by its entry point's name",
 }
 app = typer.Typer(
-    cls=BenchGroup,
+    cls=report.BenchGroup,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
@@ -45,8 +40,8 @@ app = typer.Typer(
     "[cyan]calm-bench run speech --temps 0.8 1.0[/cyan] lets CALM and an RQ-Transformer "
     "continue the same spoken prompts, times them and prints the table.",
 )
-app.add_typer(data, name="data")
-app.add_typer(speed, name="speed")
+app.add_typer(data.data, name="data")
+app.add_typer(speed.speed, name="speed")
 
 
 def main() -> None:
@@ -81,14 +76,14 @@ def setup(
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
-app.command(cls=options.ListCommand, epilog=RUN_EXAMPLES)(run)
-app.command(cls=options.ListCommand, epilog=SCORE_EXAMPLES)(score)
-app.command(epilog=REPORT_EXAMPLES)(report)
-app.command(epilog=EXPORT_EXAMPLES)(export)
-app.add_typer(listening)
-app.command(cls=options.ListCommand, epilog=options.examples(TRAIN_EXAMPLES))(train)
-app.command(epilog=EXAMPLES)(paper)
-app.command(cls=options.ListCommand, epilog=CHECK_EXAMPLES)(check)
+app.command(cls=options.ListCommand, epilog=run.EXAMPLES)(run.run)
+app.command(cls=options.ListCommand, epilog=score.EXAMPLES)(score.score)
+app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=export.EXAMPLES)(export.export)
+app.add_typer(listen.listening)
+app.command(cls=options.ListCommand, epilog=train.EXAMPLES)(train.train)
+app.command(epilog=paper.EXAMPLES)(paper.paper)
+app.command(cls=options.ListCommand, epilog=check.EXAMPLES)(check.check)
 
 
 @app.command("list", epilog=options.examples({"calm-bench list --json": "for a script"}))
@@ -98,12 +93,12 @@ def list_names(as_json: options.Json = False) -> None:
 
     found = listing()
     if as_json:
-        echo_json({kind: {e.name: e.summary for e in entries} for kind, entries in found.items()})
+        echo_json(found)
         return
     for kind, entries in found.items():
         typer.echo(kind)
-        for entry in entries:
-            typer.echo(f"  {entry.name:<22} {entry.summary}")
+        for name, summary in entries.items():
+            typer.echo(f"  {name:<22} {summary}")
 
 
 @app.command(epilog=options.examples(VERIFY_EXAMPLES))
@@ -151,4 +146,4 @@ def doctor(as_json: options.Json = False) -> None:
             if check.status != "ok" and check.remedy:
                 typer.echo(f"{'':<8} {'':<26} → {check.remedy}")
     if not healthy(checks):
-        raise typer.Exit(UNFIT)
+        raise typer.Exit(speed.UNFIT)

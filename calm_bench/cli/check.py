@@ -8,40 +8,6 @@ import typer
 from calm_bench.cli import options
 from calm_bench.cli.report import echo_json
 
-Against = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REF",
-        help="Time this tree beside another commit of it (a branch, tag or hash), checked out in a "
-        "temporary folder. Without it, ratios are compared with the stored ones.",
-        show_default=False,
-    ),
-]
-
-BaselineFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Stored counts and ratios.",
-        show_default="benchmarks/speed_baseline.yaml",
-    ),
-]
-
-Gates = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME [NAME …]",
-        help="Only these. `counts` looks at no clock. Ratios: head_speedup, overall_speedup, "
-        "calm_step, rq_step; with --against: calm_head, rq_head, calm_overall, rq_overall, "
-        "head_speedup.",
-        show_default="all",
-    ),
-]
-
-Update = Annotated[
-    bool, typer.Option("--update", help="Store what this tree gives now as the new baseline.")
-]
-
 EXAMPLES = options.examples(
     {
         "calm-bench check": "counts and ratios against benchmarks/speed_baseline.yaml",
@@ -54,10 +20,36 @@ EXAMPLES = options.examples(
 
 
 def check(
-    against: Against = None,
-    baseline: BaselineFile = None,
-    gates: Gates = None,
-    update: Update = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF",
+            help="Time this tree beside another commit of it (a branch, tag or hash), checked out "
+            "in a temporary folder. Without it, ratios are compared with the stored ones.",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Stored counts and ratios.",
+            show_default="benchmarks/speed_baseline.yaml",
+        ),
+    ] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME [NAME …]",
+            help="Only these. `counts` looks at no clock. Ratios: head_speedup, overall_speedup, "
+            "calm_step, rq_step; with --against: calm_head, rq_head, calm_overall, rq_overall, "
+            "head_speedup.",
+            show_default="all",
+        ),
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Store what this tree gives now as the new baseline.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Fail if a frame costs more than it did: operators, FLOPs, bytes, and time by paired ratios.

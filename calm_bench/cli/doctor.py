@@ -23,6 +23,7 @@ from calm_bench import config, registry
 from calm_bench.asr import load_recognizer
 from calm_bench.asr.faster_whisper import PINNED_SHA256
 from calm_bench.core import paths
+from calm_bench.core.code import version_of
 from calm_bench.core.progress import waiting
 from calm_bench.errors import BenchError, MissingExtraError, WeightsError
 from calm_bench.plan.plan import lacking
@@ -57,14 +58,6 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One name that can be used, and what it stands for in one sentence."""
-
-    name: str
-    summary: str
-
-
 def collect() -> list[Check]:
     """Every check: versions, device, disk, models, extras. Takes seconds: extras are imported."""
     parts: dict[str, Callable[[], list[Check]]] = {
@@ -85,21 +78,16 @@ def healthy(checks: list[Check]) -> bool:
     return all(check.status != "broken" for check in checks)
 
 
-def listing() -> dict[str, list[Entry]]:
-    """By kind, the systems, codecs, metrics, embeddings, models and benchmarks there are."""
+def listing() -> dict[str, dict[str, str]]:
+    """By kind, the systems, codecs, metrics, embeddings, models and benchmarks: a sentence each."""
     kinds: tuple[registry.Kind, ...] = ("system", "codec", "metric", "embedding")
     found = {
-        f"{kind}s": [Entry(name=n, summary=_class_summary(kind, n)) for n in registry.names(kind)]
+        f"{kind}s": {name: _class_summary(kind, name) for name in registry.names(kind)}
         for kind in kinds
     }
-    models = config.Models()
-    found["models"] = [
-        Entry(name=name, summary=models[name][0].description) for name in config.model_names()
-    ]
-    found["benchmarks"] = [
-        Entry(name=name, summary=_benchmark_summary(name, models))
-        for name in config.benchmark_names()
-    ]
+    models, names = config.Models(), config.benchmark_names()
+    found["models"] = {name: models[name][0].description for name in config.model_names()}
+    found["benchmarks"] = {name: _benchmark_summary(name, models) for name in names}
     return found
 
 
@@ -129,7 +117,7 @@ def _core() -> Check:
         remedy = 'pip install -c constraints.txt -e ".[offline]" in the checkout'
         return Check("packages", "broken", "not installed", remedy)
     names = [REQUIREMENT_NAME.match(line) for line in required if "extra ==" not in line]
-    versions = {match[0]: _version(match[0]) for match in names if match}
+    versions = {match[0]: version_of(match[0]) for match in names if match}
     absent = [name for name, version in versions.items() if version is None]
     head = f"calm-bench {own}, Python {platform.python_version()}"
     if absent:
@@ -141,13 +129,6 @@ def _core() -> Check:
         )
     detail = ", ".join([head, *(f"{name} {version}" for name, version in versions.items())])
     return Check("packages", "ok", detail)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _device() -> Check:

@@ -1,4 +1,4 @@
-"""Every option of the command line, declared once, and the command class that reads lists.
+"""The options that several commands take, and the command class that reads lists.
 
 A list option takes its values the way people write them: `--temps 0.8 1.0`, `--temps 0.8,1.0`,
 `--temps=0.8 1.0` or `--temps 0.8 --temps 1.0`. The list ends at the next option, at `--`, or at a
@@ -83,22 +83,6 @@ def whole_number(what: str, most: int) -> Callable[[str], int]:
     return parsed
 
 
-def _number(value: str, what: str) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise InputError(f"{value!r} is no {what}") from error
-
-
-def _seconds(value: str) -> float:
-    from calm_bench.config import MAX_SECONDS
-
-    number = _number(value, "length: give seconds, as in 30")
-    if not 0 < number <= MAX_SECONDS:
-        raise InputError(f"clips last more than 0 and at most {MAX_SECONDS:g} s, not {value} s")
-    return number
-
-
 HeadSteps = Annotated[
     list[int] | None,
     typer.Option(
@@ -107,26 +91,6 @@ HeadSteps = Annotated[
         help="Head evaluations per frame, each a row of every system whose head takes any number "
         "(consistency, TrigFlow); the other systems keep their row.",
         show_default="the benchmark's",
-    ),
-]
-
-Seconds = Annotated[
-    float | None,
-    typer.Option(
-        parser=_seconds,
-        metavar="S",
-        help="Length of the clips, prompt included. Where they outlast the recordings, what is "
-        "measured against these looks at as much as there is.",
-        show_default="the benchmark's",
-    ),
-]
-
-Checkpoints = Annotated[
-    bool,
-    typer.Option(
-        "--checkpoints",
-        help="The weights that training kept (`train --set keep_every=STEPS`) in place of the "
-        "final ones: a row for each, and quality against training step. Nothing is timed.",
     ),
 ]
 
@@ -141,25 +105,6 @@ Precisions = Annotated[
     ),
 ]
 
-Trainings = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|all|SEED,SEED",
-        help="Several trainings of each system (`train --seed`): a row for each, and their mean "
-        "with the least and the greatest below. As many as there are up to N, all, or those of "
-        "these seeds.",
-        show_default="its own weights",
-    ),
-]
-
-NoLatency = Annotated[
-    bool,
-    typer.Option(
-        "--no-latency",
-        help="Time nothing. Without it, the same command times a run later, on the clips it has "
-        "(but --fresh clears times and clips).",
-    ),
-]
 # A minus sign followed by what float() reads is a value, however wrong, and not an option.
 _VALUE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
@@ -169,7 +114,7 @@ class ListOption:
     """How a list of values is read.
 
     Attributes:
-        takes: Whether a further word can belong to the list; the first one always does.
+        takes: Whether a further word can belong to the list, `bool` any; the first always does.
         commas: Whether commas separate values, too.
     """
 
@@ -194,10 +139,6 @@ def _are_numbers(word: str) -> bool:
         return False
 
 
-def _any(word: str) -> bool:
-    return bool(word)
-
-
 def _is_measure(word: str) -> bool:
     """Whether a word is neither a folder, nor a run's id, nor a benchmark."""
     places = (Path(word), Path("results", "runs", word))
@@ -211,15 +152,15 @@ LISTS = {
     "--prompt-audio": ListOption(
         lambda word: Path(word).exists() or not _is_benchmark(word), commas=False
     ),
-    "--pairs": ListOption(_any),
+    "--pairs": ListOption(bool),
     "--metrics": ListOption(_is_measure),
     "--embedding": ListOption(_is_measure),
     "--rows": ListOption(lambda word: not Path(word).is_dir(), commas=False),
-    "--gates": ListOption(_any),
-    "--mode": ListOption(_any),
+    "--gates": ListOption(bool),
+    "--mode": ListOption(bool),
     "--precision": ListOption(lambda word: not _is_benchmark(word)),
-    "--batch": ListOption(_any),
-    "--codec-frames": ListOption(_any),
+    "--batch": ListOption(bool),
+    "--codec-frames": ListOption(bool),
     "--set": ListOption(lambda word: "=" in word, commas=False),
 }
 
@@ -279,104 +220,6 @@ class ListCommand(TyperCommand):
         own = {flag: rule for flag, rule in LISTS.items() if flag in flags}
         return super().parse_args(ctx, spread_values(args, own))
 
-
-def _temperature(value: str) -> float:
-    from calm_bench.config import check_temperature
-
-    number = _number(value, "temperature: give a number, as in 0.8")
-    try:
-        return check_temperature(number)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _text_temperature(value: str) -> float | None:
-    return None if value == "same" else _temperature(value)
-
-
-def _path(value: str) -> Path:
-    from calm_bench.core.paths import expanded
-
-    path = expanded(value, "--prompt-audio")
-    if not path.exists():
-        raise InputError(f"{value} does not exist")
-    return path
-
-
-Benchmark = Annotated[
-    str,
-    typer.Argument(
-        help="Which benchmark: a name from `calm-bench list`, or the path of a YAML file of yours.",
-        metavar="BENCHMARK",
-        show_default=False,
-    ),
-]
-
-Temps = Annotated[
-    list[float] | None,
-    typer.Option(
-        parser=_temperature,
-        metavar="T [T …]",
-        help="Sampling temperatures; each makes one row per system. For CALM it scales the noise's "
-        "variance (std = √T), for token models it divides the logits; 0 means no noise, argmax. "
-        "Default: the benchmark's.",
-        show_default=False,
-    ),
-]
-
-TextTemp = Annotated[
-    float | None,
-    typer.Option(
-        parser=_text_temperature,
-        metavar="same|T",
-        help="Temperature of the text stream: `same` follows --temps, a number fixes it.",
-        show_default="same",
-    ),
-]
-
-Systems = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME [NAME …]",
-        help="Only these systems: a model's name or its first part (`calm`), a row's label, or a "
-        "folder with a config.yaml. Reference rows always stay.",
-        show_default=False,
-    ),
-]
-
-Prompts = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="How many prompts: drawn from the benchmark's list or your recordings, always the "
-        "same ones, from every group. Fewer are faster and widen every interval.",
-        show_default="the benchmark's",
-    ),
-]
-
-PromptAudio = Annotated[
-    list[Path] | None,
-    typer.Option(
-        parser=_path,
-        metavar="FILE|DIR|LIST …",
-        help="Your own recordings in place of the benchmark's prompts: files, folders, or lists "
-        "with texts (JSON lines of audio, text, words, or what `data folder` reads). What has no "
-        "text is transcribed in its first seconds, because the text stream needs words; the rows "
-        "say so.",
-        show_default=False,
-    ),
-]
-
-Seeds = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        max=1000,
-        metavar="N",
-        help="Draws per prompt and row. Intervals resample prompts, so more prompts help more.",
-    ),
-]
 
 Device = Annotated[
     str,

@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from calm_bench.cli import options
 from calm_bench.cli.report import FAILED_TRIALS, say, show, show_plan
+from calm_bench.errors import InputError
 
 if TYPE_CHECKING:
     from calm_bench.core.ranks import Ranks
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from calm_bench.types import KernelsOf, Precision
 
 
-RUN_EXAMPLES = options.examples(
+EXAMPLES = options.examples(
     {
         "calm-bench run speech --temps 0.8 1.0": "both systems at two temperatures",
         "calm-bench run speech --prompts 8 --systems calm": "a quick look at one system",
@@ -30,20 +31,153 @@ RUN_EXAMPLES = options.examples(
 )
 
 
+def _number(value: str, what: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise InputError(f"{value!r} is no {what}") from error
+
+
+def _seconds(value: str) -> float:
+    from calm_bench.config import MAX_SECONDS
+
+    number = _number(value, "length: give seconds, as in 30")
+    if not 0 < number <= MAX_SECONDS:
+        raise InputError(f"clips last more than 0 and at most {MAX_SECONDS:g} s, not {value} s")
+    return number
+
+
+def _temperature(value: str) -> float:
+    from calm_bench.config import check_temperature
+
+    number = _number(value, "temperature: give a number, as in 0.8")
+    try:
+        return check_temperature(number)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _text_temperature(value: str) -> float | None:
+    return None if value == "same" else _temperature(value)
+
+
+def _path(value: str) -> Path:
+    from calm_bench.core.paths import expanded
+
+    path = expanded(value, "--prompt-audio")
+    if not path.exists():
+        raise InputError(f"{value} does not exist")
+    return path
+
+
 def run(
-    benchmark: options.Benchmark,
-    temps: options.Temps = None,
-    text_temp: options.TextTemp = None,
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            help="Which benchmark: a name from `calm-bench list`, or the path of a YAML file of "
+            "yours.",
+            metavar="BENCHMARK",
+            show_default=False,
+        ),
+    ],
+    temps: Annotated[
+        list[float] | None,
+        typer.Option(
+            parser=_temperature,
+            metavar="T [T …]",
+            help="Sampling temperatures; each makes one row per system. For CALM it scales the "
+            "noise's variance (std = √T), for token models it divides the logits; 0 means no "
+            "noise, argmax. Default: the benchmark's.",
+            show_default=False,
+        ),
+    ] = None,
+    text_temp: Annotated[
+        float | None,
+        typer.Option(
+            parser=_text_temperature,
+            metavar="same|T",
+            help="Temperature of the text stream: `same` follows --temps, a number fixes it.",
+            show_default="same",
+        ),
+    ] = None,
     head_steps: options.HeadSteps = None,
-    seconds: options.Seconds = None,
-    checkpoints: options.Checkpoints = False,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            parser=_seconds,
+            metavar="S",
+            help="Length of the clips, prompt included. Where they outlast the recordings, what is "
+            "measured against these looks at as much as there is.",
+            show_default="the benchmark's",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoints",
+            help="The weights that training kept (`train --set keep_every=STEPS`) in place of the "
+            "final ones: a row for each, and quality against training step. Nothing is timed.",
+        ),
+    ] = False,
     precision: options.Precisions = None,
-    trainings: options.Trainings = None,
-    systems: options.Systems = None,
-    prompts: options.Prompts = None,
-    prompt_audio: options.PromptAudio = None,
-    seeds: options.Seeds = 1,
-    no_latency: options.NoLatency = False,
+    trainings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all|SEED,SEED",
+            help="Several trainings of each system (`train --seed`): a row for each, and their "
+            "mean with the least and the greatest below. As many as there are up to N, all, or "
+            "those of these seeds.",
+            show_default="its own weights",
+        ),
+    ] = None,
+    systems: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME [NAME …]",
+            help="Only these systems: a model's name or its first part (`calm`), a row's label, "
+            "or a folder with a config.yaml. Reference rows always stay.",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many prompts: drawn from the benchmark's list or your recordings, always the "
+            "same ones, from every group. Fewer are faster and widen every interval.",
+            show_default="the benchmark's",
+        ),
+    ] = None,
+    prompt_audio: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=_path,
+            metavar="FILE|DIR|LIST …",
+            help="Your own recordings in place of the benchmark's prompts: files, folders, or "
+            "lists with texts (JSON lines of audio, text, words, or what `data folder` reads). "
+            "What has no text is transcribed in its first seconds, because the text stream needs "
+            "words; the rows say so.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            metavar="N",
+            help="Draws per prompt and row. Intervals resample prompts, so more prompts help more.",
+        ),
+    ] = 1,
+    no_latency: Annotated[
+        bool,
+        typer.Option(
+            "--no-latency",
+            help="Time nothing. Without it, the same command times a run later, on the clips it "
+            "has (but --fresh clears times and clips).",
+        ),
+    ] = False,
     metrics: options.Metrics = None,
     embedding: options.Embeddings = None,
     asr: options.Asr = None,

@@ -17,116 +17,6 @@ def _mode(value: str) -> str:
     return choice(value, get_args(Mode), "mode")
 
 
-Scale = Annotated[
-    str,
-    typer.Option(
-        parser=one_of("scale", "tiny", "paper"),
-        metavar="tiny|paper",
-        help="`tiny`: the shipped models. `paper`: the paper's shapes with random weights, a "
-        "handful of frames on a processor.",
-        show_default="tiny",
-    ),
-]
-
-Modes = Annotated[
-    list[str] | None,
-    typer.Option(
-        parser=_mode,
-        metavar="MODE [MODE …]",
-        help="How the step runs, each a row: `plain` (the modules in fp32), `eager` (the flat "
-        "step), `graph` (captured, on a GPU), `compile`.",
-        show_default="plain eager; eager at paper scale; graph too on a GPU",
-    ),
-]
-
-Batch = Annotated[
-    list[int] | None,
-    typer.Option(
-        parser=whole_number("batch size", 1024),
-        metavar="N [N …]",
-        help="Clips that share a step. Batch 1 is always timed.",
-        show_default="1 4 16; 1 at paper scale on a processor",
-    ),
-]
-
-CodecFrames = Annotated[
-    list[int] | None,
-    typer.Option(
-        parser=whole_number("number of frames", 1024),
-        metavar="N [N …]",
-        help="Frames that the codec decodes at a time, each number a row: the first frame alone, "
-        "then so many a call, with what that makes frames wait. 1 is always timed.",
-        show_default="1",
-    ),
-]
-
-Frames = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Frames of a generation, at the baseline's frame rate: 375 are 30 s of speech, 750 of "
-        "music.",
-        show_default="40 of speech, 20 of music; 4 at paper scale on a processor",
-    ),
-]
-
-Rounds = Annotated[
-    int | None,
-    typer.Option(
-        min=2,
-        metavar="N",
-        help="How often every row is timed; intervals shrink with its root.",
-        show_default="20 of speech, 12 of music; 5 at paper scale on a processor",
-    ),
-]
-
-NoGrowth = Annotated[
-    bool,
-    typer.Option(
-        "--no-growth",
-        help="Do not time frames along a generation of two minutes, and draw nothing that grows.",
-    ),
-]
-
-Generation = Annotated[
-    bool,
-    typer.Option(
-        "--generation",
-        help="Also time whole generations of 16 clips as `run` makes them, five of each row: "
-        "prompts encoded, frames drawn, clips decoded. Half a minute for speech, four for music.",
-    ),
-]
-
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Threads of a processor, for systems and for memory's bandwidth.",
-        show_default="as many as torch takes",
-    ),
-]
-
-Clock = Annotated[
-    str,
-    typer.Option(
-        parser=one_of("clock", "wall", "cpu"),
-        metavar="wall|cpu",
-        help="`cpu` counts the processor time of one thread, for machines that others use as well; "
-        "it needs --threads 1.",
-        show_default="wall",
-    ),
-]
-
-SpeedFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Your own systems: a YAML file in the form of benchmarks/speed.yaml.",
-        show_default=False,
-    ),
-]
 UNFIT = 3
 PARTS = {
     "speech": "Speech: the RQ-Transformer against CALM.",
@@ -160,21 +50,112 @@ speed = typer.Typer(
 
 def time_systems(
     ctx: typer.Context,
-    scale: Scale = "tiny",
-    mode: Modes = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("scale", "tiny", "paper"),
+            metavar="tiny|paper",
+            help="`tiny`: the shipped models. `paper`: the paper's shapes with random weights, a "
+            "handful of frames on a processor.",
+            show_default="tiny",
+        ),
+    ] = "tiny",
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=_mode,
+            metavar="MODE [MODE …]",
+            help="How the step runs, each a row: `plain` (the modules in fp32), `eager` (the flat "
+            "step), `graph` (captured, on a GPU), `compile`.",
+            show_default="plain eager; eager at paper scale; graph too on a GPU",
+        ),
+    ] = None,
     precision: options.Precisions = None,
-    batch: Batch = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=whole_number("batch size", 1024),
+            metavar="N [N …]",
+            help="Clips that share a step. Batch 1 is always timed.",
+            show_default="1 4 16; 1 at paper scale on a processor",
+        ),
+    ] = None,
     head_steps: options.HeadSteps = None,
-    codec_frames: CodecFrames = None,
-    frames: Frames = None,
-    rounds: Rounds = None,
-    no_growth: NoGrowth = False,
-    generation: Generation = False,
+    codec_frames: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=whole_number("number of frames", 1024),
+            metavar="N [N …]",
+            help="Frames that the codec decodes at a time, each number a row: the first frame "
+            "alone, then so many a call, with what that makes frames wait. 1 is always timed.",
+            show_default="1",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Frames of a generation, at the baseline's frame rate: 375 are 30 s of speech, "
+            "750 of music.",
+            show_default="40 of speech, 20 of music; 4 at paper scale on a processor",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="How often every row is timed; intervals shrink with its root.",
+            show_default="20 of speech, 12 of music; 5 at paper scale on a processor",
+        ),
+    ] = None,
+    no_growth: Annotated[
+        bool,
+        typer.Option(
+            "--no-growth",
+            help="Do not time frames along a generation of two minutes, and draw nothing that "
+            "grows.",
+        ),
+    ] = False,
+    generation: Annotated[
+        bool,
+        typer.Option(
+            "--generation",
+            help="Also time whole generations of 16 clips as `run` makes them, five of each row: "
+            "prompts encoded, frames drawn, clips decoded. Half a minute for speech, four for "
+            "music.",
+        ),
+    ] = False,
     device: options.Device = "auto",
-    threads: Threads = None,
-    clock: Clock = "wall",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Threads of a processor, for systems and for memory's bandwidth.",
+            show_default="as many as torch takes",
+        ),
+    ] = None,
+    clock: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("clock", "wall", "cpu"),
+            metavar="wall|cpu",
+            help="`cpu` counts the processor time of one thread, for machines that others use as "
+            "well; it needs --threads 1.",
+            show_default="wall",
+        ),
+    ] = "wall",
     kernels: options.Kernels = "measured",
-    spec: SpeedFile = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your own systems: a YAML file in the form of benchmarks/speed.yaml.",
+            show_default=False,
+        ),
+    ] = None,
     out: options.Out = None,
     fresh: options.Fresh = False,
     dry_run: options.DryRun = False,

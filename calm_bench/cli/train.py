@@ -10,6 +10,13 @@ from calm_bench.cli import options
 from calm_bench.errors import InputError
 from calm_bench.seeds import MAX_SEED
 
+EXAMPLES = options.examples(
+    {
+        "calm-bench train calm-speech-tiny --seed 1": "another training of a shipped model",
+        "calm-bench train models/mine": "a model of yours, by its folder; again, it goes on",
+    }
+)
+
 
 def train(
     name: Annotated[
@@ -114,15 +121,15 @@ def _reporter(name: str, stack: ExitStack) -> Callable[[int, int, Mapping[str, f
     """A progress bar that begins with the first report, whose step a resumed run decides."""
     from calm_bench.core.progress import stage
 
-    seen: list[int] = []
-    advance: list[Callable[[int], None]] = []
+    advance: Callable[[int], None] | None = None
+    last = 0
 
     def report(step: int, total: int, logs: Mapping[str, float]) -> None:
-        if not seen:
-            advance.append(stack.enter_context(stage(f"training {name}", total, step)))
-            seen.append(step)
-        advance[0](step - seen[-1])
-        seen.append(step)
+        nonlocal advance, last
+        if advance is None:
+            advance, last = stack.enter_context(stage(f"training {name}", total, step)), step
+        advance(step - last)
+        last = step
 
     return report
 

@@ -99,9 +99,9 @@ def list_recordings(folder: Path, without: Sequence[Path] = ()) -> Listing:
     return found
 
 
-def few(names: Sequence[str], n: int | None = None) -> str:
-    """The first three of some names, and how many more there are of all `n` of them."""
-    more = (len(names) if n is None else n) - 3
+def few(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are."""
+    more = len(names) - 3
     return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")
 
 

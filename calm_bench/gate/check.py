@@ -95,8 +95,8 @@ def check(request: Request) -> "Outcome":
         if request.counts:
             counted = differences(count_systems(counted_systems()), baseline)
         if reference is not None:
-            title = f"Time of {request.against} ({reference.commit}) over time of this tree"
-            judged = compare(reference.tree, f"{request.against}", chosen, notes)
+            title = f"Time of {request.against} ({reference.name}) over time of this tree"
+            judged = compare(reference, f"{request.against}", chosen, notes)
         elif chosen:
             references, note = baseline.references()
             notes += [note] if note else []

@@ -198,22 +198,14 @@ def _share_of_core(core: int) -> float:
     return (time.process_time_ns() - cpu) / (time.perf_counter_ns() - wall)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkout:
-    """A version of the repository in a folder."""
-
-    tree: Path
-    commit: str
-
-
 def own_tree() -> Path:
     """The folder that holds this package: a checkout, or site-packages."""
     return Path(calm_bench.__file__).resolve().parent.parent
 
 
 @contextmanager
-def checked_out(ref: str) -> Iterator[Checkout]:
-    """`ref` of this repository in a temporary worktree, which is removed afterwards.
+def checked_out(ref: str) -> Iterator[Path]:
+    """`ref` of this repository in a temporary worktree of its commit's name, removed afterwards.
 
     Raises:
         InputError: If this is no checkout, or `ref` names no commit of it with this package.
@@ -232,7 +224,7 @@ def checked_out(ref: str) -> Iterator[Checkout]:
         try:
             if not (tree / "calm_bench" / "systems" / "loading.py").is_file():
                 raise InputError(f"{ref} ({commit[:COMMIT]}) has no systems that could be timed")
-            yield Checkout(tree=tree, commit=commit[:COMMIT])
+            yield tree
         finally:
             signal.signal(signal.SIGTERM, before)
             _git(root, "worktree", "remove", "--force", str(tree))

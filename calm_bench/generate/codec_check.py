@@ -86,7 +86,7 @@ def _codecs(plan: Plan) -> list[str]:
 
 def _recipe_id(plan: Plan, prompt: PromptSpec, codec: str) -> str:
     spec, stoi = plan.spec, StoiMetric.name in plan.spec.metrics
-    parts = [prompt.sha256, spec.prompt_seconds, codec, plan.weights.get(codec), stoi]
+    parts = [prompt.sha256, spec.prompt_seconds, codec, plan.models.weights.get(codec), stoi]
     home, _, _ = registry.target("codec", plan.models[codec][0].type).partition(":")
     return content_hash("codec check", computed_by(__name__, home), *parts, length=12)
 

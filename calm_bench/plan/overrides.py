@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from calm_bench import registry
 from calm_bench.asr import listener
@@ -27,8 +27,6 @@ from calm_bench.plan.rows import (
     with_trainings,
 )
 from calm_bench.types import KernelsOf, Precision
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +80,9 @@ def apply_overrides(
     spec, notes = _measured(spec, overrides)
     update: dict[str, Any] = {
         "asr": _listener(spec, overrides),
-        "temperatures": _once(overrides.temperatures or spec.temperatures),
-        "references": _once(spec.references),
-        "metrics": _once(spec.metrics),
+        "temperatures": tuple(dict.fromkeys(overrides.temperatures or spec.temperatures)),
+        "references": tuple(dict.fromkeys(spec.references)),
+        "metrics": tuple(dict.fromkeys(spec.metrics)),
     }
     if overrides.seconds is not None:
         if overrides.seconds <= spec.prompt_seconds:
@@ -113,10 +111,6 @@ def apply_overrides(
         spec, more = _at_checkpoints(spec)
         notes += more
     return spec, notes
-
-
-def _once(named: Sequence[T]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(named))
 
 
 def _measured(spec: BenchmarkSpec, overrides: Overrides) -> tuple[BenchmarkSpec, tuple[str, ...]]:

@@ -6,7 +6,7 @@ left to do, so a resumed run makes the same clips.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,6 @@ class Plan:
         spec: The benchmark with the options applied.
         root: The folder that the prompts' audio paths are relative to.
         models: All that the plan names, as they were read.
-        weights: By model, the sha256 of its weights; None for random ones.
         notes: What the options changed that the user may not expect.
         unusable: Why recordings that were to be prompts are none.
         kernels: Which kernels products take on a processor.
@@ -106,7 +105,6 @@ class Plan:
     rows: tuple[Row, ...]
     batches: tuple[Batch, ...]
     models: Models
-    weights: Mapping[str, str | None]
     plan_hash: str
     n_seeds: int
     kernels: KernelsOf = "fixed"
@@ -177,7 +175,6 @@ def expand(benchmark: str, overrides: Overrides) -> Plan:
         rows=rows,
         batches=tuple(_batches(spec, rows, prompts, overrides.n_seeds, models)),
         models=models,
-        weights=models.weights,
         plan_hash=plan_hash,
         n_seeds=overrides.n_seeds,
         kernels=overrides.kernels,

@@ -1,5 +1,6 @@
 """The rows of a benchmark: references, systems at each temperature, and what identifies each."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -102,13 +103,10 @@ def _place(row: CodecRow, models: Models) -> tuple[Path, int | None]:
 
 def with_own_labels(systems: Sequence[SystemRow]) -> tuple[SystemRow, ...]:
     """The rows, with the models in the labels that several of them share."""
-    models: dict[str, set[str]] = {}
-    for row in systems:
-        models.setdefault(row.label, set()).add(row.model)
-    shared = {label for label, names in models.items() if len(names) > 1}
+    used = Counter(label for label, _ in {(row.label, row.model) for row in systems})
     return tuple(
         row.model_copy(update={"label": f"{row.label}, {row.model}"})
-        if row.label in shared
+        if used[row.label] > 1
         else row
         for row in systems
     )

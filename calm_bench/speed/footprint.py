@@ -131,7 +131,7 @@ def _cache_bytes(system: Any, position: int) -> dict[Stage, int]:
 
     The plain step tells nothing of its own; it holds what the backbone's configuration says.
     """
-    found: dict[Stage, int] = system.kv_bytes(position, 1)
+    found: dict[Stage, int] = system.kv_bytes(position)
     config = getattr(getattr(system, "backbone", None), "config", None)
     if found or config is None:
         return found

@@ -161,10 +161,8 @@ class SpeedPlan:
     """Everything that will be timed.
 
     Attributes:
-        benchmark: Whose prompts are continued; `root` is what their paths are relative to.
-        random: Whether the paper's shapes are drawn at random instead of loaded.
+        benchmark: Whose prompts are continued, which is one of the shipped.
         models: All that the plan names, as they were read.
-        weights: By model, the sha256 of its weights; None for random ones.
     """
 
     request: Request
@@ -172,10 +170,8 @@ class SpeedPlan:
     setting: Setting
     rows: tuple[Row, ...]
     benchmark: BenchmarkSpec
-    root: Path
     prompts: tuple[PromptSpec, ...]
     models: Models
-    weights: dict[str, str | None]
     plan_hash: str
     notes: tuple[str, ...]
 
@@ -237,8 +233,8 @@ def expand(request: Request) -> SpeedPlan:
         systems = with_head_steps(systems, request.head_steps, models)
     found = (_rows_of(system, variants, part.temperature, models) for system in systems)
     rows = tuple(chain.from_iterable(found))
-    benchmark, root = load_benchmark(part.prompts_of), paths.benchmarks_dir()
-    prompts = _prompts(benchmark, root, setting)
+    benchmark = load_benchmark(part.prompts_of)
+    prompts = _prompts(benchmark, setting)
     plan_hash = content_hash(
         [spec.name, spec.version, spec.probe_mb, benchmark.prompt_seconds],
         request.model_dump(include={"part", "scale", "device", "threads", "clock"}),
@@ -254,17 +250,16 @@ def expand(request: Request) -> SpeedPlan:
         setting=setting,
         rows=rows,
         benchmark=benchmark,
-        root=root,
         prompts=prompts,
         models=models,
-        weights=models.weights,
         plan_hash=plan_hash,
         notes=tuple(_notes(request, setting, models)),
     )
 
 
-def _prompts(benchmark: BenchmarkSpec, root: Path, setting: Setting) -> tuple[PromptSpec, ...]:
+def _prompts(benchmark: BenchmarkSpec, setting: Setting) -> tuple[PromptSpec, ...]:
     """The first prompts whose audio is here, as many as a step has clips at most."""
+    root = paths.benchmarks_dir()
     n = max(*setting.batch, setting.generation.batch if setting.generation else 1)
     found = present_prompts(read_prompt_specs(root / benchmark.prompts), root)[:n]
     if not found:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calm_bench.config import BenchmarkSpec, LatencySpec, PromptSpec
+from calm_bench.core import paths
 from calm_bench.core.allocator import keep_freed_memory, return_freed_memory
 from calm_bench.core.progress import stage
 from calm_bench.data.prompts import load_prompt
@@ -282,7 +283,8 @@ def open_row(plan: SpeedPlan, row: Row, kernels: "Kernels") -> "tuple[System, li
     own = getattr(system.decode_step, "__func__", None) is not System.decode_step
     if own and max(plan.setting.codec_frames) > 1:
         raise InputError(f"{row.label} decodes one frame a call: leave --codec-frames out, or it")
-    return system, _prompts_of(plan.prompts, plan.benchmark, plan.root, system, device)
+    root = paths.benchmarks_dir()
+    return system, _prompts_of(plan.prompts, plan.benchmark, root, system, device)
 
 
 def arm_of(

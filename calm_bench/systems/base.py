@@ -105,15 +105,14 @@ class System(nn.Module, ABC):
             return {}
         return self.steps.weight_bytes(steps) | {"codec": self.codec.weight_bytes()}
 
-    def kv_bytes(self, position: int, batch_size: int = 1) -> dict[str, int]:
-        """Bytes of keys and values that one frame reads after `position` steps, by stage.
+    def kv_bytes(self, position: int) -> dict[str, int]:
+        """Bytes of keys and values that one frame of a row reads after `position` steps, by stage.
 
         Empty for a system that was not prepared.
         """
         if self.steps is None:
             return {}
-        codec = self.codec.kv_bytes(position) * batch_size
-        return self.steps.kv_bytes(position, batch_size) | {"codec": codec}
+        return self.steps.kv_bytes(position) | {"codec": self.codec.kv_bytes(position)}
 
     @abstractmethod
     def nfe(self, sampling: SamplingParams) -> int:

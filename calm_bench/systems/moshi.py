@@ -162,9 +162,14 @@ def _load(config: MoshiConfig, release: str | None) -> tuple[Any, Any, Any]:
     parts = merged(dict(loaders._mimi_config), config.mimi)
     K = max(shape["dep_q"], shape["n_q"] - shape["dep_q"])
     mimi = loaders.get_mimi(None, parts, device="cpu", num_codebooks=K)
+    draw_codebooks(mimi)
+    return lm, mimi, lambda word: [4 + ord(letter) % (shape["text_card"] - 4) for letter in word]
+
+
+def draw_codebooks(mimi: Any) -> None:
+    """Draw the codebooks of a Mimi without weights, which are zero at first."""
     for module in mimi.modules():
-        if hasattr(module, "embedding_sum"):  # codebooks are zero at first
+        if hasattr(module, "embedding_sum"):
             module.embedding_sum.normal_()
             module.cluster_usage.fill_(1.0)
             module._initialized.fill_(1)
-    return lm, mimi, lambda word: [4 + ord(letter) % (shape["text_card"] - 4) for letter in word]

@@ -42,11 +42,11 @@ class FlatRq(FlatCodes):
     def head_bytes(self, steps: int) -> int:
         return self.depth.weight_bytes()
 
-    def kv_bytes(self, position: int, batch_size: int) -> dict[str, int]:
+    def kv_bytes(self, position: int) -> dict[str, int]:
         """With the depth transformer's, which level k reads k + 1 positions of."""
         config, K = self.depth.config, len(self.depth.schedule)
-        depth = 2 * config.layers * config.dim * (K * (K + 1) // 2) * batch_size * 4
-        return super().kv_bytes(position, batch_size) | {"head": depth}
+        depth = 2 * config.layers * config.dim * (K * (K + 1) // 2) * 4
+        return super().kv_bytes(position) | {"head": depth}
 
 
 class RqConfig(Shape):

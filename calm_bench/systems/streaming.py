@@ -229,26 +229,27 @@ class StreamingSystem(System):
         device = self.device
         counts, encoded = self._encode_prompts(prompts, device)
         B, P = len(prompts), max(counts)
-        steps = P + n_frames + self.lead
+        new = n_frames + self.lead  # steps
         frames = self.blank(B, P + n_frames)
         for row, known in enumerate(encoded):
             frames[row, P - counts[row] : P] = known
-        given, given_until = None, 0
+        given, given_until, text_draws = None, 0, None
         if self.text_size is not None:
             assert self.text_stream is not None
-            tokens = self.text_stream.given([prompt.words for prompt in prompts], counts, steps)
+            tokens = self.text_stream.given([prompt.words for prompt in prompts], counts, P + new)
             given = torch.from_numpy(tokens).to(device)
             given_until = int((tokens != FREE).any(0).nonzero()[0].max(initial=-1)) + 1
-        text_draws = self._text_draws(n_frames, generators)
+            uniform = [torch.rand(new, generator=g, device=g.device) for g in generators]
+            text_draws = torch.stack(uniform).to(device)
         draws = torch.stack([self.draw(n_frames, sampling, g) for g in generators])
         lacking = [P - count for count in counts]
-        cache = self._new_cache(lacking, P, steps)
+        cache = self._new_cache(lacking, P, P + new)
         state = StreamState(
             cache=cache,
             frames=frames,
             text=None if given is None else given.clamp_min(0),
             given_text=given,
-            text_draws=None if text_draws is None else text_draws.to(device),
+            text_draws=text_draws,
             audio_draws=draws.to(device),
             sampling=sampling,
             lacking=lacking,
@@ -280,12 +281,6 @@ class StreamingSystem(System):
     def lead_step(self, state: StreamState) -> None:
         """One of the steps by which a stream leads the frames: text only."""
         self.backbone_step(state)
-
-    def _text_draws(self, n_frames: int, generators: Sequence[torch.Generator]) -> Tensor | None:
-        if self.text_size is None:
-            return None
-        size = n_frames + self.lead
-        return torch.stack([torch.rand(size, generator=g, device=g.device) for g in generators])
 
     def _new_cache(self, lacking: list[int], prompt: int, steps: int) -> KvCache:
         """An empty cache that hides the padding of ragged rows."""
@@ -483,9 +478,9 @@ class FlatSteps(ABC):
         """Bytes of what turns one frame into an input; rows of tables, not tables."""
         return 0
 
-    def kv_bytes(self, position: int, batch_size: int) -> dict[str, int]:
-        """Bytes of keys and values that one frame reads after `position` steps, by stage."""
-        return {"backbone": self.backbone.kv_bytes(position + 1) * batch_size, "head": 0}
+    def kv_bytes(self, position: int) -> dict[str, int]:
+        """Bytes of keys and values that one frame of a row reads after `position` steps."""
+        return {"backbone": self.backbone.kv_bytes(position + 1), "head": 0}
 
 
 class FlatCodes(FlatSteps):

@@ -127,9 +127,9 @@ def test_the_listing_has_every_name_with_a_sentence() -> None:
     found = doctor.listing()
     kinds: tuple[registry.Kind, ...] = ("system", "codec", "metric", "embedding")
     for kind in kinds:
-        assert [entry.name for entry in found[f"{kind}s"]] == registry.names(kind)
+        assert list(found[f"{kind}s"]) == registry.names(kind)
     assert set(found) == {"systems", "codecs", "metrics", "embeddings", "models", "benchmarks"}
-    assert [e for kind in found.values() for e in kind if not e.summary] == []
+    assert all(all(summaries.values()) for summaries in found.values())
 
 
 def test_a_compiled_class_of_another_package_is_listed_and_declares_nothing(

@@ -1,24 +1,17 @@
 """The command behind docs/intervals.md does its work, on a few draws of a few laws."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import loaded
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "intervals.md"
 
 
 @pytest.fixture(scope="module")
 def prove() -> Any:
-    spec = importlib.util.spec_from_file_location("prove", Path(__file__).with_name("prove.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prove"] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded(Path(__file__).with_name("prove.py"))
 
 
 SEEN = ["mean, normal", "mean, lognormal (1)", "mean, three clips a prompt"]

@@ -1,21 +1,16 @@
 """What benchmarks/ears.py does to music, by closed forms."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def ears(checkout: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ears", checkout / "benchmarks" / "ears.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(checkout / "benchmarks" / "ears.py")
 
 
 def tone(hz: float, seconds: float = 14.0) -> np.ndarray:

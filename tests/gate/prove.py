@@ -10,14 +10,12 @@ not in it. The first two want an idle machine: on a busy one, runs end as inconc
 
 import argparse
 import collections
-import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = {0: "pass", 1: "regressed", 2: "error", 3: "inconclusive or unfit"}
@@ -90,17 +88,13 @@ def against_itself(runs: int, gates: list[str], percent: float, wanted: set[int]
 
 def curve(draws: int) -> int:
     """Verdicts of the rule, in percent of simulated machines, for true slowdowns of the head."""
-    spec = importlib.util.spec_from_file_location(
-        "test_rule", Path(__file__).with_name("test_rule.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    rule: Any = importlib.util.module_from_spec(spec)
-    sys.modules["test_rule"] = rule
-    spec.loader.exec_module(rule)
+    import test_rule  # beside this script
+
     for noise, outliers in ((0.02, 0.03), (0.06, 0.1), (0.2, 0.2)):
         for percent in (0, 3, 5, 7, 10, 12, 15, 20):
-            found = rule.verdicts(draws, slower=1 + percent / 100, noise=noise, outliers=outliers)
+            found = test_rule.verdicts(
+                draws, slower=1 + percent / 100, noise=noise, outliers=outliers
+            )
             shares = ", ".join(
                 f"{100 * n / draws:.1f} % {word}" for word, n in sorted(found.items())
             )

@@ -262,10 +262,10 @@ def test_an_unfit_machine_stores_nothing(
 @in_git
 def test_a_cancelled_job_leaves_no_checkout() -> None:
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped, crews.checked_out("HEAD") as found:
+    with pytest.raises(SystemExit) as stopped, crews.checked_out("HEAD") as tree:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.code == 143
-    assert not found.tree.exists()
+    assert not tree.exists()
     assert signal.getsignal(signal.SIGTERM) == handler
 
 

@@ -94,7 +94,7 @@ def test_every_training_is_a_row_under_a_label_of_its_own(twin: Path) -> None:
     for seed in (1, 2):
         spec = load_model_config(f"calm-debug@seed{seed}")[0].weights
         assert spec is not None
-        assert plan.weights[f"calm-debug@seed{seed}"] == spec.sha256
+        assert plan.models.weights[f"calm-debug@seed{seed}"] == spec.sha256
     assert len({batch.trials[0].trial_id for batch in plan.batches}) == len(plan.rows)
     # A training's clips are the same ones without the others beside it.
     alone = planned(twin, None)

@@ -2,29 +2,19 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "benchmarks" / "gpu.py"
 
 
-def load() -> Any:
-    spec = spec_from_file_location("gpu_steps", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["gpu_steps"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-gpu = load()
+gpu = loaded(FILE)
 
 
 @pytest.fixture

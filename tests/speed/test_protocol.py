@@ -11,7 +11,9 @@ import torch
 from calm_bench.config import LatencySpec
 from calm_bench.speed import timing
 from calm_bench.speed.frames import Clock, InGroups, clock_for, marked_frame
+from calm_bench.speed.generations import time_growth
 from calm_bench.speed.protocol import Arm, measure, time_arm, unfinished, warm_up
+from calm_bench.speed.timetable import Growth
 from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.run_store import RunStore
 from calm_bench.systems.base import Prompt
@@ -37,7 +39,7 @@ class FakeSystem(torch.nn.Module):
     def __init__(self, clock: FakeClock, log: list[str], name: str, head: int = 30) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.codec = SimpleNamespace(hop_length=1280, sample_rate=16000)
+        self.codec = SimpleNamespace(hop_length=1280, sample_rate=16000, frame_rate=12.5)
         self.clock, self.log, self.name, self.head = clock, log, name, head
 
     def spend(self, what: str, time: int) -> None:
@@ -96,6 +98,26 @@ def test_stages_run_in_the_order_in_which_clips_are_made() -> None:
     clock, log = FakeClock(), list[str]()
     time_arm(arm(clock, log, "a"), 2, clock)
     assert log == ["start a", *["backbone", "head", "push", "decode"] * 2]
+
+
+@pytest.mark.parametrize("lead", [0, 2])
+def test_growth_draws_only_the_frames_it_times_and_takes_every_step(
+    monkeypatch: pytest.MonkeyPatch, lead: int
+) -> None:
+    monkeypatch.setattr("calm_bench.speed.generations.state_bytes", lambda arm, n_frames: n_frames)
+    clock, log = FakeClock(), list[str]()
+    grown = arm(clock, log, "a")
+    grown.system.lead = lead  # by so many steps a frame is complete late
+    records = time_growth(grown, 0, Growth(seconds=(1.6, 0.4), frames=3), clock)
+    assert [(record.seconds, record.state_bytes) for record in records] == [(0.4, 8), (1.6, 23)]
+    assert {record.stage_ns["backbone"] for record in records} == {(107,) * 3}
+    assert {record.stage_ns["total"] for record in records} == {(187,) * 3}
+    # Frames 5 to 7 and 20 to 22 are timed; the first one has to be drawn as well, and so do those
+    # whose steps have a part in the timed ones.
+    steps = "".join(word[0] for word in log[1:]).replace("d", "d ").split()
+    assert [step.replace("h", "") for step in steps] == ["bpd"] * 23
+    drawn = [index for index, step in enumerate(steps) if "h" in step]
+    assert drawn == [0, *range(5 - lead, 8), *range(20 - lead, 23)]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +275,6 @@ class GreedySystem(FakeSystem):
     def __init__(self, memory: FakeMemory, packed: int, captured: int, state: int) -> None:
         super().__init__(FakeClock(), [], "greedy")
         self.memory, self.captured, self.state = memory, captured, state
-        self.codec.frame_rate = 12.5
         memory.take(packed)
 
     def start(self, prompts: Any, sampling: Any, generators: Any, n_frames: int) -> int:

@@ -17,7 +17,7 @@ from calm_bench.nn.transformer import KvCache, TransformerConfig
 from calm_bench.systems.base import Prompt
 from calm_bench.systems.engine import TOLERANCES, CapturedSteps, FixedStream, install
 from calm_bench.systems.loading import load_system
-from calm_bench.systems.streaming import StreamingSystem
+from calm_bench.systems.streaming import StreamingSystem, StreamState
 from calm_bench.types import Precision, SamplingParams, TimedWord
 
 TYPES = ("calm", "calm-music", "musicgen", "rq", "rq-levels", "trigflow")
@@ -41,35 +41,30 @@ def prompts(system: StreamingSystem, lengths: list[float]) -> list[Prompt]:
     return made
 
 
+def begun(
+    system: StreamingSystem, lengths: list[float], sampling: SamplingParams, n_frames: int
+) -> StreamState:
+    """A generation from prompts of these lengths in frames, each row of its own seed."""
+    generators = [torch.Generator().manual_seed(row) for row in range(len(lengths))]
+    return system.start(prompts(system, lengths), sampling, generators, n_frames)
+
+
 def forced(
     plain: StreamingSystem, other: StreamingSystem, lengths: list[float], sampling: SamplingParams
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Contexts and frames of both systems, the second one fed with what the first one drew."""
-    states = [
-        system.start(
-            prompts(system, lengths),
-            sampling,
-            [torch.Generator().manual_seed(row) for row in range(len(lengths))],
-            NEW,
-        )
-        for system in (plain, other)
-    ]
-    for name in ("text", "stream"):  # the leading steps have been drawn in `start`
-        theirs = getattr(states[1], name)
-        if theirs is not None:
-            theirs.copy_(getattr(states[0], name))
+    states = [begun(system, lengths, sampling, NEW) for system in (plain, other)]
     contexts: tuple[list[Tensor], list[Tensor]] = ([], [])
     frames: tuple[list[Tensor], list[Tensor]] = ([], [])
     for _ in range(NEW):
+        for name in ("text", "stream"):  # as the steps before drew them, or `start` the leading
+            if (theirs := getattr(states[1], name)) is not None:
+                theirs.copy_(getattr(states[0], name))
         for i, (system, state) in enumerate(zip((plain, other), states, strict=True)):
             contexts[i].append(system.backbone_step(state))
             z = contexts[0][-1].to(contexts[i][-1].dtype)
             frames[i].append(system.head_step(state, z))
             system.push(state, frames[0][-1])
-        for name in ("text", "stream"):
-            theirs = getattr(states[1], name)
-            if theirs is not None:
-                theirs.copy_(getattr(states[0], name))
     a, b, c, d = (torch.stack(x, 1) for x in (*contexts, *frames))
     return a, b, c, d
 
@@ -183,7 +178,7 @@ def test_two_clips_at_once_do_not_share_memory() -> None:
     torch.testing.assert_close(states[0].frames, alone.frames, atol=1e-5, rtol=0)
     held = {state.cache.buffer.data_ptr() for state in states}
     del states, state
-    again = system.start(prompts(system, [4.0]), sampling, [torch.Generator()], 6)
+    again = begun(system, [4.0], sampling, 6)
     assert again.cache.buffer.data_ptr() in held
 
 
@@ -224,8 +219,7 @@ def test_a_clip_does_not_poison_the_next_on_its_memory(name: str) -> None:
     sampling = SamplingParams(temperature=0.9, text_temperature=1.0, top_k=9)
 
     def clip(system: StreamingSystem, broken: bool) -> tuple[Tensor, Tensor, int]:
-        generators = [torch.Generator().manual_seed(row) for row in range(2)]
-        state = system.start(prompts(system, [6.0, 3.0]), sampling, generators, 9)
+        state = begun(system, [6.0, 3.0], sampling, 9)
         decoder = system.start_decoding(2)
         if broken:
             state.cache.buffer.fill_(torch.nan)
@@ -285,7 +279,7 @@ def test_plain_bf16_is_a_model_in_bf16(name: str, random_weights: bool) -> None:
     z, half_z, frames, half_frames = forced(plain, half, [6.0, 1.5], sampling)
     assert TOLERANCES["fp32"] < deviation(z, half_z) < 2 * TOLERANCES["bf16"]
     assert half_frames.dtype == frames.dtype
-    state = half.start(prompts(half, [3.0]), sampling, [torch.Generator().manual_seed(0)], 4)
+    state = begun(half, [3.0], sampling, 4)
     half.push(state, half.head_step(state, half.backbone_step(state)))
     dtypes.clear()
     with Matrices():
@@ -349,7 +343,7 @@ def test_a_system_knows_what_a_frame_reads(name: str) -> None:
     )
     assert half.weight_bytes()["backbone"] < 0.75 * weights["backbone"]
     assert half.weight_bytes()["head"] < 0.75 * weights["head"]
-    held = [full.kv_bytes(at, 2)["backbone"] for at in (0, 3, 10_000)]
+    held = [full.kv_bytes(at)["backbone"] for at in (0, 3, 10_000)]
     context = full.backbone.config.context
     assert held[1] == 4 * held[0]
     assert held[2] == held[0] * (context or 10_001)

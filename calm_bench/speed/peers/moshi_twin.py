@@ -38,6 +38,7 @@ from calm_bench.speed.peers.sides import (
     stub_codec,
     stub_system,
 )
+from calm_bench.systems.moshi import draw_codebooks
 from calm_bench.systems.rq import RqConfig, RqSystem
 from calm_bench.systems.streaming import TextConfig
 from calm_bench.types import Precision, SamplingParams
@@ -72,17 +73,13 @@ def build_lm(**changes: Any) -> Any:
     return lm.requires_grad_(False).eval()
 
 
-def build_codec(n_codebooks: int = 8) -> Any:
+def build_codec() -> Any:
     """The package's Mimi with random weights; its codebooks, zero at first, are drawn as well."""
     os.environ["NO_TORCH_COMPILE"] = "1"
     from moshi.models import loaders
 
-    mimi = loaders.get_mimi(None, device="cpu", num_codebooks=n_codebooks)
-    for module in mimi.modules():
-        if hasattr(module, "embedding_sum"):
-            module.embedding_sum.normal_()
-            module.cluster_usage.fill_(1.0)
-            module._initialized.fill_(1)
+    mimi = loaders.get_mimi(None, device="cpu", num_codebooks=8)
+    draw_codebooks(mimi)
     return mimi.requires_grad_(False).eval()
 
 
