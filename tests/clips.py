@@ -1,14 +1,16 @@
 """Clips and folders of recordings as tests make them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import soundfile
 from numpy.typing import ArrayLike
 
-from calm_bench.types import Clip
+from calm_bench.embeddings.base import Embedding
+from calm_bench.types import Clip, Wave
 
 Files = Mapping[str, str | float]
 """Files by name: a text, or the seconds of a sound."""
@@ -26,6 +28,20 @@ def clip_of(
         sample_rate=rate,
         **known,
     )
+
+
+class Rows(Embedding):
+    """A wave is its vectors, `dim` numbers each; how many waves were embedded is counted."""
+
+    name, version, sample_rate = "rows", "1", 100
+    recipe = MappingProxyType({})
+
+    def __init__(self, dim: int = 4) -> None:
+        self.dim, self.min_seconds, self.embedded = dim, dim / 100, 0
+
+    def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
+        self.embedded += len(waves)
+        return [wave[: len(wave) // self.dim * self.dim].reshape(-1, self.dim) for wave in waves]
 
 
 def lay(root: Path, files: Files | Iterable[str], rate: int = 8000) -> Path:
