@@ -17,14 +17,13 @@ from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench import registry
 from calm_bench.core.recordings import few
 from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.vectors import ClipEmbedder, VectorCache, Vectors
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.types import Clip, Estimate, MetricResult
+from calm_bench.types import Clip, Estimate, Floats, MetricResult
 
 DEFAULT_EMBEDDING = "whisper"
 FEW_CLIPS = 500
@@ -34,8 +33,6 @@ _LOST_BESIDE = "the other row's clip cannot be embedded"
 _AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,16 +33,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench.core.stats import deal_blocks, student_interval
 from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.vectors import VectorCache
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, FEW_CLIPS, EmbeddingMetric, VectorSet
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.types import Clip, Column, Estimate, MetricResult
-
-Floats = NDArray[np.float64]
+from calm_bench.types import Clip, Column, Estimate, Floats, MetricResult
 
 _SEED = derive_seed("fad")
 _SIZES = 8
