@@ -372,10 +372,7 @@ class CodecObjective(Objective):
         self, codec: RvqCodec, wave: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         B, K = len(wave), codec.n_codebooks
-        with torch.autocast(
-            wave.device.type, torch.bfloat16, enabled=torch.is_autocast_enabled(wave.device.type)
-        ):
-            vectors = codec.to_latent(codec.encoder(codec.pad(wave))).float()
+        vectors = codec.to_latent(codec.encoder(codec.pad(wave))).float()
         drop = torch.rand(B, generator=generator, device=wave.device) < self.config.level_dropout
         choices = torch.tensor(self.config.dropped_to or range(1, K + 1), device=wave.device)
         fewer = choices[torch.randint(len(choices), (B,), generator=generator, device=wave.device)]
