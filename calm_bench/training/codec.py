@@ -190,7 +190,7 @@ class CodecTraining(StrictModel):
     adversarial_every: int = Field(default=1, ge=1)
     judged_seconds: float | None = Field(default=None, gt=0, le=600)
     discriminator_width: int = Field(default=16, ge=1, le=1024)
-    discriminator_sizes: tuple[FftSize, ...] = (1024, 512, 256)
+    discriminator_sizes: tuple[FftSize, ...] = Field(default=(1024, 512, 256), min_length=1)
     distillation: Weight = 0.0
     teacher: str | None = None
     augment: Augment | None = None
@@ -254,14 +254,11 @@ class CodecObjective(Objective):
 
     def _refuse_short(self) -> None:
         """Refuse stretches no longer than half an FFT, at which spectra reflect them."""
-        limits: dict[str, tuple[int, int]] = {
-            "seconds": (self.samples, min(self.config.spectral_sizes))
-        }
+        needed = [(min(self.config.spectral_sizes), "seconds", self.samples)]
         if self.config.adversarial > 0:
             which = "seconds" if self.config.judged_seconds is None else "judged_seconds"
-            sizes = self.config.discriminator_sizes
-            limits[which] = min(limits.get(which, (self.judged, 0))[0], self.judged), max(sizes)
-        for name, (samples, n_fft) in limits.items():
+            needed.append((max(self.config.discriminator_sizes), which, self.judged))
+        for n_fft, name, samples in sorted(needed, reverse=True):
             if samples <= n_fft // 2:
                 rate = self.codec.sample_rate
                 raise InputError(

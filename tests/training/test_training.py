@@ -645,6 +645,11 @@ def test_state_of_other_recordings_or_another_shape_is_refused(corpus: Path) -> 
         ({"seconds": 0.001}, "training.objective.seconds: 0 s"),
         ({"adversarial": 1.0, "judged_seconds": 0.3}, "objective.judged_seconds: 0.3 s"),
         ({"adversarial": 1.0, "seconds": 0.24}, "objective.seconds: 0.24 s"),
+        ({"adversarial": 1.0, "discriminator_sizes": []}, "discriminator_sizes"),
+        (
+            {"adversarial": 1.0, "discriminator_sizes": [128], "spectral_sizes": [8192]},
+            "for an FFT of 8192",
+        ),
     ],
 )
 @pytest.mark.usefixtures("corpus")
