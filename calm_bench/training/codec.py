@@ -244,10 +244,9 @@ class CodecObjective(Objective):
         self.judged = min(self.samples, heard)
         self._refuse_short()
         self.spectral = SpectralLoss(codec.sample_rate, config.floor, config.spectral_sizes)
-        self.judges: MultiScaleDiscriminator | None = None
         if config.adversarial > 0:
             with seeded(seed):
-                self.judges = MultiScaleDiscriminator(
+                self.adversary = MultiScaleDiscriminator(
                     config.discriminator_width, config.discriminator_sizes
                 )
         self._last: tuple[Tensor, Tensor] | None = None
@@ -270,11 +269,6 @@ class CodecObjective(Objective):
     def device(self) -> torch.device:
         """Where the codec lies."""
         return next(self.codec.parameters()).device
-
-    @property
-    def adversary(self) -> nn.Module | None:
-        """The discriminators, if the config weighs them."""
-        return self.judges
 
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
         """Random crops `wave` [B, S], clips drawn by their length, and what is `heard` of them."""
@@ -322,13 +316,13 @@ class CodecObjective(Objective):
             if config.time:
                 loss = loss + config.time * (output - wave).abs().mean()
             since = step // self.batches - config.adversarial_start
-            if self.judges is not None and since >= 0 and since % config.adversarial_every == 0:
-                loss = loss + self._judged(self.judges, wave, output, generator)
+            if self.adversary is not None and since >= 0 and since % config.adversarial_every == 0:
+                loss = loss + self._judged(self.adversary, wave, output, generator)
         return StepLoss(loss, {"spectral": float(spectral.detach()), **logs})
 
     def _judged(
         self,
-        judges: MultiScaleDiscriminator,
+        judges: nn.Module,
         wave: Tensor,
         output: Tensor,
         generator: torch.Generator,
@@ -384,11 +378,11 @@ class CodecObjective(Objective):
 
     def second_loss(self) -> Tensor | None:
         """The discriminators' hinge loss on the last batch."""
-        if self.judges is None or self._last is None:
+        if self.adversary is None or self._last is None:
             return None
         real, fake = self._last
         self._last = None
-        return hinge_discriminator(self.judges(real), self.judges(fake))
+        return hinge_discriminator(self.adversary(real), self.adversary(fake))
 
     def validate(self) -> dict[str, float]:
         """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips.
