@@ -30,7 +30,7 @@ from calm_bench.training.language import (
     real_frames,
     spread,
 )
-from calm_bench.training.objective import TrainingConfig
+from calm_bench.training.objective import Objective, TrainingConfig
 from calm_bench.training.train import TrainOptions, build_objective, train_model
 
 RATE = 1600
@@ -51,13 +51,23 @@ def corpus(
     return lay_corpus(paths.home() / "data" / "tones", RATE, recordings)
 
 
-def objective(name: str, **extra: Any) -> LanguageObjective:
-    config, folder = load_model_config(name)
+def built_of(name: str, objective: dict[str, Any]) -> Objective:
+    config, _ = load_model_config(name)
     recipe = TrainingConfig(
-        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
+        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=objective
     )
-    built = build_objective(config, recipe, str(folder / "config.yaml"))
+    return build_objective(config, recipe, "here")
+
+
+def objective(name: str, **extra: Any) -> LanguageObjective:
+    built = built_of(name, extra)
     assert isinstance(built, LanguageObjective)
+    return built
+
+
+def codec_objective(name: str = "rvq4-debug", **extra: Any) -> CodecObjective:
+    built = built_of(name, extra)
+    assert isinstance(built, CodecObjective)
     return built
 
 
@@ -265,16 +275,6 @@ def test_what_warms_up_or_is_judged_counts_steps_however_many_batches_make_one(
         judged.loss(judged.batch(index, 1), index)
         heard.append(judged.second_loss() is not None)
     assert heard == [False] * 4 + [True] * 4 + [False] * 4 + [True] * 4
-
-
-def codec_objective(name: str = "rvq4-debug", **extra: Any) -> CodecObjective:
-    config, _ = load_model_config(name)
-    recipe = TrainingConfig(
-        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
-    )
-    built = build_objective(config, recipe, "here")
-    assert isinstance(built, CodecObjective)
-    return built
 
 
 def test_level_dropout_keeps_the_levels_it_is_told_to(
