@@ -395,6 +395,7 @@ class CodecObjective(Objective):
         losses: dict[str, list[float]] = {}
         for index in range(min(8, len(self.validation))):
             wave = torch.from_numpy(self.validation.read(index, 0, 10 * self.codec.sample_rate))
+            wave = F.pad(wave, (0, max(0, 1 + min(spectral.sizes) // 2 - len(wave))))
             wave = codec.pad(wave[None]).to(self.device)
             frames = codec.encode(wave)
             tried = {"spectral": frames}

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
+from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.nn.trigflow import TimeLaw, consistency_terms
 from calm_bench.systems.calm import CalmSystem
@@ -295,6 +296,16 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
     assert found["bits_per_frame"] == 4 * 4
     with pytest.raises(InputError, match="of 4 levels"):
         codec_objective(dropped_to=[5])
+
+
+def test_a_held_out_recording_shorter_than_every_spectrum_is_validated_with_silence_after_it(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = codec_objective(seconds=3, spectral_sizes=[8192])
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, i, start, stop: read(self, i, start, 1000))
+    with torch.no_grad():
+        assert built.validate()["spectral"] > 0
 
 
 @pytest.mark.parametrize(("name", "other"), [("vae-debug", "unquantised"), ("rvq-debug", "kl")])
