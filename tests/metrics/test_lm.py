@@ -133,7 +133,7 @@ class TestCausal:
         assert causal(uniform).score([], []) is None
 
     def test_it_needs_its_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(perplexity, "find_spec", lambda name: None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(MissingExtraError, match="llm"):
             perplexity.CausalModel("any").score(["a"])
 
