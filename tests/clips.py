@@ -10,7 +10,7 @@ import soundfile
 from numpy.typing import ArrayLike
 
 from calm_bench.embeddings.base import Embedding
-from calm_bench.types import Clip, Wave
+from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
 Files = Mapping[str, str | float]
 """Files by name: a text, or the seconds of a sound."""
@@ -27,6 +27,47 @@ def clip_of(
         wave=np.asarray(wave, dtype=np.float32).reshape(-1),
         sample_rate=rate,
         **known,
+    )
+
+
+def timed(text: str | None, onsets: list[float] | None = None) -> tuple[TimedWord, ...] | None:
+    """Words at the given onsets, or one every half second."""
+    if text is None:
+        return None
+    words = text.split()
+    onsets = onsets or [0.5 * i for i in range(len(words))]
+    return tuple(
+        TimedWord(word=word, start=start, end=start + 0.4)
+        for word, start in zip(words, onsets, strict=True)
+    )
+
+
+def spoken(
+    meant: str | None,
+    heard: str | None,
+    *,
+    prompt_words: int = 2,
+    name: str = "p0",
+    seconds: float | None = None,
+    meant_at: list[float] | None = None,
+    heard_at: list[float] | None = None,
+) -> Clip:
+    """A clip by what was meant and what was heard, each word half a second after the last.
+
+    Its length leaves room for every word; words from `prompt_words` on are the continuation.
+    """
+    longest = max(len((text or "").split()) for text in (meant, heard))
+    seconds = 0.5 * longest + 0.5 if seconds is None else seconds
+    words = timed(heard, heard_at)
+    return Clip(
+        clip_id=f"id-{name}",
+        prompt_id=name,
+        seed_index=0,
+        wave=np.zeros(round(seconds * 16_000), np.float32),
+        sample_rate=16_000,
+        prompt_seconds=0.5 * prompt_words,
+        words=timed(meant, meant_at),
+        transcript=None if words is None else Transcript(text=heard or "", words=words),
     )
 
 
