@@ -1,4 +1,4 @@
-"""Clips and folders of recordings as tests make them."""
+"""Clips, folders of recordings and corpora as tests make them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,10 @@ import numpy as np
 import soundfile
 from numpy.typing import ArrayLike
 
+from calm_bench.core.audio import write_flac
+from calm_bench.data.corpus import Item, write_corpus
 from calm_bench.embeddings.base import Embedding
+from calm_bench.seeds import file_hash
 from calm_bench.types import Clip, TimedWord, Transcript, Wave
 
 Files = Mapping[str, str | float]
@@ -99,3 +102,16 @@ def lay(root: Path, files: Files | Iterable[str], rate: int = 8000) -> Path:
         form = "NIST" if path.suffix.isupper() else path.suffix[1:]
         soundfile.write(path, wave, rate, format=form)
     return root
+
+
+def lay_corpus(folder: Path, rate: int, recordings: Iterable[tuple[str, Any, Wave, Any]]) -> Path:
+    """Write a corpus of recordings: of each its id, split and samples, and what else is known."""
+    items = []
+    for name, split, wave, known in recordings:
+        path = folder / f"{name}.flac"
+        write_flac(path, wave, rate)
+        sound = {"sample_rate": rate, "channels": 1, "seconds": len(wave) / rate}
+        about = {"id": name, "split": split, "audio": path.name, "sha256": file_hash(path)}
+        items.append(Item.model_validate(about | sound | known))
+    write_corpus(folder, items, kind="folder", settings={})
+    return folder

@@ -1,11 +1,11 @@
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
 import numpy as np
 import pytest
+from clips import lay_corpus
 
 from calm_bench.core import files
 from calm_bench.core.audio import read_audio
@@ -28,7 +28,7 @@ RATE = 8000
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, lay_corpus: Callable[..., Path]) -> Path:
+def corpus(tmp_path: Path) -> Path:
     recordings = []
     for name, split, seconds in (
         ("one", "train", 1),

@@ -1,6 +1,5 @@
 """Objectives of the music systems: what is noised, what is masked, what every system sees alike."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clips import lay_corpus
 from torch.nn import functional as F
 
 from calm_bench.codecs.checkpoints import load_codec
@@ -38,9 +38,7 @@ RATE = 1600
 
 
 @pytest.fixture
-def corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Callable[..., Path]
-) -> Path:
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tones of different lengths, without words, under a data home of its own."""
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

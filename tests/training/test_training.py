@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clips import lay_corpus
 from commands import call
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
@@ -44,9 +45,7 @@ CPU = TrainOptions(accelerator="cpu", threads=1)
 
 
 @pytest.fixture
-def corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Callable[..., Path]
-) -> Path:
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A corpus of tones with words, under a data home of its own."""
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
