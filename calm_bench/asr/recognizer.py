@@ -247,9 +247,10 @@ def placed_in_sound(words: Sequence[TimedWord], wave: Wave) -> list[TimedWord]:
     for word in words:
         start, end = _tenths(word.start, word.end)
         if not sound[start:end].any():
-            before = np.flatnonzero(sound[:start][-near:])
+            first = max(0, start - near)
+            before = np.flatnonzero(sound[first:start])
             if before.size:
-                last = (max(0, start - near) + int(before[-1])) / 10
+                last = (first + int(before[-1])) / 10
                 last = max(last, placed[-1].start if placed else 0.0)
                 word = TimedWord(word=word.word, start=last, end=max(last, word.start))
             elif not sound[end : end + near].any():

@@ -99,6 +99,12 @@ def test_no_word_is_heard_in_silence() -> None:
     assert heard.flags == ("in_silence",)
 
 
+def test_a_word_that_is_timed_after_the_end_belongs_to_the_last_sound() -> None:
+    late = [TimedWord(word=w, start=at, end=at + 0.2) for w, at in (("end", 2.15), ("you", 2.9))]
+    (word,) = recognizer.placed_in_sound(late, tone(2.0))
+    assert (word.word, word.start) == ("end", 1.9)
+
+
 def test_silence_is_quieter_than_60_db_everywhere() -> None:
     assert recognizer.is_silent(np.zeros(0, np.float32))
     assert recognizer.is_silent(tone(1.0, level=1e-3))
