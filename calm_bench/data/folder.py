@@ -129,9 +129,11 @@ def data_command(corpus: Path, name: str) -> str:
     if name in CORPORA:
         return f"calm-bench data {name}"
     words = ["calm-bench", "data", "voices" if "voices" in card.settings else card.kind]
-    counts = card.settings.get("stories") or card.settings.get("recordings") or {}
-    for option, value in {**counts, "seed": card.settings.get("seed", 0), "out": name}.items():
-        words += [f"--{option}", str(value)]
+    settings = {"seed": 0, **card.settings}
+    counts = settings.get("stories") or settings.get("recordings") or {}
+    asked = {**counts, "sample-rate": settings.get("sample_rate"), "seed": settings["seed"]}
+    for option, value in {**asked, "out": name}.items():
+        words += [] if value is None else [f"--{option}", str(value)]
     return shlex.join(words)
 
 
