@@ -267,20 +267,14 @@ class Perplexity(Metric):
         }
         return replace(found, counts=counts)
 
-    def _unfit(self, clip: Clip) -> str | None:
-        reason = missing_text(clip)
-        if reason is not None or clip.transcript is None:
-            return reason
-        if self.lm.language in (None, clip.transcript.language):
-            return None
-        return f"the language model reads {self.lm.language}, not {clip.transcript.language}"
-
     def _score_clip(self, clip: Clip) -> tuple[Fields, str | None]:
         """The fields of a clip, from memory where a text comes twice, or why there are none."""
-        reason = self._unfit(clip)
+        reason = missing_text(clip)
         if clip.transcript is None or reason:
             return {}, reason
         language = clip.transcript.language
+        if self.lm.language not in (None, language):
+            return {}, f"the language model reads {self.lm.language}, not {language}"
         text = (_said(heard_words(clip), language), _said(prompt_words(clip), language))
         if text not in self._scored:
             self._scored[text] = self._score_words(*text)
