@@ -34,7 +34,11 @@ from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.training.objective import Objective, TrainingConfig, TrainingError, seeded
 from calm_bench.training.sharding import clone, load_module, load_optimizer, unsharded, whole
 
+logger = logging.getLogger(__name__)
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights
+_LOST = "restore it, delete the file to go on without its losses, or start over with --fresh"
 
 
 @contextmanager
@@ -152,9 +156,6 @@ class RunLog:
         return dict(found[-1]) if found else {}
 
 
-_LOST = "restore it, delete the file to go on without its losses, or start over with --fresh"
-
-
 def _log_line(record: Mapping[str, Any], number: int) -> bytes:
     return files.sealed(json.dumps(record).encode(), str(number)) + b"\n"
 
@@ -183,10 +184,6 @@ def _checksum(state: Mapping[str, Any]) -> str:
         else:
             digest.update(repr(leaf).encode())
     return digest.hexdigest()
-
-
-logger = logging.getLogger(__name__)
-WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights
 
 
 @dataclass
