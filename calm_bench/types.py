@@ -43,6 +43,7 @@ Size = Annotated[int, Field(ge=1, le=1 << 20)]
 """In a model's shape: a width, or how many entries a table has."""
 Count = Annotated[int, Field(ge=1, le=1000)]
 """In a model's shape: how many layers, heads, blocks or taps."""
+Floats = NDArray[np.float64]
 Wave = NDArray[np.float32]
 """Mono samples in [-1, 1], shape [S]."""
 TemperatureKind = Literal["noise_variance", "softmax_divisor", "none"]

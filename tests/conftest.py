@@ -3,7 +3,7 @@
 import gc
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -104,30 +104,6 @@ def no_waiting_for_disks() -> Iterator[None]:
 def checkout() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="session")
-def lay_corpus() -> Callable[..., Path]:
-    """Writes a corpus into a folder, and gives that back.
-
-    Of each recording there are its id, split and samples, and what else its line says.
-    """
-    from calm_bench.core.audio import write_flac
-    from calm_bench.data.corpus import Item, write_corpus
-    from calm_bench.seeds import file_hash
-
-    def laid(folder: Path, rate: int, recordings: Iterable[tuple[str, Any, Any, Any]]) -> Path:
-        items = []
-        for name, split, wave, known in recordings:
-            path = folder / f"{name}.flac"
-            write_flac(path, wave, rate)
-            sound = {"sample_rate": rate, "channels": 1, "seconds": len(wave) / rate}
-            about = {"id": name, "split": split, "audio": path.name, "sha256": file_hash(path)}
-            items.append(Item.model_validate(about | sound | known))
-        write_corpus(folder, items, kind="folder", settings={})
-        return folder
-
-    return laid
 
 
 @pytest.fixture

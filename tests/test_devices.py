@@ -284,8 +284,8 @@ def test_a_training_step_of_a_codec_stays_on_its_device(name: str, gpu: None) ->
     )  # fmt: skip
     silent: Any = SimpleNamespace()
     objective = CodecObjective(codec, config, silent, silent, 0)  # type: ignore[arg-type]
-    assert objective.judges is not None
-    objective.judges.to("cuda:0")
+    assert objective.adversary is not None
+    objective.adversary.to("cuda:0")
     wave = torch.randn(2, objective.samples).to("cuda:0") * 0.1
     loss = objective.loss({"wave": wave}, 0).loss
     loss.backward()

@@ -252,16 +252,18 @@ def test_a_clip_without_a_word_is_noted(install: Install) -> None:
 )
 def test_vectors_of_another_shape_are_refused(install: Install, new: str, words: str) -> None:
     file = install("embedding", "(3, 2)", new)
+    embedder = ClipEmbedder(registry.load("embedding", "wrong")(), MemoryCache())
     with pytest.raises(BenchError, match="vectors of the shape") as caught:
-        ClipEmbedder(registry.load("embedding", "wrong")(), MemoryCache()).embed([clip(0)])
+        list(embedder.embed([clip(0)], {}))
     assert words in str(caught.value)
     assert str(file) in str(caught.value)
 
 
 def test_fewer_vectors_than_waves_are_refused(install: Install) -> None:
     install("embedding", "for _ in waves]", "for _ in waves[1:]]")
+    embedder = ClipEmbedder(registry.load("embedding", "wrong")(), MemoryCache())
     with pytest.raises(BenchError, match=r"gave vectors of 1 waves for 2"):
-        ClipEmbedder(registry.load("embedding", "wrong")(), MemoryCache()).embed([clip(0), clip(1)])
+        list(embedder.embed([clip(0), clip(1)], {}))
 
 
 # -- systems -----------------------------------------------------------------------------------

@@ -18,24 +18,22 @@ from functools import cache
 from calm_bench.asr.faster_whisper import FasterWhisperRecognizer
 from calm_bench.asr.openai_whisper import OpenAiRecognizer
 from calm_bench.asr.recognizer import Recognizer
-from calm_bench.core.progress import cores
 from calm_bench.errors import InputError, UnknownNameError
 
 _LANGUAGE = re.compile("@[a-z]{2,3}$")
 
 
-def load_recognizer(spec: str | None = None, *, threads: int | None = None) -> Recognizer:
-    """The recogniser a benchmark names: the same one for the same arguments, loaded at first use.
+def load_recognizer(spec: str | None = None) -> Recognizer:
+    """The recogniser a benchmark names: the same one for the same name, loaded at first use.
 
     Args:
         spec: `faster-whisper` or None (the pinned weights), `faster-whisper:FOLDER_OR_HUB_NAME` or
             `openai-whisper:NAME_OR_PATH`; `@LANGUAGE` behind it for another one than English.
-        threads: Clips that `transcribe_all` hears at a time, by default one per core.
     """
     spec = spec or "faster-whisper"
     name, _, language = spec.rpartition("@") if _LANGUAGE.search(spec) else (spec, "", "en")
     engine, _, weights = name.partition(":")
-    return _load_recognizer(engine, weights, threads or cores(), language)
+    return _load_recognizer(engine, weights, language)
 
 
 def listener(spec: str | None, language: str | None) -> str | None:
@@ -69,9 +67,9 @@ def in_language(spec: str | None, language: str) -> str:
 
 
 @cache
-def _load_recognizer(engine: str, weights: str, threads: int, language: str) -> Recognizer:
+def _load_recognizer(engine: str, weights: str, language: str) -> Recognizer:
     if engine == "faster-whisper":
-        return FasterWhisperRecognizer(weights, threads=threads, language=language)
+        return FasterWhisperRecognizer(weights, language=language)
     if engine == "openai-whisper":
         return OpenAiRecognizer(weights or "tiny.en", language=language)
     raise UnknownNameError("speech recogniser", engine, ["faster-whisper", "openai-whisper"])

@@ -23,6 +23,7 @@ from calm_bench.asr.recognizer import (
 )
 from calm_bench.core.files import json_value
 from calm_bench.core.paths import expanded, installed
+from calm_bench.core.progress import cores
 from calm_bench.errors import InputError
 from calm_bench.seeds import file_hash
 from calm_bench.types import TimedWord, Wave
@@ -42,11 +43,16 @@ class FasterWhisperRecognizer(Recognizer):
 
     at_once = 8
 
-    def __init__(self, weights: str = "", *, threads: int = 1, language: str = "en") -> None:
-        """Name the weights: a folder, a name on the Hugging Face hub, or nothing for the pinned."""
+    def __init__(
+        self, weights: str = "", *, threads: int | None = None, language: str = "en"
+    ) -> None:
+        """Name the weights: a folder, a name on the Hugging Face hub, or nothing for the pinned.
+
+        `threads` hear clips at a time, or one per core.
+        """
         self.weights = weights
         self.language = language
-        self.threads = threads
+        self.threads = threads or cores()
         self._lock = threading.Lock()
         self._model: tuple[Any, Any] | None = None
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from calm_bench.core.audio import audio_hash
+from calm_bench.core.audio import RESAMPLER, audio_hash, resample
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
 from calm_bench.core.progress import ordered_map
@@ -32,7 +32,7 @@ POLICY = {
     "condition_on_previous_text": False,
     "silence_dbfs": -60,
     "words_in_silence": "left out and flagged; within 0.5 s after a sound, moved back to it",
-    "resampler": "soxr-VHQ",
+    "resampler": RESAMPLER,
 }
 
 
@@ -176,10 +176,7 @@ def _prepare(wave: Wave, sample_rate: int) -> Wave:
     """Finite mono audio at 16 kHz, at least a tenth of a second long."""
     if wave.ndim != 1 or not np.isfinite(wave).all():
         raise InputError("only finite mono audio can be transcribed")
-    if sample_rate != SAMPLE_RATE:
-        import soxr
-
-        wave = soxr.resample(wave, sample_rate, SAMPLE_RATE, quality="VHQ")
+    wave = resample(wave, sample_rate, SAMPLE_RATE)
     return np.pad(wave, (0, max(0, SAMPLE_RATE // 10 - wave.size))).astype(np.float32)
 
 
@@ -250,9 +247,10 @@ def placed_in_sound(words: Sequence[TimedWord], wave: Wave) -> list[TimedWord]:
     for word in words:
         start, end = _tenths(word.start, word.end)
         if not sound[start:end].any():
-            before = np.flatnonzero(sound[:start][-near:])
+            first = max(0, start - near)
+            before = np.flatnonzero(sound[first:start])
             if before.size:
-                last = (max(0, start - near) + int(before[-1])) / 10
+                last = (first + int(before[-1])) / 10
                 last = max(last, placed[-1].start if placed else 0.0)
                 word = TimedWord(word=word.word, start=last, end=max(last, word.start))
             elif not sound[end : end + near].any():

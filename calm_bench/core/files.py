@@ -372,7 +372,7 @@ def locked(
     *,
     wait: bool = False,
 ) -> Iterator[None]:
-    """Hold a lock file; the system drops the lock with the process, however it dies.
+    """Hold a lock file, made with its folder; the system drops it with a process, however it dies.
 
     Raises:
         BenchError: If another process holds it and is not waited for: it is at work on `what`, or
@@ -380,6 +380,7 @@ def locked(
         InputError: If the lock file cannot be made, or is someone else's.
     """
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         file = path.open("r+b", buffering=0)
     with file:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calm_bench.types import Column, Estimate
+from calm_bench.types import Column, Estimate, Floats
 
 RESAMPLES = 2000
 _MISSED = 0.05  # by a 95 % interval, half of it on each side
@@ -50,7 +50,6 @@ ClipValues = Mapping[str, Mapping[str, float | None]]
 GroupOf = Mapping[str, str]
 """The group of each clip by its pair key; a clip that is not there stands for itself."""
 
-Floats = NDArray[np.float64]
 
 Owners = NDArray[np.int64]
 """The group of each clip, [n], numbered from 0 on."""

@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench.core.audio import resample
-from calm_bench.types import Wave
-
-Floats = NDArray[np.float64]
+from calm_bench.types import Floats, Wave
 
 _PIECE = 2**22  # samples in frames at a time; those of a whole track would take gigabytes
 _BLOCK_SECONDS = 0.4

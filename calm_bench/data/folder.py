@@ -129,9 +129,11 @@ def data_command(corpus: Path, name: str) -> str:
     if name in CORPORA:
         return f"calm-bench data {name}"
     words = ["calm-bench", "data", "voices" if "voices" in card.settings else card.kind]
-    counts = card.settings.get("stories") or card.settings.get("recordings") or {}
-    for option, value in {**counts, "seed": card.settings.get("seed", 0), "out": name}.items():
-        words += [f"--{option}", str(value)]
+    settings = {"seed": 0, **card.settings}
+    counts = settings.get("stories") or settings.get("recordings") or {}
+    asked = {**counts, "sample-rate": settings.get("sample_rate"), "seed": settings["seed"]}
+    for option, value in {**asked, "out": name}.items():
+        words += [] if value is None else [f"--{option}", str(value)]
     return shlex.join(words)
 
 
@@ -308,20 +310,19 @@ def _transcribe(
     """Items with a heard text where none was given and times where none were known."""
     recognizer = load_recognizer(name)
     kept = Transcripts(recognizer)
-    wanted = {i.id: (i, sha) for i, sha in zip(items, hashes, strict=True) if i.words is None}
-    known = {name: kept.get(sha) for name, (_, sha) in wanted.items()}
-    heard = {name: transcript for name, transcript in known.items() if transcript is not None}
-    unheard = [pair for name, pair in wanted.items() if name not in heard]
-    waves = (item.read(out) for item, _ in unheard)
+    wanted = {sha: item for item, sha in zip(items, hashes, strict=True) if item.words is None}
+    heard = {sha: known for sha in wanted if (known := kept.get(sha)) is not None}
+    unheard = [sha for sha in wanted if sha not in heard]
+    waves = (wanted[sha].read(out) for sha in unheard)
     answers = counted(
         recognizer.transcribe_all(waves), len(wanted), "transcribing", done=len(heard)
     )
-    for (item, sha), answer in zip(unheard, answers, strict=True):
-        heard[item.id] = kept.keep(sha, answer)
+    for sha, answer in zip(unheard, answers, strict=True):
+        heard[sha] = kept.keep(sha, answer)
     counts = {"transcribed": 0, "aligned": 0, "not_aligned": 0, "nothing_heard": 0}
     result = {item.id: item for item in items}
-    for name, (item, _) in wanted.items():
-        result[name], outcome = _with_words(item, heard[name])
+    for sha, item in wanted.items():
+        result[item.id], outcome = _with_words(item, heard[sha])
         counts[outcome] += 1
     return list(result.values()), {"recogniser": dict(recognizer.recipe), **counts}
 

@@ -559,7 +559,9 @@ def _with_unique_ids(found: Iterable[Candidate]) -> list[Candidate]:
         name = re.sub(r"[^\w.-]+", "-", candidate.id).strip(".-") or "recording"
         if name in seen or len(name.encode()) > _LONGEST_ID:
             short = name.encode()[:_LONGEST_ID].decode(errors="ignore")
-            name = f"{short}-{content_hash(str(candidate.path), candidate.start, length=6)}"
+            known: list[object] = [str(candidate.path), candidate.start]
+            while (name := f"{short}-{content_hash(*known, length=6)}") in seen:
+                known.append(candidate.seconds)
         seen.add(name)
         unique.append(replace(candidate, id=name))
     return unique

@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -285,7 +284,9 @@ def frames_path(shards: Shards, codec_key: str) -> Path:
     return shards.folder / f"frames-{codec_key}.bin"
 
 
-def write_frames(shards: Shards, codec_key: str, encode: Encode) -> PackedArrays:
+def write_frames(
+    shards: Shards, codec_key: str, encode: Encode, *, continuous: bool
+) -> PackedArrays:
     """Encode every recording once per codec and open the frames; a killed run is taken up again.
 
     Raises:
@@ -297,24 +298,19 @@ def write_frames(shards: Shards, codec_key: str, encode: Encode) -> PackedArrays
     with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
         if is_packed(path):  # by the process that was waited for
             return open_packed(path)
-        return _encode_all(shards, path, encode)
+        with Packer(path, np.float16 if continuous else np.int16) as packer:
+            left = range(len(packer), len(shards))
+            title = f"encoding {shards.split}"
+            for index in counted(left, len(shards), title, done=len(packer)):
+                frames = encode(shards.read(index))
+                packer.append(_narrow(frames, packer.dtype, shards.items[index].id))
+            return packer.finish()
 
 
-def _encode_all(shards: Shards, path: Path, encode: Encode) -> PackedArrays:
-    first = encode(shards.read(0))
-    dtype = np.int16 if np.issubdtype(first.dtype, np.integer) else np.float16
-    with Packer(path, dtype) as packer:
-        left = islice(range(len(shards)), len(packer), None)
-        for index in counted(left, len(shards), f"encoding {shards.split}", done=len(packer)):
-            frames = first if index == 0 else encode(shards.read(index))
-            packer.append(_narrow(frames, dtype, shards.items[index].id))
-        return packer.finish()
-
-
-def _narrow(frames: NDArray[Any], dtype: Any, item_id: str) -> NDArray[Any]:
+def _narrow(frames: NDArray[Any], dtype: np.dtype[Any], item_id: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         narrow = frames.astype(dtype)
-    exact = np.isfinite(narrow) if dtype is np.float16 else narrow == frames
+    exact = np.isfinite(narrow) if dtype == np.float16 else narrow == frames
     if not exact.all():
-        raise InputError(f"the codec gives frames of {item_id} that {np.dtype(dtype)} cannot hold")
+        raise InputError(f"the codec gives frames of {item_id} that {dtype} cannot hold")
     return narrow

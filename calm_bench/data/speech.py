@@ -5,7 +5,7 @@ the same counts and seed give the same samples, on any number of cores and after
 is asked before it is trusted: are its splits apart?
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,7 @@ def make_speech(out: Path, speech: Speech, *, jobs: int | None = None) -> Corpus
         refuse_other_settings(out, settings, {"stories", "text_hash"}, "speech")
         checks = {"text": check_overlap(stories)}  # before hours go into speaking
         lines = _speak(out, stories, speech.seed, jobs)
-        spoken = list(zip(lines, stories, strict=True))
-        made = ordered_map(lambda pair: _timed_item(out, *pair), spoken, jobs)
-        items = list(counted(made, len(spoken), "listing recordings"))
+        items = list_spoken(out, list(zip(lines, stories, strict=True)), jobs)
         return write_corpus(out, items, kind="speech", settings=settings, checks=checks)
 
 
@@ -135,26 +133,30 @@ def spoken_lines(path: Path, stories: Sequence[Story]) -> Lines | None:
     return lines
 
 
-def _timed_item(out: Path, line: dict[str, Any], story: Story) -> Item:
-    words = tuple((word["word"], word["start"], word["end"]) for word in line["words"])
-    return spoken_item(out, line, story, words=words)
+def list_spoken(
+    out: Path, spoken: Sequence[tuple[Mapping[str, Any], Story]], jobs: int | None
+) -> list[Item]:
+    """The manifest's lines of stories, each by what is known of how it was spoken."""
 
+    def item(pair: tuple[Mapping[str, Any], Story]) -> Item:
+        line, story = pair
+        path = out / "audio" / line["audio"]
+        wave, rate = read_audio(path)
+        words = ((word["word"], word["start"], word["end"]) for word in line.get("words", ()))
+        return Item(
+            id=story.story_id,
+            split=story.split,
+            audio=f"audio/{line['audio']}",
+            sample_rate=rate,
+            channels=1,
+            seconds=round(len(wave) / rate, 4),
+            sha256=file_hash(path),
+            text=story.text,
+            words=tuple(words) or None,
+            speaker=line.get("speaker"),
+        )
 
-def spoken_item(out: Path, line: dict[str, Any], story: Story, **more: Any) -> Item:
-    """The manifest's line of a story, from what its worker said and what more is known of it."""
-    path = out / "audio" / line["audio"]
-    wave, rate = read_audio(path)
-    return Item(
-        id=story.story_id,
-        split=story.split,
-        audio=f"audio/{line['audio']}",
-        sample_rate=rate,
-        channels=1,
-        seconds=round(len(wave) / rate, 4),
-        sha256=file_hash(path),
-        text=story.text,
-        **more,
-    )
+    return list(counted(ordered_map(item, spoken, jobs), len(spoken), "listing recordings"))
 
 
 def check_overlap(stories: Sequence[Story]) -> dict[str, float]:

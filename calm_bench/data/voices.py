@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calm_bench.core.progress import counted, ordered_map
 from calm_bench.data import speech
 from calm_bench.data.chunks import Lines, make_chunks, refuse_other_settings
 from calm_bench.data.corpus import CorpusCard, Item, working_on, write_corpus
@@ -102,14 +101,11 @@ def make_voices(
         refuse_other_settings(out, settings, (), "voices")
         lines = _speak(out, chunks, jobs)
         spoken = [
-            (line, story, chunk.voice.name)
+            ({"audio": line["audio"], "speaker": chunk.voice.name}, story)
             for name, chunk in chunks.items()
             for line, story in zip(lines[name], chunk.stories, strict=True)
         ]
-        made = ordered_map(
-            lambda one: speech.spoken_item(out, *one[:2], speaker=one[2]), spoken, jobs
-        )
-        items = list(counted(made, len(spoken), "listing recordings"))
+        items = speech.list_spoken(out, spoken, jobs)
         return write_corpus(out, _in_turn(items), kind="speech", settings=settings)
 
 

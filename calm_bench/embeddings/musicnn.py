@@ -79,11 +79,6 @@ class MusicnnEmbedding(Embedding):
         with torch.inference_mode():
             return [self._network.penultimate(log_mel(wave)).numpy() for wave in waves]
 
-    def tags(self, wave: Wave) -> NDArray[np.float32]:
-        """The probabilities of the 50 tags in each patch of a wave [S], [N, 50]."""
-        with torch.inference_mode():
-            return self._network.logits(log_mel(wave)).sigmoid().numpy()
-
     @cached_property
     def _network(self) -> "MusicnnNetwork":
         return MusicnnNetwork(read_floats(*WEIGHTS.find()))
@@ -109,10 +104,6 @@ class MusicnnNetwork:
             inner = [torch.stack([s[:, at : at + _PATCH - 6] for at in some]) for s in shared]
             found.append(self._penultimate(patches, inner))
         return torch.cat(found)
-
-    def logits(self, frames: Tensor) -> Tensor:
-        """Log-mel frames of a wave [T, 96] to logits of the tags in its patches [N, 50]."""
-        return self._dense(1, self.penultimate(frames))
 
     def _penultimate(self, patches: Tensor, inner: Sequence[Tensor]) -> Tensor:
         """Patches [N, 1, 187, M] to [N, 200]; `inner` has all but their outer timbral frames."""

@@ -17,8 +17,7 @@ they were at its beginning. Neither knows timbre, and level only by the notes th
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,66 +59,57 @@ _known = MemoryCache(2**26)
 thousand of 12 s."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """Which keys sound in a frame of 11.6 ms, and which begin in it, [T, 88] each."""
+def pitch_classes(wave: Wave) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """How many keys of a pitch class (0 is C) sound in a frame of 11.6 ms, and whether one begins.
 
-    sounding: NDArray[np.bool_]
-    beginning: NDArray[np.bool_]
-
-    def classes(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """How many keys of a pitch class (0 is C) sound in a frame, and whether it begins there.
-
-        Both [T, 12].
-        """
-        octaves = [slice((c - LOWEST_PITCH) % _CLASSES, None, _CLASSES) for c in range(_CLASSES)]
-        sounding = np.stack([self.sounding[:, keys].sum(axis=1) for keys in octaves], axis=1)
-        begins = np.stack([self.beginning[:, keys].any(axis=1) for keys in octaves], axis=1)
-        before = np.pad(begins, ((_TOGETHER, 0), (0, 0)))[:-1]
-        recent = np.lib.stride_tricks.sliding_window_view(before, _TOGETHER, axis=0).any(axis=-1)
-        return sounding, begins & ~recent
+    Of a wave [S] at 22,050 Hz, both [T, 12].
+    """
+    keys_sound, keys_begin = _keys(wave)
+    octaves = [slice((c - LOWEST_PITCH) % _CLASSES, None, _CLASSES) for c in range(_CLASSES)]
+    sounding = np.stack([keys_sound[:, keys].sum(axis=1) for keys in octaves], axis=1)
+    begins = np.stack([keys_begin[:, keys].any(axis=1) for keys in octaves], axis=1)
+    before = np.pad(begins, ((_TOGETHER, 0), (0, 0)))[:-1]
+    recent = np.lib.stride_tricks.sliding_window_view(before, _TOGETHER, axis=0).any(axis=-1)
+    return sounding, begins & ~recent
 
 
-class Transcriber:
-    """The network: a wave at 22,050 Hz to what is heard in it."""
+def _keys(wave: Wave) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which keys sound in a frame and which begin, [T, 88] each; none where it is too quiet."""
+    wave, n_frames = centred(wave), len(wave) // FRAME
+    loudness = integrated_loudness(wave, _RATE)
+    if loudness is None or not n_frames:
+        nothing = np.zeros((n_frames, 88), dtype=np.bool_)
+        return nothing, nothing
+    loud = wave * np.float32(10 ** ((_LOUDNESS_LUFS - loudness) / 20))
+    onsets, notes = _activations(loud, n_frames)
+    audible = _levels(wave, n_frames) > max(_GATE_DB, loudness - _BELOW_DB)  # [T]
+    around = np.pad(onsets, ((1, 1), (0, 0)))
+    peaks = (onsets > around[:-2]) & (onsets >= around[2:]) & (onsets >= _BEGINS)
+    keep = audible[:, None]
+    return (notes >= _SOUNDS) & keep, peaks & keep
 
-    def heard(self, wave: Wave) -> Heard:
-        """The notes of a wave [S]; none where it is too quiet."""
-        wave, n_frames = centred(wave), len(wave) // FRAME
-        loudness = integrated_loudness(wave, _RATE)
-        if loudness is None or not n_frames:
-            nothing = np.zeros((n_frames, 88), dtype=np.bool_)
-            return Heard(sounding=nothing, beginning=nothing)
-        loud = wave * np.float32(10 ** ((_LOUDNESS_LUFS - loudness) / 20))
-        onsets, notes = self._activations(loud, n_frames)
-        audible = _levels(wave, n_frames) > max(_GATE_DB, loudness - _BELOW_DB)  # [T]
-        around = np.pad(onsets, ((1, 1), (0, 0)))
-        peaks = (onsets > around[:-2]) & (onsets >= around[2:]) & (onsets >= _BEGINS)
-        keep = audible[:, None]
-        return Heard(sounding=(notes >= _SOUNDS) & keep, beginning=peaks & keep)
 
-    def _activations(
-        self, wave: Wave, n_frames: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        n_windows, hop = math.ceil(n_frames / _KEPT), _KEPT * FRAME
-        padded = np.zeros((n_windows - 1) * hop + _WINDOW, np.float32)
-        room = padded[_MARGIN * FRAME :]
-        room[: len(wave)] = wave[: len(room)]
-        windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::hop]
-        found = self._session.run(
-            ["StatefulPartitionedCall:2", "StatefulPartitionedCall:1"],
-            {"serving_default_input_2:0": np.ascontiguousarray(windows[..., None])},
-        )
-        kept = slice(_MARGIN, _MARGIN + _KEPT)
-        onsets, notes = (out[:, kept].reshape(-1, 88)[:n_frames] for out in found)
-        return onsets, notes
+def _activations(wave: Wave, n_frames: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    n_windows, hop = math.ceil(n_frames / _KEPT), _KEPT * FRAME
+    padded = np.zeros((n_windows - 1) * hop + _WINDOW, np.float32)
+    room = padded[_MARGIN * FRAME :]
+    room[: len(wave)] = wave[: len(room)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::hop]
+    found = _network().run(
+        ["StatefulPartitionedCall:2", "StatefulPartitionedCall:1"],
+        {"serving_default_input_2:0": np.ascontiguousarray(windows[..., None])},
+    )
+    kept = slice(_MARGIN, _MARGIN + _KEPT)
+    onsets, notes = (out[:, kept].reshape(-1, 88)[:n_frames] for out in found)
+    return onsets, notes
 
-    @cached_property
-    def _session(self) -> Any:
-        import onnxruntime
 
-        (model,) = WEIGHTS.find()
-        return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+@cache
+def _network() -> Any:
+    import onnxruntime
+
+    (model,) = WEIGHTS.find()
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 class NotesEmbedding(Embedding):
@@ -158,14 +148,10 @@ class NotesEmbedding(Embedding):
         key = content_hash(np.ascontiguousarray(wave).tobytes())
         frames = _known.read(key)
         if frames is None:
-            sounding, begins = self._transcriber.heard(wave).classes()
+            sounding, begins = pitch_classes(wave)
             frames = np.concatenate([sounding, begins.sum(axis=1, keepdims=True)], axis=1)
             _known.write(key, frames := frames.astype(np.uint8))
         return frames.astype(np.float32)
-
-    @cached_property
-    def _transcriber(self) -> Transcriber:
-        return Transcriber()
 
 
 class NotesDriftEmbedding(NotesEmbedding):

@@ -6,8 +6,7 @@ Clips that are longer than it takes are cut into as few equal windows as will do
 short last window would be heard like the start of another clip.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -25,7 +24,7 @@ from calm_bench.types import Clip, Wave
 Vectors = NDArray[np.float32]
 """The vectors of one clip, [N, E]."""
 
-_BATCH = 16
+_AT_ONCE = 16  # clips
 
 
 VectorCache = ArrayCache | MemoryCache
@@ -36,14 +35,6 @@ VectorCache = ArrayCache | MemoryCache
 def shared_cache() -> MemoryCache:
     """The cache of every metric that was given none of its own."""
     return MemoryCache()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddedClips:
-    """The vectors of the clips that could be embedded, by clip id, and why the others could not."""
-
-    vectors: Mapping[str, Vectors]
-    notes: Mapping[str, str]
 
 
 class ClipEmbedder:
@@ -76,24 +67,27 @@ class ClipEmbedder:
     def _code(self) -> str:
         return computed_by(__name__, type(self.embedding).__module__)
 
-    def embed(self, clips: Sequence[Clip]) -> EmbeddedClips:
-        """Vectors [N, E] of each clip's continuation; none is computed twice."""
+    def embed(self, clips: Sequence[Clip], notes: dict[str, str]) -> Iterator[tuple[Clip, Vectors]]:
+        """Clips with the vectors [N, E] of their continuations; none is computed twice.
+
+        A few clips are in memory at a time. `notes` takes why others cannot be embedded.
+        """
         made_by = content_hash(self.recipe, self._code)
-        notes = {clip.clip_id: note for clip in clips if (note := self._too_short(clip))}
-        keys = {
-            clip.clip_id: content_hash(clip.audio_id, *clip.span, made_by)
-            for clip in clips
-            if clip.clip_id not in notes
-        }
-        known = {key: self.store.read(key) for key in set(keys.values())}
-        found = {key: v for key, v in known.items() if v is not None and self._fit(v)}
-        wanted = known.keys() - found.keys()
-        missing = {keys[c.clip_id]: c for c in clips if keys.get(c.clip_id) in wanted}
-        for key, vectors in self._compute(missing):
-            self.store.write(key, vectors)
-            found[key] = vectors
-        by_clip = {clip_id: found[key] for clip_id, key in keys.items()}
-        return EmbeddedClips(vectors=by_clip, notes=notes)
+        for start in range(0, len(clips), _AT_ONCE):
+            some = clips[start : start + _AT_ONCE]
+            notes.update((clip.clip_id, note) for clip in some if (note := self._too_short(clip)))
+            keys = [
+                (clip, content_hash(clip.audio_id, *clip.span, made_by))
+                for clip in some
+                if clip.clip_id not in notes
+            ]
+            known = {key: self.store.read(key) for key in {key for _, key in keys}}
+            found = {key: v for key, v in known.items() if v is not None and self._fit(v)}
+            missing = {key: clip for clip, key in keys if key not in found}
+            for key, vectors in zip(missing, self._compute([*missing.values()]), strict=True):
+                self.store.write(key, vectors)
+                found[key] = vectors
+            yield from ((clip, found[key]) for clip, key in keys)
 
     def _too_short(self, clip: Clip) -> str | None:
         seconds = clip.continuation_seconds
@@ -102,22 +96,17 @@ class ClipEmbedder:
         least = f"{self.embedding.name} needs {self.embedding.min_seconds:g} s"
         return f"too short to embed: {seconds:.2f} s after the prompt, {least}"
 
-    def _compute(self, clips: Mapping[str, Clip]) -> Iterator[tuple[str, Vectors]]:
-        rate, keys = self.embedding.sample_rate, list(clips)
-        for start in range(0, len(keys), _BATCH):
-            batch = keys[start : start + _BATCH]
-            waves = (
-                resample(clips[key].continuation, clips[key].sample_rate, rate) for key in batch
-            )
-            windows = [self._windows(wave) for wave in waves]
-            given = [part for parts in windows for part in parts]
-            found = self.embedding.embed(given)
-            if len(found) != len(given):
-                n = f"{len(found)} waves for {len(given)}"
-                raise BenchError(f"{called(self.embedding)} gave vectors of {n}")
-            vectors = iter(found)
-            for key, parts in zip(batch, windows, strict=True):
-                yield key, np.concatenate([self._checked(next(vectors)) for _ in parts])
+    def _compute(self, clips: Sequence[Clip]) -> list[Vectors]:
+        rate = self.embedding.sample_rate
+        waves = (resample(clip.continuation, clip.sample_rate, rate) for clip in clips)
+        windows = [self._windows(wave) for wave in waves]
+        given = [part for parts in windows for part in parts]
+        found = self.embedding.embed(given) if given else []
+        if len(found) != len(given):
+            n = f"{len(found)} waves for {len(given)}"
+            raise BenchError(f"{called(self.embedding)} gave vectors of {n}")
+        vectors = iter(found)
+        return [np.concatenate([self._checked(next(vectors)) for _ in parts]) for parts in windows]
 
     def _windows(self, wave: Wave) -> list[Wave]:
         """A wave in equal windows, to the sample, that the embedding takes."""

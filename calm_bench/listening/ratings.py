@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from calm_bench.types import Floats
+
 PRIOR = 0.1
 """Shape and rate of the Gamma prior on every strength."""
 SWEEPS = 30
 RESAMPLES = 1000
 CENTRE, SCALE = 2000.0, 400.0
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 

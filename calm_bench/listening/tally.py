@@ -17,13 +17,13 @@ from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.store.records import TrialRecord
 from calm_bench.store.results import Rated, Ratings, Results, TrialCount
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Column, Estimate
+from calm_bench.types import Column, Estimate, Floats
 
 logger = logging.getLogger(__name__)
 
 ONE_LISTENER = "an interval needs two listeners and two prompts"
 ALIKE = "an interval needs votes that differ"
-Interval = tuple[ratings.Floats, ratings.Floats]
+Interval = tuple[Floats, Floats]
 _SCORES = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
@@ -157,12 +157,12 @@ def _groups(poll: Poll) -> list[ratings.Ints]:
     return [numbered(raters), numbered([vote.prompt_id for _, vote in poll.votes])]
 
 
-def _around(values: ratings.Floats, widths: ratings.Floats | None) -> Interval | None:
+def _around(values: Floats, widths: Floats | None) -> Interval | None:
     return None if widths is None else (values - widths, values + widths)
 
 
 def _estimates(
-    poll: Poll, values: ratings.Floats, interval: Interval | None, reason: str | None
+    poll: Poll, values: Floats, interval: Interval | None, reason: str | None
 ) -> list[Estimate]:
     """A number a row: its value, its interval, in how many votes it stood, or why there is none."""
     out = []
@@ -188,7 +188,7 @@ def _rated(
     numbers: Mapping[Column, Sequence[Estimate]],
     recipe: Mapping[str, Any],
     notes: tuple[str, ...],
-    judged: ratings.Floats,
+    judged: Floats,
 ) -> Rated:
     """Rows of one recipe, and how far listeners agree; the first column joins the run's table."""
     question = poll.session.question

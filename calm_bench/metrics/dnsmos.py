@@ -55,12 +55,12 @@ class DnsmosMetric(Metric):
         Column.of("dnsmos_bak", "DNSMOS background", "MOS", better=True, near_normal=True),
     )
 
-    @property
+    @cached_property
     def recipe(self) -> Mapping[str, Any]:
         return {
             "metric": "dnsmos",
             "version": 2,
-            "model_sha256": self._model_hash,
+            "model_sha256": file_hash(self._model),
             "sample_rate": _RATE,
             "resampler": RESAMPLER,
             "scope": "continuation",
@@ -105,10 +105,6 @@ class DnsmosMetric(Metric):
     def _model(self) -> Path:
         folder = installed("speechmos", "DNSMOS", "offline", "speechmos")
         return folder / "dnsmos_models" / "sig_bak_ovr.onnx"
-
-    @cached_property
-    def _model_hash(self) -> str:
-        return file_hash(self._model)
 
     @cached_property
     def _session(self) -> Any:

@@ -17,25 +17,21 @@ from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench import registry
 from calm_bench.core.recordings import few
 from calm_bench.embeddings.base import Embedding
-from calm_bench.embeddings.vectors import ClipEmbedder, VectorCache, Vectors
+from calm_bench.embeddings.vectors import ClipEmbedder, VectorCache
 from calm_bench.metrics.base import Metric, Need
-from calm_bench.types import Clip, Estimate, MetricResult
+from calm_bench.types import Clip, Estimate, Floats, MetricResult
 
 DEFAULT_EMBEDDING = "whisper"
 FEW_CLIPS = 500
 """Sets of fewer clips are said to be small."""
 _SAME_LENGTH = 0.05
 _LOST_BESIDE = "the other row's clip cannot be embedded"
-_AT_ONCE = 64
 
 logger = logging.getLogger(__name__)
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +93,7 @@ class VectorSet:
 
     def parts(self) -> Iterator[tuple[str, Floats]]:
         """Group and vectors [N, E] of each clip."""
-        for clip, vectors in _embedded(self.embedder, self.clips, {}):
+        for clip, vectors in self.embedder.embed(self.clips, {}):
             yield clip.group, vectors.astype(np.float64)
 
     def thinned(self, most: int) -> tuple[Floats, list[str]]:
@@ -109,19 +105,6 @@ class VectorSet:
             groups += [group] * len(vectors[-1])
             place += len(found)
         return np.concatenate(vectors), groups
-
-
-def _embedded(
-    embedder: ClipEmbedder, clips: Sequence[Clip], notes: dict[str, str]
-) -> Iterator[tuple[Clip, Vectors]]:
-    """Clips with their vectors, a few at a time; `notes` takes why others have none."""
-    for start in range(0, len(clips), _AT_ONCE):
-        some = clips[start : start + _AT_ONCE]
-        found = embedder.embed(some)
-        notes.update(found.notes)
-        for clip in some:
-            if clip.clip_id in found.vectors:
-                yield clip, found.vectors[clip.clip_id]
 
 
 class EmbeddingMetric(Metric):
@@ -153,7 +136,7 @@ class EmbeddingMetric(Metric):
         """The vectors of clips: computed where they are new, counted, and not held."""
         in_order = sorted(clips, key=lambda clip: (clip.group, clip.pair_key))
         notes: dict[str, str] = {}
-        counted = [(c, len(v)) for c, v in _embedded(self.embedder, in_order, notes)]
+        counted = [(c, len(v)) for c, v in self.embedder.embed(in_order, notes)]
         return VectorSet(
             clips=tuple(clip for clip, _ in counted),
             sizes=tuple(size for _, size in counted),

@@ -33,16 +33,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench.core.stats import deal_blocks, student_interval
 from calm_bench.embeddings.base import Embedding
 from calm_bench.embeddings.vectors import VectorCache
 from calm_bench.metrics.embedded import DEFAULT_EMBEDDING, FEW_CLIPS, EmbeddingMetric, VectorSet
 from calm_bench.seeds import content_hash, derive_seed
-from calm_bench.types import Clip, Column, Estimate, MetricResult
-
-Floats = NDArray[np.float64]
+from calm_bench.types import Clip, Column, Estimate, Floats, MetricResult
 
 _SEED = derive_seed("fad")
 _SIZES = 8
@@ -241,19 +238,6 @@ class FadMetric(EmbeddingMetric):
             **self.embedder.recipe,
         }
 
-    def estimates(
-        self, rows: Sequence[VectorSet], theirs: VectorSet
-    ) -> tuple[dict[str, Estimate], dict[str, float]]:
-        found, counts = self._estimates(rows, theirs)
-        fewest = min(rows[0].n_clips, theirs.n_clips)
-        if counts and len(rows) == 1 and fewest < FEW_CLIPS:
-            self._say_once(
-                "FAD of %d clips is inflated by its small sample: compare it within this run only, "
-                "not with published values (%d clips and more)",
-                *(fewest, FEW_CLIPS),
-            )
-        return found, counts
-
     def distance(
         self,
         clips: Sequence[Clip],
@@ -264,15 +248,16 @@ class FadMetric(EmbeddingMetric):
         rows = [self.vectors_of(clips)]
         if baseline is not None:
             rows = self.vectors_of_both(clips, baseline)
-        estimates, _ = self._estimates(rows, self.vectors_of(reference), limit=False)
+        estimates, _ = self.estimates(rows, self.vectors_of(reference), limit=False)
         return estimates["fad"]
 
-    def _estimates(
+    def estimates(
         self, rows: Sequence[VectorSet], theirs: VectorSet, *, limit: bool = True
     ) -> tuple[dict[str, Estimate], dict[str, float]]:
         """Both columns of a row, or by how much they exceed those of a second, and its counts.
 
-        There are no counts where a set is too small.
+        There are no counts where a set is too small. Without a `limit` only the plain distance is
+        of use.
         """
         n = rows[0].n_clips
         for row in rows:
@@ -295,10 +280,17 @@ class FadMetric(EmbeddingMetric):
             fad_inf = student_interval(found.limit.value, limit_without, n, _LIMIT_HOLDS_FROM)
         else:
             fad_inf = Estimate(value=None, n=n, reason=found.limit)
+        fewest = min(n, theirs.n_clips)
+        if limit and not base and fewest < FEW_CLIPS:
+            self._say_once(
+                "FAD of %d clips is inflated by its small sample: compare it within this run only, "
+                "not with published values (%d clips and more)",
+                *(fewest, FEW_CLIPS),
+            )
         return {"fad": fad, "fad_inf": fad_inf}, counts
 
     def _measure(
-        self, ours: VectorSet, theirs: VectorSet, blocks: list[list[str]], *, limit: bool = True
+        self, ours: VectorSet, theirs: VectorSet, blocks: list[list[str]], *, limit: bool
     ) -> _Measured:
         """The distances of one set from the reference; each pair of sets is measured once."""
         key = content_hash(ours.identity, theirs.identity, blocks, limit)

@@ -21,15 +21,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench.core.audio import RESAMPLER, resample
 from calm_bench.core.paths import installed
 from calm_bench.core.waves import centred, mel_power
 from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.types import Clip, Column, Estimate, MetricResult, Wave
-
-Floats = NDArray[np.float64]
 
 _RESOLUTIONS = ((256, 20), (512, 40), (1024, 80), (2048, 80))  # window in samples, mel bands
 _FLOOR = 1e-8

@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 from calm_bench.core.stats import student_interval
 from calm_bench.metrics.embedded import EmbeddingMetric, VectorSet
 from calm_bench.seeds import content_hash
-from calm_bench.types import Column, Estimate
-
-Floats = NDArray[np.float64]
+from calm_bench.types import Column, Estimate, Floats
 
 _SCALE = 100.0
 _MAX_VECTORS = 20_000  # a side; the kernel is evaluated for every pair

@@ -21,13 +21,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from calm_bench.asr.words import spoken
 from calm_bench.core.paths import installed
-from calm_bench.errors import MissingExtraError, WeightsError
+from calm_bench.errors import WeightsError
 from calm_bench.metrics.base import Fields, Metric, Need, each_clip
 from calm_bench.metrics.text import heard_words, missing_text, prompt_words, text_recipe
 from calm_bench.seeds import content_hash, file_hash
@@ -171,8 +170,7 @@ class CausalModel(LanguageModel):
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        if find_spec("transformers") is None:
-            raise MissingExtraError(f"perplexity under {self.name}", "llm", "transformers")
+        installed("transformers", f"perplexity under {self.name}", "llm", "transformers")
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         revision = self.revision or "main"
@@ -269,20 +267,14 @@ class Perplexity(Metric):
         }
         return replace(found, counts=counts)
 
-    def _unfit(self, clip: Clip) -> str | None:
-        reason = missing_text(clip)
-        if reason is not None or clip.transcript is None:
-            return reason
-        if self.lm.language in (None, clip.transcript.language):
-            return None
-        return f"the language model reads {self.lm.language}, not {clip.transcript.language}"
-
     def _score_clip(self, clip: Clip) -> tuple[Fields, str | None]:
         """The fields of a clip, from memory where a text comes twice, or why there are none."""
-        reason = self._unfit(clip)
+        reason = missing_text(clip)
         if clip.transcript is None or reason:
             return {}, reason
         language = clip.transcript.language
+        if self.lm.language not in (None, language):
+            return {}, f"the language model reads {self.lm.language}, not {language}"
         text = (_said(heard_words(clip), language), _said(prompt_words(clip), language))
         if text not in self._scored:
             self._scored[text] = self._score_words(*text)

@@ -27,7 +27,6 @@ from itertools import combinations, product
 from pathlib import PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calm_bench.core.cache import ContentCache
 from calm_bench.core.code import computed_by
@@ -36,11 +35,11 @@ from calm_bench.core.waves import mel_power
 from calm_bench.errors import InputError
 from calm_bench.score.clips import StoredClip
 from calm_bench.seeds import content_hash
+from calm_bench.types import Floats
 
 DEFAULT_RULE = "path"
 
 Key = Callable[[str], str | None]
-Floats = NDArray[np.float64]
 _PAIRS = 16
 _SECONDS = 10.0
 _RATE = 8000

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from calm_bench.types import StrictModel
+from calm_bench.types import Floats, StrictModel
 
 PEAK = 0.99
 _SLOPE = 0.1  # of a cut-off frequency, in which a band ends
 _NOISE_FROM = 20.0  # Hz: pink and brown noise would put all of their power below
 
 Array = NDArray[np.float32]
-Floats = NDArray[np.float64]
 
 
 def _ordered(span: tuple[float, float]) -> tuple[float, float]:

@@ -187,7 +187,7 @@ class CodecTraining(StrictModel):
     adversarial_every: int = Field(default=1, ge=1)
     judged_seconds: float | None = Field(default=None, gt=0, le=600)
     discriminator_width: int = Field(default=16, ge=1, le=1024)
-    discriminator_sizes: tuple[FftSize, ...] = (1024, 512, 256)
+    discriminator_sizes: tuple[FftSize, ...] = Field(default=(1024, 512, 256), min_length=1)
     distillation: Weight = 0.0
     teacher: str | None = None
     augment: Augment | None = None
@@ -241,24 +241,20 @@ class CodecObjective(Objective):
         self.judged = min(self.samples, heard)
         self._refuse_short()
         self.spectral = SpectralLoss(codec.sample_rate, config.floor, config.spectral_sizes)
-        self.judges: MultiScaleDiscriminator | None = None
         if config.adversarial > 0:
             with seeded(seed):
-                self.judges = MultiScaleDiscriminator(
+                self.adversary = MultiScaleDiscriminator(
                     config.discriminator_width, config.discriminator_sizes
                 )
         self._last: tuple[Tensor, Tensor] | None = None
 
     def _refuse_short(self) -> None:
         """Refuse stretches no longer than half an FFT, at which spectra reflect them."""
-        limits: dict[str, tuple[int, int]] = {
-            "seconds": (self.samples, min(self.config.spectral_sizes))
-        }
+        needed = [(min(self.config.spectral_sizes), "seconds", self.samples)]
         if self.config.adversarial > 0:
             which = "seconds" if self.config.judged_seconds is None else "judged_seconds"
-            sizes = self.config.discriminator_sizes
-            limits[which] = min(limits.get(which, (self.judged, 0))[0], self.judged), max(sizes)
-        for name, (samples, n_fft) in limits.items():
+            needed.append((max(self.config.discriminator_sizes), which, self.judged))
+        for n_fft, name, samples in sorted(needed, reverse=True):
             if samples <= n_fft // 2:
                 rate = self.codec.sample_rate
                 raise InputError(
@@ -270,11 +266,6 @@ class CodecObjective(Objective):
     def device(self) -> torch.device:
         """Where the codec lies."""
         return next(self.codec.parameters()).device
-
-    @property
-    def adversary(self) -> nn.Module | None:
-        """The discriminators, if the config weighs them."""
-        return self.judges
 
     def batch(self, step: int, size: int) -> Mapping[str, Tensor]:
         """Random crops `wave` [B, S], clips drawn by their length, and what is `heard` of them."""
@@ -322,13 +313,13 @@ class CodecObjective(Objective):
             if config.time:
                 loss = loss + config.time * (output - wave).abs().mean()
             since = step // self.batches - config.adversarial_start
-            if self.judges is not None and since >= 0 and since % config.adversarial_every == 0:
-                loss = loss + self._judged(self.judges, wave, output, generator)
+            if self.adversary is not None and since >= 0 and since % config.adversarial_every == 0:
+                loss = loss + self._judged(self.adversary, wave, output, generator)
         return StepLoss(loss, {"spectral": float(spectral.detach()), **logs})
 
     def _judged(
         self,
-        judges: MultiScaleDiscriminator,
+        judges: nn.Module,
         wave: Tensor,
         output: Tensor,
         generator: torch.Generator,
@@ -369,10 +360,7 @@ class CodecObjective(Objective):
         self, codec: RvqCodec, wave: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         B, K = len(wave), codec.n_codebooks
-        with torch.autocast(
-            wave.device.type, torch.bfloat16, enabled=torch.is_autocast_enabled(wave.device.type)
-        ):
-            vectors = codec.to_latent(codec.encoder(codec.pad(wave))).float()
+        vectors = codec.to_latent(codec.encoder(codec.pad(wave))).float()
         drop = torch.rand(B, generator=generator, device=wave.device) < self.config.level_dropout
         choices = torch.tensor(self.config.dropped_to or range(1, K + 1), device=wave.device)
         fewer = choices[torch.randint(len(choices), (B,), generator=generator, device=wave.device)]
@@ -387,11 +375,11 @@ class CodecObjective(Objective):
 
     def second_loss(self) -> Tensor | None:
         """The discriminators' hinge loss on the last batch."""
-        if self.judges is None or self._last is None:
+        if self.adversary is None or self._last is None:
             return None
         real, fake = self._last
         self._last = None
-        return hinge_discriminator(self.judges(real), self.judges(fake))
+        return hinge_discriminator(self.adversary(real), self.adversary(fake))
 
     def validate(self) -> dict[str, float]:
         """Spectral loss of encode then decode, as shipped, on the first 10 s of held-out clips.
@@ -404,6 +392,7 @@ class CodecObjective(Objective):
         losses: dict[str, list[float]] = {}
         for index in range(min(8, len(self.validation))):
             wave = torch.from_numpy(self.validation.read(index, 0, 10 * self.codec.sample_rate))
+            wave = F.pad(wave, (0, max(0, 1 + min(spectral.sizes) // 2 - len(wave))))
             wave = codec.pad(wave[None]).to(self.device)
             frames = codec.encode(wave)
             tried = {"spectral": frames}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calm_bench.store.curves import CurvePoint
-from calm_bench.training.loop import Means
+from calm_bench.training.loop import means
 from calm_bench.training.objective import TrainingConfig
 
 STRETCHES = 25
@@ -25,10 +25,8 @@ def curve_of(records: Sequence[Mapping[str, Any]], recipe: TrainingConfig) -> It
         else:
             stretches.setdefault(math.ceil(record["step"] / width), []).append(record)
     for stretch in stretches.values():
-        means = Means()
-        for record in stretch:
-            means.add({k: v for k, v in record.items() if k not in NOT_LOSSES})
-        yield _point(stretch[-1], recipe.seed, "training", means.take())
+        losses = [{k: v for k, v in record.items() if k not in NOT_LOSSES} for record in stretch]
+        yield _point(stretch[-1], recipe.seed, "training", means(losses))
 
 
 def _point(

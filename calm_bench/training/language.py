@@ -153,7 +153,8 @@ def frame_split(
         frames = frames if codec.continuous else frames.transpose(1, 2)
         return np.asarray(frames[0].numpy())
 
-    return FrameSplit(shards, write_frames(shards, codec_key(codec), encode), system)
+    frames = write_frames(shards, codec_key(codec), encode, continuous=codec.continuous)
+    return FrameSplit(shards, frames, system)
 
 
 def real_frames(batch: Mapping[str, Tensor]) -> Tensor:

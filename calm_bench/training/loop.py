@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -34,62 +34,45 @@ from calm_bench.seeds import content_hash, derive_seed
 from calm_bench.training.objective import Objective, TrainingConfig, TrainingError, seeded
 from calm_bench.training.sharding import clone, load_module, load_optimizer, unsharded, whole
 
+logger = logging.getLogger(__name__)
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights
+_LOST = "restore it, delete the file to go on without its losses, or start over with --fresh"
 
 
-class StopSignals:
-    """While entered, the first SIGINT or SIGTERM asks for a stop; the second acts as it always did.
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second acts as it always did.
 
     Outside the main thread, where Python allows no handlers, nothing is caught.
     """
+    asked, old = threading.Event(), dict[signal.Signals, Any]()
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._old: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            self._old = {number: signal.signal(number, self._ask) for number in SIGNALS}
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._restore()
-
-    def any_rank(self, fabric: Any) -> bool:
-        """Whether a stop was asked for on any rank: all stop after the same step."""
-        if fabric.world_size == 1:
-            return self.asked
-        asked = torch.tensor(float(self.asked), device=fabric.device)
-        return bool(fabric.all_reduce(asked, reduce_op="sum") > 0)
-
-    def _restore(self) -> None:
-        for number, handler in self._old.items():
+    def restore() -> None:
+        for number, handler in old.items():
             signal.signal(number, handler)
-        self._old = {}
+        old.clear()
 
-    def __exit__(self, *problem: object) -> None:
-        self._restore()
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        old.update({number: signal.signal(number, ask) for number in SIGNALS})
+    try:
+        yield asked
+    finally:
+        restore()
 
 
-class Means:
-    """Running means of what steps log, until they are taken."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, logs: Mapping[str, float]) -> None:
-        """Count one step."""
-        self.count += 1
-        for key, value in logs.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {key: value / self.count for key, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
+def means(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each number over all logs; one that lacks it adds nothing."""
+    sums: dict[str, float] = {}
+    for log in logs:
+        for key, value in log.items():
+            sums[key] = sums.get(key, 0.0) + value
+    return {key: value / len(logs) for key, value in sums.items()}
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "training") -> Iterator[tuple[str, float]]:
@@ -173,9 +156,6 @@ class RunLog:
         return dict(found[-1]) if found else {}
 
 
-_LOST = "restore it, delete the file to go on without its losses, or start over with --fresh"
-
-
 def _log_line(record: Mapping[str, Any], number: int) -> bytes:
     return files.sealed(json.dumps(record).encode(), str(number)) + b"\n"
 
@@ -204,10 +184,6 @@ def _checksum(state: Mapping[str, Any]) -> str:
         else:
             digest.update(repr(leaf).encode())
     return digest.hexdigest()
-
-
-logger = logging.getLogger(__name__)
-WITHOUT_EFFECT = {"checkpoint_minutes", "log_every", "keep_every"}  # on the weights
 
 
 @dataclass
@@ -411,7 +387,7 @@ class Trainer:
         step, config = self.progress.step, self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(step) * group["share"]
-        means = Means()
+        logged = []
         for part in range(self.parts):
             index = (step * self.parts + part) * self.fabric.world_size + self.fabric.global_rank
             batch = self._batch(index, config.batch_size)
@@ -422,7 +398,7 @@ class Trainer:
                     loss, logs = self.forward(lambda batch=batch: batch, index)
                 logs = {"loss": self._check(loss, index, "loss"), **logs}
                 self.fabric.backward(loss / self.parts)
-            means.add(logs)
+            logged.append(logs)
         scaling: Any = self.fabric.strategy.precision
         scaling.unscale_gradients(self.optimizer.optimizer)  # at 16-mixed they are 2^16 as large
         parameters = self.objective.module.parameters()
@@ -434,7 +410,7 @@ class Trainer:
         self._step_adversary(index)
         self._follow_average(step)
         self.progress.step += 1
-        return {**means.take(), "gradient": float(norm)}
+        return {**means(logged), "gradient": float(norm)}
 
     def refuse_large_batch(self) -> None:
         """Refuse a batch that cannot fit: what backward keeps of each clip, seen on one and two.
@@ -510,7 +486,16 @@ class Trainer:
             return logs
         found: list[dict[str, float]] = [{} for _ in range(self.fabric.world_size)]
         torch.distributed.all_gather_object(found, logs)
-        return {key: sum(own[key] for own in found) / len(found) for key in logs}
+        return means(found)
+
+    def _on_any_rank(self, asked: bool) -> bool:
+        """Whether a stop was asked for on any rank: all stop after the same step."""
+        if self.fabric.world_size == 1:
+            return asked
+        ranks: Any = self.fabric.all_reduce(
+            torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum"
+        )
+        return bool(ranks > 0)
 
     def _log(self, record: Mapping[str, Any]) -> None:
         if self.fabric.is_global_zero:
@@ -541,18 +526,18 @@ class Trainer:
         stop = min(self.config.steps, until or self.config.steps)
         if self.progress.step < stop:
             self.refuse_large_batch()
-        saved, means = time.monotonic(), Means()
-        with StopSignals() as signals:
+        saved, stretch = time.monotonic(), list[dict[str, float]]()
+        with stop_signals() as asked:
             while self.progress.step < stop:
                 begun, busy = time.monotonic(), time.process_time()
-                means.add(self.step())
+                stretch.append(self.step())
                 self.progress.seconds += time.monotonic() - begun
                 self.progress.processor_seconds += time.process_time() - busy
                 step = self.progress.step
-                if signals.any_rank(self.fabric):
+                if self._on_any_rank(asked.is_set()):
                     stop = step
                 if step % self.config.log_every == 0 or step == stop:
-                    logs = self._over_ranks(means.take())
+                    logs, stretch = self._over_ranks(means(stretch)), []
                     self._log(logs)
                     yield logs
                 if step % self.config.validate_every == 0 or step == self.config.steps:

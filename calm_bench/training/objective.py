@@ -104,12 +104,14 @@ class Objective(ABC):
         module: What the optimiser updates and the checkpoint keeps.
         origin: What some of its weights were before training; None where all were drawn.
         given: The names of these.
+        adversary: The module that `second_loss` trains; None for none.
         batches: How many make an optimiser step, over all ranks; each has a number of its own.
     """
 
     module: nn.Module
     origin: str | None = None
     given: tuple[str, ...] = ()
+    adversary: nn.Module | None = None
     batches: int = 1
 
     @abstractmethod
@@ -126,11 +128,6 @@ class Objective(ABC):
 
     def second_loss(self) -> Tensor | None:
         """An adversary's loss on the last batch, stepped by its own optimiser; None for none."""
-        return None
-
-    @property
-    def adversary(self) -> nn.Module | None:
-        """The module that `second_loss` trains."""
         return None
 
     @abstractmethod

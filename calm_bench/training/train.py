@@ -285,8 +285,6 @@ def _alone(work: Path, fabric: Fabric) -> Iterator[None]:
         yield
         return
     lock = paths.home() / "locks" / f"{work.name}.training" / "lock"  # --fresh removes work
-    with disk_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock, "train from another --seed", f"the training of {work.name}"):
         sweep(work)
         _remove_forgotten(work)
@@ -493,10 +491,7 @@ def _objective_of(system: object) -> type[language.LanguageObjective] | None:
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Hold a model's folder, into which trainings of two seeds may want to write at once."""
-    lock = paths.home() / "locks" / folder.name
-    with disk_errors(lock):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock, wait=True):
+    with locked(paths.home() / "locks" / folder.name, wait=True):
         sweep(folder)
         yield
 

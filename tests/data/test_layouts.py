@@ -372,6 +372,14 @@ def test_stretches_of_long_files_are_recordings(source: Path) -> None:
             assert card.skipped[0].reason.endswith("lasts 10 s and has no 9 to 12 s")
 
 
+def test_stretches_that_begin_together_have_names_of_their_own(source: Path) -> None:
+    lay(source, {"long.wav": 10.0})
+    lines = [{"audio_filepath": "long.wav", "offset": 1.0, "duration": n} for n in (2, 3, 4, 5)]
+    (source / "all.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    items, _ = read(source)
+    assert sorted(item.seconds for item in items.values()) == [2.0, 3.0, 4.0, 5.0]
+
+
 def test_where_two_layouts_fit_the_first_is_taken_and_said(source: Path) -> None:
     lay(source, {**CASES["LibriSpeech"][1], "wav.scp": "u1 dev-clean/84/5/84-5-0000.flac\n"})
     said = call("data", "folder", source, "--out", source.parent / "corpus").text

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from clips import lay_corpus
 
 from calm_bench.config import BenchmarkSpec
 from calm_bench.core import paths
@@ -37,7 +38,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def benchmarks(tmp_path: Path, lay_corpus: Callable[..., Path]) -> Path:
+def benchmarks(tmp_path: Path) -> Path:
     """A benchmarks folder whose three prompts were cut from a corpus of four test recordings."""
     recordings = []
     for index, seconds in enumerate([3.0, 1.0, 2.5, 2.0, 3.0]):

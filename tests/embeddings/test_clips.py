@@ -45,11 +45,19 @@ def steady(
     return clip_of(wave, clip_id, rate, prompt_seconds=prompt_seconds)
 
 
+def embedded(
+    embedding: Embedding, clips: Sequence[Clip], cache: MemoryCache | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The vectors of clips by their ids, and why others have none."""
+    notes: dict[str, str] = {}
+    found = ClipEmbedder(embedding, cache or MemoryCache()).embed(clips, notes)
+    return {clip.clip_id: vectors for clip, vectors in found}, notes
+
+
 def test_the_continuation_is_embedded_at_the_embeddings_rate() -> None:
-    embedder = ClipEmbedder(Means(), MemoryCache())
-    found = embedder.embed([steady(0.5, clip_id="a"), steady(0.5, clip_id="b", rate=2000)])
-    assert found.vectors["a"].tolist() == [[0.5, 1000.0]]
-    mean, length = found.vectors["b"][0]
+    found, _ = embedded(Means(), [steady(0.5, clip_id="a"), steady(0.5, clip_id="b", rate=2000)])
+    assert found["a"].tolist() == [[0.5, 1000.0]]
+    mean, length = found["b"][0]
     assert length == 1000.0
     assert mean == pytest.approx(0.5, abs=0.02)
 
@@ -57,30 +65,29 @@ def test_the_continuation_is_embedded_at_the_embeddings_rate() -> None:
 def test_too_short_clips_are_named_and_not_embedded() -> None:
     embedding = Means()
     short = steady(0.5, clip_id="short", seconds=1.4)
-    found = ClipEmbedder(embedding, MemoryCache()).embed([short, steady(0.1, clip_id="ok")])
-    assert set(found.vectors) == {"ok"}
-    assert "0.40 s after the prompt, means needs 0.5 s" in found.notes["short"]
+    found, notes = embedded(embedding, [short, steady(0.1, clip_id="ok")])
+    assert set(found) == {"ok"}
+    assert "0.40 s after the prompt, means needs 0.5 s" in notes["short"]
     assert len(embedding.waves) == 1
 
 
 def test_vectors_are_found_by_audio_prompt_length_and_recipe() -> None:
     cache, embedding = MemoryCache(), Means()
-    embedder = ClipEmbedder(embedding, cache)
     clips = [steady(0.1, clip_id="a"), steady(0.2, clip_id="b"), steady(0.1, clip_id="a")]
-    embedder.embed(clips)
-    embedder.embed(clips)
+    embedded(embedding, clips, cache)
+    embedded(embedding, clips, cache)
     assert len(embedding.waves) == 2
-    embedder.embed([steady(0.1, clip_id="a", prompt_seconds=0.5)])
+    embedded(embedding, [steady(0.1, clip_id="a", prompt_seconds=0.5)], cache)
     assert len(embedding.waves) == 3
     other = Means(window="hann")
-    ClipEmbedder(other, cache).embed(clips)
+    embedded(other, clips, cache)
     assert len(other.waves) == 2
 
 
 def test_more_clips_than_a_batch_keep_their_vectors() -> None:
     clips = [steady(i / 100, clip_id=f"c{i}") for i in range(40)]
-    found = ClipEmbedder(Means(), MemoryCache()).embed(clips)
-    assert [round(float(found.vectors[f"c{i}"][0, 0]) * 100) for i in range(40)] == list(range(40))
+    found, _ = embedded(Means(), clips)
+    assert [round(float(found[f"c{i}"][0, 0]) * 100) for i in range(40)] == list(range(40))
 
 
 def test_an_embedding_that_breaks_its_promise_is_an_error() -> None:
@@ -88,7 +95,7 @@ def test_an_embedding_that_breaks_its_promise_is_an_error() -> None:
         dim = 3
 
     with pytest.raises(BenchError, match=r"Wide gave vectors .* \[N, 3\]"):
-        ClipEmbedder(Wide(), MemoryCache()).embed([steady(0.1, clip_id="a")])
+        embedded(Wide(), [steady(0.1, clip_id="a")])
 
 
 def test_the_memory_cache_forgets_what_was_used_longest_ago() -> None:
@@ -113,7 +120,7 @@ def test_what_is_longer_than_the_embedding_takes_is_cut_into_equal_windows() -> 
 
     embedding = Short()
     clips = [steady(0.5, clip_id=f"{n}", seconds=1.0 + n) for n in (0.6, 1.0, 1.001, 2.5)]
-    found = ClipEmbedder(embedding, MemoryCache()).embed(clips).vectors
+    found, _ = embedded(embedding, clips)
     lengths = {name: [int(length) for _, length in vectors] for name, vectors in found.items()}
     assert lengths == {"0.6": [600], "1.0": [1000], "1.001": [501, 500], "2.5": [834, 833, 833]}
 

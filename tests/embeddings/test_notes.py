@@ -12,10 +12,9 @@ from calm_bench.embeddings import packaged
 from calm_bench.embeddings.notes import (
     FRAME,
     WEIGHTS,
-    Heard,
     NotesDriftEmbedding,
     NotesEmbedding,
-    Transcriber,
+    pitch_classes,
 )
 from calm_bench.errors import BenchError
 from calm_bench.types import Wave
@@ -43,9 +42,9 @@ def played(pitches: Sequence[int], each: float) -> Wave:
     return (0.2 * wave / np.abs(wave).max()).astype(np.float32)
 
 
-def begun(heard: Heard) -> list[tuple[float, int]]:
-    """Seconds and pitch classes of the notes that begin."""
-    frames, classes = np.nonzero(heard.classes()[1])
+def begun(wave: Wave) -> list[tuple[float, int]]:
+    """Seconds and pitch classes of the notes that begin in a wave."""
+    frames, classes = np.nonzero(pitch_classes(wave)[1])
     return [(t * FRAME / RATE, c) for t, c in zip(frames, classes, strict=True)]
 
 
@@ -80,7 +79,7 @@ def test_without_the_package_the_command_is_named(monkeypatch: pytest.MonkeyPatc
 def test_the_notes_of_a_scale_are_heard_where_they_are() -> None:
     scale = list(range(60, 78))
     true = [(i * 0.5, pitch) for i, pitch in enumerate(scale)]
-    heard = begun(Transcriber().heard(played(scale, 0.5)))  # 9 s: across the seams of windows
+    heard = begun(played(scale, 0.5))  # 9 s: across the seams of windows
     assert found_of(heard, true) >= len(true) - 1
     assert len(heard) <= 2 * len(true)  # thirds and fifths are among the partials
 
@@ -167,7 +166,7 @@ def test_most_notes_of_a_rendered_score_are_heard() -> None:
     )
     wave, rate = render(as_midi(piano), soundfont_path().read_bytes(), 10)
     wave, _ = level(resample(wave, rate, 16_000), 16_000)
-    heard = begun(Transcriber().heard(resample(wave, 16_000, RATE)))
+    heard = begun(resample(wave, 16_000, RATE))
     true = sorted({(0.6 * i, pitch % 12) for i in range(16) for pitch in chords[i % 4]})
     found = found_of(heard, true)
     assert found > 0.7 * len(true)

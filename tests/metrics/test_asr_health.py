@@ -1,16 +1,16 @@
 """Flag shares: what rang, how often, and over which clips."""
 
 import dataclasses
-from collections.abc import Callable
 
 import pytest
+from clips import spoken
 
 from calm_bench.core import stats
 from calm_bench.metrics.asr_health import AsrHealth
-from calm_bench.types import Clip, Transcript
+from calm_bench.types import Transcript
 
 
-def test_shares_of_flagged_and_empty_transcripts(spoken: Callable[..., Clip]) -> None:
+def test_shares_of_flagged_and_empty_transcripts() -> None:
     clips = [spoken("a b c", "a b c", name=f"p{i}") for i in range(4)]
     silent = Transcript(text="", flags=("silent",))
     noisy = dataclasses.replace(clips[1].transcript, flags=("compression", "loop"))

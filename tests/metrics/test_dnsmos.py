@@ -109,9 +109,8 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         DnsmosMetric().score([clip_of(np.zeros(WINDOW))], [])
 
 
+@pytest.mark.extra("offline")
 def test_the_real_network_hears_noise_and_speechmos_is_not_imported() -> None:
-    if importlib.util.find_spec("speechmos") is None:
-        pytest.skip("speechmos is not installed")
     metric, rng = DnsmosMetric(), np.random.default_rng(0)
     noise = (0.1 * rng.standard_normal(WINDOW)).astype(np.float32)
     found = metric.score([clip_of(noise)], []).clips["a"]

@@ -3,36 +3,17 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-from clips import clip_of
+from clips import Rows, clip_of
 
 from calm_bench.core.cache import MemoryCache
 from calm_bench.core.stats import student_interval
-from calm_bench.embeddings.base import Embedding
 from calm_bench.metrics.fad import FadMetric
 from calm_bench.types import Clip, Wave
 
-RATE = 100
-
-
-class Rows(Embedding):
-    """A wave is its vectors, four numbers each."""
-
-    name, version, sample_rate, dim, min_seconds = "rows", "1", RATE, 4, 0.04
-
-    def __init__(self) -> None:
-        self.embedded = 0
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        return {}
-
-    def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
-        self.embedded += len(waves)
-        return [wave[: len(wave) // 4 * 4].reshape(-1, 4) for wave in waves]
+RATE = Rows.sample_rate
 
 
 def clips_of(
@@ -168,12 +149,10 @@ def test_too_few_clips_are_refused(metric: FadMetric, n: int, frames: int, reaso
 
 def test_fewer_vectors_than_dimensions_are_refused() -> None:
     class Wide(Rows):
-        dim = 40
-
         def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
-            return [np.tile(rows, (1, 10))[:2] for rows in super().embed(waves)]
+            return [np.tile(rows, (1, 10))[:2] for rows in Rows().embed(waves)]
 
-    metric = FadMetric(Wide(), MemoryCache())
+    metric = FadMetric(Wide(40), MemoryCache())
     found = metric.score(clips_of(18, 1), clips_of(18, 0))
     assert "needs more than 40 vectors for 40 dimensions, the row has 36" in (
         found.estimates["fad"].reason

@@ -1,33 +1,16 @@
 """KAD against pairs by hand and the closed form for Gaussians: unbiased, with a fixed kernel."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from clips import clip_of
+from clips import Rows, clip_of
 
 from calm_bench.core.cache import MemoryCache
-from calm_bench.embeddings.base import Embedding
 from calm_bench.metrics import kad
 from calm_bench.metrics.kad import KadMetric, bandwidth_of
 from calm_bench.types import Clip, Wave
-
-
-class Rows(Embedding):
-    """A wave is its vectors, `dim` numbers each."""
-
-    name, version, sample_rate, dim, min_seconds = "rows", "1", 100, 4, 0.0
-
-    def __init__(self, dim: int = 4) -> None:
-        self.dim = dim
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        return {}
-
-    def embed(self, waves: Sequence[Wave]) -> list[np.ndarray]:
-        return [wave.reshape(-1, self.dim) for wave in waves]
 
 
 def clips_of(waves: Sequence[Wave], prefix: str) -> list[Clip]:
@@ -134,8 +117,8 @@ def test_paired_difference_over_shared_prompts() -> None:
         clips_of(common + shift + 0.2 * rng.standard_normal((40, 6, 4)), "p") for shift in (0.8, 0)
     )
     metrics = [metric_of(4), metric_of(4), metric_of(4)]
-    a = [Clip(**{**vars_of(c), "clip_id": f"a{c.clip_id}"}) for c in a]
-    b = [Clip(**{**vars_of(c), "clip_id": f"b{c.clip_id}"}) for c in b]
+    a = [replace(c, clip_id=f"a{c.clip_id}") for c in a]
+    b = [replace(c, clip_id=f"b{c.clip_id}") for c in b]
     gap = metrics[0].difference(a, b, reference)["kad"]
     alone = [
         m.score(c, reference).estimates["kad"] for m, c in zip(metrics[1:], (a, b), strict=True)
@@ -144,10 +127,6 @@ def test_paired_difference_over_shared_prompts() -> None:
     assert gap.low > 0.0
     assert gap.n == 40
     assert metrics[0].difference(a, b[:10], reference)["kad"].n == 10
-
-
-def vars_of(clip: Clip) -> dict[str, Any]:
-    return {name: getattr(clip, name) for name in clip.__dataclass_fields__}
 
 
 def test_thinning_keeps_the_estimate_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

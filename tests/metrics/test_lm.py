@@ -1,6 +1,5 @@
 """Language models: the trigram is a distribution, and a causal LM scores the right tokens."""
 
-import importlib.util
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +9,6 @@ import torch
 
 from calm_bench.errors import MissingExtraError
 from calm_bench.metrics import perplexity
-
-needs_trigram = pytest.mark.skipif(
-    importlib.util.find_spec("pocketsphinx") is None, reason="needs the extra offline"
-)
 
 
 def test_words_as_the_trigram_writes_them() -> None:
@@ -31,7 +26,7 @@ def test_words_as_the_trigram_writes_them() -> None:
     assert perplexity.trigram_words([]) == perplexity.trigram_words(["..."]) == []
 
 
-@needs_trigram
+@pytest.mark.extra("offline")
 class TestTrigram:
     model = perplexity.TrigramModel()
 
@@ -138,7 +133,7 @@ class TestCausal:
         assert causal(uniform).score([], []) is None
 
     def test_it_needs_its_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(perplexity, "find_spec", lambda name: None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(MissingExtraError, match="llm"):
             perplexity.CausalModel("any").score(["a"])
 

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from clips import clip_of
 
 from calm_bench import registry
 from calm_bench.errors import MissingExtraError, WeightsError
@@ -62,20 +63,18 @@ ODD_WAVES = {
 ODD_RATES = (1000, 8000, 22_051, 44_100, 192_000)
 
 
-def clip_of(name: str, wave: Wave, rate: int = RATE, prompt_seconds: float = 0.0) -> Clip:
+def one_word(name: str, wave: Wave, rate: int = RATE, prompt_seconds: float = 0.0) -> Clip:
     word = TimedWord(word="once", start=prompt_seconds, end=prompt_seconds + 0.2)
-    return Clip(
-        clip_id=name, prompt_id=name, seed_index=0, wave=wave, sample_rate=rate, words=(word,),
-        prompt_seconds=prompt_seconds, transcript=Transcript(text="once", words=(word,)),
-    )  # fmt: skip
+    heard = Transcript(text="once", words=(word,))
+    return clip_of(wave, name, rate, words=(word,), prompt_seconds=prompt_seconds, transcript=heard)
 
 
 @cache
 def odd_clips() -> tuple[Clip, ...]:
     """All of them, a clip that ends with its prompt, and one that ends before."""
-    by_wave = [clip_of(name, wave) for name, wave in ODD_WAVES.items()]
-    by_rate = [clip_of(f"{rate} Hz", speech(1.6, rate), rate) for rate in ODD_RATES]
-    by_prompt = [clip_of(f"prompt {s} s", speech(), prompt_seconds=s) for s in (1.6, 3.0)]
+    by_wave = [one_word(name, wave) for name, wave in ODD_WAVES.items()]
+    by_rate = [one_word(f"{rate} Hz", speech(1.6, rate), rate) for rate in ODD_RATES]
+    by_prompt = [one_word(f"prompt {s} s", speech(), prompt_seconds=s) for s in (1.6, 3.0)]
     return (*by_wave, *by_rate, *by_prompt)
 
 

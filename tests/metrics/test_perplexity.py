@@ -1,10 +1,11 @@
 """Perplexity: golden values of every aggregation, scopes, and what is not scored."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import pytest
+from clips import spoken
 
 from calm_bench.core import stats
 from calm_bench.metrics.perplexity import (
@@ -14,7 +15,6 @@ from calm_bench.metrics.perplexity import (
     Perplexity,
     TextScore,
 )
-from calm_bench.types import Clip
 
 
 class Listed(LanguageModel):
@@ -41,13 +41,13 @@ class Listed(LanguageModel):
 GOLDEN = {"a": (-10.0, 5, 20), "b": (-40.0, 10, 45), "c": (-3.0, 3, 12)}
 
 
-def golden_cell(spoken: Callable[..., Clip], shift: float = 1.0) -> tuple[Perplexity, list]:
+def golden_cell(shift: float = 1.0) -> tuple[Perplexity, list]:
     lm = Listed({word: (shift * total, n, chars) for word, (total, n, chars) in GOLDEN.items()})
     return Perplexity(lm), [spoken("p q", f"p q {word}", name=word) for word in GOLDEN]
 
 
-def test_golden_values_of_every_aggregation(spoken: Callable[..., Clip]) -> None:
-    metric, clips = golden_cell(spoken)
+def test_golden_values_of_every_aggregation() -> None:
+    metric, clips = golden_cell()
     result = metric.score(clips, [])
     pairs = {clip.pair_key: result.clips[clip.clip_id] for clip in clips}
     values = {column.name: stats.summarise(column, pairs, 0).value for column in metric.columns}
@@ -60,9 +60,7 @@ def test_golden_values_of_every_aggregation(spoken: Callable[..., Clip]) -> None
     assert result.counts == {"n_empty": 0, "n_short": 3}
 
 
-def test_the_continuation_is_scored_after_the_prompts_real_text(
-    spoken: Callable[..., Clip],
-) -> None:
+def test_the_continuation_is_scored_after_the_prompts_real_text() -> None:
     lm = Listed()
     metric = Perplexity(lm)
     # The prompt's text is the real one, whatever was heard in it.
@@ -70,7 +68,7 @@ def test_the_continuation_is_scored_after_the_prompts_real_text(
     assert lm.asked[0] == (["was", "a"], ["once", "there"])
 
 
-def test_the_short_variant_stops_after_thirty_words(spoken: Callable[..., Clip]) -> None:
+def test_the_short_variant_stops_after_thirty_words() -> None:
     lm = Listed()
     heard = " ".join(["word"] * 40)
     result = Perplexity(lm).score([spoken(None, heard, prompt_words=0)], [])
@@ -78,7 +76,7 @@ def test_the_short_variant_stops_after_thirty_words(spoken: Callable[..., Clip])
     assert result.counts["n_short"] == 0
 
 
-def test_an_empty_transcript_is_counted_and_not_scored(spoken: Callable[..., Clip]) -> None:
+def test_an_empty_transcript_is_counted_and_not_scored() -> None:
     clips = [
         spoken("once there was", "once there", name="a"),
         spoken("once there was", "", name="b"),
@@ -98,7 +96,7 @@ def test_the_paper_s_model_has_columns_of_its_own() -> None:
     assert MistralPerplexity().lm.name == "mistralai/Mistral-7B-v0.1"
 
 
-def test_a_language_model_of_one_language_reads_no_other(spoken: Callable[..., Clip]) -> None:
+def test_a_language_model_of_one_language_reads_no_other() -> None:
     clip = spoken("p q ein Hund", "p q ein Hund")
     german = dataclasses.replace(clip.transcript, language="de")
     clip = dataclasses.replace(clip, transcript=german)

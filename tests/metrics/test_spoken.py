@@ -1,7 +1,5 @@
 """The spoken form: what sounds alike is alike, whoever wrote it down, and what differs differs."""
 
-import importlib.util
-
 import pytest
 
 from calm_bench.asr.words import align, letters_are_latin, normalise, plain, spoken
@@ -150,9 +148,7 @@ def test_a_language_model_reads_the_same_words(written: str, other: str) -> None
     assert trigram_words([spoken(written)]) == trigram_words([spoken(other)])
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("pocketsphinx") is None, reason="needs the extra offline"
-)
+@pytest.mark.extra("offline")
 def test_a_numeral_costs_no_perplexity() -> None:
     digits, words = (
         TrigramModel().score(spoken(text).split()) for text in ("the 1st time", "the first time")

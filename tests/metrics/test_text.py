@@ -1,12 +1,11 @@
 """Words in time: normal forms keep their place, and edges cut no word in two."""
 
-from collections.abc import Callable
-
 import pytest
+from clips import spoken
 
 from calm_bench.asr.words import Token, align, normalise, tokens_of
 from calm_bench.metrics import text
-from calm_bench.types import Clip, TimedWord
+from calm_bench.types import TimedWord
 
 
 def words(*pairs: tuple[str, float]) -> list[TimedWord]:
@@ -48,27 +47,25 @@ def test_alignment_is_a_shortest_edit() -> None:
     assert align([], []) == []
 
 
-def test_the_continuation_starts_with_its_first_word(spoken: Callable[..., Clip]) -> None:
+def test_the_continuation_starts_with_its_first_word() -> None:
     clip = spoken("once there was a dog", "once there was a dog", prompt_words=2)
     assert text.prompt_words(clip) == ["once", "there"]
     assert text.heard_words(clip) == ["was", "a", "dog"]
 
 
 @pytest.mark.parametrize("late", [[0.0, 1.1, 1.2, 1.5, 2.0], [0.0, 0.5, 0.9, 1.5, 2.0]])
-def test_a_stray_onset_moves_no_word_over_the_edge(
-    spoken: Callable[..., Clip], late: list[float]
-) -> None:
+def test_a_stray_onset_moves_no_word_over_the_edge(late: list[float]) -> None:
     clip = spoken("once there was a dog", "once there was a dog", heard_at=late)
     assert text.heard_words(clip) == ["was", "a", "dog"]
 
 
-def test_without_known_text_the_recogniser_decides(spoken: Callable[..., Clip]) -> None:
+def test_without_known_text_the_recogniser_decides() -> None:
     clip = spoken(None, "once there was a dog")
     assert text.prompt_words(clip) == ["once", "there"]
     assert text.heard_words(clip) == ["was", "a", "dog"]
     assert text.heard_words(spoken("once there", None)) == []
 
 
-def test_the_last_half_second_is_not_scored(spoken: Callable[..., Clip]) -> None:
+def test_the_last_half_second_is_not_scored() -> None:
     clip = spoken("once there was a dog", "once there was a dog", seconds=2.4)
     assert text.heard_words(clip) == ["was", "a"]

@@ -3,13 +3,12 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from clips import spoken
 
 from calm_bench.metrics.vert import Vert, auto_precisions, self_precisions, vert_values
-from calm_bench.types import Clip
 
 CORPUS = [
     ["the", "cat", "sat", "on", "the", "mat", "the", "cat"],
@@ -83,14 +82,14 @@ def test_the_edges_are_defined() -> None:
     assert all(value == 0.0 for value in vert_values([["a"], ["b"]]).values())
 
 
-def test_case_and_punctuation_do_not_hide_repetition(spoken: Callable[..., Clip]) -> None:
+def test_case_and_punctuation_do_not_hide_repetition() -> None:
     said = "The dog ran. The dog, the dog sat."
     clips = [spoken(None, said, prompt_words=0, name=f"p{i}") for i in range(2)]
     estimates = Vert().score(clips, []).estimates
     assert estimates["auto_bleu_2_geometric"].value == pytest.approx(56.7, abs=0.05)
 
 
-def test_silence_is_left_out_and_counted(spoken: Callable[..., Clip]) -> None:
+def test_silence_is_left_out_and_counted() -> None:
     texts = [" ".join(text) for text in CORPUS]
     clips = [spoken(None, text, prompt_words=0, name=f"p{i}") for i, text in enumerate(texts)]
     silent = [spoken(None, "", prompt_words=0, name="p7"), spoken(None, None, name="p8", seconds=9)]
@@ -103,7 +102,7 @@ def test_silence_is_left_out_and_counted(spoken: Callable[..., Clip]) -> None:
     assert (alone.value, alone.reason) == (None, "self-BLEU needs two clips with text")
 
 
-def test_differences_are_taken_at_equal_n(spoken: Callable[..., Clip]) -> None:
+def test_differences_are_taken_at_equal_n() -> None:
     rng = random.Random(1)
 
     def cell(words: int, names: range) -> list:

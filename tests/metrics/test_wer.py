@@ -1,10 +1,11 @@
 """Word error rate: what counts, what an edge forgives, and agreement with jiwer on whole texts."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jiwer
 import pytest
+from clips import spoken
 
 from calm_bench.asr.words import normalise
 from calm_bench.core import stats
@@ -36,9 +37,7 @@ def counts(clip: Clip) -> tuple[float | None, ...]:
         ("", (4, 0, 4, 0)),
     ],
 )
-def test_errors_after_the_prompt(
-    spoken: Callable[..., Clip], heard: str, expected: tuple[int, ...]
-) -> None:
+def test_errors_after_the_prompt(heard: str, expected: tuple[int, ...]) -> None:
     assert counts(spoken("once there was a small dog", heard)) == expected
 
 
@@ -79,15 +78,13 @@ ALIKE = [
 
 
 @pytest.mark.parametrize(("meant", "heard"), ALIKE)
-def test_words_heard_exactly_are_no_errors(
-    spoken: Callable[..., Clip], meant: str, heard: str
-) -> None:
+def test_words_heard_exactly_are_no_errors(meant: str, heard: str) -> None:
     found = fields(spoken(meant, heard, prompt_words=0, seconds=60))
     assert found["wer_errors"] == 0
     assert (found["wer_words"] == 0) == (heard == "…")
 
 
-def test_a_word_cut_by_the_end_is_nobodys_error(spoken: Callable[..., Clip]) -> None:
+def test_a_word_cut_by_the_end_is_nobodys_error() -> None:
     meant = "once there was a small dog"
     # The clip ends 0.2 s into "dog"; the recogniser makes two words of what is left of it.
     cut = spoken(
@@ -96,7 +93,7 @@ def test_a_word_cut_by_the_end_is_nobodys_error(spoken: Callable[..., Clip]) -> 
     assert counts(cut) == (3, 0, 0, 0)
 
 
-def test_insertions_at_the_edges_count_where_they_are_heard(spoken: Callable[..., Clip]) -> None:
+def test_insertions_at_the_edges_count_where_they_are_heard() -> None:
     meant = "once there was a dog"
     onsets = [0.0, 0.5, 1.0, 1.5, 2.0]
     early = spoken(
@@ -110,7 +107,7 @@ def test_insertions_at_the_edges_count_where_they_are_heard(spoken: Callable[...
     assert [counts(c)[3] for c in (early, inside, after, too_late)] == [0, 1, 1, 0]
 
 
-def test_speech_without_a_monologue_is_all_insertions(spoken: Callable[..., Clip]) -> None:
+def test_speech_without_a_monologue_is_all_insertions() -> None:
     clip = spoken("once there", "once there was a dog")
     assert counts(clip) == (0, 0, 0, 3)
     result = METRIC.score([clip], [])
@@ -118,7 +115,7 @@ def test_speech_without_a_monologue_is_all_insertions(spoken: Callable[..., Clip
     assert "no word was meant" in result.notes[clip.clip_id]
 
 
-def test_what_cannot_be_scored_is_noted(spoken: Callable[..., Clip]) -> None:
+def test_what_cannot_be_scored_is_noted() -> None:
     clips = [
         spoken(None, "once there was", name="a"),
         spoken("once there was", None, name="b"),
@@ -132,7 +129,7 @@ def test_what_cannot_be_scored_is_noted(spoken: Callable[..., Clip]) -> None:
     assert result.counts["n_empty"] == 1
 
 
-def test_micro_and_macro_differ(spoken: Callable[..., Clip]) -> None:
+def test_micro_and_macro_differ() -> None:
     # One long clip without an error and one short clip that is all wrong: 0.2 and 0.5.
     long, short = "p q a b c d e f g h", "p q x y"
     clips = [spoken(long, long, name="a"), spoken(short, "p q u v", name="b")]
@@ -148,7 +145,7 @@ def test_micro_and_macro_differ(spoken: Callable[..., Clip]) -> None:
     assert values["wer_raw"] == pytest.approx(20.0)
 
 
-def test_a_runaway_clip_is_counted_apart(spoken: Callable[..., Clip]) -> None:
+def test_a_runaway_clip_is_counted_apart() -> None:
     # Ten words with 1, 0, 0 and 10 errors: 11 of 40, without the last one 1 of 30.
     meant = "p q a b c d e f g h i j"
     texts = {"a": "p q x b c d e f g h i j", "b": meant, "c": meant, "d": "p q" + " z" * 10}
@@ -169,20 +166,20 @@ def test_a_runaway_clip_is_counted_apart(spoken: Callable[..., Clip]) -> None:
     assert unheard.estimates["wer_influence"].reason in unheard.notes.values()
 
 
-def test_another_script_is_not_scored_as_english(spoken: Callable[..., Clip]) -> None:
+def test_another_script_is_not_scored_as_english() -> None:
     clip = spoken("p q \u043c\u0438\u0440 \u0434\u043e\u043c", "p q meer dome")
     result = METRIC.score([clip], [])
     assert result.clips[clip.clip_id] == {}
     assert "--language" in result.notes[clip.clip_id]
 
 
-def test_normalising_forgives_what_the_raw_rate_counts(spoken: Callable[..., Clip]) -> None:
+def test_normalising_forgives_what_the_raw_rate_counts() -> None:
     found = fields(spoken("p q she had three grey cats", "p q She had 3 gray cats."))
     assert found["wer_errors"] == 0
     assert found["wer_raw_errors"] == 4
 
 
-def test_whole_texts_agree_with_jiwer(spoken: Callable[..., Clip]) -> None:
+def test_whole_texts_agree_with_jiwer() -> None:
     rng = random.Random(0)
     for index in range(20):
         meant = [rng.choice("abcdefgh") * 2 for _ in range(20)]

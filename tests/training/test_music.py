@@ -1,6 +1,5 @@
 """Objectives of the music systems: what is noised, what is masked, what every system sees alike."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clips import lay_corpus
 from torch.nn import functional as F
 
 from calm_bench.codecs.checkpoints import load_codec
 from calm_bench.config import kept_steps, load_model_config
 from calm_bench.core import paths
+from calm_bench.data.shards import Shards
 from calm_bench.errors import InputError
 from calm_bench.nn.trigflow import TimeLaw, consistency_terms
 from calm_bench.systems.calm import CalmSystem
@@ -30,16 +31,14 @@ from calm_bench.training.language import (
     real_frames,
     spread,
 )
-from calm_bench.training.objective import TrainingConfig
+from calm_bench.training.objective import Objective, TrainingConfig
 from calm_bench.training.train import TrainOptions, build_objective, train_model
 
 RATE = 1600
 
 
 @pytest.fixture
-def corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Callable[..., Path]
-) -> Path:
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tones of different lengths, without words, under a data home of its own."""
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -51,13 +50,23 @@ def corpus(
     return lay_corpus(paths.home() / "data" / "tones", RATE, recordings)
 
 
-def objective(name: str, **extra: Any) -> LanguageObjective:
-    config, folder = load_model_config(name)
+def built_of(name: str, objective: dict[str, Any]) -> Objective:
+    config, _ = load_model_config(name)
     recipe = TrainingConfig(
-        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
+        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=objective
     )
-    built = build_objective(config, recipe, str(folder / "config.yaml"))
+    return build_objective(config, recipe, "here")
+
+
+def objective(name: str, **extra: Any) -> LanguageObjective:
+    built = built_of(name, extra)
     assert isinstance(built, LanguageObjective)
+    return built
+
+
+def codec_objective(name: str = "rvq4-debug", **extra: Any) -> CodecObjective:
+    built = built_of(name, extra)
+    assert isinstance(built, CodecObjective)
     return built
 
 
@@ -267,16 +276,6 @@ def test_what_warms_up_or_is_judged_counts_steps_however_many_batches_make_one(
     assert heard == [False] * 4 + [True] * 4 + [False] * 4 + [True] * 4
 
 
-def codec_objective(name: str = "rvq4-debug", **extra: Any) -> CodecObjective:
-    config, _ = load_model_config(name)
-    recipe = TrainingConfig(
-        corpus="tones", steps=4, batch_size=3, learning_rate=1e-3, objective=extra
-    )
-    built = build_objective(config, recipe, "here")
-    assert isinstance(built, CodecObjective)
-    return built
-
-
 def test_level_dropout_keeps_the_levels_it_is_told_to(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +294,16 @@ def test_level_dropout_keeps_the_levels_it_is_told_to(
     assert found["bits_per_frame"] == 4 * 4
     with pytest.raises(InputError, match="of 4 levels"):
         codec_objective(dropped_to=[5])
+
+
+def test_a_held_out_recording_shorter_than_every_spectrum_is_validated_with_silence_after_it(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = codec_objective(seconds=3, spectral_sizes=[8192])
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, i, start, stop: read(self, i, start, 1000))
+    with torch.no_grad():
+        assert built.validate()["spectral"] > 0
 
 
 @pytest.mark.parametrize(("name", "other"), [("vae-debug", "unquantised"), ("rvq-debug", "kl")])

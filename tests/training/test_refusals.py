@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clips import lay_corpus
 
 from calm_bench.codecs.checkpoints import build_module, refuse_too_large, shape_of
 from calm_bench.config import Models, is_shipped, load_model_config, parse
@@ -145,7 +146,7 @@ def own_model(folder: Path, like: str, **changes: Any) -> None:
 
 
 @pytest.fixture
-def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Any) -> Path:
+def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's folder: a corpus of tones without words at 8 kHz, and recordings beside it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
@@ -153,7 +154,7 @@ def tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Any) -> P
     waves = [np.random.default_rng(n).normal(0, 0.1, 8000).astype(np.float32) for n in range(2)]
     splits = ("train", "validation")
     told = [(f"t{n}", splits[n], wave, {}) for n, wave in enumerate(waves)]
-    return lay_corpus(Path("my-corpus"), 8000, told)  # type: ignore[no-any-return]
+    return lay_corpus(Path("my-corpus"), 8000, told)
 
 
 RECIPE = {"corpus": "my-corpus", "steps": 1, "batch_size": 1, "learning_rate": 0.1}

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clips import lay_corpus
 from commands import call
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
@@ -52,9 +53,7 @@ CPU = TrainOptions(accelerator="cpu", threads=1)
 
 
 @pytest.fixture
-def corpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lay_corpus: Callable[..., Path]
-) -> Path:
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A corpus of tones with words, under a data home of its own."""
     monkeypatch.setenv("CALM_BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -652,6 +651,11 @@ def test_state_of_other_recordings_or_another_shape_is_refused(corpus: Path) -> 
         ({"seconds": 0.001}, "training.objective.seconds: 0 s"),
         ({"adversarial": 1.0, "judged_seconds": 0.3}, "objective.judged_seconds: 0.3 s"),
         ({"adversarial": 1.0, "seconds": 0.24}, "objective.seconds: 0.24 s"),
+        ({"adversarial": 1.0, "discriminator_sizes": []}, "discriminator_sizes"),
+        (
+            {"adversarial": 1.0, "discriminator_sizes": [128], "spectral_sizes": [8192]},
+            "for an FFT of 8192",
+        ),
     ],
 )
 @pytest.mark.usefixtures("corpus")
