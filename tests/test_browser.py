@@ -263,6 +263,15 @@ def test_blind_mode_shuffles_every_row(desktop: Watched, store: RunStore) -> Non
     assert len(orders) > 3
 
 
+def test_recordings_are_tinted_where_they_may_be_known(desktop: Watched, store: RunStore) -> None:
+    page = opened(desktop, store.root / "page")
+    colours = "new Set([...document.querySelectorAll('td[data-name]')]"
+    colours += ".map((cell) => getComputedStyle(cell).backgroundColor)).size"
+    assert page.evaluate(colours) == 2
+    page.locator("#blind").click()
+    assert page.evaluate(colours) == 1
+
+
 def test_rows_are_sorted_by_a_systems_score(desktop: Watched, store: RunStore) -> None:
     page = opened(desktop, store.root / "page")
 
