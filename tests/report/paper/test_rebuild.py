@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from commands import call
+from stored_runs import music_results, stored
 
 from calm_bench.errors import InputError
 from calm_bench.report.paper import rebuild
@@ -149,12 +149,12 @@ def test_json_is_one_object(checkout: Path) -> None:
 
 
 def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
-    checkout: Path, make: SimpleNamespace, save: Save
+    checkout: Path, save: Save
 ) -> None:
-    first = make.stored(make.music())
-    again = make.music().model_copy(update={"run_id": "music-2"})
+    first = stored(music_results())
+    again = music_results().model_copy(update={"run_id": "music-2"})
     weights = {**first.manifest.weights, "calm-music-tiny": "f" * 64}
-    for run in (first, make.stored(again, weights=weights)):
+    for run in (first, stored(again, weights=weights)):
         save(run)
     path = checkout / "results" / "music-2" / "manifest.json"
     data = json.loads(path.read_text(encoding="utf-8")) | {"created": "2031-01-01"}
@@ -178,12 +178,12 @@ def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
 
 
 def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
-    checkout: Path, make: SimpleNamespace, save: Save
+    checkout: Path, save: Save
 ) -> None:
     code = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
-    save(make.stored(make.music(), environment={"code": code}))
-    again = make.music().model_copy(update={"run_id": "music-2"})
-    save(make.stored(again, environment={"code": code | {"scores": "9" * 16}}))
+    save(stored(music_results(), environment={"code": code}))
+    again = music_results().model_copy(update={"run_id": "music-2"})
+    save(stored(again, environment={"code": code | {"scores": "9" * 16}}))
     call("paper", "music-1", "music-2", "--out", "mine")
     ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
     lines = {line.claim: line.evidence for line in ledger.lines}
