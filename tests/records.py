@@ -3,7 +3,7 @@
 from typing import Any
 
 from calm_bench.core.audio import audio_hash, write_flac
-from calm_bench.store.records import Manifest, TrialRecord
+from calm_bench.store.records import LatencyRecord, Manifest, TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Wave
@@ -53,6 +53,26 @@ def failed(cell_id: str, prompt_id: str, error: str, **changes: Any) -> TrialRec
     """A clip that could not be made."""
     nothing = dict.fromkeys(("clip", "clip_id", "sample_rate"))
     return trial(cell_id, prompt_id, status="failed", error=error, **nothing, **changes)
+
+
+def one_round(
+    number: int, cell_id: str, *stages: int, lost: int = 0, frames: int = 4, **changes: Any
+) -> LatencyRecord:
+    """One round: each frame takes so many ns of backbone, head and codec, and some of no stage."""
+    parts = (*stages, sum(stages) + lost)
+    names = ("backbone", "head", "codec", "total")
+    fields = {
+        "round": number,
+        "cell_id": cell_id,
+        "order": 0,
+        "stage_ns": {name: (ns,) * frames for name, ns in zip(names, parts, strict=True)},
+        "first_audio_ns": 2 * sum(stages),
+        "frame_ns": 80_000_000,
+        "device": "a processor",
+        "dtype": "float32",
+        "threads": 1,
+    }
+    return LatencyRecord.model_validate(fields | changes)
 
 
 def keep_clip(store: RunStore, wave: Wave, *about: str, **changes: Any) -> TrialRecord:

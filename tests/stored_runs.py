@@ -6,10 +6,11 @@ from typing import Any
 
 from records import manifest
 
+from calm_bench.numbers.speed import value_of
 from calm_bench.report.paper.runs import StoredRun
 from calm_bench.store.records import Row
 from calm_bench.store.results import Difference, Results, Value
-from calm_bench.types import Column
+from calm_bench.types import Column, Estimate
 
 Number = float | tuple[float, float, float] | None
 """A value alone, or with its interval."""
@@ -46,22 +47,13 @@ def recipe_of(metric: str, instrument: str | None = None) -> str:
     return "-".join((*(["fad"] if metric.startswith("fad") else [metric]), instrument or "recipe"))
 
 
-def row_of(cell: Row, metric: str, number: Number, *, instrument: str | None, n: int) -> Value:
+def value_from(cell: Row, metric: str, number: Number, *, instrument: str | None, n: int) -> Value:
     value, low, high = number if isinstance(number, tuple) else (number, None, None)
-    return Value(
-        cell_id=cell.cell_id,
-        system=cell.label,
-        temperature=cell.temperature,
-        head_steps=cell.head_steps,
-        metric=metric,
-        value=value,
-        low=low,
-        high=high,
-        n=n if value is not None else 0,
-        unit={"head_share": "%", "wer": "%", "overall_speedup": "×"}.get(metric, ""),
-        recipe_id=recipe_of(metric, instrument),
-        reason=None if value is not None else "nobody measured it",
-    )
+    found = Estimate(value=None, reason="nobody measured it")
+    if value is not None:
+        found = Estimate(value=value, low=low, high=high, n=n)
+    unit = {"head_share": "%", "wer": "%", "overall_speedup": "×"}.get(metric, "")
+    return value_of(cell, metric, unit, found, recipe_of(metric, instrument))
 
 
 def column_of(metric: str) -> Column:
@@ -100,7 +92,7 @@ def make_results(
                     continue
                 by = instrument if embedded else None
                 clips = 12 if metric in SPEED else 64
-                rows.append(row_of(cell, metric, number, instrument=by, n=clips))
+                rows.append(value_from(cell, metric, number, instrument=by, n=clips))
                 recipe = {"metric": metric} | ({"embedding": by} if by else {})
                 if metric in SPEED:
                     recipe = {"metric": "latency", "device": "CPU", "dtype": "float32"}

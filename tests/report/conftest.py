@@ -5,17 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import records
-from records import failed, keep_clip, manifest
+from records import failed, keep_clip, manifest, one_round
 
-from calm_bench.store.records import (
-    LatencyRecord,
-    Row,
-    ScoreRecord,
-    TranscriptRecord,
-)
+from calm_bench.numbers.speed import value_of
+from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord
 from calm_bench.store.results import Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Column
+from calm_bench.types import Column, Estimate
 
 RATE = 16000
 PROMPT_SECONDS = 1.04
@@ -99,33 +95,21 @@ VALUES: dict[str, tuple[float | None, ...]] = {
 }
 
 
-def make_row(cell: Row, column: Column, value: float | None) -> Value:
-    common = {
-        "cell_id": cell.cell_id,
-        "system": cell.label,
-        "temperature": cell.temperature,
-        "temperature_kind": cell.temperature_kind,
-        "text_temperature": cell.text_temperature,
-        "head_steps": cell.head_steps,
-        "metric": column.name,
-        "unit": column.unit,
-        "recipe_id": None if value is None else f"{column.name}-recipe",
-    }
-    n = 2 if cell.cell_id == "calm-t1" else 3
+def make_value(cell: Row, column: Column, value: float | None) -> Value:
     if value is None:
-        silent = "every transcript is empty" if cell.kind == "silence" else "not a system"
-        return Value.model_validate(common | {"value": None, "reason": silent})
+        reason = "every transcript is empty" if cell.kind == "silence" else "not a system"
+        return value_of(cell, column.name, column.unit, Estimate(value=None, reason=reason), None)
     width = 0.06 * value
     high = value + (2 * width if column.name == "wer" else width)
-    return Value.model_validate(
-        common | {"value": value, "low": value - width, "high": high, "n": n}
-    )
+    n = 2 if cell.cell_id == "calm-t1" else 3
+    found = Estimate(value=value, low=value - width, high=high, n=n)
+    return value_of(cell, column.name, column.unit, found, f"{column.name}-recipe")
 
 
 def make_results() -> Results:
     cells = make_cells()
     rows = [
-        make_row(cell, column, value)
+        make_value(cell, column, value)
         for cell in cells
         for column, value in zip(COLUMNS, VALUES[cell.cell_id], strict=False)
     ]
@@ -208,23 +192,9 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                     )
                 )
     for number in range(5):
-        arms = (("rq-t0.8", 5_000_000), ("calm-t0.8", 400_000))
-        for order, (cell_id, head) in enumerate(arms):
-            stages = {"backbone": 9_000_000 + 100_000 * number, "head": head, "codec": 3_000_000}
-            stages["total"] = sum(stages.values()) + 50_000
-            store.append(
-                LatencyRecord(
-                    round=number,
-                    cell_id=cell_id,
-                    order=order,
-                    stage_ns={stage: (value,) * 8 for stage, value in stages.items()},
-                    first_audio_ns=60_000_000,
-                    frame_ns=80_000_000,
-                    device="cpu",
-                    dtype="float32",
-                    threads=2,
-                )
-            )
+        for cell_id, head in (("rq-t0.8", 5_000_000), ("calm-t0.8", 400_000)):
+            stages = (9_000_000 + 100_000 * number, head, 3_000_000)
+            store.append(one_round(number, cell_id, *stages, lost=50_000))
     return store
 
 

@@ -42,17 +42,7 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
-    latency = LatencyRecord(
-        round=0,
-        cell_id="c",
-        order=1,
-        stage_ns={"head": (5, 6), "total": (9, 9)},
-        first_audio_ns=7,
-        frame_ns=80_000_000,
-        device="cpu",
-        dtype="float32",
-        threads=2,
-    )
+    latency = records.one_round(0, "c", 3, 2, 1)
     heard = Transcript(
         text="the dog", words=(TimedWord(word="the", start=0.5, end=1.0),), flags=("loop",)
     )
@@ -73,9 +63,9 @@ def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
         estimates={"fad": Estimate(value=None, reason="12 clips, 16 needed")},
         counts={"n_vectors": 450},
     )
-    records = [trial(0), latency, transcript, score, cell_score]
-    store.append(*records)
-    for record in records:
+    written = [trial(0), latency, transcript, score, cell_score]
+    store.append(*written)
+    for record in written:
         assert RunStore(store.root).read(type(record)) == [record]
     assert store.read(TranscriptRecord)[0].transcript == heard
 
