@@ -1,10 +1,11 @@
 """Records as tests make them: what is not told is that of a run of speech."""
 
+from collections.abc import Callable
 from typing import Any
 
 from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.store.records import LatencyRecord, Manifest, TrialRecord
-from calm_bench.store.results import Results
+from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Wave
 
@@ -29,6 +30,12 @@ def results(**changes: Any) -> Results:
     fields = {"run_id": RUN_ID, "benchmark": "speech", "benchmark_version": 1}
     nothing: dict[str, Any] = {"cells": (), "columns": (), "rows": ()}
     return Results.model_validate(fields | nothing | changes)
+
+
+def with_values(found: Results, which: Callable[[Value], bool], **update: Any) -> Results:
+    """The results with some of their values changed."""
+    rows = (value.model_copy(update=update) if which(value) else value for value in found.rows)
+    return found.model_copy(update={"rows": tuple(rows)})
 
 
 def trial(cell_id: str = "c", prompt_id: str = "p", **changes: Any) -> TrialRecord:

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from records import with_values
 
 from calm_bench.core import files
 from calm_bench.errors import InputError, MissingExtraError
@@ -48,12 +49,9 @@ def test_numbers_by_two_recipes_share_no_column(run_store: RunStore, tmp_path: P
     results = store.read_results()
     other = {"recipe_id": "wer-other"}
     moved = "wer", "calm-t1"
-    rows = tuple(
-        value.model_copy(update=other if (value.metric, value.cell_id) == moved else {})
-        for value in results.rows
-    )
     recipes = results.recipes | {"wer-other": {"metric": "wer", "version": 2}}
-    store.write_results(results.model_copy(update={"rows": rows, "recipes": recipes}))
+    results = with_values(results, lambda v: (v.metric, v.cell_id) == moved, **other)
+    store.write_results(results.model_copy(update={"recipes": recipes}))
     scores = [s for s in store.read(ScoreRecord) if (s.metric, s.cell_id) == moved]
     store.append(*(score.model_copy(update=other) for score in scores))
     lines = metadata(export(store.root, "audiofolder", tmp_path / "out")[0])

@@ -3,6 +3,7 @@ import io
 import re
 
 import pytest
+from records import with_values
 from rich.console import Console
 
 from calm_bench.report.columns import (
@@ -90,22 +91,19 @@ def test_references_are_not_timed_and_miss_nothing(results: Results) -> None:
 
 
 def test_an_n_that_is_not_the_rows_is_said(results: Results) -> None:
-    rows = tuple(
-        r.model_copy(update={"n": 1}) if (r.cell_id, r.metric) == ("rq-t1", "wer") else r
-        for r in results.rows
-    )
-    table = main_table(results.model_copy(update={"rows": rows}))
+    one = with_values(results, lambda v: (v.cell_id, v.metric) == ("rq-t1", "wer"), n=1)
+    table = main_table(one)
     field = named(table, 4)["WER (%) ↓"]
     assert field.footnote == "n = 1"
 
 
 def test_a_number_without_an_interval_says_why(results: Results) -> None:
     alone = {"low": None, "high": None, "reason": "an interval needs two"}
-    rows = tuple(v.model_copy(update=alone if v.metric == "wer" else {}) for v in results.rows)
     gaps = tuple(
         gap.model_copy(update=alone if gap.value == 8.6 else {}) for gap in results.differences
     )
-    changed = results.model_copy(update={"rows": rows, "differences": gaps})
+    changed = with_values(results, lambda value: value.metric == "wer", **alone)
+    changed = changed.model_copy(update={"differences": gaps})
     table = main_table(changed)
     text = named(table, 5)["WER (%) ↓"]
     assert text == Text("16.1", "an interval needs two")
@@ -120,14 +118,10 @@ def test_a_row_that_was_never_measured_says_so(results: Results) -> None:
 
 
 def test_recipes_never_share_a_column(results: Results) -> None:
-    rows = tuple(
-        r.model_copy(update={"recipe_id": "other"})
-        if (r.cell_id, r.metric) == ("calm-t1", "wer")
-        else r
-        for r in results.rows
-    )
+    at = ("calm-t1", "wer")
+    moved = with_values(results, lambda v: (v.cell_id, v.metric) == at, recipe_id="other")
     recipes = results.recipes | {"other": {"metric": "wer", "asr": "small.en", "version": 1}}
-    table = main_table(results.model_copy(update={"rows": rows, "recipes": recipes}))
+    table = main_table(moved.model_copy(update={"recipes": recipes}))
     found = [i for i, text in enumerate(table.headings) if text.text == "WER (%) ↓"]
     assert len(found) == 2
     columns = [[line[i] for line in table.rows] for i in found]
@@ -223,11 +217,8 @@ def test_an_interval_of_too_few_clips_has_a_mark_and_the_table_says_what_it_mean
     results: Results,
 ) -> None:
     assert MARKED not in main_table(results).notes
-    rows = [
-        value.model_copy(update={"marked": True}) if value.metric == "wer" else value
-        for value in results.rows
-    ]
-    table = main_table(results.model_copy(update={"rows": tuple(rows)}))
+    few = with_values(results, lambda value: value.metric == "wer", marked=True)
+    table = main_table(few)
     assert MARKED in table.notes
     marked = [text.text for line in table.rows for text in line if "†" in text.text]
     assert len(marked) == 7

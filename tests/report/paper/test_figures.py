@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from records import with_values
 from stored_runs import CALM, RQ32, around, make_results, make_run, speed_of, stored, system
 
 from calm_bench.report.paper.figures import (
@@ -195,11 +196,7 @@ def test_figures_are_drawn_twice_alike_and_never_empty(
 
 def test_a_system_without_numbers_over_time_is_named_below(ablations: StoredRun) -> None:
     lost = {"value": None, "low": None, "high": None, "reason": "too short"}
-    values = tuple(
-        value.model_copy(update=lost) if "no-noise" in value.cell_id else value
-        for value in ablations.results.rows
-    )
-    results = ablations.results.model_copy(update={"rows": values})
+    results = with_values(ablations.results, lambda value: "no-noise" in value.cell_id, **lost)
     (panel,) = fad_over_time(replace(ablations, results=results))
     assert "not drawn for want of a value: No noise injection" in panel.caption
     (panel,) = fad_over_time(ablations)

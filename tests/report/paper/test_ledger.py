@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from records import with_values
 from scipy import stats
 from stored_runs import CALM, RQ32, around, make_results, make_run, music_results, stored, system
 
@@ -94,14 +95,10 @@ def test_every_recipe_is_evidence_for_one_line(music: StoredRun) -> None:
 def test_ears_that_disagree_are_mixed() -> None:
     rows = [(CALM[4], {"fad": around(5.0)}), (RQ32, {"fad": around(9.0)})]
     results = make_results("a", "music", rows, instruments=("mel", "whisper v1"))
-    far = {"value": 19.0, "low": 18.0, "high": 20.0}
     far_at = ("fad-mel", CALM[4].cell_id)
-    worse = [
-        value.model_copy(update=far if (value.recipe_id, value.cell_id) == far_at else {})
-        for value in results.rows
-    ]
-    run = stored(results.model_copy(update={"rows": tuple(worse)}))
-    found = line(claim(*PAIR), run)
+    far = {"value": 19.0, "low": 18.0, "high": 20.0}
+    results = with_values(results, lambda v: (v.recipe_id, v.cell_id) == far_at, **far)
+    found = line(claim(*PAIR), stored(results))
     assert {one.verdict for one in found.evidence} == {ONCE, AGAINST}
     assert found.verdict == "mixed"
 
@@ -195,13 +192,9 @@ def test_clips_are_of_the_prompts_that_there_are() -> None:
 def broken(run: StoredRun, *rows: str) -> StoredRun:
     """The run, had whisper not heard these rows."""
     lost = {"value": None, "low": None, "high": None, "n": 0, "reason": "whisper broke"}
-    values = tuple(
-        value.model_copy(update=lost)
-        if value.recipe_id == "fad-whisper" and value.cell_id in rows
-        else value
-        for value in run.results.rows
-    )
-    return replace(run, results=run.results.model_copy(update={"rows": values}))
+    by_whisper = {(row, "fad-whisper") for row in rows}
+    results = with_values(run.results, lambda v: (v.cell_id, v.recipe_id) in by_whisper, **lost)
+    return replace(run, results=results)
 
 
 def test_an_ear_that_heard_less_says_so() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import with_values
 from stored_runs import around, make_results, make_run, music_results, stored, system
 
 from calm_bench.errors import InputError, UnknownNameError
@@ -234,14 +235,13 @@ def test_another_recipe_stands_apart_and_another_instrument_has_its_own_name(
     music: StoredRun,
 ) -> None:
     later = other()
-    rows = tuple(
-        row.model_copy(update={"recipe_id": "fad-later"}) if row.recipe_id == "fad-mel" else row
-        for row in later.results.rows
+    results = with_values(
+        later.results, lambda value: value.recipe_id == "fad-mel", recipe_id="fad-later"
     )
-    recipes = later.results.recipes | {"fad-later": {"metric": "fad", "embedding": "mel"}}
-    results = later.results.model_copy(update={"rows": rows, "recipes": recipes})
+    recipes = results.recipes | {"fad-later": {"metric": "fad", "embedding": "mel"}}
+    results = results.model_copy(update={"recipes": recipes})
     _, after = with_oldest([music, replace(later, results=results)])
-    found = {row.recipe_id: after.apart(row) for row in rows}
+    found = {value.recipe_id: after.apart(value) for value in results.rows}
     assert found["fad-later"] == "recipe fad-late"
     assert not found["fad-whisper v1"]
 
