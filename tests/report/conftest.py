@@ -1,5 +1,6 @@
 """A small finished run with everything a report must cope with: gaps, failures, hostile names."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,19 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
 @pytest.fixture
 def results() -> Results:
     return make_results()
+
+
+@pytest.fixture
+def copied(run_store: RunStore, tmp_path: Path) -> RunStore:
+    """The run in a folder of its own."""
+    return RunStore(shutil.copytree(run_store.root, tmp_path / "run"))
+
+
+@pytest.fixture
+def emptied(copied: RunStore) -> RunStore:
+    """A run as it is kept without its clips."""
+    shutil.rmtree(copied.root / "clips")
+    return copied
 
 
 @pytest.fixture(scope="session")
