@@ -8,7 +8,6 @@ new in another test, the listeners and the prompts, and speaks of Elo minus its 
 systems: the common level is settled by the prior and the number of sweeps, and says nothing.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -199,5 +198,4 @@ def agreement(units: Ints, values: Floats) -> float | None:
         return None
     means = np.bincount(units, values) / np.maximum(np.bincount(units), 1)
     within = float(((values - means[units]) ** 2 * counts / (counts - 1)).sum())
-    alpha = 1.0 - (within / len(values)) / (spread / (len(values) - 1))
-    return alpha if math.isfinite(alpha) else None
+    return 1.0 - (within / len(values)) / (spread / (len(values) - 1))
