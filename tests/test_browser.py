@@ -267,6 +267,13 @@ def test_tables_are_sorted_by_their_headings(desktop: Watched, store: RunStore) 
     assert page.locator(".numbers th[aria-sort]").get_attribute("aria-sort") == "ascending"
 
 
+def test_tables_are_sorted_by_all_digits_of_a_number(desktop: Watched, store: RunStore) -> None:
+    page = opened(desktop, store.root / "page")
+    texts = ["—", "230 (61 to 46,000)", "46,000 (9,200 to no end)", "−0.05 [−0.06, −0.04]", "×1.31"]
+    read = page.evaluate("(texts) => texts.map(numberIn).map((x) => isNaN(x) ? null : x)", texts)
+    assert read == [None, 230, 46_000, -0.05, 1.31]
+
+
 def test_the_page_is_operated_by_keys(desktop: Watched, store: RunStore) -> None:
     page = opened(desktop, store.root / "page")
     page.keyboard.press("2")
