@@ -153,7 +153,7 @@ def two_way_errors(
         return None
     rng = np.random.default_rng(seed)
     by_rater, by_item, by_vote = (
-        _variance(_grouped(sums, group), statistic, rng, resamples)
+        _variance(sums, group, statistic, rng, resamples)
         for group in (*groups, np.arange(len(sums)))
     )
     variance = np.maximum(by_rater + by_item - by_vote, np.maximum(by_rater, by_item))
@@ -161,22 +161,19 @@ def two_way_errors(
     return out
 
 
-def _grouped(sums: Floats, group: Ints) -> Floats:
-    out = np.zeros((int(group.max()) + 1, sums.shape[-1]))
-    np.add.at(out, group, sums)
-    return out
-
-
 def _variance(
     sums: Floats,
+    group: Ints,
     statistic: Callable[[Floats], Floats],
     rng: np.random.Generator,
     resamples: int,
 ) -> Floats:
     """The bootstrap's variance over clusters with its small-sample factor G / (G − 1), [K]."""
-    n = len(sums)
+    n = int(group.max()) + 1
+    clusters = np.zeros((n, sums.shape[-1]))
+    np.add.at(clusters, group, sums)
     counts = rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
-    draws = np.ma.masked_invalid(statistic(counts @ sums))
+    draws = np.ma.masked_invalid(statistic(counts @ clusters))
     variance: Floats = draws.var(axis=0, ddof=1).filled(0.0) * n / (n - 1)
     return variance
 

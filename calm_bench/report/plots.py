@@ -124,7 +124,8 @@ def against_training(results: Results) -> list[Panel]:
     """The first quality column against the training step, where rows are checkpoints."""
     steps = [(row, row.training_step) for row in results.cells if row.training_step is not None]
     steps.sort(key=lambda pair: pair[1])
-    columns = _first_quality(results) if steps else []
+    quality = _quality_columns(results) if steps else []
+    columns = [shown for shown in quality if shown.column.name == quality[0].column.name]
     caption = caption_of(results, columns, _with_value(results.cells, columns))
     panels = []
     for shown in columns:
@@ -372,11 +373,6 @@ def _quality_columns(results: Results) -> list[Shown]:
         for shown in shown_columns(results)
         if not shown.is_speed and shown.column.span is None and _with_value(systems, [shown])
     ]
-
-
-def _first_quality(results: Results) -> list[Shown]:
-    columns = _quality_columns(results)
-    return [shown for shown in columns if shown.column.name == columns[0].column.name]
 
 
 def _rows_over_time(results: Results) -> list[Row]:
