@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from calm_bench.core.audio import audio_hash, write_flac
-from calm_bench.store.records import LatencyRecord, Manifest, TrialRecord
+from calm_bench.store.records import LatencyRecord, Manifest, Row, TrialRecord
 from calm_bench.store.results import Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Wave
@@ -23,6 +23,21 @@ def manifest(**changes: Any) -> Manifest:
         "environment": {"device": "cpu", "torch": "2.13.0"},
     }
     return Manifest.model_validate(fields | changes)
+
+
+def system(model: str, label: str, temp: float = 1.0, *, steps: int = 1, **changes: Any) -> Row:
+    """The row of a system."""
+    fields = {
+        "cell_id": f"{model}-t{temp:g}-s{steps}",
+        "label": label,
+        "kind": "system",
+        "model": model,
+        "temperature": temp,
+        "temperature_kind": "noise_variance",
+        "text_temperature": temp,
+        "head_steps": steps,
+    }
+    return Row.model_validate(fields | changes)
 
 
 def results(**changes: Any) -> Results:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from records import manifest
+from records import manifest, system
 
 from calm_bench.numbers.speed import value_of
 from calm_bench.report.paper.runs import StoredRun
@@ -21,20 +21,6 @@ Differences = Iterable[tuple[Row, Row, str, tuple[float, float, float]]]
 SPEED = ("overall_speedup", "head_speedup", "head_share", "rtf")
 SPEED += ("frame_ms", "backbone_ms", "head_ms", "codec_ms")
 LABELS = {"fad": "FAD", "ppx_geo": "PPX", "vert": "VERT", "wer": "WER", "mos": "MOS"}
-
-
-def system(model: str, label: str, *, temp: float = 1.0, steps: int = 1, **more: Any) -> Row:
-    return Row(
-        cell_id=f"{model}-t{temp:g}-s{steps}",
-        label=label,
-        kind="system",
-        model=model,
-        temperature=temp,
-        temperature_kind="noise_variance",
-        text_temperature=temp,
-        head_steps=steps,
-        **more,
-    )
 
 
 def around(value: float, share: float = 0.06) -> tuple[float, float, float]:

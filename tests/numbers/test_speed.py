@@ -1,7 +1,8 @@
 import math
+from typing import Any
 
 import pytest
-from records import one_round
+from records import one_round, system
 
 from calm_bench.numbers.speed import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
 from calm_bench.store.records import LatencyRecord, Row
@@ -48,18 +49,8 @@ def test_the_identity_holds_of_a_baseline_that_is_all_head() -> None:
     assert predicted_speedup(sums(0.0, 2.0), sums(0.5, 0.5)) == pytest.approx(2.0)
 
 
-def cell(name: str, temperature: float, *, baseline: bool = False) -> Row:
-    return Row(
-        cell_id=f"{name}-t{temperature:g}",
-        label=name,
-        kind="system",
-        model=name,
-        temperature=temperature,
-        text_temperature=temperature,
-        head_steps=1,
-        top_k=0,
-        baseline=baseline,
-    )
+def cell(name: str, temperature: float, **changes: Any) -> Row:
+    return system(name, name, temperature, cell_id=f"{name}-t{temperature:g}", **changes)
 
 
 CELLS = (

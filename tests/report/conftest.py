@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import records
-from records import failed, keep_clip, manifest, one_round
+from records import failed, keep_clip, manifest, one_round, system
 
 from calm_bench.numbers.speed import value_of
 from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord
@@ -30,29 +30,19 @@ HEARD += (("<b>sang</b>", 1.85, 1.95),)
 
 
 def make_cells() -> tuple[Row, ...]:
-    def system(label: str, temperature: float, kind: str, baseline: bool) -> Row:
+    def of(label: str, temp: float, kind: str, *, baseline: bool = False) -> Row:
         name = label.split()[0].lower()
-        return Row(
-            cell_id=f"{name}-t{temperature:g}",
-            label=label,
-            kind="system",
-            model=f"{name}-speech-tiny",
-            temperature=temperature,
-            temperature_kind=kind,
-            text_temperature=temperature,
-            head_steps=1,
-            top_k=250,
-            baseline=baseline,
-        )
+        known = {"cell_id": f"{name}-t{temp:g}", "temperature_kind": kind, "baseline": baseline}
+        return system(f"{name}-speech-tiny", label, temp, **known)
 
     return (
         Row(cell_id="reference", label="Reference", kind="reference"),
         Row(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
         Row(cell_id="silence", label="Silence", kind="silence"),
-        system("RQ 8 & <i>codebooks</i>", 0.8, "softmax_divisor", True),
-        system("RQ 8 & <i>codebooks</i>", 1.0, "softmax_divisor", True),
-        system("CALM 1 step", 0.8, "noise_variance", False),
-        system("CALM 1 step", 1.0, "noise_variance", False),
+        of("RQ 8 & <i>codebooks</i>", 0.8, "softmax_divisor", baseline=True),
+        of("RQ 8 & <i>codebooks</i>", 1.0, "softmax_divisor", baseline=True),
+        of("CALM 1 step", 0.8, "noise_variance"),
+        of("CALM 1 step", 1.0, "noise_variance"),
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from commands import call
-from stored_runs import around, make_run, system
+from records import system
+from stored_runs import around, make_run
 
 from calm_bench import registry
 from calm_bench.config import (

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stored_runs import around, make_run, system
+from records import system
+from stored_runs import around, make_run
 
 from calm_bench.report.paper.figures import held_out_losses
 from calm_bench.report.paper.runs import StoredRun

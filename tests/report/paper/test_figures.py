@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from records import with_values
-from stored_runs import CALM, RQ32, around, make_results, make_run, speed_of, stored, system
+from records import system, with_values
+from stored_runs import CALM, RQ32, around, make_results, make_run, speed_of, stored
 
 from calm_bench.report.paper.figures import (
     FIGURES,

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from records import with_values
+from records import system, with_values
 from scipy import stats
-from stored_runs import CALM, RQ32, around, make_results, make_run, music_results, stored, system
+from stored_runs import CALM, RQ32, around, make_results, make_run, music_results, stored
 
 from calm_bench.errors import InputError
 from calm_bench.report.paper.claims import Claim, load_claims

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from stored_runs import make_run, system
+from records import system
+from stored_runs import make_run
 
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex

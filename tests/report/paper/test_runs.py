@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import with_values
-from stored_runs import around, make_results, make_run, music_results, stored, system
+from records import system, with_values
+from stored_runs import around, make_results, make_run, music_results, stored
 
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.claims import load_claims
