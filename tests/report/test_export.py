@@ -163,8 +163,8 @@ def test_datasets_reads_an_audiofolder_back(
         assert lines[row.pop("audio")["path"]] == row
 
 
+@pytest.mark.extra("export")
 def test_every_number_is_a_line_of_one_table(run_store: RunStore, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     out, n = export(run_store.root, "parquet", tmp_path / "all.parquet")
     table, results = pd.read_parquet(out), run_store.read_results()
     assert len(table) == n
@@ -184,8 +184,8 @@ def test_every_number_is_a_line_of_one_table(run_store: RunStore, tmp_path: Path
     assert len(clips) > len(rows) / 4
 
 
+@pytest.mark.extra("export")
 def test_an_error_is_of_prompts_and_not_of_their_draws(copied: RunStore, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     two = [t for t in copied.read(TrialRecord) if t.cell_id == "calm-t0.8"][:2]
     copied.append(*(trial.model_copy(update={"group": "one recording"}) for trial in two))
     table = pd.read_parquet(export(copied.root, "parquet", tmp_path / "all.parquet")[0])
@@ -196,8 +196,8 @@ def test_an_error_is_of_prompts_and_not_of_their_draws(copied: RunStore, tmp_pat
         assert line.stderr == pytest.approx((line.ci_upper - line.ci_lower) / 2 / student, rel=1e-4)
 
 
+@pytest.mark.extra("export")
 def test_duckdb_reads_the_table(run_store: RunStore, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     duckdb = pytest.importorskip("duckdb")
     out, n = export(run_store.root, "parquet", tmp_path / "all.parquet")
     assert duckdb.sql(f"select count(*) from '{out}'").fetchall() == [(n,)]
