@@ -264,8 +264,12 @@ def counts_table(results: Results) -> Table:
         table.add_column(row_title(row, several))
     for name in sorted({name for row in rows for name in results.counts[row.cell_id]}):
         found = [results.counts[row.cell_id].get(name) for row in rows]
-        table.add_row(name, *("" if count is None else f"{count:g}" for count in found))
+        table.add_row(name, *("" if count is None else _count(count) for count in found))
     return table
+
+
+def _count(count: float) -> str:
+    return f"{count:.0f}" if count.is_integer() else f"{count:g}"
 
 
 def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -195,8 +195,11 @@ def test_held_out_loss_stands_once_for_each_system_with_its_difference(results: 
 def test_counts_stand_beside_the_numbers(results: Results) -> None:
     table = counts_table(results)
     assert [text.text for text in table.headings] == ["Count", "Silence"]
-    assert [[text.text for text in row] for row in table.rows] == [["perplexity.n_empty", "3"]]
+    assert texts(table) == [["perplexity.n_empty", "3"]]
     assert counts_table(results.model_copy(update={"counts": {}})).rows == []
+    counts = {"silence": {"fad.n_vectors": 12_345_678.0, "fad.fad_inf_r_squared": 0.98765432}}
+    table = counts_table(results.model_copy(update={"counts": counts}))
+    assert texts(table) == [["fad.fad_inf_r_squared", "0.987654"], ["fad.n_vectors", "12345678"]]
 
 
 @pytest.mark.parametrize(
