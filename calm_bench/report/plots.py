@@ -299,18 +299,21 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
             for row in results.cells
             if (own := dots.get(row.cell_id)) and (name := system_title(row, several))
         ]
-        panels.append(
-            Panel(
-                title=title,
-                x_label="seconds of audio generated",
-                lines=lines,
-                log_x=far_apart(dot.x for line in lines for dot in line.dots),
-                from_zero=True,
-                shared_x=True,
-                caption=caption,
-            )
-        )
+        panels.append(panel_along(title, lines, caption))
     return panels
+
+
+def panel_along(title: str, lines: Sequence[Line], caption: str) -> Panel:
+    """What grows with a generation, against how long it is."""
+    return Panel(
+        title=title,
+        x_label="seconds of audio generated",
+        lines=lines,
+        log_x=far_apart(dot.x for line in lines for dot in line.dots),
+        from_zero=True,
+        shared_x=True,
+        caption=caption,
+    )
 
 
 def times_along(
