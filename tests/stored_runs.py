@@ -110,12 +110,15 @@ def make_results(
 
 
 def stored(
-    results: Results, weights: Mapping[str, str | None] = {}, environment: Mapping[str, Any] = {}
+    results: Results,
+    weights: Mapping[str, str | None] = {},
+    environment: Mapping[str, Any] = {},
+    **more: Any,
 ) -> StoredRun:
     models = {cell.model: "0" * 64 for cell in results.cells if cell.model is not None}
     made_on = {"device": "cpu", "torch": "2", "calm_bench": "0.1", "commit": "abc", **environment}
     about = {"run_id": results.run_id, "benchmark": results.benchmark}
-    told = manifest(**about, weights={**models, **weights}, environment=made_on)
+    told = manifest(**about, weights={**models, **weights}, environment=made_on, **more)
     return StoredRun(name=results.run_id, results=results, manifest=told)
 
 
@@ -154,7 +157,7 @@ CALM = {n: system("calm-music-tiny", "CALM consistency", steps=n) for n in (1, 4
 TRIGFLOW = {n: system("trigflow-music-tiny", "CALM TrigFlow", steps=n) for n in CALM}
 
 
-def music_results() -> Results:
+def music_results(name: str = "music-1") -> Results:
     """A run of all music rows with a sweep of head steps, through two embeddings."""
     numbers: Numbers = [
         (REFERENCE, {"fad": None}),
@@ -171,7 +174,7 @@ def music_results() -> Results:
             numbers.append((cell, {"fad": around(fads[n][place])} | speed))
     differences = [(CALM[4], RQ32, "fad", (-3.3, -4.1, -2.5))]
     return make_results(
-        "music-1", "music", numbers, differences=differences, instruments=("mel", "whisper v1")
+        name, "music", numbers, differences=differences, instruments=("mel", "whisper v1")
     )
 
 

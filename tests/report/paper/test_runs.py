@@ -26,7 +26,7 @@ from calm_bench.store.run_store import RunStore
 
 
 def other(**changes: Any) -> StoredRun:
-    return stored(music_results().model_copy(update={"run_id": "music-2"}), **changes)
+    return stored(music_results("music-2"), **changes)
 
 
 CODE = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
