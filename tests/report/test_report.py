@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from clips import contents
 
 from calm_bench.core.audio import read_audio
 from calm_bench.errors import InputError
@@ -63,12 +64,6 @@ def page_of(store: RunStore) -> str:
     return (store.root / "page/index.html").read_text()
 
 
-def reports(root: Path) -> dict[str, bytes]:
-    folders = (root / name for name in ("tables", "plots", "page"))
-    found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
-
-
 def test_whatever_is_made_of_a_run_reads_its_records_once(
     copied: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +89,7 @@ def test_whatever_is_made_of_a_run_reads_its_records_once(
 @pytest.mark.usefixtures("drawn")
 def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
     build_report(built.root)
-    before = reports(built.root)
+    before = contents(built.root)
     assert {
         "tables/speech.md",
         "tables/speech.csv",
@@ -105,7 +100,7 @@ def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
         "page/prompts/000.flac",
     } <= before.keys()
     build_report(built.root)
-    assert reports(built.root) == before
+    assert contents(built.root) == before
 
 
 def test_tables_come_with_differences_counts_and_recipes(built: RunStore) -> None:

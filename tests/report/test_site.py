@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from clips import contents
 from commands import Said, call
 from commands import refused as refused_line
 
@@ -24,11 +25,6 @@ def report(*words: object, code: int = 0) -> Said:
 
 def refused(*words: object) -> str:
     return refused_line("report", *words)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    found = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
 
 def sources(text: str) -> set[str]:

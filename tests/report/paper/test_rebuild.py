@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clips import contents
 from commands import call
 from stored_runs import music_results, stored
 
@@ -30,14 +31,6 @@ def checkout(
     monkeypatch.setattr(rebuild, "draw_figures", lambda runs: drawn)
     monkeypatch.chdir(folder.parent.parent)
     return folder.parent.parent
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_same_runs_give_the_same_files(checkout: Path) -> None:
