@@ -14,6 +14,12 @@ Files = Mapping[str, str | float]
 """Files by name: a text, or the seconds of a sound."""
 
 
+def contents(root: Path) -> dict[str, bytes]:
+    """What each file below a folder holds."""
+    found = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+
+
 def clip_of(
     wave: ArrayLike, name: str = "a", rate: int = 16_000, *, prompt: str = "", **known: Any
 ) -> Clip:
@@ -42,9 +48,3 @@ def lay(root: Path, files: Files | Iterable[str], rate: int = 8000) -> Path:
         form = "NIST" if path.suffix.isupper() else path.suffix[1:]
         soundfile.write(path, wave, rate, format=form)
     return root
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """What each file below a folder holds."""
-    found = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from records import manifest, system
+from records import manifest
+from rows import system
 
 from calm_bench.numbers.speed import value_of
 from calm_bench.report.paper.runs import StoredRun

@@ -55,21 +55,35 @@ def make_run(root: Path, benchmark: str = "speech") -> RunStore:
     command = ("calm-bench", "run", benchmark)
     about = {"run_id": run_id, "benchmark": benchmark, "command": command}
     store.begin(manifest(**about, status="finished"))
-    found = {"cells": cells, "columns": (column,), "rows": rows}
-    about = {"run_id": run_id, "benchmark": benchmark, "recipes": {"r": {"metric": "wer"}}}
-    store.write_results(results(**about, **found))
+    found = {
+        "cells": cells,
+        "columns": (column,),
+        "rows": rows,
+        "recipes": {"r": {"metric": "wer"}},
+    }
+    store.write_results(results(run_id=run_id, benchmark=benchmark, **found))
     t = np.arange(round(SECONDS * RATE)) / RATE
     for c, cell in enumerate(cells):
         for p, prompt in enumerate(PROMPTS):
             wave = (0.2 * np.sin(2 * np.pi * (200 + 90 * p + 20 * c) * t)).astype(np.float32)
-            meant, heard = ((("Once", 0.1, 0.5), (word, 1.2, 1.5)) for word in ("upon", "a"))
-            named = {"clip": f"clips/{cell.cell_id}/{prompt} #1.flac", "words": meant}
-            made = keep_clip(store, wave, cell.cell_id, prompt, prompt_seconds=PROMPT, **named)
-            of = {"clip_id": made.clip_id, "trial_id": made.trial_id, "cell_id": cell.cell_id}
-            wer = SYSTEMS.get(cell.label, (2.0,) * 3)[p]
+            words = (("Once", 0.1, 0.5), ("upon", 1.2, 1.5))
+            about = {"prompt_seconds": PROMPT, "words": words}
+            trial = keep_clip(store, cell.cell_id, prompt, wave, RATE, **about)
             store.append(
-                TranscriptRecord(clip_id=made.clip_id, recipe_id="a", text="", words=heard),
-                ScoreRecord(metric="wer", recipe_id="r", values={"w": wer}, **of),
+                TranscriptRecord(
+                    clip_id=trial.clip_id,
+                    recipe_id="a",
+                    text="",
+                    words=(("Once", 0.1, 0.5), ("a", 1.2, 1.5)),
+                ),
+                ScoreRecord(
+                    metric="wer",
+                    recipe_id="r",
+                    cell_id=cell.cell_id,
+                    trial_id=trial.trial_id,
+                    clip_id=trial.clip_id,
+                    values={"w": SYSTEMS.get(cell.label, (2.0,) * 3)[p]},
+                ),
             )
     return store
 

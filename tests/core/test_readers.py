@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from records import trial
 
 from calm_bench.config import BenchmarkSpec, ModelConfig, PromptSpec, parse, read_yaml, yaml_value
 from calm_bench.core import files, paths
@@ -111,7 +110,17 @@ def test_a_record_of_any_fields_is_taken_or_refused(model: Any, data: Any) -> No
     refused_or_read(lambda: parse(model, given, "here"))
 
 
-TRIAL = trial(prompt_seconds=3.25)
+TRIAL = TrialRecord(
+    trial_id="t",
+    cell_id="c",
+    prompt_id="p",
+    seed_index=0,
+    seed=1,
+    status="failed",
+    error="none",
+    prompt_seconds=3.25,
+    prompt_text_source="none",
+)
 
 
 @hypothesis.given(place=st.integers(0, 10**6), bit=st.integers(0, 7))

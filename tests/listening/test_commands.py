@@ -1,10 +1,10 @@
 import re
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import call, refused
-from listeners import fill
 
 from calm_bench.listening.session import Wanted, plan_session, vote_file
 from calm_bench.listening.votes import VoteBook
@@ -12,7 +12,7 @@ from calm_bench.store.run_store import RunStore
 
 
 @pytest.fixture
-def voted(run_store: RunStore) -> RunStore:
+def voted(run_store: RunStore, fill: Callable[..., None]) -> RunStore:
     for question in ("meaningfulness", "quality"):
         wanted = Wanted(question=question, per_rater=9)  # type: ignore[arg-type]
         path = vote_file(run_store.root, wanted.question)
@@ -37,7 +37,7 @@ def test_elo_prints_the_table_and_joins_the_run(voted: RunStore) -> None:
 
 
 def test_elo_of_one_listener_has_a_dash_for_its_interval_and_says_why(
-    run_store: RunStore, tmp_path: Path
+    run_store: RunStore, fill: Callable[..., None], tmp_path: Path
 ) -> None:
     wanted = Wanted(question="meaningfulness", per_rater=9)
     book = VoteBook.open(tmp_path / "one.jsonl", plan_session(run_store, wanted)[0])

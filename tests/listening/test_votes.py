@@ -1,8 +1,8 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from listeners import fill
 
 from calm_bench.errors import BenchError, InputError
 from calm_bench.listening.session import ClipFiles, Session, Wanted, plan_session
@@ -14,16 +14,18 @@ from calm_bench.store.records import TrialRecord
 from calm_bench.store.results import Results
 from calm_bench.store.run_store import RunStore
 
+Fill = Callable[..., None]
+
 
 @pytest.fixture
-def book(tmp_path: Path, planned: tuple[Session, ClipFiles]) -> VoteBook:
+def book(tmp_path: Path, planned: tuple[Session, ClipFiles], fill: Fill) -> VoteBook:
     out = VoteBook.open(tmp_path / "votes.jsonl", planned[0])
     fill(out, raters=3)
     return out
 
 
 @pytest.fixture
-def quality(tmp_path: Path, run_store: RunStore) -> VoteBook:
+def quality(tmp_path: Path, run_store: RunStore, fill: Fill) -> VoteBook:
     planned, _ = plan_session(run_store, Wanted(question="quality", per_rater=9))
     out = VoteBook.open(tmp_path / "q.jsonl", planned)
     fill(out, raters=4)
@@ -54,7 +56,7 @@ def test_what_was_written_is_read(book: VoteBook) -> None:
     assert again.pending("listener 0") is None
 
 
-def test_a_torn_last_line_is_no_vote_and_is_cut_off(book: VoteBook) -> None:
+def test_a_torn_last_line_is_no_vote_and_is_cut_off(book: VoteBook, fill: Fill) -> None:
     whole = book.path.read_bytes()
     book.path.write_bytes(whole[:-20])
     again = VoteBook.open(book.path, book.session)
@@ -211,7 +213,7 @@ def test_scores_become_mean_opinions(quality: VoteBook) -> None:
 
 
 def test_one_listener_gives_values_without_intervals(
-    tmp_path: Path, planned: tuple[Session, ClipFiles]
+    tmp_path: Path, planned: tuple[Session, ClipFiles], fill: Fill
 ) -> None:
     book = VoteBook.open(tmp_path / "one.jsonl", planned[0])
     fill(book, raters=1)
@@ -248,7 +250,7 @@ def test_a_question_without_votes_says_so_beside_one_that_has_some(
 
 
 def test_votes_of_several_machines_are_pooled_once(
-    tmp_path: Path, run_store: RunStore, book: VoteBook
+    tmp_path: Path, run_store: RunStore, book: VoteBook, fill: Fill
 ) -> None:
     other = VoteBook.open(tmp_path / "other.jsonl", plan_session(run_store, Wanted(seed=7))[0])
     fill(other, raters=2)

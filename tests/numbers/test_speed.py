@@ -2,7 +2,7 @@ import math
 from typing import Any
 
 import pytest
-from records import one_round, system
+from rows import one_round, system
 
 from calm_bench.numbers.speed import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
 from calm_bench.store.records import LatencyRecord, Row

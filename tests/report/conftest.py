@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import records
-from records import failed, keep_clip, manifest, one_round, system
+from records import keep_clip, manifest
+from rows import one_round, system
 
 from calm_bench.numbers.speed import value_of
-from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord
+from calm_bench.store.records import (
+    Row,
+    ScoreRecord,
+    TranscriptRecord,
+)
 from calm_bench.store.results import Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column, Estimate
@@ -144,23 +149,26 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
             time = np.arange(2 * RATE) / RATE
             wave = 0.1 * np.sin(2 * np.pi * (220 + 40 * index) * time) * (cell.kind != "silence")
             wave = (wave + 1e-3 * rng.standard_normal(len(wave))).astype(np.float32)
-            common = {
-                "trial_id": f"{cell.cell_id}/{index}",
-                "seed": index,
-                "prompt_seconds": PROMPT_SECONDS,
-                "prompt_text_source": "transcribed" if index == 1 else "given",
-            }
-            if cell.cell_id == "calm-t1" and index == 2:
-                error = "RuntimeError: <out of memory>"
-                store.append(failed(cell.cell_id, prompt, error, **common))
+            failed = cell.cell_id == "calm-t1" and index == 2
+            trial = keep_clip(
+                store,
+                cell.cell_id,
+                prompt,
+                None if failed else wave,
+                RATE,
+                trial_id=f"{cell.cell_id}/{index}",
+                seed=index,
+                error="RuntimeError: <out of memory>" if failed else None,
+                prompt_seconds=PROMPT_SECONDS,
+                prompt_text_source="transcribed" if index == 1 else "given",
+                words=None if failed or cell.kind == "silence" else WORDS,
+            )
+            if failed:
                 continue
-            common["clip"] = f"clips/{cell.cell_id}/{index} #1.flac"
-            common["words"] = None if cell.kind == "silence" else WORDS
-            made = keep_clip(store, wave, cell.cell_id, prompt, **common)
             heard = () if cell.kind == "silence" else HEARD
             store.append(
                 TranscriptRecord(
-                    clip_id=made.clip_id,
+                    clip_id=trial.clip_id,
                     recipe_id="asr",
                     text=" ".join(word for word, _, _ in heard),
                     words=heard,
@@ -176,8 +184,8 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                         metric=metric,
                         recipe_id=f"{column}-recipe",
                         cell_id=cell.cell_id,
-                        trial_id=made.trial_id,
-                        clip_id=made.clip_id,
+                        trial_id=trial.trial_id,
+                        clip_id=trial.clip_id,
                         values=values,
                         note="empty transcript" if None in values.values() else None,
                     )

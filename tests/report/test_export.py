@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from records import with_values
+from rows import with_values
 
 from calm_bench.core import files
 from calm_bench.errors import InputError, MissingExtraError

@@ -3,8 +3,8 @@ import io
 import re
 
 import pytest
-from records import with_values
 from rich.console import Console
+from rows import with_values
 
 from calm_bench.report.columns import (
     MARKED,

@@ -183,10 +183,19 @@ def make_store(root: Path, n: int = 3, seeds: int = 1, group: str | None = None)
             rng = np.random.default_rng([index, prompt, *([draw] if cell.cell_id == "a" else [])])
             wave = rng.normal(0, 0.1 + 0.05 * prompt, RATE).astype(np.float32)
             name = f"clips/{cell.cell_id}/{prompt}.{draw}.flac"
-            known = {"sample_rate": RATE, "prompt_seconds": 0.3, "group": group}
-            trial_id = f"{cell.cell_id}-{prompt}-{draw}"
-            of = {"trial_id": trial_id, "clip": name, "seed_index": draw}
-            keep_clip(store, wave, cell.cell_id, f"p{prompt}", **of, **known)
+            keep_clip(
+                store,
+                cell.cell_id,
+                f"p{prompt}",
+                wave,
+                RATE,
+                trial_id=f"{cell.cell_id}-{prompt}-{draw}",
+                clip=name,
+                group=group,
+                seed_index=draw,
+                prompt_seconds=0.3,
+                prompt_text_source="none",
+            )
     return store
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from records import one_round
+from rows import one_round
 
 from calm_bench.report.build import build_report
 from calm_bench.report.columns import shown_columns

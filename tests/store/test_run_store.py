@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import records
 from pydantic import ValidationError
 
 from calm_bench.core import files
@@ -17,23 +16,46 @@ from calm_bench.errors import BenchError, InputError
 from calm_bench.store.records import (
     CONCERNS,
     LatencyRecord,
+    Manifest,
     RowScore,
     ScoreRecord,
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.store.results import Ratings, Value
+from calm_bench.store.results import Ratings, Results, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, TimedWord, Transcript
 
-WEIGHTS = {"calm-speech-tiny": "aa", "calm-debug": None}
-manifest = partial(records.manifest, weights=WEIGHTS)
-
 
 def trial(number: int, **changes: object) -> TrialRecord:
-    words = (("the", 0.1, 0.2), ("dog", 0.3, 0.6))
-    about = {"trial_id": f"t{number}", "seed": 7, "prompt_seconds": 3.04, "words": words}
-    return records.trial(prompt_id=f"p{number}", **{**about, **changes})
+    fields: dict[str, object] = {
+        "trial_id": f"t{number}",
+        "cell_id": "calm@0.8",
+        "prompt_id": f"p{number}",
+        "seed_index": 0,
+        "seed": 7,
+        "status": "ok",
+        "clip": f"clips/calm@0.8/p{number}.flac",
+        "clip_id": f"c{number}",
+        "sample_rate": 16000,
+        "prompt_seconds": 3.04,
+        "prompt_text_source": "given",
+        "words": (("the", 0.1, 0.2), ("dog", 0.3, 0.6)),
+    }
+    return TrialRecord.model_validate(fields | changes)
+
+
+def manifest(**changes: object) -> Manifest:
+    fields: dict[str, object] = {
+        "run_id": "speech-1234",
+        "benchmark": "speech",
+        "version": 1,
+        "created": "2026-11-22T12:00:00Z",
+        "plan_hash": "abc",
+        "environment": {"device": "cpu", "torch": "2.13.0"},
+        "weights": {"calm-speech-tiny": "aa", "calm-debug": None},
+    }
+    return Manifest.model_validate(fields | changes)
 
 
 @pytest.fixture
@@ -42,7 +64,17 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
-    latency = records.one_round(0, "c", 3, 2, 1)
+    latency = LatencyRecord(
+        round=0,
+        cell_id="c",
+        order=1,
+        stage_ns={"head": (5, 6), "total": (9, 9)},
+        first_audio_ns=7,
+        frame_ns=80_000_000,
+        device="cpu",
+        dtype="float32",
+        threads=2,
+    )
     heard = Transcript(
         text="the dog", words=(TimedWord(word="the", start=0.5, end=1.0),), flags=("loop",)
     )
@@ -63,9 +95,9 @@ def test_every_kind_of_record_comes_back_equal(store: RunStore) -> None:
         estimates={"fad": Estimate(value=None, reason="12 clips, 16 needed")},
         counts={"n_vectors": 450},
     )
-    written = [trial(0), latency, transcript, score, cell_score]
-    store.append(*written)
-    for record in written:
+    records = [trial(0), latency, transcript, score, cell_score]
+    store.append(*records)
+    for record in records:
         assert RunStore(store.root).read(type(record)) == [record]
     assert store.read(TranscriptRecord)[0].transcript == heard
 
@@ -144,12 +176,12 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from records import trial
+from test_run_store import trial
 from calm_bench.store.run_store import RunStore
 store = RunStore(Path({root!r}))
 with store.lock():
     for batch in range(10**9):
-        store.append(*(trial(trial_id=f"t{{4 * batch + k}}", error="x" * 20_000) for k in range(4)))
+        store.append(*(trial(4 * batch + k, error="x" * 20_000) for k in range(4)))
         sys.stdout.write(str(4 * batch + 4) + chr(10))
         sys.stdout.flush()
 """
@@ -157,7 +189,7 @@ with store.lock():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_kill_loses_no_line_that_was_reported_written(store: RunStore) -> None:
-    code = WRITER.format(tests=str(Path(__file__).parents[1]), root=str(store.root))
+    code = WRITER.format(tests=str(Path(__file__).parent), root=str(store.root))
     for _ in range(2):
         command = [sys.executable, "-c", code]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -284,7 +316,7 @@ def test_a_fresh_run_of_other_weights_removes_nothing(store: RunStore) -> None:
     other = {"calm-speech-tiny": "bb", "new-model": "cc"}
     with (
         pytest.raises(InputError, match="which no command can make again") as caught,
-        store.opened("speech-0123abcd", other, fresh=True),
+        store.opened("speech-1234", other, fresh=True),
     ):
         pass
     assert "\n" not in str(caught.value)
@@ -299,15 +331,15 @@ def test_a_fresh_run_removes_files_of_our_names_alone(store: RunStore) -> None:
     theirs += ("clips/a/mine.flac", "plots/mine.png", "tables/mine.csv", "page/prompts/voice.flac")
     for name in (*ours, *theirs):
         store.path(name).write_text("{}")
-    ratings = Ratings(run_id="speech-0123abcd")
+    ratings = Ratings(run_id="speech-1234")
     store.write_json("ratings.json", ratings)
-    with store.opened("speech-0123abcd", {"calm-speech-tiny": "aa"}, fresh=True):
+    with store.opened("speech-1234", {"calm-speech-tiny": "aa"}, fresh=True):
         found = {p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file()}
         assert found == {".lock", "manifest.json", *theirs}
         assert store.begin(manifest(plan_hash="new"), fresh=True).plan_hash == "new"
-    assert store.read_ratings("speech-0123abcd") == ratings
+    assert store.read_ratings("speech-1234") == ratings
     with (
-        pytest.raises(InputError, match=r"ratings\.json speaks of the run speech-0123abcd"),
+        pytest.raises(InputError, match=r"ratings\.json speaks of the run speech-1234"),
         store.opened("other-1", {"calm-speech-tiny": "aa"}, fresh=True),
     ):
         pass
@@ -349,7 +381,10 @@ def test_a_lock_file_of_someone_is_left_alone(store: RunStore, text: str) -> Non
 
 def test_results_of_another_run_are_not_shown_as_those_of_this_one(store: RunStore) -> None:
     store.begin(manifest())
-    store.write_results(records.results(run_id="speech-99"))
+    other = Results(
+        run_id="speech-99", benchmark="speech", benchmark_version=1, cells=(), columns=(), rows=()
+    )
+    store.write_results(other)
     with pytest.raises(InputError, match=r"results\.json speaks of the run speech-99, not of"):
         store.read_results()
 
@@ -360,7 +395,7 @@ def test_a_folder_with_another_manifest_is_someones(store: RunStore, text: str) 
     assert not store.holds_run
     with (
         pytest.raises(InputError, match=r"manifest\.json"),
-        store.opened("speech-0123abcd", {}, fresh=True),
+        store.opened("speech-1234", {}, fresh=True),
     ):
         pass
     assert [path.name for path in store.root.iterdir()] == ["manifest.json"]
@@ -369,7 +404,7 @@ def test_a_folder_with_another_manifest_is_someones(store: RunStore, text: str) 
 def test_what_a_killed_process_had_begun_is_swept_at_the_next_start(store: RunStore) -> None:
     begun = store.path(".manifest.json.999999999-0123abcd-0.unfinished")
     begun.write_text("{")
-    with store.opened("speech-0123abcd", {}, fresh=False):
+    with store.opened("speech-1234", {}, fresh=False):
         store.begin(manifest())
     assert not begun.exists()
     assert store.holds_run
@@ -383,7 +418,7 @@ def test_a_line_and_a_file_that_were_changed_are_refused(store: RunStore) -> Non
         ("manifest.json", store.read_manifest),
     ):
         path = store.root / name
-        path.write_text(path.read_text().replace("3.04", "3.05").replace("2.13.0", "2.14.0"))
+        path.write_text(path.read_text().replace("3.04", "3.05").replace('"abc"', '"abd"'))
         with pytest.raises(InputError, match=rf"{name}.*checksum does not fit"):
             read()
 
@@ -420,7 +455,9 @@ def test_a_folder_that_is_no_run_says_so(store: RunStore) -> None:
 
 
 def test_results_of_another_schema_are_refused(store: RunStore) -> None:
-    results = records.results()
+    results = Results(
+        run_id="r", benchmark="speech", benchmark_version=1, cells=(), columns=(), rows=()
+    )
     store.write_results(results)
     assert store.read_results() == results
     path = store.root / "results.json"

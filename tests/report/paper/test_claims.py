@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from commands import call
-from records import system
+from rows import system
 from stored_runs import around, make_run
 
 from calm_bench import registry

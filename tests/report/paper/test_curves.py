@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from records import system
+from rows import system
 from stored_runs import around, make_run
 
 from calm_bench.report.paper.figures import held_out_losses

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from records import system, with_values
+from rows import system, with_values
 from stored_runs import CALM, RQ32, around, make_results, make_run, speed_of, stored
 
 from calm_bench.report.paper.figures import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from records import system, with_values
+from rows import system, with_values
 from scipy import stats
 from stored_runs import CALM, RQ32, around, make_results, make_run, music_results, stored
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from records import system
+from rows import system
 from stored_runs import make_run
 
 from calm_bench.errors import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import system, with_values
+from rows import system, with_values
 from stored_runs import around, make_results, make_run, music_results, stored
 
 from calm_bench.errors import InputError, UnknownNameError
