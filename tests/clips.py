@@ -19,6 +19,12 @@ Files = Mapping[str, str | float]
 """Files by name: a text, or the seconds of a sound."""
 
 
+def contents(root: Path) -> dict[str, bytes]:
+    """What each file below a folder holds."""
+    found = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+
+
 def clip_of(
     wave: ArrayLike, name: str = "a", rate: int = 16_000, *, prompt: str = "", **known: Any
 ) -> Clip:

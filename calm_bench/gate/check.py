@@ -30,7 +30,7 @@ from calm_bench.gate.crews import checked_out
 from calm_bench.gate.ratios import AGAINST, RATIOS, compare, compare_stored, measured_ratios
 from calm_bench.gate.rule import Judgement, Quantity, Verdict
 from calm_bench.report.formats import to_markdown
-from calm_bench.report.tables import Table
+from calm_bench.report.tables import Table, Text
 
 COUNTS = "counts"
 REGRESSED, UNDECIDED = 1, 3
@@ -253,7 +253,7 @@ def _ratios_table(title: str, judged: Sequence[Judgement]) -> Table:
             _number(one.control.value),
             _number(one.wall.value),
             str(one.ratio.n),
-            table.text(one.verdict, one.note or None),
+            Text(one.verdict, one.note),
         )
     table.notes += [TIMES, CONTROL]
     return table

@@ -8,7 +8,6 @@ new in another test, the listeners and the prompts, and speaks of Elo minus its 
 systems: the common level is settled by the prior and the number of sweeps, and says nothing.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -155,7 +154,7 @@ def two_way_errors(
         return None
     rng = np.random.default_rng(seed)
     by_rater, by_item, by_vote = (
-        _variance(_grouped(sums, group), statistic, rng, resamples)
+        _variance(sums, group, statistic, rng, resamples)
         for group in (*groups, np.arange(len(sums)))
     )
     variance = np.maximum(by_rater + by_item - by_vote, np.maximum(by_rater, by_item))
@@ -163,22 +162,19 @@ def two_way_errors(
     return out
 
 
-def _grouped(sums: Floats, group: Ints) -> Floats:
-    out = np.zeros((int(group.max()) + 1, sums.shape[-1]))
-    np.add.at(out, group, sums)
-    return out
-
-
 def _variance(
     sums: Floats,
+    group: Ints,
     statistic: Callable[[Floats], Floats],
     rng: np.random.Generator,
     resamples: int,
 ) -> Floats:
     """The bootstrap's variance over clusters with its small-sample factor G / (G − 1), [K]."""
-    n = len(sums)
+    n = int(group.max()) + 1
+    clusters = np.zeros((n, sums.shape[-1]))
+    np.add.at(clusters, group, sums)
     counts = rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
-    draws = np.ma.masked_invalid(statistic(counts @ sums))
+    draws = np.ma.masked_invalid(statistic(counts @ clusters))
     variance: Floats = draws.var(axis=0, ddof=1).filled(0.0) * n / (n - 1)
     return variance
 
@@ -200,5 +196,4 @@ def agreement(units: Ints, values: Floats) -> float | None:
         return None
     means = np.bincount(units, values) / np.maximum(np.bincount(units), 1)
     within = float(((values - means[units]) ** 2 * counts / (counts - 1)).sum())
-    alpha = 1.0 - (within / len(values)) / (spread / (len(values) - 1))
-    return alpha if math.isfinite(alpha) else None
+    return 1.0 - (within / len(values)) / (spread / (len(values) - 1))

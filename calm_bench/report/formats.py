@@ -24,21 +24,6 @@ _LATEX |= {sign: f"\\{name}{{}}" for sign, name in _TEXT.items()}
 _LATEX |= {sign: f"$\\{name}$" for sign, name in _MATH.items()}
 
 
-def footnote_mark(index: int) -> str:
-    """a, b, ..., z, aa, ab, ..."""
-    letters = ""
-    index += 1
-    while index:
-        index, rest = divmod(index - 1, 26)
-        letters = chr(ord("a") + rest) + letters
-    return letters
-
-
-def marks(text: Text) -> str:
-    """The footnote marks of a field."""
-    return ",".join(footnote_mark(index) for index in text.footnotes)
-
-
 def one_line(text: str) -> str:
     """The text with line breaks and runs of spaces as single spaces."""
     return " ".join(text.split())
@@ -46,12 +31,13 @@ def one_line(text: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """The table in GitHub's Markdown."""
+    marks = table.footnotes
 
     def escaped(text: str) -> str:
         return _MARKDOWN.sub(r"\\\1", one_line(text).replace("&", "&amp;"))
 
     def shown(text: Text) -> str:
-        mark = f" <sup>{marks(text)}</sup>" if text.footnotes else ""
+        mark = f" <sup>{marks[text.footnote]}</sup>" if text.footnote else ""
         return escaped(text.text) + mark
 
     def line(fields: Sequence[str]) -> str:
@@ -60,7 +46,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"### {escaped(table.title)}", "", line([shown(text) for text in table.headings])]
     lines.append(line([":--" if left else "--:" for left in table.left]))
     lines += [line([shown(text) for text in row]) for row in table.rows]
-    below = [f"<sup>{footnote_mark(i)}</sup> {escaped(t)}" for i, t in enumerate(table.footnotes)]
+    below = [f"<sup>{mark}</sup> {escaped(note)}" for note, mark in marks.items()]
     below += [escaped(note) for note in table.notes]
     for text in below:
         lines += ["", text]
@@ -69,12 +55,13 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table, label: str) -> str:
     """The table as a LaTeX float, shrunk to the line if wider; needs booktabs and graphicx."""
+    marks = table.footnotes
 
     def escaped(text: str) -> str:
         return "".join(_LATEX.get(c, c) for c in one_line(text))
 
     def shown(text: Text) -> str:
-        mark = f"\\textsuperscript{{{marks(text)}}}" if text.footnotes else ""
+        mark = f"\\textsuperscript{{{marks[text.footnote]}}}" if text.footnote else ""
         # A row that begins with "[" would be read as the optional argument of the \\ before it.
         return ("{}" if text.text.startswith("[") else "") + escaped(text.text) + mark
 
@@ -92,8 +79,7 @@ def to_latex(table: Table, label: str) -> str:
         lines += [r"    \midrule"] * (index in table.groups)
         lines.append(line(row))
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
-    marked = enumerate(table.footnotes)
-    below = [f"\\textsuperscript{{{footnote_mark(i)}}}\\,{escaped(t)}" for i, t in marked]
+    below = [f"\\textsuperscript{{{mark}}}\\,{escaped(note)}" for note, mark in marks.items()]
     below += [escaped(note) for note in table.notes]
     lines += [f"  \\par\\footnotesize {text}" for text in below]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -187,7 +173,7 @@ def _print(table: Table, console: "Console", width: int | None, where: str) -> N
     else:
         console.print(grid)
     below = [f"no room for {', '.join(left_out)}: {where}"] if left_out else []
-    below += [f"{footnote_mark(i)}  {text}" for i, text in enumerate(table.footnotes)]
+    below += [f"{mark}  {note}" for note, mark in table.footnotes.items()]
     below += table.notes
     room = min(_NOTE_WIDTH, console.width)
     for text in below:
@@ -206,7 +192,7 @@ def _upright(table: Table, width: int) -> Table:
     """A table of few rows that is too wide, with a line for each column, if that fits."""
     if len(table.rows) > _FEW_ROWS or _whole_width(table) <= width:
         return table
-    turned = Table(title=table.title, footnotes=table.footnotes, notes=table.notes)
+    turned = Table(title=table.title, notes=table.notes)
     turned.add_column("", left=True, rank=0)
     for row in table.rows:
         pairs = list(zip(table.headings, row, strict=True))[1 : table.keys]
@@ -236,8 +222,8 @@ def _print_unwrapped(grid: "Grid", console: "Console", width: int) -> None:
 def _width(table: Table, column: int, limit: int | None = None) -> int:
     from rich.cells import cell_len
 
-    fields = [table.headings[column], *(row[column] for row in table.rows)]
-    texts = (one_line(t.text) + (f" {marks(t)}" if t.footnotes else "") for t in fields)
+    marks, fields = table.footnotes, (table.headings[column], *(row[column] for row in table.rows))
+    texts = (one_line(t.text) + (f" {marks[t.footnote]}" if t.footnote else "") for t in fields)
     widest = max(map(cell_len, texts))
     return _COLUMN + (widest if limit is None else min(widest, limit))
 
@@ -268,9 +254,11 @@ def _grid(table: Table, limit: int | None) -> "Grid":
     from rich.table import Table as Grid
     from rich.text import Text as Rich
 
+    marks = table.footnotes
+
     def shown(text: Text) -> Rich:
         out = Rich(one_line(text.text))
-        return out.append(f" {marks(text)}", style="dim") if text.footnotes else out
+        return out.append(f" {marks[text.footnote]}", style="dim") if text.footnote else out
 
     grid = Grid(box=box.SIMPLE_HEAD)
     for column, (heading, left) in enumerate(zip(table.headings, table.left, strict=True)):

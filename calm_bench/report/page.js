@@ -151,7 +151,7 @@ function sortRows(section) {
 }
 
 function numberIn(text) {
-  const found = text.replace(/−/g, "-").match(/-?\d+(\.\d+)?/);
+  const found = text.replace(/−/g, "-").replace(/,/g, "").match(/-?\d+(\.\d+)?/);
   return found ? Number(found[0]) : NaN;
 }
 

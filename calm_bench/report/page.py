@@ -16,7 +16,6 @@ from typing import Any
 from calm_bench.core import files
 from calm_bench.core.progress import counted
 from calm_bench.report.columns import TEMPERATURE_KINDS, shown_columns, shown_recipes, value_text
-from calm_bench.report.formats import footnote_mark
 from calm_bench.report.looks import Look
 from calm_bench.report.players import ClipLookup, PageFolder, PageRow, RowBuilder, Score
 from calm_bench.report.plots import looks_of
@@ -137,7 +136,6 @@ def _write(root: Path, parts: Sequence[PagePart], *, alone: bool) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["mark"] = footnote_mark
     ours = resources("calm_bench.report")
     text = environment.get_template("page.html.j2").render(
         parts=parts,

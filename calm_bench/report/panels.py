@@ -376,7 +376,7 @@ def _bars(axis: "Axes", panel: Panel) -> None:
         axis.plot([low, high], [y, y], color="black", marker="|", ms=6, lw=1.3)
         share = f", head {100 * parts['head'] / end:.0f} %" if parts.get("head") else ""
         # Three digits, or all before the point.
-        time = f"{end:.3g}" if end < 1000 else f"{end:,.0f}"
+        time = f"{end:.3g}" if end < 999.5 else f"{end:,.0f}"
         place: Any = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
         axis.annotate(f"{time} ms{share}", (max(end, high), y), **place)
         tips.append(max(end, high))

@@ -124,7 +124,8 @@ def against_training(results: Results) -> list[Panel]:
     """The first quality column against the training step, where rows are checkpoints."""
     steps = [(row, row.training_step) for row in results.cells if row.training_step is not None]
     steps.sort(key=lambda pair: pair[1])
-    columns = _first_quality(results) if steps else []
+    quality = _quality_columns(results) if steps else []
+    columns = [shown for shown in quality if shown.column.name == quality[0].column.name]
     caption = caption_of(results, columns, _with_value(results.cells, columns))
     panels = []
     for shown in columns:
@@ -298,18 +299,21 @@ def by_position(results: Results, growth: Sequence[GrowthRecord]) -> list[Panel]
             for row in results.cells
             if (own := dots.get(row.cell_id)) and (name := system_title(row, several))
         ]
-        panels.append(
-            Panel(
-                title=title,
-                x_label="seconds of audio generated",
-                lines=lines,
-                log_x=far_apart(dot.x for line in lines for dot in line.dots),
-                from_zero=True,
-                shared_x=True,
-                caption=caption,
-            )
-        )
+        panels.append(panel_along(title, lines, caption))
     return panels
+
+
+def panel_along(title: str, lines: Sequence[Line], caption: str) -> Panel:
+    """What grows with a generation, against how long it is."""
+    return Panel(
+        title=title,
+        x_label="seconds of audio generated",
+        lines=lines,
+        log_x=far_apart(dot.x for line in lines for dot in line.dots),
+        from_zero=True,
+        shared_x=True,
+        caption=caption,
+    )
 
 
 def times_along(
@@ -372,11 +376,6 @@ def _quality_columns(results: Results) -> list[Shown]:
         for shown in shown_columns(results)
         if not shown.is_speed and shown.column.span is None and _with_value(systems, [shown])
     ]
-
-
-def _first_quality(results: Results) -> list[Shown]:
-    columns = _quality_columns(results)
-    return [shown for shown in columns if shown.column.name == columns[0].column.name]
 
 
 def _rows_over_time(results: Results) -> list[Row]:

@@ -66,17 +66,17 @@ HELD_OUT = (
 Naming = Callable[[Row, Row], tuple[str, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Text:
-    """One field of a table: its text and the footnotes it refers to, counted from 0."""
+    """One field of a table, and what a footnote says of it."""
 
     text: str
-    footnotes: tuple[int, ...] = ()
+    footnote: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Table:
-    """Headings, rows and footnotes.
+    """Headings and rows; fields with the same footnote share it.
 
     Attributes:
         left: By column, whether it is text (left-aligned) and no number.
@@ -84,7 +84,6 @@ class Table:
         keys: How many leading columns say what a row is, and always stand.
         aside: Whether it is about how numbers were made, and shows none of them.
         groups: Indices of the rows before which a rule is drawn.
-        footnotes: What fields refer to.
         notes: What is said of the whole table.
     """
 
@@ -96,7 +95,6 @@ class Table:
     ranks: list[int] = field(default_factory=list)
     rows: list[list[Text]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
-    footnotes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -111,40 +109,41 @@ class Table:
         self, text: str, *, left: bool = False, footnote: str | None = None, rank: int = 2
     ) -> None:
         """Head the next column."""
-        self.headings.append(self.text(text, footnote))
+        self.headings.append(Text(text, footnote))
         self.left.append(left)
         self.ranks.append(rank)
 
     def cut(self, columns: Sequence[int]) -> Self:
-        """The table of these columns, with the footnotes that they refer to."""
-        lines = [[line[column] for column in columns] for line in (self.headings, *self.rows)]
-        used = sorted({note for line in lines for text in line for note in text.footnotes})
-        headings, *rows = (
-            [replace(text, footnotes=tuple(map(used.index, text.footnotes))) for text in line]
-            for line in lines
-        )
+        """The table of these columns."""
         return replace(
             self,
-            headings=headings,
-            rows=rows,
+            headings=[self.headings[column] for column in columns],
+            rows=[[row[column] for column in columns] for row in self.rows],
             left=[self.left[column] for column in columns],
             ranks=[self.ranks[column] for column in columns],
-            footnotes=[self.footnotes[note] for note in used],
         )
 
     def add_row(self, *fields: Text | str, ruled: bool = False) -> None:
         """The next row, below a rule if it is ruled."""
         if ruled:
             self.groups.append(len(self.rows))
-        self.rows.append([Text(text=f) if isinstance(f, str) else f for f in fields])
+        self.rows.append([Text(f) if isinstance(f, str) else f for f in fields])
 
-    def text(self, text: str, footnote: str | None = None) -> Text:
-        """A field with a footnote; the same words are one footnote."""
-        if footnote is None:
-            return Text(text=text)
-        if footnote not in self.footnotes:
-            self.footnotes.append(footnote)
-        return Text(text=text, footnotes=(self.footnotes.index(footnote),))
+    @property
+    def footnotes(self) -> dict[str, str]:
+        """What footnotes say, in the order of reading, each with its mark."""
+        said = (text.footnote for line in (self.headings, *self.rows) for text in line)
+        return {note: _mark(i) for i, note in enumerate(dict.fromkeys(filter(None, said)))}
+
+
+def _mark(index: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    letters = ""
+    index += 1
+    while index:
+        index, rest = divmod(index - 1, 26)
+        letters = chr(ord("a") + rest) + letters
+    return letters
 
 
 def main_tables(results: Results) -> list[Table]:
@@ -188,7 +187,7 @@ def main_table(results: Results) -> Table:
         table.add_row(
             row.label + (" (baseline)" if row.baseline else ""),
             *(texts[index] for texts in settings.values()),
-            *(_value(table, results, row, shown) for shown in columns),
+            *(_value(results, row, shown) for shown in columns),
             *([_clips(results, row)] if results.trials else []),
             ruled=bool(index) and (row.kind == "system") != (rows[index - 1].kind == "system"),
         )
@@ -227,16 +226,16 @@ def _add_pool(
     for shown in columns:
         found = numbers.get((shown.column.name, shown.recipe_id))
         if shown.is_speed:
-            fields.append(_value(table, results, first, shown))
+            fields.append(_value(results, first, shown))
         elif found is None or found.value is None:
-            fields.append(table.text("—", found.reason if found else "of no training"))
+            fields.append(Text("—", found.reason if found else "of no training"))
         else:
             fields.append(pooled_text(found, shown.decimals))
     name = f"{first.system[1]}, mean of {len(group)} trainings"
     table.add_row(name, *drawn, *fields, *([_clips(results, *group)] if results.trials else []))
 
 
-def _remarks(results: Results, footnotes: Sequence[str] = ()) -> Iterator[str]:
+def _remarks(results: Results, footnotes: Container[str] = ()) -> Iterator[str]:
     """What is said of the run beside the footnotes, and which weights the numbers are of.
 
     Of many notes that say the same of one file each, the first three and how many more there are.
@@ -265,8 +264,12 @@ def counts_table(results: Results) -> Table:
         table.add_column(row_title(row, several))
     for name in sorted({name for row in rows for name in results.counts[row.cell_id]}):
         found = [results.counts[row.cell_id].get(name) for row in rows]
-        table.add_row(name, *("" if count is None else f"{count:g}" for count in found))
+        table.add_row(name, *("" if count is None else _count(count) for count in found))
     return table
+
+
+def _count(count: float) -> str:
+    return f"{count:.0f}" if count.is_integer() else f"{count:g}"
 
 
 def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -289,7 +292,7 @@ def _clips(results: Results, *rows: Row) -> str:
     return "" if not counts else f"{ok}/{ok + failed}" if failed else str(ok)
 
 
-def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str:
+def _value(results: Results, row: Row, shown: Shown) -> Text | str:
     value = shown.values.get(row.cell_id)
     if shown.is_speed and row.kind != "system" and (value is None or value.value is None):
         return ""  # a recording has no head to be timed: nothing is missing
@@ -297,16 +300,16 @@ def _value(table: Table, results: Results, row: Row, shown: Shown) -> Text | str
         found = [r for r in results.rows if r.metric == shown.column.name]
         elsewhere = any(r.cell_id == row.cell_id for r in found)
         reason = "this row was made by another recipe" if elsewhere else "not measured in this run"
-        return table.text("—", reason)
+        return Text("—", reason)
     if is_of_votes(results, value):
-        return table.text(*rated_text(value, shown))
+        return Text(*rated_text(value, shown))
     if value.value is None:
-        return table.text("—", value.reason or NO_REASON)
+        return Text("—", value.reason or NO_REASON)
     count = results.trials.get(row.cell_id)
     partial = not shown.is_speed and count is not None and value.n not in (0, count.ok)
     text = value_text(value, shown.column, shown.decimals)
     why = f": {value.reason}" if value.reason else ""
-    return table.text(text, f"n = {value.n}{why}" if partial else without_interval(value))
+    return Text(text, f"n = {value.n}{why}" if partial else without_interval(value))
 
 
 def without_interval(number: Value | Difference | Pooled) -> str | None:
@@ -375,7 +378,7 @@ def _over_trainings(results: Results) -> Table:
         spread = "—" if pool.sd is None else plain_number(pool.sd, shown.decimals + 1)
         effects = (plain_number(x, shown.decimals + 1) for x in pool.detectable.values())
         shown_by = "—" if pool.sd is None else " / ".join(effects) or "—"
-        fields = (shown.heading, _gap(table, pool, shown), spread, shown_by, str(pool.n))
+        fields = (shown.heading, _gap(pool, shown), spread, shown_by, str(pool.n))
         table.add_row(*names, *fields, ruled=bool(last) and names != last)
         last = names
     return table
@@ -407,9 +410,9 @@ def _add_losses(table: Table, results: Results, shown: Shown) -> None:
         against = rows[gap.baseline_cell_id] if gap else None
         table.add_row(
             row.label + _trained(row),
-            table.text(value_text(value, shown.column, shown.decimals), shown.note),
+            Text(value_text(value, shown.column, shown.decimals), shown.note),
             against.label + _trained(against) if against else "",
-            _gap(table, gap, shown) if gap else "",
+            _gap(gap, shown) if gap else "",
             str(value.n),
         )
 
@@ -465,7 +468,7 @@ def _table(results: Results, title: str, keys: Sequence[str], naming: Naming, ki
         effect = effect_of(difference)
         is_open = effect is not None and effect.low <= 0 <= effect.high
         needed = needed_text(*range_needed(effect, 0.0)) if effect and is_open else "—"
-        fields = [shown.heading, _gap(table, difference, shown), str(difference.n), needed]
+        fields = [shown.heading, _gap(difference, shown), str(difference.n), needed]
         if level:
             fields.append(_level(effect, shown.values.get(difference.baseline_cell_id)))
         table.add_row(*names, *fields, ruled=bool(table.rows) and names != last)
@@ -494,9 +497,9 @@ def _chosen(results: Results, kind: str) -> Iterator[tuple[Row, Row, Difference,
             yield a, b, difference, shown
 
 
-def _gap(table: Table, difference: Difference | Pooled, shown: Shown) -> Text | str:
+def _gap(difference: Difference | Pooled, shown: Shown) -> Text | str:
     if difference.value is None:
-        return table.text("—", difference.reason or NO_REASON)
+        return Text("—", difference.reason or NO_REASON)
     text = signed(difference.value, shown.decimals)
     text += interval_text(difference, shown.decimals, sign=True)
-    return table.text(text, without_interval(difference))
+    return Text(text, without_interval(difference))

@@ -6,11 +6,12 @@ Lines end with a checksum; those of older versions have none.
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from calm_bench.core.files import replace, sealed, text_lines, unsealed
+from calm_bench.core.files import replace, sealed, text_lines
 from calm_bench.errors import InputError
-from calm_bench.types import StrictModel, problem
+from calm_bench.store.run_store import load_record
+from calm_bench.types import StrictModel
 
 FILE = "curve.jsonl"
 
@@ -37,20 +38,17 @@ def read_curve(folder: Path) -> list[CurvePoint]:
     Raises:
         InputError: If the file is damaged.
     """
-    points: list[CurvePoint] = []
-    if not (folder / FILE).exists():
-        return points
+    path = folder / FILE
+    if not path.exists():
+        return []
     try:
-        for number, line in text_lines(folder / FILE):
-            where = f"{folder / FILE}:{number}"
-            try:
-                points.append(CurvePoint.model_validate_json(unsealed(line.encode(), where)))
-            except ValidationError as error:
-                raise InputError(f"{where}: {problem(error)}") from error
+        lines = text_lines(path)
+        return [
+            load_record(CurvePoint, line.encode(), f"{path}:{number}") for number, line in lines
+        ]
     except InputError as error:
         remedy = "restore or delete it: a training writes its own points anew when it is done"
         raise InputError(f"{error}; {remedy}") from error
-    return points
 
 
 def write_curve(folder: Path, seed: int, points: Iterable[CurvePoint]) -> None:

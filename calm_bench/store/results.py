@@ -155,8 +155,8 @@ class Results(StrictModel):
 
     def joined(self, ratings: "Ratings") -> Self:
         """These results with what listeners said of the same run."""
-        columns, table, notes = [*self.columns], [*self.table], [*self.notes]
-        rows, recipes = [*self.rows], {**self.recipes}
+        columns, rows, recipes = [*self.columns], [*self.rows], {**self.recipes}
+        table, notes = [*self.table], [*self.notes]
         names = {row.cell_id for row in self.cells}
         for question, part in ratings.questions.items():
             # What listeners said is no time: their question stands where the others name a metric.
@@ -165,10 +165,8 @@ class Results(StrictModel):
             rows += [value for value in part.rows if value.cell_id in names]
             recipes |= part.recipes
             notes += part.notes
-        lists: dict[str, list[Any]] = {"columns": columns, "rows": rows, "notes": notes}
-        lists["table"] = table
-        tuples = {name: tuple(found) for name, found in lists.items()}
-        return self.model_copy(update={**tuples, "recipes": recipes})
+        update = {"columns": tuple(columns), "rows": tuple(rows), "recipes": recipes}
+        return self.model_copy(update={**update, "table": tuple(table), "notes": tuple(notes)})
 
 
 class Rated(StrictModel):

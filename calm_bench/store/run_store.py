@@ -290,7 +290,7 @@ class RunStore:
         path = self.root / kind.file
         latest: dict[tuple[object, ...], R] = {}
         for number, line in enumerate(files.committed_lines(path), start=1):
-            record = _load(kind, line, f"{path}:{number}")
+            record = load_record(kind, line, f"{path}:{number}")
             latest[record.key] = record
         return list(latest.values())
 
@@ -362,7 +362,7 @@ class RunStore:
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
-        return _load(model, data, str(path))
+        return load_record(model, data, str(path))
 
 
 def _refuse_another(found: str, wanted: str, path: Path) -> None:
@@ -370,7 +370,12 @@ def _refuse_another(found: str, wanted: str, path: Path) -> None:
         raise InputError(f"{path} speaks of the run {found}, not of {wanted}")
 
 
-def _load(model: type[M], data: bytes, where: str) -> M:
+def load_record(model: type[M], data: bytes, where: str) -> M:
+    """What one line or file holds.
+
+    Raises:
+        InputError: If it is not what was written.
+    """
     try:
         return model.model_validate_json(files.unsealed(data, where))
     except ValidationError as error:

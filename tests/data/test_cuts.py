@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from clips import contents
 from commands import Said, call
 
 from calm_bench.config import PromptSpec
@@ -84,11 +85,6 @@ def test_an_offset_says_where_the_first_begins(tmp_path: Path) -> None:
     assert "which give 5 clips, not 9" in result.err
     result = asked(tmp_path, "--n", "1", seconds=13.0, code=2)
     assert "no test recording of at least 13 s: the longest of 2 lasts 12.00 s" in result.err
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    found = (path for path in (root / "benchmarks").rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
 
 def test_the_same_prompts_are_written_again_and_others_refused(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
+from rows import one_round, system
 
 from calm_bench.numbers.speed import SPEED_COLUMNS, Sums, predicted_speedup, speed_rows
-from calm_bench.store.records import LatencyRecord, Row, Stage
+from calm_bench.store.records import LatencyRecord, Row
 from calm_bench.store.results import Value
 
 
@@ -47,18 +49,8 @@ def test_the_identity_holds_of_a_baseline_that_is_all_head() -> None:
     assert predicted_speedup(sums(0.0, 2.0), sums(0.5, 0.5)) == pytest.approx(2.0)
 
 
-def cell(name: str, temperature: float, *, baseline: bool = False) -> Row:
-    return Row(
-        cell_id=f"{name}-t{temperature:g}",
-        label=name,
-        kind="system",
-        model=name,
-        temperature=temperature,
-        text_temperature=temperature,
-        head_steps=1,
-        top_k=0,
-        baseline=baseline,
-    )
+def cell(name: str, temperature: float, **changes: Any) -> Row:
+    return system(name, name, temperature, cell_id=f"{name}-t{temperature:g}", **changes)
 
 
 CELLS = (
@@ -70,43 +62,15 @@ CELLS = (
 )
 
 
-STAGES: tuple[Stage, ...] = ("backbone", "head", "codec", "total")
-
-
-def record(
-    number: int,
-    cell_id: str,
-    stages: tuple[int, int, int],
-    *,
-    control: bool = False,
-    lost: int = 0,
-    peak: int | None = None,
-) -> LatencyRecord:
-    times = (*stages, sum(stages) + lost)
-    return LatencyRecord(
-        round=number,
-        cell_id=cell_id,
-        order=0,
-        control=control,
-        stage_ns={s: (ns,) * 4 for s, ns in zip(STAGES, times, strict=True)},
-        first_audio_ns=2 * sum(stages),
-        frame_ns=80_000_000,
-        device="a processor",
-        dtype="float32",
-        threads=1,
-        peak_bytes=peak,
-    )
-
-
 def rounds(drift: float = 0.0, control: float = 1.0, lost: int = 0) -> list[LatencyRecord]:
     found = []
     for i in range(6):
         f = 1e6 * (1 + drift * i)
         again = f * control
         found += [
-            record(i, "rq-t0.8", (int(3 * f), int(4 * f), int(f))),
-            record(i, "rq-t0.8", (int(3 * again), int(4 * again), int(again)), control=True),
-            record(i, "calm-t0.8", (int(3 * f), int(0.5 * f), int(0.5 * f)), lost=lost),
+            one_round(i, "rq-t0.8", int(3 * f), int(4 * f), int(f)),
+            one_round(i, "rq-t0.8", int(3 * again), int(4 * again), int(again), control=True),
+            one_round(i, "calm-t0.8", int(3 * f), int(0.5 * f), int(0.5 * f), lost=lost),
         ]
     return found
 
@@ -127,7 +91,7 @@ def test_every_speed_column_of_a_known_machine() -> None:
 
 
 def test_no_share_of_the_time_is_more_than_all_of_it() -> None:
-    uneven = [record(i, "rq-t0.8", (10, head, 0)) for i, head in enumerate((1, 90))]
+    uneven = [one_round(i, "rq-t0.8", 10, head, 0) for i, head in enumerate((1, 90))]
     share = by_cell(speed_rows(CELLS, uneven).values, "rq-t0.8")["head_share"]
     assert (share.low, share.high) == (0.0, 100.0)
 
@@ -211,7 +175,7 @@ def test_without_a_baseline_there_is_no_ratio_but_a_reason() -> None:
 
 
 def test_peak_memory_is_the_largest_of_all_rounds() -> None:
-    records = [record(i, "rq-t0.8", (1, 1, 1), peak=(i + 1) * 10**6) for i in range(3)]
+    records = [one_round(i, "rq-t0.8", 1, 1, 1, peak_bytes=(i + 1) * 10**6) for i in range(3)]
     assert by_cell(speed_rows(CELLS, records).values, "rq-t0.8")["peak_mb"].value == 3.0
 
 
@@ -227,7 +191,7 @@ def test_systems_of_different_frame_rates_compare_over_the_same_audio() -> None:
     fast = cell("musicgen", 0.8)
     records = rounds()
     for number in range(6):
-        found = record(number, fast.cell_id, (2_900_000, 100_000, 1_000_000))
+        found = one_round(number, fast.cell_id, 2_900_000, 100_000, 1_000_000)
         twice = {stage: values * 2 for stage, values in found.stage_ns.items()}
         records.append(found.model_copy(update={"frame_ns": 40_000_000, "stage_ns": twice}))
     speed = speed_rows([*CELLS, fast], records)

@@ -1,23 +1,23 @@
 """A small finished run with everything a report must cope with: gaps, failures, hostile names."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from records import manifest
+import records
+from records import keep_clip, manifest
+from rows import one_round, system
 
-from calm_bench.core.audio import write_flac
-from calm_bench.core.sounds import sound_of
+from calm_bench.numbers.speed import value_of
 from calm_bench.store.records import (
-    LatencyRecord,
     Row,
     ScoreRecord,
     TranscriptRecord,
-    TrialRecord,
 )
 from calm_bench.store.results import Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
-from calm_bench.types import Column
+from calm_bench.types import Column, Estimate
 
 RATE = 16000
 PROMPT_SECONDS = 1.04
@@ -35,29 +35,19 @@ HEARD += (("<b>sang</b>", 1.85, 1.95),)
 
 
 def make_cells() -> tuple[Row, ...]:
-    def system(label: str, temperature: float, kind: str, baseline: bool) -> Row:
+    def of(label: str, temp: float, kind: str, *, baseline: bool = False) -> Row:
         name = label.split()[0].lower()
-        return Row(
-            cell_id=f"{name}-t{temperature:g}",
-            label=label,
-            kind="system",
-            model=f"{name}-speech-tiny",
-            temperature=temperature,
-            temperature_kind=kind,
-            text_temperature=temperature,
-            head_steps=1,
-            top_k=250,
-            baseline=baseline,
-        )
+        known = {"cell_id": f"{name}-t{temp:g}", "temperature_kind": kind, "baseline": baseline}
+        return system(f"{name}-speech-tiny", label, temp, **known)
 
     return (
         Row(cell_id="reference", label="Reference", kind="reference"),
         Row(cell_id="vae_round_trip", label="VAE round trip", kind="round_trip", model="vae"),
         Row(cell_id="silence", label="Silence", kind="silence"),
-        system("RQ 8 & <i>codebooks</i>", 0.8, "softmax_divisor", True),
-        system("RQ 8 & <i>codebooks</i>", 1.0, "softmax_divisor", True),
-        system("CALM 1 step", 0.8, "noise_variance", False),
-        system("CALM 1 step", 1.0, "noise_variance", False),
+        of("RQ 8 & <i>codebooks</i>", 0.8, "softmax_divisor", baseline=True),
+        of("RQ 8 & <i>codebooks</i>", 1.0, "softmax_divisor", baseline=True),
+        of("CALM 1 step", 0.8, "noise_variance"),
+        of("CALM 1 step", 1.0, "noise_variance"),
     )
 
 
@@ -101,33 +91,21 @@ VALUES: dict[str, tuple[float | None, ...]] = {
 }
 
 
-def make_row(cell: Row, column: Column, value: float | None) -> Value:
-    common = {
-        "cell_id": cell.cell_id,
-        "system": cell.label,
-        "temperature": cell.temperature,
-        "temperature_kind": cell.temperature_kind,
-        "text_temperature": cell.text_temperature,
-        "head_steps": cell.head_steps,
-        "metric": column.name,
-        "unit": column.unit,
-        "recipe_id": None if value is None else f"{column.name}-recipe",
-    }
-    n = 2 if cell.cell_id == "calm-t1" else 3
+def make_value(cell: Row, column: Column, value: float | None) -> Value:
     if value is None:
-        silent = "every transcript is empty" if cell.kind == "silence" else "not a system"
-        return Value.model_validate(common | {"value": None, "reason": silent})
+        reason = "every transcript is empty" if cell.kind == "silence" else "not a system"
+        return value_of(cell, column.name, column.unit, Estimate(value=None, reason=reason), None)
     width = 0.06 * value
     high = value + (2 * width if column.name == "wer" else width)
-    return Value.model_validate(
-        common | {"value": value, "low": value - width, "high": high, "n": n}
-    )
+    n = 2 if cell.cell_id == "calm-t1" else 3
+    found = Estimate(value=value, low=value - width, high=high, n=n)
+    return value_of(cell, column.name, column.unit, found, f"{column.name}-recipe")
 
 
 def make_results() -> Results:
     cells = make_cells()
     rows = [
-        make_row(cell, column, value)
+        make_value(cell, column, value)
         for cell in cells
         for column, value in zip(COLUMNS, VALUES[cell.cell_id], strict=False)
     ]
@@ -142,10 +120,7 @@ def make_results() -> Results:
             ("calm-t0.8", "rq-t0.8", "vert", {"value": None, "reason": FEW}),
         )
     ]
-    return Results(
-        run_id="speech-0123abcd",
-        benchmark="speech",
-        benchmark_version=1,
+    return records.results(
         cells=cells,
         columns=COLUMNS,
         table=("ppx_geo", "vert", "wer", "dnsmos"),
@@ -171,32 +146,29 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
     rng = np.random.default_rng(0)
     for cell_index, cell in enumerate(make_cells()):
         for index, prompt in enumerate(prompts):
-            clip = f"clips/{cell.cell_id}/{index} #1.flac"
             time = np.arange(2 * RATE) / RATE
             wave = 0.1 * np.sin(2 * np.pi * (220 + 40 * index) * time) * (cell.kind != "silence")
             wave = (wave + 1e-3 * rng.standard_normal(len(wave))).astype(np.float32)
-            common = {
-                "trial_id": f"{cell.cell_id}/{index}",
-                "cell_id": cell.cell_id,
-                "prompt_id": prompt,
-                "seed_index": 0,
-                "seed": index,
-                "prompt_seconds": PROMPT_SECONDS,
-                "prompt_text_source": "transcribed" if index == 1 else "given",
-            }
-            if cell.cell_id == "calm-t1" and index == 2:
-                status = {"status": "failed", "error": "RuntimeError: <out of memory>"}
-                store.append(TrialRecord.model_validate(common | status))
+            failed = cell.cell_id == "calm-t1" and index == 2
+            trial = keep_clip(
+                store,
+                cell.cell_id,
+                prompt,
+                None if failed else wave,
+                RATE,
+                trial_id=f"{cell.cell_id}/{index}",
+                seed=index,
+                error="RuntimeError: <out of memory>" if failed else None,
+                prompt_seconds=PROMPT_SECONDS,
+                prompt_text_source="transcribed" if index == 1 else "given",
+                words=None if failed or cell.kind == "silence" else WORDS,
+            )
+            if failed:
                 continue
-            write_flac(store.path(clip), wave, RATE)
-            clip_id = sound_of(store.path(clip)).audio_id
-            words = None if cell.kind == "silence" else WORDS
-            made = {"clip": clip, "clip_id": clip_id, "sample_rate": RATE, "words": words}
-            store.append(TrialRecord.model_validate(common | {"status": "ok"} | made))
             heard = () if cell.kind == "silence" else HEARD
             store.append(
                 TranscriptRecord(
-                    clip_id=clip_id,
+                    clip_id=trial.clip_id,
                     recipe_id="asr",
                     text=" ".join(word for word, _, _ in heard),
                     words=heard,
@@ -212,36 +184,35 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                         metric=metric,
                         recipe_id=f"{column}-recipe",
                         cell_id=cell.cell_id,
-                        trial_id=f"{cell.cell_id}/{index}",
-                        clip_id=clip_id,
+                        trial_id=trial.trial_id,
+                        clip_id=trial.clip_id,
                         values=values,
                         note="empty transcript" if None in values.values() else None,
                     )
                 )
     for number in range(5):
-        arms = (("rq-t0.8", 5_000_000), ("calm-t0.8", 400_000))
-        for order, (cell_id, head) in enumerate(arms):
-            stages = {"backbone": 9_000_000 + 100_000 * number, "head": head, "codec": 3_000_000}
-            stages["total"] = sum(stages.values()) + 50_000
-            store.append(
-                LatencyRecord(
-                    round=number,
-                    cell_id=cell_id,
-                    order=order,
-                    stage_ns={stage: (value,) * 8 for stage, value in stages.items()},
-                    first_audio_ns=60_000_000,
-                    frame_ns=80_000_000,
-                    device="cpu",
-                    dtype="float32",
-                    threads=2,
-                )
-            )
+        for cell_id, head in (("rq-t0.8", 5_000_000), ("calm-t0.8", 400_000)):
+            stages = (9_000_000 + 100_000 * number, head, 3_000_000)
+            store.append(one_round(number, cell_id, *stages, lost=50_000))
     return store
 
 
 @pytest.fixture
 def results() -> Results:
     return make_results()
+
+
+@pytest.fixture
+def copied(run_store: RunStore, tmp_path: Path) -> RunStore:
+    """The run in a folder of its own."""
+    return RunStore(shutil.copytree(run_store.root, tmp_path / "run"))
+
+
+@pytest.fixture
+def emptied(copied: RunStore) -> RunStore:
+    """A run as it is kept without its clips."""
+    shutil.rmtree(copied.root / "clips")
+    return copied
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from rows import with_values
 
 from calm_bench.core import files
 from calm_bench.errors import InputError, MissingExtraError
@@ -42,21 +42,16 @@ def test_every_clip_is_there_with_what_is_known_of_it(run_store: RunStore, tmp_p
         export(run_store.root, "audiofolder", out)
 
 
-def test_numbers_by_two_recipes_share_no_column(run_store: RunStore, tmp_path: Path) -> None:
-    shutil.copytree(run_store.root, tmp_path / "run")
-    store = RunStore(tmp_path / "run")
-    results = store.read_results()
+def test_numbers_by_two_recipes_share_no_column(copied: RunStore, tmp_path: Path) -> None:
+    results = copied.read_results()
     other = {"recipe_id": "wer-other"}
     moved = "wer", "calm-t1"
-    rows = tuple(
-        value.model_copy(update=other if (value.metric, value.cell_id) == moved else {})
-        for value in results.rows
-    )
     recipes = results.recipes | {"wer-other": {"metric": "wer", "version": 2}}
-    store.write_results(results.model_copy(update={"rows": rows, "recipes": recipes}))
-    scores = [s for s in store.read(ScoreRecord) if (s.metric, s.cell_id) == moved]
-    store.append(*(score.model_copy(update=other) for score in scores))
-    lines = metadata(export(store.root, "audiofolder", tmp_path / "out")[0])
+    results = with_values(results, lambda v: (v.metric, v.cell_id) == moved, **other)
+    copied.write_results(results.model_copy(update={"recipes": recipes}))
+    scores = [s for s in copied.read(ScoreRecord) if (s.metric, s.cell_id) == moved]
+    copied.append(*(score.model_copy(update=other) for score in scores))
+    lines = metadata(export(copied.root, "audiofolder", tmp_path / "out")[0])
     names = {"wer@wer-recipe", "wer@wer-other"}
     assert all(names <= line.keys() and "wer" not in line for line in lines)
     wer = 100 * 2.0 / 4.0
@@ -64,17 +59,16 @@ def test_numbers_by_two_recipes_share_no_column(run_store: RunStore, tmp_path: P
 
 
 def test_a_clip_that_is_not_what_its_record_says_is_refused_before_any_is_copied(
-    run_store: RunStore, tmp_path: Path
+    copied: RunStore, tmp_path: Path
 ) -> None:
-    shutil.copytree(run_store.root, tmp_path / "run")
-    store, out = RunStore(tmp_path / "run"), tmp_path / "out"
-    made = [store.root / str(t.clip) for t in store.read(TrialRecord) if t.clip]
+    out = tmp_path / "out"
+    made = [copied.root / str(t.clip) for t in copied.read(TrialRecord) if t.clip]
     made[-1].write_bytes(made[0].read_bytes())
     with pytest.raises(InputError, match="not the clip that the run made"):
-        export(store.root, "audiofolder", out)
+        export(copied.root, "audiofolder", out)
     made[-1].unlink()
     with pytest.raises(InputError, match=re.escape(str(made[-1]))):
-        export(store.root, "audiofolder", out)
+        export(copied.root, "audiofolder", out)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -121,29 +115,27 @@ def test_what_is_there_is_on_the_disk(
 
 @pytest.mark.parametrize("name", ["scores.jsonl", "trials.jsonl"])
 def test_records_that_are_lost_are_named(
-    run_store: RunStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+    copied: RunStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    shutil.copytree(run_store.root, tmp_path / "run")
-    path = tmp_path / "run" / name
+    path = copied.root / name
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[::2]))
     told = rf"{name} has \d+ of \d+ clips"
     with pytest.raises(InputError, match=told):
-        export(tmp_path / "run", "audiofolder", tmp_path / "out")
+        export(copied.root, "audiofolder", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    build_site([tmp_path / "run"], tmp_path / "site", 1)
+    build_site([copied.root], tmp_path / "site", 1)
     assert re.search(told, caplog.messages[-1])
 
 
 def test_a_page_says_what_it_goes_without(
-    run_store: RunStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    copied: RunStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copytree(run_store.root, tmp_path / "run")
-    build_site([tmp_path / "run"], tmp_path / "site", 1)
+    build_site([copied.root], tmp_path / "site", 1)
     assert not caplog.messages
-    clips = sorted((tmp_path / "run" / "clips").rglob("*.flac"))
+    clips = sorted((copied.root / "clips").rglob("*.flac"))
     clips[0].unlink()
-    (tmp_path / "run" / "scores.jsonl").write_bytes(b"")
-    build_site([tmp_path / "run"], tmp_path / "site", 1)
+    (copied.root / "scores.jsonl").write_bytes(b"")
+    build_site([copied.root], tmp_path / "site", 1)
     lost, numbers = caplog.messages
     assert f"has lost 1 of {len(clips)} clips: clips/" in lost
     assert "scores.jsonl has 0 of" in numbers
@@ -171,8 +163,8 @@ def test_datasets_reads_an_audiofolder_back(
         assert lines[row.pop("audio")["path"]] == row
 
 
+@pytest.mark.extra("export")
 def test_every_number_is_a_line_of_one_table(run_store: RunStore, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     out, n = export(run_store.root, "parquet", tmp_path / "all.parquet")
     table, results = pd.read_parquet(out), run_store.read_results()
     assert len(table) == n
@@ -192,13 +184,11 @@ def test_every_number_is_a_line_of_one_table(run_store: RunStore, tmp_path: Path
     assert len(clips) > len(rows) / 4
 
 
-def test_an_error_is_of_prompts_and_not_of_their_draws(run_store: RunStore, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    shutil.copytree(run_store.root, tmp_path / "run")
-    store = RunStore(tmp_path / "run")
-    two = [t for t in store.read(TrialRecord) if t.cell_id == "calm-t0.8"][:2]
-    store.append(*(trial.model_copy(update={"group": "one recording"}) for trial in two))
-    table = pd.read_parquet(export(store.root, "parquet", tmp_path / "all.parquet")[0])
+@pytest.mark.extra("export")
+def test_an_error_is_of_prompts_and_not_of_their_draws(copied: RunStore, tmp_path: Path) -> None:
+    two = [t for t in copied.read(TrialRecord) if t.cell_id == "calm-t0.8"][:2]
+    copied.append(*(trial.model_copy(update={"group": "one recording"}) for trial in two))
+    table = pd.read_parquet(export(copied.root, "parquet", tmp_path / "all.parquet")[0])
     found = table[(table.level == "row") & (table.metric == "wer")].set_index("cell_id")
     for cell_id, student in (("calm-t0.8", 12.7062), ("rq-t0.8", 4.3027)):  # of 1, and of 2
         line = found.loc[cell_id]
@@ -206,8 +196,8 @@ def test_an_error_is_of_prompts_and_not_of_their_draws(run_store: RunStore, tmp_
         assert line.stderr == pytest.approx((line.ci_upper - line.ci_lower) / 2 / student, rel=1e-4)
 
 
+@pytest.mark.extra("export")
 def test_duckdb_reads_the_table(run_store: RunStore, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     duckdb = pytest.importorskip("duckdb")
     out, n = export(run_store.root, "parquet", tmp_path / "all.parquet")
     assert duckdb.sql(f"select count(*) from '{out}'").fetchall() == [(n,)]

@@ -84,6 +84,13 @@ def test_a_logarithmic_axis_says_so() -> None:
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("steps, log scale", "log scale")
 
 
+def test_a_bar_is_labelled_with_three_digits_or_all_before_the_point() -> None:
+    (axis,) = draw(Panel(stages={f"{ms}": {"codec": ms} for ms in (9.876, 999.4, 999.7, 1e4)})).axes
+    assert [text.get_text() for text in axis.texts] == [
+        *("9.88 ms", "999 ms", "1,000 ms", "10,000 ms"),
+    ]
+
+
 def test_no_two_of_49_systems_look_alike() -> None:
     assert len({(look(i).color, look(i).marker) for i in range(len(COLORS) ** 2)}) == 49
 

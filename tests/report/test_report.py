@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -9,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from clips import contents
 
 from calm_bench.core.audio import read_audio
 from calm_bench.errors import InputError
@@ -23,8 +23,6 @@ from calm_bench.report.plots import by_row, by_stage, by_temperature, caption_of
 from calm_bench.store.records import (
     LatencyRecord,
     Record,
-    ScoreRecord,
-    TranscriptRecord,
     TrialRecord,
 )
 from calm_bench.store.results import Results
@@ -61,28 +59,15 @@ def html(built: RunStore) -> str:
     return (built.root / "page/index.html").read_text()
 
 
-@pytest.fixture
-def copy(tmp_path: Path, run_store: RunStore) -> RunStore:
-    """The records of the run in a folder of their own, without its audio."""
-    store = RunStore(tmp_path / "run")
-    store.write_manifest(run_store.read_manifest())
-    store.write_results(run_store.read_results())
-    for kind in (TrialRecord, TranscriptRecord, ScoreRecord):
-        store.append(*run_store.read(kind))
-    return store
-
-
-def reports(root: Path) -> dict[str, bytes]:
-    folders = (root / name for name in ("tables", "plots", "page"))
-    found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+def page_of(store: RunStore) -> str:
+    page.write_page(page.Section(clips=ClipLookup(store), results=store.read_results()))
+    return (store.root / "page/index.html").read_text()
 
 
 def test_whatever_is_made_of_a_run_reads_its_records_once(
-    run_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, read, seen = tmp_path / "run", RunStore.read, Counter[str]()
-    shutil.copytree(run_store.root, root)
+    root, read, seen = copied.root, RunStore.read, Counter[str]()
 
     def counted(store: RunStore, kind: type[Record]) -> list[Record]:
         seen[kind.file] += 1
@@ -104,7 +89,7 @@ def test_whatever_is_made_of_a_run_reads_its_records_once(
 @pytest.mark.usefixtures("drawn")
 def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
     build_report(built.root)
-    before = reports(built.root)
+    before = contents(built.root)
     assert {
         "tables/speech.md",
         "tables/speech.csv",
@@ -115,7 +100,7 @@ def test_the_same_records_give_the_same_bytes(built: RunStore) -> None:
         "page/prompts/000.flac",
     } <= before.keys()
     build_report(built.root)
-    assert reports(built.root) == before
+    assert contents(built.root) == before
 
 
 def test_tables_come_with_differences_counts_and_recipes(built: RunStore) -> None:
@@ -310,11 +295,10 @@ def test_the_prompt_is_cut_where_the_continuation_starts(built: RunStore) -> Non
 
 
 def test_a_long_run_shows_its_first_rows_and_says_so(
-    copy: RunStore, monkeypatch: pytest.MonkeyPatch
+    emptied: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_ROWS", 2)
-    page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
-    text = (copy.root / "page/index.html").read_text()
+    text = page_of(emptied)
     assert "The first 2 of 3 rows" in text
     assert ">cat<" not in text
 
@@ -359,13 +343,12 @@ def test_lookup_finds_what_belongs_to_a_clip(run_store: RunStore) -> None:
     assert lookup.trial("silence", "dog", 1) is None
 
 
-def test_a_run_that_was_cut_short_still_has_a_page(copy: RunStore) -> None:
-    copy.write_manifest(copy.read_manifest().model_copy(update={"status": "partial"}))
-    trials = copy.read(TrialRecord)
-    (copy.root / "trials.jsonl").unlink()
-    copy.append(*trials[:4])
-    page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
-    text = Elements((copy.root / "page/index.html").read_text()).text
+def test_a_run_that_was_cut_short_still_has_a_page(emptied: RunStore) -> None:
+    emptied.write_manifest(emptied.read_manifest().model_copy(update={"status": "partial"}))
+    trials = emptied.read(TrialRecord)
+    (emptied.root / "trials.jsonl").unlink()
+    emptied.append(*trials[:4])
+    text = Elements(page_of(emptied)).text
     assert "partial" in text
     assert "not generated yet" in text
     assert "the file clips/reference/0 #1.flac is missing" in text
@@ -377,10 +360,10 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:
         build_report(tmp_path)
 
 
-def test_a_clip_outside_of_the_run_is_refused(copy: RunStore, run_store: RunStore) -> None:
-    (copy.root / "clips").symlink_to(run_store.root / "clips")
+def test_a_clip_outside_of_the_run_is_refused(emptied: RunStore, run_store: RunStore) -> None:
+    (emptied.root / "clips").symlink_to(run_store.root / "clips")
     with pytest.raises(InputError, match="points outside"):
-        page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
+        page_of(emptied)
 
 
 def test_a_report_needs_neither_torch_nor_scipy() -> None:
@@ -390,11 +373,10 @@ def test_a_report_needs_neither_torch_nor_scipy() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_only_a_page_with_words_explains_them(copy: RunStore, html: str) -> None:
+def test_only_a_page_with_words_explains_them(emptied: RunStore, html: str) -> None:
     explained = "what a speech recogniser heard"
     assert explained in html
-    (copy.root / "transcripts.jsonl").unlink()
-    wordless = [t.model_copy(update={"words": None}) for t in copy.read(TrialRecord)]
-    copy.append(*wordless)
-    page.write_page(page.Section(clips=ClipLookup(copy), results=copy.read_results()))
-    assert explained not in (copy.root / "page/index.html").read_text()
+    (emptied.root / "transcripts.jsonl").unlink()
+    wordless = [t.model_copy(update={"words": None}) for t in emptied.read(TrialRecord)]
+    emptied.append(*wordless)
+    assert explained not in page_of(emptied)

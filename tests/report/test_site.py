@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from clips import contents
 from commands import Said, call
 from commands import refused as refused_line
 
@@ -24,11 +25,6 @@ def report(*words: object, code: int = 0) -> Said:
 
 def refused(*words: object) -> str:
     return refused_line("report", *words)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    found = (path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
 
 def sources(text: str) -> set[str]:
@@ -62,13 +58,6 @@ def site(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     assert f"listen: {root / 'index.html'}" in result.out
     assert [contents(run) for run in runs] == before
     return root
-
-
-@pytest.fixture
-def emptied(runs: tuple[Path, Path], tmp_path: Path) -> RunStore:
-    """A run as it is kept without its clips."""
-    shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("clips"))
-    return RunStore(tmp_path / "run")
 
 
 def test_the_page_needs_its_folder_and_nothing_else(site: Path) -> None:
@@ -145,13 +134,13 @@ def test_one_file_holds_what_the_folder_does(
     assert plain == re.sub(r'(src|data-image)="[^"]+"', "", (site / "index.html").read_text())
 
 
-def test_two_runs_of_one_benchmark_are_told_apart(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    shutil.copytree(runs[0], tmp_path / "run")
-    other = RunStore(tmp_path / "run")
+def test_two_runs_of_one_benchmark_are_told_apart(
+    runs: tuple[Path, Path], copied: RunStore, tmp_path: Path
+) -> None:
     renamed = {"run_id": "speech-2"}
-    other.write_results(other.read_results().model_copy(update=renamed))
-    other.write_manifest(other.read_manifest().model_copy(update=renamed))
-    report(runs[0], other.root, "--out", tmp_path / "site", "--clips", "1")
+    copied.write_results(copied.read_results().model_copy(update=renamed))
+    copied.write_manifest(copied.read_manifest().model_copy(update=renamed))
+    report(runs[0], copied.root, "--out", tmp_path / "site", "--clips", "1")
     text = (tmp_path / "site/index.html").read_text()
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["speech-0123abcd", "speech-2"]
 
@@ -182,10 +171,9 @@ def test_a_run_without_clips_says_what_makes_them(emptied: RunStore, tmp_path: P
     assert not out.exists()
 
 
-def test_a_clip_that_is_lost_shows_its_reason(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    shutil.copytree(runs[0], tmp_path / "run")
-    (tmp_path / "run/clips/calm-t0.8/0 #1.flac").unlink()
-    report(tmp_path / "run", "--out", tmp_path / "site")
+def test_a_clip_that_is_lost_shows_its_reason(copied: RunStore, tmp_path: Path) -> None:
+    (copied.root / "clips/calm-t0.8/0 #1.flac").unlink()
+    report(copied.root, "--out", tmp_path / "site")
     text = (tmp_path / "site/index.html").read_text()
     assert "the file clips/calm-t0.8/0 #1.flac is missing" in text
     assert len(prompts(text)) == 3
@@ -218,14 +206,12 @@ def test_prompts_beyond_a_thousand_are_counted_and_go_with_their_page(
     assert {path.name for path in (tmp_path / "site/run-1/prompts").iterdir()} == {"000.opus"}
 
 
-def test_a_run_that_begins_anew_has_no_prompts_of_its_old_page(
-    runs: tuple[Path, Path], tmp_path: Path
-) -> None:
-    shutil.copytree(runs[0], tmp_path / "run")
-    kept = tmp_path / "run/page/prompts"
+@pytest.mark.usefixtures("runs")  # whose pages are built before one is copied
+def test_a_run_that_begins_anew_has_no_prompts_of_its_old_page(copied: RunStore) -> None:
+    kept = copied.root / "page/prompts"
     for name in ("1000.flac", "12345.flac", "12 bars.flac"):
         (kept / name).touch()
-    RunStore(tmp_path / "run").clear()
+    copied.clear()
     assert [path.name for path in kept.iterdir()] == ["12 bars.flac"]
 
 

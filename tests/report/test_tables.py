@@ -4,6 +4,7 @@ import re
 
 import pytest
 from rich.console import Console
+from rows import with_values
 
 from calm_bench.report.columns import (
     MARKED,
@@ -14,7 +15,7 @@ from calm_bench.report.columns import (
     shown_columns,
     signed,
 )
-from calm_bench.report.formats import footnote_mark, print_table, to_csv, to_latex, to_markdown
+from calm_bench.report.formats import print_table, to_csv, to_latex, to_markdown
 from calm_bench.report.tables import (
     Table,
     Text,
@@ -70,8 +71,7 @@ def test_a_missing_value_is_a_dash_with_its_reason(results: Results) -> None:
     table = main_table(results)
     field = named(table, 2)["PPX ↓"]
     assert field.text == "—"
-    assert [table.footnotes[i] for i in field.footnotes] == ["every transcript is empty"]
-    assert table.footnotes.count("every transcript is empty") == 1
+    assert field.footnote == "every transcript is empty"
     said = results.model_copy(update={"notes": ("every transcript is empty", "and more")})
     assert "every transcript is empty" not in main_table(said).notes
     assert "and more" in main_table(said).notes
@@ -87,57 +87,48 @@ def test_many_notes_that_say_the_same_are_few(results: Results) -> None:
 
 
 def test_references_are_not_timed_and_miss_nothing(results: Results) -> None:
-    assert named(main_table(results), 0)["overall × ↑"] == Text(text="")
+    assert named(main_table(results), 0)["overall × ↑"] == Text("")
 
 
 def test_an_n_that_is_not_the_rows_is_said(results: Results) -> None:
-    rows = tuple(
-        r.model_copy(update={"n": 1}) if (r.cell_id, r.metric) == ("rq-t1", "wer") else r
-        for r in results.rows
-    )
-    table = main_table(results.model_copy(update={"rows": rows}))
+    one = with_values(results, lambda v: (v.cell_id, v.metric) == ("rq-t1", "wer"), n=1)
+    table = main_table(one)
     field = named(table, 4)["WER (%) ↓"]
-    assert [table.footnotes[i] for i in field.footnotes] == ["n = 1"]
+    assert field.footnote == "n = 1"
 
 
 def test_a_number_without_an_interval_says_why(results: Results) -> None:
     alone = {"low": None, "high": None, "reason": "an interval needs two"}
-    rows = tuple(v.model_copy(update=alone if v.metric == "wer" else {}) for v in results.rows)
     gaps = tuple(
         gap.model_copy(update=alone if gap.value == 8.6 else {}) for gap in results.differences
     )
-    changed = results.model_copy(update={"rows": rows, "differences": gaps})
+    changed = with_values(results, lambda value: value.metric == "wer", **alone)
+    changed = changed.model_copy(update={"differences": gaps})
     table = main_table(changed)
     text = named(table, 5)["WER (%) ↓"]
-    assert (text.text, table.footnotes[text.footnotes[0]]) == ("16.1", "an interval needs two")
-    table = difference_tables(changed)[0]
-    text = table.rows[1][3]
-    assert (text.text, table.footnotes[text.footnotes[0]]) == ("+8.6", "an interval needs two")
+    assert text == Text("16.1", "an interval needs two")
+    assert difference_tables(changed)[0].rows[1][3] == Text("+8.6", "an interval needs two")
 
 
 def test_a_row_that_was_never_measured_says_so(results: Results) -> None:
     rows = tuple(r for r in results.rows if (r.cell_id, r.metric) != ("calm-t1", "vert"))
     table = main_table(results.model_copy(update={"rows": rows}))
     field = named(table, 6)["VERT ↓"]
-    assert (field.text, table.footnotes[field.footnotes[0]]) == ("—", "not measured in this run")
+    assert field == Text("—", "not measured in this run")
 
 
 def test_recipes_never_share_a_column(results: Results) -> None:
-    rows = tuple(
-        r.model_copy(update={"recipe_id": "other"})
-        if (r.cell_id, r.metric) == ("calm-t1", "wer")
-        else r
-        for r in results.rows
-    )
+    at = ("calm-t1", "wer")
+    moved = with_values(results, lambda v: (v.cell_id, v.metric) == at, recipe_id="other")
     recipes = results.recipes | {"other": {"metric": "wer", "asr": "small.en", "version": 1}}
-    table = main_table(results.model_copy(update={"rows": rows, "recipes": recipes}))
+    table = main_table(moved.model_copy(update={"recipes": recipes}))
     found = [i for i, text in enumerate(table.headings) if text.text == "WER (%) ↓"]
     assert len(found) == 2
     columns = [[line[i] for line in table.rows] for i in found]
     for a, b in zip(*columns, strict=True):
         assert "—" in (a.text, b.text)
         assert a.text != b.text
-    notes = [table.footnotes[table.headings[i].footnotes[0]] for i in found]
+    notes = [str(table.headings[i].footnote) for i in found]
     assert notes[0].startswith("recipe with asr None")
     assert notes[1].startswith("recipe with asr small.en")
 
@@ -170,8 +161,8 @@ def test_differences_say_what_it_would_take(results: Results) -> None:
     ]
     first = ["CALM 1 step", label, "0.8", "WER (%) ↓", "−2.7 [−6.0, −0.1]", "3", "—"]
     assert texts(baseline)[0] == first
-    assert baseline.footnotes == ["fewer than 2 shared prompts"]
-    assert baseline.rows[1][4].footnotes == (0,)
+    assert baseline.footnotes == {"fewer than 2 shared prompts": "a"}
+    assert baseline.rows[1][4].footnote == "fewer than 2 shared prompts"
 
 
 def test_held_out_loss_stands_once_for_each_system_with_its_difference(results: Results) -> None:
@@ -204,8 +195,11 @@ def test_held_out_loss_stands_once_for_each_system_with_its_difference(results: 
 def test_counts_stand_beside_the_numbers(results: Results) -> None:
     table = counts_table(results)
     assert [text.text for text in table.headings] == ["Count", "Silence"]
-    assert [[text.text for text in row] for row in table.rows] == [["perplexity.n_empty", "3"]]
+    assert texts(table) == [["perplexity.n_empty", "3"]]
     assert counts_table(results.model_copy(update={"counts": {}})).rows == []
+    counts = {"silence": {"fad.n_vectors": 12_345_678.0, "fad.fad_inf_r_squared": 0.98765432}}
+    table = counts_table(results.model_copy(update={"counts": counts}))
+    assert texts(table) == [["fad.fad_inf_r_squared", "0.987654"], ["fad.n_vectors", "12345678"]]
 
 
 @pytest.mark.parametrize(
@@ -226,11 +220,8 @@ def test_an_interval_of_too_few_clips_has_a_mark_and_the_table_says_what_it_mean
     results: Results,
 ) -> None:
     assert MARKED not in main_table(results).notes
-    rows = [
-        value.model_copy(update={"marked": True}) if value.metric == "wer" else value
-        for value in results.rows
-    ]
-    table = main_table(results.model_copy(update={"rows": tuple(rows)}))
+    few = with_values(results, lambda value: value.metric == "wer", marked=True)
+    table = main_table(few)
     assert MARKED in table.notes
     marked = [text.text for line in table.rows for text in line if "†" in text.text]
     assert len(marked) == 7
@@ -291,7 +282,7 @@ def test_markdown_is_a_table_that_nothing_can_break_out_of(results: Results) -> 
 def test_latex_escapes_every_special_character() -> None:
     table = Table(title=r"50% & #1 $x$ a_b {c} ~ ^ \ <d>")
     table.add_column("head × ↑", left=True)
-    table.rows.append([Text(text="[x] −1 ± 2 —")])
+    table.rows.append([Text("[x] −1 ± 2 —")])
     text = to_latex(table, "a b_c")
     assert (
         r"\caption{50\% \& \#1 \$x\$ a\_b \{c\} \textasciitilde{} \textasciicircum{} "
@@ -336,9 +327,11 @@ def test_a_mean_of_trainings_says_how_many_clips_failed(results: Results) -> Non
     assert (line["ppx_geo_low"], line["ppx_geo_high"]) == ("40.0", "200.0")
 
 
-def test_footnotes_are_lettered() -> None:
+def test_footnotes_are_lettered_in_the_order_of_reading_and_each_stands_once() -> None:
+    table = Table(title="", rows=[[Text("—", f"reason {i}") for i in range(703)]] * 2)
     marks = {0: "a", 25: "z", 26: "aa", 27: "ab", 52: "ba", 701: "zz", 702: "aaa"}
-    assert [footnote_mark(i) for i in marks] == list(marks.values())
+    assert [table.footnotes[f"reason {i}"] for i in marks] == list(marks.values())
+    assert len(table.footnotes) == 703
 
 
 def test_a_pipe_gets_the_table_in_one_piece(results: Results) -> None:

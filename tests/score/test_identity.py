@@ -1,6 +1,5 @@
 """What a clip is known by: no score is another clip's, and none comes from where it should not."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from typer.testing import CliRunner
 from calm_bench.cli.app import app
 from calm_bench.core import sounds
 from calm_bench.metrics.fidelity import FidelityMetric, si_sdr
+from calm_bench.store.records import ScoreRecord
+from calm_bench.store.run_store import RunStore
 
 RATE = 16_000
 METRICS = ("loudness", "drift", "fidelity", "stoi", "fad", "kad")
@@ -60,13 +61,9 @@ def value(found: dict[str, Any], metric: str, row: str = "clips") -> float:
 
 def by_clip(folder: Path, field: str) -> dict[str, float | None]:
     """What the records of a row's scores hold, by trial."""
-    lines = (folder.parent / f"{folder.name}-scores" / "scores.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    return {
-        r["trial_id"]: r["values"][field]
-        for r in records
-        if r["cell_id"] == "clips" and field in r["values"]
-    }
+    records = RunStore(folder.parent / f"{folder.name}-scores").read(ScoreRecord)
+    own = (r for r in records if r.cell_id == "clips" and field in r.values)
+    return {record.trial_id: record.values[field] for record in own}
 
 
 def test_the_same_clip_has_one_value_per_original(tmp_path: Path) -> None:

@@ -5,14 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
+from clips import lay
 from commands import call, refused
 
 from calm_bench.score.pairing import pair
-
-RATE = 16_000
 
 
 @pytest.fixture
@@ -21,12 +18,7 @@ def score(tmp_path: Path) -> Any:
 
     def run(clips: list[str], originals: list[str], *words: str) -> tuple[int, Any]:
         shutil.rmtree(tmp_path, ignore_errors=True)
-        for side, names in (("clips", clips), ("real", originals)):
-            for index, name in enumerate(names):
-                path = tmp_path / side / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                rng = np.random.default_rng([index, len(side)])
-                soundfile.write(path, 0.1 * rng.standard_normal(RATE // 2), RATE)
+        lay(tmp_path, [f"clips/{name}" for name in clips] + [f"real/{name}" for name in originals])
         line = ["score", tmp_path / "clips", "--reference", tmp_path / "real", "--json"]
         said = call(*line, "--out", tmp_path / "run", *words, code=(0, 2))
         return said.code, said.json if said.out else said.text
@@ -101,8 +93,7 @@ def test_a_rule_that_does_not_hold_is_refused(
 
 
 def test_pairing_without_a_reference_is_refused(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.ones(RATE), RATE)
-    assert "--reference DIR" in refused("score", tmp_path, "--pair-by", "stem")
+    assert "--reference DIR" in refused("score", lay(tmp_path, ["a.wav"]), "--pair-by", "stem")
 
 
 @pytest.mark.parametrize(

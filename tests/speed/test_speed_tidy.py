@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from rows import one_round
 
 from calm_bench.report.build import build_report
 from calm_bench.report.columns import shown_columns
@@ -46,21 +47,9 @@ def record(
     # A busy round is slower for all alike, which ratios must not see.
     scale = (1 + 0.5 * (number % 3)) * slower * (1 if batch == 1 else 2)
     parts = [round(1e6 * ms * scale) for ms in TIMES[str(cell.model), str(cell.mode)]]
-    names = ("backbone", "head", "codec")
-    stages = {name: (value,) * frames for name, value in zip(names, parts, strict=True)}
-    return LatencyRecord(
-        round=number,
-        cell_id=cell.cell_id,
-        order=0,
-        control=control,
-        batch=batch,
-        stage_ns={**stages, "total": (sum(parts),) * frames},
-        first_audio_ns=50_000_000,
-        frame_ns=80_000_000,
-        device="test",
-        dtype="float32",
-        threads=1,
-        mode=cell.mode or "plain",
+    about = {"control": control, "batch": batch, "mode": cell.mode or "plain"}
+    return one_round(
+        number, cell.cell_id, *parts, frames=frames, first_audio_ns=50_000_000, **about
     )
 
 

@@ -86,22 +86,20 @@ class Player {
     if (this.audio.paused) this.audio.play().catch(() => {}); else this.audio.pause();
   }
 
-  heard() {
+  heard(from = 0) {
     let seconds = 0;
-    const played = this.audio.played;
-    for (let i = 0; i < played.length; i += 1) seconds += played.end(i) - played.start(i);
+    const { played } = this.audio;
+    for (let i = 0; i < played.length; i += 1) {
+      seconds += Math.max(0, played.end(i) - Math.max(played.start(i), from));
+    }
     return seconds;
   }
 
   heardEnough() {
-    const { duration, played } = this.audio;
+    const { duration } = this.audio;
     if (!duration) return false;
     const needed = Math.min(AFTER_PROMPT, (duration - this.promptSeconds) * 0.9);
-    let after = 0;
-    for (let i = 0; i < played.length; i += 1) {
-      after += Math.max(0, played.end(i) - Math.max(played.start(i), this.promptSeconds));
-    }
-    return after >= needed;
+    return this.heard(this.promptSeconds) >= needed;
   }
 
   update() {

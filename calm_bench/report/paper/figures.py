@@ -21,6 +21,7 @@ from calm_bench.report.plots import (
     by_temperature,
     not_drawn,
     over_time,
+    panel_along,
     run_title,
     timed_on,
     times_along,
@@ -197,15 +198,8 @@ def latency_position(run: StoredRun) -> Iterator[Panel]:
     )
     if lines:
         how = "lower quartiles of the frames there, bars from fastest to median"
-        yield Panel(
-            title=f"{run_title(run.results).removeprefix('speed-')}{step}, ms per second of audio",
-            x_label="seconds of audio generated",
-            lines=lines,
-            log_x=far_apart(dot.x for line in lines for dot in line.dots),
-            from_zero=True,
-            shared_x=True,
-            caption=f"{_name(run)}: {how}{timed_on(run.results, drawn)}",
-        )
+        title = f"{run_title(run.results).removeprefix('speed-')}{step}, ms per second of audio"
+        yield panel_along(title, lines, f"{_name(run)}: {how}{timed_on(run.results, drawn)}")
 
 
 def held_out_losses(runs: Sequence[StoredRun], corpus: str) -> Iterator[Panel]:

@@ -320,7 +320,7 @@ class PaperTable:
             for index in block.rows:
                 row = spec.rows[index]
                 texts = {"from": self._name(block), "temp": temperature_text(row.temp)}
-                cells = (self._cell(table, block, index, column) for column in columns)
+                cells = (self._cell(block, index, column) for column in columns)
                 table.add_row(*(texts.get(key, row.label) for key in keys), *cells)
             table.notes += [note for note in block.notes if note not in table.notes]
         if any(isinstance(x, Value) and x.marked for line in lines for x in line.values()):
@@ -337,17 +337,17 @@ class PaperTable:
         parts = ("here" if len(alike) == 1 else block.source, block.scale, block.step)
         return ", ".join(filter(None, parts))
 
-    def _cell(self, table: Table, block: Block, index: int, shown: ByInstrument) -> Text | str:
+    def _cell(self, block: Block, index: int, shown: ByInstrument) -> Text | str:
         column, model = shown.column, self.spec.rows[index].model
         if column.rank:
             return self._rank(block, index, column.metric + shown.key.removeprefix(column.key))
         found = block.rows[index].get(shown.key)
         if isinstance(found, Value):
-            return table.text(number_text(found, column), without_interval(found))
+            return Text(number_text(found, column), without_interval(found))
         # A recording has no head to be timed: nothing is missing.
         if found is None or (column.metric in SPEED_METRICS and model == "reference"):
             return UNPUBLISHED
-        return table.text("—", found)
+        return Text("—", found)
 
     def _rank(self, block: Block, index: int, key: str) -> str:
         """The place of a system among those of its source, equal for equal numbers."""

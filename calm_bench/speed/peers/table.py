@@ -15,7 +15,7 @@ from calm_bench.core.stats import ratio_interval
 from calm_bench.errors import InputError
 from calm_bench.report.columns import TIMES
 from calm_bench.report.formats import to_latex, to_markdown
-from calm_bench.report.tables import Table
+from calm_bench.report.tables import Table, Text
 from calm_bench.seeds import derive_seed
 from calm_bench.speed.peers.comparison import Machine, read_machine
 from calm_bench.speed.peers.items import (
@@ -143,8 +143,8 @@ def peers_table(rows: Sequence[PeerRow], machine: Machine) -> Table:
         pair, item, new = load_peers().pairs[row.item.pair], row.item, row.item.key != last
         package = row.arm == PACKAGE
         table.add_row(
-            table.text(pair.title, pair.shape) if new else "",
-            table.text(item.title, item.inside) if new else "",
+            Text(pair.title, pair.shape) if new else "",
+            Text(item.title, item.inside) if new else "",
             NAMES.get(row.arm, row.arm),
             _milliseconds(row.cpu_ms),
             _milliseconds(row.wall_ms),

@@ -7,12 +7,13 @@ import subprocess
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from commands import call
+from rows import system
+from stored_runs import around, make_run
 
 from calm_bench import registry
 from calm_bench.config import (
@@ -347,7 +348,7 @@ def test_a_claim_that_cannot_be_judged_is_refused(
 
 
 def test_a_metric_of_another_package_can_be_claimed_at_once(
-    tmp_path: Path, checkout: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     louder = entry(rows=[{"metric": "peak_dbfs", "model": model} for model in ("a", "b")])
     with pytest.raises(InputError, match="unknown metric 'peak_dbfs'"):
@@ -357,8 +358,8 @@ def test_a_metric_of_another_package_can_be_claimed_at_once(
     monkeypatch.setattr(registry, "entry_points", lambda group: [point] * (group == point.group))
     for module, cached in ((registry, "_targets"), (claims_module, "units")):
         monkeypatch.setattr(module, cached, getattr(module, cached).__wrapped__)
-    rows = [(make.system(model, model), {"peak_dbfs": make.around(x)}) for model, x in PEAKS]
-    run = make.run(rows, name="loud-1", benchmark="loud")
+    rows = [(system(model, model), {"peak_dbfs": around(x)}) for model, x in PEAKS]
+    run = make_run(rows, name="loud-1", benchmark="loud")
     (found,) = build_ledger(load(tmp_path, louder), [run]).lines[0].evidence
     assert (found.verdict, found.value) == ("other direction (one training)", 4.0)
 

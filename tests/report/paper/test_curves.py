@@ -1,10 +1,11 @@
 """Held-out losses of the trainings behind stored runs."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
+from rows import system
+from stored_runs import around, make_run
 
 from calm_bench.report.paper.figures import held_out_losses
 from calm_bench.report.paper.runs import StoredRun
@@ -12,14 +13,13 @@ from calm_bench.store.curves import CurvePoint, write_curve
 
 
 @pytest.fixture
-def run(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredRun:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoredRun:
     """A run of two models of ./models, one of them at two steps, and of a model that is gone."""
     monkeypatch.chdir(tmp_path)
     names = ("calm-speech-tiny", "rq-speech-tiny", "rq-speech-tiny@5", "gone-tiny")
-    cells = [make.system(name, name) for name in names]
-    numbers = [(cell, {"wer": make.around(20.0)}) for cell in cells]
-    run: StoredRun = make.run(numbers, name="s", benchmark="speech")
-    return run
+    cells = [system(name, name) for name in names]
+    numbers = [(cell, {"wer": around(20.0)}) for cell in cells]
+    return make_run(numbers, name="s", benchmark="speech")
 
 
 def keep(

@@ -1,9 +1,10 @@
 """The figures' numbers, and that a figure without data is not drawn."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
+from rows import system, with_values
+from stored_runs import CALM, RQ32, around, make_results, make_run, speed_of, stored
 
 from calm_bench.report.paper.figures import (
     FIGURES,
@@ -30,20 +31,20 @@ def test_a_sweep_is_one_line_per_head_and_instrument(music: StoredRun) -> None:
     assert "n = 64 clips" in panels[0].caption
 
 
-def test_two_step_numbers_are_no_sweep(make: SimpleNamespace) -> None:
-    cells = [make.calm[1], make.calm[4]]
-    numbers = [(cell, {"fad": make.around(5.0)}) for cell in cells]
-    assert list(head_steps(make.run(numbers))) == []
+def test_two_step_numbers_are_no_sweep() -> None:
+    cells = [CALM[1], CALM[4]]
+    numbers = [(cell, {"fad": around(5.0)}) for cell in cells]
+    assert list(head_steps(make_run(numbers))) == []
 
 
-def test_a_line_over_steps_is_of_one_temperature(make: SimpleNamespace) -> None:
+def test_a_line_over_steps_is_of_one_temperature() -> None:
     cells = [
-        make.system("calm-music-tiny", "CALM", temp=temp, steps=steps)
+        system("calm-music-tiny", "CALM", temp=temp, steps=steps)
         for temp in (0.8, 1.0)
         for steps in (1, 4, 10)
     ]
-    numbers = [(cell, {"fad": make.around(float(i))}) for i, cell in enumerate(cells, 1)]
-    (panel,) = head_steps(make.run(numbers))
+    numbers = [(cell, {"fad": around(float(i))}) for i, cell in enumerate(cells, 1)]
+    (panel,) = head_steps(make_run(numbers))
     assert [(dot.x, dot.y) for dot in panel.lines[0].dots] == [(1, 4.0), (4, 5.0), (10, 6.0)]
 
 
@@ -56,29 +57,23 @@ def test_quality_stands_against_the_measured_speed(music: StoredRun) -> None:
     assert "12 rounds" in first.caption
 
 
-def test_where_temperatures_and_steps_vary_a_line_is_of_one_number_of_steps(
-    make: SimpleNamespace,
-) -> None:
+def test_where_temperatures_and_steps_vary_a_line_is_of_one_number_of_steps() -> None:
     cells = [
-        make.system("calm-music-tiny", "CALM", temp=temp, steps=steps)
+        system("calm-music-tiny", "CALM", temp=temp, steps=steps)
         for temp in (0.8, 1.0)
         for steps in (1, 4)
     ]
-    numbers = [
-        (cell, {"fad": make.around(5.0), "overall_speedup": make.around(2.0)}) for cell in cells
-    ]
-    (panel,) = quality_speed(make.run(numbers))
+    numbers = [(cell, {"fad": around(5.0), "overall_speedup": around(2.0)}) for cell in cells]
+    (panel,) = quality_speed(make_run(numbers))
     found = {line.label: [dot.note for dot in line.dots] for line in panel.lines}
     assert found == {"CALM, 1 step": ["0.8", "1.0"], "CALM, 4 steps": ["0.8", "1.0"]}
 
 
-def test_temperatures_are_swept_where_there_are_two(
-    make: SimpleNamespace, music: StoredRun
-) -> None:
+def test_temperatures_are_swept_where_there_are_two(music: StoredRun) -> None:
     assert list(temperature_sweep(music)) == []
-    cells = [make.system("calm-speech-tiny", "CALM", temp=t) for t in (1.0, 0.8)]
-    numbers = [(cell, {"wer": make.around(20.0 * (i + 1))}) for i, cell in enumerate(cells)]
-    (panel,) = temperature_sweep(make.run(numbers, benchmark="speech"))
+    cells = [system("calm-speech-tiny", "CALM", temp=t) for t in (1.0, 0.8)]
+    numbers = [(cell, {"wer": around(20.0 * (i + 1))}) for i, cell in enumerate(cells)]
+    (panel,) = temperature_sweep(make_run(numbers, benchmark="speech"))
     assert [(dot.x, dot.y) for dot in panel.lines[0].dots] == [(0.8, 40.0), (1.0, 20.0)]
 
 
@@ -113,13 +108,13 @@ def test_what_the_stages_do_not_explain_is_other(music: StoredRun) -> None:
     assert low < sum(parts.values()) < high
 
 
-def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespace) -> None:
+def test_frames_of_other_lengths_are_compared_by_the_second() -> None:
     def times(rate: float) -> dict[str, tuple[float, float, float]]:
         ms = {"frame_ms": 4.0, "backbone_ms": 2.0, "head_ms": 1.0, "codec_ms": 1.0}
-        return {k: make.around(v) for k, v in (ms | {"rtf": 4.0 * rate / 1000}).items()}
+        return {k: around(v) for k, v in (ms | {"rtf": 4.0 * rate / 1000}).items()}
 
-    numbers = [(make.rq32, times(25.0)), (make.calm[1], times(50.0))]
-    (panel,) = latency_split([make.run(numbers)])
+    numbers = [(RQ32, times(25.0)), (CALM[1], times(50.0))]
+    (panel,) = latency_split([make_run(numbers)])
     assert panel.stages["RQ-Transformer 32 RVQ"]["head"] == pytest.approx(25.0)
     assert panel.stages["CALM consistency"]["head"] == pytest.approx(50.0)
 
@@ -132,35 +127,35 @@ def test_frames_of_other_lengths_are_compared_by_the_second(make: SimpleNamespac
     ],
 )
 def test_of_several_modes_the_engine_in_float32_is_shown_and_named(
-    make: SimpleNamespace, modes: tuple[str, ...], shown: str, head: float
+    modes: tuple[str, ...], shown: str, head: float
 ) -> None:
     numbers = []
     for index, name in enumerate(modes):
         mode, precision = name.split()
         update = {"cell_id": f"calm-{name}", "label": f"CALM, {name}", "mode": mode}
-        cell = make.calm[1].model_copy(update=update | {"precision": precision})
-        times = make.speed_of(1.0, 1.0, (2.0, index + 1.0, 1.0))
+        cell = CALM[1].model_copy(update=update | {"precision": precision})
+        times = speed_of(1.0, 1.0, (2.0, index + 1.0, 1.0))
         numbers.append((cell, times))
-    results = make.results("s", "speed", numbers)
+    results = make_results("s", "speed", numbers)
     recipes = {name: {"metric": "latency", "mode": name.split()[0]} for name in modes}
     rows = [row.model_copy(update={"recipe_id": row.cell_id[5:]}) for row in results.rows]
     results = results.model_copy(update={"recipes": recipes, "rows": tuple(rows)})
-    (panel,) = latency_split([make.stored(results)])
+    (panel,) = latency_split([stored(results)])
     assert panel.stages["CALM"]["head"] == pytest.approx(25 * head)
     assert list(panel.stages) == ["CALM"]
     assert panel.title.endswith(f", {shown}")
     assert panel.caption.endswith("; eager")
 
 
-def test_position_is_where_speed_looked(music: StoredRun, make: SimpleNamespace) -> None:
+def test_position_is_where_speed_looked(music: StoredRun) -> None:
     times = {"total": tuple(int(1e6 * ms) for ms in (3, 5, 4, 9))}
     growth = [
-        GrowthRecord(cell_id=make.rq32.cell_id, repeat=0, seconds=seconds, stage_ns=times)
+        GrowthRecord(cell_id=RQ32.cell_id, repeat=0, seconds=seconds, stage_ns=times)
         for seconds in (120.0, 1.0)
     ]
     assert list(latency_position(music)) == []
     (panel,) = latency_position(replace(music, growth=tuple(growth)))
-    (line,) = (line for line in panel.lines if line.label == make.rq32.label)
+    (line,) = (line for line in panel.lines if line.label == RQ32.label)
     assert [(dot.x, dot.y, dot.y_interval) for dot in line.dots] == [
         (1.0, 100.0, (75.0, 112.5)), (120.0, 100.0, (75.0, 112.5)),
     ]  # fmt: skip
@@ -172,12 +167,12 @@ def test_times_are_those_of_speed_alone_where_it_has_timed(music: StoredRun) -> 
     assert panel.title == "music-tiny"
 
 
-def test_points_stand_where_they_are_and_have_both_intervals(make: SimpleNamespace) -> None:
-    rq, calm = ([make.system(name, name, temp=t) for t in (0.8, 1.0)] for name in ("rq", "calm"))
-    numbers = [(row, {"ppx_geo": make.around(80.0), "overall_speedup": 1.0}) for row in rq]
-    fast = {"ppx_geo": make.around(70.0), "overall_speedup": make.around(1.5)}
+def test_points_stand_where_they_are_and_have_both_intervals() -> None:
+    rq, calm = ([system(name, name, temp=t) for t in (0.8, 1.0)] for name in ("rq", "calm"))
+    numbers = [(row, {"ppx_geo": around(80.0), "overall_speedup": 1.0}) for row in rq]
+    fast = {"ppx_geo": around(70.0), "overall_speedup": around(1.5)}
     numbers += [(row, fast) for row in calm]
-    (panel,) = quality_speed(make.run(numbers, benchmark="speech"))
+    (panel,) = quality_speed(make_run(numbers, benchmark="speech"))
     assert not panel.shared_x
     of_rq, of_calm = panel.lines
     assert [(dot.x, dot.note) for dot in of_rq.dots] == [(1.0, "0.8"), (1.0, "1.0")]
@@ -201,11 +196,7 @@ def test_figures_are_drawn_twice_alike_and_never_empty(
 
 def test_a_system_without_numbers_over_time_is_named_below(ablations: StoredRun) -> None:
     lost = {"value": None, "low": None, "high": None, "reason": "too short"}
-    values = tuple(
-        value.model_copy(update=lost) if "no-noise" in value.cell_id else value
-        for value in ablations.results.rows
-    )
-    results = ablations.results.model_copy(update={"rows": values})
+    results = with_values(ablations.results, lambda value: "no-noise" in value.cell_id, **lost)
     (panel,) = fad_over_time(replace(ablations, results=results))
     assert "not drawn for want of a value: No noise injection" in panel.caption
     (panel,) = fad_over_time(ablations)

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rows import system, with_values
 from scipy import stats
+from stored_runs import CALM, RQ32, around, make_results, make_run, music_results, stored
 
 from calm_bench.errors import InputError
 from calm_bench.report.paper.claims import Claim, load_claims
@@ -91,17 +92,13 @@ def test_every_recipe_is_evidence_for_one_line(music: StoredRun) -> None:
     assert found.family == "exploratory"
 
 
-def test_ears_that_disagree_are_mixed(make: SimpleNamespace) -> None:
-    rows = [(make.calm[4], {"fad": make.around(5.0)}), (make.rq32, {"fad": make.around(9.0)})]
-    results = make.results("a", "music", rows, instruments=("mel", "whisper v1"))
+def test_ears_that_disagree_are_mixed() -> None:
+    rows = [(CALM[4], {"fad": around(5.0)}), (RQ32, {"fad": around(9.0)})]
+    results = make_results("a", "music", rows, instruments=("mel", "whisper v1"))
+    far_at = ("fad-mel", CALM[4].cell_id)
     far = {"value": 19.0, "low": 18.0, "high": 20.0}
-    far_at = ("fad-mel", make.calm[4].cell_id)
-    worse = [
-        value.model_copy(update=far if (value.recipe_id, value.cell_id) == far_at else {})
-        for value in results.rows
-    ]
-    run = make.stored(results.model_copy(update={"rows": tuple(worse)}))
-    found = line(claim(*PAIR), run)
+    results = with_values(results, lambda v: (v.recipe_id, v.cell_id) == far_at, **far)
+    found = line(claim(*PAIR), stored(results))
     assert {one.verdict for one in found.evidence} == {ONCE, AGAINST}
     assert found.verdict == "mixed"
 
@@ -118,29 +115,27 @@ def test_runs_of_the_same_clips_share_their_evidence(music: StoredRun) -> None:
     assert {entry.run for entry in lines} == {"music-1", "music-2"}
 
 
-def test_a_number_counts_at_its_size_and_through_its_instrument(make: SimpleNamespace) -> None:
+def test_a_number_counts_at_its_size_and_through_its_instrument() -> None:
     number = {"text": "-3", "number": (-3.0, 1.5), "by": "vggish"}
     seeds = (0, 1, 2)
 
     def verdict(scale: str, by: str) -> str:
-        rows = trained(make, seeds, {"calm": (6.0, 6.1, 5.9), "rq32": (9.0, 9.1, 8.9)}, scale)
-        run = make.run(rows, paired(rows, seeds, (-3.0, -2.9, -3.1)), instruments=(by,))
+        rows = trained(seeds, {"calm": (6.0, 6.1, 5.9), "rq32": (9.0, 9.1, 8.9)}, scale)
+        run = make_run(rows, paired(rows, seeds, (-3.0, -2.9, -3.1)), instruments=(by,))
         return line(claim(*PAIR, published=number), run).verdict
 
     assert verdict("paper", "vggish") == "reproduced"
     assert verdict("tiny", "vggish") == verdict("paper", "mel") == "direction only"
 
 
-def trained(
-    make: SimpleNamespace, seeds: Sequence[int], fads: dict[str, Sequence[float]], scale: str
-) -> list[Any]:
+def trained(seeds: Sequence[int], fads: dict[str, Sequence[float]], scale: str) -> list[Any]:
     """Rows of CALM and RQ in several trainings."""
     rows = []
     for name, values in fads.items():
         for seed, fad in zip(seeds, values, strict=True):
             at = f"@seed{seed}" if seed else ""
-            row = make.system(f"{name}-music-{scale}{at}", f"{name}, training {seed}", steps=4)
-            rows.append((row.model_copy(update={"training": seed}), {"fad": make.around(fad)}))
+            name_and_label = f"{name}-music-{scale}{at}", f"{name}, training {seed}"
+            rows.append((system(*name_and_label, steps=4, training=seed), {"fad": around(fad)}))
     return rows
 
 
@@ -154,14 +149,12 @@ def paired(
     ]
 
 
-def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
-    make: SimpleNamespace,
-) -> None:
+def test_several_trainings_are_one_piece_of_evidence_with_their_spread() -> None:
     seeds = (0, 1, 2)
-    rows = trained(make, seeds, {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
+    rows = trained(seeds, {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
 
     def found(*values: float) -> Evidence:
-        (one,) = evidence(claim(*PAIR), make.run(rows, paired(rows, seeds, values)))
+        (one,) = evidence(claim(*PAIR), make_run(rows, paired(rows, seeds, values)))
         return one
 
     one = found(-4.0, -3.0, -2.0)
@@ -180,12 +173,12 @@ def test_several_trainings_are_one_piece_of_evidence_with_their_spread(
     assert far.verdict == "contradicted"
 
 
-def test_clips_are_of_the_prompts_that_there_are(make: SimpleNamespace) -> None:
+def test_clips_are_of_the_prompts_that_there_are() -> None:
     seeds = (0, 1)
-    rows = trained(make, seeds, {"calm": (6.0, 6.1), "rq32": (9.0, 9.1)}, "tiny")
+    rows = trained(seeds, {"calm": (6.0, 6.1), "rq32": (9.0, 9.1)}, "tiny")
 
     def found(n: int, prompts: int) -> Evidence:
-        run = make.run(rows, paired(rows, seeds, (-3.0, -2.9)), n=n)
+        run = make_run(rows, paired(rows, seeds, (-3.0, -2.9)), n=n)
         options = {"prompts": list(range(prompts)), "seeds": 3}
         known = run.manifest.model_copy(update={"options": options})
         (one,) = line(claim(*PAIR), replace(run, manifest=known)).evidence
@@ -199,18 +192,14 @@ def test_clips_are_of_the_prompts_that_there_are(make: SimpleNamespace) -> None:
 def broken(run: StoredRun, *rows: str) -> StoredRun:
     """The run, had whisper not heard these rows."""
     lost = {"value": None, "low": None, "high": None, "n": 0, "reason": "whisper broke"}
-    values = tuple(
-        value.model_copy(update=lost)
-        if value.recipe_id == "fad-whisper" and value.cell_id in rows
-        else value
-        for value in run.results.rows
-    )
-    return replace(run, results=run.results.model_copy(update={"rows": values}))
+    by_whisper = {(row, "fad-whisper") for row in rows}
+    results = with_values(run.results, lambda v: (v.cell_id, v.recipe_id) in by_whisper, **lost)
+    return replace(run, results=results)
 
 
-def test_an_ear_that_heard_less_says_so(make: SimpleNamespace) -> None:
-    rows = trained(make, (0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.1, 9.2)}, "tiny")
-    run = make.run(rows, instruments=("mel", "whisper"))
+def test_an_ear_that_heard_less_says_so() -> None:
+    rows = trained((0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.1, 9.2)}, "tiny")
+    run = make_run(rows, instruments=("mel", "whisper"))
     names = [row.cell_id for row, _ in rows]
     found = {one.by: one for one in evidence(claim(*PAIR), broken(run, names[2]))}
     assert {by: one.trainings for by, one in found.items()} == {"mel": 3, "whisper": 2}
@@ -229,21 +218,21 @@ def test_a_number_that_is_missing_is_never_nought() -> None:
         level_reach(claim(*PAIR), [lacking, lacking])
 
 
-def test_times_are_of_no_training(make: SimpleNamespace) -> None:
-    rows = trained(make, (0, 1), {"calm": (5.0, 6.0), "rq32": (9.0, 9.1)}, "tiny")
-    speeds = (make.around(2.0), make.around(2.0), 1.0, make.around(1.0))
+def test_times_are_of_no_training() -> None:
+    rows = trained((0, 1), {"calm": (5.0, 6.0), "rq32": (9.0, 9.1)}, "tiny")
+    speeds = (around(2.0), around(2.0), 1.0, around(1.0))
     rows = [(row, {"overall_speedup": speed}) for (row, _), speed in zip(rows, speeds, strict=True)]
     # What one has in its first training alone, and the other in its second, was timed in one run.
-    run = make.run([rows[0], rows[3]])
+    run = make_run([rows[0], rows[3]])
     metric = "overall_speedup"
     ratio = claim("ratio", row(metric, "calm-music", 4), row(metric, "rq32-music"), side="above")
     (one,) = evidence(ratio, run)
     assert one.value == pytest.approx(2.0)
 
 
-def test_a_factor_of_several_trainings_has_the_spread_of_a_factor(make: SimpleNamespace) -> None:
-    rows = trained(make, (0, 1), {"calm": (4.0, 5.0), "rq32": (8.0, 8.0)}, "tiny")
-    run = make.run(rows)
+def test_a_factor_of_several_trainings_has_the_spread_of_a_factor() -> None:
+    rows = trained((0, 1), {"calm": (4.0, 5.0), "rq32": (8.0, 8.0)}, "tiny")
+    run = make_run(rows)
     pool = Pooled(
         cell_ids=tuple(row.cell_id for row, _ in rows[:2]),
         baseline_cell_ids=tuple(row.cell_id for row, _ in rows[2:]),
@@ -261,26 +250,26 @@ def test_a_factor_of_several_trainings_has_the_spread_of_a_factor(make: SimpleNa
     assert "detectable with 3 / 5 / 10 trainings: ×" in (one.note or "")
 
 
-def test_a_training_that_one_side_lacks_has_no_part(make: SimpleNamespace) -> None:
-    rows = trained(make, (0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
-    (one,) = evidence(claim(*PAIR), make.run(rows[:-1]))
+def test_a_training_that_one_side_lacks_has_no_part() -> None:
+    rows = trained((0, 1, 2), {"calm": (5.0, 6.0, 7.0), "rq32": (9.0, 9.0, 9.0)}, "tiny")
+    (one,) = evidence(claim(*PAIR), make_run(rows[:-1]))
     assert one.trainings == 2
     assert "without training 2: a has no row rq32-music" in (one.note or "")
 
 
-def test_what_has_no_training_is_one_however_many_a_run_holds(make: SimpleNamespace) -> None:
-    rows = trained(make, (0, 1), {"calm": (5.0, 6.0)}, "tiny")
-    codecs = [make.system(f"{name}-music-tiny", name) for name in ("vae", "rvq")]
-    rows += [(row, {"fad": make.around(3.0 + i)}) for i, row in enumerate(codecs)]
+def test_what_has_no_training_is_one_however_many_a_run_holds() -> None:
+    rows = trained((0, 1), {"calm": (5.0, 6.0)}, "tiny")
+    codecs = [system(f"{name}-music-tiny", name) for name in ("vae", "rvq")]
+    rows += [(row, {"fad": around(3.0 + i)}) for i, row in enumerate(codecs)]
     gap = claim("difference", row("fad", "vae-music"), row("fad", "rvq-music"))
-    (one,) = evidence(gap, make.run(rows))
+    (one,) = evidence(gap, make_run(rows))
     assert (one.trainings, one.verdict) == (1, ONCE)
 
 
-def test_one_training_of_either_side_is_one_training(make: SimpleNamespace) -> None:
-    rows = trained(make, (0, 1, 2), {"calm": (5.0, 5.1, 5.2)}, "tiny")
-    rows.append((make.rq32, {"fad": make.around(9.0)}))
-    (one,) = evidence(claim(*PAIR), make.run(rows))
+def test_one_training_of_either_side_is_one_training() -> None:
+    rows = trained((0, 1, 2), {"calm": (5.0, 5.1, 5.2)}, "tiny")
+    rows.append((RQ32, {"fad": around(9.0)}))
+    (one,) = evidence(claim(*PAIR), make_run(rows))
     assert (one.trainings, one.verdict) == (1, ONCE)
 
 
@@ -289,12 +278,12 @@ def headline(name: str, steps: int, side: str = "below") -> Claim:
     return claim("difference", *rows, id=name, side=side, headline=True)
 
 
-def test_headlines_are_corrected_together(make: SimpleNamespace) -> None:
+def test_headlines_are_corrected_together() -> None:
     # Intervals that just leave zero: each would stand alone, and none of three does.
     steps = (1, 4, 10)
-    rows = [(make.calm[n], {"fad": make.around(6.0)}) for n in steps]
-    rows.append((make.rq32, {"fad": make.around(9.0)}))
-    run = make.run(rows, [(make.calm[n], make.rq32, "fad", (-3.0, -5.9, -0.1)) for n in steps])
+    rows = [(CALM[n], {"fad": around(6.0)}) for n in steps]
+    rows.append((RQ32, {"fad": around(9.0)}))
+    run = make_run(rows, [(CALM[n], RQ32, "fad", (-3.0, -5.9, -0.1)) for n in steps])
     (alone,) = build_ledger([headline("a", 1)], [run]).lines
     assert (alone.verdict, alone.family) == (ONCE, "headline")
     together = build_ledger([headline(f"a{n}", n) for n in steps], [run]).lines
@@ -305,7 +294,7 @@ def test_headlines_are_corrected_together(make: SimpleNamespace) -> None:
         assert f"{ONCE}, were it alone" in (one.note or "")
 
 
-def test_a_joint_claim_is_as_good_as_its_worst(make: SimpleNamespace, music: StoredRun) -> None:
+def test_a_joint_claim_is_as_good_as_its_worst(music: StoredRun) -> None:
     both = {"id": "both", "section": "abstract", "says": "Better and cheaper.", "rows": ()}
     better, cheaper = claim(*PAIR, id="better"), claim(*SPEED, side="above", than=1, id="cheaper")
     fields = better.model_dump() | both | {"measure": "joint", "side": None}
@@ -316,27 +305,27 @@ def test_a_joint_claim_is_as_good_as_its_worst(make: SimpleNamespace, music: Sto
     worse = better.model_copy(update={"side": "above"})
     assert build_ledger([joint, worse, cheaper], [music]).lines[0].verdict == AGAINST
     # That one of two only just leaves the null on the other side is what chance does.
-    near = {"fad": make.around(6.0), "overall_speedup": make.around(2.0)}
-    rows = [(make.calm[4], near), (make.rq32, {"fad": make.around(9.0)})]
-    run = make.run(rows, [(make.calm[4], make.rq32, "fad", (-3.0, -5.9, -0.1))])
+    near = {"fad": around(6.0), "overall_speedup": around(2.0)}
+    rows = [(CALM[4], near), (RQ32, {"fad": around(9.0)})]
+    run = make_run(rows, [(CALM[4], RQ32, "fad", (-3.0, -5.9, -0.1))])
     lines = build_ledger([joint, worse, cheaper], [run]).lines
     assert [one.verdict for one in lines] == ["inconclusive", AGAINST, "direction holds"]
 
 
-def test_a_level_claim_needs_a_narrow_interval(make: SimpleNamespace) -> None:
+def test_a_level_claim_needs_a_narrow_interval() -> None:
     seeds = (0, 1, 2)
-    rows = trained(make, seeds, {"calm": (9.0, 9.1, 8.9), "rq32": (9.0, 9.0, 9.0)}, "tiny")
+    rows = trained(seeds, {"calm": (9.0, 9.1, 8.9), "rq32": (9.0, 9.0, 9.0)}, "tiny")
     level = claim(*PAIR, side="level", delta=0.1)
 
     def verdict(reach: float) -> Line:
-        return line(level, make.run(rows, paired(rows, seeds, (0.0, 0.1, -0.1), reach)))
+        return line(level, make_run(rows, paired(rows, seeds, (0.0, 0.1, -0.1), reach)))
 
     assert verdict(0.3).verdict == "equivalent"
     assert "δ is 10 % of the second row: ±0.900" in (verdict(0.3).evidence[0].note or "")
     assert verdict(2.0).verdict == "inconclusive"
     assert "prompts would show that it lies within δ" in (verdict(2.0).evidence[0].note or "")
     once = [row for row in rows if row[0].training == 0]
-    found = line(level, make.run(once, paired(once, (0,), (0.0,), 0.3)))
+    found = line(level, make_run(once, paired(once, (0,), (0.0,), 0.3)))
     assert found.verdict == "inconclusive"
     assert "within δ in one training" in (found.evidence[0].note or "")
 
@@ -351,9 +340,9 @@ def test_parameters_are_counted_from_shapes() -> None:
     assert "rq32-music-paper has no head" in (none.note or "")
 
 
-def test_clips_that_are_all_alike_are_neither_exact_nor_certain(make: SimpleNamespace) -> None:
-    rows = [(make.calm[4], {"fad": make.around(6.0)}), (make.rq32, {"fad": make.around(6.0)})]
-    run = make.run(rows, [(make.calm[4], make.rq32, "fad", (1.0, 1.0, 1.0))], n=4)
+def test_clips_that_are_all_alike_are_neither_exact_nor_certain() -> None:
+    rows = [(CALM[4], {"fad": around(6.0)}), (RQ32, {"fad": around(6.0)})]
+    run = make_run(rows, [(CALM[4], RQ32, "fad", (1.0, 1.0, 1.0))], n=4)
     found = line(claim(*PAIR, side="above"), run)
     assert found.verdict == "inconclusive"
     assert found.evidence[0].p == 2 * 0.5**4
@@ -383,29 +372,29 @@ def test_an_order_is_as_strong_as_its_weakest_link(music: StoredRun) -> None:
     assert of_recipe(evidence(wrong, music), "mel").verdict == AGAINST
 
 
-def test_a_time_from_another_device_or_size_shows_a_direction(make: SimpleNamespace) -> None:
+def test_a_time_from_another_device_or_size_shows_a_direction() -> None:
     faster = claim(*SPEED, side="above", than=1, published={"text": "×1.9", "number": 1.9})
     on_gpu = {"environment": {"device": "cuda"}}
 
     def verdict(scale: str, **changes: Any) -> str:
-        rows = [(make.system(f"calm-music-{scale}", "CALM", steps=4), speed)]
-        return line(faster, make.run(rows, **changes)).verdict
+        rows = [(system(f"calm-music-{scale}", "CALM", steps=4), speed)]
+        return line(faster, make_run(rows, **changes)).verdict
 
-    speed = {"overall_speedup": make.around(1.9)}
+    speed = {"overall_speedup": around(1.9)}
     assert verdict("tiny") == verdict("paper") == verdict("tiny", **on_gpu) == "direction holds"
     assert verdict("paper", **on_gpu) == "reproduced"
-    speed = {"overall_speedup": make.around(9.0)}
+    speed = {"overall_speedup": around(9.0)}
     assert verdict("paper", **on_gpu) == "exceeds"
-    speed = {"overall_speedup": make.around(1.2)}
+    speed = {"overall_speedup": around(1.2)}
     assert verdict("paper", **on_gpu) == "falls short"
 
 
-def test_evidence_at_the_published_size_and_device_goes_first(make: SimpleNamespace) -> None:
+def test_evidence_at_the_published_size_and_device_goes_first() -> None:
     faster = claim(*SPEED, side="above", than=1, published={"text": "×1.9", "number": 1.9})
     runs = []
     for scale, device in (("tiny", "cpu"), ("paper", "cuda")):
-        rows = [(make.system(f"calm-music-{scale}", "C", steps=4), {"overall_speedup": SLOW})]
-        runs.append(make.run(rows, name=f"a-{scale}", environment={"device": device}))
+        rows = [(system(f"calm-music-{scale}", "C", steps=4), {"overall_speedup": SLOW})]
+        runs.append(make_run(rows, name=f"a-{scale}", environment={"device": device}))
     found = line(faster, *runs)
     assert {one.verdict for one in found.evidence} == {"direction holds", "reproduced"}
     assert found.verdict == "reproduced"
@@ -414,10 +403,10 @@ def test_evidence_at_the_published_size_and_device_goes_first(make: SimpleNamesp
 SLOW = (1.9, 1.8, 2.0)
 
 
-def test_real_time_is_claimed_of_a_device(make: SimpleNamespace) -> None:
+def test_real_time_is_claimed_of_a_device() -> None:
     live = claim("value", row("rtf", "pocket-tts"), side="below", than=1, scales=["released"])
-    rows = [(make.system("pocket-tts", "Pocket TTS"), {"rtf": make.around(0.4)})]
-    run = make.run(rows, benchmark="speech")
+    rows = [(system("pocket-tts", "Pocket TTS"), {"rtf": around(0.4)})]
+    run = make_run(rows, benchmark="speech")
     assert "real time was claimed of cuda" in (line(live, run).note or "")
     assert line(live.model_copy(update={"device": "cpu"}), run).verdict == "direction only"
 
@@ -442,17 +431,17 @@ def test_half_trained_is_the_last_checkpoint_before_half(ablations: StoredRun) -
     assert found.value == pytest.approx(21.0 - 12.0)
 
 
-def test_random_weights_say_nothing_of_quality(make: SimpleNamespace) -> None:
-    run = make.stored(make.music(), weights={"calm-music-tiny": None})
+def test_random_weights_say_nothing_of_quality() -> None:
+    run = stored(music_results(), weights={"calm-music-tiny": None})
     found = line(claim(*PAIR), run)
     assert "the weights of calm-music-tiny are random" in (found.note or "")
     faster = claim(*SPEED, side="above", than=1)
     assert line(faster, run).verdict == "direction holds"
 
 
-def test_times_of_an_unfit_machine_are_not_judged(make: SimpleNamespace) -> None:
+def test_times_of_an_unfit_machine_are_not_judged() -> None:
     note = f"{UNFIT} by +9.0 % on this machine"
-    run = make.stored(make.music().model_copy(update={"notes": (note,), "fit": False}))
+    run = stored(music_results().model_copy(update={"notes": (note,), "fit": False}))
     faster = claim(*SPEED, side="above", than=1)
     ledger = build_ledger([faster], [run])
     assert "unfit" in (ledger.lines[0].note or "")
@@ -476,11 +465,9 @@ def test_times_of_several_head_steps_are_no_one_time(music: StoredRun) -> None:
         evidence(faster, music)
 
 
-def test_what_is_missing_is_said_of_the_run_that_came_nearest(
-    make: SimpleNamespace, music: StoredRun
-) -> None:
-    cell = make.system("calm-speech-tiny", "CALM")
-    speech = make.run([(cell, {"wer": make.around(20.0)})], name="speech-1", benchmark="speech")
+def test_what_is_missing_is_said_of_the_run_that_came_nearest(music: StoredRun) -> None:
+    cell = system("calm-speech-tiny", "CALM")
+    speech = make_run([(cell, {"wer": around(20.0)})], name="speech-1", benchmark="speech")
     partly = claim("difference", row("fad", "calm-music", 4), row("fad", "gone"))
     found = line(partly, speech, music)
     assert found.note == "music-1 has no row gone"

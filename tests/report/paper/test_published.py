@@ -4,10 +4,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
+from rows import system
+from stored_runs import make_run
 
 from calm_bench.errors import InputError
 from calm_bench.report.formats import to_latex
@@ -97,14 +98,13 @@ def test_thirty_seconds_follow_from_the_rtf(music: StoredRun) -> None:
     assert values["10", "seconds_for_30s"] == pytest.approx(30 * values["10", "rtf"])
 
 
-def test_systems_of_one_and_of_several_trainings_are_ranked_together(make: SimpleNamespace) -> None:
+def test_systems_of_one_and_of_several_trainings_are_ranked_together() -> None:
     rows = []
     for name, seed, elo in (("calm", 0, 1900.0), ("calm", 1, 1880.0), ("rq32", 0, 1850.0)):
         at = f"@seed{seed}" if seed else ""
-        row = make.system(f"{name}-music-tiny{at}", name, steps=4)
-        numbers = {"elo_enjoyment": elo, "overall_speedup": 2.0}
-        rows.append((row.model_copy(update={"training": seed}), numbers))
-    table = PaperTable.of(SPECS["music"], [make.run(rows)]).table()
+        row = system(f"{name}-music-tiny{at}", name, steps=4, training=seed)
+        rows.append((row, {"elo_enjoyment": elo, "overall_speedup": 2.0}))
+    table = PaperTable.of(SPECS["music"], [make_run(rows)]).table()
     ours = {row[0].text: row[-1].text for row in table.rows if row[0].text != "paper"}
     assert ours == {"here, tiny, mean of trainings": "1", "here, tiny, one training": "2"}
     assert table.notes == ["times of a: CPU, float32"]

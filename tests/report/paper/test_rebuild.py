@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from clips import contents
 from commands import call
+from stored_runs import music_results, stored
 
 from calm_bench.errors import InputError
 from calm_bench.report.paper import rebuild
@@ -30,14 +31,6 @@ def checkout(
     monkeypatch.setattr(rebuild, "draw_figures", lambda runs: drawn)
     monkeypatch.chdir(folder.parent.parent)
     return folder.parent.parent
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_same_runs_give_the_same_files(checkout: Path) -> None:
@@ -148,20 +141,18 @@ def test_json_is_one_object(checkout: Path) -> None:
     assert (checkout / "mine" / "ledger.json").is_file()
 
 
-def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
-    checkout: Path, make: SimpleNamespace, save: Save
-) -> None:
-    first = make.stored(make.music())
-    again = make.music().model_copy(update={"run_id": "music-2"})
-    weights = {**first.manifest.weights, "calm-music-tiny": "f" * 64}
-    for run in (first, make.stored(again, weights=weights)):
-        save(run)
-    path = checkout / "results" / "music-2" / "manifest.json"
-    data = json.loads(path.read_text(encoding="utf-8")) | {"created": "2031-01-01"}
-    del data["check"]
-    path.write_text(json.dumps(data | {"releases": {"calm-music-tiny": 2}}), encoding="utf-8")
+def ledger_of_both(checkout: Path) -> Ledger:
+    """What the command makes of two runs of music."""
     call("paper", "music-1", "music-2", "--out", "mine")
-    ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
+    return Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
+
+
+def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
+    checkout: Path, save: Save
+) -> None:
+    later = {"created": "2031-01-01", "releases": {"calm-music-tiny": 2}}
+    save(stored(music_results("music-2"), weights={"calm-music-tiny": "f" * 64}, **later))
+    ledger = ledger_of_both(checkout)
     lines = {line.claim: line.evidence for line in ledger.lines}
     fads = lines["music-fad-consistency-4"]
     assert {one.run for one in fads} == {"music-1", "music-2"}
@@ -178,14 +169,12 @@ def test_other_weights_of_a_model_are_named_and_have_columns_of_their_own(
 
 
 def test_a_run_scored_by_other_code_joins_and_its_scores_are_named(
-    checkout: Path, make: SimpleNamespace, save: Save
+    checkout: Path, save: Save
 ) -> None:
     code = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
-    save(make.stored(make.music(), environment={"code": code}))
-    again = make.music().model_copy(update={"run_id": "music-2"})
-    save(make.stored(again, environment={"code": code | {"scores": "9" * 16}}))
-    call("paper", "music-1", "music-2", "--out", "mine")
-    ledger = Ledger.model_validate_json((checkout / "mine/ledger.json").read_bytes())
+    save(stored(music_results(), environment={"code": code}))
+    save(stored(music_results("music-2"), environment={"code": code | {"scores": "9" * 16}}))
+    ledger = ledger_of_both(checkout)
     lines = {line.claim: line.evidence for line in ledger.lines}
     (speed,) = lines["music-overall-1"]
     assert speed.run == "music-1, music-2"

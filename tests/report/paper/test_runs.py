@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rows import system, with_values
+from stored_runs import around, make_results, make_run, music_results, stored
 
 from calm_bench.errors import InputError, UnknownNameError
 from calm_bench.report.paper.claims import load_claims
@@ -24,10 +25,8 @@ from calm_bench.store.results import Pooled
 from calm_bench.store.run_store import RunStore
 
 
-def other(make: SimpleNamespace, **changes: Any) -> StoredRun:
-    results = make.music().model_copy(update={"run_id": "music-2"})
-    found: StoredRun = make.stored(results, **changes)
-    return found
+def other(**changes: Any) -> StoredRun:
+    return stored(music_results("music-2"), **changes)
 
 
 CODE = {"clips": "1" * 16, "times": "2" * 16, "scores": "3" * 16}
@@ -81,19 +80,17 @@ def test_another_codec_makes_other_clips_of_every_system(music: StoredRun) -> No
     assert told_apart(after)["weights of music-3"] == systems
 
 
-def test_a_training_of_replaced_weights_stands_apart_and_other_systems_do_not(
-    make: SimpleNamespace,
-) -> None:
+def test_a_training_of_replaced_weights_stands_apart_and_other_systems_do_not() -> None:
     def row(seed: int) -> Any:
         model = "calm-music-tiny" + (f"@seed{seed}" if seed else "")
-        update = {"training": seed, "cell_id": f"calm-{seed}"}
-        return make.system(model, f"CALM, training {seed}").model_copy(update=update)
+        row = system(model, f"CALM, training {seed}", training=seed)
+        return row.model_copy(update={"cell_id": f"calm-{seed}"})
 
-    other = make.system("musicgen-music-tiny", "MusicGen")
-    numbers = {"fad": make.around(5.0)}
-    first = make.run([(row(0), numbers), (other, numbers)], name="music-1")
+    other = system("musicgen-music-tiny", "MusicGen")
+    numbers = {"fad": around(5.0)}
+    first = make_run([(row(0), numbers), (other, numbers)], name="music-1")
     rows = [(one, numbers) for one in (row(0), row(1), other)]
-    second = make.run(rows, name="music-2")
+    second = make_run(rows, name="music-2")
     weights = {"calm-music-tiny": "1" * 64, "calm-music-tiny@seed1": "2" * 64}
     options = {"cells": [one.model_dump(mode="json") for one, _ in rows]}
     changes = {"weights": {**second.manifest.weights, **weights}, "options": options}
@@ -151,21 +148,23 @@ def test_clips_of_other_lengths_stand_apart(music: StoredRun) -> None:
     assert found[1].apart(*times) == ""
 
 
-def test_text_drawn_at_another_temperature_stands_apart(make: SimpleNamespace) -> None:
-    cells = [make.system("calm-speech-tiny", "CALM", temp=temp) for temp in (0.8, 0.7)]
+def test_text_drawn_at_another_temperature_stands_apart() -> None:
+    cells = [system("calm-speech-tiny", "CALM", temp=temp) for temp in (0.8, 0.7)]
     rows = [cell.model_copy(update={"text_temperature": 0.7}) for cell in cells]
-    run = make.run([(row, {"wer": make.around(20.0)}) for row in rows])
+    run = make_run([(row, {"wer": around(20.0)}) for row in rows])
     assert [run.apart(value) for value in run.results.rows] == ["text temp 0.7", ""]
 
 
-def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> None:
+def test_trainings_of_a_system_are_runs_of_their_own() -> None:
     rows = [
-        (make.system(f"calm-music-tiny@seed{seed}", f"CALM, training {seed}")
-         .model_copy(update={"training": seed}), {"fad": make.around(5.0 + seed)})
-        for seed in (0, 1)
-    ]  # fmt: skip
-    rows.append((make.system("musicgen-music-tiny", "MusicGen"), {"fad": make.around(9.0)}))
-    run = make.run(rows, name="music-1")
+        (
+            system(f"calm-music-tiny@seed{n}", f"CALM, training {n}", training=n),
+            {"fad": around(5.0 + n)},
+        )
+        for n in (0, 1)
+    ]
+    rows.append((system("musicgen-music-tiny", "MusicGen"), {"fad": around(9.0)}))
+    run = make_run(rows, name="music-1")
     parts = run.by_training()
     assert {name: [row.label for row in part.results.cells] for name, part in parts.items()} == {
         f"training {seed}": [f"CALM, training {seed}", "MusicGen"] for seed in (0, 1)
@@ -212,10 +211,10 @@ def test_trainings_of_a_system_are_runs_of_their_own(make: SimpleNamespace) -> N
     ],
 )  # fmt: skip
 def test_other_code_keeps_apart_what_it_decides(
-    make: SimpleNamespace, environment: dict[str, Any], times: str, scores: str
+    environment: dict[str, Any], times: str, scores: str
 ) -> None:
-    first = make.stored(make.music(), environment={"code": CODE})
-    second = other(make, environment=environment)
+    first = stored(music_results(), environment={"code": CODE})
+    second = other(environment=environment)
     check_names([first, second])
     before, after = with_oldest([second, first])
     assert (before.oldest, after.oldest) == (None, first)
@@ -226,34 +225,31 @@ def test_other_code_keeps_apart_what_it_decides(
 
 
 @pytest.mark.parametrize("environment", [{"code": "1234"}, {}])
-def test_older_runs_of_the_same_code_go_together(
-    make: SimpleNamespace, environment: dict[str, Any]
-) -> None:
-    first = make.stored(make.music(), environment=environment)
-    _, after = with_oldest([first, other(make, environment=environment)])
+def test_older_runs_of_the_same_code_go_together(environment: dict[str, Any]) -> None:
+    first = stored(music_results(), environment=environment)
+    _, after = with_oldest([first, other(environment=environment)])
     assert not any(after.apart(row) for row in after.results.rows)
 
 
 def test_another_recipe_stands_apart_and_another_instrument_has_its_own_name(
-    make: SimpleNamespace, music: StoredRun
+    music: StoredRun,
 ) -> None:
-    later = other(make)
-    rows = tuple(
-        row.model_copy(update={"recipe_id": "fad-later"}) if row.recipe_id == "fad-mel" else row
-        for row in later.results.rows
+    later = other()
+    results = with_values(
+        later.results, lambda value: value.recipe_id == "fad-mel", recipe_id="fad-later"
     )
-    recipes = later.results.recipes | {"fad-later": {"metric": "fad", "embedding": "mel"}}
-    results = later.results.model_copy(update={"rows": rows, "recipes": recipes})
+    recipes = results.recipes | {"fad-later": {"metric": "fad", "embedding": "mel"}}
+    results = results.model_copy(update={"recipes": recipes})
     _, after = with_oldest([music, replace(later, results=results)])
-    found = {row.recipe_id: after.apart(row) for row in rows}
+    found = {value.recipe_id: after.apart(value) for value in results.rows}
     assert found["fad-later"] == "recipe fad-late"
     assert not found["fad-whisper v1"]
 
 
-def test_the_oldest_is_found_through_runs_between(make: SimpleNamespace) -> None:
+def test_the_oldest_is_found_through_runs_between() -> None:
     def run(name: str, created: str, *models: str) -> StoredRun:
-        rows = [(make.system(model, model), {"fad": make.around(5.0)}) for model in models]
-        found: StoredRun = make.run(rows, name=name)
+        rows = [(system(model, model), {"fad": around(5.0)}) for model in models]
+        found = make_run(rows, name=name)
         assert found.manifest is not None
         manifest = found.manifest.model_copy(update={"created": created})
         return replace(found, manifest=manifest)
@@ -267,18 +263,14 @@ def test_the_oldest_is_found_through_runs_between(make: SimpleNamespace) -> None
     ]  # fmt: skip
 
 
-def test_runs_of_other_models_may_differ_in_everything(
-    make: SimpleNamespace, music: StoredRun
-) -> None:
-    cell = make.system("calm-speech-tiny", "CALM")
-    speech = make.results("speech-1", "speech", [(cell, {"wer": make.around(20.0)})])
-    check_names([music, make.stored(speech, environment={"commit": "def"})])
+def test_runs_of_other_models_may_differ_in_everything(music: StoredRun) -> None:
+    cell = system("calm-speech-tiny", "CALM")
+    speech = make_results("speech-1", "speech", [(cell, {"wer": around(20.0)})])
+    check_names([music, stored(speech, environment={"commit": "def"})])
 
 
-def test_without_a_manifest_nothing_says_that_two_runs_agree(
-    make: SimpleNamespace, music: StoredRun
-) -> None:
-    bare = StoredRun(name="music-2", results=other(make).results, manifest=None)
+def test_without_a_manifest_nothing_says_that_two_runs_agree(music: StoredRun) -> None:
+    bare = StoredRun(name="music-2", results=other().results, manifest=None)
     with pytest.raises(InputError, match=r"music-2 has no manifest\.json"):
         check_names([music, bare])
 
@@ -288,11 +280,9 @@ def test_one_run_twice_is_refused(music: StoredRun) -> None:
         check_names([music, music])
 
 
-def test_debug_models_make_no_ledger(
-    make: SimpleNamespace, save: Callable[[StoredRun], Path]
-) -> None:
-    cell = make.system("calm-debug", "CALM")
-    run = make.run([(cell, {"wer": make.around(20.0)})], name="smoke-1", benchmark="smoke")
+def test_debug_models_make_no_ledger(save: Callable[[StoredRun], Path]) -> None:
+    cell = system("calm-debug", "CALM")
+    run = make_run([(cell, {"wer": around(20.0)})], name="smoke-1", benchmark="smoke")
     with pytest.raises(InputError, match="random weights are for tests"):
         read_stored([save(run)])
 
@@ -328,10 +318,8 @@ def test_a_models_name_has_parts(model: str, parts: tuple[str, str | None, int |
     assert (found.base, found.scale, found.step) == parts
 
 
-def test_rows_that_compare_precisions_answer_no_claim(
-    make: SimpleNamespace, tmp_path: Path
-) -> None:
-    results = make.music()
+def test_rows_that_compare_precisions_answer_no_claim(tmp_path: Path) -> None:
+    results = music_results()
     last = results.cells[-1].model_copy(update={"precision": "int8"})
     rough = last.model_copy(update={"mode": "eager", "cell_id": "timed"})
     cells = (*results.cells[:-1], last, rough)
