@@ -151,15 +151,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert plan["folder"].endswith(plan["run_id"])
 
 
-def test_argmax_in_both_streams_ignores_the_seed(tmp_path: Path) -> None:
-    options = ["--temps", "0", "--systems", "rq", "--seeds", "2"]
-    call("run", "smoke", *options, "--out", tmp_path / "run")
-    clips: dict[tuple[str, str], set[str | None]] = {}
-    for record in RunStore(tmp_path / "run").read(TrialRecord):
-        clips.setdefault((record.cell_id, record.prompt_id), set()).add(record.clip_id)
-    assert all(len(found) == 1 for found in clips.values())
-
-
 def test_fresh_starts_over_and_gives_the_same(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
@@ -371,21 +362,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for more in ((), ("--dry-run",)):
         assert "cannot write" in refused("run", "smoke", "--out", "/proc/run", *more)
     assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "results.json", "trials.jsonl", "scores.jsonl"])
-def test_a_folder_in_the_place_of_a_runs_file_is_one_line(
-    finished: Path, tmp_path: Path, name: str
-) -> None:
-    run = tmp_path / "smoke"
-    shutil.copytree(finished, run)
-    (run / name).unlink()
-    (run / name).mkdir()
-    # To `score` a folder without a manifest of ours is one of audio.
-    scored = ["score {}"] if name != "manifest.json" else []
-    for command in ("report {}", "run smoke --out {}", *scored):
-        line = refused(*command.format(run).split())
-        assert line == f"{run / name} is a folder, where a file belongs: move it away"
 
 
 @pytest.mark.parametrize(
