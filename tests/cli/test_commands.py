@@ -273,6 +273,7 @@ def test_a_killed_run_goes_on_to_the_same_table(finished: Path, tmp_path: Path) 
         ("run smoek", "unknown benchmark 'smoek'; did you mean smoke?"),
         ("run nowhere.yaml", "cannot read nowhere.yaml: No such file"),
         ("run smoke --systems kalm-debug", "unknown system 'kalm-debug'; did you mean calm-debug"),
+        ("run smoke --systems vae-debug", "vae-debug is a codec; a system is needed here"),
         ("run smoke --temps nan", "a temperature is a number from 0 to 10, not nan"),
         ("run smoke --temps 0.8 inf", "a number from 0 to 10, not inf"),
         ("run smoke --temps -1", "a number from 0 to 10, not -1"),

@@ -1,7 +1,9 @@
 """Round-trip metrics: closed forms, invariances, and what has no value."""
 
 import sys
+from functools import partial
 
+import clips
 import numpy as np
 import pytest
 
@@ -10,9 +12,10 @@ from calm_bench.errors import MissingExtraError
 from calm_bench.metrics import fidelity
 from calm_bench.metrics.base import Metric
 from calm_bench.metrics.fidelity import FidelityMetric, PesqMetric, StoiMetric
-from calm_bench.types import Clip, Wave
+from calm_bench.types import Wave
 
 RATE = 16_000
+clip_of = partial(clips.clip_of, prompt="p")
 
 
 def voice(seconds: float = 3.0, seed: int = 0) -> Wave:
@@ -21,24 +24,6 @@ def voice(seconds: float = 3.0, seed: int = 0) -> Wave:
     time = np.arange(round(seconds * RATE)) / RATE
     carrier = np.convolve(rng.standard_normal(len(time)), np.ones(6) / 6, mode="same")
     return (0.2 * carrier * (0.2 + np.sin(2 * np.pi * 3 * time) ** 2)).astype(np.float32)
-
-
-def clip_of(
-    wave: Wave,
-    clip_id: str = "a",
-    *,
-    prompt_id: str = "p",
-    rate: int = RATE,
-    prompt_seconds: float = 0.0,
-) -> Clip:
-    return Clip(
-        clip_id=clip_id,
-        prompt_id=prompt_id,
-        seed_index=0,
-        wave=np.asarray(wave, dtype=np.float32),
-        sample_rate=rate,
-        prompt_seconds=prompt_seconds,
-    )
 
 
 def orthogonal_noise(wave: Wave, ratio_db: float) -> Wave:
@@ -175,11 +160,11 @@ def test_what_has_no_value_is_noted_and_counted() -> None:
     wave = voice()
     silent = np.zeros_like(wave)
     clips = [
-        clip_of(wave, "perfect", prompt_id="x"),
-        clip_of(wave, "alone", prompt_id="y"),
-        clip_of(wave, "silent reference", prompt_id="z"),
+        clip_of(wave, "perfect", prompt="x"),
+        clip_of(wave, "alone", prompt="y"),
+        clip_of(wave, "silent reference", prompt="z"),
     ]
-    reference = [clip_of(wave, "r1", prompt_id="x"), clip_of(silent, "r2", prompt_id="z")]
+    reference = [clip_of(wave, "r1", prompt="x"), clip_of(silent, "r2", prompt="z")]
     found = FidelityMetric().score(clips, reference)
     assert found.clips["perfect"] == {"si_sdr": None, "mel_distance": 0.0, "coverage": 1.0}
     assert found.clips["alone"] == dict.fromkeys(("si_sdr", "mel_distance", "coverage"))

@@ -1,6 +1,7 @@
 """KAD against pairs by hand and the closed form for Gaussians: unbiased, with a fixed kernel."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,8 +135,9 @@ def test_paired_difference_over_shared_prompts() -> None:
         clips_of(common + shift + 0.2 * rng.standard_normal((40, 6, 4)), "p") for shift in (0.8, 0)
     )
     metrics = [metric_of(4), metric_of(4), metric_of(4)]
-    a = [Clip(**{**vars_of(c), "clip_id": f"a{c.clip_id}"}) for c in a]
-    b = [Clip(**{**vars_of(c), "clip_id": f"b{c.clip_id}"}) for c in b]
+    a, b = (
+        [replace(c, clip_id=f"{side}{c.clip_id}") for c in of] for side, of in (("a", a), ("b", b))
+    )
     gap = metrics[0].difference(a, b, reference)["kad"]
     alone = [
         m.score(c, reference).estimates["kad"] for m, c in zip(metrics[1:], (a, b), strict=True)
@@ -144,10 +146,6 @@ def test_paired_difference_over_shared_prompts() -> None:
     assert gap.low > 0.0
     assert gap.n == 40
     assert metrics[0].difference(a, b[:10], reference)["kad"].n == 10
-
-
-def vars_of(clip: Clip) -> dict[str, Any]:
-    return {name: getattr(clip, name) for name in clip.__dataclass_fields__}
 
 
 def test_thinning_keeps_the_estimate_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
