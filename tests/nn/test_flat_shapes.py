@@ -20,7 +20,7 @@ SHAPE: dict[str, Any] = {"dim": 16, "layers": 2, "heads": 2, "mlp_dim": 24, "nor
 
 @pytest.mark.parametrize(
     "change",
-    [{"gelu": "tanh"}, {"positions": "sinusoidal"}, {"final_norm": False}, {"layer_scale": 0.3}],
+    [{"gelu": "tanh"}, {"positions": "sinusoidal"}, {"final_norm": False}],
 )
 @torch.inference_mode()
 def test_step_by_step(change: dict[str, Any]) -> None:
