@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from records import manifest
+from records import keep_clip, manifest, results
 
-from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.server import Desk, ListeningServer
 from calm_bench.listening.session import Wanted, plan_session
 from calm_bench.listening.votes import VoteBook
 from calm_bench.report.page import Section, write_page, write_site
 from calm_bench.report.players import ClipLookup
-from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord, TrialRecord
-from calm_bench.store.results import Results, Value
+from calm_bench.store.records import Row, ScoreRecord, TranscriptRecord
+from calm_bench.store.results import Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Column
 
@@ -56,41 +55,23 @@ def make_run(root: Path, benchmark: str = "speech") -> RunStore:
     command = ("calm-bench", "run", benchmark)
     about = {"run_id": run_id, "benchmark": benchmark, "command": command}
     store.begin(manifest(**about, status="finished"))
-    store.write_results(
-        Results(
-            run_id=run_id,
-            benchmark=benchmark,
-            benchmark_version=1,
-            cells=cells,
-            columns=(column,),
-            rows=tuple(rows),
-            recipes={"r": {"metric": "wer"}},
-        )
-    )
+    found = {
+        "cells": cells,
+        "columns": (column,),
+        "rows": rows,
+        "recipes": {"r": {"metric": "wer"}},
+    }
+    store.write_results(results(run_id=run_id, benchmark=benchmark, **found))
     t = np.arange(round(SECONDS * RATE)) / RATE
     for c, cell in enumerate(cells):
         for p, prompt in enumerate(PROMPTS):
             wave = (0.2 * np.sin(2 * np.pi * (200 + 90 * p + 20 * c) * t)).astype(np.float32)
-            clip, trial_id = f"clips/{cell.cell_id}/{prompt} #1.flac", f"{cell.cell_id}/{prompt}"
-            write_flac(store.path(clip), wave, RATE)
-            clip_id = audio_hash(wave, RATE)
+            words = (("Once", 0.1, 0.5), ("upon", 1.2, 1.5))
+            about = {"prompt_seconds": PROMPT, "words": words}
+            trial = keep_clip(store, cell.cell_id, prompt, wave, RATE, **about)
             store.append(
-                TrialRecord(
-                    trial_id=trial_id,
-                    cell_id=cell.cell_id,
-                    prompt_id=prompt,
-                    seed_index=0,
-                    seed=0,
-                    status="ok",
-                    clip=clip,
-                    clip_id=clip_id,
-                    sample_rate=RATE,
-                    prompt_seconds=PROMPT,
-                    prompt_text_source="given",
-                    words=(("Once", 0.1, 0.5), ("upon", 1.2, 1.5)),
-                ),
                 TranscriptRecord(
-                    clip_id=clip_id,
+                    clip_id=trial.clip_id,
                     recipe_id="a",
                     text="",
                     words=(("Once", 0.1, 0.5), ("a", 1.2, 1.5)),
@@ -99,8 +80,8 @@ def make_run(root: Path, benchmark: str = "speech") -> RunStore:
                     metric="wer",
                     recipe_id="r",
                     cell_id=cell.cell_id,
-                    trial_id=trial_id,
-                    clip_id=clip_id,
+                    trial_id=trial.trial_id,
+                    clip_id=trial.clip_id,
                     values={"w": SYSTEMS.get(cell.label, (2.0,) * 3)[p]},
                 ),
             )

@@ -70,17 +70,6 @@ def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path) -> None
 # -- help ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("run", "score", "report", "list", "doctor", "train", "data", "data speech", "listen"),
-        *("elo", "speed", "speed speech", "speed music", "speed all"),
-    ],
-)
-def test_every_command_explains_itself(command: str) -> None:
-    assert "Usage:" in call(*command.split(), "--help").out
-
-
 def test_the_lines_of_a_docstring_flow() -> None:
     command: Any = get_command(app)
     text = command.commands["data"].commands["prompts"].help

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import manifest
+from records import keep_clip, manifest, results
 
-from calm_bench.core.audio import audio_hash, write_flac
 from calm_bench.listening.session import ClipFiles, Session, Wanted, plan_session
 from calm_bench.listening.votes import Vote, VoteBook
-from calm_bench.store.records import Row, TrialRecord
-from calm_bench.store.results import Results
+from calm_bench.store.records import Row
 from calm_bench.store.run_store import RunStore
 
 RATE = 16000
@@ -30,40 +28,14 @@ def make_cells() -> tuple[Row, ...]:
 def make_run(root: Path, seconds: float = 0.5) -> RunStore:
     store, cells = RunStore(root), make_cells()
     store.begin(manifest())
-    store.write_results(
-        Results(
-            run_id="speech-0123abcd",
-            benchmark="speech",
-            benchmark_version=1,
-            cells=cells,
-            columns=(),
-            rows=(),
-        )
-    )
+    store.write_results(results(cells=cells))
     rng = np.random.default_rng(0)
     for cell in cells:
         for prompt in PROMPTS:
             wave = 0.05 * rng.standard_normal(round(seconds * RATE)).astype(np.float32)
             failed = (cell.cell_id, prompt) == ("rq-t0.8", "owl")
-            clip = f"clips/{cell.cell_id}/{prompt}.flac"
-            if not failed:
-                write_flac(store.path(clip), wave, RATE)
-            store.append(
-                TrialRecord(
-                    trial_id=f"{cell.cell_id}/{prompt}",
-                    cell_id=cell.cell_id,
-                    prompt_id=prompt,
-                    seed_index=0,
-                    seed=0,
-                    status="failed" if failed else "ok",
-                    error="out of memory" if failed else None,
-                    clip=None if failed else clip,
-                    clip_id=None if failed else audio_hash(wave, RATE),
-                    sample_rate=RATE,
-                    prompt_seconds=0.1,
-                    prompt_text_source="given",
-                )
-            )
+            sound = None if failed else wave
+            keep_clip(store, cell.cell_id, prompt, sound, RATE, prompt_seconds=0.1)
     return store
 
 

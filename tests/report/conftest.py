@@ -4,16 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import manifest
+import records
+from records import keep_clip, manifest
 
-from calm_bench.core.audio import write_flac
-from calm_bench.core.sounds import sound_of
 from calm_bench.store.records import (
     LatencyRecord,
     Row,
     ScoreRecord,
     TranscriptRecord,
-    TrialRecord,
 )
 from calm_bench.store.results import Difference, Results, TrialCount, Value
 from calm_bench.store.run_store import RunStore
@@ -142,10 +140,7 @@ def make_results() -> Results:
             ("calm-t0.8", "rq-t0.8", "vert", {"value": None, "reason": FEW}),
         )
     ]
-    return Results(
-        run_id="speech-0123abcd",
-        benchmark="speech",
-        benchmark_version=1,
+    return records.results(
         cells=cells,
         columns=COLUMNS,
         table=("ppx_geo", "vert", "wer", "dnsmos"),
@@ -171,32 +166,29 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
     rng = np.random.default_rng(0)
     for cell_index, cell in enumerate(make_cells()):
         for index, prompt in enumerate(prompts):
-            clip = f"clips/{cell.cell_id}/{index} #1.flac"
             time = np.arange(2 * RATE) / RATE
             wave = 0.1 * np.sin(2 * np.pi * (220 + 40 * index) * time) * (cell.kind != "silence")
             wave = (wave + 1e-3 * rng.standard_normal(len(wave))).astype(np.float32)
-            common = {
-                "trial_id": f"{cell.cell_id}/{index}",
-                "cell_id": cell.cell_id,
-                "prompt_id": prompt,
-                "seed_index": 0,
-                "seed": index,
-                "prompt_seconds": PROMPT_SECONDS,
-                "prompt_text_source": "transcribed" if index == 1 else "given",
-            }
-            if cell.cell_id == "calm-t1" and index == 2:
-                status = {"status": "failed", "error": "RuntimeError: <out of memory>"}
-                store.append(TrialRecord.model_validate(common | status))
+            failed = cell.cell_id == "calm-t1" and index == 2
+            trial = keep_clip(
+                store,
+                cell.cell_id,
+                prompt,
+                None if failed else wave,
+                RATE,
+                trial_id=f"{cell.cell_id}/{index}",
+                seed=index,
+                error="RuntimeError: <out of memory>" if failed else None,
+                prompt_seconds=PROMPT_SECONDS,
+                prompt_text_source="transcribed" if index == 1 else "given",
+                words=None if failed or cell.kind == "silence" else WORDS,
+            )
+            if failed:
                 continue
-            write_flac(store.path(clip), wave, RATE)
-            clip_id = sound_of(store.path(clip)).audio_id
-            words = None if cell.kind == "silence" else WORDS
-            made = {"clip": clip, "clip_id": clip_id, "sample_rate": RATE, "words": words}
-            store.append(TrialRecord.model_validate(common | {"status": "ok"} | made))
             heard = () if cell.kind == "silence" else HEARD
             store.append(
                 TranscriptRecord(
-                    clip_id=clip_id,
+                    clip_id=trial.clip_id,
                     recipe_id="asr",
                     text=" ".join(word for word, _, _ in heard),
                     words=heard,
@@ -212,8 +204,8 @@ def make_run(root: Path, prompts: tuple[str, ...] = ("dog", "odd <&\"' id", "cat
                         metric=metric,
                         recipe_id=f"{column}-recipe",
                         cell_id=cell.cell_id,
-                        trial_id=f"{cell.cell_id}/{index}",
-                        clip_id=clip_id,
+                        trial_id=trial.trial_id,
+                        clip_id=trial.clip_id,
                         values=values,
                         note="empty transcript" if None in values.values() else None,
                     )

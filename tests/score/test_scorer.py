@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from records import manifest
+from records import keep_clip, manifest
 
 from calm_bench import registry
 from calm_bench.asr.recognizer import Recognizer
-from calm_bench.core.audio import audio_hash, write_flac
+from calm_bench.core.audio import write_flac
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.metrics.base import Metric, Need
 from calm_bench.score import scorer
@@ -183,22 +183,18 @@ def make_store(root: Path, n: int = 3, seeds: int = 1, group: str | None = None)
             rng = np.random.default_rng([index, prompt, *([draw] if cell.cell_id == "a" else [])])
             wave = rng.normal(0, 0.1 + 0.05 * prompt, RATE).astype(np.float32)
             name = f"clips/{cell.cell_id}/{prompt}.{draw}.flac"
-            wave = write_flac(store.path(name), wave, RATE)
-            store.append(
-                TrialRecord(
-                    trial_id=f"{cell.cell_id}-{prompt}-{draw}",
-                    cell_id=cell.cell_id,
-                    prompt_id=f"p{prompt}",
-                    group=group,
-                    seed_index=draw,
-                    seed=1,
-                    status="ok",
-                    clip=name,
-                    clip_id=audio_hash(wave, RATE),
-                    sample_rate=RATE,
-                    prompt_seconds=0.3,
-                    prompt_text_source="none",
-                )
+            keep_clip(
+                store,
+                cell.cell_id,
+                f"p{prompt}",
+                wave,
+                RATE,
+                trial_id=f"{cell.cell_id}-{prompt}-{draw}",
+                clip=name,
+                group=group,
+                seed_index=draw,
+                prompt_seconds=0.3,
+                prompt_text_source="none",
             )
     return store
 

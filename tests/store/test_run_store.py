@@ -22,7 +22,7 @@ from calm_bench.store.records import (
     TranscriptRecord,
     TrialRecord,
 )
-from calm_bench.store.results import Ratings, Results, Value
+from calm_bench.store.results import Ratings, Value
 from calm_bench.store.run_store import RunStore
 from calm_bench.types import Estimate, TimedWord, Transcript
 
@@ -371,10 +371,7 @@ def test_a_lock_file_of_someone_is_left_alone(store: RunStore, text: str) -> Non
 
 def test_results_of_another_run_are_not_shown_as_those_of_this_one(store: RunStore) -> None:
     store.begin(manifest())
-    other = Results(
-        run_id="speech-99", benchmark="speech", benchmark_version=1, cells=(), columns=(), rows=()
-    )
-    store.write_results(other)
+    store.write_results(records.results(run_id="speech-99"))
     with pytest.raises(InputError, match=r"results\.json speaks of the run speech-99, not of"):
         store.read_results()
 
@@ -435,9 +432,7 @@ def test_a_manifest_must_name_device_and_torch() -> None:
 
 
 def test_results_of_another_schema_are_refused(store: RunStore) -> None:
-    results = Results(
-        run_id="r", benchmark="speech", benchmark_version=1, cells=(), columns=(), rows=()
-    )
+    results = records.results()
     store.write_results(results)
     assert store.read_results() == results
     path = store.root / "results.json"
