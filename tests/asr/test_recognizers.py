@@ -299,8 +299,3 @@ class TestLanguage:
                 (InputError, MissingExtraError), match=r"English alone|openai-whisper"
             ):
                 _ = asr.load_recognizer(name).recipe
-
-    @pytest.mark.extra("offline")
-    def test_those_that_come_along_are_english(self) -> None:
-        with pytest.raises(InputError, match="knows English alone and cannot listen to 'de'"):
-            _ = asr.load_recognizer("faster-whisper@de").recipe

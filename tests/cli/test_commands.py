@@ -70,17 +70,6 @@ def test_copies_of_a_recording_are_no_further_recordings(tmp_path: Path) -> None
 # -- help ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("run", "score", "report", "list", "doctor", "train", "data", "data speech", "listen"),
-        *("elo", "speed", "speed speech", "speed music", "speed all"),
-    ],
-)
-def test_every_command_explains_itself(command: str) -> None:
-    assert "Usage:" in call(*command.split(), "--help").out
-
-
 def test_the_lines_of_a_docstring_flow() -> None:
     command: Any = get_command(app)
     text = command.commands["data"].commands["prompts"].help
@@ -149,15 +138,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     plan = call("run", "smoke", "--dry-run", "--json").json
     assert plan["n_trials"] == 16
     assert plan["folder"].endswith(plan["run_id"])
-
-
-def test_argmax_in_both_streams_ignores_the_seed(tmp_path: Path) -> None:
-    options = ["--temps", "0", "--systems", "rq", "--seeds", "2"]
-    call("run", "smoke", *options, "--out", tmp_path / "run")
-    clips: dict[tuple[str, str], set[str | None]] = {}
-    for record in RunStore(tmp_path / "run").read(TrialRecord):
-        clips.setdefault((record.cell_id, record.prompt_id), set()).add(record.clip_id)
-    assert all(len(found) == 1 for found in clips.values())
 
 
 def test_fresh_starts_over_and_gives_the_same(finished: Path, tmp_path: Path) -> None:
@@ -372,21 +352,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for more in ((), ("--dry-run",)):
         assert "cannot write" in refused("run", "smoke", "--out", "/proc/run", *more)
     assert "cannot write" in refused("speed", "speech", "--out", "/proc/run", "--dry-run")
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "results.json", "trials.jsonl", "scores.jsonl"])
-def test_a_folder_in_the_place_of_a_runs_file_is_one_line(
-    finished: Path, tmp_path: Path, name: str
-) -> None:
-    run = tmp_path / "smoke"
-    shutil.copytree(finished, run)
-    (run / name).unlink()
-    (run / name).mkdir()
-    # To `score` a folder without a manifest of ours is one of audio.
-    scored = ["score {}"] if name != "manifest.json" else []
-    for command in ("report {}", "run smoke --out {}", *scored):
-        line = refused(*command.format(run).split())
-        assert line == f"{run / name} is a folder, where a file belongs: move it away"
 
 
 @pytest.mark.parametrize(

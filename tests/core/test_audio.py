@@ -33,8 +33,9 @@ def test_a_written_clip_keeps_its_identity(tmp_path: Path, noise: Wave) -> None:
 def test_the_hash_depends_on_every_bit_of_every_sample_and_on_the_rate(noise: Wave) -> None:
     other = noise.copy()
     other[100] = np.nextafter(other[100], np.float32(1))
-    hashes = {audio.audio_hash(noise, RATE), audio.audio_hash(other, RATE)}
-    assert len(hashes | {audio.audio_hash(noise, 2 * RATE)}) == 3
+    others = (other, -noise, noise[::-1], np.pad(noise, (9, 0)), np.pad(noise, (0, 9)))
+    hashes = {audio.audio_hash(wave, RATE) for wave in (noise, *others)}
+    assert len(hashes | {audio.audio_hash(noise, 2 * RATE)}) == len(others) + 2
     loud = 40 * noise
     assert audio.audio_hash(loud, RATE) != audio.audio_hash(np.clip(loud, -1, 1), RATE)
     nothing = np.zeros(4, np.float32)

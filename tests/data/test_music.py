@@ -11,7 +11,6 @@ import pytest
 from calm_bench.core.audio import read_audio
 from calm_bench.data import music as module
 from calm_bench.data.corpus import read_card, read_manifest
-from calm_bench.data.cuts import Cuts, write_prompts
 from calm_bench.data.music import Music, make_music
 from calm_bench.data.music_scores import Note, Score, corpus_dir
 from calm_bench.data.music_worker import PERFORMANCE
@@ -25,7 +24,6 @@ from calm_bench.data.music_works import (
     playlist,
     split_of,
 )
-from calm_bench.data.prompts import read_prompt_specs
 from calm_bench.errors import InputError, MissingExtraError
 from calm_bench.seeds import content_hash
 
@@ -105,19 +103,6 @@ def test_every_recording_is_played_and_listed_with_its_work_and_licence(
     assert card.checks == {"held_out_works_sharing_a_phrase_with_training": 0}
 
 
-def test_finished_chunks_are_kept_and_a_missing_one_gives_the_same_audio(
-    tmp_path: Path, played: dict[str, Any]
-) -> None:
-    out = tmp_path / "music"
-    make_music(out, SMALL)
-    before = (out / "manifest.jsonl").read_bytes()
-    (out / "chunks" / "train-0001.jsonl").unlink()
-    played.clear()
-    make_music(out, SMALL)
-    assert list(played) == ["train-0001"]
-    assert (out / "manifest.jsonl").read_bytes() == before
-
-
 def test_a_corpus_grows_and_shrinks_without_moving_what_is_there(
     tmp_path: Path, played: dict[str, Any]
 ) -> None:
@@ -159,19 +144,6 @@ def test_without_the_packages_the_extra_is_named(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"music21.*calm-bench\[data\]"):
         make_music(tmp_path / "music", SMALL)
-
-
-def test_prompts_are_cut_from_it(tmp_path: Path, played: dict[str, Any]) -> None:
-    out = tmp_path / "music"
-    make_music(out, SMALL)
-    folder = tmp_path / "benchmarks" / "prompts"
-    index = write_prompts(out, folder, "music", Cuts(n=3, sample_rate=RATE))
-    specs = read_prompt_specs(index)
-    assert [spec.id for spec in specs] == ["test-00000", "test-00001", "test-00002"]
-    for spec in specs:
-        assert spec.words is None
-        wave, _ = read_audio(tmp_path / "benchmarks" / spec.audio)
-        assert len(wave) == 12 * RATE
 
 
 def test_neither_the_seed_nor_the_size_moves_a_work() -> None:

@@ -136,29 +136,13 @@ def test_a_disk_that_is_full_at_the_very_end_costs_nothing_that_was_computed(
     assert len(calls) == len(prepared)
     frames = write_frames(prepared, "codec", counting, continuous=True)
     assert len(calls) == len(prepared)
+    write_frames(prepared, "codec", counting, continuous=True)
+    assert len(calls) == len(prepared)
+    again = open_packed(frames_path(prepared, "codec"))
     for index, wanted in enumerate(expected):
         np.testing.assert_array_equal(frames[index], wanted.astype(np.float16))
+        np.testing.assert_array_equal(again[index], frames[index])
     assert not [*prepared.folder.glob("*.part*")]
-
-
-def test_frames_are_computed_once_per_codec(corpus: Path) -> None:
-    shards = prepare(corpus, RATE)
-    calls = []
-
-    def counting(wave: Wave) -> np.ndarray:
-        calls.append(wave.size)
-        return encode(wave)
-
-    frames = write_frames(shards, "codec", counting, continuous=True)
-    assert len(calls) == len(shards)
-    write_frames(shards, "codec", counting, continuous=True)
-    assert len(calls) == len(shards)
-    again = open_packed(frames_path(shards, "codec"))
-    assert frames_path(shards, "codec").is_file()
-    for index in range(len(shards)):
-        expected = encode(shards.read(index)).astype(np.float16)
-        np.testing.assert_array_equal(frames[index], expected)
-        np.testing.assert_array_equal(again[index], expected)
 
 
 def test_codes_are_kept_as_integers(corpus: Path) -> None:

@@ -77,6 +77,8 @@ def wave(seconds: float, rate: int) -> Wave:
 def test_without_the_package_the_extra_is_named(no_package: None) -> None:
     with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
         frechet_package.EncodecEmbedding().embed([wave(1, 24_000)])
+    with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
+        dict(frechet_package.VggishEmbedding().recipe)
 
 
 def test_vectors_have_the_declared_shape(
@@ -184,8 +186,3 @@ def test_the_recipe_hashes_the_weights(
     other = frechet_package.ClapEmbedding()
     torch.nn.init.constant_(other._loaded.model.bias, 1.0)
     assert other.recipe["weights_sha256"] != recipe["weights_sha256"]
-
-
-def test_the_recipe_without_the_package_names_the_extra(no_package: None) -> None:
-    with pytest.raises(MissingExtraError, match=r"calm-bench\[fad\]"):
-        dict(frechet_package.VggishEmbedding().recipe)

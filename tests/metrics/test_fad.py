@@ -198,15 +198,6 @@ def test_too_short_clips_are_noted_and_counted_not_padded(metric: FadMetric) -> 
     assert found.counts["n_clips"] == 32
 
 
-def test_nothing_is_embedded_twice() -> None:
-    embedding, cache = Rows(), MemoryCache()
-    reference, rows = clips_of(32, 0), clips_of(32, 1)
-    for _ in range(2):
-        FadMetric(embedding, cache).score(rows, reference)
-        FadMetric(embedding, cache).difference(rows, reference, reference)
-    assert embedding.embedded == 64
-
-
 def test_small_sets_are_warned_about_once(
     metric: FadMetric, caplog: pytest.LogCaptureFixture
 ) -> None:

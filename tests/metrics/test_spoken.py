@@ -86,6 +86,12 @@ SAME = [
     ("1500 people", "fifteen hundred people"),
     ("1500 people", "one thousand five hundred people"),
     ("1500 people", "1,500 people"),
+    ("\u22125 degrees", "minus five degrees"),
+    ("I don\u02bct, you don\u2032t", "I don't, you don't"),
+    ("we don`t, they don\uff07t", "we don't, they don't"),
+    ("On January 5th, 2024", "on January fifth twenty twenty four"),
+    ("Mr. & Mrs. Brown", "mister and missus Brown"),
+    ("$1,234.56", "one thousand two hundred thirty four dollars and fifty six cents"),
 ]
 
 DIFFERENT = [

@@ -18,7 +18,8 @@ def test_normal_form() -> None:
     )  # fmt: skip
     assert normalise("Outside there was...") == ("outside", "there", "was")
     assert normalise("colour of twenty one Mr. Fox") == ("color", "of", "21", "mister", "fox")
-    assert normalise("-- ... !") == ()
+    assert normalise("1\u202f000\u00a0000 people") == normalise("one million people")
+    assert normalise("-- ... !") == normalise("♪♪ — …") == ()
 
 
 def test_tokens_know_when_they_were_said() -> None:

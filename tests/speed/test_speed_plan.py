@@ -112,7 +112,6 @@ def test_random_weights_and_few_rounds_are_said(expanded: Expand) -> None:
         ({"part": "toy"}, "unknown part of the speed benchmark 'toy'; did you mean toys?"),
         ({"scale": "paper"}, "names no systems of toys at scale paper"),
         ({"clock": "cpu"}, "it needs --device cpu --threads 1"),
-        ({"modes": ("plain",), "precisions": ("int8",)}, "the plain step is always fp32"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(

@@ -81,19 +81,6 @@ def test_a_changed_kernel_is_timed_anew(
     assert timed == [SHAPE] * times
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", None])
-def test_a_damaged_choice_is_measured_anew(
-    timed: list[Shape], tmp_path: Path, damage: bytes | None
-) -> None:
-    measured_kernels()(SHAPE)
-    (kept,) = (tmp_path / "home" / "cache" / "kernels").rglob("*.json")
-    whole = kept.read_bytes()
-    kept.write_bytes(whole.replace(b"split", b"spilt") if damage is None else damage)
-    assert measured_kernels()(SHAPE) == FOUND
-    assert timed == [SHAPE] * 2
-    assert kept.read_bytes() == whole
-
-
 def test_a_system_is_opened_with_the_kernels_it_is_given(timed: list[Shape]) -> None:
     plan, kernels = expand("smoke", Overrides()), measured_kernels()
     opened = OpenModels(plan.models, "cpu", kernels)

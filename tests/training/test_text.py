@@ -252,11 +252,6 @@ def test_a_start_needs_a_trained_text_model(corpus: Path) -> None:
         built(text_model("again", start_from="tales-model"))
 
 
-def test_a_text_model_is_no_codec(corpus: Path) -> None:
-    with pytest.raises(InputError, match="is a text"):
-        load_codec(str(text_model("mine")))
-
-
 def test_a_tokenizer_of_more_tokens_than_the_table_is_refused(tmp_path: Path) -> None:
     train_tokenizer(TALES, 300).save(str(tmp_path / "tokenizer.json"))
     config = {"backbone": BACKBONE, "text": {**TEXT, "vocab_size": 259}}

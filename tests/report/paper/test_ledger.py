@@ -18,7 +18,6 @@ from calm_bench.report.paper.ledger import (
     build_ledger,
     ledger_csv,
     ledger_tables,
-    other_verdicts,
 )
 from calm_bench.report.paper.measure import Missing, level_reach, number_of
 from calm_bench.report.paper.runs import StoredRun
@@ -496,12 +495,3 @@ def test_what_is_confounded_says_so(music: StoredRun) -> None:
     found = build_ledger([claim(*PAIR, note="confounded: two losses")], [music])
     (table,) = ledger_tables(found)[1:]
     assert any("confounded: two losses" in field.text for field in table.rows[0])
-
-
-def test_a_verdict_that_no_longer_follows_is_told(music: StoredRun) -> None:
-    ledger = build_ledger([claim(*PAIR)], [music])
-    (one,) = ledger.lines
-    altered = one.model_copy(update={"verdict": "contradicted"})
-    assert other_verdicts(ledger, ledger) == []
-    (text,) = other_verdicts(ledger.model_copy(update={"lines": (altered,)}), ledger)
-    assert text == f"a: committed as contradicted, the stored runs say {ONCE}"
