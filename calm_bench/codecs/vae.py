@@ -18,8 +18,8 @@ class VaeConfig(Shape):
 
     Attributes:
         sampled: Whether frames are draws of the posterior, as the decoder sees them in training,
-            or its means. A channel that the KL term has all but closed is pure noise to draw and
-            next to nothing as a mean; in draws nothing is finer than the decoder can tell.
+            and not its means. A channel that the KL term has all but closed is then the noise that
+            it is to the decoder, and nothing in a frame is finer than the decoder can tell.
     """
 
     trunk: TrunkConfig
@@ -31,8 +31,8 @@ class VaeCodec(Autoencoder):
     """Audio to normalised latents [B, T, C] and back.
 
     `encode` gives means of the posterior, or draws of it, centred and scaled per channel by
-    statistics of the training set that are stored with the weights: draws have unit variance, which
-    TrigFlow assumes, and means are without the share of it that is the posterior's own.
+    statistics of the training set that are stored with the weights: language models see unit
+    variance, which TrigFlow assumes.
     """
 
     Architecture: ClassVar[type[StrictModel]] = VaeConfig

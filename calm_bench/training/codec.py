@@ -32,6 +32,9 @@ from calm_bench.training.objective import Objective, StepLoss, seeded, step_gene
 from calm_bench.training.spectral import SIZES, FftSize, SpectralLoss, frame_locked
 from calm_bench.types import StrictModel
 
+STD_FLOOR = 0.5  # of the median channel's standard deviation
+
+
 Array = NDArray[Any]
 Teacher = Callable[[Tensor, int], Tensor]
 """Audio [B, S] and its rate to features [B, T', E], T' frames over the same time."""
@@ -418,21 +421,20 @@ class CodecObjective(Objective):
         return {k: v for k, v in self.codec.state_dict().items() if k not in averages}
 
     def _measure_latents(self, codec: VaeCodec) -> None:
-        """The mean of draws of the posterior over the training set, and their spread.
-
-        Means are measured in it, too: in a channel that the KL term has all but closed they are
-        next to nothing, as they are to the decoder.
-        """
-        means, variances = [], []
-        for index in range(0, len(self.train), max(1, len(self.train) // 128)):
-            wave = torch.from_numpy(self.train.read(index))[None].to(self.device)
-            with torch.no_grad():
-                mean, log_variance = codec.posterior(wave)
-            means.append(mean[0].double())
-            variances.append(log_variance[0].double().exp())
-        mean = torch.cat(means)  # [sum T, C]
-        codec.latent_mean.copy_(mean.mean(0))
-        codec.latent_std.copy_((mean.var(0) + torch.cat(variances).mean(0)).sqrt())
+        codec.latent_mean.zero_()
+        codec.latent_std.fill_(1.0)
+        step, noise = max(1, len(self.train) // 128), torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            latents = [
+                codec.draw(torch.from_numpy(self.train.read(i))[None].to(self.device), noise)[0]
+                for i in range(0, len(self.train), step)
+            ]
+        every = torch.cat(latents).double()  # [sum T, C]
+        std = every.std(0)
+        # A channel that the KL term has all but closed is not blown up to unit variance: it would
+        # take a full share of the language model's loss and give the decoder next to nothing.
+        codec.latent_mean.copy_(every.mean(0))
+        codec.latent_std.copy_(std.clamp_min(STD_FLOOR * std.median()))
 
     def facts(self) -> dict[str, Any]:
         return self.train.facts
