@@ -440,7 +440,7 @@ def _finish(
     pairs = compared_rows(rows)
     with ranks.meeting():
         scorer = Scorer(rows, Clips.of_run(rows, store), store, Setting.of(spec), ranks)
-    scorer.prepare(spec.metrics, pairs)
+    scorer.prepare(spec.metrics)
 
     def summed_up() -> Outcome:
         scores = scorer.score(spec.metrics, pairs) + held_out_scores(rows, store, models)

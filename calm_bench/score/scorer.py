@@ -130,10 +130,6 @@ class MetricScores:
     alike: dict[str, Firsts] = field(default_factory=dict)
 
 
-def _has_sets(columns: Iterable[Column]) -> bool:
-    return any(column.aggregate == "set" for column in columns)
-
-
 def _record_scores(scores: Sequence[MetricScores], clips: Clips, store: RunStore) -> None:
     kinds: tuple[type[ScoreRecord | RowScore], ...] = (ScoreRecord, RowScore)
     known = {(kind, record.key): record for kind in kinds for record in store.read(kind)}
@@ -192,7 +188,7 @@ class Scorer:
         _record_scores(scores, self.clips, self.store)
         return scores
 
-    def prepare(self, names: Sequence[str], pairs: Sequence[Pair]) -> None:
+    def prepare(self, names: Sequence[str]) -> None:
         """Of several ranks, each one's part of what `score` then finds in the cache."""
         if self.ranks.count == 1:
             return
@@ -201,26 +197,18 @@ class Scorer:
             if self._hears(setups):
                 clips = {c.audio_id: c for row in self.rows for c in self.clips.of(row.cell_id)}
                 hear_in_parts(clips, self._recognizer, self.ranks)
-        rows = [(row.cell_id,) for row in self.rows]
-        compared = [setup for setup in setups if _has_sets(setup.cls.columns)]
-        steps = (("scoring", setups, rows), ("comparing", compared, list(pairs)))
-        for title, chosen, work in steps:  # a comparison looks at what scoring has left
-            with self.ranks.meeting(), stage(title, len(chosen) * len(work)) as advance:
-                for setup in self.ranks.turned(chosen):
-                    self._prepare(setup, work)
-                    advance(len(work))
+        with self.ranks.meeting(), stage("scoring", len(setups) * len(self.rows)) as advance:
+            for setup in self.ranks.turned(setups):
+                self._prepare(setup)
+                advance(len(self.rows))
 
-    def _prepare(self, setup: Setup, work: Sequence[tuple[str, ...]]) -> None:
-        """The rows, or pairs of them, that this rank is the first to take."""
+    def _prepare(self, setup: Setup) -> None:
         with suppress(Exception):  # which `score` meets again, and says
             metric = setup.make()
-            recipe = self._recipe(metric)
-            unfit = {row.cell_id for row in self.rows if self._unfit(metric, row)}
-            for names in work:
-                mine = self.ranks.take(metric.name, setup.embedding, *names)
-                if mine and unfit.isdisjoint(names):
-                    find = self._found if len(names) == 1 else self._difference
-                    find(metric, recipe, *names)
+            about = metric.name, setup.embedding
+            for row in self.rows:
+                if self.ranks.take("scores", *about, row.cell_id) and not self._unfit(metric, row):
+                    self._found(metric, self._recipe(metric), row.cell_id)
 
     def _setups(self, names: Sequence[str]) -> list[Setup]:
         embeddings, self.notes = usable_embeddings(self.setting)
@@ -247,9 +235,8 @@ class Scorer:
         for row in self.rows:
             with self.clips.counting(row.cell_id, advance):
                 self._score_row(metric, row, found)
-        for pair in pairs if _has_sets(found.columns) else ():
-            if all(name in found.results for name in pair):
-                found.differences[pair] = self._difference(metric, found.recipe, *pair)
+        if any(column.aggregate == "set" for column in found.columns):
+            self._compare(metric, found, pairs)
         return found
 
     def _score_row(self, metric: Metric, row: Row, found: MetricScores) -> None:
@@ -280,7 +267,7 @@ class Scorer:
             }
             if self._ends(metric):
                 recipe["clips"] = f"{self.setting.clip_seconds:g} s, to their recordings' ends"
-        if _has_sets(metric.own_columns):
+        if any(column.aggregate == "set" for column in metric.own_columns):
             recipe["copies"] = "counted once"
         return recipe
 
@@ -353,30 +340,31 @@ class Scorer:
             originals={clip.prompt_id: clip.audio_id for clip in originals},
         )
 
-    def _difference(
-        self, metric: Metric, recipe: Mapping[str, Any], cell_id: str, baseline: str
-    ) -> Mapping[str, Estimate]:
-        """What two rows' set columns differ by, from the cache if it was found before."""
-        key = self._key(
-            "difference", metric, recipe, [cell_id, baseline, *self._reference_row(metric)]
-        )
-        kept = self._cache.read(
-            key, lambda kept: {name: Estimate.from_json(value) for name, value in kept.items()}
-        )
-        if kept is not None:
-            return kept
-        pair = (cell_id, baseline)
-        alike = {name: self._alike(metric, name) for name in pair}
-        shared = list(self.clips.shared(pair, alike, once=True))
-        clips, base = (self._given(metric, [both[i] for both in shared]) for i in (0, 1))
-        try:
-            estimates = metric.difference(clips, base, self._reference_clips(metric))
-            refuse_faults(metric, [], MetricResult(estimates=estimates))
-        except Exception as error:
-            lost = Estimate(value=None, reason=describe(error))
-            return {c.name: lost for c in metric.own_columns if c.aggregate == "set"}
-        self._cache.write(key, {name: asdict(value) for name, value in estimates.items()})
-        return estimates
+    def _compare(self, metric: Metric, found: MetricScores, pairs: Sequence[Pair]) -> None:
+        """The differences of the set columns between rows that both have results."""
+        for pair in pairs:
+            if not all(name in found.results for name in pair):
+                continue
+            rows = [*pair, *self._reference_row(metric)]
+            key = self._key("difference", metric, found.recipe, rows)
+            kept = self._cache.read(
+                key, lambda kept: {name: Estimate.from_json(value) for name, value in kept.items()}
+            )
+            if kept is not None:
+                found.differences[pair] = kept
+                continue
+            shared = list(self.clips.shared(pair, found.alike, once=True))
+            clips, base = (self._given(metric, [both[i] for both in shared]) for i in (0, 1))
+            try:
+                estimates = metric.difference(clips, base, self._reference_clips(metric))
+                refuse_faults(metric, [], MetricResult(estimates=estimates))
+            except Exception as error:
+                lost = Estimate(value=None, reason=describe(error))
+                names = [c.name for c in metric.own_columns if c.aggregate == "set"]
+                found.differences[pair] = dict.fromkeys(names, lost)
+                continue
+            self._cache.write(key, {name: asdict(value) for name, value in estimates.items()})
+            found.differences[pair] = estimates
 
     def _reference_row(self, metric: Metric) -> list[str]:
         wants = bool({"reference", "paired_reference"} & metric.needs)
